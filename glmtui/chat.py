@@ -1,0 +1,252 @@
+"""Messages, conversations and sampling parameters: plain data and pure edits.
+
+A conversation is a tree of messages. Each message names its parent; the *path* from the root to
+the *head* is what a person sees and what the model is given. Regenerating a reply or editing a
+question adds a sibling and moves the head: nothing is ever overwritten. Every edit returns a new
+Conversation. Nothing here knows about files, engines or screens.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import secrets
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timezone
+from typing import Literal
+
+Role = Literal["system", "user", "assistant", "observation"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+TITLE_CELLS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is picked and when a reply ends.
+
+    ``None`` leaves a value to the model's own default (see `over`); in the sampler itself it
+    means "no such filter".
+
+    Attributes:
+        temperature: divides the logits; 0 is greedy.
+        top_k: keep this many most likely tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens whose probability reaches this.
+        repetition_penalty: over 1 makes tokens of the prompt and reply less likely (Keskar et al.
+            2019, arXiv:1909.05858).
+        do_sample: False is greedy.
+        seed: makes a reply repeatable.
+        max_length: prompt and reply together, in tokens.
+        max_new_tokens: the reply alone, in tokens.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    do_sample: bool | None = None
+    seed: int | None = None
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+
+    def over(self, defaults: SamplingParams) -> SamplingParams:
+        """These parameters, with `defaults` wherever they say None."""
+        known = {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        return replace(defaults, **known)
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is always taken."""
+        return self.do_sample is False or self.temperature == 0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationStats:
+    """What one reply cost.
+
+    Attributes:
+        prompt_tokens: tokens the model was given.
+        reused_tokens: of those, how many were still in the KV cache.
+        generated_tokens: tokens of the reply.
+        prefill_seconds: time spent on the rest of the prompt.
+        decode_seconds: from the first generated token to the last.
+        first_token_seconds: from the request to the first generated token.
+        peak_memory: bytes in use on the device at the worst moment; None where unknown.
+    """
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    generated_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    first_token_seconds: float = 0.0
+    peak_memory: int | None = None
+
+    @property
+    def prefill_rate(self) -> float | None:
+        """Prompt tokens per second, the reused ones left out; None where nothing was timed."""
+        new = self.prompt_tokens - self.reused_tokens
+        return new / self.prefill_seconds if self.prefill_seconds > 0 and new > 0 else None
+
+    @property
+    def decode_rate(self) -> float | None:
+        """Generated tokens per second after the first one; None where nothing was timed."""
+        steps = self.generated_tokens - 1
+        return steps / self.decode_seconds if self.decode_seconds > 0 and steps > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One thing said, by whom.
+
+    Attributes:
+        id: unique within its conversation; empty until the message joins one.
+        parent: id of the message it follows; None at the root.
+        model: which model wrote it (replies only).
+        finish_reason: why a reply ended; None while it is written, or if it was cut by a crash.
+        error: what ended a reply whose finish_reason is "error".
+    """
+
+    role: Role
+    content: str
+    id: str = ""
+    parent: str | None = None
+    created: datetime | None = None
+    model: str = ""
+    finish_reason: FinishReason | None = None
+    stats: GenerationStats | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A tree of messages with what is needed to go on with it. Make one with `Conversation.new`.
+
+    Attributes:
+        id: eight hex digits, also the end of its file name.
+        title: empty until the first question gives one.
+        system: the system prompt; None leaves it to the model's own template.
+        messages: every message of every branch, parents before children.
+        head: id of the last message of the branch in view; None when empty.
+    """
+
+    id: str
+    created: datetime
+    title: str = ""
+    model: str = ""
+    system: str | None = None
+    params: SamplingParams = field(default_factory=SamplingParams)
+    messages: tuple[Message, ...] = ()
+    head: str | None = None
+
+    @classmethod
+    def new(
+        cls, *, model: str = "", system: str | None = None, params: SamplingParams | None = None
+    ) -> Conversation:
+        """An empty conversation with a fresh id, created now."""
+        return cls(
+            id=secrets.token_hex(4),
+            created=now(),
+            model=model,
+            system=system,
+            params=params or SamplingParams(),
+        )
+
+    # ---- reading
+
+    def get(self, message_id: str) -> Message:
+        """The message of this id. Raises KeyError."""
+        for message in self.messages:
+            if message.id == message_id:
+                return message
+        raise KeyError(message_id)
+
+    @property
+    def path(self) -> tuple[Message, ...]:
+        """The branch in view, first message first."""
+        by_id = {message.id: message for message in self.messages}
+        branch: list[Message] = []
+        at = self.head
+        while at is not None:
+            message = by_id[at]
+            branch.append(message)
+            at = message.parent
+        return tuple(reversed(branch))
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """What the model is given: the system prompt, then the branch in view."""
+        system = () if self.system is None else (Message("system", self.system),)
+        return system + self.path
+
+    def siblings(self, message_id: str) -> tuple[Message, ...]:
+        """The alternatives at this place, oldest first, the message itself among them."""
+        parent = self.get(message_id).parent
+        return tuple(m for m in self.messages if m.parent == parent)
+
+    # ---- edits: each returns a new conversation
+
+    def add(self, message: Message) -> Conversation:
+        """`message` under the head, as the new head, with id, parent and time filled in."""
+        message = replace(
+            message,
+            id=self._fresh_id(),
+            parent=self.head,
+            created=message.created or now(),
+        )
+        title = self.title or (title_of(message.content) if message.role == "user" else "")
+        return replace(self, title=title, messages=(*self.messages, message), head=message.id)
+
+    def put(self, message: Message) -> Conversation:
+        """`message` in place of the one that has its id. Raises KeyError."""
+        self.get(message.id)
+        return replace(
+            self, messages=tuple(message if m.id == message.id else m for m in self.messages)
+        )
+
+    def rewind(self, message_id: str) -> Conversation:
+        """The head just before this message; what is added next becomes its sibling."""
+        return replace(self, head=self.get(message_id).parent)
+
+    def edit(self, message_id: str, content: str) -> Conversation:
+        """A sibling of this message with other words, as the head; the old branch is kept."""
+        return self.rewind(message_id).add(Message(self.get(message_id).role, content))
+
+    def switch(self, message_id: str) -> Conversation:
+        """The branch through this message in view, down to its newest leaf."""
+        newest_child = {m.parent: m.id for m in self.messages}
+        leaf = self.get(message_id).id
+        while leaf in newest_child:
+            leaf = newest_child[leaf]
+        return replace(self, head=leaf)
+
+    def delete(self, message_id: str) -> Conversation:
+        """Without this message and all that follows it; a head that was among them moves up."""
+        gone = {self.get(message_id).id}
+        for message in self.messages:
+            if message.parent in gone:
+                gone.add(message.id)
+        head = self.get(message_id).parent if self.head in gone else self.head
+        kept = tuple(m for m in self.messages if m.id not in gone)
+        return replace(self, messages=kept, head=head)
+
+    def _fresh_id(self) -> str:
+        taken = {message.id for message in self.messages}
+        return next(f"m{n}" for n in itertools.count(len(taken) + 1) if f"m{n}" not in taken)
+
+
+def now() -> datetime:
+    """The present, in UTC, to the second."""
+    return datetime.now(timezone.utc).replace(microsecond=0)
+
+
+def title_of(text: str) -> str:
+    """A title from a first message: its first line with words, cut to about 48 columns."""
+    line = next((s for s in text.splitlines() if re.search(r"\w", s)), text)
+    line = " ".join(line.split()).lstrip("#>*- ")
+    width = 0
+    for i, char in enumerate(line):
+        width += 2 if ord(char) > 0x2E7F else 1
+        if width > TITLE_CELLS:
+            return line[:i].rstrip() + "…"
+    return line

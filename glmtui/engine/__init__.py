@@ -1,0 +1,23 @@
+"""The engine's scripting face: ``from glmtui.engine import load_model, LoadOptions``.
+
+`load_model` is looked up when it is first used, so importing this package loads no torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from glmtui.engine.api import LoadOptions
+
+if TYPE_CHECKING:
+    from glmtui.engine.loader import load_model
+
+__all__ = ["LoadOptions", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "load_model":
+        from glmtui.engine.loader import load_model
+
+        return load_model
+    raise AttributeError(name)

@@ -1,0 +1,314 @@
+"""The engine's face: what is asked of it, what it answers. Imports no torch and no textual.
+
+A *Request* goes in, *Events* come out, each with the request's id. Two things can answer: a model
+in this process (`glmtui.engine.generate.LoadedModel`) and an OpenAI-compatible server
+(`glmtui.engine.server.ServerModel`). Both are a `ChatModel`, so the thread that drives them, the
+app and ``glmtui ask`` know only this file.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+from glmtui.chat import FinishReason, GenerationStats, Message, SamplingParams
+from glmtui.errors import GlmtuiError
+
+# ---- models: found, asked for, in memory
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model found on this machine.
+
+    Attributes:
+        name: what a person types to get it: a known name, a hub id, or a folder.
+        path: the folder that holds config.json and the weights.
+        family: a key of `catalog.FAMILIES`.
+        context_length: longest prompt and reply together, in tokens.
+        nbytes: size of the weight files.
+        stored: how the weights are kept there, such as "float16" or "int4 g32".
+    """
+
+    name: str
+    path: Path
+    family: str
+    context_length: int
+    nbytes: int
+    stored: str
+    title: str = ""
+    parameters: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """An OpenAI-compatible server: `url` ends before ``/chat/completions``.
+
+    Attributes:
+        model: the model to ask for there; empty takes the first the server lists.
+        api_key: sent as a bearer token; never shown, logged or saved.
+    """
+
+    url: str
+    model: str = ""
+    api_key: str = field(default="", repr=False)
+
+
+Target: TypeAlias = ModelInfo | ServerSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """How a model should be held in memory.
+
+    Attributes:
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        dtype: "auto", "float32", "bfloat16" or "float16"; of activations and unquantised weights.
+        quant: "auto" keeps the weights as they are stored; None unpacks them to `dtype`; else a
+            key of `catalog.QUANTS`.
+        context_length: room in the KV cache, in tokens; None takes the model's own.
+        family: a key of `catalog.FAMILIES` that overrides what the folder looks like.
+    """
+
+    device: str = "auto"
+    dtype: str = "auto"
+    quant: str | None = "auto"
+    context_length: int | None = None
+    family: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedInfo:
+    """A model that is ready to answer.
+
+    Attributes:
+        device: where it runs: "cpu", "cuda:0", or a server's address.
+        dtype: of its activations; empty for a server.
+        quant: how its weights are held, such as "int4 g32"; empty where they are not quantised.
+        context_length: None where a server does not say.
+        weight_bytes: memory of the weights; None for a server.
+        kv_bytes_per_token: memory of the KV cache per token; None for a server.
+        defaults: the model's own sampling parameters.
+        backend: "native" is our engine, "compatibility" is transformers, "server" is elsewhere.
+    """
+
+    name: str
+    device: str
+    dtype: str = ""
+    quant: str = ""
+    context_length: int | None = None
+    weight_bytes: int | None = None
+    kv_bytes_per_token: int | None = None
+    load_seconds: float = 0.0
+    defaults: SamplingParams = field(default_factory=SamplingParams)
+    backend: Literal["native", "compatibility", "server"] = "native"
+
+
+# ---- one reply
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One reply asked for.
+
+    Attributes:
+        id: chosen by the asker; comes back with every event.
+        messages: system prompt first if any, the question last. If the last message is the
+            assistant's, the reply goes on from where it stops.
+    """
+
+    id: int
+    messages: tuple[Message, ...]
+    params: SamplingParams = field(default_factory=SamplingParams)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply received, whole or cut short.
+
+    Attributes:
+        text: what the reply adds; of a continued reply, the new part alone.
+        ids: its token ids; empty where a server does not give them.
+        dropped_turns: how many of the oldest messages did not fit into the context.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    finish_reason: FinishReason
+    stats: GenerationStats
+    dropped_turns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillProgress:
+    """How far the prompt has been read, in tokens; `total` leaves the reused ones out."""
+
+    done: int
+    total: int
+
+
+class ReplyStream(Protocol):
+    """A reply as it is written: iterate for the pieces of text, then read `result`.
+
+    `result` is valid at any time; before the end it holds what there is so far.
+    """
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    @property
+    def result(self) -> Reply: ...
+
+    def close(self) -> None:
+        """Ends the reply where it is; what holds a connection lets go of it."""
+        ...
+
+
+class ChatModel(Protocol):
+    """Something that answers: a model in this process or a server elsewhere."""
+
+    @property
+    def info(self) -> LoadedInfo: ...
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        cancelled: Callable[[], bool] = lambda: False,
+        on_prefill: Callable[[PrefillProgress], None] = lambda progress: None,
+    ) -> ReplyStream:
+        """Starts a reply. `cancelled` is read before every token and every chunk of the prompt."""
+        ...
+
+    def close(self) -> None:
+        """Gives back memory and connections."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back. Text is only text: nothing in it becomes a special token."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes this id adds in the middle of a text; empty for special tokens."""
+        ...
+
+
+class ChatFormat(Protocol):
+    """Messages to prompt ids, as the model was trained to see them."""
+
+    stop_ids: frozenset[int]
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of the conversation, ready for the reply (or in the middle of a last one)."""
+        ...
+
+
+# ---- events, from the engine to whoever asked
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """A model is being read; `fraction` is of its bytes."""
+
+    name: str
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is in memory, or the server has answered."""
+
+    model: LoadedInfo
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The model could not be loaded; an earlier one, if any, is gone too."""
+
+    name: str
+    error: GlmtuiError
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilling:
+    """The prompt is being read."""
+
+    request_id: int
+    progress: PrefillProgress
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of the reply's text."""
+
+    request_id: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The reply is complete, or was stopped."""
+
+    request_id: int
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The reply could not be finished; `partial` holds what there was of it."""
+
+    request_id: int
+    error: GlmtuiError
+    partial: Reply
+
+
+Event: TypeAlias = Loading | Ready | LoadFailed | Prefilling | Delta | Finished | Failed
+
+
+class Engine(Protocol):
+    """What the app holds: the one owner of the one model, working elsewhere.
+
+    Every call returns at once; answers come as events, from another thread.
+    """
+
+    def load(self, target: Target, options: LoadOptions) -> None:
+        """Loads a model or calls a server, in place of the one there is. Requests sent meanwhile wait for it."""
+        ...
+
+    def submit(self, request: Request) -> None: ...
+
+    def cancel(self, request_id: int) -> None:
+        """Stops this reply at the next token; a waiting one finishes empty."""
+        ...
+
+    def close(self, timeout: float) -> bool:
+        """Stops everything. False if the thread is still busy after `timeout` seconds."""
+        ...
+
+
+# ---- progress of long work that is not a reply (pulling, converting)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a long job is.
+
+    Attributes:
+        what: a few words, such as "downloading model.safetensors".
+        done, total: bytes; `total` is 0 while unknown.
+    """
+
+    what: str
+    done: int = 0
+    total: int = 0
+
+
+ProgressHook: TypeAlias = Callable[[Progress], None]
+CancelFlag: TypeAlias = threading.Event

@@ -1,0 +1,94 @@
+"""Every error a user can meet: what happened, and what to do about it.
+
+    GlmtuiError
+    ├─ UsageError               a command line that means nothing
+    ├─ ConfigError              a setting: in the file, the environment or a flag
+    ├─ StoreError               conversations on disk
+    │  ├─ ConversationNotFound
+    │  └─ CorruptConversation
+    ├─ ModelError               a model before it is in memory
+    │  ├─ ModelNotFound
+    │  ├─ UnsupportedModel
+    │  ├─ BadCheckpoint
+    │  └─ DownloadError
+    ├─ EngineError              a model at work
+    │  ├─ OutOfMemory
+    │  └─ PromptTooLong
+    └─ ServerError              an OpenAI-compatible server
+
+They are raised at the place that knows the cause, and caught in three: the command line, the
+engine thread's loop, and the app's handler of failed requests. Nothing here knows who shows them.
+"""
+
+
+class GlmtuiError(Exception):
+    """An error for the user's eyes.
+
+    Args:
+        message: what happened, naming the file, model or setting.
+        hint: what to do about it; empty where there is nothing to do.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class UsageError(GlmtuiError):
+    """The command line asks for something that does not exist or does not fit together."""
+
+
+class ConfigError(GlmtuiError):
+    """A setting is unknown, of the wrong type, or out of range."""
+
+
+class StoreError(GlmtuiError):
+    """A conversation could not be read or written."""
+
+
+class ConversationNotFound(StoreError):
+    """No saved conversation has this id."""
+
+
+class CorruptConversation(StoreError):
+    """A conversation file cannot be understood; it is set aside, never overwritten."""
+
+
+class ModelError(GlmtuiError):
+    """A model cannot be found, fetched or understood."""
+
+
+class ModelNotFound(ModelError):
+    """No model of this name is on this machine."""
+
+
+class UnsupportedModel(ModelError):
+    """The checkpoint is sound but of a kind we do not run."""
+
+
+class BadCheckpoint(ModelError):
+    """A checkpoint's files are missing, damaged, or contradict each other."""
+
+
+class DownloadError(ModelError):
+    """Fetching a model failed: network, disk, index, permission or checksum."""
+
+
+class EngineError(GlmtuiError):
+    """A loaded model failed at its work."""
+
+
+class OutOfMemory(EngineError):
+    """The device has no room for the weights, the cache, or the step."""
+
+
+class PromptTooLong(EngineError):
+    """The last question alone does not fit into the context."""
+
+
+class ServerError(GlmtuiError):
+    """An OpenAI-compatible server refused, failed, or fell silent."""

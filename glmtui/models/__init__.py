@@ -1,0 +1,1 @@
+"""One model family, one file: Config, Model, Tokenizer, ChatFormat."""

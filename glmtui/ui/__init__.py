@@ -1,0 +1,1 @@
+"""The room of Textual: screens and widgets. No torch, no file formats."""
