@@ -1,0 +1,95 @@
+"""What reaches the terminal: nothing that acts, nothing that hides, nothing lost."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from glmtui.sanitize import VisibleStream, one_line, visible
+
+NASTY = (
+    "\x00\x07\x08\x0b\x0c\r\x1b\x7f\x85\x9b\xad\u061c\u200b\u200e\u2028\u202e\u2066\ufeff\U000e0041"
+)
+TEXTS = st.text(st.one_of(st.sampled_from("ab \n\t\r[" + NASTY), st.characters()))
+
+
+@given(TEXTS)
+def test_nothing_left_acts_on_a_terminal(text: str) -> None:
+    for char in visible(text):
+        assert char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cs")
+        assert unicodedata.bidirectional(char) not in (
+            *("LRE", "RLE", "LRO", "RLO", "PDF"),
+            *("LRI", "RLI", "FSI", "PDI"),
+        )
+    visible(text).encode()  # a lone surrogate would raise
+
+
+@given(TEXTS)
+def test_cleaning_twice_changes_nothing(text: str) -> None:
+    assert visible(visible(text)) == visible(text)
+
+
+@given(TEXTS)
+def test_nothing_is_dropped(text: str) -> None:
+    assert len(visible(text)) == len(text) - text.count("\r\n")
+
+
+@given(TEXTS, TEXTS)
+def test_pieces_cleaned_apart_are_never_worse_than_together(first: str, second: str) -> None:
+    apart = visible(first) + visible(second)
+    assert visible(apart) == apart
+    if not (first.endswith("\r") and second.startswith("\n")):
+        assert apart == visible(first + second)
+
+
+@given(st.lists(TEXTS))
+def test_a_stream_gives_what_the_whole_gives(pieces: list[str]) -> None:
+    stream = VisibleStream()
+    shown = "".join(map(stream.feed, pieces)) + stream.end()
+    assert shown == visible("".join(pieces))
+
+
+@given(TEXTS)
+def test_one_line_is_one_line(text: str) -> None:
+    assert len(one_line(text).splitlines()) <= 1
+    assert "\t" not in one_line(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J\x1b]52;c;UFdO\x07", "␛[2J␛]52;c;UFdO␇"),
+        ("\x9b31m", "�31m"),
+        ("cr\rlf", "cr␍lf"),
+        ("dos\r\nunix\n", "dos\nunix\n"),
+        ("if access != '\u202e\u2066'", "if access != '��'"),
+        ("del\x7f nul\x00", "del␡ nul␀"),
+        ("seen\U000e0068\U000e0069", "seen��"),
+        ("a\u2028b", "a\nb"),
+    ],
+)
+def test_what_hides_is_shown(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "你好，世界！",
+        "👩‍👩‍👧‍👦 🇨🇳 👍🏽 ❤️",
+        "é à한글 ＡＢＣ",
+        "می‌خواهم",
+        "क्‍ष",
+        "\ttabs\nand lines\n",
+        "[bold]x[/]",
+    ],
+)
+def test_honest_text_stays(text: str) -> None:
+    assert visible(text) == text
+
+
+def test_a_title_loses_its_breaks_only() -> None:
+    assert one_line("  第一行\r\n\t second\x1b ") == "第一行 second␛"
