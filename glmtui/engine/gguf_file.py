@@ -1,0 +1,193 @@
+"""What is in a GGUF file: its metadata, and where each tensor's bytes are.
+
+The file is mapped, never read whole, and nothing in it is believed: every count, length and offset
+is held against the size of the file before it is used, so that a header of 100 bytes that claims
+a terabyte is an error and not an allocation. (`gguf.GGUFReader` believes them: it loops over a
+claimed array length until memory is gone, and takes 3 s and 200 MB for a tokenizer of 49,152
+tokens. Block sizes and names of the types are that library's.)
+
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Nothing here knows a model.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType
+
+from glmtui.errors import BadCheckpoint, UnsupportedModel
+
+Bytes = npt.NDArray[np.uint8]
+T = TypeVar("T")
+
+VERSIONS = (2, 3)  # version 1 counted in 32 bits; no file in the wild still has it
+MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+STRING, ARRAY = 8, 9
+SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFTensor:
+    """A tensor as it lies in the file.
+
+    Attributes:
+        shape: in numpy's order, rows first (the file has it the other way round).
+        data: uint8 [*shape[:-1], bytes of a row]; a view of the mapped file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: GGMLQuantizationType
+    data: Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GGUFFile:
+    """A GGUF file, open."""
+
+    path: Path
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, GGUFTensor]
+
+    def get(self, key: str, kind: type[T]) -> T | None:
+        """The value of a metadata key, None if it is absent. Raises BadCheckpoint: another type."""
+        value = self.metadata.get(key)
+        if value is not None and not isinstance(value, kind):
+            raise _bad(self.path, f"its {key} is not a {kind.__name__}")
+        return value
+
+    def need(self, key: str, kind: type[T]) -> T:
+        """The value of a metadata key that must be there. Raises BadCheckpoint."""
+        value = self.get(key, kind)
+        if value is None:
+            raise _bad(self.path, f"it has no {key}")
+        return value
+
+
+def read_gguf(path: Path) -> GGUFFile:
+    """Opens a GGUF file (version 2 or 3, little-endian).
+
+    Raises:
+        BadCheckpoint: it cannot be read, is no GGUF file, ends early, or contradicts itself.
+        UnsupportedModel: a version or a tensor type this program does not know.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise _bad(path, "it is empty")
+        mapped: Bytes = np.memmap(path, dtype=np.uint8, mode="r")
+    except OSError as error:
+        raise BadCheckpoint(f"Cannot read {path}: {error.strerror}.") from error
+    header = _Header(path, mapped)
+    if header.take(4) != b"GGUF":
+        raise _bad(path, "it does not begin with GGUF", "Is it another kind of file?")
+    version = header.scalar("I")
+    if version not in VERSIONS:
+        raise UnsupportedModel(f"{path}: GGUF version {version} (2 and 3 are known).")
+    n_tensors, n_keys = header.scalar("Q"), header.scalar("Q")
+    metadata = {header.string(): header.value(header.scalar("I")) for _ in range(n_keys)}
+    described = [header.tensor() for _ in range(n_tensors)]
+    alignment = metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise _bad(path, f"its alignment is {alignment!r}")
+    start = -(-header.at // alignment) * alignment
+    tensors = {}
+    for name, shape, number, offset in described:
+        if name in tensors:
+            raise _bad(path, f"it holds two tensors named {name}")
+        tensors[name] = _locate(path, mapped, name, shape, number, start + offset)
+    return GGUFFile(path, metadata, tensors)
+
+
+def _locate(
+    path: Path, mapped: Bytes, name: str, shape: tuple[int, ...], number: int, start: int
+) -> GGUFTensor:
+    try:
+        kind = GGMLQuantizationType(number)
+    except ValueError:
+        raise UnsupportedModel(f"{path}: tensor {name} is of the unknown type {number}.") from None
+    per_block, block_bytes = GGML_QUANT_SIZES[kind]
+    if shape[-1] % per_block:
+        raise _bad(path, f"rows of {shape[-1]} in {name} do not divide into {kind.name} blocks")
+    stored = (*shape[:-1], shape[-1] // per_block * block_bytes)
+    end = start + prod(stored)
+    if end > mapped.size:
+        raise _bad(path, f"it ends at byte {mapped.size:,} and {name} at {end:,}", TRUNCATED)
+    return GGUFTensor(name, shape, kind, mapped[start:end].reshape(stored))
+
+
+class _Header:
+    """Reads the part before the tensors, front to back, never past the end."""
+
+    def __init__(self, path: Path, mapped: Bytes) -> None:
+        self.path = path
+        self.mapped = mapped
+        self.at = 0
+
+    def take(self, count: int) -> bytes:
+        end = self.at + count
+        if end > self.mapped.size:
+            raise _bad(self.path, "it ends inside its header", TRUNCATED)
+        piece = self.mapped[self.at : end].tobytes()
+        self.at = end
+        return piece
+
+    def scalar(self, code: str) -> Any:
+        return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
+
+    def string(self) -> str:
+        try:
+            return self.take(self.scalar("Q")).decode("utf-8")
+        except UnicodeDecodeError:
+            raise _bad(self.path, f"there is no text before byte {self.at:,}") from None
+
+    def value(self, kind: int) -> Any:
+        if kind == STRING:
+            return self.string()
+        if kind in SCALARS:
+            return self.scalar(SCALARS[kind])
+        if kind != ARRAY:
+            raise _bad(self.path, f"a value before byte {self.at:,} is of the unknown type {kind}")
+        item, count = self.scalar("I"), self.scalar("Q")
+        if item == STRING:
+            return [self.string() for _ in range(count)]
+        if item not in SCALARS:
+            raise _bad(self.path, f"a list before byte {self.at:,} is of the unknown type {item}")
+        code = np.dtype(SCALARS[item]).newbyteorder("<")
+        return np.frombuffer(self.take(count * code.itemsize), code)
+
+    def tensor(self) -> tuple[str, tuple[int, ...], int, int]:
+        """Name, shape (rows first), number of the type, and offset from where the data starts."""
+        name = self.string()
+        n_dimensions = self.scalar("I")
+        if not 1 <= n_dimensions <= MAX_DIMENSIONS:
+            raise _bad(self.path, f"tensor {name!r} has {n_dimensions} dimensions")
+        shape = struct.unpack(f"<{n_dimensions}Q", self.take(8 * n_dimensions))
+        if 0 in shape:
+            raise _bad(self.path, f"tensor {name!r} is empty")
+        return name, shape[::-1], self.scalar("I"), self.scalar("Q")
+
+
+TRUNCATED = "The file was cut short: copy or download it again."
+
+
+def _bad(path: Path, what: str, hint: str = "") -> BadCheckpoint:
+    return BadCheckpoint(f"{path} is damaged or no GGUF file: {what}.", hint)
