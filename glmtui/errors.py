@@ -5,7 +5,10 @@
     ├─ ConfigError              a setting: in the file, the environment or a flag
     ├─ StoreError               conversations on disk
     │  ├─ ConversationNotFound
-    │  └─ CorruptConversation
+    │  ├─ ConversationInUse
+    │  ├─ ConversationChanged
+    │  ├─ CorruptConversation
+    │  └─ NewerFormat
     ├─ ModelError               a model before it is in memory
     │  ├─ ModelNotFound
     │  ├─ UnsupportedModel
@@ -51,11 +54,23 @@ class StoreError(GlmtuiError):
 
 
 class ConversationNotFound(StoreError):
-    """No saved conversation has this id."""
+    """No saved conversation has this id, or more than one has."""
+
+
+class ConversationInUse(StoreError):
+    """Another program has this conversation open for writing."""
+
+
+class ConversationChanged(StoreError):
+    """The file is not as this program last read or wrote it; it is not overwritten."""
 
 
 class CorruptConversation(StoreError):
     """A conversation file cannot be understood; it is set aside, never overwritten."""
+
+
+class NewerFormat(StoreError):
+    """A conversation file was written by a newer glmtui than this one."""
 
 
 class ModelError(GlmtuiError):
