@@ -279,7 +279,10 @@ class Engine(Protocol):
     """
 
     def load(self, target: Target, options: LoadOptions) -> None:
-        """Loads a model or calls a server, in place of the one there is. Requests sent meanwhile wait for it."""
+        """Loads a model or calls a server, in place of the one there is.
+
+        Requests sent meanwhile wait for it.
+        """
         ...
 
     def submit(self, request: Request) -> None: ...

@@ -1,0 +1,63 @@
+"""KVCache: the keys and values of what a model has read. Knows tensors and lengths, not tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """Preallocated keys and values, one pair of tensors per layer.
+
+    A forward pass over S tokens calls `update` once per layer with the same S and `advance` once
+    at the end. Memory is taken at once but, on a CPU, touched only as it fills.
+
+    Args:
+        layers: number of decoder layers.
+        heads: key/value heads per layer.
+        head_dim: size of one head.
+        capacity: longest context, in tokens.
+        batch: sequences side by side.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        heads: int,
+        head_dim: int,
+        capacity: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        batch: int = 1,
+    ) -> None:
+        shape = (batch, heads, capacity, head_dim)
+        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.capacity = capacity
+        self.offset = 0
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes [batch, heads, S, head_dim] at the offset; returns views of all there is so far.
+
+        Returns:
+            Keys and values, each [batch, heads, offset + S, head_dim].
+        """
+        end = self.offset + keys.shape[2]
+        all_keys, all_values = self.keys[layer], self.values[layer]
+        all_keys[:, :, self.offset : end] = keys
+        all_values[:, :, self.offset : end] = values
+        return all_keys[:, :, :end], all_values[:, :, :end]
+
+    def advance(self, tokens: int) -> None:
+        """Moves the offset past what the last forward pass wrote."""
+        self.offset += tokens
+
+    def trim(self, length: int) -> None:
+        """Forgets everything after the first `length` tokens."""
+        self.offset = min(self.offset, length)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        return sum(t.nbytes for t in self.keys) + sum(t.nbytes for t in self.values)

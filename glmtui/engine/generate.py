@@ -1,0 +1,365 @@
+"""One reply from a model in memory: prompt, prefix reuse, chunked prefill, decode loop.
+
+`decode` is the loop itself: ids in, ids out; it needs only a callable model and a cache.
+`LoadedModel` puts a tokenizer and a chat format around it. Neither knows files or screens.
+"""
+
+from __future__ import annotations
+
+import bisect
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glmtui.chat import FinishReason, GenerationStats, Message, SamplingParams
+from glmtui.engine.api import ChatFormat, LoadedInfo, PrefillProgress, Reply, Tokenizer
+from glmtui.engine.cache import KVCache
+from glmtui.engine.detokenizer import Detokenizer
+from glmtui.engine.sampling import make_sampler
+from glmtui.errors import EngineError, OutOfMemory, PromptTooLong, UnsupportedModel
+
+PREFILL_CHUNK = {"cpu": 512, "cuda": 2048}
+REPLY_ROOM = 256  # tokens kept free for the reply when old turns have to leave the prompt
+
+
+class LoadedModel:
+    """A model in memory that chats: an `api.ChatModel`. Made by the loader; one thread's own.
+
+    Args:
+        model: a family's Model, filled and prepared.
+        tokenizer, chat_format: None where the folder had no tokenizer files; then only ids work.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Tokenizer | None,
+        chat_format: ChatFormat | None,
+        info: LoadedInfo,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.model = model
+        self._tokenizer = tokenizer
+        self._chat_format = chat_format
+        self.info = info
+        self.dtype = dtype
+        self.device = device
+        self._cache: KVCache | None = None
+        self._cached_ids: list[int] = []
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises UnsupportedModel where the folder had no tokenizer files."""
+        if self._tokenizer is None:
+            raise UnsupportedModel(
+                f"{self.info.name} came without tokenizer files, so it knows ids but no text.",
+                "Put the model's own tokenizer file into its folder.",
+            )
+        return self._tokenizer
+
+    @property
+    def chat_format(self) -> ChatFormat:
+        """Raises UnsupportedModel where the folder had no tokenizer files."""
+        if self._chat_format is None:
+            raise UnsupportedModel(
+                f"{self.info.name} came without tokenizer files, so it can only go on from ids.",
+                "Put the model's own tokenizer file into its folder.",
+            )
+        return self._chat_format
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end a reply."""
+        return self._chat_format.stop_ids if self._chat_format else frozenset()
+
+    @property
+    def context_length(self) -> int:
+        assert self.info.context_length is not None
+        return self.info.context_length
+
+    @torch.inference_mode()
+    def logits(self, ids: Sequence[int]) -> Tensor:
+        """What the model thinks after each of these ids, without a cache.
+
+        Returns:
+            float32 [len(ids), vocab], on the CPU.
+        """
+        batch = torch.tensor([list(ids)], device=self.device)
+        logits: Tensor = self.model(batch)[0]
+        return logits.float().cpu()
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        cancelled: Callable[[], bool] = lambda: False,
+        on_prefill: Callable[[PrefillProgress], None] = lambda progress: None,
+    ) -> TokenStream:
+        """Starts a reply; see `api.ChatModel.stream`.
+
+        Raises:
+            PromptTooLong: the last question alone does not fit.
+        """
+        params = (params or SamplingParams()).over(self.info.defaults)
+        limit = min(params.max_length or self.context_length, self.context_length)
+        room = min(params.max_new_tokens or REPLY_ROOM, REPLY_ROOM, max(limit // 4, 1))
+        prompt, dropped = fit_prompt(self.chat_format, messages, limit - room, limit - 1)
+        stream = self.stream_ids(prompt, params, cancelled=cancelled, on_prefill=on_prefill)
+        stream.dropped_turns = dropped
+        return stream
+
+    def stream_ids(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        *,
+        cancelled: Callable[[], bool] = lambda: False,
+        on_prefill: Callable[[PrefillProgress], None] = lambda progress: None,
+    ) -> TokenStream:
+        """Starts a reply to prompt ids, which must be fewer than the context length."""
+        limit = min(params.max_length or self.context_length, self.context_length) - len(prompt)
+        return TokenStream(
+            self,
+            list(prompt),
+            params,
+            min(params.max_new_tokens or limit, limit),
+            cancelled,
+            on_prefill,
+        )
+
+    @torch.inference_mode()
+    def read(
+        self,
+        prompt: list[int],
+        cancelled: Callable[[], bool],
+        on_prefill: Callable[[PrefillProgress], None],
+    ) -> tuple[Tensor | None, int]:
+        """Prefills what of the prompt is not in the cache yet, in chunks.
+
+        Returns:
+            Logits after the last id, float32 [vocab], or None if cancelled; and how many ids were
+            still in the cache.
+        """
+        cache = self._cache_for(prompt)
+        reused = cache.offset
+        chunk = PREFILL_CHUNK.get(self.device.type, 512) if self.model.causal else len(prompt)
+        logits = None
+        on_prefill(PrefillProgress(0, len(prompt) - reused))
+        while cache.offset < len(prompt):
+            if cancelled():
+                return None, reused
+            part = prompt[cache.offset : cache.offset + chunk]
+            logits = self.step(part)
+            on_prefill(PrefillProgress(cache.offset - reused, len(prompt) - reused))
+        return logits, reused
+
+    @torch.inference_mode()
+    def step(self, ids: Sequence[int]) -> Tensor:
+        """Feeds ids behind what is cached. Returns logits after the last, float32 [vocab]."""
+        assert self._cache is not None
+        batch = torch.tensor([list(ids)], device=self.device)
+        logits: Tensor = self.model(batch, self._cache, last_only=True)
+        self._cached_ids += ids
+        return logits[0, -1]
+
+    def _cache_for(self, prompt: list[int]) -> KVCache:
+        """The cache, cut back to what it shares with the prompt (but not to all of it)."""
+        if self._cache is None:
+            self._cache = self.model.new_cache(self.context_length, self.dtype, self.device)
+            self._cached_ids = []
+        # a step that failed may have left ids behind that the cache never got
+        del self._cached_ids[self._cache.offset :]
+        reusable = getattr(self.model, "reusable_prefix", common_prefix)
+        self._cache.trim(min(reusable(self._cached_ids, prompt), len(prompt) - 1))
+        del self._cached_ids[self._cache.offset :]
+        return self._cache
+
+    def forget(self) -> None:
+        """Gives the memory of the KV cache back; the next prompt is read from its start."""
+        self._cache = None
+        self._cached_ids = []
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """Gives the memory of weights and cache back."""
+        self.model = None
+        self.forget()
+
+
+class TokenStream:
+    """A reply as it is generated: iterate for text, or call `ids` to iterate token ids.
+
+    Attributes:
+        dropped_turns: how many of the oldest messages were left out of the prompt.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        prompt: list[int],
+        params: SamplingParams,
+        limit: int,
+        cancelled: Callable[[], bool],
+        on_prefill: Callable[[PrefillProgress], None],
+    ) -> None:
+        self._loaded = loaded
+        self._prompt = prompt
+        self._params = params
+        self._limit = limit
+        self._cancelled = cancelled
+        self._on_prefill = on_prefill
+        self._closed = False
+        self._text: list[str] = []
+        self._ids: list[int] = []
+        self._finish: FinishReason = "cancelled"
+        self._stats = GenerationStats(prompt_tokens=len(prompt))
+        self.dropped_turns = 0
+
+    def __iter__(self) -> Iterator[str]:
+        tokenizer = self._loaded.tokenizer
+        detokenizer = Detokenizer(
+            tokenizer.token_bytes,
+            strips_leading_space=getattr(tokenizer, "strips_leading_space", False),
+        )
+        for token in self.ids():
+            if text := detokenizer.feed(token):
+                self._text.append(text)
+                yield text
+        if text := detokenizer.flush():
+            self._text.append(text)
+            yield text
+
+    def ids(self) -> Iterator[int]:
+        """Generates the reply's ids, stop ids left out.
+
+        Raises:
+            OutOfMemory: no room on the device; what was generated is kept in `result`.
+            EngineError: the model failed otherwise.
+        """
+        try:
+            yield from self._generate()
+        except EngineError:
+            self._finish = "error"
+            raise
+        except RuntimeError as error:  # torch's, out of memory among them
+            self._finish = "error"
+            raise self._explained(error) from error
+
+    def _generate(self) -> Iterator[int]:
+        loaded, ids = self._loaded, self._ids
+        sampler = make_sampler(self._params)
+        stop_ids = loaded.stop_ids
+        started = time.perf_counter()
+        logits, reused = loaded.read(self._prompt, self._stopped, self._on_prefill)
+        prefilled = first = time.perf_counter()
+        while logits is not None:
+            token = sampler(logits, self._prompt + ids if self._penalizes else ())
+            if not ids:
+                first = time.perf_counter()
+            if token in stop_ids:
+                self._finish = "stop"
+                return
+            ids.append(token)
+            self._stats = replace(
+                self._stats,
+                reused_tokens=reused,
+                generated_tokens=len(ids),
+                prefill_seconds=prefilled - started,
+                first_token_seconds=first - started,
+                decode_seconds=time.perf_counter() - first,
+            )
+            yield token
+            if len(ids) >= self._limit:
+                self._finish = "length"
+                return
+            if self._stopped():
+                return
+            logits = loaded.step((token,))
+
+    def _explained(self, error: RuntimeError) -> EngineError:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            self._loaded.forget()
+            return out_of_memory(self._loaded.device)
+        return EngineError(
+            f"The model failed at its work: {str(error).splitlines()[0]}",
+            "Ask again; if it stays, load the model again or on another device.",
+        )
+
+    @property
+    def _penalizes(self) -> bool:
+        return self._params.repetition_penalty not in (None, 1)
+
+    def _stopped(self) -> bool:
+        return self._closed or self._cancelled()
+
+    @property
+    def result(self) -> Reply:
+        return Reply(
+            "".join(self._text), tuple(self._ids), self._finish, self._stats, self.dropped_turns
+        )
+
+    def close(self) -> None:
+        self._closed = True
+
+
+def common_prefix(old: Sequence[int], new: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    for i, (a, b) in enumerate(zip(old, new)):
+        if a != b:
+            return i
+    return min(len(old), len(new))
+
+
+def fit_prompt(
+    chat_format: ChatFormat, messages: Sequence[Message], comfortable: int, most: int
+) -> tuple[list[int], int]:
+    """Prompt ids with as many of the newest messages as fit; the system prompt always stays.
+
+    Args:
+        comfortable: the length up to which nothing is left out, in tokens.
+        most: the length the last question alone may have.
+
+    Returns:
+        The ids, and how many of the oldest messages were left out.
+
+    Raises:
+        PromptTooLong: even the last question alone is longer than `most`.
+    """
+    system = [m for m in messages[:1] if m.role == "system"]
+    rest = messages[len(system) :]
+    # the prompt may begin at any question
+    starts = [i for i, m in enumerate(rest) if m.role == "user"] or [0]
+    if starts[0] != 0:
+        starts.insert(0, 0)
+
+    def encoded(start: int) -> list[int]:
+        return chat_format.encode([*system, *rest[start:]])
+
+    prompt = encoded(0)
+    if len(prompt) <= comfortable:
+        return prompt, 0
+    fitting = bisect.bisect_left(starts, True, key=lambda at: len(encoded(at)) <= comfortable)
+    start = starts[min(fitting, len(starts) - 1)]
+    prompt = encoded(start)
+    if len(prompt) > most:
+        raise PromptTooLong(
+            f"The question is {len(prompt):,} tokens long; {most:,} fit into the context.",
+            "Shorten it, or raise max_length or load.context_length if the model allows more.",
+        )
+    return prompt, start
+
+
+def out_of_memory(device: torch.device) -> OutOfMemory:
+    """The error for a device with no room left."""
+    return OutOfMemory(
+        f"No memory left on {device}.",
+        "Shorten the conversation, lower load.context_length, or load the model as int8 or int4.",
+    )

@@ -1,0 +1,106 @@
+"""The parts decoders are made of: norms, rotary positions, attention. Shapes in, shapes out.
+
+Linear layers are placed by the loader (`glmtui.engine.quant.make_linear`), so families declare
+them with `Slot`, which knows its shape and holds nothing yet.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Slot(nn.Module):
+    """The place of a linear layer that the loader fills with the module fit for its weight.
+
+    Args:
+        in_features, out_features: shape of the weight, [out, in].
+        bias: whether the checkpoint has one.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_features, in_features), requires_grad=False)
+        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight over the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(size), requires_grad=False)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class RotaryTable:
+    """Cosines and sines for rotary positions (Su et al. 2021, arXiv:2104.09864).
+
+    Args:
+        inv_freq: float32 [r / 2], the angle per position of each pair.
+        length: positions to prepare.
+        dtype: what the activations are in; angles are computed in float32.
+    """
+
+    def __init__(
+        self, inv_freq: Tensor, length: int, *, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        angles = torch.outer(torch.arange(length, dtype=torch.float32), inv_freq.float().cpu())
+        self.cos = angles.cos().to(device=device, dtype=dtype)
+        self.sin = angles.sin().to(device=device, dtype=dtype)
+
+
+def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates pairs (x[i], x[i + r / 2]), the layout of Hugging Face's Llama.
+
+    Args:
+        x: [..., r].
+        cos: [..., r], each half the cosines.
+        sin: [..., r], the sines with the first half negated.
+    """
+    return torch.addcmul(x * cos, torch.roll(x, x.shape[-1] // 2, -1), sin)
+
+
+def inverse_frequencies(size: int, base: float) -> Tensor:
+    """base ** (-2i / size) for i < size / 2; float32 [size / 2]."""
+    return 1.0 / base ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
+
+
+def causal_mask(queries: int, offset: int, device: torch.device) -> Tensor | None:
+    """True where a query may look: bool [queries, offset + queries]; None where it may everywhere.
+
+    Query i stands at position offset + i and sees positions up to its own.
+    """
+    if queries == 1:
+        return None
+    columns = torch.arange(offset + queries, device=device)
+    rows = torch.arange(offset, offset + queries, device=device)
+    return columns <= rows.unsqueeze(1)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, several query heads to one key head.
+
+    Args:
+        q: [batch, heads, S, d].
+        k, v: [batch, kv heads, T, d]; query head h uses key head h // (heads / kv heads).
+        mask: bool, broadcast to [batch, heads, S, T], True where a query may look.
+
+    Returns:
+        [batch, S, heads * d].
+    """
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    return y.transpose(1, 2).flatten(2)
+
+
+def swiglu(gate_and_up: Tensor) -> Tensor:
+    """silu(first half) * second half of the last dimension (Shazeer 2020, arXiv:2002.05202)."""
+    gate, up = gate_and_up.chunk(2, dim=-1)
+    return F.silu(gate) * up

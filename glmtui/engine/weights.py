@@ -1,0 +1,186 @@
+"""Checkpoint: the tensors of a folder by name, read one at a time. Knows files, not models.
+
+Reads safetensors and ``torch.load(weights_only=True)`` files, memory-mapped; a quantised weight
+comes back as a `PackedWeight` whatever its packing on disk.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from glmtui.engine.quant import PackedWeight
+from glmtui.errors import BadCheckpoint
+
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLES = ("model.safetensors", "pytorch_model.bin")
+MAX_INDEX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Rows:
+    """Which checkpoint tensors make one parameter: rows of the first, then of the next, and so on.
+
+    Attributes:
+        names: tensors in the checkpoint, concatenated along their first dimension.
+        start: how many first rows of the whole to leave out.
+    """
+
+    names: tuple[str, ...]
+    start: int
+
+    def __init__(self, *names: str, start: int = 0) -> None:
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "start", start)
+
+
+class Checkpoint:
+    """The weights in a folder.
+
+    Args:
+        folder: holds safetensors or .bin files, whole or sharded with an index.
+        config: its config.json, which tells how ChatGLM's own packing is to be read.
+
+    Raises:
+        BadCheckpoint: no weights, an index that does not fit the folder, or a damaged file.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.bits = config.get("quantization_bit") or 0
+        self._open: dict[Path, Any] = {}
+        self._shards = self._find_shards()
+
+    def _find_shards(self) -> dict[str, Path]:
+        for name in INDEXES:
+            if (self.folder / name).is_file():
+                return self._read_index(self.folder / name)
+        for name in SINGLES:
+            path = self.folder / name
+            if path.is_file():
+                return dict.fromkeys(self._keys(path), path)
+        raise BadCheckpoint(
+            f"{self.folder} holds no weights ({', '.join(SINGLES)}, whole or sharded).",
+            "Fetch the model again with: glmtui pull",
+        )
+
+    def _read_index(self, path: Path) -> dict[str, Path]:
+        try:
+            if path.stat().st_size > MAX_INDEX_BYTES:
+                raise ValueError(f"larger than {MAX_INDEX_BYTES} bytes")
+            weight_map = json.loads(path.read_bytes())["weight_map"]
+            shards = {str(key): self.folder / str(shard) for key, shard in weight_map.items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BadCheckpoint(f"{path} is not a weight index: {error}") from error
+        for shard in sorted(set(shards.values())):
+            if shard.parent != self.folder or not shard.is_file():
+                raise BadCheckpoint(
+                    f"{path.name} names {shard.name}, which is not in {self.folder}.",
+                    "The download is not complete; run glmtui pull again.",
+                )
+        return shards
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._shards
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weight files."""
+        return sum(path.stat().st_size for path in set(self._shards.values()))
+
+    def get(self, name: str) -> Tensor | PackedWeight:
+        """One tensor as it is stored, on the CPU. Raises BadCheckpoint if it is not there."""
+        weight = self._tensor(name)
+        if f"{name}.scale" in self:
+            zero = self._tensor(f"{name}.zero") if f"{name}.zero" in self else None
+            return PackedWeight(weight, self._tensor(f"{name}.scale"), zero)
+        if f"{name}_scale" in self and weight.dtype == torch.int8:
+            return chatglm_packing(weight, self._tensor(f"{name}_scale"), self.bits)
+        return weight
+
+    def rows(self, rows: Rows) -> Tensor | PackedWeight:
+        """The tensor that `rows` describes; one kind of packing throughout."""
+        parts = [self.get(name) for name in rows.names]
+        packed = [part for part in parts if isinstance(part, PackedWeight)]
+        if not packed:
+            plain = [part for part in parts if isinstance(part, Tensor)]
+            whole = torch.cat(plain) if len(plain) > 1 else plain[0]
+            return whole[rows.start :]
+        if len(packed) < len(parts):
+            raise BadCheckpoint(
+                f"Of {', '.join(rows.names)} in {self.folder} some are quantised and some not."
+            )
+        return (PackedWeight.cat(packed) if len(packed) > 1 else packed[0])[rows.start :]
+
+    def _tensor(self, name: str) -> Tensor:
+        path = self._shards.get(name)
+        if path is None:
+            raise BadCheckpoint(
+                f"{self.folder} has no tensor {name}.",
+                "The checkpoint is of another model than its config.json says, or incomplete.",
+            )
+        try:
+            file = self._file(path)
+            tensor = file.get_tensor(name) if path.suffix == ".safetensors" else file[name]
+        except (SafetensorError, KeyError) as error:
+            raise BadCheckpoint(f"{path} has no readable tensor {name}: {error}") from error
+        assert isinstance(tensor, Tensor)
+        return tensor
+
+    def _keys(self, path: Path) -> list[str]:
+        return list(self._file(path).keys())
+
+    def _file(self, path: Path) -> Any:
+        if path not in self._open:
+            self._open[path] = (
+                _open_safetensors(path) if path.suffix == ".safetensors" else _open_bin(path)
+            )
+        return self._open[path]
+
+    def close(self) -> None:
+        """Lets go of the files."""
+        self._open.clear()
+
+
+def _open_safetensors(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt").__enter__()
+    except (SafetensorError, OSError) as error:
+        raise BadCheckpoint(
+            f"{path} is not a whole safetensors file: {error}",
+            "Fetch the model again with: glmtui pull",
+        ) from error
+
+
+def _open_bin(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise BadCheckpoint(
+            f"{path} cannot be read as plain weights: {str(error).splitlines()[0]}",
+            "Only tensors are loaded, never code; fetch the model again, or its safetensors.",
+        ) from error
+    if not isinstance(state, dict):
+        raise BadCheckpoint(f"{path} holds a {type(state).__name__}, not tensors by name.")
+    return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
+
+
+def chatglm_packing(weight: Tensor, scale: Tensor, bits: int) -> PackedWeight:
+    """ChatGLM's ``quantize(bits)`` weights in our form, without loss.
+
+    Theirs: int8 [out, in] or, of 4 bits, [out, in / 2] with the even column in the high half of
+    each byte, two's complement; one scale per row.
+    """
+    scale = scale.half().unsqueeze(1)
+    if bits != 4:
+        return PackedWeight(weight, scale)
+    theirs = weight.view(torch.uint8) ^ 0x88  # -8..7 to 0..15 in both halves
+    return PackedWeight(theirs >> 4 | theirs << 4, scale, -8 * scale)

@@ -1,0 +1,204 @@
+"""What Hugging Face folders bring along: tokenizer.json, a chat template, sampling defaults.
+
+Used by every family whose folders have them. Templates are Jinja, run in Jinja's sandbox; text of
+messages can never become a special token.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer as FastTokenizer
+
+from glmtui.chat import Message, SamplingParams
+from glmtui.errors import BadCheckpoint, UnsupportedModel
+
+
+class TokenizerJson:
+    """A ``tokenizer.json`` read by the `tokenizers` library, behind `api.Tokenizer`."""
+
+    def __init__(self, fast: FastTokenizer) -> None:
+        self.fast = fast
+        # special tokens that a person types stay the characters they are
+        fast.encode_special_tokens = True
+        self.special = {
+            added.content: token_id
+            for token_id, added in fast.get_added_tokens_decoder().items()
+            if added.special
+        }
+        self._special_ids = frozenset(self.special.values())
+        self._byte_level = '"ByteLevel"' in json.dumps(json.loads(fast.to_str())["decoder"])
+
+    @classmethod
+    def load(cls, folder: Path) -> TokenizerJson | None:
+        """The folder's tokenizer; None where it has no tokenizer.json. Raises BadCheckpoint."""
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            return None
+        try:
+            return cls(FastTokenizer.from_file(str(path)))
+        except Exception as error:  # the library raises bare Exception for any damage
+            raise BadCheckpoint(
+                f"{path} is not a tokenizer: {error}", "Fetch the model again with: glmtui pull"
+            ) from error
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.fast.encode(text, add_special_tokens=False).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.fast.decode(list(ids), skip_special_tokens=True))
+
+    def token_bytes(self, token_id: int) -> bytes:
+        token = self.fast.id_to_token(token_id)
+        if token is None or token_id in self._special_ids:
+            return b""
+        if self._byte_level:
+            if all(char in _BYTE_OF_CHAR for char in token):
+                return bytes(_BYTE_OF_CHAR[char] for char in token)
+            return str(token).encode()  # an added token, kept as it is written
+        if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
+            return bytes([int(token[3:5], 16)])
+        return str(token).replace("▁", " ").encode()
+
+
+class TemplateFormat:
+    """The folder's own chat template, as a `api.ChatFormat`.
+
+    The template writes special tokens as text. To tell those from the same characters in a
+    message, a mark that occurs nowhere else is put into every special token a message spells; the
+    rendered prompt is cut at the special tokens that are left, and the marks are taken out again.
+    """
+
+    def __init__(
+        self,
+        tokenizer: TokenizerJson,
+        template: str,
+        stop_ids: frozenset[int],
+        variables: dict[str, str],
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.stop_ids = stop_ids
+        self._variables = variables
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = _raise
+        environment.filters["tojson"] = lambda x, **options: json.dumps(
+            x, ensure_ascii=False, **options
+        )
+        try:
+            self._template = environment.from_string(template)
+        except TemplateError as error:
+            raise UnsupportedModel(f"The model's chat template does not parse: {error}") from error
+        specials = sorted(tokenizer.special, key=len, reverse=True)
+        self._cut = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
+
+    @classmethod
+    def load(cls, tokenizer: TokenizerJson, folder: Path, raw: Mapping[str, Any]) -> TemplateFormat:
+        """From tokenizer_config.json or chat_template.jinja; UnsupportedModel without one."""
+        settings = read_json(folder / "tokenizer_config.json")
+        template = settings.get("chat_template")
+        if (folder / "chat_template.jinja").is_file():
+            template = (folder / "chat_template.jinja").read_text("utf-8")
+        if isinstance(template, list):  # several named ones
+            template = next(
+                (t.get("template") for t in template if t.get("name") == "default"), None
+            )
+        if not isinstance(template, str):
+            raise UnsupportedModel(
+                f"{folder} has no chat template; it is a base model, not one to chat with.",
+                "Pick its -chat or -instruct version.",
+            )
+        variables = {
+            key: value["content"] if isinstance(value, dict) else str(value)
+            for key in ("bos_token", "eos_token", "pad_token", "unk_token")
+            if (value := settings.get(key))
+        }
+        ends = {tokenizer.special.get(variables.get("eos_token", ""))}
+        for source in (raw, read_json(folder / "generation_config.json")):
+            eos = source.get("eos_token_id")
+            ends |= set(eos) if isinstance(eos, list) else {eos}
+        return cls(tokenizer, template, frozenset(e for e in ends if isinstance(e, int)), variables)
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """Prompt ids. A last message of the assistant's is left open, for the reply to go on."""
+        mark = _unused_character(messages)
+        turns = [
+            {
+                "role": "tool" if m.role == "observation" else m.role,
+                "content": self._marked(m, mark),
+            }
+            for m in messages
+        ]
+        going_on = bool(turns) and turns[-1]["role"] == "assistant"
+        try:
+            text = self._template.render(
+                messages=turns[:-1] if going_on else turns,
+                add_generation_prompt=True,
+                **self._variables,
+            )
+        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            raise UnsupportedModel(
+                f"The model's chat template refused this conversation: {error}"
+            ) from error
+        if going_on:
+            text += turns[-1]["content"]
+        ids: list[int] = []
+        at = 0
+        for special in self._cut.finditer(text):
+            ids += self.tokenizer.encode(text[at : special.start()].replace(mark, ""))
+            ids.append(self.tokenizer.special[special.group()])
+            at = special.end()
+        return ids + self.tokenizer.encode(text[at:].replace(mark, ""))
+
+    def _marked(self, message: Message, mark: str) -> str:
+        return self._cut.sub(lambda hit: hit.group()[:1] + mark + hit.group()[1:], message.content)
+
+
+def hub_defaults(folder: Path) -> SamplingParams:
+    """The sampling parameters a folder's generation_config.json recommends."""
+    raw = read_json(folder / "generation_config.json")
+    kinds = {"do_sample": bool, "top_k": int}
+    known: dict[str, Any] = {}
+    for name in ("temperature", "top_k", "top_p", "repetition_penalty", "do_sample"):
+        value = raw.get(name)
+        if isinstance(value, kinds.get(name, (int, float))):
+            known[name] = value
+    return SamplingParams(**known)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; empty where there is no file. Raises BadCheckpoint."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadCheckpoint(f"{path} holds a {type(value).__name__} where an object belongs.")
+    return value
+
+
+def _unused_character(messages: Sequence[Message]) -> str:
+    """A character of Unicode's private use area that no message has."""
+    used = set().union(*(m.content for m in messages)) if messages else set()
+    return next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in used)
+
+
+def _raise(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _byte_characters() -> dict[str, int]:
+    """GPT-2's stand-ins: each byte as a printable character (openai/gpt-2, src/encoder.py)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
+
+
+_BYTE_OF_CHAR = _byte_characters()
