@@ -1,0 +1,116 @@
+"""What models there are: the tables, what is on this machine, and what a name means.
+
+The front door to `families` (FAMILIES), `known` (MODELS, QUANTS) and `folder` (inspect). Imports no
+torch and loads nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from glmtui import paths
+from glmtui.engine.api import ModelInfo, ServerSpec, Target
+from glmtui.engine.families import FAMILIES, Family, family_of
+from glmtui.engine.folder import MANIFEST, inspect
+from glmtui.engine.known import DEFAULT_MODEL, MODELS, QUANTS, KnownModel, Quant, known_model
+from glmtui.errors import GlmtuiError, ModelNotFound, UsageError
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "FAMILIES",
+    "MODELS",
+    "QUANTS",
+    "Family",
+    "KnownModel",
+    "Quant",
+    "family_of",
+    "inspect",
+    "installed",
+    "known_model",
+    "models_dir",
+    "resolve",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def models_dir() -> Path:
+    """Where pulled models, or notes about them, are kept: a folder each."""
+    return paths.cache_dir() / "models"
+
+
+def folder_name(name: str) -> str:
+    """The folder of a model in `models_dir`: "THUDM/chatglm3-6b" is in "THUDM--chatglm3-6b"."""
+    return name.replace("/", "--")
+
+
+def installed() -> list[ModelInfo]:
+    """The models on this machine, by name. One that is damaged is left out and logged."""
+    found = []
+    for note in sorted(models_dir().glob(f"*/{MANIFEST}")):
+        try:
+            found.append(_described(note.parent))
+        except (GlmtuiError, OSError) as error:
+            logger.warning("%s is left out: %s", note.parent, error)
+    return found
+
+
+def resolve(
+    ref: str, servers: Mapping[str, ServerSpec] | None = None, family: str | None = None
+) -> Target:
+    """The model or server that a name stands for.
+
+    Args:
+        ref: a known name, the name of an installed model, a folder, an http(s) address, or a key
+            of `servers`.
+        family: a key of `FAMILIES` to take instead of what the model looks like.
+
+    Raises:
+        ModelNotFound: nothing of that name is here; the hint says how to get it.
+        BadCheckpoint, UnsupportedModel: it is here and cannot be used.
+    """
+    servers = servers or {}
+    if ref.startswith(("http://", "https://")):
+        return ServerSpec(ref.rstrip("/"))
+    if ref in servers:
+        return servers[ref]
+    known = known_model(ref)
+    for name in (ref, known.name if known else ref):
+        folder = models_dir() / folder_name(name)
+        if _is_plain(name) and (folder / MANIFEST).is_file():
+            return _described(folder, family)
+    path = Path(ref).expanduser()
+    if path.is_dir():
+        return inspect(path.resolve(), family=family)
+    if path.suffix == ".gguf" and path.is_file():
+        raise UsageError(f"{ref} is not prepared yet.", f"Take it in with: glmtui pull {ref}")
+    if known is not None:
+        raise ModelNotFound(
+            f"{known.title} is not on this machine.",
+            f"Fetch it ({known.disk_nbytes / 1e9:.1f} GB) with: glmtui pull {known.name}",
+        )
+    raise _unknown(ref, servers)
+
+
+def _described(folder: Path, family: str | None = None) -> ModelInfo:
+    info = inspect(folder, family=family)
+    known = known_model(info.name)
+    return info if known is None else replace(info, parameters=known.parameters)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name can be a folder in `models_dir`, rather than lead out of it."""
+    return name not in ("", ".", "..") and Path(folder_name(name)).name == folder_name(name)
+
+
+def _unknown(ref: str, servers: Mapping[str, ServerSpec]) -> ModelNotFound:
+    names = [model.name for model in MODELS] + [model.name for model in installed()]
+    near = difflib.get_close_matches(ref, [*dict.fromkeys(names), *servers], cutoff=0.5)
+    hint = f"Near it: {', '.join(near)}." if near else "See what there is with: glmtui models"
+    if ref.count("/") == 1 and not ref.startswith((".", "~", "/")):
+        hint = f"If it is on the hub, fetch it with: glmtui pull {ref}. {hint}"
+    return ModelNotFound(f"There is no model {ref!r} here, and no folder of that name.", hint)

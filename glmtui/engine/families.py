@@ -1,0 +1,126 @@
+"""FAMILIES: which kinds of model there are, and how to tell them apart by config.json and folder.
+
+ChatGLM-6B, ChatGLM2, ChatGLM3, CodeGeeX2 and GLM-4 all say ``model_type: "chatglm"``, and ChatGLM2
+and 3 share every tensor name and size, so a row has a predicate and not a key to look up. Knows no
+weights and imports no model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from glmtui.errors import UnsupportedModel
+
+Config: TypeAlias = Mapping[str, Any]
+
+BASE_MODEL = re.compile(r"(chatglm\d-6b-base|glm-4-9b(-hf)?)$", re.IGNORECASE)
+MAX_HINT_BYTES = 1 << 20  # read of a file that is only searched for a word
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One kind of model.
+
+    Attributes:
+        key: as `ModelInfo.family` and the family setting spell it.
+        module: where its Config, Model, Tokenizer and ChatFormat are.
+        matches: whether a config.json, in this folder, is of this family.
+    """
+
+    key: str
+    title: str
+    module: str
+    matches: Callable[[Config, Path], bool]
+
+
+def _is_llama(config: Config, folder: Path) -> bool:
+    return config.get("model_type") == "llama"
+
+
+def _is_chatglm(config: Config, folder: Path) -> bool:
+    return config.get("model_type") == "chatglm" and "inner_hidden_size" in config
+
+
+def _is_glm4(config: Config, folder: Path) -> bool:
+    """Of the original layout, GLM-4 alone has several end tokens; Hugging Face calls it "glm"."""
+    if config.get("model_type") == "glm":
+        return True
+    original = config.get("model_type") == "chatglm" and "padded_vocab_size" in config
+    several_ends = isinstance(config.get("eos_token_id"), list)
+    return original and (several_ends or config["padded_vocab_size"] == 151552)
+
+
+def _is_chatglm3(config: Config, folder: Path) -> bool:
+    """Nothing in the weights tells ChatGLM3 from 2: ask names, then files, then the context."""
+    if config.get("model_type") != "chatglm" or "padded_vocab_size" not in config:
+        return False
+    for name in _names(config, folder):
+        named = re.findall(r"chatglm([23])|codegeex(2)", name.lower())
+        if named:
+            return "3" in named[-1]
+    for name in ("tokenizer_config.json", "tokenization_chatglm.py"):
+        if b"<|assistant|>" in _beginning(folder / name):
+            return True
+    # with no hint left: ChatGLM2 was released with 32,768 and ChatGLM3 with 8,192
+    return config.get("seq_length") == 8192
+
+
+def _is_chatglm2(config: Config, folder: Path) -> bool:
+    return config.get("model_type") == "chatglm" and "padded_vocab_size" in config
+
+
+def _names(config: Config, folder: Path) -> tuple[str, str]:
+    """What the checkpoint calls itself, and what its folder is called.
+
+    The hub's cache keeps ORG/NAME in ``models--ORG--NAME/snapshots/COMMIT``.
+    """
+    in_cache = folder.parent.name == "snapshots"
+    named = folder.parent.parent.name if in_cache else folder.name
+    return str(config.get("_name_or_path") or ""), named
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_HINT_BYTES)
+    except OSError:  # it is only a hint
+        return b""
+
+
+# The first that matches is taken.
+FAMILIES: tuple[Family, ...] = (
+    Family("llama", "Llama-shaped", "glmtui.models.llama", _is_llama),
+    Family("chatglm", "ChatGLM-6B and Slim", "glmtui.models.chatglm", _is_chatglm),
+    Family("glm4", "GLM-4-9B", "glmtui.models.glm4", _is_glm4),
+    Family("chatglm3", "ChatGLM3-6B", "glmtui.models.chatglm2", _is_chatglm3),
+    Family("chatglm2", "ChatGLM2-6B", "glmtui.models.chatglm2", _is_chatglm2),
+)
+
+
+def family_of(config: Config, folder: Path) -> Family:
+    """The family of a checkpoint.
+
+    Raises:
+        UnsupportedModel: no family of ours, or a base model, which cannot chat.
+    """
+    for name in _names(config, folder):
+        if BASE_MODEL.search(name.rstrip("/")):
+            raise UnsupportedModel(
+                f"{folder} is a base model ({Path(name).name}): it continues text and cannot chat.",
+                "Take the chat model of its family, such as THUDM/chatglm3-6b. If this one has "
+                "been trained to chat since, say which family it is of when loading it.",
+            )
+    for family in FAMILIES:
+        if family.matches(config, folder):
+            return family
+    kind = config.get("model_type")
+    said = f"its config.json says model_type {kind!r}" if kind else "config.json has no model_type"
+    titles = ", ".join(family.title for family in FAMILIES)
+    raise UnsupportedModel(
+        f"{folder} is of no family that glmtui runs: {said}.",
+        f"These run here: {titles}. A server such as vLLM can run others: glmtui -m http://…/v1",
+    )

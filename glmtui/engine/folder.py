@@ -1,0 +1,225 @@
+"""A model's folder on disk: its config.json, whether its weights are all there, and its manifest.
+
+Reads no tensors and imports no torch. A *manifest* is our own note about a model that was pulled:
+beside the files it describes, or, where they belong to someone else (the hub's cache, a folder of
+the user's), alone with the path to them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from glmtui.engine.api import ModelInfo
+from glmtui.engine.families import FAMILIES, Family, family_of
+from glmtui.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
+
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 1
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLES = ("model.safetensors", "pytorch_model.bin")
+MAX_JSON_BYTES = 64 << 20  # a weight index of thousands of tensors has a few; nothing has more
+CONTEXT_KEYS = ("max_position_embeddings", "seq_length", "max_sequence_length")
+LFS_POINTER = b"version https://git-lfs"
+AGAIN = "The download is not complete; fetch it again with: glmtui pull"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What we noted about a model when it was pulled.
+
+    Attributes:
+        source: where it came from, such as "hub:THUDM/chatglm3-6b".
+        stored: how its weights are kept, such as "int4 g32".
+        files: size and, where it is known, sha256 of each file.
+        path: the folder with its files, if it is not the manifest's own.
+    """
+
+    name: str
+    family: str
+    title: str
+    source: str
+    stored: str
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    path: str | None = None
+
+    def write(self, folder: Path) -> None:
+        """Raises OSError."""
+        content: dict[str, Any] = {
+            "format": MANIFEST_FORMAT,
+            "name": self.name,
+            "family": self.family,
+            "title": self.title,
+            "source": self.source,
+            "stored": self.stored,
+            "files": {name: dict(entry) for name, entry in sorted(self.files.items())},
+        }
+        if self.path is not None:
+            content["path"] = self.path
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Raises BadCheckpoint."""
+        path = folder / MANIFEST
+        content = read_object(path)
+        texts = {}
+        for key in ("name", "family", "title", "source", "stored"):
+            if not isinstance(content.get(key), str):
+                raise BadCheckpoint(f"{path} has no {key}.", AGAIN)
+            texts[key] = content[key]
+        if content.get("format") != MANIFEST_FORMAT:
+            raise BadCheckpoint(f"{path} is of another glmtui version.", AGAIN)
+        elsewhere, files = content.get("path"), content.get("files", {})
+        if not isinstance(elsewhere, str | None) or not isinstance(files, dict):
+            raise BadCheckpoint(f"{path} is damaged.", AGAIN)
+        return cls(**texts, files=files, path=elsewhere)
+
+
+def inspect(folder: Path, name: str = "", family: str | None = None) -> ModelInfo:
+    """What kind of model a folder holds, and whether all of it is there.
+
+    Args:
+        name: what to call it; empty takes its manifest's name or else its path.
+        family: a key of `FAMILIES` to take instead of what it looks like.
+
+    Raises:
+        ModelNotFound: there is no such folder.
+        BadCheckpoint: files are missing, damaged, or only pointers to files.
+        UnsupportedModel: it is sound but of no family of ours.
+    """
+    if not folder.is_dir():
+        raise ModelNotFound(f"There is no folder {folder}.")
+    note = Manifest.read(folder) if (folder / MANIFEST).is_file() else None
+    where = Path(note.path) if note is not None and note.path is not None else folder
+    if not where.is_dir():
+        raise BadCheckpoint(
+            f"The files of {folder.name} were in {where}, which is gone.",
+            "Fetch them again with: glmtui pull",
+        )
+    config = read_config(where)
+    key = family or (note.family if note else None)
+    row = named_family(key) if key else family_of(config, where)
+    nbytes = sum(path.stat().st_size for path in weight_files(where))
+    for path in (*where.glob("*.model"), *where.glob("tokenizer*.json")):
+        refuse_pointer(path)
+    return ModelInfo(
+        name=name or (note.name if note else str(where)),
+        path=where,
+        family=row.key,
+        context_length=_context_length(config, where),
+        nbytes=nbytes,
+        stored=note.stored if note else stored_as(config),
+        title=note.title if note else row.title,
+    )
+
+
+def named_family(key: str) -> Family:
+    """The family of that key. Raises UnsupportedModel."""
+    for family in FAMILIES:
+        if family.key == key:
+            return family
+    known = ", ".join(family.key for family in FAMILIES)
+    raise UnsupportedModel(f"There is no model family {key!r}.", f"There are: {known}.")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A folder's config.json. Raises BadCheckpoint."""
+    path = folder / "config.json"
+    if path.is_file():
+        return read_object(path)
+    if any(folder.glob("*.gguf")):
+        hint = "A GGUF file is taken in with: glmtui pull FILE.gguf"
+    else:
+        hint = "A model's folder holds config.json, tokenizer and weights."
+    raise BadCheckpoint(f"{folder} is no model folder: it has no config.json.", hint)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of bounded size. Raises BadCheckpoint."""
+    try:
+        refuse_pointer(path)
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise BadCheckpoint(f"{path} is too large: {path.stat().st_size:,} bytes.")
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BadCheckpoint(f"Cannot read {path}: {error.strerror}.") from error
+    except (ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"{path} is not JSON: {error}.", AGAIN) from error
+    if not isinstance(content, dict):
+        raise BadCheckpoint(f"{path} does not hold a JSON object.", AGAIN)
+    return content
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights, all of them there.
+
+    Raises:
+        BadCheckpoint: none, some missing, or git-lfs pointers in their place.
+    """
+    for name in INDEXES:
+        if (folder / name).is_file():
+            paths = _shards(folder / name)
+            break
+    else:
+        paths = [folder / name for name in SINGLES if (folder / name).is_file()][:1]
+    if not paths:
+        raise BadCheckpoint(
+            f"{folder} holds no weights: no {' or '.join(SINGLES)}, whole or in shards.", AGAIN
+        )
+    missing = [path.name for path in paths if not path.is_file()]
+    if missing:
+        named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")
+        raise BadCheckpoint(
+            f"{folder} lacks {len(missing)} of {len(paths)} weight files: {named}.", AGAIN
+        )
+    for path in paths:
+        refuse_pointer(path)
+        if path.stat().st_size == 0:
+            raise BadCheckpoint(f"{path} is empty.", AGAIN)
+    return paths
+
+
+def _shards(index: Path) -> list[Path]:
+    weight_map = read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise BadCheckpoint(f"{index} names no weights.", AGAIN)
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name:
+            raise BadCheckpoint(f"{index} names a file outside its folder: {name!r}.")
+    return [index.parent / name for name in names]
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raises BadCheckpoint where git left the note about a large file instead of the file."""
+    if path.stat().st_size > 1024:
+        return
+    if path.read_bytes().startswith(LFS_POINTER):
+        raise BadCheckpoint(
+            f"{path} is a git-lfs pointer, not the file itself.",
+            "Run `git lfs install && git lfs pull` in that folder, or use: glmtui pull",
+        )
+
+
+def _context_length(config: Mapping[str, Any], folder: Path) -> int:
+    for key in CONTEXT_KEYS:
+        value = config.get(key)
+        if isinstance(value, int) and value > 0:
+            return value
+    raise BadCheckpoint(
+        f"{folder / 'config.json'} does not say how long a context may be: no {CONTEXT_KEYS[0]}."
+    )
+
+
+def stored_as(config: Mapping[str, Any]) -> str:
+    """How a checkpoint says its weights are kept."""
+    bits = config.get("quantization_bit")
+    if bits in (4, 8):
+        return f"int{bits}"
+    # newer config files say "dtype"; transformers takes float32 where neither is given
+    return str(config.get("torch_dtype") or config.get("dtype") or "float32")
