@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
+import unicodedata
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from typing import Literal
@@ -145,7 +146,7 @@ class Conversation:
     ) -> Conversation:
         """An empty conversation with a fresh id, created now."""
         return cls(
-            id=secrets.token_hex(4),
+            id=fresh_id(),
             created=now(),
             model=model,
             system=system,
@@ -210,7 +211,8 @@ class Conversation:
 
     def edit(self, message_id: str, content: str) -> Conversation:
         """A sibling of this message with other words, as the head; the old branch is kept."""
-        return self.rewind(message_id).add(Message(self.get(message_id).role, content))
+        new = replace(self.get(message_id), content=content, created=None, stats=None)
+        return self.rewind(message_id).add(new)
 
     def switch(self, message_id: str) -> Conversation:
         """The branch through this message in view, down to its newest leaf."""
@@ -230,9 +232,18 @@ class Conversation:
         kept = tuple(m for m in self.messages if m.id not in gone)
         return replace(self, messages=kept, head=head)
 
+    def fork(self) -> Conversation:
+        """The same talk under a fresh id: what is saved of it goes to a file of its own."""
+        return replace(self, id=fresh_id())
+
     def _fresh_id(self) -> str:
         taken = {message.id for message in self.messages}
         return next(f"m{n}" for n in itertools.count(len(taken) + 1) if f"m{n}" not in taken)
+
+
+def fresh_id() -> str:
+    """An id for a conversation: eight random hex digits."""
+    return secrets.token_hex(4)
 
 
 def now() -> datetime:
@@ -243,10 +254,10 @@ def now() -> datetime:
 def title_of(text: str) -> str:
     """A title from a first message: its first line with words, cut to about 48 columns."""
     line = next((s for s in text.splitlines() if re.search(r"\w", s)), text)
-    line = " ".join(line.split()).lstrip("#>*- ")
+    line = re.sub(r"^([#>*-]+ )+", "", " ".join(line.split()))
     width = 0
     for i, char in enumerate(line):
-        width += 2 if ord(char) > 0x2E7F else 1
+        width += 2 if unicodedata.east_asian_width(char) in "WF" else 1
         if width > TITLE_CELLS:
             return line[:i].rstrip() + "…"
     return line

@@ -1,0 +1,363 @@
+"""A conversation as text: TOML or JSON to keep, Markdown to read. Knows nothing of files.
+
+Format 1, the same in TOML and JSON. Made to be read and edited by a person:
+
+    format = 1
+    id = "1f2e3d4c"
+    title = "..."
+    model = "smollm2"
+    created = 2026-11-22 18:00:00+00:00
+    system = "..."              # absent: the model's own
+    [params]                    # only what was set
+    temperature = 0.7
+    [[messages]]
+    role = "user"
+    time = 2026-11-22 18:00:01+00:00
+    content = "..."
+    [[messages]]
+    role = "assistant"
+    time = 2026-11-22 18:00:03+00:00
+    model = "smollm2"
+    finish_reason = "stop"      # absent: the reply was cut
+    content = "..."
+    [messages.stats]
+    generated_tokens = 12
+
+A message follows the one above it. Only where a branch makes that untrue do messages carry `id`
+and `parent` (empty at the root), and the file `head`, the last message in view. Whatever a person
+leaves out is filled in; a parent that is gone is replaced by the message above; unknown keys are
+ignored, as are the ids of a plain list.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass, fields, replace
+from datetime import date, datetime, timezone
+from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, get_type_hints
+
+import tomli
+import tomli_w
+
+from glmtui.chat import (
+    Conversation,
+    FinishReason,
+    GenerationStats,
+    Message,
+    Role,
+    SamplingParams,
+    fresh_id,
+    now,
+    title_of,
+)
+from glmtui.errors import CorruptConversation, NewerFormat
+
+FORMAT = 1
+FileFormat: TypeAlias = Literal["toml", "json"]
+ID = re.compile(r"[0-9a-f]{8}")
+
+_Table: TypeAlias = dict[str, Any]
+_Numbers = TypeVar("_Numbers", SamplingParams, GenerationStats)
+
+
+# ---- writing
+
+
+def dumps(conversation: Conversation, file_format: FileFormat) -> str:
+    """The text of a conversation file. Lone surrogates, which no file can hold, become U+FFFD."""
+    table = _tables(conversation)
+    if file_format == "toml":
+        text = _toml(table)
+    else:
+        text = json.dumps(table, ensure_ascii=False, indent=2, default=datetime.isoformat) + "\n"
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def _tables(conversation: Conversation) -> _Table:
+    """The file's keys and values, empty ones left out."""
+    plain = _is_plain(conversation)
+    table = {
+        "format": FORMAT,
+        "id": conversation.id,
+        "title": conversation.title,
+        "model": conversation.model,
+        "created": conversation.created.astimezone(timezone.utc),
+        "head": None if plain else conversation.head or "",
+        "system": conversation.system,
+        "params": _numbers_set(conversation.params),
+        "messages": [_message_table(message, plain) for message in conversation.messages],
+    }
+    return {k: v for k, v in table.items() if v or (k in ("head", "system") and v is not None)}
+
+
+def _is_plain(conversation: Conversation) -> bool:
+    """Whether the messages are one line, with the ids that reading a plain list gives them."""
+    last = None
+    for n, message in enumerate(conversation.messages, 1):
+        if message.id != f"m{n}" or message.parent != last:
+            return False
+        last = message.id
+    return conversation.head == last
+
+
+def _message_table(message: Message, plain: bool) -> _Table:
+    table: _Table = {} if plain else {"id": message.id, "parent": message.parent or ""}
+    table["role"] = message.role
+    if message.created is not None:
+        table["time"] = message.created.astimezone(timezone.utc)
+    for key in ("model", "finish_reason", "error"):
+        if value := getattr(message, key):
+            table[key] = value
+    table["content"] = message.content
+    if message.stats is not None:
+        table["stats"] = _numbers_set(message.stats)
+    return table
+
+
+def _numbers_set(numbers: SamplingParams | GenerationStats) -> _Table:
+    """The fields that differ from their defaults. NaN and infinities say nothing and stay out."""
+    values = {f.name: (getattr(numbers, f.name), f.default) for f in fields(numbers)}
+    return {
+        name: value
+        for name, (value, default) in values.items()
+        if value != default and not (isinstance(value, float) and not math.isfinite(value))
+    }
+
+
+def _toml(table: _Table) -> str:
+    parts = [
+        tomli_w.dumps({k: v for k, v in table.items() if k not in ("system", "params", "messages")})
+    ]
+    if "system" in table:
+        parts.append(f"system = {_toml_text(table['system'])}\n")
+    if "params" in table:
+        parts.append("\n[params]\n" + tomli_w.dumps(table["params"]))
+    for message in table.get("messages", ()):
+        short = {k: v for k, v in message.items() if k not in ("content", "stats")}
+        parts.append("\n[[messages]]\n" + tomli_w.dumps(short))
+        parts.append(f"content = {_toml_text(message['content'])}\n")
+        if "stats" in message:
+            parts.append("\n[messages.stats]\n" + tomli_w.dumps(message["stats"]))
+    return "".join(parts)
+
+
+_NOT_SIMPLE = re.compile(r'["\\\n\x00-\x08\x0b-\x1f\x7f]')
+_NOT_VERBATIM = re.compile(r"'''|'\Z|[\x00-\x08\x0b-\x1f\x7f]|^\[\[messages\]\]", re.MULTILINE)
+
+
+def _toml_text(text: str) -> str:
+    """A TOML string that a person reads as the text it is, wherever TOML can hold it so.
+
+    tomli_w would escape every quote and backslash of a program, and turn CR LF into LF. A line
+    ``[[messages]]`` never stands in a text as such: `peek` finds messages by it.
+    """
+    if not _NOT_SIMPLE.search(text):
+        return f'"{text}"'
+    if not _NOT_VERBATIM.search(text):
+        return f"'''\n{text}'''"
+    # JSON's escapes are TOML's, but for DEL.
+    lines = (json.dumps(line, ensure_ascii=False)[1:-1] for line in text.split("\n"))
+    body = "\n" + "\n".join(lines).replace("\x7f", "\\u007f")
+    return '"""' + body.replace("\n[[messages]]", "\n\\u005b[messages]]") + '"""'
+
+
+# ---- reading
+
+
+def loads(text: str, file_format: FileFormat) -> Conversation:
+    """The conversation in a file's text.
+
+    Raises CorruptConversation with the reason, NewerFormat if this version cannot know the text.
+    """
+    return from_table(parse(text, file_format))
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """What a list of conversations shows of one."""
+
+    title: str
+    model: str
+    message_count: int
+
+
+def peek(text: str, file_format: FileFormat) -> Peek:
+    """What `loads` would say, from the head and the last message alone: 20 times as fast.
+
+    Finds what is wrong there, and so a file that was cut short; not a fault in the middle.
+    Raises like `loads`.
+    """
+    try:
+        data, count = _toml_ends(text) if file_format == "toml" else _json_ends(text)
+        if "title" in data:
+            conversation = from_table(data)
+            return Peek(conversation.title, conversation.model, count)
+    except (CorruptConversation, ValueError, LookupError, TypeError, RecursionError):
+        pass  # not as we write it, or a text that looks like a message: the whole decides
+    conversation = loads(text, file_format)
+    return Peek(conversation.title, conversation.model, len(conversation.messages))
+
+
+def _toml_ends(text: str) -> tuple[_Table, int]:
+    """The head with the last message, and how many messages there are."""
+    between = "\n[[messages]]"
+    head = tomli.loads(text[: text.index(between)])
+    count = len(head.get("messages", ())) + text.count(between)
+    return head | tomli.loads(text[text.rindex(between) :]), count
+
+
+def _json_ends(text: str) -> tuple[_Table, int]:
+    data = json.loads(text)
+    return data | {"messages": data["messages"][-1:]}, len(data["messages"])
+
+
+def parse(text: str, file_format: FileFormat) -> Any:
+    """The tables and lists in a text. Raises CorruptConversation."""
+    try:
+        return tomli.loads(text) if file_format == "toml" else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorruptConversation(f"this is not {file_format.upper()}: {error}") from error
+
+
+def from_table(data: Any) -> Conversation:
+    """The conversation that a parsed text describes. Raises like `loads`."""
+    if not isinstance(data, dict):
+        raise CorruptConversation("this is not a conversation")
+    version = _get(data, "format", int, FORMAT)
+    if version > FORMAT:
+        raise NewerFormat(
+            f"its format is {version}; this glmtui reads up to {FORMAT}",
+            "Update glmtui to open it.",
+        )
+    messages = _messages(_get(data, "messages", list, []))
+    created = _time(data, "created")
+    if created is None:
+        created = next((m.created for m in messages if m.created), None) or now()
+    titles = (title_of(m.content) for m in messages if m.role == "user")
+    head: str | None = _get(data, "head", str, messages[-1].id if messages else "")
+    if head not in {m.id for m in messages}:
+        head = messages[-1].id if messages and head else None
+    conversation_id = _get(data, "id", str, "")
+    return Conversation(
+        id=conversation_id if ID.fullmatch(conversation_id) else fresh_id(),
+        created=created,
+        title=_get(data, "title", str, "") or next(filter(None, titles), ""),
+        model=_get(data, "model", str, ""),
+        system=_get(data, "system", str, None),
+        params=_numbers(SamplingParams, _get(data, "params", dict, {})),
+        messages=messages,
+        head=head,
+    )
+
+
+def _messages(rows: list[Any]) -> tuple[Message, ...]:
+    taken = {row["id"] for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)}
+    messages: dict[str, Message] = {}
+    last = ""
+    for n, row in enumerate(rows, 1):
+        try:
+            message = _message(row)
+            parent = _get(row, "parent", str, last)
+        except CorruptConversation as error:
+            raise CorruptConversation(f"message {n}: {error.message}") from error
+        if not message.id or message.id in messages:
+            message = replace(message, id=_free_id(n, taken))
+        if parent and parent not in messages:
+            parent = last
+        last = message.id
+        messages[last] = replace(message, parent=parent or None)
+    return tuple(messages.values())
+
+
+def _free_id(n: int, taken: set[str]) -> str:
+    while f"m{n}" in taken:
+        n += 1
+    taken.add(f"m{n}")
+    return f"m{n}"
+
+
+def _message(row: Any) -> Message:
+    if not isinstance(row, dict):
+        raise CorruptConversation("is not a table")
+    if "content" not in row:
+        raise CorruptConversation("has no content")
+    ended = row.get("finish_reason")
+    stats = _get(row, "stats", dict, None)
+    return Message(
+        role=_one_of(Role, row, "role"),
+        content=_get(row, "content", str, ""),
+        id=_get(row, "id", str, ""),
+        created=_time(row, "time"),
+        model=_get(row, "model", str, ""),
+        finish_reason=_one_of(FinishReason, row, "finish_reason") if ended else None,
+        stats=None if stats is None else _numbers(GenerationStats, stats),
+        error=_get(row, "error", str, ""),
+    )
+
+
+# ---- values, checked
+
+_Kind = TypeVar("_Kind", str, int, list[Any], dict[str, Any])
+_Default = TypeVar("_Default")
+_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _get(table: _Table, key: str, kind: type[_Kind], default: _Default) -> _Kind | _Default:
+    value = table.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise CorruptConversation(f"{key} is not {_WORDS.get(kind, f'a {kind.__name__}')}")
+    return value
+
+
+def _one_of(words: Any, table: _Table, key: str) -> Any:
+    value = table.get(key)
+    if value not in get_args(words):
+        known = ", ".join(get_args(words))
+        raise CorruptConversation(f"{key} is {str(value)[:40]!r}, not one of {known}")
+    return value
+
+
+def _numbers(kind: type[_Numbers], table: _Table) -> _Numbers:
+    """A dataclass of optional numbers from the keys of `table` that it has."""
+    values: _Table = {}
+    for name, wanted in _number_types(cast(Hashable, kind)).items():
+        value = table.get(name)
+        if value is None:
+            continue
+        given = type(value)
+        if given is int and wanted is float and abs(value) < 2**1000:
+            value = float(value)
+        elif given is not wanted or (given is float and not math.isfinite(value)):
+            raise CorruptConversation(f"{name} is not {_WORDS[wanted]}")
+        values[name] = value
+    return kind(**values)
+
+
+@functools.cache
+def _number_types(kind: Any) -> dict[str, type]:
+    """The type of each field, None apart."""
+    hints = get_type_hints(kind).items()
+    return {name: (get_args(hint) or (hint,))[0] for name, hint in hints}
+
+
+def _time(table: _Table, key: str) -> datetime | None:
+    """A time in UTC; one without a zone is local."""
+    value = table.get(key)
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
+        elif isinstance(value, date) and not isinstance(value, datetime):
+            value = datetime(value.year, value.month, value.day)
+        if isinstance(value, datetime):
+            return value.astimezone(timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        pass
+    raise CorruptConversation(f"{key} is not a time: {str(value)[:40]!r}")

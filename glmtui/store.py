@@ -1,0 +1,353 @@
+"""Conversations on disk: one file each, ``<date>-<slug>-<id>.toml`` or ``.json``.
+
+Knows names, locks, atomic writes and what to do with files it cannot read; what stands in them is
+`glmtui.conversation_format`. A file is replaced as a whole or not at all, and only if it is still
+as this program last read or wrote it. The id of a conversation is the end of its file's name, so
+a copied or renamed file is a conversation of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from glmtui.chat import Conversation
+from glmtui.conversation_exchange import import_text, to_markdown
+from glmtui.conversation_format import FileFormat, dumps, loads, peek
+from glmtui.conversation_name import file_name, format_of, free_name_aside, id_of
+from glmtui.durable import make_private_folder, read_bounded, replace_file, sync_folder
+from glmtui.errors import (
+    ConversationChanged,
+    ConversationInUse,
+    ConversationNotFound,
+    CorruptConversation,
+    StoreError,
+)
+from glmtui.locks import FolderLocks
+
+__all__ = ["FileFormat", "Store", "Summary", "dumps", "loads", "read_file", "to_markdown"]
+
+MAX_BYTES = 128 * 2**20
+_LEFT_BEHIND = re.compile(r"\.([0-9a-f]{8})(?:\.lock|-\w+\.tmp)")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One line of a list of conversations.
+
+    Attributes:
+        updated: when the file was last written, in UTC.
+        message_count: messages of all branches.
+    """
+
+    id: str
+    title: str
+    model: str
+    updated: datetime
+    path: Path
+    message_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A file as this program last read or wrote it."""
+
+    path: Path
+    digest: bytes
+
+
+class Store:
+    """The conversations of one folder. Any thread may ask; a save and a load take turns.
+
+    Making one removes what a program that died left behind; the folder itself is made by the
+    first save.
+
+    Args:
+        file_format: of new files; a file keeps the one it has.
+
+    Attributes:
+        problems: what the last `summaries` could not list, and why.
+    """
+
+    def __init__(self, folder: Path, file_format: FileFormat = "toml") -> None:
+        self.folder = folder
+        self.file_format: FileFormat = file_format
+        self.problems: tuple[StoreError, ...] = ()
+        self._known: dict[str, _Known] = {}
+        self._locks = FolderLocks(folder)
+        self._turn = threading.RLock()
+        # A folder that cannot be read or written says so when it is used.
+        with contextlib.suppress(OSError):
+            self._clean()
+
+    @property
+    def unlocked(self) -> str:
+        """Why this folder has no locks (some network file systems); empty where it has.
+
+        Known after the first `hold` or `save`. Without locks, what another program saved is still
+        not overwritten, unless both save in the same instant.
+        """
+        return self._locks.missing
+
+    # ---- one conversation
+
+    def save(self, conversation: Conversation) -> Path:
+        """Writes the conversation; on return it survives a power cut.
+
+        Raises ConversationInUse if another program holds it, ConversationChanged if its file is
+        not as we last read or wrote it, StoreError if the disk will not take it. The file is then
+        as it was; `Conversation.fork` can be saved instead.
+        """
+        with self._turn:
+            self.hold(conversation.id)
+            try:
+                return self._write(conversation)
+            except OSError as error:
+                raise self._unwritable(error) from error
+
+    def load(self, id_or_prefix: str) -> Conversation:
+        """The conversation whose id starts so, or the newest for "last".
+
+        Raises ConversationNotFound if there is none or more than one, CorruptConversation after
+        setting the file aside, NewerFormat, StoreError.
+        """
+        with self._turn:
+            path = self._find(id_or_prefix)
+            try:
+                with _naming(path):
+                    data = read_bounded(path, MAX_BYTES)
+                    conversation = replace(loads(_text(data), format_of(path)), id=id_of(path))
+            except CorruptConversation as error:
+                raise self._set_aside(path, error) from error
+            self._known[conversation.id] = _Known(path, _digest(data))
+            return conversation
+
+    def delete(self, id_or_prefix: str) -> None:
+        """Removes a conversation's file. Raises like `load` and `save`."""
+        with self._turn:
+            path = self._find(id_or_prefix)
+            self.hold(id_of(path))
+            try:
+                path.unlink(missing_ok=True)
+                sync_folder(self.folder)
+            except OSError as error:
+                raise self._unwritable(error) from error
+            self._known.pop(id_of(path), None)
+            self.release(id_of(path))
+
+    # ---- all of them
+
+    def summaries(self) -> list[Summary]:
+        """All conversations, newest first. Corrupt files are set aside; see `problems`."""
+        problems: list[StoreError] = []
+        summaries = []
+        for path, status in self._by_age():
+            try:
+                summaries.append(_summary(path, status))
+            except CorruptConversation as error:
+                problems.append(self._set_aside(path, error))
+            except StoreError as error:
+                problems.append(error)
+        self.problems = tuple(problems)
+        return summaries
+
+    def latest(self) -> Summary | None:
+        """The conversation written last that can be read."""
+        for path, status in self._by_age():
+            with contextlib.suppress(StoreError):
+                return _summary(path, status)
+        return None
+
+    # ---- who may write
+
+    def hold(self, conversation_id: str) -> None:
+        """Keeps other programs from saving this conversation until `release` or `close`.
+
+        Raises ConversationInUse if another program holds it, StoreError if nothing can be written
+        here at all.
+        """
+        try:
+            with self._turn:
+                make_private_folder(self.folder)
+                held = self._locks.take(conversation_id)
+        except OSError as error:
+            raise self._unwritable(error) from error
+        if not held:
+            holder = self._locks.holder(conversation_id) or "unknown"
+            raise ConversationInUse(
+                f"conversation {conversation_id} is open in another glmtui (process {holder})",
+                "Close it there, or go on in a copy of it.",
+            )
+
+    def release(self, conversation_id: str) -> None:
+        """Lets other programs save it again."""
+        with self._turn, contextlib.suppress(OSError):  # a file that stays behind is no lock
+            self._locks.release(conversation_id)
+
+    def close(self) -> None:
+        """Gives up all that is held."""
+        for conversation_id in self._locks.held():
+            self.release(conversation_id)
+
+    # ---- finding files
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        found = []
+        try:
+            with os.scandir(self.folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith(".") or not entry.name.endswith((".toml", ".json")):
+                        continue
+                    with contextlib.suppress(OSError):  # a link to nowhere or to itself
+                        status = entry.stat()
+                        if stat.S_ISREG(status.st_mode):
+                            found.append((self.folder / entry.name, status))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(
+                f"cannot list the conversations in {str(self.folder)!r}: {error.strerror}"
+            ) from error
+        return found
+
+    def _by_age(self) -> list[tuple[Path, os.stat_result]]:
+        return sorted(self._files(), key=lambda f: (f[1].st_mtime_ns, f[0].name), reverse=True)
+
+    def _find(self, id_or_prefix: str) -> Path:
+        wanted = id_or_prefix.lower()
+        if wanted == "last":
+            if latest := self.latest():
+                return latest.path
+            raise ConversationNotFound("there are no saved conversations yet")
+        files = [path for path, _ in self._files() if id_of(path).startswith(wanted)]
+        exact = [path for path in files if id_of(path) == wanted]
+        candidates = exact or (files if wanted else [])
+        if not candidates:
+            raise ConversationNotFound(
+                f"no saved conversation has the id {id_or_prefix!r}",
+                "`glmtui list` shows them all.",
+            )
+        if len(candidates) > 1:
+            names = sorted(repr(path.name) for path in candidates)
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            raise ConversationNotFound(
+                f"{id_or_prefix!r} could be {', '.join(names[:8])}{more}",
+                "Give more of the id, the eight letters at the end of the name.",
+            )
+        return candidates[0]
+
+    # ---- writing
+
+    def _write(self, conversation: Conversation) -> Path:
+        path = self._place(conversation)
+        data = dumps(conversation, format_of(path)).encode()
+        known = _Known(path, _digest(data))
+        if self._known.get(conversation.id) != known or not path.exists():
+            replace_file(path, data, prefix=f".{conversation.id}-")
+            self._known[conversation.id] = known
+        return path
+
+    def _place(self, conversation: Conversation) -> Path:
+        """The path to save at. Raises ConversationChanged."""
+        known = self._known.get(conversation.id)
+        if known and known.path.exists():
+            there = [known.path]
+        else:
+            there = [path for path, _ in self._files() if id_of(path) == conversation.id]
+        for path in there:
+            with _naming(path):
+                unchanged = known and known.digest == _digest(read_bounded(path, MAX_BYTES))
+            if not unchanged:
+                raise ConversationChanged(
+                    f"{path.name!r} was changed by someone else since it was opened here",
+                    "Open it again to see the change, or go on in a copy of the conversation.",
+                )
+        if there:
+            return there[0]
+        return known.path if known else self.folder / file_name(conversation, self.file_format)
+
+    # ---- what is wrong, what is left
+
+    def _set_aside(self, path: Path, error: CorruptConversation) -> CorruptConversation:
+        """Renames a corrupt file; the error, with its new name for a hint."""
+        try:
+            aside = path.rename(free_name_aside(path))
+        except OSError:  # it stays where it is; nothing overwrites it there either
+            return error
+        hint = f"It is kept as {aside.name!r}: correct it and `glmtui import` it."
+        return CorruptConversation(error.message, hint)
+
+    def _clean(self) -> None:
+        """Removes temporary and lock files whose program is gone."""
+        for path in list(self.folder.iterdir()):
+            match = _LEFT_BEHIND.fullmatch(path.name)
+            if match is None or not self._locks.take(match[1]):
+                continue
+            # Without locks only age tells: no save lasts an hour.
+            if not self._locks.missing or time.time() - path.stat().st_mtime > 3600:
+                path.unlink(missing_ok=True)
+            self._locks.release(match[1])
+
+    def _unwritable(self, error: OSError) -> StoreError:
+        hint = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "Free some space there, or export the conversation to another disk."
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            hint = "Make the folder writable, or set GLMTUI_DATA_DIR to one that is."
+        return StoreError(f"cannot write in {str(self.folder)!r}: {error.strerror}", hint)
+
+
+def read_file(path: Path) -> Conversation:
+    """A conversation from any file, under a fresh id: our own TOML or JSON, or messages as
+    OpenAI's API has them. Raises StoreError (CorruptConversation, NewerFormat)."""
+    with _naming(path):
+        return import_text(_text(read_bounded(path, MAX_BYTES)), format_of(path))
+
+
+# ---- one file
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Puts the file's name into what goes wrong with reading it."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path.name!r} cannot be read: {error.strerror}") from error
+    except StoreError as error:
+        raise type(error)(f"{path.name!r} cannot be read: {error.message}", error.hint) from error
+
+
+def _summary(path: Path, status: os.stat_result) -> Summary:
+    with _naming(path):
+        there = peek(_text(read_bounded(path, MAX_BYTES)), format_of(path))
+    seconds = min(max(status.st_mtime, 0), 253402300799)  # what a datetime can hold
+    return Summary(
+        id=id_of(path),
+        title=there.title,
+        model=there.model,
+        updated=datetime.fromtimestamp(seconds, timezone.utc),
+        path=path,
+        message_count=there.message_count,
+    )
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")  # some editors put a byte order mark first
+    except UnicodeDecodeError as error:
+        raise CorruptConversation(f"this is not UTF-8 text: {error.reason}") from error
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
