@@ -1,0 +1,128 @@
+"""Where a server is and how it is called: address, key, proxies, TLS and time limits.
+
+Knows what of an address may be shown. Knows nothing of what is said on the line.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import ssl
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from glmtui import __version__
+from glmtui.engine.api import ServerSpec
+from glmtui.errors import ServerError
+from glmtui.sanitize import one_line
+
+if TYPE_CHECKING:
+    import httpx
+
+CONNECT_SECONDS = 10.0
+
+
+class Endpoint:
+    """An OpenAI-compatible server that can be called.
+
+    Attributes:
+        shown: its address without user name, password and query.
+        key: the API key, for masking; never to be shown.
+
+    Raises ServerError for an address or a key that cannot be used.
+    """
+
+    def __init__(self, spec: ServerSpec) -> None:
+        address = _Address.of(spec.url)
+        self.shown = one_line(address.base)
+        self.key = spec.api_key.strip()
+        self._address = address
+        if not (self.key.isascii() and self.key.isprintable()):
+            raise ServerError(
+                f"The API key for {self.shown} holds characters that cannot be sent.",
+                "Look at the environment variable it comes from: a line end or quotes too many?",
+            )
+
+    def url(self, path: str) -> str:
+        """What to call for `path`, such as "/models"."""
+        query = f"?{self._address.query}" if self._address.query else ""
+        return f"{self._address.base}{path}{query}"
+
+    def client(self, silence: float) -> httpx.Client:
+        """A client for one call; to be closed. `silence`: seconds to wait for the next bytes.
+
+        Proxies are taken from the environment, except for a server on this machine. Redirects
+        are not followed: a question and a key go where the user said and nowhere else.
+        """
+        import httpx
+
+        headers = {
+            "Accept-Encoding": "identity",  # so that what is read is as long as what is sent
+            "Content-Type": "application/json",
+            "User-Agent": f"glmtui/{__version__}",
+        }
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        try:
+            return httpx.Client(
+                auth=self._address.login,
+                headers=headers,
+                timeout=httpx.Timeout(silence, connect=CONNECT_SECONDS),
+                trust_env=not self._address.local,
+                verify=self._tls,
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            # ImportError: a SOCKS proxy needs socksio. Their text may hold the proxy's password.
+            raise ServerError(
+                "The proxy set in the environment cannot be used.",
+                "See HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; a SOCKS proxy needs"
+                " `pip install httpx[socks]`.",
+            ) from error
+
+    @functools.cached_property
+    def _tls(self) -> ssl.SSLContext:
+        import httpx
+
+        return httpx.create_ssl_context()
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    base: str
+    query: str
+    login: tuple[str, str] | None
+    local: bool
+
+    @classmethod
+    def of(cls, url: str) -> _Address:
+        try:
+            parts = urlsplit(url.strip())
+            port = parts.port
+        except ValueError:
+            parts, port = urlsplit(""), None
+        host = parts.hostname or ""
+        if parts.scheme not in ("http", "https") or not host:
+            raise ServerError(
+                f"This is no address of a server: {one_line(url).rpartition('@')[2]}",
+                "It looks like http://localhost:8000/v1 and ends before /chat/completions.",
+            )
+        name = f"[{host}]" if ":" in host else host
+        path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+        login = (unquote(parts.username or ""), unquote(parts.password or ""))
+        return cls(
+            base=f"{parts.scheme}://{name}{'' if port is None else f':{port}'}{path}",
+            query=parts.query,
+            login=login if any(login) else None,
+            local=_is_this_machine(host),
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
