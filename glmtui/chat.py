@@ -106,6 +106,8 @@ class Message:
         model: which model wrote it (replies only).
         finish_reason: why a reply ended; None while it is written, or if it was cut by a crash.
         error: what ended a reply whose finish_reason is "error".
+        metadata: what stands beside the role in the prompts of ChatGLM3 and GLM-4: the tool that
+            a reply calls; empty for plain talk and for all other models.
     """
 
     role: Role
@@ -117,6 +119,7 @@ class Message:
     finish_reason: FinishReason | None = None
     stats: GenerationStats | None = None
     error: str = ""
+    metadata: str = ""
 
 
 @dataclass(frozen=True, slots=True)

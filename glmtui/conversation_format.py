@@ -109,7 +109,7 @@ def _message_table(message: Message, plain: bool) -> _Table:
     table["role"] = message.role
     if message.created is not None:
         table["time"] = message.created.astimezone(timezone.utc)
-    for key in ("model", "finish_reason", "error"):
+    for key in ("model", "metadata", "finish_reason", "error"):
         if value := getattr(message, key):
             table[key] = value
     table["content"] = message.content
@@ -296,6 +296,7 @@ def _message(row: Any) -> Message:
         finish_reason=_one_of(FinishReason, row, "finish_reason") if ended else None,
         stats=None if stats is None else _numbers(GenerationStats, stats),
         error=_get(row, "error", str, ""),
+        metadata=_get(row, "metadata", str, ""),
     )
 
 

@@ -1,0 +1,344 @@
+"""ChatGLM2-6B: Config, Model, prompt form. Its decoder is ChatGLM3's and GLM-4's as well.
+
+A causal decoder with few key/value heads. Follows the tensor names of the hub's
+THUDM/chatglm2-6b, original layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glmtui.chat import Message, SamplingParams
+from glmtui.engine.api import ChatFormat, Tokenizer
+from glmtui.engine.cache import KVCache
+from glmtui.engine.layers import (
+    Embedding,
+    RMSNorm,
+    RotaryTable,
+    Slot,
+    attention,
+    causal_mask,
+    inverse_frequencies,
+    swiglu,
+)
+from glmtui.engine.weights import Rows
+from glmtui.errors import UnsupportedModel
+from glmtui.models.pieces import PieceTokenizer, load_pieces
+from glmtui.models.rounds import TRAINING_TIME, rounds
+
+TRAINED_LENGTH = 8192  # what ChatGLM2-6B was trained on; its config.json says 32768
+ROPE_BASE = 10_000.0
+SPECIALS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
+FIXED = {  # what the families have in common and the decoder below takes for granted
+    "multi_query_attention": True,
+    "rmsnorm": True,
+    "post_layer_norm": True,
+    "add_bias_linear": False,
+    "apply_residual_connection_post_layernorm": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What of config.json decides the shape of the model.
+
+    Attributes:
+        groups: key/value heads.
+        rope_base: of the rotary frequencies, which turn the first half of each head.
+        position_scale: positions are divided by it (arXiv:2306.15595).
+        hf_names: whether tensors are named as in Hugging Face's ``GlmForCausalLM``.
+    """
+
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    groups: int
+    head_dim: int
+    vocab: int
+    context_length: int
+    rms_norm_eps: float
+    qkv_bias: bool
+    rope_base: float = ROPE_BASE
+    position_scale: float = 1.0
+    hf_names: bool = False
+
+
+def load_config(raw: Mapping[str, Any]) -> Config:
+    """The shape from a config.json of ChatGLM2-6B or -32k."""
+    return original_config(
+        raw,
+        context_length=context_length(raw),
+        position_scale=float(raw.get("rope_ratio", 1)),
+    )
+
+
+def context_length(raw: Mapping[str, Any]) -> int:
+    """The longest context in tokens: that of the -32k version is all it says."""
+    said: int = raw["seq_length"]
+    return said if "rope_ratio" in raw else min(said, TRAINED_LENGTH)
+
+
+def original_config(
+    raw: Mapping[str, Any],
+    *,
+    context_length: int,
+    rope_base: float = ROPE_BASE,
+    position_scale: float = 1.0,
+) -> Config:
+    """The shape from a config.json in the layout that ChatGLM2, 3 and GLM-4 share.
+
+    Raises:
+        UnsupportedModel: it asks for a variation of the decoder that no release has.
+    """
+    for name, value in FIXED.items():
+        if raw.get(name, value) != value:
+            raise UnsupportedModel(
+                f"config.json says {name}: {raw[name]}; models of this family have {value}.",
+                "Only checkpoints of the released shape can be run.",
+            )
+    return Config(
+        layers=raw["num_layers"],
+        hidden=raw["hidden_size"],
+        inner=raw["ffn_hidden_size"],
+        heads=raw["num_attention_heads"],
+        groups=raw["multi_query_group_num"],
+        head_dim=raw["kv_channels"],
+        vocab=raw["padded_vocab_size"],
+        context_length=context_length,
+        rms_norm_eps=raw["layernorm_epsilon"],
+        qkv_bias=raw["add_qkv_bias"],
+        rope_base=rope_base,
+        position_scale=position_scale,
+    )
+
+
+# ---- the model
+
+
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates pairs (x[2i], x[2i + 1]).
+
+    Args:
+        x: [..., r].
+        cos: [..., r], each cosine twice.
+        sin: [..., r], each sine twice, the first of the two negated.
+    """
+    swapped = x.view(*x.shape[:-1], -1, 2).flip(-1).flatten(-2)
+    return torch.addcmul(x * cos, swapped, sin)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads, self.groups = config.heads, config.groups
+        self.head_dim = config.head_dim
+        self.qkv = Slot(
+            config.hidden,
+            (config.heads + 2 * config.groups) * config.head_dim,
+            bias=config.qkv_bias,
+        )
+        self.out = Slot(config.heads * config.head_dim, config.hidden)
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
+    ) -> Tensor:
+        batch, length, _ = x.shape
+        qkv = self.qkv(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
+        # queries and keys turn together: they are neighbours in the fused projection
+        qk, v = qkv.tensor_split((self.heads + self.groups,), dim=1)
+        q, k = rotate_pairs(qk, cos, sin).tensor_split((self.heads,), dim=1)
+        if cache is not None:
+            k, v = cache.update(self.layer, k, v)
+        y: Tensor = self.out(attention(q, k, v, mask))
+        return y
+
+
+class Layer(nn.Module):
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.hidden, config.rms_norm_eps)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = RMSNorm(config.hidden, config.rms_norm_eps)
+        self.gate_up = Slot(config.hidden, 2 * config.inner)
+        self.down = Slot(config.inner, config.hidden)
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin, mask, cache)
+        y: Tensor = x + self.down(swiglu(self.gate_up(self.mlp_norm(x))))
+        return y
+
+
+class Model(nn.Module):
+    """A decoder of ids to logits. Built on the meta device; the loader fills it."""
+
+    causal = True
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = Embedding(config.vocab, config.hidden)
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
+        self.norm = RMSNorm(config.hidden, config.rms_norm_eps)
+        self.head = Slot(config.hidden, config.vocab)
+        self.rotary: RotaryTable | None = None
+
+    def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Computes the position tables for contexts up to `length` tokens."""
+        size = self.config.head_dim // 2
+        inv_freq = inverse_frequencies(size, self.config.rope_base) / self.config.position_scale
+        table = RotaryTable(inv_freq, length, dtype=dtype, device=device)
+        cos = table.cos.repeat_interleave(2, dim=-1)
+        sin = torch.stack((-table.sin, table.sin), dim=-1).flatten(-2)
+        # the second half of each head does not turn: cosine 1, sine 0
+        table.cos, table.sin = F.pad(cos, (0, size), value=1.0), F.pad(sin, (0, size))
+        self.rotary = table
+
+    def new_cache(
+        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
+    ) -> KVCache:
+        c = self.config
+        return KVCache(
+            c.layers, c.groups, c.head_dim, capacity, dtype=dtype, device=device, batch=batch
+        )
+
+    def forward(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        *,
+        last_only: bool = False,
+        padding: Tensor | None = None,
+    ) -> Tensor:
+        """Logits after each token.
+
+        Args:
+            ids: int64 [batch, S]; with a cache they stand at positions cache.offset and on.
+            last_only: compute the logits of the last position alone.
+            padding: int64 [batch], how many first tokens of each sequence are padding.
+
+        Returns:
+            float32 [batch, S or 1, vocab].
+        """
+        assert self.rotary is not None, "prepare() was not called"
+        length = ids.shape[1]
+        start = cache.offset if cache is not None else 0
+        at: slice | Tensor = slice(start, start + length)
+        if padding is not None:
+            at = padded_positions(padding, start, length)
+        cos, sin = self.rotary.cos[at], self.rotary.sin[at]
+        mask = causal_mask(length, start, dtype=cos.dtype, device=ids.device)
+        if padding is not None:
+            mask = padded_mask(mask, padding, start, length, cos.dtype)
+        x = self.embedding(ids).to(cos.dtype)
+        for layer in self.layers:
+            x = layer(x, cos, sin, mask, cache)
+        if cache is not None:
+            cache.advance(length)
+        if last_only:
+            x = x[:, -1:]
+        logits: Tensor = self.head(self.norm(x))
+        return logits.float()
+
+
+def padded_positions(padding: Tensor, start: int, length: int) -> Tensor:
+    """Positions that begin after the padding: int64 [batch, 1, length]."""
+    at = torch.arange(start, start + length, device=padding.device)
+    return (at - padding[:, None, None]).clamp_min(0)
+
+
+def padded_mask(
+    mask: Tensor | None, padding: Tensor, start: int, length: int, dtype: torch.dtype
+) -> Tensor:
+    """The mask with the padding's columns hidden: [batch, 1, length, start + length].
+
+    Padding itself looks everywhere, since looking nowhere would be a division by zero.
+    """
+    columns = torch.arange(start + length, device=padding.device)
+    first = padding[:, None, None, None]
+    seen = torch.zeros((), dtype=dtype, device=padding.device) if mask is None else mask
+    return seen.masked_fill(columns < first, -torch.inf).masked_fill(
+        columns[start:, None] < first, 0.0
+    )
+
+
+def sources(config: Config) -> dict[str, Rows]:
+    """Which checkpoint tensors make each of our parameters, by name."""
+    found = {
+        "embedding.weight": Rows("transformer.embedding.word_embeddings.weight"),
+        "norm.weight": Rows("transformer.encoder.final_layernorm.weight"),
+        "head.weight": Rows("transformer.output_layer.weight"),
+    }
+    for i in range(config.layers):
+        theirs, ours = f"transformer.encoder.layers.{i}", f"layers.{i}"
+        found |= {
+            f"{ours}.attention_norm.weight": Rows(f"{theirs}.input_layernorm.weight"),
+            f"{ours}.attention.qkv.weight": Rows(f"{theirs}.self_attention.query_key_value.weight"),
+            f"{ours}.attention.out.weight": Rows(f"{theirs}.self_attention.dense.weight"),
+            f"{ours}.mlp_norm.weight": Rows(f"{theirs}.post_attention_layernorm.weight"),
+            f"{ours}.gate_up.weight": Rows(f"{theirs}.mlp.dense_h_to_4h.weight"),
+            f"{ours}.down.weight": Rows(f"{theirs}.mlp.dense_4h_to_h.weight"),
+        }
+        if config.qkv_bias:
+            bias = f"{theirs}.self_attention.query_key_value.bias"
+            found[f"{ours}.attention.qkv.bias"] = Rows(bias)
+    return found
+
+
+# ---- text
+
+
+class RoundFormat:
+    """ChatGLM2's prompts: two marks, then rounds counted from 1.
+
+    There is no system role: a system prompt stands before the first round.
+    """
+
+    def __init__(self, tokenizer: PieceTokenizer, stop_ids: frozenset[int]) -> None:
+        self.tokenizer = tokenizer
+        self.stop_ids = stop_ids
+        self._marks = [tokenizer.special["[gMASK]"], tokenizer.special["sop"]]
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        system, talk = rounds(messages)
+        written = [f"[Round {i}]\n\n问：{q}\n\n答：{a}" for i, (q, a) in enumerate(talk, start=1)]
+        text = "\n\n".join([system, *written] if system else written)
+        return self._marks + self.tokenizer.encode(text)
+
+    def postprocess(self, text: str) -> str:
+        """A finished reply as the original shows it."""
+        return text.strip().replace(*TRAINING_TIME)
+
+
+def load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Tokenizer | None:
+    """The tokenizer of a folder, or None where it has no tokenizer.model."""
+    processor = load_pieces(folder / "tokenizer.model")
+    return None if processor is None else PieceTokenizer(processor, SPECIALS, readable=False)
+
+
+def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> ChatFormat:
+    assert isinstance(tokenizer, PieceTokenizer)
+    return RoundFormat(tokenizer, stop_ids(raw))
+
+
+def stop_ids(raw: Mapping[str, Any]) -> frozenset[int]:
+    """Ids that end a reply, as config.json says."""
+    eos = raw["eos_token_id"]
+    return frozenset(eos if isinstance(eos, list) else [eos])
+
+
+def defaults(folder: Path, raw: Mapping[str, Any]) -> SamplingParams:
+    """The sampling parameters of the original's `model.chat`; top_k is generate's own."""
+    return SamplingParams(
+        temperature=0.8, top_k=50, top_p=0.8, do_sample=True, max_length=context_length(raw)
+    )

@@ -1,0 +1,185 @@
+"""GLM-4-9B: what differs from ChatGLM3. A tiktoken vocabulary, JSON tool calls, two layouts.
+
+Reads the hub's THUDM/glm-4-9b-chat in its original layout, and its -hf layout with the tensor
+names and config of Hugging Face's ``GlmForCausalLM``; the decoder is one and the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+
+from glmtui.chat import Message, SamplingParams
+from glmtui.engine.api import ChatFormat, Tokenizer
+from glmtui.engine.weights import Rows
+from glmtui.errors import BadCheckpoint, UnsupportedModel
+from glmtui.models import chatglm2
+from glmtui.models.chatglm2 import ROPE_BASE, Config, Model, original_config
+from glmtui.models.chatglm2 import stop_ids as stop_ids
+from glmtui.models.chatglm3 import ROLES, RoleFormat
+from glmtui.models.hub_format import TokenizerJson
+from glmtui.models.tool_calls import Tool, ToolCall, declared_for_glm4, json_arguments, read_call
+
+__all__ = [
+    "Config",
+    "Model",
+    "chat_format",
+    "defaults",
+    "load_config",
+    "load_tokenizer",
+    "sources",
+    "stop_ids",
+]
+
+SPECIALS = ("<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", *ROLES)
+SPLIT = (  # how text falls into words before pieces are merged: that of OpenAI's cl100k
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+MAX_LENGTH = 8192  # of the original's `model.chat`; the context is far longer
+
+
+def load_config(raw: Mapping[str, Any]) -> Config:
+    """The shape from a config.json of either layout. Raises UnsupportedModel."""
+    if "padded_vocab_size" not in raw:
+        return _hf_config(raw)
+    return original_config(
+        raw,
+        context_length=raw["seq_length"],
+        rope_base=ROPE_BASE * raw.get("rope_ratio", 1),
+    )
+
+
+def _hf_config(raw: Mapping[str, Any]) -> Config:
+    rope = raw.get("rope_parameters") or raw
+    turned = rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 0.5))
+    kind = rope.get("rope_type", "default")
+    if turned != 0.5 or kind != "default" or raw.get("rope_scaling"):
+        raise UnsupportedModel(
+            f"config.json asks for rotary positions of kind {kind!r} over {turned:.0%} of each "
+            "head; GLM-4 has plain ones over half of it.",
+            "Only checkpoints of the released shape can be run.",
+        )
+    heads = raw["num_attention_heads"]
+    return Config(
+        layers=raw["num_hidden_layers"],
+        hidden=raw["hidden_size"],
+        inner=raw["intermediate_size"],
+        heads=heads,
+        groups=raw.get("num_key_value_heads") or heads,
+        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
+        vocab=raw["vocab_size"],
+        context_length=raw["max_position_embeddings"],
+        rms_norm_eps=raw["rms_norm_eps"],
+        qkv_bias=raw.get("attention_bias", False),
+        rope_base=rope.get("rope_theta", ROPE_BASE),
+        hf_names=True,
+    )
+
+
+def sources(config: Config) -> dict[str, Rows]:
+    """Which checkpoint tensors make each of our parameters, by name."""
+    if not config.hf_names:
+        return chatglm2.sources(config)
+    found = {
+        "embedding.weight": Rows("model.embed_tokens.weight"),
+        "norm.weight": Rows("model.norm.weight"),
+        "head.weight": Rows("lm_head.weight"),
+    }
+    for i in range(config.layers):
+        theirs, ours = f"model.layers.{i}", f"layers.{i}"
+        found |= {
+            f"{ours}.attention_norm.weight": Rows(f"{theirs}.input_layernorm.weight"),
+            f"{ours}.attention.out.weight": Rows(f"{theirs}.self_attn.o_proj.weight"),
+            f"{ours}.mlp_norm.weight": Rows(f"{theirs}.post_attention_layernorm.weight"),
+            f"{ours}.gate_up.weight": Rows(f"{theirs}.mlp.gate_up_proj.weight"),
+            f"{ours}.down.weight": Rows(f"{theirs}.mlp.down_proj.weight"),
+        }
+        for kind in ("weight", "bias") if config.qkv_bias else ("weight",):
+            found[f"{ours}.attention.qkv.{kind}"] = Rows(
+                *(f"{theirs}.self_attn.{x}_proj.{kind}" for x in "qkv")
+            )
+    return found
+
+
+# ---- text
+
+
+class RankTokenizer:
+    """GLM-4's ``tokenizer.model``: a tiktoken file of pieces by rank, as an `api.Tokenizer`.
+
+    Special tokens follow the ranks. Text that spells one stays text; `decode` writes them out.
+    """
+
+    def __init__(self, ranks: dict[bytes, int]) -> None:
+        self.special = {tag: len(ranks) + i for i, tag in enumerate(SPECIALS)}
+        self._encoding = tiktoken.Encoding(
+            "glm-4", pat_str=SPLIT, mergeable_ranks=ranks, special_tokens=self.special
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> RankTokenizer | None:
+        """The file at `path`; None where there is none. Raises BadCheckpoint."""
+        if not path.is_file():
+            return None
+        ranks: dict[bytes, int] = {}
+        try:
+            for line in path.read_bytes().split(b"\n"):
+                if line:
+                    piece, rank = line.split()
+                    ranks[base64.b64decode(piece, validate=True)] = int(rank)
+            if sorted(ranks.values()) != list(range(len(ranks))) or not ranks:
+                raise ValueError("ranks are missing")
+        except (ValueError, binascii.Error) as error:
+            raise BadCheckpoint(
+                f"{path} is not a tiktoken vocabulary: {error}",
+                "Fetch the model again with: glmtui pull",
+            ) from error
+        return cls(ranks)
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._encoding.encode_ordinary(text)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        known = [i for i in ids if 0 <= i <= self._encoding.max_token_value]
+        return str(self._encoding.decode(known))
+
+    def token_bytes(self, token_id: int) -> bytes:
+        if not 0 <= token_id <= self._encoding.max_token_value:
+            return b""
+        return bytes(self._encoding.decode_single_token_bytes(token_id))
+
+
+class ToolFormat(RoleFormat):
+    """GLM-4's prompts: ChatGLM3's form, with tools called by a JSON object."""
+
+    def tool_call(self, message: Message, *, declared: bool = True) -> ToolCall | None:
+        return read_call(message, json_arguments, declared=declared)
+
+    def declare(self, tools: Sequence[Tool], prompt: str | None = None) -> str:
+        return declared_for_glm4(tools, prompt)
+
+
+def load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Tokenizer | None:
+    """The tokenizer of a folder, or None where it has neither layout's file."""
+    return TokenizerJson.load(folder) or RankTokenizer.load(folder / "tokenizer.model")
+
+
+def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> ChatFormat:
+    assert isinstance(tokenizer, (TokenizerJson, RankTokenizer))
+    return ToolFormat(tokenizer, ("[gMASK]", "<sop>"), stop_ids(raw))
+
+
+def defaults(folder: Path, raw: Mapping[str, Any]) -> SamplingParams:
+    """The sampling parameters of the original's `model.chat`; top_k is generate's own."""
+    return SamplingParams(
+        temperature=0.8, top_k=50, top_p=0.8, do_sample=True, max_length=MAX_LENGTH
+    )

@@ -1,0 +1,206 @@
+"""SentencePiece vocabularies as tokenizers: ChatGLM-6B's Unigram file, ChatGLM2's and 3's BPE file.
+
+Knows pieces, ids and the text tricks around them; knows no model, no prompt form, and no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from sentencepiece import SentencePieceProcessor
+
+from glmtui.errors import BadCheckpoint
+
+SPACE = "▁"  # how SentencePiece writes a space
+
+
+class PieceTokenizer:
+    """ChatGLM2's and ChatGLM3's ``tokenizer.model``, as an `api.Tokenizer`.
+
+    Special tokens are no pieces: their ids follow those of the file. `encode` never makes one, so
+    a tag that a person types stays the characters it is.
+
+    Args:
+        processor: the file, loaded.
+        specials: special tokens in the order of their ids.
+        readable: whether `decode` writes them out. ChatGLM3's does, because ``<|assistant|>``
+            inside a reply parts a remark from a tool call; ChatGLM2's does not.
+    """
+
+    strips_leading_space = True
+
+    def __init__(
+        self, processor: SentencePieceProcessor, specials: Sequence[str], *, readable: bool
+    ) -> None:
+        self._processor = processor
+        self._pieces: int = processor.get_piece_size()
+        self.special = {tag: self._pieces + i for i, tag in enumerate(specials)}
+        self._readable = {i: tag for tag, i in self.special.items()} if readable else {}
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._processor.encode(_valid(text))
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text: list[str] = []
+        run: list[int] = []
+        for i in ids:
+            if i in self._readable:
+                text += self._text(run), self._readable[i]
+                run = []
+            elif self._is_text(i):
+                run.append(i)
+        return "".join(text) + self._text(run)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        if token_id in self._readable:
+            return self._readable[token_id].encode()
+        return piece_bytes(self._processor, token_id) if self._is_text(token_id) else b""
+
+    def _is_text(self, token_id: int) -> bool:
+        return 2 < token_id < self._pieces  # 0 <unk>, which is the padding, 1 <s>, 2 </s>
+
+    def _text(self, ids: list[int]) -> str:
+        # every run loses the space that SentencePiece puts in front
+        return str(self._processor.decode(ids)) if ids else ""
+
+
+class IceTokenizer:
+    """ChatGLM-6B's ``ice_text.model``, as an `api.Tokenizer`.
+
+    A newline is the piece <n>, a tab <|tab|>, 2 to 80 spaces <|blank_2|> to <|blank_80|>. The
+    file normalises text on the way in (NFKC: full-width marks and letters become ASCII, control
+    characters vanish), so `decode(encode(text))` is the text as the model knows it.
+
+    Args:
+        processor: the file, loaded, with all its 130,344 pieces.
+        first_id: id of the first piece; 20,000 where the vocabulary begins with image tokens.
+    """
+
+    strips_leading_space = True
+
+    def __init__(self, processor: SentencePieceProcessor, first_id: int = 0) -> None:
+        self._processor = processor
+        self._first = first_id
+        self._end: int = first_id + processor.get_piece_size()
+
+    def special(self, piece: str) -> int:
+        """The id of a control piece such as ``[gMASK]``. Raises BadCheckpoint without it."""
+        if (i := self._processor.piece_to_id(piece)) == self._processor.unk_id():
+            raise BadCheckpoint(
+                f"ice_text.model has no piece {piece}; it is not ChatGLM-6B's.",
+                "Fetch the model again with: glmtui pull",
+            )
+        return self._first + int(i)
+
+    def encode(self, text: str) -> list[int]:
+        text = _valid(text).replace("\n", "<n>").replace("\t", "<|tab|>")
+        ids: list[int] = self._processor.encode(_SPACES.sub(_blanks, text))
+        return [self._first + i for i in ids] if self._first else ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        ours = [i - self._first for i in ids if self._first <= i < self._end]
+        return _MARKS.sub(_whitespace, self._processor.decode(ours)) if ours else ""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        if not self._first <= token_id < self._end:
+            return b""
+        piece = piece_bytes(self._processor, token_id - self._first)
+        if piece.startswith(b"<"):
+            return _MARKS.sub(_whitespace, piece.decode()).encode()
+        return piece
+
+
+def load_pieces(path: Path) -> SentencePieceProcessor | None:
+    """The SentencePiece file at `path`; None where there is none. Raises BadCheckpoint."""
+    if not path.is_file():
+        return None
+    return _processor(path, path.read_bytes())
+
+
+def load_ice_text(path: Path) -> SentencePieceProcessor | None:
+    """ChatGLM-6B's file, first or later revision; None where there is none. Raises BadCheckpoint.
+
+    The first revision's file stops after 130,000 pieces; the rest was added by code. The later
+    revision's file has them all.
+    """
+    processor = load_pieces(path)
+    if processor is None or processor.piece_to_id("<sop>") != processor.unk_id():
+        return processor
+    return _processor(path, path.read_bytes() + _added_pieces())
+
+
+def piece_bytes(processor: SentencePieceProcessor, piece_id: int) -> bytes:
+    """The bytes that a piece adds in the middle of a text."""
+    if processor.is_control(piece_id):
+        return b""
+    if processor.is_unknown(piece_id):
+        return str(processor.decode([piece_id])).encode()
+    piece: str = processor.id_to_piece(piece_id)
+    if processor.is_byte(piece_id):
+        return bytes([int(piece[3:5], 16)])  # <0xE4>
+    return piece.replace(SPACE, " ").encode()
+
+
+def _processor(path: Path, model: bytes) -> SentencePieceProcessor:
+    processor = SentencePieceProcessor()
+    try:
+        processor.load_from_serialized_proto(model)
+    except RuntimeError as error:
+        raise BadCheckpoint(
+            f"{path} is not a SentencePiece vocabulary: {error}",
+            "Fetch the model again with: glmtui pull",
+        ) from error
+    return processor
+
+
+def _valid(text: str) -> str:
+    """Text without lone surrogates, which no UTF-8 can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+# ---- ChatGLM-6B's whitespace
+
+_SPACES = re.compile(" {2,}")
+_MARKS = re.compile(r"<n>|<\|tab\|>|<\|blank_([2-9]|[1-7][0-9]|80)\|>")
+
+
+def _blanks(spaces: re.Match[str]) -> str:
+    eighties, rest = divmod(len(spaces.group()), 80)
+    last = " " if rest == 1 else f"<|blank_{rest}|>" if rest else ""
+    return "<|blank_80|>" * eighties + last
+
+
+def _whitespace(mark: re.Match[str]) -> str:
+    if mark.group(1):
+        return " " * int(mark.group(1))
+    return "\n" if mark.group() == "<n>" else "\t"
+
+
+# ---- the pieces that the first revision's file lacks
+
+CONTROL, USER_DEFINED, BYTE = 3, 4, 6  # SentencePiece.Type in sentencepiece_model.proto
+
+
+def _added_pieces() -> bytes:
+    """Pieces 130,000 to 130,343 as a continuation of a serialised ModelProto.
+
+    Messages of Protocol Buffers may be cut between fields and put together again by joining
+    their bytes: what follows is added to repeated fields and overrides single ones.
+    """
+    controls = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
+    blanks = ("<|tab|>", *(f"<|blank_{n}|>" for n in range(2, 81)))
+    added = [_piece(tag, CONTROL) for tag in controls]
+    added += [_piece(tag, USER_DEFINED) for tag in blanks]
+    added += [_piece(f"<0x{byte:02X}>", BYTE) for byte in range(256)]
+    byte_fallback = b"\x98\x02\x01"  # TrainerSpec field 35 = true
+    return b"".join(added) + b"\x12" + bytes([len(byte_fallback)]) + byte_fallback
+
+
+def _piece(tag: str, kind: int) -> bytes:
+    """ModelProto field 1: a SentencePiece of field 1 its text, 2 its score (0.0), 3 its type."""
+    text = tag.encode()
+    body = b"\x0a" + bytes([len(text)]) + text + b"\x15\0\0\0\0\x18" + bytes([kind])
+    return b"\x0a" + bytes([len(body)]) + body

@@ -1,0 +1,96 @@
+"""Prefix language models (GLM, arXiv:2103.10360): masks, positions and cache of such a context.
+
+The text before <sop> is read in both directions, what follows from left to right. Positions have
+two rows: the place in the text, and the place in the generated block. Knows no weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from glmtui.engine.cache import KVCache
+from glmtui.errors import EngineError
+
+
+class Marks(NamedTuple):
+    """Ids that shape a context: where the generated block belongs, and where it begins."""
+
+    gmask: int
+    mask: int
+    sop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """Where the context of each sequence ends: all that its masks and positions depend on.
+
+    Attributes:
+        padding: int64 [batch], padding tokens before the text.
+        context: int64 [batch], index of the first <sop>.
+        masked: int64 [batch], position of the first [gMASK], or [MASK] where there is none.
+    """
+
+    padding: Tensor
+    context: Tensor
+    masked: Tensor
+    padded: bool
+
+    @classmethod
+    def of(cls, ids: Tensor, marks: Marks, padding: Tensor | None) -> Prefix:
+        """From the ids [batch, S] of whole contexts. Raises EngineError without <sop> or a mask."""
+        gmask, mask, sop = (ids == mark for mark in marks)
+        if not bool((sop.any(1) & (gmask | mask).any(1)).all()):
+            raise EngineError(
+                "Prompts of this model end in [gMASK] and <sop>; these ids do not have both.",
+                "Make prompts with chat_format.encode.",
+            )
+        skip = torch.zeros_like(ids[:, 0]) if padding is None else padding.to(ids.device)
+        masked = torch.where(gmask.any(1), first_true(gmask), first_true(mask)) - skip
+        return cls(skip, first_true(sop), masked, padding is not None)
+
+    def positions(self, start: int, length: int) -> Tensor:
+        """int64 [batch, length, 2]: place in the text, place in the generated block."""
+        at = torch.arange(start, start + length, device=self.context.device)
+        block = (at - self.context[:, None] + 1).clamp_min(0)
+        text = (at - self.padding[:, None]).clamp_min(0)
+        return torch.stack((torch.where(block > 0, self.masked[:, None], text), block), dim=-1)
+
+    def mask(self, start: int, length: int, dtype: torch.dtype) -> Tensor | None:
+        """What to add to the scores so that a token sees the context and what is before itself.
+
+        Returns:
+            [batch, 1, length, start + length] of 0 and -inf; None where everything is seen.
+        """
+        if length == 1 and not self.padded:
+            return None
+        device = self.context.device
+        columns = torch.arange(start + length, device=device)
+        rows = torch.arange(start, start + length, device=device)[:, None]
+        padding = self.padding[:, None, None]
+        visible = (columns < self.context[:, None, None]) | (columns <= rows)
+        # padding looks everywhere: looking nowhere would be a division by zero
+        visible = (visible & (columns >= padding)) | (rows < padding)
+        hidden = torch.zeros(visible.shape, dtype=dtype, device=device)
+        return hidden.masked_fill_(~visible, -torch.inf)[:, None]
+
+
+def first_true(flags: Tensor) -> Tensor:
+    """Index of the first True of each row: int64 [batch]; 0 where there is none."""
+    return flags.int().argmax(1)
+
+
+class PrefixCache(KVCache):
+    """Keys and values of a prefix language model, with the `Prefix` they were computed for.
+
+    A context is cached whole or not at all: each of its tokens has seen all the others.
+    """
+
+    prefix: Prefix | None = None
+
+    def trim(self, length: int) -> None:
+        whole = self.prefix is not None and length >= int(self.prefix.context.max())
+        super().trim(length if whole else 0)

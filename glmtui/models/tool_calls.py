@@ -1,0 +1,130 @@
+"""What ChatGLM3 and GLM-4 say when they want a tool: their reply's text taken apart.
+
+A reply is one or more messages, parted by ``<|assistant|>``. Each begins with a line of metadata:
+empty for plain talk, else the name of the tool to call. Nothing here runs a tool or any text.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from glmtui.chat import Message
+from glmtui.errors import EngineError
+
+SEPARATOR = "<|assistant|>"
+MAX_CALL_CHARS = 64_000
+
+Tool: TypeAlias = Mapping[str, Any]  # a declaration: name, description, parameters
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the model wants called.
+
+    Attributes:
+        name: the tool.
+        arguments: its arguments by name, parsed from `content`; None where no tools were
+            declared, as for ChatGLM3's interpreter, whose content is a program.
+        content: what the model wrote for it, such as a fenced call or program.
+    """
+
+    name: str
+    arguments: dict[str, Any] | None
+    content: str
+
+
+def split_reply(text: str) -> tuple[Message, ...]:
+    """The assistant's messages in a reply, each with its metadata line taken off."""
+    messages = []
+    for piece in text.split(SEPARATOR):
+        metadata, newline, content = piece.partition("\n")
+        if not newline:
+            metadata, content = "", piece
+        if not metadata.strip():
+            content = content.strip()
+        messages.append(Message("assistant", content, metadata=metadata))
+    return tuple(messages)
+
+
+def read_call(
+    message: Message, parse: Callable[[str], dict[str, Any]], *, declared: bool
+) -> ToolCall | None:
+    """The tool call that a message is; None for plain talk.
+
+    Args:
+        parse: `python_arguments` for ChatGLM3, `json_arguments` for GLM-4.
+        declared: whether the system prompt declared tools; only then are there arguments.
+
+    Raises:
+        EngineError: it names a tool, but its arguments cannot be read.
+    """
+    name = message.metadata.strip()
+    if not name:
+        return None
+    return ToolCall(name, parse(message.content) if declared else None, message.content)
+
+
+def python_arguments(content: str) -> dict[str, Any]:
+    """The arguments of ChatGLM3's fenced ``tool_call(name=literal, ...)``. Raises EngineError.
+
+    The call is parsed, never run: anything but literals by name is refused.
+    """
+    code = "\n".join(content.split("\n")[1:-1])  # without the fence's lines
+    try:
+        if len(code) > MAX_CALL_CHARS:
+            raise ValueError(f"it is {len(code):,} characters long")
+        call = ast.parse(code.strip(), mode="eval").body
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)) or call.args:
+            raise ValueError("it is not one call with named arguments")
+        arguments = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg is not None}
+        if call.func.id != "tool_call" or len(arguments) < len(call.keywords):
+            raise ValueError("it is not tool_call(name=value, ...)")
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise _unreadable(content, error) from error
+    return arguments
+
+
+def json_arguments(content: str) -> dict[str, Any]:
+    """The arguments of GLM-4's call, a JSON object. Raises EngineError."""
+    try:
+        if len(content) > MAX_CALL_CHARS:
+            raise ValueError(f"it is {len(content):,} characters long")
+        arguments = json.loads(content)
+        if not isinstance(arguments, dict):
+            raise ValueError(f"it is a {type(arguments).__name__}, not an object")
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(content, error) from error
+    return arguments
+
+
+def _unreadable(content: str, error: BaseException) -> EngineError:
+    return EngineError(
+        f"The model's tool call cannot be read: {error}.",
+        f"It wrote: {content.strip()[:200]}",
+    )
+
+
+def declared_for_chatglm3(tools: Sequence[Tool], prompt: str | None = None) -> str:
+    """ChatGLM3's system prompt that declares tools: the prompt, then the tools as JSON."""
+    prompt = prompt or (
+        "Answer the following questions as best as you can. You have access to the following tools:"
+    )
+    return f"{prompt}\n{json.dumps(list(tools), indent=4, ensure_ascii=False)}"
+
+
+def declared_for_glm4(tools: Sequence[Tool], prompt: str | None = None) -> str:
+    """GLM-4's system prompt that declares tools: one heading and JSON object each."""
+    prompt = prompt or (
+        "你是一个名为 GLM-4 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"
+        "你的任务是针对用户的问题和要求提供适当的答复和支持。"
+    )
+    sections = (
+        f"\n\n## {tool['name']}\n\n{json.dumps(tool, indent=4, ensure_ascii=False)}\n"
+        "在调用上述函数时，请使用 Json 格式表示调用的参数。"
+        for tool in tools
+    )
+    return f"{prompt}\n\n# 可用工具{''.join(sections)}"
