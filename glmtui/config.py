@@ -157,9 +157,7 @@ class Settings:
     format: Literal["toml", "json"] = setting(
         "How new conversations are written; both kinds are always read.", "toml", table="storage"
     )
-    theme: str = setting(
-        "Colours; the app's theme list names them all.", "textual-dark", table="ui"
-    )
+    theme: str = setting("Colours; the app's theme list names them all.", "ink", table="ui")
     mouse: bool = setting("Whether the mouse works in the app.", True, table="ui")
     panel: bool = setting("Whether the settings panel is open at the start.", False, table="ui")
 

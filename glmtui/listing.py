@@ -1,0 +1,93 @@
+"""Tables for the command line: the models there are, the conversations there are.
+
+Knows columns and their widths in terminal cells; where the rows come from is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from rich.cells import cell_len, set_cell_size
+
+from glmtui.config import Server
+from glmtui.engine.api import ModelInfo
+from glmtui.engine.known import KnownModel
+from glmtui.sanitize import one_line
+from glmtui.store import Summary
+
+GAP = "  "
+LEAST = 8  # cells that a column keeps however narrow the terminal is
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int, elastic: int) -> str:
+    """Rows as aligned columns, at most `width` cells wide.
+
+    Args:
+        head: the columns' names; one that starts with a space is set to the right.
+        elastic: the column that is cut, with an ellipsis, where a line would be too long.
+    """
+    lines = [[one_line(cell) for cell in row] for row in (head, *rows)]
+    widths = [max(cell_len(line[i]) for line in lines) for i in range(len(head))]
+    over = sum(widths) + len(GAP) * (len(widths) - 1) - width
+    if over > 0:
+        widths[elastic] = max(widths[elastic] - over, min(widths[elastic], LEAST))
+    right = [name.startswith(" ") for name in head]
+    return "\n".join(
+        GAP.join(_cell(*part) for part in zip(line, widths, right, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _cell(text: str, width: int, right: bool) -> str:
+    if cell_len(text) > width:
+        return set_cell_size(text, width - 1).rstrip() + "…"
+    space = " " * (width - cell_len(text))
+    return space + text if right else text + space
+
+
+def size(nbytes: int) -> str:
+    """Bytes for reading: "97 MB", "3.9 GB"."""
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 999.5e6 else f"{nbytes / 1e6:.0f} MB"
+
+
+def conversations(summaries: Sequence[Summary], width: int) -> str:
+    """A table of conversations, in the order they come."""
+    rows = [
+        (s.id, _when(s.updated), str(s.message_count), s.model or "-", s.title or "(no title)")
+        for s in summaries
+    ]
+    return table(("ID", "LAST CHANGED", " MESSAGES", "MODEL", "TITLE"), rows, width, elastic=4)
+
+
+def _when(moment: datetime) -> str:
+    """Date and time where the reader is."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M}"
+
+
+def models(
+    installed: Sequence[ModelInfo],
+    known: Sequence[KnownModel],
+    servers: dict[str, Server],
+    width: int,
+) -> str:
+    """A table of what is on this machine, what can be pulled, and the servers."""
+    head = ("NAME", " SIZE", "STORED", " CONTEXT", "STATE")
+    here = {info.name for info in installed}
+    rows = [
+        (info.name, size(info.nbytes), info.stored, str(info.context_length), "ready")
+        for info in installed
+    ]
+    rows += [
+        (
+            model.name,
+            size(model.disk_nbytes),
+            model.stored or "16 bits",
+            str(model.context_length),
+            "can be pulled",
+        )
+        for model in known
+        if model.name not in here
+    ]
+    rows += [(name, "-", server.model or "-", "-", server.url) for name, server in servers.items()]
+    return table(head, rows, width, elastic=0)

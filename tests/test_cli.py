@@ -1,0 +1,333 @@
+"""The commands other than ``ask``, within this process."""
+
+import sys
+import types
+from datetime import datetime, timezone
+
+import pytest
+from rich.cells import cell_len
+
+from glmtui import cli, listing
+from glmtui.chat import Conversation, Message, SamplingParams
+from glmtui.config import Server, Settings, example_toml
+from glmtui.engine.api import ModelInfo, Progress
+from glmtui.engine.catalog import MODELS
+from glmtui.errors import DownloadError
+from glmtui.progress_line import describe
+from glmtui.store import Store, Summary, loads
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """No settings, no models, no conversations, and 80 columns."""
+    for name in ("DATA", "CONFIG", "CACHE", "STATE"):
+        monkeypatch.setenv(f"GLMTUI_{name}_DIR", str(tmp_path / name.lower()))
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path
+
+
+@pytest.fixture
+def saved(place):
+    """Two conversations on disk, the Chinese one newer."""
+    store = Store(place / "data" / "conversations")
+    first = Conversation.new(model="smollm2").add(Message("user", "Why is the sky blue?"))
+    second = Conversation.new(model="THUDM/chatglm3-6b").add(
+        Message("user", "天空为什么是蓝色的？" * 9)
+    )
+    second = second.add(Message("assistant", "因为 \x1b[31m散射", finish_reason="stop"))
+    for conversation in (first, second):
+        store.save(conversation)
+    store.close()
+    return first, second
+
+
+# ---- arguments
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        (["-s", "temperature"], "'temperature' has no =; write it as temperature=0.7"),
+        (["-s", "temperature=9"], "sampling.temperature = 9.0 is not a number from 0 to 2"),
+        (["-s", "temprature=1"], "Did you mean sampling.temperature?"),
+        (["ask", "-s", "load.dtype=flot16", "hi"], 'Did you mean "float16"?'),
+        (["-m", " ", "list"], 'model = "" is not the name of a model'),
+        (["--open", "x", "--continue"], "not allowed with argument"),
+        (["--continue", "list"], "--continue and --open are for the app, not for list"),
+        (["--config", "/nowhere/x.toml", "list"], "there is no file /nowhere/x.toml"),
+        (["export"], "required: ID"),
+    ],
+)
+def test_a_command_line_that_means_nothing(capsys, argv, said):
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+
+
+def test_help_and_version(capsys):
+    assert cli.main(["--help"]) == 0
+    assert cli.main(["--version"]) == 0
+    assert "glmtui 0." in capsys.readouterr().out
+
+
+# ---- the app
+
+
+@pytest.fixture
+def app(monkeypatch):
+    """A terminal, and an app that only notes how it was opened."""
+    opened = []
+
+    def run(settings, problems, *, open_conversation=None):
+        opened.append((settings, problems, open_conversation))
+        return 7
+
+    monkeypatch.setitem(sys.modules, "glmtui.ui.app", types.SimpleNamespace(run=run))
+    monkeypatch.setattr(cli, "_is_terminal", lambda stream: True)
+    return opened
+
+
+def test_bare_opens_the_app_and_returns_what_it_returns(app):
+    assert cli.main([]) == 7
+    assert app == [(Settings(), [], None)]
+
+
+def test_what_the_app_is_opened_with(app):
+    assert cli.main(["-m", "THUDM/chatglm3-6b", "-s", "seed=5", "--open", "ab12"]) == 7
+    assert cli.main(["--continue"]) == 7
+    assert app[0] == (Settings(model="THUDM/chatglm3-6b", seed=5), [], "ab12")
+    assert app[1][2] == "last"
+
+
+def test_bad_settings_go_to_the_app_and_do_not_stop_it(app, place, capsys):
+    file = place / "broken.toml"
+    file.write_text("[sampling\n")
+    assert cli.main(["--config", str(file)]) == 7
+    assert "line 1: this is not TOML" in app[0][1][0].message
+    assert capsys.readouterr().err == ""
+
+
+# ---- list, export, import
+
+
+def test_list_of_nothing_says_where_it_looked(capsys, place):
+    assert cli.main(["list"]) == 0
+    assert str(place / "data" / "conversations") in capsys.readouterr().out
+
+
+def test_list_fits_80_columns_newest_first(saved, capsys):
+    first, second = saved
+    assert cli.main(["list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["ID", second.id, first.id]
+    assert all(cell_len(line) <= 80 for line in lines)
+    assert "天空" in lines[1]
+    assert lines[1].endswith("…")
+    assert "Why is the sky blue?" in lines[2]
+
+
+def test_list_names_files_it_set_aside_and_shows_the_rest(saved, capsys, place):
+    damaged = place / "data" / "conversations" / "2026-01-01-x-00000000.toml"
+    damaged.write_text("= nothing")
+    assert cli.main(["list"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 3
+    assert "00000000.toml" in err
+    assert not damaged.exists()
+
+
+def test_export_prints_markdown(saved, capsys):
+    assert cli.main(["export", saved[0].id[:6]]) == 0
+    assert "Why is the sky blue?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file_format", ["json", "toml"])
+def test_export_can_be_read_back(saved, capsys, place, file_format):
+    file = place / f"out.{file_format}"
+    assert cli.main(["export", "last", "-o", str(file)]) == 0
+    assert capsys.readouterr().out == ""
+    assert cli.main(["export", "last", "--format", file_format]) == 0
+    assert capsys.readouterr().out == file.read_text("utf-8")
+    assert loads(file.read_text("utf-8"), file_format).path[0].content.startswith("天空")
+
+
+def test_export_format_wins_over_the_files_ending(saved, place):
+    file = place / "out.json"
+    assert cli.main(["export", "last", "--format", "md", "-o", str(file)]) == 0
+    assert not file.read_text("utf-8").startswith("{")
+
+
+def test_export_to_a_place_that_is_none(saved, capsys, place):
+    assert cli.main(["export", "last", "-o", str(place / "no" / "out.md")]) == 1
+    assert "out.md: No such file or directory" in capsys.readouterr().err
+
+
+def test_export_of_an_unknown_conversation(saved, capsys):
+    assert cli.main(["export", "zzzz"]) == 1
+    assert "zzzz" in capsys.readouterr().err
+
+
+def test_export_to_a_terminal_is_harmless(saved, capsys, monkeypatch):
+    assert cli.main(["export", "last"]) == 0
+    assert "\x1b" in capsys.readouterr().out
+    monkeypatch.setattr(cli, "_is_terminal", lambda stream: True)
+    assert cli.main(["export", "last"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "␛[31m散射" in out
+
+
+def test_import_keeps_a_copy_under_its_own_id(saved, capsys, place):
+    file = place / "out.json"
+    assert cli.main(["export", saved[1].id, "-o", str(file)]) == 0
+    assert cli.main(["import", str(file)]) == 0
+    taken_in = capsys.readouterr().out.split()[-1]
+    assert taken_in != saved[1].id
+    copy = Store(place / "data" / "conversations").load(taken_in)
+    assert [m.content for m in copy.path] == [m.content for m in saved[1].path]
+
+
+def test_import_writes_the_format_of_the_settings(place, capsys):
+    (place / "config").mkdir()
+    (place / "config" / "config.toml").write_text("[storage]\nformat = 'json'\n")
+    file = place / "messages.json"
+    file.write_text('[{"role": "user", "content": "hi"}]')
+    assert cli.main(["import", str(file)]) == 0
+    assert len(list((place / "data" / "conversations").glob("*.json"))) == 1
+
+
+@pytest.mark.parametrize(("content", "said"), [("{", "x.json"), (None, "x.json")])
+def test_import_of_something_else(capsys, place, content, said):
+    file = place / "x.json"
+    if content is not None:
+        file.write_text(content)
+    assert cli.main(["import", str(file)]) == 1
+    assert said in capsys.readouterr().err
+
+
+# ---- models, pull
+
+
+def test_models_fits_80_columns_and_names_all(capsys):
+    assert cli.main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == [model.name for model in MODELS]
+    assert all(cell_len(line) <= 80 for line in lines)
+
+
+def test_models_lists_what_is_here_once_and_servers(tmp_path):
+    here = ModelInfo("smollm2", tmp_path, "llama", 8192, 96_654_288, "int4 g32")
+    servers = {"lab": Server("http://lab:8000/v1", "glm")}
+    lines = listing.models([here], MODELS[:2], servers, 80).splitlines()
+    assert lines[1].split() == ["smollm2", "97", "MB", "int4", "g32", "8192", "ready"]
+    assert lines[2].split()[0] == MODELS[1].name
+    assert lines[3].split() == ["lab", "-", "glm", "-", "http://lab:8000/v1"]
+    assert len(lines) == 4
+
+
+def test_a_name_cannot_break_or_act_on_the_table(tmp_path):
+    evil = ModelInfo("a\nb\x1b[2J", tmp_path, "llama", 8192, 5, "int4")
+    lines = listing.models([evil], [], {}, 80).splitlines()
+    assert len(lines) == 2
+    assert "\x1b" not in lines[1]
+
+
+def test_pull_shows_where_the_model_is_and_how_to_chat(monkeypatch, capsys, tmp_path):
+    asked = []
+
+    def pull(ref, *, endpoint, on_progress):
+        asked.append((ref, endpoint))
+        on_progress(Progress("downloading", 1, 2))
+        return ModelInfo("smollm2", tmp_path, "llama", 8192, 96_654_288, "int4")
+
+    monkeypatch.setitem(sys.modules, "glmtui.engine.pull", types.SimpleNamespace(pull=pull))
+    assert cli.main(["-s", "hub.endpoint=https://hf-mirror.com", "pull", "smollm2"]) == 0
+    assert asked == [("smollm2", "https://hf-mirror.com")]
+    out, err = capsys.readouterr()
+    assert "smollm2 is ready (97 MB)" in out
+    assert err == ""
+
+
+def test_a_failed_pull(monkeypatch, capsys):
+    def pull(ref, *, endpoint, on_progress):
+        raise DownloadError("the disk is full", "Free some space.")
+
+    monkeypatch.setitem(sys.modules, "glmtui.engine.pull", types.SimpleNamespace(pull=pull))
+    assert cli.main(["pull", "smollm2"]) == 1
+    assert capsys.readouterr().err == "glmtui: the disk is full\n  Free some space.\n"
+
+
+# ---- config
+
+
+def test_config_without_a_file_shows_where_and_what_could_stand_there(capsys, place):
+    assert cli.main(["config"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"# {place / 'config' / 'config.toml'} is not there yet")
+    assert out.endswith(example_toml())
+
+
+def test_config_prints_the_file_and_what_overrides_it(capsys, place, monkeypatch):
+    (place / "config").mkdir()
+    (place / "config" / "config.toml").write_text("model = 'a'\n")
+    monkeypatch.setenv("GLMTUI_MODEL", "b")
+    assert cli.main(["config"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "# GLMTUI_MODEL in the environment overrides model",
+        f"# {place / 'config' / 'config.toml'}",
+        "model = 'a'",
+    ]
+
+
+def test_config_with_a_bad_entry_fails(capsys, place):
+    file = place / "mine.toml"
+    file.write_text("modle = 'a'\n")
+    assert cli.main(["--config", str(file), "config"]) == 1
+    out, err = capsys.readouterr()
+    assert out == f"# {file}\nmodle = 'a'\n"
+    assert err == f'glmtui: {file}, line 1: there is no setting "modle"\n  Did you mean model?\n'
+
+
+def test_config_that_is_a_folder(capsys, place):
+    assert cli.main(["--config", str(place), "config"]) == 1
+    assert "cannot be read: Is a directory" in capsys.readouterr().err
+
+
+# ---- tables and progress
+
+
+def test_wide_characters_line_up():
+    lines = listing.table(("A", " B"), [("中文", "1"), ("ab", "100")], 80, elastic=0).splitlines()
+    assert [cell_len(line) for line in lines] == [9, 9, 9]
+
+
+@pytest.mark.parametrize("width", [20, 40, 41, 80, 200])
+def test_a_table_is_as_wide_as_it_may_be(width):
+    summaries = [
+        Summary("0" * 8, title, "m", datetime.now(timezone.utc), None, 3)
+        for title in ("中" * 99, "x" * 99, "")
+    ]
+    lines = listing.conversations(summaries, width).splitlines()
+    widest = max(cell_len(line) for line in lines)
+    least = 8 + 16 + 9 + 5 + 8 + 4 * 2  # columns that are not cut, and what is left of the title
+    assert widest <= max(width, least)
+
+
+@pytest.mark.parametrize(
+    ("progress", "seconds", "text"),
+    [
+        (Progress("looking"), 3.0, "looking"),
+        (Progress("x", 41_000_000, 97_000_000), 0.5, "x: 42 %, 41 of 97 MB"),
+        (Progress("x", 41_000_000, 97_000_000), 2.0, "x: 42 %, 41 of 97 MB, 20 MB/s"),
+        (Progress("x", 5_000_000), 1.0, "x: 5 MB, 5 MB/s"),
+    ],
+)
+def test_progress_in_words(progress, seconds, text):
+    assert describe(progress, seconds) == text
+
+
+def test_sampling_flags_are_the_parameters(app):
+    assert cli.main(["-s", "do_sample=off", "-s", "max_new_tokens=5"]) == 7
+    assert app[0][0].sampling == SamplingParams(do_sample=False, max_new_tokens=5)
