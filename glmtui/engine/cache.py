@@ -43,11 +43,12 @@ class KVCache:
         Returns:
             Keys and values, each [batch, heads, offset + S, head_dim].
         """
-        end = self.offset + keys.shape[2]
+        length = keys.shape[2]
         all_keys, all_values = self.keys[layer], self.values[layer]
-        all_keys[:, :, self.offset : end] = keys
-        all_values[:, :, self.offset : end] = values
-        return all_keys[:, :, :end], all_values[:, :, :end]
+        all_keys.narrow(2, self.offset, length).copy_(keys)
+        all_values.narrow(2, self.offset, length).copy_(values)
+        end = self.offset + length
+        return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)
 
     def advance(self, tokens: int) -> None:
         """Moves the offset past what the last forward pass wrote."""

@@ -312,7 +312,7 @@ class TokenStream:
 
 def common_prefix(old: Sequence[int], new: Sequence[int]) -> int:
     """How many ids both begin with."""
-    for i, (a, b) in enumerate(zip(old, new)):
+    for i, (a, b) in enumerate(zip(old, new, strict=False)):
         if a != b:
             return i
     return min(len(old), len(new))

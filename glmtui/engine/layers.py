@@ -1,6 +1,6 @@
 """The parts decoders are made of: norms, rotary positions, attention. Shapes in, shapes out.
 
-Linear layers are placed by the loader (`glmtui.engine.quant.make_linear`), so families declare
+Linear layers are placed by the loader (`glmtui.engine.linear.make_linear`), so families declare
 them with `Slot`, which knows its shape and holds nothing yet.
 """
 
@@ -28,8 +28,26 @@ class Slot(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
+class Embedding(nn.Module):
+    """A row of a [vocab, hidden] table per id.
+
+    (nn.Embedding draws random weights even on the meta device, which imports torch's compiler.)
+    """
+
+    def __init__(self, vocab: int, hidden: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab, hidden), requires_grad=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight)
+
+
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467)."""
+    """x / rms(x) * weight over the last dimension (Zhang & Sennrich 2019, arXiv:1910.07467).
+
+    Computed in float32 and rounded once, whatever the dtype of x; on a CPU, where torch's own
+    rms_norm is twice as many small operations, the weight stays in float32 too.
+    """
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -37,7 +55,13 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        if x.device.type != "cpu":
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        wide = x.float()
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        inverse = norm.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
+        normed: Tensor = (wide * inverse).mul_(self.weight).to(x.dtype)
+        return normed
 
 
 class RotaryTable:
@@ -73,16 +97,20 @@ def inverse_frequencies(size: int, base: float) -> Tensor:
     return 1.0 / base ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
 
 
-def causal_mask(queries: int, offset: int, device: torch.device) -> Tensor | None:
-    """True where a query may look: bool [queries, offset + queries]; None where it may everywhere.
+def causal_mask(
+    queries: int, offset: int, *, dtype: torch.dtype, device: torch.device
+) -> Tensor | None:
+    """What to add to the scores so that no query sees what comes after it.
 
     Query i stands at position offset + i and sees positions up to its own.
+
+    Returns:
+        [queries, offset + queries] of 0 and -inf; None for a single query, which sees everything.
     """
     if queries == 1:
         return None
-    columns = torch.arange(offset + queries, device=device)
-    rows = torch.arange(offset, offset + queries, device=device)
-    return columns <= rows.unsqueeze(1)
+    mask = torch.full((queries, offset + queries), -torch.inf, dtype=dtype, device=device)
+    return mask.triu_(offset + 1)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -91,11 +119,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     Args:
         q: [batch, heads, S, d].
         k, v: [batch, kv heads, T, d]; query head h uses key head h // (heads / kv heads).
-        mask: bool, broadcast to [batch, heads, S, T], True where a query may look.
+        mask: broadcast to [batch, heads, S, T]; bool, True where a query may look, or of q's
+            dtype, added to the scores.
 
     Returns:
         [batch, S, heads * d].
     """
+    batch, heads, length, head_dim = q.shape
+    if length == 1 and mask is None and heads != k.shape[1]:
+        # the queries of a group as rows of one product: each key is read once, not once per head
+        grouped = q.view(batch, k.shape[1], -1, head_dim)
+        return F.scaled_dot_product_attention(grouped, k, v).reshape(batch, 1, -1)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
     return y.transpose(1, 2).flatten(2)
 

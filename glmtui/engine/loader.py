@@ -29,7 +29,8 @@ from glmtui.engine.api import (
 from glmtui.engine.device import physical_cores
 from glmtui.engine.generate import LoadedModel, out_of_memory
 from glmtui.engine.layers import Slot
-from glmtui.engine.quant import PackedWeight, make_head, make_linear, quantize
+from glmtui.engine.linear import make_head, make_linear
+from glmtui.engine.quant import PackedWeight, quantize
 from glmtui.engine.weights import Checkpoint, Rows
 from glmtui.errors import BadCheckpoint, EngineError, UsageError
 from glmtui.models.hub_format import read_json
@@ -239,12 +240,16 @@ class _Placer:
         if isinstance(module, Slot):
             bias = tensors.get("bias")
             assert not isinstance(bias, PackedWeight)
-            self._install(path, make_linear(self._wanted(tensors["weight"]), bias, self.dtype))
+            linear = make_linear(self._wanted(tensors["weight"]), bias, self.dtype)
+            self._install(path, linear)
+            self.nbytes += linear.nbytes
             return
+        # norms: a CPU works on them in float32
+        dtype = torch.float32 if self.device.type == "cpu" else self.dtype
         for name, tensor in tensors.items():
             assert isinstance(tensor, Tensor)
-            setattr(module, name, nn.Parameter(tensor.to(self.dtype), requires_grad=False))
-            self.nbytes += tensor.numel() * self.dtype.itemsize
+            setattr(module, name, nn.Parameter(tensor.to(dtype), requires_grad=False))
+            self.nbytes += tensor.numel() * dtype.itemsize
 
     def _wanted(self, weight: Tensor | PackedWeight) -> Tensor | PackedWeight:
         """The weight as `quant` asks for it."""
@@ -267,22 +272,20 @@ class _Placer:
             table = self._tables[rows] = dense(stored, self._table_dtype(stored))
             self.nbytes += table.nbytes
         if isinstance(module, Slot):
-            self._install(path, make_head(table, self.dtype), counted=True)
+            self._install(path, make_head(table, self.dtype))
         else:
             module.weight = nn.Parameter(table, requires_grad=False)
 
     def _table_dtype(self, stored: Tensor | PackedWeight) -> torch.dtype:
-        """float16 instead of bfloat16 on a CPU, if that loses nothing: it is twice as fast there."""
+        """float16, not bfloat16, on a CPU if that loses nothing: it is twice as fast there."""
         halves = isinstance(stored, PackedWeight) or stored.dtype == torch.float16
         if self.device.type == "cpu" and self.dtype == torch.bfloat16 and halves:
             return torch.float16
         return self.dtype
 
-    def _install(self, path: str, linear: nn.Module, *, counted: bool = False) -> None:
+    def _install(self, path: str, linear: nn.Module) -> None:
         parent, _, name = path.rpartition(".")
         setattr(self.model.get_submodule(parent), name, linear)
-        if not counted:
-            self.nbytes += int(linear.nbytes)
 
 
 def dense(weight: Tensor | PackedWeight, dtype: torch.dtype) -> Tensor:

@@ -152,7 +152,7 @@ class Checkpoint:
 
 def _open_safetensors(path: Path) -> Any:
     try:
-        return safe_open(path, framework="pt").__enter__()
+        return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise BadCheckpoint(
             f"{path} is not a whole safetensors file: {error}",

@@ -15,6 +15,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as FastTokenizer
+from tokenizers.decoders import ByteLevel
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.errors import BadCheckpoint, UnsupportedModel
@@ -33,7 +34,7 @@ class TokenizerJson:
             if added.special
         }
         self._special_ids = frozenset(self.special.values())
-        self._byte_level = '"ByteLevel"' in json.dumps(json.loads(fast.to_str())["decoder"])
+        self._byte_level = isinstance(fast.decoder, ByteLevel)
 
     @classmethod
     def load(cls, folder: Path) -> TokenizerJson | None:

@@ -17,6 +17,7 @@ from glmtui.chat import SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.cache import KVCache
 from glmtui.engine.layers import (
+    Embedding,
     RMSNorm,
     RotaryTable,
     Slot,
@@ -94,8 +95,8 @@ class Attention(nn.Module):
         batch, length, _ = x.shape
         qkv = self.qkv(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
         # queries and keys turn together: they are neighbours in the fused projection
-        qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
-        q, k = rotate_halves(qk, cos, sin).split((self.heads, self.kv_heads), dim=1)
+        qk, v = torch.split(qkv, (self.heads + self.kv_heads, self.kv_heads), dim=1)
+        q, k = torch.split(rotate_halves(qk, cos, sin), (self.heads, self.kv_heads), dim=1)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
         y: Tensor = self.out(attention(q, k, v, mask))
@@ -127,7 +128,7 @@ class Model(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab, config.hidden)
+        self.embedding = Embedding(config.vocab, config.hidden)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
         self.norm = RMSNorm(config.hidden, config.rms_norm_eps)
         self.head = Slot(config.hidden, config.vocab)
@@ -166,7 +167,7 @@ class Model(nn.Module):
         offset = cache.offset if cache is not None else 0
         cos = self.rotary.cos[offset : offset + length]
         sin = self.rotary.sin[offset : offset + length]
-        mask = causal_mask(length, offset, ids.device)
+        mask = causal_mask(length, offset, dtype=cos.dtype, device=ids.device)
         x = self.embedding(ids).to(cos.dtype)
         for layer in self.layers:
             x = layer(x, cos, sin, mask, cache)

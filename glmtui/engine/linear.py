@@ -1,0 +1,186 @@
+"""Linear layers by how and where their weight lies: `make_linear` picks the one that is fastest.
+
+The loader swaps them in for a family's `layers.Slot`, as gpt-fast does. Attributes are plain ones,
+not parameters or buffers, which Python finds faster.
+
+On a CPU one token at a time goes through torch's packed kernels, which read the weights once at
+their small size and are fast in bfloat16 only; more tokens at once unpack the weight and use a
+plain matrix product, which beats the packed kernels from a few tokens on.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glmtui.engine.quant import PackedWeight
+
+GEMV_ROWS = 4  # up to this many tokens at once the packed kernels win
+INT4_GROUPS = (256, 128, 64, 32)  # what torch's int4 kernels take
+
+
+def make_linear(
+    weight: Tensor | PackedWeight, bias: Tensor | None, dtype: torch.dtype
+) -> Linear | PackedLinear | CpuInt4Linear | CpuInt8Linear:
+    """The module that multiplies with this weight fastest where it lies.
+
+    Args:
+        weight: [out, in], on the device that will hold it.
+        bias: [out] or None.
+        dtype: of the activations.
+    """
+    if bias is not None:
+        bias = bias.to(dtype)
+    if isinstance(weight, Tensor):
+        return Linear(weight.to(dtype), bias)
+    if weight.q.device.type == "cpu" and dtype == torch.bfloat16:
+        group = next((g for g in INT4_GROUPS if weight.group % g == 0), None)
+        if weight.bits == 4 and group and packed_block():
+            return CpuInt4Linear(weight.regrouped(group), bias)
+        if weight.bits == 8 and weight.group == weight.in_features and weight.zero is None:
+            return CpuInt8Linear(weight, bias)
+    return PackedLinear(weight, bias, dtype)
+
+
+def make_head(table: Tensor, dtype: torch.dtype) -> Linear | CpuHalfLinear:
+    """The module that turns activations of `dtype` into logits by a [vocab, hidden] table."""
+    if table.dtype == torch.float16 and dtype == torch.bfloat16:
+        return CpuHalfLinear(table)
+    return Linear(table, None)
+
+
+class Linear(nn.Module):
+    """x @ W.T + bias in the dtype of W."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self.nbytes = weight.nbytes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class PackedLinear(nn.Module):
+    """x @ W.T + bias with W kept packed and unpacked anew at every call: any device, any dtype."""
+
+    def __init__(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = weight
+        self.dtype = dtype
+        self.bias = bias
+        self.nbytes = weight.nbytes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.dequantize(self.dtype), self.bias)
+
+
+class CpuHalfLinear(nn.Module):
+    """x @ W.T on a CPU, W in float16, x in bfloat16.
+
+    A few rows are multiplied in float16, which reads the weight at twice bfloat16's speed; many
+    rows in bfloat16, whose matrix product is many times faster than float16's.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = weight
+        self.nbytes = weight.nbytes
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.numel() // x.shape[-1] <= GEMV_ROWS:
+            return F.linear(x.half(), self.weight)
+        return F.linear(x, self.weight.to(x.dtype))
+
+
+class CpuInt8Linear(nn.Module):
+    """x @ W.T + bias on a CPU, W in int8 with one scale per row, x in bfloat16."""
+
+    def __init__(self, weight: PackedWeight, bias: Tensor | None) -> None:
+        super().__init__()
+        self.q = weight.q
+        self.scale = weight.scale[:, 0].to(torch.bfloat16)
+        self.bias = bias
+        self.nbytes = self.q.nbytes + self.scale.nbytes
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, self.q.shape[1])
+        if flat.shape[0] <= GEMV_ROWS:
+            y = torch.ops.aten._weight_int8pack_mm(flat, self.q, self.scale)
+        else:
+            y = F.linear(flat, self.q.to(torch.bfloat16)) * self.scale
+        return _finished(y, self.bias, x.shape)
+
+
+class CpuInt4Linear(nn.Module):
+    """x @ W.T + bias on a CPU, W in torch's own int4 packing, x in bfloat16.
+
+    The packed weight is the only copy: products with many rows unpack it on the fly.
+    """
+
+    def __init__(self, weight: PackedWeight, bias: Tensor | None) -> None:
+        super().__init__()
+        self.rows, self.columns = weight.shape
+        self.group = weight.group
+        padding = (0, 0, 0, -self.rows % packed_block())
+        scale = weight.scale.float()
+        zero = torch.zeros_like(scale) if weight.zero is None else weight.zero.float()
+        # the kernel computes (q - 8) * scale + zero
+        both = torch.stack((F.pad(scale, padding), F.pad(zero + 8 * scale, padding)), dim=-1)
+        self.scales_and_zeros = both.to(torch.bfloat16).transpose(0, 1).contiguous()
+        q = F.pad(weight.unpacked(), padding).int()
+        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q, 1)
+        self.bias = bias
+        self.nbytes = self.packed.nbytes + self.scales_and_zeros.nbytes
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, self.columns)
+        if flat.shape[0] <= GEMV_ROWS:
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(
+                flat, self.packed, self.group, self.scales_and_zeros
+            )
+        else:
+            y = flat @ self._transposed()
+        if y.shape[1] != self.rows:
+            y = y[:, : self.rows]
+        return _finished(y, self.bias, x.shape)
+
+    def _transposed(self) -> Tensor:
+        """W.T in bfloat16, [in, out padded], straight from the packed bytes.
+
+        torch packs blocks of 32 or 64 output rows (by instruction set; `packed_block` finds out
+        which): for each column the first half of the block's rows lies in the low halves of its
+        bytes, the second half in the high ones.
+        """
+        half = packed_block() // 2
+        packed = self.packed.view(-1, self.columns, half)
+        q = torch.empty(self.columns, packed.shape[0], 2, half, dtype=torch.bfloat16)
+        q[:, :, 0] = (packed & 15).transpose(0, 1)
+        q[:, :, 1] = (packed >> 4).transpose(0, 1)
+        scale, zero = (part.contiguous() for part in self.scales_and_zeros.unbind(-1))
+        grouped = q.view(scale.shape[0], self.group, -1).sub_(8)
+        return torch.addcmul(zero.unsqueeze(1), grouped, scale.unsqueeze(1)).view(self.columns, -1)
+
+
+def _finished(y: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
+    """Adds the bias and gives back the leading dimensions of the input."""
+    if bias is not None:
+        y = y + bias
+    return y.view(*shape[:-1], y.shape[-1])
+
+
+@functools.cache
+def packed_block() -> int:
+    """How many rows torch's int4 packing keeps together on this CPU; 0 for a layout unknown."""
+    q = torch.arange(64 * 64, dtype=torch.int32).view(64, 64) * 7 % 16
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q, 1)
+    for block in (64, 32):
+        blocks = packed.view(-1, 64, block // 2)
+        rows = torch.cat((blocks & 15, blocks >> 4), dim=-1).transpose(1, 2).reshape(64, 64)
+        if torch.equal(rows, q.to(torch.uint8)):
+            return block
+    return 0
