@@ -25,6 +25,7 @@ class ProgressLine:
         self._on = sys.stderr.isatty()
         self._what = ""
         self._began = 0.0
+        self._first = 0
         self._shown = 0.0
 
     def __enter__(self) -> ProgressLine:
@@ -37,11 +38,14 @@ class ProgressLine:
         """Shows how many bytes there are of how many, and the rate; at most ten times a second."""
         now = time.monotonic()
         if progress.what != self._what:
-            self._what, self._began = progress.what, now
+            self._what, self._began, self._first = progress.what, now, progress.done
         elif now - self._shown < SHOW_SECONDS:
             return
         self._shown = now
-        self.show(describe(progress, now - self._began))
+        seconds = now - self._began
+        # What a resumed download already had says nothing of the rate.
+        rate = (progress.done - self._first) / seconds if seconds >= 1 else None
+        self.show(describe(progress, rate))
 
     def show(self, text: str) -> None:
         """Puts `text` in place of what the line said."""
@@ -57,16 +61,20 @@ class ProgressLine:
             sys.stderr.flush()
 
 
-def describe(progress: Progress, seconds: float) -> str:
-    """How far a job is after `seconds`, such as "downloading x: 43 %, 41 of 97 MB, 12 MB/s"."""
-    if not progress.done:
+def describe(progress: Progress, rate: float | None = None) -> str:
+    """How far a job is, such as "downloading x: 43 %, 41 of 97 MB, 12 MB/s, 5 s left".
+
+    Args:
+        rate: bytes per second; None while unknown.
+    """
+    done, total = progress.done, progress.total
+    if not done:
         return progress.what
-    parts = []
-    if progress.total:
-        parts.append(f"{progress.done / progress.total:.0%}".replace("%", " %"))
-        parts.append(f"{progress.done / 1e6:,.0f} of {progress.total / 1e6:,.0f} MB")
-    else:
-        parts.append(f"{progress.done / 1e6:,.0f} MB")
-    if seconds >= 1:
-        parts.append(f"{progress.done / 1e6 / seconds:,.0f} MB/s")
+    parts = [f"{done / 1e6:,.0f} MB"]
+    if total:
+        parts = [f"{100 * done // total} %", f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"]
+    if rate and done < total:
+        seconds = round((total - done) / rate)
+        left = f"{seconds // 60} min" if seconds >= 120 else f"{seconds} s"
+        parts += [f"{rate / 1e6:,.1f} MB/s", f"{left} left"]
     return f"{progress.what}: {', '.join(parts)}"

@@ -1,5 +1,6 @@
 """The commands other than ``ask``, within this process."""
 
+import io
 import sys
 import types
 from datetime import datetime, timezone
@@ -13,8 +14,13 @@ from glmtui.config import Server, Settings, example_toml
 from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.catalog import MODELS
 from glmtui.errors import DownloadError
-from glmtui.progress_line import describe
+from glmtui.progress_line import ERASE, ProgressLine, describe
 from glmtui.store import Store, Summary, loads
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture(autouse=True)
@@ -316,16 +322,56 @@ def test_a_table_is_as_wide_as_it_may_be(width):
 
 
 @pytest.mark.parametrize(
-    ("progress", "seconds", "text"),
+    ("progress", "rate", "text"),
     [
-        (Progress("looking"), 3.0, "looking"),
-        (Progress("x", 41_000_000, 97_000_000), 0.5, "x: 42 %, 41 of 97 MB"),
-        (Progress("x", 41_000_000, 97_000_000), 2.0, "x: 42 %, 41 of 97 MB, 20 MB/s"),
-        (Progress("x", 5_000_000), 1.0, "x: 5 MB, 5 MB/s"),
+        (Progress("looking"), None, "looking"),
+        (Progress("x", 41_900_000, 97_000_000), None, "x: 43 %, 42 of 97 MB"),
+        (Progress("x", 41_900_000, 97_000_000), 11e6, "x: 43 %, 42 of 97 MB, 11.0 MB/s, 5 s left"),
+        (
+            Progress("x", 10**9, 13 * 10**9),
+            1e7,
+            "x: 7 %, 1,000 of 13,000 MB, 10.0 MB/s, 20 min left",
+        ),
+        (Progress("x", 97_000_000, 97_000_000), 11e6, "x: 100 %, 97 of 97 MB"),
+        (Progress("x", 5_000_000), 5e6, "x: 5 MB"),
+        (Progress("x", 1, 2), 0.0, "x: 50 %, 0 of 0 MB"),
     ],
 )
-def test_progress_in_words(progress, seconds, text):
-    assert describe(progress, seconds) == text
+def test_progress_in_words(progress, rate, text):
+    assert describe(progress, rate) == text
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands until it is set."""
+    clock = types.SimpleNamespace(now=100.0)
+    monkeypatch.setattr("glmtui.progress_line.time.monotonic", lambda: clock.now)
+    return clock
+
+
+def test_the_rate_leaves_out_what_was_there_before(monkeypatch, clock):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with ProgressLine() as line:
+        line(Progress("x", 50_000_000, 90_000_000))
+        clock.now += 2
+        line(Progress("x", 70_000_000, 90_000_000))
+    shown = sys.stderr.getvalue().split(ERASE)
+    assert shown == ["", "x: 55 %, 50 of 90 MB", "x: 77 %, 70 of 90 MB, 10.0 MB/s, 2 s left", ""]
+
+
+def test_the_line_is_not_written_for_every_token(monkeypatch, clock):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    line = ProgressLine()
+    for n in range(1, 1000):
+        line(Progress("x", n, 1000))
+        clock.now += 0.001
+    assert sys.stderr.getvalue().count(ERASE) <= 11
+
+
+def test_a_long_line_is_cut_to_the_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    ProgressLine()(Progress("下载" * 99))
+    assert cell_len(sys.stderr.getvalue().removeprefix(ERASE)) <= 79
 
 
 def test_sampling_flags_are_the_parameters(app):
