@@ -146,7 +146,7 @@ def _toml(table: _Table) -> str:
 
 
 _NOT_SIMPLE = re.compile(r'["\\\n\x00-\x08\x0b-\x1f\x7f]')
-_NOT_VERBATIM = re.compile(r"'''|'\Z|[\x00-\x08\x0b-\x1f\x7f]|^\[\[messages\]\]", re.MULTILINE)
+_NOT_VERBATIM = re.compile(r"'''|[\x00-\x08\x0b-\x1f\x7f]|^\[\[messages\]\]", re.MULTILINE)
 
 
 def _toml_text(text: str) -> str:

@@ -194,6 +194,12 @@ class Store:
         with self._turn, contextlib.suppress(OSError):  # a file that stays behind is no lock
             self._locks.release(conversation_id)
 
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Gives up all that is held."""
         for conversation_id in self._locks.held():
