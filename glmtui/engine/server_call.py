@@ -125,7 +125,7 @@ class Call:
             named = {name for name in self._extra if name in refusal.words}
             self._refused |= named or self._extra.keys()
             self._extra = {k: v for k, v in self._extra.items() if k not in self._refused}
-        elif refusal.bad_request and continues(self._messages):
+        elif refusal.about_continuing and continues(self._messages):
             raise ServerError(
                 f"{self._blame.address} will not go on with a reply that was cut short:"
                 f" {self._blame.quote(refusal.words)}",

@@ -23,6 +23,9 @@ _TOO_LONG = re.compile(
     r"context.{0,20}(length|size|window)|prompt is too long|too many tokens|reduce the length",
     re.IGNORECASE | re.DOTALL,
 )
+_CONTINUING = re.compile(
+    r"assistant|prefill|prefix|last (message|role)|final_message|generation_prompt", re.IGNORECASE
+)
 _KEY_HINT = "Put the key into an environment variable and name it as key_env in [servers.NAME]."
 LOG_HINT = "The server's own log says more."
 
@@ -49,6 +52,11 @@ class Refused(ServerError):
     def too_long(self) -> bool:
         """Whether the conversation does not fit into the model's context."""
         return self.bad_request and bool(_TOO_LONG.search(self.words))
+
+    @property
+    def about_continuing(self) -> bool:
+        """Whether the server minds that the last message is the assistant's."""
+        return self.bad_request and bool(_CONTINUING.search(self.words))
 
 
 @dataclass(frozen=True, slots=True)
