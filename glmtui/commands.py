@@ -1,0 +1,189 @@
+"""What a person can do in the app: one row each.
+
+A row feeds the key binding, the slash command and its completion, the command palette, the help
+page and the README's table. `action` names a method of `glmtui.ui.chat_screen.ChatScreen`; a row
+with an `argument` hands it what was typed after the command. Nothing here knows a screen.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from glmtui.errors import UsageError
+
+_SLASH = re.compile(r"/([a-z]+)(?:[ \t]+(\S.*?))?\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One thing to do.
+
+    Attributes:
+        action: `action_<action>` of the chat screen.
+        title: two or three words, for menus.
+        help: one line on what it does.
+        keys: key names as Textual has them, comma separated; empty for none.
+        slash: the word after "/"; empty for none.
+        argument: what may follow the word; in brackets if it may be left out.
+    """
+
+    action: str
+    title: str
+    help: str
+    keys: str = ""
+    slash: str = ""
+    argument: str = ""
+
+    @property
+    def usage(self) -> str:
+        """The slash command as it is typed, such as "/set NAME VALUE"; empty for none."""
+        return f"/{self.slash} {self.argument}".rstrip() if self.slash else ""
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """The keys as a person reads them, such as "Ctrl+R"."""
+        return tuple(_key_name(key) for key in self.keys.split(",") if key)
+
+
+COMMANDS: tuple[Command, ...] = (
+    Command("send", "Send", "Send the question; a reply follows.", "enter"),
+    Command(
+        "new_line",
+        "New line",
+        "Break the line in the question.",
+        "alt+enter,ctrl+j,shift+enter",
+    ),
+    Command(
+        "stop", "Stop", "Stop the reply and keep what there is; close a notice.", "escape", "stop"
+    ),
+    Command(
+        "regenerate",
+        "Regenerate",
+        "Answer the last question again; the earlier reply is kept as an alternative.",
+        "ctrl+r",
+        "regenerate",
+    ),
+    Command("continue_reply", "Continue", "Go on with a reply that was cut.", "", "continue"),
+    Command(
+        "edit",
+        "Edit last question",
+        "Put the last question back into the prompt; sending it opens a new branch.",
+        "",
+        "edit",
+    ),
+    Command("new", "New conversation", "Start with an empty page.", "ctrl+n", "new"),
+    Command(
+        "open", "Open", "Open a saved conversation, by title or id.", "ctrl+o", "open", "[TITLE]"
+    ),
+    Command(
+        "fork",
+        "Fork",
+        "Go on in a copy; the conversation so far stays as it is on disk.",
+        "",
+        "fork",
+    ),
+    Command(
+        "model",
+        "Model",
+        "Pick, download or load a model: a name, a folder, a hub id or a server.",
+        "f4",
+        "model",
+        "[NAME]",
+    ),
+    Command(
+        "settings",
+        "Settings",
+        "Show or hide how replies are sampled, and the system prompt.",
+        "f2",
+        "settings",
+    ),
+    Command(
+        "set",
+        "Set",
+        "Change one setting of this conversation; without a value, back to the model's own.",
+        "",
+        "set",
+        "NAME [VALUE]",
+    ),
+    Command(
+        "system",
+        "System prompt",
+        "Say who the model is; without a text, back to the model's own.",
+        "",
+        "system",
+        "[TEXT]",
+    ),
+    Command(
+        "export",
+        "Export",
+        "Write this conversation to a file: .md, .toml or .json.",
+        "",
+        "export",
+        "[FILE]",
+    ),
+    Command(
+        "theme", "Theme", "Change the colours; without a name, the next.", "", "theme", "[NAME]"
+    ),
+    Command("page_up", "Page up", "Look back in the conversation.", "pageup"),
+    Command("page_down", "Page down", "Look forward in the conversation.", "pagedown"),
+    Command("scroll_home", "To the top", "Go to where the conversation began.", "ctrl+home"),
+    Command("scroll_end", "To the end", "Go to the end and follow it.", "ctrl+end"),
+    Command("interrupt", "Interrupt", "Copy what is selected, or stop, or clear.", "ctrl+c"),
+    Command("palette", "Commands", "Find a command by its name.", "ctrl+p"),
+    Command("help", "Help", "Show keys and commands.", "f1", "help"),
+    Command("quit", "Quit", "Save and leave, whatever is going on.", "ctrl+q", "quit"),
+)
+
+
+def looks_like_command(text: str) -> bool:
+    """Whether `text` is one line that begins as a command does; /usr/bin does not."""
+    return _SLASH.fullmatch(text) is not None
+
+
+def parse(text: str) -> tuple[Command, str]:
+    """The command in a line such as "/set top_p 0.8", and its argument ("top_p 0.8").
+
+    Raises:
+        UsageError: no such command, or an argument too few or too many.
+    """
+    found = _SLASH.fullmatch(text)
+    word, argument = (found.group(1), found.group(2) or "") if found else (text, "")
+    by_word = {command.slash: command for command in COMMANDS if command.slash}
+    command = by_word.get(word)
+    if command is None:
+        near = difflib.get_close_matches(word, by_word, n=1)
+        hint = f"Did you mean /{near[0]}?" if near else "F1 shows them all."
+        raise UsageError(f"There is no command /{word}.", f"{hint} A space before it sends it.")
+    if argument and not command.argument:
+        raise UsageError(f"/{word} takes nothing after it.")
+    if not argument and command.argument and not command.argument.startswith("["):
+        raise UsageError(f"/{word} needs more.", f"It is used as: {command.usage}")
+    return command, argument
+
+
+def completions(text: str) -> tuple[Command, ...]:
+    """The commands that a line begun with "/" may become; none once an argument is begun."""
+    if not re.fullmatch(r"/[a-z]*", text):
+        return ()
+    word = text[1:]
+    found = (c for c in COMMANDS if c.slash and c.slash.startswith(word))
+    return tuple(sorted(found, key=lambda c: c.slash != word))  # what is whole comes first
+
+
+def markdown_table() -> str:
+    """COMMANDS as the README shows them."""
+    rows = ["| Key | Command | What it does |", "|---|---|---|"]
+    for command in COMMANDS:
+        keys = ", ".join(f"`{name}`" for name in command.key_names)
+        usage = f"`{command.usage}`" if command.slash else ""
+        rows.append(f"| {keys} | {usage} | {command.help} |")
+    return "\n".join(rows) + "\n"
+
+
+_KEY_NAMES = {"pageup": "PgUp", "pagedown": "PgDn", "escape": "Esc"}
+
+
+def _key_name(key: str) -> str:
+    return "+".join(_KEY_NAMES.get(part, part.capitalize()) for part in key.split("+"))

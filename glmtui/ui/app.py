@@ -1,0 +1,364 @@
+"""GlmtuiApp: owns settings, store, engine and session; the way in and the way out.
+
+What is heavy (the engine, memory probes, dialogs) is brought in after the first paint. Knows no
+layout: that is the screen's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from textual import events
+from textual.app import App, SystemCommand
+from textual.content import Content
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Static
+
+from glmtui import paths
+from glmtui.chat import Conversation
+from glmtui.commands import COMMANDS, Command
+from glmtui.config import Settings
+from glmtui.conversation_name import file_name, format_of
+from glmtui.engine.api import CancelFlag, Engine, Event, ModelInfo, ProgressHook
+from glmtui.errors import ConfigError, GlmtuiError, ModelNotFound, StoreError
+from glmtui.sanitize import visible
+from glmtui.store import Store, dumps, to_markdown
+from glmtui.ui.chat_screen import ChatScreen
+from glmtui.ui.saver import Saver
+from glmtui.ui.session import Session
+from glmtui.ui.status import MemoryWatch
+from glmtui.ui.themes import DARK, themes
+
+EngineFactory = Callable[[Callable[[Event], None]], Engine]
+
+LEAST_WIDTH, LEAST_HEIGHT = 40, 10
+ENGINE_SECONDS, SAVER_SECONDS = 1.0, 5.0
+
+
+class TooSmall(ModalScreen[None]):
+    """Instead of a broken layout; goes when the window has grown."""
+
+    def compose(self) -> Iterable[Static]:
+        """The message."""
+        yield Static(Content(f"Too small: {LEAST_WIDTH}x{LEAST_HEIGHT} is needed."))
+
+
+class GlmtuiApp(App[None]):
+    """The program with a screen.
+
+    Args:
+        engine_factory: makes a started engine that sends its events to the function it is given;
+            called after the first paint.
+        problems: what was wrong with the settings.
+        conversation: the one to open; None begins a new one.
+        terminal_blocked: whether the terminal has not yet taken what was drawn before.
+    """
+
+    CSS_PATH = "app.tcss"
+    TITLE = "glmtui"
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        engine_factory: EngineFactory,
+        *,
+        problems: Sequence[GlmtuiError] = (),
+        conversation: Conversation | None = None,
+        terminal_blocked: Callable[[], bool] = lambda: False,
+        **textual: Any,
+    ) -> None:
+        super().__init__(**textual)
+        self.settings = settings
+        self.store = store
+        self.save_error: StoreError | None = None
+        self.signalled = 0
+        self._problems = list(problems)
+        self._blocked = terminal_blocked
+        self._engine_factory = engine_factory
+        self._engine: Engine | None = None
+        self._memory = MemoryWatch(lambda found: self._soon(lambda: self.chat.show_memory(found)))
+        self._saver = Saver(store, lambda error: self._soon(lambda: self._save_failed(error)))
+        self.chat = ChatScreen()
+        self.session = Session(
+            self._fresh_conversation(),
+            self._saver,
+            self.chat.transcript,
+            soon=self._soon,
+            changed=self.chat.refresh_state,
+        )
+        self._opening = conversation
+        for theme in themes():
+            self.register_theme(theme)
+        self.theme = settings.theme if settings.theme in self.available_themes else DARK
+        if self.theme != settings.theme:
+            self._problems.append(
+                ConfigError(
+                    f"There is no theme {settings.theme!r}; {DARK} is shown.",
+                    f"There are {', '.join(self.available_themes)}.",
+                )
+            )
+
+    def get_default_screen(self) -> Screen[Any]:
+        """The chat is the first screen."""
+        return self.chat
+
+    # ---- the way in
+
+    def on_ready(self) -> None:
+        """After the first paint: the engine, the model, the memory meters."""
+        if not self.is_headless:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                loop.add_signal_handler(number, self._leave, number)
+        self._engine = self._engine_factory(self.session.hear)
+        self.session.attach(self._engine)
+        if self._opening is not None:
+            self.session.open(self._opening)
+        if self.settings.panel:
+            self.chat.show_panel()
+        self.tell_notice("config", "\n".join(map(str, self._problems)))
+        self._memory.start()
+        self.chat.refresh_state()
+        self._load_first_model()
+
+    def _load_first_model(self) -> None:
+        from glmtui.engine import catalog
+
+        name = self.settings.model or self.session.conversation.model
+        if not name:
+            here = [model.name for model in catalog.installed()]
+            name = catalog.DEFAULT_MODEL if catalog.DEFAULT_MODEL in here else "".join(here[:1])
+        if name:
+            self.use_model(name)
+        else:
+            self.pick_model()
+
+    def _fresh_conversation(self) -> Conversation:
+        return Conversation.new(system=self.settings.system_prompt, params=self.settings.sampling)
+
+    # ---- what the screen asks for
+
+    def tell(self, text: str, *, bad: bool = False) -> None:
+        """A word in passing."""
+        self.notify(visible(text), severity="error" if bad else "information", markup=False)
+
+    def tell_notice(self, subject: str, text: str) -> None:
+        """Something to read; stays until it is closed or replaced."""
+        self.chat.notice.tell(subject, text)
+
+    @property
+    def terminal_blocked(self) -> bool:
+        """Whether the terminal is still busy with what was drawn before."""
+        return self._blocked()
+
+    def new_conversation(self) -> None:
+        """An empty page; the conversation left is saved."""
+        self._leave_conversation(self._fresh_conversation())
+
+    def fork_conversation(self) -> None:
+        """Goes on in a copy, under an id of its own; the other is left as it is on disk."""
+        self._saver.forget(self.session.conversation.id)
+        self.session.open(self.session.conversation.fork())
+        self.session.change()
+        self.tell("You go on in a copy of the conversation.")
+
+    def pick_conversation(self, title: str = "") -> None:
+        """Lets the user choose a saved conversation."""
+        from glmtui.ui.dialogs import ConversationPicker
+
+        with self._saver.lock:
+            summaries, problems = self.store.summaries(), self.store.problems
+        self.tell_notice("store", "\n".join(map(str, problems)))
+        self.push_screen(ConversationPicker(summaries, title), self._open)
+
+    def _open(self, conversation_id: str | None) -> None:
+        if conversation_id is None or conversation_id == self.session.conversation.id:
+            return
+        try:
+            with self._saver.lock:
+                conversation = self.store.load(conversation_id)
+        except StoreError as error:
+            self.tell_notice("store", str(error))
+        else:
+            self._leave_conversation(conversation)
+
+    def _leave_conversation(self, for_another: Conversation) -> None:
+        left = self.session.conversation
+        self.session.open(for_another)
+        self._saver.leave(left.id)
+        self.chat.prompt.focus()
+
+    def pick_model(self, preselected: str = "") -> None:
+        """Lets the user choose a model; one that is not here is fetched first."""
+        from glmtui.ui.model_picker import ModelPicker
+
+        picker = ModelPicker(self.settings, preselected or self.session.model_name)
+        self.push_screen(picker, lambda name: self.use_model(name, fetch=True) if name else None)
+
+    def use_model(self, name: str, *, fetch: bool = False) -> None:
+        """Loads the model `name` stands for; one that is not here is fetched or offered."""
+        from glmtui.engine import catalog
+
+        try:
+            target = catalog.resolve(name, self.settings.server_specs())
+        except ModelNotFound as error:
+            from glmtui.ui.model_picker import Fetching, can_be_fetched
+
+            if fetch and can_be_fetched(name):
+                self.push_screen(Fetching(name, partial(self._fetch, name)), self._fetched)
+            else:
+                self.tell_notice("load", str(error))
+                self.pick_model(name)
+        except GlmtuiError as error:
+            self.tell_notice("load", str(error))
+        else:
+            self.session.load(target, name, self.settings.load_options)
+
+    def _fetch(self, name: str, on_progress: ProgressHook, cancelled: CancelFlag) -> ModelInfo:
+        from glmtui.engine.pull import pull
+
+        return pull(
+            name, endpoint=self.settings.endpoint, on_progress=on_progress, cancelled=cancelled
+        )
+
+    def _fetched(self, model: ModelInfo | None) -> None:
+        if model is not None:
+            self.session.load(model, model.name, self.settings.load_options)
+
+    def export(self, path: Path | None) -> Path:
+        """Writes the conversation in view where no file is yet, by suffix .md, .toml or .json.
+
+        Raises StoreError.
+        """
+        conversation = self.session.conversation
+        path = path or Path(file_name(conversation, "toml")).with_suffix(".md")
+        exact = path.suffix in (".toml", ".json")
+        text = dumps(conversation, format_of(path)) if exact else to_markdown(conversation)
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+        return path.resolve()
+
+    def action_command_palette(self) -> None:
+        """The palette acts on the chat; it does not open over a dialog."""
+        if self.screen is self.chat:
+            super().action_command_palette()
+
+    def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
+        """The palette's entries: what can be done and is not part of typing."""
+        for command in COMMANDS:
+            if command.slash:
+                yield SystemCommand(command.title, command.help, lambda c=command: self._do(c))
+
+    def _do(self, command: Command) -> None:
+        if self.chat.prompt.complete(command):
+            self.chat.action_send()
+
+    # ---- what happens meanwhile
+
+    def on_resize(self, event: events.Resize) -> None:
+        """A window too small for anything gets a message instead."""
+        small = event.size.width < LEAST_WIDTH or event.size.height < LEAST_HEIGHT
+        if small and not isinstance(self.screen, TooSmall):
+            self.push_screen(TooSmall())
+        elif not small and isinstance(self.screen, TooSmall):
+            self.pop_screen()
+
+    def _save_failed(self, error: StoreError | None) -> None:
+        self.save_error = error
+        text = "" if error is None else f"{error}\nNothing is lost: it is kept and tried again."
+        self.tell_notice("store", text)
+        self.chat.refresh_state()
+
+    def _soon(self, call: Callable[[], None]) -> None:
+        self.call_later(call)
+
+    # ---- the way out
+
+    def _leave(self, number: int) -> None:
+        self.signalled = number
+        self.exit(return_code=128 + number)
+
+    def close(self) -> tuple[bool, tuple[Conversation, ...]]:
+        """After `run`: ends the reply, the threads and the store.
+
+        Returns: whether the engine's thread has ended, and what could not be saved.
+        """
+        self._memory.stop()
+        self.session.close()
+        ended = self._engine is None or self._engine.close(ENGINE_SECONDS)
+        unsaved = self._saver.close(SAVER_SECONDS)
+        self.store.close()
+        return ended, unsaved
+
+
+def run(
+    settings: Settings, problems: Sequence[ConfigError], *, open_conversation: str | None = None
+) -> int:
+    """The program with a screen, until the user leaves. Returns its exit code.
+
+    Args:
+        problems: what was wrong with the settings, to be shown.
+        open_conversation: an id, the beginning of one, or "last".
+
+    Raises:
+        StoreError: that conversation cannot be opened.
+    """
+    from glmtui.ui.terminal import TerminalDriver, own_terminal
+
+    store = Store(paths.data_dir() / "conversations", settings.format)
+    conversation = None if open_conversation is None else store.load(open_conversation)
+    log = paths.state_dir() / "glmtui.log"
+    with own_terminal(log) as terminal:
+        app = GlmtuiApp(
+            settings,
+            store,
+            _start_engine,
+            problems=problems,
+            conversation=conversation,
+            terminal_blocked=lambda: terminal.blocked,
+            driver_class=TerminalDriver,
+        )
+        app.run(mouse=settings.mouse)
+        ended, unsaved = app.close()
+    code = app.return_code or 0
+    if code == 1:
+        sys.stderr.write(f"glmtui met an error of its own; {log} has it.\n")
+    sys.stderr.writelines(_rescue(unsaved))
+    if not ended:  # still inside torch, whose threads would abort the process at its end
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _start_engine(emit: Callable[[Event], None]) -> Engine:
+    from glmtui.engine.thread import EngineThread
+
+    thread = EngineThread(emit)
+    thread.start()
+    return thread
+
+
+def _rescue(unsaved: Iterable[Conversation]) -> Iterator[str]:
+    """Puts what the data folder would not take into the temporary one; says where."""
+    for conversation in unsaved:
+        name = visible(conversation.title)
+        try:
+            path = Path(tempfile.mkdtemp(prefix="glmtui-")) / f"{conversation.id}.toml"
+            path.write_text(dumps(conversation, "toml"), encoding="utf-8")
+        except OSError as error:
+            yield f"{name!r} could not be saved: {error.strerror}\n"
+        else:
+            yield f"{name!r} could not be saved; it is in {path} (glmtui import {path}).\n"

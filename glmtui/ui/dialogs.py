@@ -1,0 +1,186 @@
+"""Dialogs: a list to pick from with a filter, the saved conversations in it, and the help page.
+
+A dialog is asked a question and dismissed with the answer; what follows from it is the app's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from glmtui.commands import COMMANDS
+from glmtui.sanitize import one_line
+from glmtui.store import Summary
+
+MOST_ROWS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One thing to pick.
+
+    Attributes:
+        value: what the dialog answers.
+        label: what is shown.
+        words: what the filter looks through, in lower case.
+    """
+
+    value: str
+    label: Content
+    words: str
+
+
+class Picker(ModalScreen[str | None]):
+    """A filter above a list. Enter answers with the row, Esc with None.
+
+    Args:
+        typed_too: whether Enter answers with what was typed where no row fits.
+    """
+
+    AUTO_FOCUS = "Input"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", show=False),
+        Binding("up", "move('cursor_up')", show=False),
+        Binding("down", "move('cursor_down')", show=False),
+        Binding("pageup", "move('page_up')", show=False),
+        Binding("pagedown", "move('page_down')", show=False),
+    ]
+
+    def __init__(
+        self,
+        title: str,
+        rows: Sequence[Row],
+        *,
+        filter_text: str = "",
+        selected: str = "",
+        foot: str = "",
+        typed_too: bool = False,
+    ) -> None:
+        super().__init__()
+        self._title = title
+        self._rows = rows
+        self._selected = selected
+        self._foot = foot
+        self._typed_too = typed_too
+        self._filter = Input(filter_text, placeholder="Type to filter", compact=True)
+        self._filter.cursor_blink = False
+        self.list = OptionList(compact=True)
+        self.list.can_focus = False
+
+    def compose(self) -> ComposeResult:
+        """Title, filter, list, a line on the keys."""
+        with Vertical(classes="dialog"):
+            yield Static(Content(self._title), classes="heading")
+            yield self._filter
+            yield self.list
+            yield Static(Content(self._foot), classes="help")
+
+    def on_mount(self) -> None:
+        """Fills the list."""
+        self._fill(self._selected)
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Filters as it is typed."""
+        self._fill("")
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Answers with the highlighted row."""
+        at = self.list.highlighted
+        if at is not None and (option := self.list.get_option_at_index(at)).id is not None:
+            self.dismiss(self._shown[int(option.id)].value)
+        elif self._typed_too and event.value.strip():
+            self.dismiss(event.value.strip())
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Answers with the row that was clicked."""
+        if event.option.id is not None:
+            self.dismiss(self._shown[int(event.option.id)].value)
+
+    def action_move(self, how: str) -> None:
+        """Moves in the list while the cursor stays in the filter."""
+        getattr(self.list, f"action_{how}")()
+
+    def _fill(self, selected: str) -> None:
+        words = self._filter.value.lower().split()
+        fitting = [row for row in self._rows if all(word in row.words for word in words)]
+        self._shown = fitting[:MOST_ROWS]
+        self.list.clear_options()
+        self.list.add_options(Option(row.label, id=str(n)) for n, row in enumerate(self._shown))
+        if len(fitting) > MOST_ROWS:
+            more = f"… {len(fitting) - MOST_ROWS:,} more; type to narrow them down"
+            self.list.add_option(Option(Content(more), disabled=True))
+        at = next((n for n, row in enumerate(self._shown) if row.value == selected), 0)
+        self.list.highlighted = at if self._shown else None
+
+
+class ConversationPicker(Picker):
+    """The saved conversations, newest first."""
+
+    def __init__(self, summaries: Iterable[Summary], filter_text: str = "") -> None:
+        now = datetime.now(timezone.utc)
+        rows = [_conversation_row(summary, now) for summary in summaries]
+        super().__init__(
+            "Saved conversations",
+            rows,
+            filter_text=filter_text,
+            foot="Enter opens   Esc closes" if rows else "None yet. Esc closes",
+        )
+
+
+def _conversation_row(summary: Summary, now: datetime) -> Row:
+    title = one_line(summary.title) or "(no title)"
+    model = one_line(summary.model)
+    label = Content.assemble(
+        (f"{age(summary.updated, now):>7}  ", "$text-muted"), title, (f"  {model}", "$text-muted")
+    )
+    return Row(summary.id, label, f"{title} {model} {summary.id}".lower())
+
+
+def age(then: datetime, now: datetime) -> str:
+    """How long ago, in at most seven cells: "now", "5 min", "3 h", "2 d", "2024-05"."""
+    minutes = (now - then).total_seconds() / 60
+    if minutes < 1:
+        return "now"
+    if minutes < 60:
+        return f"{minutes:.0f} min"
+    if minutes < 24 * 60:
+        return f"{minutes / 60:.0f} h"
+    if minutes < 100 * 24 * 60:
+        return f"{minutes / 60 / 24:.0f} d"
+    return then.strftime("%Y-%m")
+
+
+class Help(ModalScreen[None]):
+    """Keys and commands, from COMMANDS."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f1,enter", "dismiss(None)", show=False)
+    ]
+
+    def compose(self) -> ComposeResult:
+        """The table, which scrolls."""
+        with VerticalScroll(classes="dialog"):
+            yield Static(Content("Keys and commands"), classes="heading")
+            yield Static(help_text())
+            yield Static(Content("Esc closes"), classes="help")
+
+
+def help_text() -> Content:
+    """Each command with its keys and what it does, the keys in a column of their own."""
+    rows = []
+    for command in COMMANDS:
+        how = "  ".join(filter(None, (*command.key_names, command.usage)))
+        rows.append(
+            Content.assemble((how, "$accent"), ("\n    " + command.help, "$text-muted")),
+        )
+    return Content("\n").join(rows)

@@ -1,0 +1,398 @@
+"""Session: the conversation in view and the reply being written to it.
+
+Send, stop, continue, regenerate and edit are one path: the conversation is edited, saved, and a
+Request goes to the engine; its events come back here, pieces of text through a buffer that the
+screen drains. Knows the engine's face and the saver; of the screen only a `View`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeAlias
+
+from glmtui.chat import Conversation, FinishReason, Message, SamplingParams
+from glmtui.engine.api import (
+    Delta,
+    Engine,
+    Event,
+    Failed,
+    Finished,
+    LoadedInfo,
+    LoadFailed,
+    Loading,
+    LoadOptions,
+    Prefilling,
+    PrefillProgress,
+    Ready,
+    Reply,
+    Request,
+    ServerSpec,
+    Target,
+)
+from glmtui.errors import GlmtuiError
+from glmtui.sanitize import VisibleStream, one_line, visible
+from glmtui.ui.saver import Saver
+
+SAVE_SECONDS = 1.0
+
+
+Place: TypeAlias = tuple[int, int]
+"""Which of how many alternatives a message is, counted from 1."""
+
+
+class View(Protocol):
+    """Where the conversation is seen; `glmtui.ui.transcript.Transcript` is one."""
+
+    def show(self, messages: Sequence[Message], places: Mapping[str, Place]) -> None:
+        """These and no others; `places` by message id."""
+        ...
+
+    def begin(self, message: Message, place: Place | None) -> None:
+        """One more, which may grow."""
+        ...
+
+    def append(self, text: str) -> None:
+        """The message that was begun goes on."""
+        ...
+
+    def finish(self, message: Message) -> None:
+        """The message that was begun, as it is at its end."""
+        ...
+
+
+@dataclass(slots=True)
+class Run:
+    """A reply being written.
+
+    Attributes:
+        request: its id comes back with every event.
+        message: the reply as it was begun: empty, or what a continued one already had.
+        on_disk: whether the question was saved, or could not be.
+        submitted: whether the engine has the request.
+        prefill: how far the prompt has been read; None before the engine began.
+        pieces: what was added, made safe to show.
+        count: pieces of text from the engine; a piece is a token, but where several make one
+            character.
+        began: when the first piece came, by the session's clock.
+    """
+
+    request: Request
+    message: Message
+    saved_at: float
+    on_disk: bool = False
+    submitted: bool = False
+    stopping: bool = False
+    prefill: PrefillProgress | None = None
+    stream: VisibleStream = field(default_factory=VisibleStream)
+    pieces: list[str] = field(default_factory=list)
+    count: int = 0
+    saved_count: int = 0
+    began: float = 0.0
+
+    @property
+    def working(self) -> bool:
+        """Whether the engine has begun with it."""
+        return self.prefill is not None or self.count > 0
+
+    @property
+    def written(self) -> Message:
+        """The reply with all that has come so far."""
+        return replace(self.message, content=self.message.content + "".join(self.pieces))
+
+    def rate(self, now: float) -> float | None:
+        """Pieces per second since the first; None while there are too few."""
+        return (
+            (self.count - 1) / (now - self.began) if self.count > 1 and now > self.began else None
+        )
+
+
+class Session:
+    """What is said, what is being said, and to which model.
+
+    Args:
+        soon: calls a function on the thread that owns this session; called from other threads.
+        changed: called whenever something that `View` does not show may have changed.
+
+    Attributes:
+        conversation: the one in view.
+        run: the reply being written, if any.
+        model: the model that answers; None while none is in memory.
+        loading: name and fraction of the model being loaded.
+        load_error, reply_error: what last went wrong; None once it goes right.
+        model_name: what it was asked for by; "" for none.
+        answered, stopped: whether a reply has ended since this conversation was opened, and
+            whether that was by the user.
+        dropped_turns: how many of the oldest messages did not fit into the last prompt.
+    """
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        saver: Saver,
+        view: View,
+        *,
+        soon: Callable[[Callable[[], None]], None],
+        changed: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.conversation = conversation
+        self.run: Run | None = None
+        self.model: LoadedInfo | None = None
+        self.loading: tuple[str, float] | None = None
+        self.load_error: GlmtuiError | None = None
+        self.reply_error: GlmtuiError | None = None
+        self.model_name = self._target_name = ""
+        self.answered = self.stopped = False
+        self.dropped_turns = 0
+        self._engine: Engine | None = None
+        self._saver = saver
+        self._view = view
+        self._soon = soon
+        self._changed = changed
+        self._clock = clock
+        self._buffer: deque[Delta] = deque()
+        self._ids = itertools.count(1)
+
+    def attach(self, engine: Engine) -> None:
+        """Who answers; questions asked before wait."""
+        self._engine = engine
+
+    # ---- what is in view
+
+    def open(self, conversation: Conversation) -> None:
+        """Another conversation; a reply being written is cut and kept in its own."""
+        self._cut()
+        self.conversation = _cleaned(conversation)
+        self.reply_error, self.dropped_turns = None, 0
+        self.answered = self.stopped = False
+        self._show(self.conversation.path)
+        self._changed()
+
+    def change(self, **values: SamplingParams | str | None) -> None:
+        """Puts `params` or `system` into the conversation, in force from the next reply."""
+        self.conversation = replace(self.conversation, **values)  # type: ignore[arg-type]
+        if self.conversation.messages:
+            self._saver.save(self.conversation)
+        self._changed()
+
+    def load(self, target: Target, name: str, options: LoadOptions) -> None:
+        """Loads a model in place of the one there is; a question that waits is answered by it."""
+        if self.run is not None and self.run.working:
+            self._cut()
+        assert self._engine is not None
+        self.model, self.loading, self.load_error = None, (name, 0.0), None
+        self.model_name = name
+        self._target_name = target.url if isinstance(target, ServerSpec) else target.name
+        self._engine.load(target, options)
+        self._submit()
+        self._changed()
+
+    # ---- one reply: four ways in, one path
+
+    def ask(self, text: str, editing: str | None = None) -> None:
+        """A question, or other words for the one whose id is `editing`."""
+        if editing is None:
+            self.conversation = self.conversation.add(Message("user", visible(text)))
+            question = self.conversation.path[-1]
+            self._view.begin(question, None)
+            self._view.finish(question)
+        else:
+            self.conversation = self.conversation.edit(editing, visible(text))
+            self._show(self.conversation.path)
+        self._reply()
+
+    def regenerate(self) -> bool:
+        """Answers the last question again. False where there is none."""
+        path = self.conversation.path
+        if not path:
+            return False
+        if path[-1].role == "assistant":
+            self.conversation = self.conversation.rewind(path[-1].id)
+            self._show(self.conversation.path)
+        self._reply()
+        return True
+
+    def go_on(self) -> bool:
+        """Continues the last reply from where it stops. False where there is none."""
+        path = self.conversation.path
+        if not path or path[-1].role != "assistant" or not path[-1].content:
+            return False
+        self._show(path[:-1])
+        self._reply(replace(path[-1], finish_reason=None, stats=None, error=""))
+        return True
+
+    def _reply(self, begun: Message | None = None) -> None:
+        self.reply_error, self.stopped = None, False
+        asked = replace(self.conversation, model=self.model_name or self.conversation.model)
+        if begun is None:
+            self.conversation = asked.add(Message("assistant", "", model=asked.model))
+            begun = self.conversation.path[-1]
+        else:
+            self.conversation = asked
+        # A reply that failed before its first word says nothing to the model.
+        prompt = tuple(m for m in asked.prompt if m.content or m.role != "assistant")
+        request = Request(next(self._ids), prompt, asked.params)
+        run = self.run = Run(request, begun, saved_at=self._clock())
+        self._view.begin(begun, places(self.conversation).get(begun.id))
+
+        def saved() -> None:
+            run.on_disk = True
+            self._submit()
+
+        self._saver.save(asked, lambda: self._soon(saved))
+        self._changed()
+
+    def _submit(self) -> None:
+        """Hands the reply to the engine once its question is on disk and there is a model."""
+        run, engine = self.run, self._engine
+        if engine is None or run is None or run.submitted:
+            return
+        if run.on_disk and (self.model or self.loading):
+            run.submitted = True
+            engine.submit(run.request)
+
+    def _show(self, messages: Sequence[Message]) -> None:
+        self._view.show(messages, places(self.conversation))
+
+    # ---- its end
+
+    def stop(self) -> None:
+        """Stops the reply and keeps what there is of it."""
+        run = self.run
+        if run is None:
+            return
+        if run.stopping or not run.working:  # asked twice, or the engine is busy with a load
+            self._cut()
+        else:
+            run.stopping = True
+            self._cancel(run)
+        self._changed()
+
+    def close(self) -> None:
+        """Ends the reply, if one is being written, and saves what there is of it."""
+        self._cut()
+
+    def _cancel(self, run: Run) -> None:
+        if self._engine is not None and run.submitted:
+            self._engine.cancel(run.request.id)
+
+    def _cut(self) -> None:
+        """Ends the reply here and now; what the engine still says of it is not heard."""
+        if self.run is not None:
+            self._cancel(self.run)
+            self._end("cancelled")
+
+    def _end(
+        self,
+        reason: FinishReason,
+        reply: Reply | None = None,
+        error: GlmtuiError | None = None,
+    ) -> None:
+        """Every reply ends here. `reply` is None where the engine was not waited for."""
+        self.drain()
+        run, self.run = self.run, None
+        assert run is not None
+        added = "".join(run.pieces) + run.stream.end() if reply is None else visible(reply.text)
+        message = replace(
+            run.message,
+            content=run.message.content + added,
+            finish_reason=reason,
+            stats=reply.stats if reply else None,
+            error=visible(str(error)) if error else "",
+        )
+        self.reply_error, self.answered = error, True
+        self.stopped = reason == "cancelled"
+        self.dropped_turns = reply.dropped_turns if reply else self.dropped_turns
+        if self.stopped and not message.content:  # nothing was said
+            self.conversation = self.conversation.delete(message.id)
+            self._show(self.conversation.path)
+        else:
+            self.conversation = self.conversation.put(message)
+            self._view.finish(message)
+        self._saver.save(self.conversation)
+        self._changed()
+
+    # ---- what the engine says
+
+    def hear(self, event: Event) -> None:
+        """Takes an event, on any thread, and returns at once."""
+        if isinstance(event, Delta):
+            self._buffer.append(event)
+        else:
+            self._soon(lambda: self._handle(event))
+
+    def drain(self) -> None:
+        """Shows the text that has come since; saves the partial reply about once a second."""
+        run, now, pieces = self.run, self._clock(), []
+        while self._buffer:
+            delta = self._buffer.popleft()
+            if run and delta.request_id == run.request.id:
+                pieces.append(delta.text)
+        if run is None:
+            return
+        if pieces:
+            run.began = run.began or now
+            run.count += len(pieces)
+            text = run.stream.feed("".join(pieces))
+            run.pieces.append(text)
+            self._view.append(text)
+        if run.count > run.saved_count and now - run.saved_at >= SAVE_SECONDS:
+            run.saved_at, run.saved_count = now, run.count
+            self.conversation = self.conversation.put(run.written)
+            self._saver.save(self.conversation)
+
+    def _handle(self, event: Event) -> None:
+        run = self.run
+        if isinstance(event, Loading):
+            if event.name == self._target_name and self.loading:  # else of one given up
+                self.loading = (self.loading[0], event.fraction)
+        elif isinstance(event, Ready):
+            self.model, self.loading, self.load_error = event.model, None, None
+        elif isinstance(event, LoadFailed):
+            self.model, self.loading, self.load_error = None, None, event.error
+            if run and run.submitted:  # it waits for another model, under another id
+                self._cancel(run)
+                run.request = replace(run.request, id=next(self._ids))
+                run.submitted = False
+        elif run is None or event.request_id != run.request.id:
+            return  # late: the reply was cut, or the conversation left
+        elif isinstance(event, Prefilling):
+            run.prefill = event.progress
+        elif isinstance(event, Finished):
+            self._end(event.reply.finish_reason, event.reply)
+        elif isinstance(event, Failed):
+            self._end("error", event.partial, event.error)
+        self._changed()
+
+
+def places(conversation: Conversation) -> dict[str, Place]:
+    """By message id, which of how many alternatives it is, where there are several."""
+    siblings: dict[str | None, list[str]] = {}
+    for message in conversation.messages:
+        siblings.setdefault(message.parent, []).append(message.id)
+    return {
+        name: (n, len(names))
+        for names in siblings.values()
+        if len(names) > 1
+        for n, name in enumerate(names, 1)
+    }
+
+
+def _cleaned(conversation: Conversation) -> Conversation:
+    """The conversation as it may be shown, whoever wrote its file."""
+    messages = tuple(
+        replace(m, content=visible(m.content), model=one_line(m.model), error=visible(m.error))
+        for m in conversation.messages
+    )
+    system = conversation.system
+    return replace(
+        conversation,
+        title=one_line(conversation.title),
+        model=one_line(conversation.model),
+        system=None if system is None else visible(system),
+        messages=messages,
+    )
