@@ -26,8 +26,7 @@ from glmtui.errors import ConfigError, GlmtuiError
 PROBE_SECONDS = 120
 PROBE = """\
 import json, torch
-names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-print(json.dumps({"cuda": torch.version.cuda, "usable": torch.cuda.is_available(), "names": names}))
+print(json.dumps({"cuda": torch.version.cuda, "usable": torch.cuda.is_available()}))
 """
 LOW_SPACE = 2e9  # bytes; less is not enough for any model but the smallest
 
@@ -98,11 +97,11 @@ def _torch_and_gpus(machine: device.Snapshot) -> Iterator[Finding]:
             "Install a CUDA build of the same version from the torch website.",
         )
     else:
-        yield _probe(version)
+        yield probe(version)
 
 
-def _probe(version: str) -> Finding:
-    """Whether torch can use the GPUs, asked in a child process."""
+def probe(version: str) -> Finding:
+    """Whether torch, of this version, can use the GPUs; asked in a child process."""
     advice = "See whether `nvidia-smi` works; torch may need a newer driver."
     try:
         child = subprocess.run(
@@ -117,12 +116,13 @@ def _probe(version: str) -> Finding:
     if child.returncode:
         last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
         return Finding("fail", "torch", f"{version} cannot be imported: {last}", advice)
-    found = json.loads(child.stdout.splitlines()[-1])
+    try:
+        found = json.loads(child.stdout)
+    except ValueError:
+        return Finding("fail", "torch", f"{version} gave a strange answer: {child.stdout}", advice)
     if not found["usable"]:
         return Finding("warn", "torch", f"{version} cannot use the GPU", advice)
-    return Finding(
-        "ok", "torch", f"{version} with CUDA {found['cuda']} on {len(found['names'])} GPU"
-    )
+    return Finding("ok", "torch", f"{version} with CUDA {found['cuda']}")
 
 
 def _gb(nbytes: int | None) -> str:
@@ -135,7 +135,7 @@ def _gb(nbytes: int | None) -> str:
 def _terminal(environ: Mapping[str, str]) -> Iterator[Finding]:
     term = environ.get("TERM", "")
     if not sys.stdout.isatty():
-        yield Finding("ok", "terminal", "stdout is none, so it was not looked at")
+        yield Finding("ok", "terminal", "not looked at, as stdout is not one")
     elif term in ("", "dumb"):
         yield Finding(
             "fail",
