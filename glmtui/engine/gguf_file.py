@@ -72,7 +72,7 @@ class GGUFFile:
         """The value of a metadata key, None if it is absent. Raises BadCheckpoint: another type."""
         value = self.metadata.get(key)
         if value is not None and not isinstance(value, kind):
-            raise _bad(self.path, f"its {key} is not a {kind.__name__}")
+            raise _bad(self.path, f"its {key} is not of type {kind.__name__}")
         return value
 
     def need(self, key: str, kind: type[T]) -> T:

@@ -45,6 +45,7 @@ PRE_TOKENIZERS: Mapping[str, Callable[[], Any]] = {
     "gpt-2": _gpt2,
     "llama-bpe": _llama3,
 }
+WHOLE_FIRST = ("llama-bpe",)  # a word that is a token is taken as it is, merges or not
 
 
 def build_tokenizer(file: GGUFFile) -> Any:
@@ -87,7 +88,7 @@ def _byte_level(file: GGUFFile, tokens: Sequence[str]) -> Any:
         )
     halves = [merge.partition(" ") for merge in file.need("tokenizer.ggml.merges", list)]
     merges = [(left, right) for left, _, right in halves]
-    tokenizer = Tokenizer(_bpe(file, tokens, merges))
+    tokenizer = Tokenizer(_bpe(file, tokens, merges, ignore_merges=pre in WHOLE_FIRST))
     tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer

@@ -41,17 +41,22 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
         "Check the user name and password in your index or proxy settings (pip config list).",
     ),
     (
-        r"failed to establish|name resolution|name or service not known|connection refused"
-        r"|network is unreachable|connecttimeout|timed out|proxyerror|connection reset"
-        r"|connection aborted|incompleteread|connection broken|dns error|error sending request"
-        r"|tcp connect error|failed to fetch",
-        "the package index cannot be reached",
-        "Check the network, proxy (HTTPS_PROXY) and index settings (PIP_INDEX_URL).",
+        r"not a trusted or secure host",
+        "pip does not trust the package index, whose address is plain http",
+        "Give its https address, or name it in PIP_TRUSTED_HOST.",
     ),
     (
         r"sslerror|certificate",
         "the package index's certificate is not trusted here",
         "Check your certificate settings (PIP_CERT, SSL_CERT_FILE).",
+    ),
+    (
+        r"failed to establish|name resolution|name or service not known|connection refused"
+        r"|network is unreachable|connecttimeout|timed out|proxyerror|connect to proxy"
+        r"|connection reset|connection aborted|connection broken|incompleteread|dns error"
+        r"|error sending request|tcp connect error|failed to fetch",
+        "the package index cannot be reached",
+        "Check the network, proxy (HTTPS_PROXY) and index settings (PIP_INDEX_URL).",
     ),
     (
         r"no matching distribution|not found in the (package registry|provided package locations)"
@@ -95,7 +100,7 @@ def _command(wheel: Wheel, download: Path) -> tuple[list[str], bool]:
         # uv cannot just download; it checks the wheel's hash itself and unpacks it
         pinned = download.with_name("requirements.txt")
         pinned.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
-        options = ["--no-deps", "--require-hashes", "--link-mode=copy", "--no-progress"]
+        options = ["--no-deps", "--require-hashes", "--link-mode=copy", "--no-cache"]
         target = [f"--python={sys.executable}", f"--target={download}"]
         return [uv, "pip", "install", *options, *target, f"--requirements={pinned}"], True
     if bundled := _bundled_pip():

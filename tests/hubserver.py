@@ -1,0 +1,173 @@
+"""A hub on 127.0.0.1: what `huggingface_hub` and `fetch` ask of huggingface.co, and its troubles.
+
+Serves ``/api/models/ORG/NAME`` and ``/ORG/NAME/resolve/COMMIT/FILE`` with Range, ETag and the hub's
+own headers. `faults` breaks connections, sends wrong bytes or statuses for a file, so often and no
+more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LFS_BYTES = 4096  # files from this size on are "large"
+
+
+@dataclass
+class Fault:
+    """What goes wrong when a file is asked for.
+
+    Attributes:
+        cut_after: bytes of the answer after which the connection breaks.
+        status: answered instead of the file.
+        body: sent instead of the file.
+        times: how often; then all is well.
+    """
+
+    cut_after: int | None = None
+    status: int | None = None
+    body: bytes | None = None
+    times: int = 1
+
+
+@dataclass
+class Hub:
+    """What is served, and what was asked."""
+
+    repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    faults: dict[str, Fault] = field(default_factory=dict)
+    token: str | None = None  # without it: 401
+    status: int | None = None  # of every answer
+    resumes: bool = True  # whether Range is honoured
+    url: str = ""
+    asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, range
+
+    def downloads(self) -> list[str]:
+        """The files that were sent, with the first byte asked for where it is not 0."""
+        found = []
+        for method, path, asked_range in self.asked:
+            start = asked_range.removeprefix("bytes=").removesuffix("-")
+            if method == "GET" and "/resolve/" in path:
+                found.append(path.rpartition("/")[2] + ("" if start in ("", "0") else f"@{start}"))
+        return found
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        self.hub.asked.append((self.command, path, self.headers.get("Range", "")))
+        if self.hub.status is not None:
+            return self._refuse(self.hub.status)
+        if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            return self._refuse(401)
+        if path.startswith("/api/models/"):
+            return self._describe(path.removeprefix("/api/models/"))
+        repo, _, rest = path.removeprefix("/").partition("/resolve/")
+        name = rest.partition("/")[2]
+        content = self.hub.repos.get(repo, {}).get(name)
+        if content is None:
+            return self._refuse(404)
+        return self._send(name, content)
+
+    def _refuse(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        if status == 404:
+            self.send_header("X-Error-Code", "RepoNotFound")
+        if status == 403:
+            self.send_header("X-Error-Code", "GatedRepo")
+        self.end_headers()
+
+    def _describe(self, repo: str) -> None:
+        files = self.hub.repos.get(repo)
+        if files is None:
+            return self._refuse(404)
+        siblings = [_sibling(name, content) for name, content in files.items()]
+        body = json.dumps({"id": repo, "sha": COMMIT, "siblings": siblings}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        return None
+
+    def _send(self, name: str, content: bytes) -> None:
+        fault = self.hub.faults.get(name) if self.command == "GET" else None
+        if fault is not None and fault.times > 0:
+            fault.times -= 1
+            if fault.status is not None:
+                return self._refuse(fault.status)
+            if fault.body is not None:
+                content = fault.body
+        else:
+            fault = None
+        start = 0
+        asked = self.headers.get("Range")
+        if asked and self.hub.resumes:
+            start = int(asked.removeprefix("bytes=").partition("-")[0])
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        else:
+            self.send_response(200)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{_etag(content)}"')
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        if self.command == "HEAD":
+            return None
+        if fault is not None and fault.cut_after is not None:
+            self.wfile.write(content[start : start + fault.cut_after])
+            self.wfile.flush()
+            self.close_connection = True
+            return None
+        self.wfile.write(content[start:])
+        return None
+
+
+def _etag(content: bytes) -> str:
+    if len(content) >= LFS_BYTES:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def _sibling(name: str, content: bytes) -> dict[str, Any]:
+    entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": _etag(content)}
+    if len(content) >= LFS_BYTES:
+        entry["blobId"] = "0" * 40
+        entry["lfs"] = {"sha256": _etag(content), "size": len(content), "pointerSize": 130}
+    return entry
+
+
+@contextmanager
+def hub_server() -> Iterator[Hub]:
+    """A hub with nothing on it, and its address in `url`."""
+    hub = Hub()
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    hub.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
