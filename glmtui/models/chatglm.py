@@ -284,8 +284,8 @@ class RoundFormat:
 
     def __init__(self, tokenizer: IceTokenizer) -> None:
         self.tokenizer = tokenizer
-        self.stop_ids = frozenset({tokenizer.special("<eop>")})
-        self._marks = [tokenizer.special("[gMASK]"), tokenizer.special("<sop>")]
+        self.stop_ids = frozenset({tokenizer.special["<eop>"]})
+        self._marks = [tokenizer.special["[gMASK]"], tokenizer.special["<sop>"]]
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         system, (*history, last) = rounds(messages)

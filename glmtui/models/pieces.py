@@ -77,6 +77,9 @@ class IceTokenizer:
     Args:
         processor: the file, loaded, with all its 130,344 pieces.
         first_id: id of the first piece; 20,000 where the vocabulary begins with image tokens.
+
+    Raises:
+        BadCheckpoint: the file is another model's.
     """
 
     strips_leading_space = True
@@ -85,15 +88,12 @@ class IceTokenizer:
         self._processor = processor
         self._first = first_id
         self._end: int = first_id + processor.get_piece_size()
-
-    def special(self, piece: str) -> int:
-        """The id of a control piece such as ``[gMASK]``. Raises BadCheckpoint without it."""
-        if (i := self._processor.piece_to_id(piece)) == self._processor.unk_id():
+        self.special = {tag: first_id + processor.piece_to_id(tag) for tag in _CONTROLS}
+        if first_id + processor.unk_id() in self.special.values():
             raise BadCheckpoint(
-                f"ice_text.model has no piece {piece}; it is not ChatGLM-6B's.",
+                "ice_text.model lacks pieces such as [gMASK]; it is not ChatGLM-6B's.",
                 "Fetch the model again with: glmtui pull",
             )
-        return self._first + int(i)
 
     def encode(self, text: str) -> list[int]:
         text = _valid(text).replace("\n", "<n>").replace("\t", "<|tab|>")
@@ -181,7 +181,8 @@ def _whitespace(mark: re.Match[str]) -> str:
 
 # ---- the pieces that the first revision's file lacks
 
-CONTROL, USER_DEFINED, BYTE = 3, 4, 6  # SentencePiece.Type in sentencepiece_model.proto
+_CONTROLS = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
+_CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6  # SentencePiece.Type in sentencepiece_model.proto
 
 
 def _added_pieces() -> bytes:
@@ -190,11 +191,10 @@ def _added_pieces() -> bytes:
     Messages of Protocol Buffers may be cut between fields and put together again by joining
     their bytes: what follows is added to repeated fields and overrides single ones.
     """
-    controls = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
     blanks = ("<|tab|>", *(f"<|blank_{n}|>" for n in range(2, 81)))
-    added = [_piece(tag, CONTROL) for tag in controls]
-    added += [_piece(tag, USER_DEFINED) for tag in blanks]
-    added += [_piece(f"<0x{byte:02X}>", BYTE) for byte in range(256)]
+    added = [_piece(tag, _CONTROL) for tag in _CONTROLS]
+    added += [_piece(tag, _USER_DEFINED) for tag in blanks]
+    added += [_piece(f"<0x{byte:02X}>", _BYTE) for byte in range(256)]
     byte_fallback = b"\x98\x02\x01"  # TrainerSpec field 35 = true
     return b"".join(added) + b"\x12" + bytes([len(byte_fallback)]) + byte_fallback
 
