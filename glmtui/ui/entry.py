@@ -1,0 +1,139 @@
+"""One message of a conversation as lines: who speaks, what is said, and how it ended.
+
+Knows how a message looks, not where it is drawn. A person's words are shown as they were typed; a
+model's are Markdown.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+from glmtui.chat import Message
+from glmtui.sanitize import one_line, visible
+from glmtui.ui.markdown import render
+from glmtui.ui.streaming import MarkdownStream
+from glmtui.ui.wrap import BLANK, Line, Span, wrap
+
+MARGIN = Span("  ")
+_USER_MARGIN = Span("▌ ", ("user-bar",))
+
+_ENDINGS = {"cancelled": "stopped", "length": "cut: the reply reached its greatest length"}
+
+
+class Entry:
+    """A message and its lines.
+
+    Args:
+        place: which of how many alternatives it is, where there are several: (2, 3).
+        note: more to say under it.
+        growing: whether it is still being written.
+    """
+
+    def __init__(
+        self,
+        message: Message,
+        place: tuple[int, int] | None = None,
+        note: str = "",
+        *,
+        growing: bool = False,
+    ) -> None:
+        self.message = message
+        self.place = place
+        self.note = note
+        self.width = 0
+        self._growing = growing
+        self._text = visible(message.content)
+        self._stream: MarkdownStream | None = None
+        self._head: list[Line] = []
+        self._body: Sequence[Line] = ()
+        self._foot: list[Line] = []
+
+    def __len__(self) -> int:
+        return len(self._head) + len(self._body) + len(self._foot)
+
+    def __getitem__(self, index: int) -> Line:
+        for part in (self._head, self._body):
+            if index < len(part):
+                return part[index]
+            index -= len(part)
+        return self._foot[index]
+
+    def margin(self, index: int) -> Span:
+        """What stands to the left of a line."""
+        in_body = 0 <= index - len(self._head) < len(self._body)
+        return _USER_MARGIN if in_body and self.message.role == "user" else MARGIN
+
+    def lay_out(self, width: int) -> None:
+        """Makes the lines anew for `width` cells, unless they are of that width."""
+        if width == self.width:
+            return
+        self.width = width
+        self._head = self._label()
+        if self.message.role == "user":
+            self._body = wrap([Span(self._text, ("user",))], width, fill=("user",))
+        elif self._growing:
+            self._stream = MarkdownStream(width)
+            self._body = self._stream.lines
+            self._stream.feed(self._text)
+        else:
+            self._body = render(self._text, width) if self._text.strip() else ()
+        self._foot = self._ending()
+
+    def append(self, text: str) -> int:
+        """The message goes on. Returns the first line that is not as it was."""
+        self._text += text
+        if self._stream is None:
+            return 0
+        return len(self._head) + self._stream.feed(text)
+
+    def finish(self, message: Message, note: str) -> int:
+        """The message as it is at its end. Returns the first line that is not as it was."""
+        text = visible(message.content)
+        grown = self._stream if text == self._text else None
+        self.message, self.note, self._text = message, note, text
+        self._growing, self._stream = False, None
+        if grown is None:
+            width, self.width = self.width, 0
+            self.lay_out(width)
+            return 0
+        first = grown.finish()
+        self._foot = self._ending()
+        return len(self._head) + first
+
+    def place_of(self, index: int) -> int:
+        """How much text comes before a line; with `line_at`, finds it again at another width."""
+        return sum(len(self[i].text) for i in range(index))
+
+    def line_at(self, offset: int) -> int:
+        """The line that has the text at `offset`."""
+        starts = [0, *accumulate(len(self[i].text) for i in range(len(self)))]
+        return max(0, min(bisect_right(starts, offset), len(self)) - 1)
+
+    def _label(self) -> list[Line]:
+        if self.message.role == "user":
+            words = ""
+        else:
+            words = one_line(self.message.model) or self.message.role
+        if self.place is not None:
+            words = f"{words}  {self.place[0]}/{self.place[1]}".strip()
+        return wrap([Span(words, ("label",))], self.width) if words else []
+
+    def _ending(self) -> list[Line]:
+        """What is said under the message, and the empty line that parts it from the next."""
+        lines: list[Line] = []
+        message = self.message
+        if message.role == "assistant" and not self._growing:
+            reason = message.finish_reason
+            if reason == "error":
+                words = f"error: {visible(message.error)}"
+                lines += wrap([Span(words, ("note-error",))], self.width)
+            elif reason != "stop":
+                words = _ENDINGS[reason] if reason else "interrupted"
+                lines += wrap([Span(words, ("note",))], self.width)
+            elif not self._body:
+                lines += wrap([Span("an empty reply", ("note",))], self.width)
+        if self.note:
+            lines += wrap([Span(visible(self.note), ("note",))], self.width)
+        return [*lines, BLANK]

@@ -1,0 +1,194 @@
+"""Styled text cut into lines of a given width, in the cells a terminal has.
+
+Chinese and Japanese may break between any two characters, but no line starts with closing
+punctuation or ends with an opening one (what typesetters call kinsoku); other words break at
+spaces, and where one is wider than the line, between graphemes. Styles are names here; what they
+look like, and where lines are drawn, is not known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias
+
+from rich.cells import cell_len, split_graphemes
+
+Styles: TypeAlias = tuple[str, ...]
+"""Names of styles that add up, outermost first: ("quote", "strong")."""
+
+TAB = "    "
+UNBROKEN = 1 << 30
+"""A width at which lines end only where the text's do."""
+
+# Marks without a look, for copying: chrome (bars, labels, rules) is drawn but is not text, and an
+# indent is text only where a line of the text begins.
+CHROME = "chrome"
+INDENT = "indent"
+
+
+class Span(NamedTuple):
+    """Text of one look."""
+
+    text: str
+    styles: Styles = ()
+
+
+class Line(NamedTuple):
+    """One row of the screen.
+
+    Attributes:
+        joint: what stood in the text where the line was broken, "" or spaces; None at the end of
+            a line of the text itself. Copying needs it to undo the breaking.
+        fill: styles of the rest of the row.
+    """
+
+    spans: tuple[Span, ...] = ()
+    joint: str | None = None
+    fill: Styles = ()
+
+    @property
+    def text(self) -> str:
+        return "".join(span.text for span in self.spans)
+
+
+BLANK = Line()
+
+# Characters that are words by themselves: ideographs, kana, and their spaces and marks.
+_IDEOGRAPH = (
+    "\u2e80-\u2fff\u3000\u3003-\u3007\u3012\u3013\u301c-\u312f\u3190-\u33ff\u3400-\u4dbf"
+    "\u4e00-\ua4cf\uf900-\ufaff\uff10-\uff19\uff21-\uff3a\uff41-\uff5a\uff66-\uff9d"
+    "\U00020000-\U0003ffff"
+)
+_CLOSING = (
+    "、。，．：；？！）〕］｝〉》」』】〗〙〛”’…—～·・％‰℃々ーぁぃぅぇぉっゃゅょァィゥェォッャュョ"
+)
+_OPENING = "（〔［｛〈《「『【〖〘〚“‘"
+_JOINED = "\u0300-\u036f\u200d\u20d0-\u20ff\u3099\u309a\ufe00-\ufe0f\U000e0100-\U000e01ef"
+_WORD = rf"[^ {_IDEOGRAPH}{_CLOSING}{_OPENING}]+"
+_PIECE = re.compile(
+    rf" +"
+    rf"|(?:[{_OPENING}]|[(\[{{](?=[{_IDEOGRAPH}]))*"
+    rf"(?:(?![{_CLOSING}])[{_IDEOGRAPH}][{_JOINED}]*|{_WORD})"
+    rf"(?:[{_CLOSING}]|(?<=[{_IDEOGRAPH}{_CLOSING}])[,.:;?!)\]}}%])*"
+    rf"|[{_CLOSING}]+|[{_OPENING}]+"
+)
+
+
+def wrap(spans: Iterable[Span], width: int, fill: Styles = ()) -> list[Line]:
+    r"""`spans` as lines of at most `width` cells; "\n" in them ends a line.
+
+    A grapheme wider than `width` makes a wider line: nothing is left out.
+    """
+    lines: list[Line] = []
+    for row in _rows(spans):
+        text = "".join(span.text for span in row)
+        if cell_len(text) <= width:
+            lines.append(Line(tuple(row), None, fill))
+            continue
+        breaks = list(_breaks(text, width))
+        for i, (start, end) in enumerate(breaks):
+            joint = text[end : breaks[i + 1][0]] if i + 1 < len(breaks) else None
+            lines.append(Line(cut(row, start, end), joint, fill))
+    return lines
+
+
+def widest_piece(spans: Iterable[Span]) -> int:
+    """Cells of the longest stretch that `wrap` would not break at a word's end."""
+    return max(
+        (
+            cell_len(piece)
+            for row in _rows(spans)
+            for piece in _PIECE.findall("".join(span.text for span in row))
+        ),
+        default=0,
+    )
+
+
+def prefixed(lines: Sequence[Line], first: Span, rest: Span) -> list[Line]:
+    """`lines` with `first` before the first of them and `rest` before the others."""
+    return [
+        line
+        if i and line is BLANK and INDENT in rest.styles
+        else line._replace(spans=(rest if i else first, *line.spans))
+        for i, line in enumerate(lines)
+    ]
+
+
+def cut(row: Sequence[Span], start: int, end: int) -> tuple[Span, ...]:
+    """The part of `row` between two places in its text."""
+    parts: list[Span] = []
+    at = 0
+    for text, styles in row:
+        part = text[max(0, start - at) : max(0, end - at)]
+        if part:
+            parts.append(Span(part, styles))
+        at += len(text)
+        if at >= end:
+            break
+    return tuple(parts)
+
+
+def marked(line: Line, start: int, end: int, style: str) -> Line:
+    """`line` with `style` over the rest between two places in its text."""
+    before, after = cut(line.spans, 0, start), cut(line.spans, end, len(line.text))
+    middle = (Span(text, (*styles, style)) for text, styles in cut(line.spans, start, end))
+    return line._replace(spans=(*before, *middle, *after))
+
+
+def plain_text(lines: Iterable[Line]) -> str:
+    """The text of `lines` for the clipboard: unbroken again, without chrome."""
+    parts: list[str] = []
+    broken = False
+    for line in lines:
+        if line.spans and all(CHROME in span.styles for span in line.spans):
+            continue
+        unwanted = (CHROME, INDENT) if broken else (CHROME,)
+        parts += (text for text, styles in line.spans if not any(u in styles for u in unwanted))
+        broken = line.joint is not None
+        parts.append("\n" if line.joint is None else line.joint)
+    return "".join(parts).removesuffix("\n")
+
+
+def _rows(spans: Iterable[Span]) -> Iterator[list[Span]]:
+    row: list[Span] = []
+    for text, styles in spans:
+        first, *others = text.replace("\t", TAB).split("\n")
+        if first:
+            row.append(Span(first, styles))
+        for part in others:
+            yield row
+            row = [Span(part, styles)] if part else []
+    yield row
+
+
+def _breaks(text: str, width: int) -> Iterator[tuple[int, int]]:
+    """Where each line starts and ends; the spaces between two lines belong to neither."""
+    start = end = 0
+    cells = 0  # of text[start:end] and of the spaces that follow it
+    for found in _PIECE.finditer(text):
+        piece = found.group()
+        size = cell_len(piece)
+        if cells + size <= width or (piece[0] == " " and end > start):
+            cells += size
+            if piece[0] != " ":
+                end = found.end()
+            continue
+        if end > start:
+            yield start, end
+        start, end, cells = found.start(), found.end(), size
+        if size > width:
+            *parts, (start, end, cells) = _chop(piece, width, found.start())
+            yield from ((part_start, part_end) for part_start, part_end, _ in parts)
+    yield start, max(start, end)
+
+
+def _chop(piece: str, width: int, offset: int) -> Iterator[tuple[int, int, int]]:
+    """A piece too long for a line in parts (start, end, cells), cut between graphemes."""
+    start = cells = 0
+    for at, _, size in split_graphemes(piece)[0]:
+        if cells + size > width and at > start:
+            yield offset + start, offset + at, cells
+            start, cells = at, 0
+        cells += size
+    yield offset + start, offset + len(piece), cells
