@@ -30,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
         _reconfigure(stream, errors="replace")
     try:
         args = _parse(argv)
+        if args.command:  # the app has its own place for warnings
+            _show_warnings()
         code: int = args.run(args)
         sys.stdout.flush()
     except SystemExit as leaving:  # argparse has said what there was to say
@@ -201,7 +203,9 @@ def _models(args: Namespace) -> int:
     from glmtui.engine import catalog
 
     servers = _settings_or_complaints(args).servers
-    _print(listing.models(catalog.installed(), catalog.MODELS, servers, _columns()))
+    _print(listing.models(catalog.installed(), catalog.MODELS, _columns()))
+    if servers:
+        _print("\n" + listing.servers(servers, _columns()))
     return 0
 
 
@@ -302,6 +306,17 @@ def _complain(error: GlmtuiError) -> None:
 
     hint = f"\n  {error.hint}" if error.hint else ""
     print(visible(f"glmtui: {error.message}{hint}"), file=sys.stderr)
+
+
+def _show_warnings() -> None:
+    """What the parts log as a warning goes to stderr, as our own complaints do."""
+    import logging
+
+    class Complaints(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            _complain(GlmtuiError(record.getMessage()))
+
+    logging.basicConfig(level=logging.WARNING, handlers=[Complaints()])
 
 
 def _unexpected(error: Exception) -> GlmtuiError:

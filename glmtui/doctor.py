@@ -200,8 +200,8 @@ def _models(settings: Settings) -> Iterator[Finding]:
         try:
             info = catalog.inspect(note.parent)
         except (GlmtuiError, OSError) as error:
-            again = "Fetch it again with `glmtui pull`, or remove that folder."
-            yield Finding("fail", "model", f"{note.parent}: {error}", again)
+            what = error.message if isinstance(error, GlmtuiError) else f"{note.parent}: {error}"
+            yield Finding("fail", "model", what, f"Fetch it again, or remove {note.parent}.")
         else:
             yield Finding("ok", "model", f"{info.name}, {_gb(info.nbytes)} GB, {info.stored}")
     ref = settings.model or catalog.DEFAULT_MODEL

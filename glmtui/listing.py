@@ -5,7 +5,7 @@ Knows columns and their widths in terminal cells; where the rows come from is th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from rich.cells import cell_len, set_cell_size
@@ -65,17 +65,11 @@ def _when(moment: datetime) -> str:
     return f"{moment.astimezone():%Y-%m-%d %H:%M}"
 
 
-def models(
-    installed: Sequence[ModelInfo],
-    known: Sequence[KnownModel],
-    servers: dict[str, Server],
-    width: int,
-) -> str:
-    """A table of what is on this machine, what can be pulled, and the servers."""
-    head = ("NAME", " SIZE", "STORED", " CONTEXT", "STATE")
+def models(installed: Sequence[ModelInfo], known: Sequence[KnownModel], width: int) -> str:
+    """A table of what is on this machine and what can be pulled."""
     here = {info.name for info in installed}
     rows = [
-        (info.name, size(info.nbytes), info.stored, str(info.context_length), "ready")
+        (info.name, size(info.nbytes), info.stored, f"{info.context_length:,}", "ready")
         for info in installed
     ]
     rows += [
@@ -83,11 +77,16 @@ def models(
             model.name,
             size(model.disk_nbytes),
             model.stored or "16 bits",
-            str(model.context_length),
+            f"{model.context_length:,}",
             "can be pulled",
         )
         for model in known
         if model.name not in here
     ]
-    rows += [(name, "-", server.model or "-", "-", server.url) for name, server in servers.items()]
-    return table(head, rows, width, elastic=0)
+    return table(("NAME", " SIZE", "STORED", " CONTEXT", "STATE"), rows, width, elastic=0)
+
+
+def servers(named: Mapping[str, Server], width: int) -> str:
+    """A table of the servers in the settings."""
+    rows = [(name, server.model or "(its first)", server.url) for name, server in named.items()]
+    return table(("SERVER", "MODEL", "ADDRESS"), rows, width, elastic=2)

@@ -86,6 +86,16 @@ def test_the_app_without_a_terminal_says_to_use_ask(start):
     assert "glmtui ask" in err
 
 
+def test_a_damaged_model_is_named_and_the_others_are_listed(start, tmp_path):
+    folder = tmp_path / "CACHE" / "models" / "bad"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{")
+    code, out, err = end(start("models"))
+    assert code == 0
+    assert "smollm2" in out
+    assert err.startswith(f"glmtui: {folder} is left out")
+
+
 def test_a_pipe_is_the_question(start):
     process = start("ask", "--json", pieces="['x']", stdin=subprocess.PIPE)
     assert end(process, "为什么？".encode())[0] == 0

@@ -1,0 +1,109 @@
+"""What the command line draws: tables, and the progress line."""
+
+import io
+import sys
+import types
+from datetime import datetime, timezone
+
+import pytest
+from rich.cells import cell_len
+
+from glmtui import listing
+from glmtui.engine.api import ModelInfo, Progress
+from glmtui.engine.catalog import MODELS
+from glmtui.progress_line import ERASE, ProgressLine, describe
+from glmtui.store import Summary
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def test_models_lists_what_is_here_once(tmp_path):
+    here = ModelInfo("smollm2", tmp_path, "llama", 8192, 96_654_288, "int4 g32")
+    lines = listing.models([here], MODELS[:2], 80).splitlines()
+    assert lines[1].split() == ["smollm2", "97", "MB", "int4", "g32", "8,192", "ready"]
+    assert [line.split()[0] for line in lines] == ["NAME", "smollm2", MODELS[1].name]
+
+
+def test_a_name_cannot_break_or_act_on_the_table(tmp_path):
+    evil = ModelInfo("a\nb\x1b[2J", tmp_path, "llama", 8192, 5, "int4")
+    lines = listing.models([evil], [], 80).splitlines()
+    assert len(lines) == 2
+    assert "\x1b" not in lines[1]
+
+
+def test_wide_characters_line_up():
+    lines = listing.table(("A", " B"), [("中文", "1"), ("ab", "100")], 80, elastic=0).splitlines()
+    assert [cell_len(line) for line in lines] == [9, 9, 9]
+
+
+@pytest.mark.parametrize("width", [20, 40, 41, 80, 200])
+def test_a_table_is_as_wide_as_it_may_be(width):
+    summaries = [
+        Summary("0" * 8, title, "m", datetime.now(timezone.utc), None, 3)
+        for title in ("中" * 99, "x" * 99, "")
+    ]
+    lines = listing.conversations(summaries, width).splitlines()
+    widest = max(cell_len(line) for line in lines)
+    least = 8 + 16 + 9 + 5 + 8 + 4 * 2  # columns that are not cut, and what is left of the title
+    assert widest <= max(width, least)
+
+
+@pytest.mark.parametrize(
+    ("progress", "rate", "text"),
+    [
+        (Progress("looking"), None, "looking"),
+        (Progress("x", 41_900_000, 97_000_000), None, "x: 43 %, 42 of 97 MB"),
+        (Progress("x", 41_900_000, 97_000_000), 11e6, "x: 43 %, 42 of 97 MB, 11.0 MB/s, 5 s left"),
+        (
+            Progress("x", 10**9, 13 * 10**9),
+            1e7,
+            "x: 7 %, 1,000 of 13,000 MB, 10.0 MB/s, 20 min left",
+        ),
+        (Progress("x", 97_000_000, 97_000_000), 11e6, "x: 100 %, 97 of 97 MB"),
+        (Progress("x", 5_000_000), 5e6, "x: 5 MB"),
+        (Progress("x", 1, 2), 0.0, "x: 50 %, 0 of 0 MB"),
+    ],
+)
+def test_progress_in_words(progress, rate, text):
+    assert describe(progress, rate) == text
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands until it is set."""
+    clock = types.SimpleNamespace(now=100.0)
+    monkeypatch.setattr("glmtui.progress_line.time.monotonic", lambda: clock.now)
+    return clock
+
+
+def test_the_rate_leaves_out_what_was_there_before(monkeypatch, clock):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with ProgressLine() as line:
+        line(Progress("x", 50_000_000, 90_000_000))
+        clock.now += 2
+        line(Progress("x", 70_000_000, 90_000_000))
+    shown = sys.stderr.getvalue().split(ERASE)
+    assert shown == ["", "x: 55 %, 50 of 90 MB", "x: 77 %, 70 of 90 MB, 10.0 MB/s, 2 s left", ""]
+
+
+def test_the_line_is_not_written_for_every_token(monkeypatch, clock):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    line = ProgressLine()
+    for n in range(1, 1000):
+        line(Progress("x", n, 1000))
+        clock.now += 0.001
+    assert sys.stderr.getvalue().count(ERASE) <= 11
+
+
+def test_a_long_line_is_cut_to_the_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    ProgressLine()(Progress("下载" * 99))
+    assert cell_len(sys.stderr.getvalue().removeprefix(ERASE)) <= 79
