@@ -11,9 +11,15 @@ from typing import Any, Protocol
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer
-from glmtui.models.chatglm2 import ROPE_BASE, SPECIALS, Config, Model, original_config
-from glmtui.models.chatglm2 import sources as sources
-from glmtui.models.chatglm2 import stop_ids as stop_ids
+from glmtui.models.chatglm2 import (
+    ROPE_BASE,
+    SPECIALS,
+    Config,
+    Model,
+    original_config,
+    sources,
+    stop_ids,
+)
 from glmtui.models.pieces import PieceTokenizer, load_pieces
 from glmtui.models.rounds import TRAINING_TIME
 from glmtui.models.tool_calls import (

@@ -19,8 +19,7 @@ from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.weights import Rows
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.models import chatglm2
-from glmtui.models.chatglm2 import ROPE_BASE, Config, Model, original_config
-from glmtui.models.chatglm2 import stop_ids as stop_ids
+from glmtui.models.chatglm2 import ROPE_BASE, Config, Model, original_config, stop_ids
 from glmtui.models.chatglm3 import ROLES, RoleFormat
 from glmtui.models.hub_format import TokenizerJson
 from glmtui.models.tool_calls import Tool, ToolCall, declared_for_glm4, json_arguments, read_call
