@@ -59,6 +59,9 @@ def open_chat(settings: Settings, on_progress: ProgressHook) -> ChatModel:
         from glmtui.engine.server import ServerModel
 
         return ServerModel.connect(target)
+    from glmtui.engine.device import prepare_environment
+
+    prepare_environment()
     from glmtui.engine.loader import open_model
 
     return open_model(target, settings.load_options, on_progress)

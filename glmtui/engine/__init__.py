@@ -17,6 +17,9 @@ __all__ = ["LoadOptions", "load_model"]
 
 def __getattr__(name: str) -> Any:
     if name == "load_model":
+        from glmtui.engine.device import prepare_environment
+
+        prepare_environment()
         from glmtui.engine.loader import load_model
 
         return load_model
