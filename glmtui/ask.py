@@ -9,47 +9,58 @@ import contextlib
 import dataclasses
 import json
 import locale
+import os
+import signal
 import sys
-from collections.abc import Callable
+from typing import Any
 
 from glmtui.chat import Message
 from glmtui.config import Settings
 from glmtui.engine import catalog
-from glmtui.engine.api import ChatModel, PrefillProgress, ProgressHook, Reply, ServerSpec
+from glmtui.engine.api import ChatModel, ProgressHook, Reply, ServerSpec
 from glmtui.errors import GlmtuiError, UsageError
 from glmtui.progress_line import ProgressLine
 from glmtui.sanitize import VisibleStream
 
 
-def ask(question: str, settings: Settings, *, as_json: bool = False, strip: bool = False) -> None:
-    """Prints the model's reply to `question` as it comes.
+def ask(question: str, settings: Settings, *, as_json: bool = False, strip: bool = False) -> int:
+    """Prints the model's reply to `question` as it comes; returns the exit code.
 
     Args:
         as_json: print one JSON object at the end instead.
         strip: make control characters visible even where stdout is no terminal.
 
     Raises:
-        GlmtuiError, KeyboardInterrupt: after printing what there was of the reply.
+        GlmtuiError: after printing what there was of the reply.
     """
     system = settings.system_prompt
     messages = [] if system is None else [Message("system", system)]
     messages.append(Message("user", question))
-    with ProgressLine() as line, contextlib.closing(open_chat(settings, line)) as model:
-        stream = model.stream(messages, settings.sampling, on_prefill=_prefill_on(line))
+    with (
+        ProgressLine() as line,
+        CtrlC(line) as ctrl_c,
+        contextlib.closing(open_chat(settings, line)) as model,
+    ):
+        failure: GlmtuiError | None = None
         printer = _Printer(line, clean=strip or sys.stdout.isatty())
-        stopped: GlmtuiError | KeyboardInterrupt | None = None
+        stream = model.stream(
+            messages,
+            settings.sampling,
+            cancelled=ctrl_c.watched,
+            on_prefill=lambda read: line.show(f"reading the question: {read.done}/{read.total}"),
+        )
         try:
             for piece in stream:
                 if not as_json:
                     printer.add(piece)
-        except (GlmtuiError, KeyboardInterrupt) as error:
-            stopped = error
-            stream.close()
+        except GlmtuiError as error:
+            failure = error
         if as_json:
-            printer.add(as_object(model.info.name, stream.result, stopped))
+            printer.add(as_object(model.info.name, stream.result, failure))
         printer.end()
-        if stopped:
-            raise stopped
+        if failure:
+            raise failure
+        return 130 if ctrl_c.pressed else 0
 
 
 def open_chat(settings: Settings, on_progress: ProgressHook) -> ChatModel:
@@ -67,7 +78,42 @@ def open_chat(settings: Settings, on_progress: ProgressHook) -> ChatModel:
     return open_model(target, settings.load_options, on_progress)
 
 
-def as_object(model: str, reply: Reply, stopped: BaseException | None = None) -> str:
+class CtrlC:
+    """What Ctrl+C does while this is entered: end the reply, or at once the process.
+
+    Python's own way, an exception wherever the program happens to be, is not for torch: from
+    within its import or its C++ parts the process aborts, or fails for another reason.
+    """
+
+    def __init__(self, line: ProgressLine) -> None:
+        self.pressed = False
+        self._line = line
+        self._watched = False
+        self._before: Any = None
+
+    def watched(self) -> bool:
+        """Whether the reply should end. Asking shows that somebody is there to end it."""
+        self._watched = True
+        return self.pressed
+
+    def __enter__(self) -> CtrlC:
+        # A shell's background job ignores Ctrl+C, and goes on doing so.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _press(self, number: int, frame: object) -> None:
+        if self.pressed or not self._watched:
+            self._line.erase()
+            os._exit(130)
+        self.pressed = True
+
+
+def as_object(model: str, reply: Reply, failure: GlmtuiError | None = None) -> str:
     """A reply as one JSON object: text, ids, finish_reason, stats, model."""
     found: dict[str, object] = {
         "text": reply.text,
@@ -77,10 +123,8 @@ def as_object(model: str, reply: Reply, stopped: BaseException | None = None) ->
         | {"prefill_rate": reply.stats.prefill_rate, "decode_rate": reply.stats.decode_rate},
         "model": model,
     }
-    if isinstance(stopped, GlmtuiError):
-        found |= {"finish_reason": "error", "error": stopped.message}
-    elif stopped:
-        found |= {"finish_reason": "cancelled"}
+    if failure:
+        found |= {"finish_reason": "error", "error": failure.message}
     return json.dumps(found, ensure_ascii=False)
 
 
@@ -104,10 +148,6 @@ def _decode(piped: bytes) -> str:
         return piped.decode("utf-8-sig")
     except UnicodeDecodeError:
         return piped.decode(locale.getpreferredencoding(False), "replace")
-
-
-def _prefill_on(line: ProgressLine) -> Callable[[PrefillProgress], None]:
-    return lambda progress: line.show(f"reading the question: {progress.done}/{progress.total}")
 
 
 class _Printer:

@@ -182,8 +182,7 @@ def _ask(args: Namespace) -> int:
     from glmtui.ask import ask, question_from
 
     settings = _settings_or_complaints(args)
-    ask(question_from(args.question), settings, as_json=args.json, strip=args.strip)
-    return 0
+    return ask(question_from(args.question), settings, as_json=args.json, strip=args.strip)
 
 
 def _pull(args: Namespace) -> int:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeAlias
 
-from glmtui.chat import GenerationStats, Message, SamplingParams
+from glmtui.chat import FinishReason, GenerationStats, Message, SamplingParams
 from glmtui.engine.api import LoadedInfo, PrefillProgress, Reply
+
+Cancelled: TypeAlias = Callable[[], bool]
+Piece: TypeAlias = str | BaseException | Callable[[Cancelled], None]
 
 
 class ScriptedModel:
-    """Says `pieces`; an exception among them is raised, and a callable called, in its turn."""
+    """Says `pieces`; an exception among them is raised, and a function called, in its turn."""
 
-    def __init__(self, pieces: Iterable[str | BaseException | Callable[[], None]]) -> None:
+    def __init__(self, pieces: Iterable[Piece]) -> None:
         self.info = LoadedInfo(name="scripted", device="cpu", context_length=64)
         self.pieces = pieces
         self.asked: list[tuple[list[Message], SamplingParams | None]] = []
@@ -25,31 +29,40 @@ class ScriptedModel:
         messages: Sequence[Message],
         params: SamplingParams | None = None,
         *,
-        cancelled: Callable[[], bool] = lambda: False,
+        cancelled: Cancelled = lambda: False,
         on_prefill: Callable[[PrefillProgress], None] = lambda progress: None,
     ) -> ScriptedStream:
         self.asked.append((list(messages), params))
         on_prefill(PrefillProgress(3, 3))
-        return ScriptedStream(self.pieces)
+        return ScriptedStream(self.pieces, cancelled)
 
     def close(self) -> None:
         self.closed = True
 
 
 class ScriptedStream:
-    def __init__(self, pieces: Iterable[str | BaseException | Callable[[], None]]) -> None:
+    def __init__(
+        self,
+        pieces: Iterable[Piece],
+        cancelled: Cancelled,
+    ) -> None:
         self._pieces = iter(pieces)
+        self._cancelled = cancelled
         self._said: list[str] = []
+        self._finish: FinishReason = "cancelled"
 
     def __iter__(self) -> Iterator[str]:
         for piece in self._pieces:
+            if self._cancelled():
+                return
             if isinstance(piece, BaseException):
                 raise piece
             if callable(piece):
-                piece()
+                piece(self._cancelled)
             else:
                 self._said.append(piece)
                 yield piece
+        self._finish = "stop"
 
     @property
     def result(self) -> Reply:
@@ -60,17 +73,25 @@ class ScriptedStream:
             decode_seconds=2.0,
             first_token_seconds=1.6,
         )
-        return Reply("".join(self._said), tuple(range(len(self._said))), "stop", stats)
+        return Reply("".join(self._said), tuple(range(len(self._said))), self._finish, stats)
 
     def close(self) -> None:
         self._pieces = iter(())
 
 
-def interrupt() -> None:
+def interrupt(cancelled: Cancelled) -> None:
     """What Ctrl+C does to this process."""
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def hang() -> None:
-    """Never returns."""
-    threading.Event().wait()
+def wait(cancelled: Cancelled) -> None:
+    """Returns when the reply is cancelled."""
+    while not cancelled():
+        time.sleep(0.01)
+
+
+def wait_for_ever(cancelled: Cancelled) -> None:
+    """Says so on stdout, and never returns."""
+    print("waiting", flush=True)
+    while True:
+        time.sleep(0.01)

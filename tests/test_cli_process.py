@@ -14,23 +14,32 @@ TESTS = Path(__file__).parent
 # Runs ``glmtui ARGUMENTS`` with a scripted model in place of the one it would load.
 SCRIPTED = """\
 import sys
-from scripted_model import ScriptedModel, hang
+from itertools import repeat
+from scripted_model import ScriptedModel, interrupt, wait, wait_for_ever
 import glmtui.ask
 from glmtui.cli import main
-from itertools import count, repeat
-glmtui.ask.open_chat = lambda settings, on_progress: ScriptedModel({pieces})
+{before}
+def open_chat(settings, on_progress):
+    {loading}
+    return ScriptedModel({pieces})
+glmtui.ask.open_chat = open_chat
 sys.exit(main(sys.argv[1:]))
 """
 
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts glmtui, by itself or around a model that says `pieces` (a Python expression)."""
+    """Starts glmtui, by itself or around a model that says `pieces`.
+
+    These (an expression), `loading` (a statement that loads it) and `before` are Python.
+    """
     running = []
 
     def run(
         *argv,
         pieces="",
+        loading="pass",
+        before="",
         stdin=subprocess.DEVNULL,
         out=subprocess.PIPE,
         err=subprocess.PIPE,
@@ -41,7 +50,8 @@ def start(tmp_path):
             f"GLMTUI_{name}_DIR": str(tmp_path / name)
             for name in ("DATA", "CONFIG", "CACHE", "STATE")
         }
-        how = ["-c", SCRIPTED.format(pieces=pieces)] if pieces else ["-m", "glmtui"]
+        scripted = SCRIPTED.format(pieces=pieces or "[]", loading=loading, before=before)
+        how = ["-c", scripted] if pieces or loading != "pass" else ["-m", "glmtui"]
         process = subprocess.Popen(
             [sys.executable, *how, *argv],
             stdin=stdin,
@@ -106,10 +116,31 @@ def test_an_empty_pipe_is_no_question(start):
 
 
 def test_ctrl_c_keeps_the_partial_text_and_leaves_130(start):
-    process = start("ask", "hi", pieces="['half a ', 'sentence', hang]")
+    process = start("ask", "hi", pieces="['half a ', 'sentence', wait, 'no']")
     assert process.stdout.read(15) == b"half a sentence"
     process.send_signal(signal.SIGINT)
     assert end(process) == (130, "\n", "")
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_model_that_does_not_listen(start):
+    process = start("ask", "hi", pieces="['half', wait_for_ever]")
+    assert process.stdout.readline() == b"halfwaiting\n"
+    while process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    assert end(process) == (130, "", "")
+
+
+def test_ctrl_c_while_a_model_loads_ends_at_once(start):
+    process = start("ask", "hi", loading="wait_for_ever(None)")
+    assert process.stdout.readline() == b"waiting\n"
+    process.send_signal(signal.SIGINT)
+    assert end(process) == (130, "", "")
+
+
+def test_a_background_job_does_not_hear_ctrl_c(start):
+    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    process = start("ask", "hi", pieces="['half', interrupt, ' whole']", before=ignoring)
+    assert end(process) == (0, "half whole\n", "")
 
 
 def test_a_reader_that_goes_away_is_no_error(start):
