@@ -71,6 +71,7 @@ class LoadOptions:
             key of `catalog.QUANTS`.
         context_length: room in the KV cache, in tokens; None takes the model's own.
         family: a key of `catalog.FAMILIES` that overrides what the folder looks like.
+        slim: leave the image tokens of an original ChatGLM-6B out; their logits become the least.
     """
 
     device: str = "auto"
@@ -78,6 +79,7 @@ class LoadOptions:
     quant: str | None = "auto"
     context_length: int | None = None
     family: str | None = None
+    slim: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class LoadedInfo:
         context_length: None where a server does not say.
         weight_bytes: memory of the weights; None for a server.
         kv_bytes_per_token: memory of the KV cache per token; None for a server.
+        saved_bytes: memory that leaving out unused rows of the checkpoint saved.
         defaults: the model's own sampling parameters.
         backend: "native" is our engine, "compatibility" is transformers, "server" is elsewhere.
     """
@@ -102,6 +105,7 @@ class LoadedInfo:
     context_length: int | None = None
     weight_bytes: int | None = None
     kv_bytes_per_token: int | None = None
+    saved_bytes: int = 0
     load_seconds: float = 0.0
     defaults: SamplingParams = field(default_factory=SamplingParams)
     backend: Literal["native", "compatibility", "server"] = "native"
@@ -189,7 +193,13 @@ class ChatModel(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back. Text is only text: nothing in it becomes a special token."""
+    """Text to ids and back. Text is only text: nothing in it becomes a special token.
+
+    Attributes:
+        strips_leading_space: whether a text's first token brings a space that `decode` drops.
+    """
+
+    strips_leading_space: bool
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -207,6 +217,10 @@ class ChatFormat(Protocol):
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The ids of the conversation, ready for the reply (or in the middle of a last one)."""
+        ...
+
+    def postprocess(self, text: str) -> str:
+        """A finished reply as it is shown and kept."""
         ...
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+BLOCK = 2048  # tokens
+
 
 class KVCache:
     """Preallocated keys and values, one pair of tensors per layer.
 
     A forward pass over S tokens calls `update` once per layer with the same S and `advance` once
-    at the end. Memory is taken at once but, on a CPU, touched only as it fills.
+    at the end. Room is made for BLOCK tokens and doubled when it is full, layer by layer, so that
+    a short conversation with a model of long context takes little memory.
 
     Args:
         layers: number of decoder layers.
@@ -31,9 +34,9 @@ class KVCache:
         device: torch.device,
         batch: int = 1,
     ) -> None:
-        shape = (batch, heads, capacity, head_dim)
-        self.keys = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self.values = [torch.empty(shape, dtype=dtype, device=device) for _ in range(layers)]
+        room = (batch, heads, min(capacity, BLOCK), head_dim)
+        self.keys = [torch.empty(room, dtype=dtype, device=device) for _ in range(layers)]
+        self.values = [torch.empty(room, dtype=dtype, device=device) for _ in range(layers)]
         self.capacity = capacity
         self.offset = 0
 
@@ -44,11 +47,22 @@ class KVCache:
             Keys and values, each [batch, heads, offset + S, head_dim].
         """
         length = keys.shape[2]
+        end = self.offset + length
+        if end > self.keys[layer].shape[2]:
+            self.keys[layer] = self._grown(self.keys[layer], end)
+            self.values[layer] = self._grown(self.values[layer], end)
         all_keys, all_values = self.keys[layer], self.values[layer]
         all_keys.narrow(2, self.offset, length).copy_(keys)
         all_values.narrow(2, self.offset, length).copy_(values)
-        end = self.offset + length
         return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)
+
+    def _grown(self, old: Tensor, length: int) -> Tensor:
+        """A tensor with room for `length` tokens and more, which begins as the old one does."""
+        assert length <= self.capacity, "the caller keeps within the context length"
+        batch, heads, room, head_dim = old.shape
+        new = old.new_empty(batch, heads, min(max(2 * room, length), self.capacity), head_dim)
+        new.narrow(2, 0, self.offset).copy_(old.narrow(2, 0, self.offset))
+        return new
 
     def advance(self, tokens: int) -> None:
         """Moves the offset past what the last forward pass wrote."""

@@ -10,7 +10,6 @@ import bisect
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from torch import Tensor
 from glmtui.chat import FinishReason, GenerationStats, Message, SamplingParams
 from glmtui.engine.api import ChatFormat, LoadedInfo, PrefillProgress, Reply, Tokenizer
 from glmtui.engine.cache import KVCache
+from glmtui.engine.decoder import Decoder
 from glmtui.engine.detokenizer import Detokenizer
 from glmtui.engine.sampling import make_sampler
 from glmtui.errors import EngineError, OutOfMemory, PromptTooLong, UnsupportedModel
@@ -30,15 +30,17 @@ class LoadedModel:
     """A model in memory that chats: an `api.ChatModel`. Made by the loader; one thread's own.
 
     Args:
-        model: a family's Model, filled and prepared.
+        model: filled and prepared.
         tokenizer, chat_format: None where the folder had no tokenizer files; then only ids work.
+        stop_ids: ids that end a reply.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: Decoder,
         tokenizer: Tokenizer | None,
         chat_format: ChatFormat | None,
+        stop_ids: frozenset[int],
         info: LoadedInfo,
         *,
         dtype: torch.dtype,
@@ -47,6 +49,7 @@ class LoadedModel:
         self.model = model
         self._tokenizer = tokenizer
         self._chat_format = chat_format
+        self.stop_ids = stop_ids
         self.info = info
         self.dtype = dtype
         self.device = device
@@ -72,11 +75,6 @@ class LoadedModel:
                 "Put the model's own tokenizer file into its folder.",
             )
         return self._chat_format
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Ids that end a reply."""
-        return self._chat_format.stop_ids if self._chat_format else frozenset()
 
     @property
     def context_length(self) -> int:
@@ -113,6 +111,7 @@ class LoadedModel:
         prompt, dropped = fit_prompt(self.chat_format, messages, limit - room, limit - 1)
         stream = self.stream_ids(prompt, params, cancelled=cancelled, on_prefill=on_prefill)
         stream.dropped_turns = dropped
+        stream.goes_on = bool(messages) and messages[-1].role == "assistant"
         return stream
 
     def stream_ids(
@@ -176,7 +175,7 @@ class LoadedModel:
             self._cached_ids = []
         # a step that failed may have left ids behind that the cache never got
         del self._cached_ids[self._cache.offset :]
-        reusable = getattr(self.model, "reusable_prefix", common_prefix)
+        reusable = self.model.reusable_prefix
         self._cache.trim(min(reusable(self._cached_ids, prompt), len(prompt) - 1))
         del self._cached_ids[self._cache.offset :]
         return self._cache
@@ -190,7 +189,7 @@ class LoadedModel:
 
     def close(self) -> None:
         """Gives the memory of weights and cache back."""
-        self.model = None
+        del self.model
         self.forget()
 
 
@@ -199,6 +198,7 @@ class TokenStream:
 
     Attributes:
         dropped_turns: how many of the oldest messages were left out of the prompt.
+        goes_on: whether the reply continues one, so that its first space is meant.
     """
 
     def __init__(
@@ -222,12 +222,13 @@ class TokenStream:
         self._finish: FinishReason = "cancelled"
         self._stats = GenerationStats(prompt_tokens=len(prompt))
         self.dropped_turns = 0
+        self.goes_on = False
 
     def __iter__(self) -> Iterator[str]:
         tokenizer = self._loaded.tokenizer
         detokenizer = Detokenizer(
             tokenizer.token_bytes,
-            strips_leading_space=getattr(tokenizer, "strips_leading_space", False),
+            strips_leading_space=tokenizer.strips_leading_space and not self.goes_on,
         )
         for token in self.ids():
             if text := detokenizer.feed(token):
@@ -302,20 +303,13 @@ class TokenStream:
 
     @property
     def result(self) -> Reply:
-        return Reply(
-            "".join(self._text), tuple(self._ids), self._finish, self._stats, self.dropped_turns
-        )
+        text = "".join(self._text)
+        if self._finish == "stop" and not self.goes_on:
+            text = self._loaded.chat_format.postprocess(text)
+        return Reply(text, tuple(self._ids), self._finish, self._stats, self.dropped_turns)
 
     def close(self) -> None:
         self._closed = True
-
-
-def common_prefix(old: Sequence[int], new: Sequence[int]) -> int:
-    """How many ids both begin with."""
-    for i, (a, b) in enumerate(zip(old, new, strict=False)):
-        if a != b:
-            return i
-    return min(len(old), len(new))
 
 
 def fit_prompt(

@@ -1,7 +1,8 @@
 """ModelInfo + LoadOptions -> LoadedModel: tensors are read one at a time, converted, and placed.
 
 Knows families only through `catalog.FAMILIES` and the interface of their modules:
-``load_config``, ``Model``, ``sources``, ``load_tokenizer``, ``chat_format``, ``defaults``.
+``load_config``, ``Model``, ``sources``, ``load_tokenizer``, ``chat_format``, ``stop_ids`` and
+``defaults``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,11 @@ def load(
     raw = read_json(info.path / "config.json")
     family = family_module(options.family or info.family)
     config = _config(family, raw, info.path)
+    if not options.slim and hasattr(config, "slim"):
+        config = replace(config, slim=False)
+    # the tokenizer first: what it refuses is known before gigabytes are read
+    tokenizer = family.load_tokenizer(info.path, raw)
+    chat_format = family.chat_format(tokenizer, info.path, raw) if tokenizer else None
     with torch.device("meta"):
         model = family.Model(config)
     placer = _Placer(model, Checkpoint(info.path, raw), device, dtype, quant)
@@ -110,7 +117,6 @@ def load(
         model.prepare(context_length, dtype, device)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(device) from error
-    tokenizer = family.load_tokenizer(info.path, raw)
     cache = model.new_cache(1, dtype, torch.device("meta"))
     loaded = LoadedInfo(
         name=info.name,
@@ -121,12 +127,14 @@ def load(
         weight_bytes=placer.nbytes,
         kv_bytes_per_token=cache.nbytes,
         load_seconds=time.perf_counter() - started,
+        saved_bytes=model.left_out_bytes,
         defaults=family.defaults(info.path, raw),
     )
     return LoadedModel(
         model,
         tokenizer,
-        family.chat_format(tokenizer, info.path, raw) if tokenizer else None,
+        chat_format,
+        chat_format.stop_ids if chat_format else family.stop_ids(raw),
         loaded,
         dtype=dtype,
         device=device,

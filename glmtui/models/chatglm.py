@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.cache import KVCache
+from glmtui.engine.decoder import Decoder
 from glmtui.engine.layers import (
     Embedding,
     RotaryTable,
@@ -158,8 +159,8 @@ class Layer(nn.Module):
         return y
 
 
-class Model(nn.Module):
-    """A prefix decoder of ids to logits. Built on the meta device; the loader fills it."""
+class Model(Decoder):
+    """ChatGLM-6B as the engine wants it: a prefix decoder."""
 
     causal = False
 
@@ -174,7 +175,6 @@ class Model(nn.Module):
         self.rotary: RotaryTable | None = None
 
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Computes the position tables for contexts up to `length` tokens."""
         # the original keeps these frequencies in float16, and was trained with them so
         inv_freq = inverse_frequencies(self.config.head_dim // 2, 10_000.0).half()
         table = RotaryTable(inv_freq, length + 1, dtype=dtype, device=device)
@@ -185,7 +185,7 @@ class Model(nn.Module):
     @property
     def left_out_bytes(self) -> int:
         """What leaving the image tokens' rows out of memory saves."""
-        return self.config.cut * self.config.hidden * self.embedding.weight.itemsize
+        return self.config.cut * self.embedding.weight[0].nbytes
 
     def new_cache(
         self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1

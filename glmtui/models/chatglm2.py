@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.cache import KVCache
+from glmtui.engine.decoder import Decoder
 from glmtui.engine.layers import (
     Embedding,
     RMSNorm,
@@ -179,10 +180,8 @@ class Layer(nn.Module):
         return y
 
 
-class Model(nn.Module):
-    """A decoder of ids to logits. Built on the meta device; the loader fills it."""
-
-    causal = True
+class Model(Decoder):
+    """ChatGLM2, ChatGLM3 and GLM-4 as the engine wants them."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -194,7 +193,6 @@ class Model(nn.Module):
         self.rotary: RotaryTable | None = None
 
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Computes the position tables for contexts up to `length` tokens."""
         size = self.config.head_dim // 2
         inv_freq = inverse_frequencies(size, self.config.rope_base) / self.config.position_scale
         table = RotaryTable(inv_freq, length, dtype=dtype, device=device)
@@ -220,16 +218,6 @@ class Model(nn.Module):
         last_only: bool = False,
         padding: Tensor | None = None,
     ) -> Tensor:
-        """Logits after each token.
-
-        Args:
-            ids: int64 [batch, S]; with a cache they stand at positions cache.offset and on.
-            last_only: compute the logits of the last position alone.
-            padding: int64 [batch], how many first tokens of each sequence are padding.
-
-        Returns:
-            float32 [batch, S or 1, vocab].
-        """
         assert self.rotary is not None, "prepare() was not called"
         length = ids.shape[1]
         start = cache.offset if cache is not None else 0

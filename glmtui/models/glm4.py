@@ -117,6 +117,8 @@ class RankTokenizer:
     Special tokens follow the ranks. Text that spells one stays text; `decode` writes them out.
     """
 
+    strips_leading_space = False
+
     def __init__(self, ranks: dict[bytes, int]) -> None:
         self.special = {tag: len(ranks) + i for i, tag in enumerate(SPECIALS)}
         self._encoding = tiktoken.Encoding(

@@ -24,6 +24,8 @@ from glmtui.errors import BadCheckpoint, UnsupportedModel
 class TokenizerJson:
     """A ``tokenizer.json`` read by the `tokenizers` library, behind `api.Tokenizer`."""
 
+    strips_leading_space = False
+
     def __init__(self, fast: FastTokenizer) -> None:
         self.fast = fast
         # special tokens that a person types stay the characters they are
@@ -155,6 +157,9 @@ class TemplateFormat:
             ids.append(self.tokenizer.special[special.group()])
             at = special.end()
         return ids + self.tokenizer.encode(text[at:].replace(mark, ""))
+
+    def postprocess(self, text: str) -> str:
+        return text
 
     def _marked(self, message: Message, mark: str) -> str:
         return self._cut.sub(lambda hit: hit.group()[:1] + mark + hit.group()[1:], message.content)

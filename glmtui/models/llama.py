@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from glmtui.chat import SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.cache import KVCache
+from glmtui.engine.decoder import Decoder
 from glmtui.engine.layers import (
     Embedding,
     RMSNorm,
@@ -120,10 +121,8 @@ class Layer(nn.Module):
         return y
 
 
-class Model(nn.Module):
-    """A decoder of ids to logits. Built on the meta device; the loader fills it."""
-
-    causal = True
+class Model(Decoder):
+    """Llama as the engine wants it."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -135,7 +134,6 @@ class Model(nn.Module):
         self.rotary: RotaryTable | None = None
 
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Computes the position tables for contexts up to `length` tokens."""
         inv_freq = inverse_frequencies(self.config.head_dim, self.config.rope_base)
         table = RotaryTable(inv_freq, length, dtype=dtype, device=device)
         table.cos = torch.cat((table.cos, table.cos), dim=-1)
@@ -151,17 +149,14 @@ class Model(nn.Module):
         )
 
     def forward(
-        self, ids: Tensor, cache: KVCache | None = None, *, last_only: bool = False
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        *,
+        last_only: bool = False,
+        padding: Tensor | None = None,
     ) -> Tensor:
-        """Logits after each token.
-
-        Args:
-            ids: int64 [batch, S]; with a cache they stand at positions cache.offset and on.
-            last_only: compute the logits of the last position alone.
-
-        Returns:
-            float32 [batch, S or 1, vocab].
-        """
+        assert padding is None, "batches of different lengths are not needed here"
         assert self.rotary is not None, "prepare() was not called"
         length = ids.shape[1]
         offset = cache.offset if cache is not None else 0
@@ -214,6 +209,13 @@ def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> C
     """The folder's own chat template."""
     assert isinstance(tokenizer, TokenizerJson)
     return TemplateFormat.load(tokenizer, folder, raw)
+
+
+def stop_ids(raw: Mapping[str, Any]) -> frozenset[int]:
+    """Ids that end a reply, as config.json says."""
+    eos = raw.get("eos_token_id")
+    ids = eos if isinstance(eos, list) else [eos]
+    return frozenset(i for i in ids if isinstance(i, int))
 
 
 def defaults(folder: Path, raw: Mapping[str, Any]) -> SamplingParams:
