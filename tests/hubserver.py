@@ -29,12 +29,14 @@ class Fault:
         cut_after: bytes of the answer after which the connection breaks.
         status: answered instead of the file.
         body: sent instead of the file.
+        redirect: address of another host that has the file, at the same path.
         times: how often; then all is well.
     """
 
     cut_after: int | None = None
     status: int | None = None
     body: bytes | None = None
+    redirect: str | None = None
     times: int = 1
 
 
@@ -49,6 +51,7 @@ class Hub:
     resumes: bool = True  # whether Range is honoured
     url: str = ""
     asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, range
+    tokens: list[str | None] = field(default_factory=list)  # the Authorization of each
 
     def downloads(self) -> list[str]:
         """The files that were sent, with the first byte asked for where it is not 0."""
@@ -73,6 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
         self.hub.asked.append((self.command, path, self.headers.get("Range", "")))
+        self.hub.tokens.append(self.headers.get("Authorization"))
         if self.hub.status is not None:
             return self._refuse(self.hub.status)
         if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
@@ -114,6 +118,11 @@ class _Handler(BaseHTTPRequestHandler):
             fault.times -= 1
             if fault.status is not None:
                 return self._refuse(fault.status)
+            if fault.redirect is not None:
+                self.send_response(302)
+                self.send_header("Location", fault.redirect + self.path)
+                self.send_header("Content-Length", "0")
+                return self.end_headers()
             if fault.body is not None:
                 content = fault.body
         else:

@@ -80,21 +80,36 @@ def resolve(
     if ref in servers:
         return servers[ref]
     known = known_model(ref)
-    for name in (ref, known.name if known else ref):
-        folder = models_dir() / folder_name(name)
-        if _is_plain(name) and (folder / MANIFEST).is_file():
-            return describe(folder, family)
-    path = Path(ref).expanduser()
-    if path.is_dir():
-        return inspect(path.resolve(), family=family)
-    if path.suffix == ".gguf" and path.is_file():
-        raise UsageError(f"{ref} is not prepared yet.", f"Take it in with: glmtui pull {ref}")
+    try:
+        info = _on_disk(ref, known, family)
+    except OSError as error:  # a name too long for a path, a folder that may not be entered
+        raise ModelNotFound(f"{ref[:80]!r} cannot be looked up: {error.strerror}.") from error
+    if info is not None:
+        return info
     if known is not None:
         raise ModelNotFound(
             f"{known.title} is not on this machine.",
             f"Fetch it ({known.disk_nbytes / 1e9:.1f} GB) with: glmtui pull {known.name}",
         )
     raise _unknown(ref, servers)
+
+
+def _on_disk(ref: str, known: KnownModel | None, family: str | None) -> ModelInfo | None:
+    for name in (ref, known.name if known else ref):
+        folder = models_dir() / folder_name(name)
+        if _is_plain(name) and (folder / MANIFEST).is_file():
+            return describe(folder, family)
+    path = as_path(ref)
+    if path.is_dir():
+        return inspect(path.resolve(), family=family)
+    if path.suffix == ".gguf" and path.is_file():
+        raise UsageError(f"{ref} is not prepared yet.", f"Take it in with: glmtui pull {ref}")
+    return None
+
+
+def as_path(ref: str) -> Path:
+    """A path as typed; of the home folders only one's own is looked up."""
+    return Path(ref).expanduser() if ref.startswith("~/") else Path(ref)
 
 
 def describe(folder: Path, family: str | None = None) -> ModelInfo:

