@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from textual import events
@@ -119,24 +120,32 @@ class GlmtuiApp(App[None]):
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
                 loop.add_signal_handler(number, self._leave, number)
-        self._engine = self._engine_factory(self.session.hear)
-        self.session.attach(self._engine)
         if self._opening is not None:
             self.session.open(self._opening)
         if self.settings.panel:
             self.chat.show_panel()
         self.tell_notice("config", "\n".join(map(str, self._problems)))
-        self._memory.start()
         self.chat.refresh_state()
-        self._load_first_model()
+        # Imports take their time; a key pressed meanwhile must not wait for them.
+        Thread(target=self._bring_in, name="glmtui-start", daemon=True).start()
 
-    def _load_first_model(self) -> None:
+    def _bring_in(self) -> None:
         from glmtui.engine import catalog
 
+        # One library after the other: two threads that link at once wait for each other, and the
+        # one that waits would keep the interpreter's lock.
+        self._memory.sample()
+        self._memory.start()
+        self._engine = self._engine_factory(self.session.hear)
         name = self.settings.model or self.session.conversation.model
         if not name:
             here = [model.name for model in catalog.installed()]
             name = catalog.DEFAULT_MODEL if catalog.DEFAULT_MODEL in here else "".join(here[:1])
+        self._soon(lambda: self._go(name))
+
+    def _go(self, name: str) -> None:
+        assert self._engine is not None
+        self.session.attach(self._engine)
         if name:
             self.use_model(name)
         else:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 SHORTEST_FRAME, LONGEST_FRAME = 1 / 25, 1 / 10
 STATUS_SECONDS = 0.5
+WIDE = 100  # columns, from which on the panel has room beside the conversation
 
 
 class Notice(Static):
@@ -151,10 +152,10 @@ class ChatScreen(Screen[None]):
 
     def on_resize(self, event: events.Resize) -> None:
         """In a narrow window the panel gives way to the conversation, unless it is in use."""
-        narrow = event.size.width < 100
-        self.set_class(narrow, "-narrow")
-        if narrow and self.panel is not None and not self._in_panel:
-            self.panel.display = False
+        if self.panel is not None:
+            narrow = event.size.width < WIDE
+            self.panel.set_class(narrow, "-narrow")
+            self.panel.display = self.panel.display and (self._in_panel or not narrow)
 
     # ---- a question and its reply
 
@@ -275,7 +276,7 @@ class ChatScreen(Screen[None]):
         if self.panel is None:
             from glmtui.ui.panel import SettingsPanel  # and its widgets, when first wanted
 
-            self.panel = SettingsPanel()
+            self.panel = SettingsPanel(classes="-narrow" if self.size.width < WIDE else "")
             self.main.mount(self.panel)
         self.panel.display = True
         self._fill(self.panel)

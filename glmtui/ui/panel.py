@@ -139,8 +139,8 @@ class SettingsPanel(VerticalScroll, can_focus=False):
         Binding("down,enter", "app.focus_next", show=False),
     ]
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, classes: str = "") -> None:
+        super().__init__(classes=classes)
         self.rows = tuple(SettingRow(setting) for setting in (*SAMPLING_FIELDS, find(SYSTEM)))
 
     def compose(self) -> ComposeResult:

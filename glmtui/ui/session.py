@@ -10,9 +10,8 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from glmtui.chat import Conversation, FinishReason, Message, SamplingParams
 from glmtui.engine.api import (
@@ -26,7 +25,6 @@ from glmtui.engine.api import (
     Loading,
     LoadOptions,
     Prefilling,
-    PrefillProgress,
     Ready,
     Reply,
     Request,
@@ -34,80 +32,11 @@ from glmtui.engine.api import (
     Target,
 )
 from glmtui.errors import GlmtuiError
-from glmtui.sanitize import VisibleStream, one_line, visible
+from glmtui.sanitize import one_line, visible
+from glmtui.ui.run import Gone, Run, View, places
 from glmtui.ui.saver import Saver
 
 SAVE_SECONDS = 1.0
-
-
-Place: TypeAlias = tuple[int, int]
-"""Which of how many alternatives a message is, counted from 1."""
-
-
-class View(Protocol):
-    """Where the conversation is seen; `glmtui.ui.transcript.Transcript` is one."""
-
-    def show(self, messages: Sequence[Message], places: Mapping[str, Place]) -> None:
-        """These and no others; `places` by message id."""
-        ...
-
-    def begin(self, message: Message, place: Place | None) -> None:
-        """One more, which may grow."""
-        ...
-
-    def append(self, text: str) -> None:
-        """The message that was begun goes on."""
-        ...
-
-    def finish(self, message: Message) -> None:
-        """The message that was begun, as it is at its end."""
-        ...
-
-
-@dataclass(slots=True)
-class Run:
-    """A reply being written.
-
-    Attributes:
-        request: its id comes back with every event.
-        message: the reply as it was begun: empty, or what a continued one already had.
-        on_disk: whether the question was saved, or could not be.
-        submitted: whether the engine has the request.
-        prefill: how far the prompt has been read; None before the engine began.
-        pieces: what was added, made safe to show.
-        count: pieces of text from the engine; a piece is a token, but where several make one
-            character.
-        began: when the first piece came, by the session's clock.
-    """
-
-    request: Request
-    message: Message
-    saved_at: float
-    on_disk: bool = False
-    submitted: bool = False
-    stopping: bool = False
-    prefill: PrefillProgress | None = None
-    stream: VisibleStream = field(default_factory=VisibleStream)
-    pieces: list[str] = field(default_factory=list)
-    count: int = 0
-    saved_count: int = 0
-    began: float = 0.0
-
-    @property
-    def working(self) -> bool:
-        """Whether the engine has begun with it."""
-        return self.prefill is not None or self.count > 0
-
-    @property
-    def written(self) -> Message:
-        """The reply with all that has come so far."""
-        return replace(self.message, content=self.message.content + "".join(self.pieces))
-
-    def rate(self, now: float) -> float | None:
-        """Pieces per second since the first; None while there are too few."""
-        return (
-            (self.count - 1) / (now - self.began) if self.count > 1 and now > self.began else None
-        )
 
 
 class Session:
@@ -273,7 +202,8 @@ class Session:
         self._changed()
 
     def close(self) -> None:
-        """Ends the reply, if one is being written, and saves what there is of it."""
+        """Ends the reply, if one is being written, and saves what there is; the view is no more."""
+        self._view, self._changed = Gone(), lambda: None
         self._cut()
 
     def _cancel(self, run: Run) -> None:
@@ -367,19 +297,6 @@ class Session:
         elif isinstance(event, Failed):
             self._end("error", event.partial, event.error)
         self._changed()
-
-
-def places(conversation: Conversation) -> dict[str, Place]:
-    """By message id, which of how many alternatives it is, where there are several."""
-    siblings: dict[str | None, list[str]] = {}
-    for message in conversation.messages:
-        siblings.setdefault(message.parent, []).append(message.id)
-    return {
-        name: (n, len(names))
-        for names in siblings.values()
-        if len(names) > 1
-        for n, name in enumerate(names, 1)
-    }
 
 
 def _cleaned(conversation: Conversation) -> Conversation:

@@ -193,13 +193,16 @@ class MemoryWatch(Thread):
         self._tell = tell
         self._over = Event()
 
-    def run(self) -> None:
-        """Until `stop`; the first measurement at once."""
+    def sample(self) -> None:
+        """Measures once, on the thread that calls."""
         from glmtui.engine import device  # brings NVML in, which the first paint need not wait for
 
-        while not self._over.is_set():
-            self._tell(memories(device.snapshot()))
-            self._over.wait(SAMPLE_SECONDS)
+        self._tell(memories(device.snapshot()))
+
+    def run(self) -> None:
+        """Every two seconds until `stop`."""
+        while not self._over.wait(SAMPLE_SECONDS):
+            self.sample()
 
     def stop(self) -> None:
         """Ends the thread at its next wake-up."""
