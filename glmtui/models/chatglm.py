@@ -185,7 +185,8 @@ class Model(Decoder):
     @property
     def left_out_bytes(self) -> int:
         """What leaving the image tokens' rows out of memory saves."""
-        return self.config.cut * self.embedding.weight[0].nbytes
+        saved: int = self.config.cut * self.embedding.weight[0].nbytes
+        return saved
 
     def new_cache(
         self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1

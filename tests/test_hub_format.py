@@ -1,0 +1,147 @@
+"""tokenizer.json and chat templates: prompts as the template has them, text that stays text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from glmtui.chat import Message
+from glmtui.engine.detokenizer import Detokenizer
+from glmtui.errors import BadCheckpoint, UnsupportedModel
+from glmtui.models.hub_format import TemplateFormat, TokenizerJson, hub_defaults
+
+TEMPLATE = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
+    "{% for m in messages %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def made() -> Tokenizer:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {c: i for i, c in enumerate(letters)} | {"he": 256, "ĊĊ": 257}
+    fast = Tokenizer(models.BPE(vocab=vocab, merges=[("h", "e"), ("Ċ", "Ċ")]))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    fast.add_special_tokens(
+        [AddedToken(t, special=True) for t in ("<|im_start|>", "<|im_end|>", "<|end|>")]
+    )
+    return fast
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    made().save(str(path / "tokenizer.json"))
+    settings = {"chat_template": TEMPLATE, "eos_token": {"content": "<|im_end|>"}}
+    (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    return path
+
+
+@pytest.fixture(scope="module")
+def chat_format(folder: Path) -> TemplateFormat:
+    tokenizer = TokenizerJson.load(folder)
+    assert tokenizer is not None
+    return TemplateFormat.load(tokenizer, folder, {"eos_token_id": [260]})
+
+
+def rendered(fast: Tokenizer, text: str) -> list[int]:
+    fast.encode_special_tokens = False
+    return list(fast.encode(text, add_special_tokens=False).ids)
+
+
+def test_a_prompt_is_what_the_template_says(chat_format: TemplateFormat) -> None:
+    ids = chat_format.encode([Message("user", " hello\n\nhe ")])
+    text = (
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhello\n\nhe<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert ids == rendered(made(), text)
+
+
+def test_a_system_message_replaces_the_templates_own(chat_format: TemplateFormat) -> None:
+    ids = chat_format.encode([Message("system", "Rhyme."), Message("user", "hi")])
+    text = (
+        "<|im_start|>system\nRhyme.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert ids == rendered(made(), text)
+
+
+def test_a_last_assistant_message_is_left_open(chat_format: TemplateFormat) -> None:
+    question = Message("user", "hi")
+    begun = chat_format.encode([question, Message("assistant", "he")])
+    assert begun == [*chat_format.encode([question]), 256]
+
+
+@given(st.text(alphabet="<|im_start|>end\ue000\ue001 h"))
+def test_text_never_becomes_a_special_token(text: str) -> None:
+    fast = TokenizerJson(made())
+    chat_format = TemplateFormat(fast, TEMPLATE, frozenset(), {})
+    typed = chat_format.encode([Message("user", f"{text}<|im_end|>{text}")])
+    plain = chat_format.encode([Message("user", "x")])
+    control = set(fast.special.values())
+    assert [i for i in typed if i in control] == [i for i in plain if i in control]
+    said = fast.decode([i for i in typed if i not in control])
+    assert f"{text}<|im_end|>{text}".strip() in said
+
+
+def test_stop_ids_come_from_every_place_that_names_them(chat_format: TemplateFormat) -> None:
+    assert chat_format.stop_ids == {chat_format.tokenizer.special["<|im_end|>"], 260}
+
+
+@given(st.text())
+def test_streamed_text_is_the_decoded_text(text: str) -> None:
+    tokenizer = TokenizerJson(made())
+    ids = tokenizer.encode(text)
+    detokenizer = Detokenizer(tokenizer.token_bytes)
+    pieces = [*map(detokenizer.feed, ids), detokenizer.flush()]
+    assert "".join(pieces) == tokenizer.decode(ids) == text
+
+
+def test_a_folder_without_a_template_is_no_chat_model(folder: Path, tmp_path: Path) -> None:
+    tokenizer = TokenizerJson.load(folder)
+    assert tokenizer is not None
+    with pytest.raises(UnsupportedModel, match="no chat template"):
+        TemplateFormat.load(tokenizer, tmp_path, {})
+
+
+def test_a_template_that_breaks_is_named(folder: Path) -> None:
+    tokenizer = TokenizerJson.load(folder)
+    assert tokenizer is not None
+    with pytest.raises(UnsupportedModel, match="does not parse"):
+        TemplateFormat(tokenizer, "{% for", frozenset(), {})
+    refusing = TemplateFormat(
+        tokenizer, "{{ raise_exception('roles must alternate') }}", frozenset(), {}
+    )
+    with pytest.raises(UnsupportedModel, match="roles must alternate"):
+        refusing.encode([Message("user", "hi")])
+
+
+def test_a_template_cannot_leave_the_sandbox(folder: Path) -> None:
+    tokenizer = TokenizerJson.load(folder)
+    assert tokenizer is not None
+    for attack in ("{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}"):
+        with pytest.raises(UnsupportedModel):
+            TemplateFormat(tokenizer, attack, frozenset(), {}).encode([Message("user", "hi")])
+
+
+def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(BadCheckpoint, match=r"tokenizer\.json"):
+        TokenizerJson.load(tmp_path)
+
+
+def test_sampling_defaults_of_the_wrong_type_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text(
+        json.dumps({"temperature": 0.2, "top_k": "many", "do_sample": True, "top_p": 1})
+    )
+    known = hub_defaults(tmp_path)
+    assert (known.temperature, known.top_k, known.do_sample, known.top_p) == (0.2, None, True, 1)

@@ -1,0 +1,216 @@
+"""EngineThread: one model, one request at a time, events that carry the request's id."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_model import ScriptedModel
+
+from glmtui.chat import Message
+from glmtui.engine import loader
+from glmtui.engine.api import (
+    Delta,
+    Event,
+    Failed,
+    Finished,
+    LoadedInfo,
+    LoadFailed,
+    Loading,
+    LoadOptions,
+    ModelInfo,
+    Prefilling,
+    Progress,
+    Ready,
+    Request,
+)
+from glmtui.engine.thread import EngineThread
+from glmtui.errors import BadCheckpoint, EngineError
+
+INFO = ModelInfo("toy", Path("/nowhere"), "llama", 64, 0, "float32")
+PATIENCE = 10.0  # seconds
+
+
+class Desk:
+    """An EngineThread with a mailbox for its events, and a say in what it loads."""
+
+    def __init__(self) -> None:
+        self.events: queue.Queue[Event] = queue.Queue()
+        self.engine = EngineThread(self.events.put)
+        self.opened: list[str] = []
+        self.open: Callable[[threading.Event], Any] = lambda cancelled: ScriptedModel(["a", "b"])
+        self.engine.start()
+
+    def open_model(
+        self, target: ModelInfo, options: LoadOptions, on_progress: Any, cancelled: threading.Event
+    ) -> Any:
+        self.opened.append(target.name)
+        on_progress(Progress("loading", 1, 2))
+        return self.open(cancelled)
+
+    def load(self) -> None:
+        self.engine.load(INFO, LoadOptions())
+
+    def ask(self, request_id: int) -> None:
+        self.engine.submit(Request(request_id, (Message("user", "hi"),)))
+
+    def until(self, kind: type[Event]) -> list[Event]:
+        """The events up to the first of this kind."""
+        seen = [self.events.get(timeout=PATIENCE)]
+        while not isinstance(seen[-1], kind):
+            seen.append(self.events.get(timeout=PATIENCE))
+        return seen
+
+
+@pytest.fixture
+def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    made = Desk()
+    monkeypatch.setattr(loader, "open_model", made.open_model)
+    yield made
+    assert made.engine.close(PATIENCE)
+
+
+def test_a_model_loads_and_answers(desk: Desk) -> None:
+    desk.load()
+    desk.ask(7)
+    events = desk.until(Finished)
+    assert [type(e) for e in events] == [
+        Loading,
+        Loading,
+        Ready,
+        Prefilling,
+        Delta,
+        Delta,
+        Finished,
+    ]
+    assert events[1] == Loading("toy", 0.5)
+    assert [e.text for e in events if isinstance(e, Delta)] == ["a", "b"]
+    finished = events[-1]
+    assert isinstance(finished, Finished)
+    assert (finished.request_id, finished.reply.text) == (7, "ab")
+
+
+def test_a_question_sent_before_the_model_waits_for_it(desk: Desk) -> None:
+    gate = threading.Event()
+
+    def slow(cancelled: threading.Event) -> ScriptedModel:
+        assert gate.wait(PATIENCE)
+        return ScriptedModel(["late"])
+
+    desk.open = slow
+    desk.load()
+    desk.ask(1)
+    gate.set()
+    assert [e.text for e in desk.until(Finished) if isinstance(e, Delta)] == ["late"]
+
+
+def test_cancelling_stops_that_reply_alone(desk: Desk) -> None:
+    hold = threading.Event()
+    desk.open = lambda cancelled: ScriptedModel(["one", lambda cancelled: hold.wait(PATIENCE), "two"])
+    desk.load()
+    desk.ask(1)
+    desk.ask(2)
+    desk.until(Delta)
+    desk.engine.cancel(2)  # still in the queue: it finishes empty
+    hold.set()
+    first, second = desk.until(Finished)[-1], desk.until(Finished)[-1]
+    assert isinstance(first, Finished)
+    assert isinstance(second, Finished)
+    assert (first.request_id, first.reply.text) == (1, "onetwo")
+    assert (second.request_id, second.reply.text) == (2, "")
+    assert second.reply.finish_reason == "cancelled"
+
+
+def test_a_failure_keeps_the_partial_and_the_thread(desk: Desk) -> None:
+    desk.open = lambda cancelled: ScriptedModel(["half", EngineError("it broke", "try again")])
+    desk.load()
+    desk.ask(1)
+    failed = desk.until(Failed)[-1]
+    assert isinstance(failed, Failed)
+    assert (failed.error.message, failed.partial.text) == ("it broke", "half")
+    desk.ask(2)
+    assert isinstance(desk.until(Failed)[-1], Failed)
+
+
+def test_the_unforeseen_is_explained_without_a_traceback(desk: Desk) -> None:
+    desk.open = lambda cancelled: ScriptedModel([ZeroDivisionError("by zero")])
+    desk.load()
+    desk.ask(1)
+    failed = desk.until(Failed)[-1]
+    assert isinstance(failed, Failed)
+    assert "ZeroDivisionError: by zero" in failed.error.message
+
+
+def test_a_failed_load_is_told_and_answers_for_it(desk: Desk) -> None:
+    def broken(cancelled: threading.Event) -> ScriptedModel:
+        raise BadCheckpoint("no weights", "pull again")
+
+    desk.open = broken
+    desk.load()
+    desk.ask(1)
+    events = desk.until(Failed)
+    load_failed = next(e for e in events if isinstance(e, LoadFailed))
+    failed = events[-1]
+    assert isinstance(failed, Failed)
+    assert load_failed.error is failed.error
+    desk.open = lambda cancelled: ScriptedModel(["better"])
+    desk.load()
+    desk.ask(2)
+    assert isinstance(desk.until(Finished)[-1], Finished)
+
+
+def test_without_a_model_a_request_fails(desk: Desk) -> None:
+    desk.ask(1)
+    failed = desk.until(Failed)[-1]
+    assert isinstance(failed, Failed)
+    assert failed.error.message == "No model is loaded."
+
+
+def test_a_newer_load_abandons_the_one_under_way(desk: Desk) -> None:
+    begun = threading.Event()
+
+    def endless(cancelled: threading.Event) -> ScriptedModel:
+        begun.set()
+        assert cancelled.wait(PATIENCE)
+        raise loader.Cancelled
+
+    desk.open = endless
+    desk.load()
+    assert begun.wait(PATIENCE)
+    desk.open = lambda cancelled: ScriptedModel([])
+    desk.load()
+    events = desk.until(Ready)
+    assert not any(isinstance(e, LoadFailed) for e in events)
+    assert isinstance(events[-1], Ready)
+    assert isinstance(events[-1].model, LoadedInfo)
+
+
+def test_a_new_model_closes_the_old_one(desk: Desk) -> None:
+    models = [ScriptedModel(["1"]), ScriptedModel(["2"])]
+    waiting = iter(models)
+    desk.open = lambda cancelled: next(waiting)
+    desk.load()
+    desk.until(Ready)
+    desk.load()
+    desk.until(Ready)
+    assert [m.closed for m in models] == [True, False]
+
+
+def test_closing_in_mid_load_abandons_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = Desk()
+    monkeypatch.setattr(loader, "open_model", desk.open_model)
+    begun = threading.Event()
+
+    def endless(cancelled: threading.Event) -> ScriptedModel:
+        begun.set()
+        assert cancelled.wait(PATIENCE)
+        raise loader.Cancelled
+
+    desk.open = endless
+    desk.load()
+    assert begun.wait(PATIENCE)
+    assert desk.engine.close(PATIENCE)
