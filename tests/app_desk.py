@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 from fake_engine import FakeEngine
 from textual.pilot import Pilot
 
-from glmtui.chat import Conversation
 from glmtui.config import Settings
 from glmtui.store import Store
 from glmtui.ui.app import GlmtuiApp

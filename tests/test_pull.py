@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType as Kind
 from glmtui.engine import catalog
 from glmtui.engine.api import Progress
 from glmtui.engine.pull import pull
-from glmtui.engine.staging import PullCancelled
+from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, DownloadError, ModelNotFound, UnsupportedModel
 
 

@@ -13,10 +13,10 @@ import pytest
 from checkpoints import llama_files
 from hubserver import COMMIT, Fault, Hub, hub_server
 
-from glmtui.engine import catalog, fetch, staging
+from glmtui.engine import catalog
 from glmtui.engine.api import Progress
-from glmtui.engine.pull import pull
-from glmtui.engine.staging import PullCancelled
+from glmtui.engine.pull import fetch, pull, staging
+from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, DownloadError, ModelNotFound, UnsupportedModel
 
 REPO = "someone/tiny"

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from wheels import nothing_is_left
 
-from glmtui.engine import catalog, pull, staging, wheel
+from glmtui.engine import catalog, pull
 from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.known import KnownModel, Wheel
-from glmtui.engine.staging import PullCancelled
+from glmtui.engine.pull import sources, staging, wheel
+from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import DownloadError
 
 
@@ -125,7 +126,7 @@ def test_a_disk_that_fails_on_the_way(
     def fail(*args: Any, **kwargs: Any) -> Callable[..., None]:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(pull, "convert", fail)
+    monkeypatch.setattr(sources, "convert", fail)
     with pytest.raises(DownloadError, match=said):
         pull.pull("tiny")
     assert nothing_is_left(tmp_path)

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from wheels import MEMBER, known_tiny, make_wheel, nothing_is_left
 
-from glmtui.engine import catalog, known, pull, staging, wheel
+from glmtui.engine import catalog, known, pull
 from glmtui.engine.api import Progress
 from glmtui.engine.known import KnownModel, Wheel
+from glmtui.engine.pull import staging, wheel
 from glmtui.errors import BadCheckpoint, DownloadError
 
 

@@ -11,9 +11,9 @@ import pytest
 from fakeserver import MODELS, delta, serving
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine import server_reply
 from glmtui.engine.api import PrefillProgress, ServerSpec
 from glmtui.engine.server import ServerModel
+from glmtui.engine.server import reply as server_reply
 from glmtui.errors import ServerError
 
 HI = (Message("user", "hi"),)

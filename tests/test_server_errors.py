@@ -9,9 +9,10 @@ import pytest
 from fakeserver import delta, serving
 
 from glmtui.chat import Message
-from glmtui.engine import server_call, server_reply, sse
 from glmtui.engine.api import ServerSpec
-from glmtui.engine.server import ServerModel
+from glmtui.engine.server import ServerModel, sse
+from glmtui.engine.server import call as server_call
+from glmtui.engine.server import reply as server_reply
 from glmtui.errors import ServerError
 
 HI = (Message("user", "hi"),)

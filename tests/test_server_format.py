@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine import sse
 from glmtui.engine.api import PrefillProgress
-from glmtui.engine.chat_completions import (
+from glmtui.engine.server import sse
+from glmtui.engine.server.chat_completions import (
     Chunk,
     ListedModel,
     Thinking,

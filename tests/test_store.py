@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from glmtui.chat import Conversation, Message
-from glmtui.conversation_format import FileFormat
 from glmtui.errors import (
     ConversationChanged,
     ConversationNotFound,
@@ -23,6 +22,7 @@ from glmtui.errors import (
     StoreError,
 )
 from glmtui.store import Store, dumps
+from glmtui.store.format import FileFormat
 
 
 def asked(question: str, conversation_id: str = "") -> Conversation:

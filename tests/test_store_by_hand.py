@@ -8,8 +8,8 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from glmtui.chat import Conversation, SamplingParams
-from glmtui.conversation_format import loads
 from glmtui.errors import CorruptConversation
+from glmtui.store.format import loads
 
 START = datetime(2026, 11, 22, 18, 0, tzinfo=timezone.utc)
 

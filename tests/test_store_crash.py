@@ -17,10 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from glmtui import locks
 from glmtui.chat import Conversation, Message
 from glmtui.errors import ConversationChanged, ConversationInUse, StoreError
-from glmtui.store import Store
+from glmtui.store import Store, locks
 
 TALK = replace(Conversation.new(), id="1f2e3d4c").add(Message("user", "q"))
 LONGER = TALK.add(Message("assistant", "a"))

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glmtui.chat import Conversation, GenerationStats, Message, SamplingParams
-from glmtui.conversation_format import FileFormat, dumps, loads, peek
 from glmtui.errors import CorruptConversation, GlmtuiError, NewerFormat
+from glmtui.store.format import FileFormat, dumps, loads, peek
 
 FORMATS: tuple[FileFormat, ...] = ("toml", "json")
 both_formats = pytest.mark.parametrize("file_format", FORMATS)

@@ -110,7 +110,8 @@ def test_a_question_sent_before_the_model_waits_for_it(desk: Desk) -> None:
 
 def test_cancelling_stops_that_reply_alone(desk: Desk) -> None:
     hold = threading.Event()
-    desk.open = lambda cancelled: ScriptedModel(["one", lambda cancelled: hold.wait(PATIENCE), "two"])
+    pieces = ["one", lambda cancelled: hold.wait(PATIENCE), "two"]
+    desk.open = lambda cancelled: ScriptedModel(pieces)
     desk.load()
     desk.ask(1)
     desk.ask(2)

@@ -96,6 +96,18 @@ class Checkpoint:
         """Bytes of all weight files."""
         return sum(path.stat().st_size for path in set(self._shards.values()))
 
+    @property
+    def shards(self) -> dict[Path, list[str]]:
+        """The weight files, each with the names of its tensors."""
+        found: dict[Path, list[str]] = {}
+        for name, path in self._shards.items():
+            found.setdefault(path, []).append(name)
+        return found
+
+    def raw(self, name: str) -> Tensor:
+        """One tensor as it lies in its file, packed or not. Raises BadCheckpoint."""
+        return self._tensor(name)
+
     def get(self, name: str) -> Tensor | PackedWeight:
         """One tensor as it is stored, on the CPU. Raises BadCheckpoint if it is not there."""
         weight = self._tensor(name)

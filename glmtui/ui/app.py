@@ -27,11 +27,11 @@ from glmtui import paths
 from glmtui.chat import Conversation
 from glmtui.commands import COMMANDS, Command
 from glmtui.config import Settings
-from glmtui.conversation_name import file_name, format_of
 from glmtui.engine.api import CancelFlag, Engine, Event, ModelInfo, ProgressHook
 from glmtui.errors import ConfigError, GlmtuiError, ModelNotFound, StoreError
 from glmtui.sanitize import visible
 from glmtui.store import Store, dumps, to_markdown
+from glmtui.store.naming import file_name, format_of
 from glmtui.ui.chat_screen import ChatScreen
 from glmtui.ui.saver import Saver
 from glmtui.ui.session import Session
@@ -206,11 +206,11 @@ class GlmtuiApp(App[None]):
         self._saver.leave(left.id)
         self.chat.prompt.focus()
 
-    def pick_model(self, preselected: str = "") -> None:
+    def pick_model(self, wanted: str = "", why: str = "") -> None:
         """Lets the user choose a model; one that is not here is fetched first."""
         from glmtui.ui.model_picker import ModelPicker
 
-        picker = ModelPicker(self.settings, preselected or self.session.model_name)
+        picker = ModelPicker(self.settings, wanted or self.session.model_name, why)
         self.push_screen(picker, lambda name: self.use_model(name, fetch=True) if name else None)
 
     def use_model(self, name: str, *, fetch: bool = False) -> None:
@@ -225,8 +225,7 @@ class GlmtuiApp(App[None]):
             if fetch and can_be_fetched(name):
                 self.push_screen(Fetching(name, partial(self._fetch, name)), self._fetched)
             else:
-                self.tell_notice("load", str(error))
-                self.pick_model(name)
+                self.pick_model(name, error.message)
         except GlmtuiError as error:
             self.tell_notice("load", str(error))
         else:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from glmtui.engine.gguf_file import GGUFFile
+from glmtui.engine.gguf.file import GGUFFile
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 
 CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from glmtui.engine.families import family_of
-from glmtui.engine.fetch import RemoteFile, fetch, refused
 from glmtui.engine.folder import read_config
-from glmtui.engine.staging import Job, disk_errors, need_room
+from glmtui.engine.pull.fetch import RemoteFile, fetch, refused
+from glmtui.engine.pull.staging import Job, disk_errors, need_room
 from glmtui.errors import DownloadError, UnsupportedModel
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 
 from glmtui.engine.known import Wheel
-from glmtui.engine.staging import CHUNK_BYTES, Job
+from glmtui.engine.pull.staging import CHUNK_BYTES, Job
 from glmtui.errors import DownloadError
 from glmtui.sanitize import one_line
 

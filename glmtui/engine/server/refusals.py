@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from glmtui.engine.chat_completions import refusal_text
+from glmtui.engine.server.chat_completions import refusal_text
 from glmtui.errors import ServerError
 from glmtui.sanitize import one_line
 

@@ -20,7 +20,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.constants import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
-from glmtui.engine.gguf_file import Bytes
+from glmtui.engine.gguf.file import Bytes
 
 Array = npt.NDArray[Any]
 

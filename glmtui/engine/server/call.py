@@ -18,8 +18,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine import sse
-from glmtui.engine.chat_completions import (
+from glmtui.engine.server import sse
+from glmtui.engine.server.chat_completions import (
     Chunk,
     ListedModel,
     continues,
@@ -29,8 +29,8 @@ from glmtui.engine.chat_completions import (
     request_body,
     shortened,
 )
-from glmtui.engine.endpoint import Endpoint
-from glmtui.engine.server_errors import (
+from glmtui.engine.server.endpoint import Endpoint
+from glmtui.engine.server.refusals import (
     LOG_HINT,
     Blame,
     Refused,

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 
 from glmtui.chat import FinishReason, GenerationStats
 from glmtui.engine.api import PrefillProgress, Reply
-from glmtui.engine.chat_completions import Chunk, Thinking
-from glmtui.engine.server_call import Call
+from glmtui.engine.server.call import Call
+from glmtui.engine.server.chat_completions import Chunk, Thinking
 from glmtui.errors import ServerError
 
 POLL_SECONDS = 0.02

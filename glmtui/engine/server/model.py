@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import LoadedInfo, PrefillProgress, ServerSpec
-from glmtui.engine.chat_completions import ListedModel, extra_fields
-from glmtui.engine.endpoint import Endpoint
-from glmtui.engine.server_call import Call, list_models
-from glmtui.engine.server_errors import Blame
-from glmtui.engine.server_reply import ServerReply
+from glmtui.engine.server.call import Call, list_models
+from glmtui.engine.server.chat_completions import ListedModel, extra_fields
+from glmtui.engine.server.endpoint import Endpoint
+from glmtui.engine.server.refusals import Blame
+from glmtui.engine.server.reply import ServerReply
 from glmtui.errors import ServerError
 from glmtui.sanitize import one_line
 

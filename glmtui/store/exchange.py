@@ -1,6 +1,6 @@
 """Conversations to and from elsewhere: Markdown out, messages as OpenAI's API has them in.
 
-What we keep ourselves is `glmtui.conversation_format`. Knows nothing of files.
+What we keep ourselves is `glmtui.store.format`. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ import re
 from typing import Any
 
 from glmtui.chat import Conversation, Message
-from glmtui.conversation_format import FileFormat, from_table, parse
 from glmtui.errors import CorruptConversation
+from glmtui.store.format import FileFormat, from_table, parse
 
 # ---- in
 

@@ -25,6 +25,7 @@ from glmtui.errors import DownloadError
 
 STRAY_SECONDS = 24 * 3600  # a work folder nobody touched for this long is nobody's
 CHUNK_BYTES = 1 << 20
+MORE_ROOM = "Free some space, or move the folder with GLMTUI_CACHE_DIR or HF_HOME."
 
 
 class PullCancelled(DownloadError):
@@ -107,7 +108,7 @@ def put_in_place(folder: Path, target: Path) -> None:
     folder.replace(target)
 
 
-def need_room(folder: Path, nbytes: int, what: str) -> None:
+def need_room(folder: Path, nbytes: int, what: str, hint: str = MORE_ROOM) -> None:
     """Raises DownloadError if the disk of `folder`, there or to be made, has less than `nbytes`."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
@@ -115,7 +116,7 @@ def need_room(folder: Path, nbytes: int, what: str) -> None:
         raise DownloadError(
             f"No room for {what}: it takes {megabytes(nbytes)} in {folder}, "
             f"where {megabytes(free)} are free.",
-            "Free some space, or move the folder with GLMTUI_CACHE_DIR or HF_HOME.",
+            hint,
         )
 
 
@@ -125,7 +126,7 @@ def megabytes(nbytes: int) -> str:
 
 
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
+def disk_errors(folder: Path, hint: str = MORE_ROOM) -> Iterator[None]:
     """Turns what a disk can do to us into DownloadErrors."""
     try:
         yield
@@ -134,7 +135,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DownloadError(
                 f"The disk is full: {where} could not be written.",
-                "Free some space, or move the folder with GLMTUI_CACHE_DIR or HF_HOME.",
+                hint,
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise DownloadError(

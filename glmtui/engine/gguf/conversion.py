@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from glmtui.engine.api import Progress, ProgressHook
-from glmtui.engine.gguf_blocks import WIDTH, Array, Part, layout, stored_as
-from glmtui.engine.gguf_file import GGUFFile, GGUFTensor, read_gguf
-from glmtui.engine.gguf_tokenizer import build_tokenizer
+from glmtui.engine.gguf.blocks import WIDTH, Array, Part, layout, stored_as
+from glmtui.engine.gguf.file import GGUFFile, GGUFTensor, read_gguf
+from glmtui.engine.gguf.tokenizer import build_tokenizer
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 
 PIECE = 2**21  # weights converted at a time

@@ -16,7 +16,7 @@ from typing import IO
 
 import httpx
 
-from glmtui.engine.staging import CHUNK_BYTES, Job, megabytes
+from glmtui.engine.pull.staging import CHUNK_BYTES, Job, megabytes
 from glmtui.errors import DownloadError
 
 ATTEMPTS = 6  # in a row without a single byte

@@ -1,7 +1,7 @@
 """Conversations on disk: one file each, ``<date>-<slug>-<id>.toml`` or ``.json``.
 
 Knows names, locks, atomic writes and what to do with files it cannot read; what stands in them is
-`glmtui.conversation_format`. A file is replaced as a whole or not at all, and only if it is still
+`glmtui.store.format`. A file is replaced as a whole or not at all, and only if it is still
 as this program last read or wrote it. The id of a conversation is the end of its file's name, so
 a copied or renamed file is a conversation of its own.
 """
@@ -22,10 +22,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from glmtui.chat import Conversation
-from glmtui.conversation_exchange import import_text, to_markdown
-from glmtui.conversation_format import FileFormat, dumps, loads, peek
-from glmtui.conversation_name import file_name, format_of, free_name_aside, id_of
-from glmtui.durable import make_private_folder, read_bounded, replace_file, sync_folder
 from glmtui.errors import (
     ConversationChanged,
     ConversationInUse,
@@ -33,9 +29,11 @@ from glmtui.errors import (
     CorruptConversation,
     StoreError,
 )
-from glmtui.locks import FolderLocks
-
-__all__ = ["FileFormat", "Store", "Summary", "dumps", "loads", "read_file", "to_markdown"]
+from glmtui.store.durable import make_private_folder, read_bounded, replace_file, sync_folder
+from glmtui.store.exchange import import_text
+from glmtui.store.format import FileFormat, dumps, loads, peek
+from glmtui.store.locks import FolderLocks
+from glmtui.store.naming import file_name, format_of, free_name_aside, id_of
 
 MAX_BYTES = 128 * 2**20
 _LEFT_BEHIND = re.compile(r"\.([0-9a-f]{8})(?:\.lock|-\w+\.tmp)")
