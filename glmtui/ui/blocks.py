@@ -60,13 +60,17 @@ class Heading(Block):
 
 @dataclass(frozen=True, slots=True)
 class Code(Block):
-    """Source code, on a ground of its own; long lines are wrapped, so all of it can be read."""
+    """Source code, on a ground of its own; long lines are wrapped, so all of it can be read.
 
-    language: str
+    Attributes:
+        info: what stands beside the fence; its first word is the language.
+    """
+
+    info: str
     text: str
 
     def lines(self, width: int, depth: int) -> list[Line]:
-        return code_label(self.language, width) + code_lines(self.language, self.text, width)
+        return code_label(self.info, width) + code_lines(self.info, self.text, width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,20 +183,21 @@ def lay_out(blocks: Sequence[Block], width: int, depth: int = 0) -> list[Line]:
     return lines
 
 
-def code_label(language: str, width: int) -> list[Line]:
-    """The line above code that names its language; none where it has no name."""
-    if not language:
+def code_label(info: str, width: int) -> list[Line]:
+    """The line above code that says what language it is; none where nothing is said."""
+    if not info:
         return []
-    label = Span(f" {language}", (_CODE, "code-label", CHROME))
-    return [line._replace(fill=(_CODE,)) for line in wrap([label], width)]
+    label = Span(f" {info}", (_CODE, "code-label", CHROME))
+    return wrap([label], width, fill=(_CODE,))
 
 
-def code_lines(language: str, text: str, width: int) -> list[Line]:
+def code_lines(info: str, text: str, width: int) -> list[Line]:
     """`text` highlighted, wrapped, and padded by a cell on both sides."""
+    spans = highlight(text, info.partition(" ")[0], (_CODE,))
     if width < NARROWEST:
-        return wrap(highlight(text, language, (_CODE,)), width, fill=(_CODE,))
+        return wrap(spans, width, fill=(_CODE,))
     pad = Span(" ", (_CODE, CHROME))
-    return prefixed(wrap(highlight(text, language, (_CODE,)), width - 2, (_CODE,)), pad, pad)
+    return prefixed(wrap(spans, width - 2, fill=(_CODE,)), pad, pad)
 
 
 def _nested(blocks: Sequence[Block], width: int, depth: int, first: Span, rest: Span) -> list[Line]:

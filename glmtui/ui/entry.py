@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
-from glmtui.chat import Message
+from glmtui.chat import Conversation, Message
 from glmtui.sanitize import one_line, visible
 from glmtui.ui.markdown import render
 from glmtui.ui.streaming import MarkdownStream
@@ -20,6 +20,18 @@ MARGIN = Span("  ")
 _USER_MARGIN = Span("▌ ", ("user-bar",))
 
 _ENDINGS = {"cancelled": "stopped", "length": "cut: the reply reached its greatest length"}
+
+
+def places(conversation: Conversation) -> dict[str, tuple[int, int]]:
+    """Of each message in view that has alternatives, which it is and of how many: (2, 3)."""
+    siblings: dict[str | None, list[str]] = {}
+    for message in conversation.messages:
+        siblings.setdefault(message.parent, []).append(message.id)
+    return {
+        message.id: (siblings[message.parent].index(message.id) + 1, len(siblings[message.parent]))
+        for message in conversation.path
+        if len(siblings[message.parent]) > 1
+    }
 
 
 class Entry:

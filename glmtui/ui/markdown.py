@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
-from glmtui.sanitize import visible
+from glmtui.sanitize import one_line, visible
 from glmtui.ui.blocks import (
     Alignment,
     Block,
@@ -128,8 +128,7 @@ class _Reader:
         if token.type == "heading_open":
             return Heading(gap, int(token.tag[1:]), _inline(rest))
         if token.type in ("fence", "code_block"):
-            language = visible(token.info.strip().partition(" ")[0])
-            return Code(gap, language, visible(token.content).removesuffix("\n"))
+            return Code(gap, one_line(token.info), visible(token.content).removesuffix("\n"))
         if token.type == "list_item_open":
             marker = "" if number is None else f"{number}{token.markup}"
             return Item(gap, marker, tuple(self._blocks(rest)))

@@ -60,7 +60,6 @@ class MarkdownStream:
         """The text is complete: `lines` are what `render` makes of it. Returns as `feed` does."""
         before = self.lines[self._final :]
         del self.lines[self._final :]
-        self._fence = None
         self._add(parse(self._open, gap=self._gap, number=self._number))
         return self._final + _same(before, self.lines[self._final :])
 
@@ -75,9 +74,8 @@ class MarkdownStream:
         source.append("" if _UNDECIDED.fullmatch(last) else last)
         placed = parse("\n".join(source), gap=self._gap, number=self._number)
 
-        # Final is what comes before a block that has begun; two complete lines of it, because
-        # it may take a second line to tell the head of a table from the paragraph above.
-        begun = max((i for i, p in enumerate(placed) if p.start + 1 < complete), default=0)
+        # Final is what comes before a block that has begun with a complete line.
+        begun = max((i for i, p in enumerate(placed) if p.start < complete), default=0)
         closed = [i for i, p in enumerate(placed) if p.closed and p.stop <= complete]
         if closed and closed[-1] >= begun:
             final = closed[-1] + 1
@@ -92,22 +90,18 @@ class MarkdownStream:
         self._final = len(self.lines)
 
         rest = placed[final:]
-        fence = _FENCE.match(self._open)
-        if (
-            fence
-            and len(rest) == 1
-            and isinstance(rest[0].block, Code)
-            and self._open.count("\n") > 1
-        ):
-            self._open_fence(fence, rest[0].block.language)
+        # An opening fence with "|" in it may be the head of a table; its second line tells.
+        fence = _FENCE.match(self._open) if self._open.count("\n") > 1 else None
+        if fence and len(rest) == 1 and isinstance(rest[0].block, Code):
+            self._open_fence(fence, rest[0].block.info)
         else:
             self._add(rest)
 
-    def _open_fence(self, fence: re.Match[str], language: str) -> None:
+    def _open_fence(self, fence: re.Match[str], info: str) -> None:
         if self.lines and self._gap:
             self.lines.append(BLANK)
-        self.lines += code_label(language, self._width)
-        self._fence = _OpenFence(fence, language, kept=len(self.lines))
+        self.lines += code_label(info, self._width)
+        self._fence = _OpenFence(fence, info, kept=len(self.lines))
         self._fence.closed_in(self._open)
 
     def _open_from(self, line: int, *, gap: bool, number: int | None) -> None:
@@ -119,12 +113,12 @@ class MarkdownStream:
         while len(fence.code) >= _STRETCH:
             stretch = "\n".join(fence.code[:_STRETCH])
             del fence.code[:_STRETCH]
-            self.lines += code_lines(fence.language, stretch, self._width)
+            self.lines += code_lines(fence.info, stretch, self._width)
             fence.kept, fence.drawn = len(self.lines), True
         last = fence.inside(self._open[fence.read :])
         code = [*fence.code, last] if last.strip(" \t`~") else fence.code
         if code or not fence.drawn:
-            self.lines += code_lines(fence.language, "\n".join(code), self._width)
+            self.lines += code_lines(fence.info, "\n".join(code), self._width)
 
 
 class _OpenFence:
@@ -136,9 +130,9 @@ class _OpenFence:
         read: how much of the source is in complete lines.
     """
 
-    def __init__(self, opening: re.Match[str], language: str, kept: int) -> None:
+    def __init__(self, opening: re.Match[str], info: str, kept: int) -> None:
         indent, fence = opening.groups()
-        self.language = language
+        self.info = info
         self.code: list[str] = []
         self.kept = kept
         self.drawn = False

@@ -1,17 +1,14 @@
 """Transcript: the conversation as one view drawn line by line, which follows its end.
 
 A widget per message would cost a second per key in a long conversation. Here messages are lines
-(`glmtui.ui.entry`), made once per width: the last ones first, the older ones while nothing else is
-to do. What changes is drawn, and no more. Knows no conversation and no engine.
+(`glmtui.ui.page`), and what changes is drawn, no more. Knows no conversation and no engine.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
 from typing import Any, ClassVar
 
 import textual.message
@@ -23,9 +20,10 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from glmtui.chat import Message
-from glmtui.ui.entry import MARGIN, Entry
+from glmtui.ui.entry import MARGIN
 from glmtui.ui.looks import CSS, LOOKS, SELECTED, Drawn, Looks
-from glmtui.ui.wrap import BLANK, Line, cut, marked, plain_text
+from glmtui.ui.page import Page
+from glmtui.ui.wrap import cut, marked, plain_text
 
 WIDEST = 100
 """Cells of the longest line of text: longer ones are hard to read."""
@@ -70,13 +68,10 @@ class Transcript(ScrollView, can_focus=True):
         self.following = True
         self._clock = clock
         self._looks = Looks(self)
-        self._entries: list[Entry] = []
-        self._first = 0  # of the entries, the first that is laid out; all after it are
-        self._starts: list[int] = []  # their first lines
-        self._total = 0  # lines of them all
-        self._seen = 0  # of which so many were there, or came into view, since following ended
+        self._page = Page()
+        self._seen = 0  # lines that were there, or came into view, since following ended
         self._told = (True, 0)
-        self._inked: dict[int, int] = {}  # cells drawn, by row of the screen
+        self._inked: dict[int, int] = {}  # cells drawn, by row of the view
         self._scrolled_at = 0.0  # when the end last came into view by scrolling,
         self._scrolled_to = 0  # and how many lines there were
         self._waiting = False  # for time to lay out older messages
@@ -93,29 +88,20 @@ class Transcript(ScrollView, can_focus=True):
         Args:
             places: by message id, which of how many alternatives it is, counted from 1.
         """
-        places = places or {}
-        known = {(entry.message, entry.place): entry for entry in self._entries}
-        wanted = [(message, places.get(message.id)) for message in messages]
-        self._entries = [known.get(key) or Entry(*key) for key in wanted]
+        self._page.show(messages, places or {})
         self._follow(True)
-        self._lay_out()
-        self._scroll(max(0, self._total - self.size.height))
+        self._lay_out_end()
         self.refresh()
         self._tell()
 
     def begin(self, message: Message, place: tuple[int, int] | None = None) -> None:
         """Shows one more message, which may grow, and goes to the end."""
-        entry = Entry(message, place, growing=True)
-        self._entries.append(entry)
         self._follow(True)
-        if self._width:
-            entry.lay_out(self._width)
-            self._starts.append(self._total)
-            self._grown(0)
+        self._grown(self._page.begin(message, place))
 
     def append(self, text: str) -> None:
         """The message that was begun goes on."""
-        self._grown(self._entries[-1].append(text))
+        self._grown(self._page.append(text))
 
     def finish(self, message: Message, note: str = "") -> None:
         """The message that was begun, as it is at its end.
@@ -123,12 +109,21 @@ class Transcript(ScrollView, can_focus=True):
         Args:
             note: more to say under it.
         """
-        self._grown(self._entries[-1].finish(message, note))
+        self._grown(self._page.finish(message, note))
 
     @property
     def lines_below(self) -> int:
         """Lines that came since the user scrolled away and were not in view yet."""
-        return 0 if self.following else max(0, self._total - self._seen)
+        return 0 if self.following else max(0, self._page.total - self._seen)
+
+    def _grown(self, first: int) -> None:
+        """The lines from `first` on have changed."""
+        if not self._width:
+            return
+        self._reach(max(self._page.total, self.virtual_size.height))
+        moved = self.following and self._to_end()
+        self._draw(0 if moved else first)
+        self._tell()
 
     # ---- laying out
 
@@ -137,31 +132,20 @@ class Transcript(ScrollView, can_focus=True):
         """Cells of a line of text; 0 as long as the widget has no size."""
         return max(0, min(WIDEST, self.size.width - len(MARGIN.text) - 1))
 
-    def _lay_out(self, back_to: int | None = None) -> None:
-        """Lays out the messages from this one on, or enough of the last; the others later."""
-        self._first, self._starts, self._total = len(self._entries), [], 0
-        if self._width:
-            enough = 2 * self.size.height
-            self._look_back(
-                lambda: self._total >= enough if back_to is None else self._first <= back_to
-            )
-            self._look_back_later()
-        self._reach(self._total)
+    def _lay_out_end(self) -> None:
+        self._page.lay_out(self._width, 2 * self.size.height)
+        self._laid_out(self._page.total)
 
-    def _look_back(self, enough: Callable[[], bool]) -> int:
-        """Lays out older messages. Returns how many lines came on top."""
-        before = self._total
-        while self._first > 0 and not enough():
-            self._first -= 1
-            entry = self._entries[self._first]
-            entry.lay_out(self._width)
-            self._total += len(entry)
-        lengths = map(len, self._entries[self._first :])
-        self._starts = list(accumulate(lengths, initial=0))[:-1]
-        return self._total - before
+    def _laid_out(self, y: int) -> None:
+        """All lines are new; `y`, or the nearest to it there can be, is the first in view."""
+        if self._width:
+            self.screen.clear_selection()  # its lines have other numbers now
+        self._reach(self._page.total)
+        self._scroll(max(0, min(y, self._page.total - self.size.height)))
+        self._look_back_later()
 
     def _look_back_later(self) -> None:
-        if self._first > 0 and not self._waiting:
+        if self._width and not self._page.is_whole and not self._waiting:
             self._waiting = True
             self.set_timer(_SLICE_SECONDS, self._look_back_for_a_while)
 
@@ -169,50 +153,29 @@ class Transcript(ScrollView, can_focus=True):
         self._waiting = False
         if self.text_selection is None:  # else its lines would get other numbers
             until = self._clock() + _SLICE_SECONDS
-            self._on_top(self._look_back(lambda: self._clock() >= until))
+            self._look_back(lambda: self._clock() >= until)
         self._look_back_later()
 
-    def _on_top(self, lines: int) -> None:
-        """So many lines came on top; what is in view stays there."""
+    def _look_back(self, enough: Callable[[], bool]) -> None:
+        """Lays out older messages; what is in view stays there."""
+        lines = self._page.look_back(enough)
         self._seen += lines
         self._reach(self.virtual_size.height + lines)
         self._scroll(self.scroll_offset.y + lines)
 
-    def _grown(self, first: int) -> None:
-        """The last message has changed from its line `first` on."""
-        if not self._starts:
-            return
-        self._total = self._starts[-1] + len(self._entries[-1])
-        self._reach(max(self._total, self.virtual_size.height))
-        moved = self.following and self._to_end()
-        self._draw(0 if moved else self._starts[-1] + first)
-        self._tell()
-
     def on_resize(self) -> None:
         """Makes the lines anew for another width; the first in view stays in view."""
-        if self._starts and self._entries[-1].width == self._width:
-            if self.following:
-                self._reach(self._total)
-                self._scroll(max(0, self._total - self.size.height))
-            return
         below = self.lines_below
-        if self.following or not self._starts:
-            self._lay_out()
-            self._scroll(max(0, self._total - self.size.height))
+        if self._page.width == self._width:
+            if self.following:
+                self._laid_out(self._page.total)
+        elif self.following or not self._page.total:
+            self._lay_out_end()
         else:
-            index, line = self._find(self.scroll_offset.y)
-            entry = self._entries[index]
-            place = entry.place_of(line)
-            self._lay_out(back_to=index)
-            self._scroll(min(entry.line_at(place), self.max_scroll_y))
-        self._seen = self._total - below
-        self.screen.clear_selection()
+            anchor = self._page.anchor(self.scroll_offset.y)
+            self._laid_out(self._page.lay_out_from(self._width, anchor))
+        self._seen = self._page.total - below
         self.refresh()
-
-    def _find(self, y: int) -> tuple[int, int]:
-        """The entry that a line of the view belongs to, and which of its lines that is."""
-        at = max(0, bisect_right(self._starts, y) - 1)
-        return self._first + at, y - self._starts[at]
 
     # ---- scrolling
 
@@ -236,14 +199,15 @@ class Transcript(ScrollView, can_focus=True):
         space kept free for them.
         """
         height = self.size.height
-        missing = self._total - (self.scroll_offset.y + height)
+        total = self._page.total
+        missing = total - (self.scroll_offset.y + height)
         if missing <= 0:
             return False
         now = self._clock()
         passed, self._scrolled_at = now - self._scrolled_at, now
-        lines, self._scrolled_to = self._total - self._scrolled_to, self._total
+        lines, self._scrolled_to = total - self._scrolled_to, total
         soon = math.ceil(lines * _SCROLL_SECONDS / passed) if passed > 0 else height
-        self._reach(self._total + (soon - missing if missing < soon <= height // 3 else 0))
+        self._reach(total + (soon - missing if missing < soon <= height // 3 else 0))
         self._scroll(self.virtual_size.height - height)
         return True
 
@@ -253,7 +217,7 @@ class Transcript(ScrollView, can_focus=True):
         self.following = following
         self.set_class(not following, "-away")
         if not following:
-            self._seen = self._total
+            self._seen = self._page.total
             self._reach(self.virtual_size.height)
 
     def _tell(self) -> None:
@@ -278,8 +242,16 @@ class Transcript(ScrollView, can_focus=True):
 
     def scroll_home(self, **options: Any) -> None:
         """To the first message, which may have to be laid out first."""
-        self._on_top(self._look_back(lambda: False))
+        self._look_back(lambda: False)
         super().scroll_home(**options)
+
+    def scroll_to(self, x: float | None = None, y: float | None = None, **options: Any) -> None:
+        """At once: on a slow link, every step on the way is a screenful of bytes to wait for."""
+        super().scroll_to(x, y, **{**options, "animate": False})
+
+    def scroll_end(self, **options: Any) -> None:
+        """To the end, which is followed from then on."""
+        super().scroll_end(**{**options, "animate": False})
 
     # ---- drawing
 
@@ -300,19 +272,13 @@ class Transcript(ScrollView, can_focus=True):
             self.refresh(*regions)
 
     def _drawn(self, y: int) -> Drawn:
-        margin, line = MARGIN, BLANK
-        if y < self._total:
-            index, at = self._find(y)
-            margin, line = self._entries[index].margin(at), self._entries[index][at]
-        measure = len(MARGIN.text) + self._width
-        return self._looks.draw(margin, self._selected(line, y), measure, self.size.width)
-
-    def _selected(self, line: Line, y: int) -> Line:
+        margin, line = self._page.line(y)
         span = self.text_selection.get_span(y) if self.text_selection is not None else None
-        if span is None:
-            return line
-        start, end = span
-        return marked(line, max(0, start), len(line.text) if end < 0 else end, SELECTED)
+        if span is not None:
+            start, end = span
+            line = marked(line, max(0, start), len(line.text) if end < 0 else end, SELECTED)
+        measure = len(MARGIN.text) + self._width
+        return self._looks.draw(margin, line, measure, self.size.width)
 
     def render_line(self, y: int) -> Strip:
         """A row of the view."""
@@ -329,16 +295,14 @@ class Transcript(ScrollView, can_focus=True):
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         """The selected text, unbroken, without bars and labels."""
-        start = selection.start.y if selection.start else 0
-        end = selection.end.y + 1 if selection.end else self._total
+        first = selection.start.y if selection.start else 0
+        last = selection.end.y if selection.end else self._page.total
         lines = []
-        for y in range(start, min(end, self._total)):
-            index, at = self._find(y)
-            line = self._entries[index][at]
-            span = selection.get_span(y)
-            if span is not None:
-                first, last = max(0, span[0]), len(line.text) if span[1] < 0 else span[1]
-                lines.append(line._replace(spans=cut(line.spans, first, last)))
+        for y in range(first, min(last + 1, self._page.total)):
+            _, line = self._page.line(y)
+            start, end = selection.get_span(y) or (0, 0)
+            end = len(line.text) if end < 0 else end
+            lines.append(line._replace(spans=cut(line.spans, max(0, start), end)))
         return plain_text(lines), "\n"
 
     def selection_updated(self, selection: Selection | None) -> None:
@@ -347,9 +311,8 @@ class Transcript(ScrollView, can_focus=True):
 
     def on_click(self, event: events.Click) -> None:
         """A double click selects a message, where it would select them all."""
-        if event.chain == 2 and self._starts:
+        if event.chain == 2 and self._page.total:
             event.prevent_default()
-            index, _ = self._find(min(self.scroll_offset.y + event.y, self._total - 1))
-            start = self._starts[index - self._first]
-            end = start + len(self._entries[index]) - 1
-            self.screen.selections = {self: Selection(Offset(0, start), Offset(0, end))}
+            y = min(self.scroll_offset.y + event.y, self._page.total - 1)
+            first, last = self._page.message_at(y)
+            self.screen.selections = {self: Selection(Offset(0, first), Offset(0, last))}
