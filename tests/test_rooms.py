@@ -1,0 +1,165 @@
+"""The rooms keep their walls: who imports whom, what is loaded when, how long a file may be.
+
+A room is a module, or several that belong together. `ROOMS` lists them from the ground up; a room
+may import those of lower levels and, inside itself, anything that makes no circle.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from glmtui.commands import markdown_table
+from glmtui.config import example_toml
+
+ROOT = Path(__file__).parents[1]
+LINES = 400
+
+# level by level: room -> its modules (a package stands for all that is in it)
+ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
+    {
+        "errors": ("errors",),
+        "paths": ("paths",),
+        "sanitize": ("sanitize",),
+        "device": ("engine.device", "engine.cgroup"),
+    },
+    {"chat": ("chat",), "commands": ("commands",), "setting": ("setting",)},
+    {"store": ("store",), "api": ("engine.api",)},
+    {
+        "catalog": ("engine.catalog", "engine.families", "engine.folder", "engine.known"),
+        "gguf": ("engine.gguf",),
+        "server": ("engine.server",),
+    },
+    {"config": ("config",), "pull": ("engine.pull",)},
+    {
+        "tensors": (
+            "engine.cache",
+            "engine.decoder",
+            "engine.detokenizer",
+            "engine.layers",
+            "engine.linear",
+            "engine.quant",
+            "engine.sampling",
+            "engine.weights",
+        )
+    },
+    {"models": ("models",)},
+    {"generate": ("engine.generate",)},
+    {"loader": ("engine.loader",)},
+    {"slim": ("engine.slim", "engine.slim_check"), "thread": ("engine.thread", "engine")},
+    {"ui": ("ui",)},
+    {"cli": ("cli", "ask", "doctor", "listing", "progress_line", "__main__")},
+)
+LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
+# imports inside a function that lead up, each with its reason
+LEAPS = {
+    ("thread", "loader"): "torch is imported when the thread runs",
+    ("loader", "server"): "a server needs no torch, so it is open_model that chooses",
+}
+TORCH = {"torch", "transformers", "numpy", "safetensors", "tokenizers", "sentencepiece", "tiktoken"}
+SCREEN = {"textual", "rich"}
+TORCH_ROOMS = {"tensors", "models", "generate", "loader", "slim"}
+SCREEN_ROOMS = {"ui", "cli"}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT / "glmtui").with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in sorted((ROOT / "glmtui").rglob("*.py"))}
+
+
+def room_of(module: str) -> str | None:
+    """The room whose module, or package, this is or lies in; the longest name decides."""
+    owned = {name: room for rooms in ROOMS for room, names in rooms.items() for name in names}
+    fitting = [n for n in owned if module == n or (module.startswith(n + ".") and n != "engine")]
+    return owned[max(fitting, key=len)] if fitting else None
+
+
+def imports_of(module: str) -> tuple[set[str], set[str]]:
+    """What a module imports of glmtui and of others; what only type checkers see is left out."""
+    ours, others = set[str](), set[str]()
+
+    def walk(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                others.add(alias.name.partition(".")[0])
+        if isinstance(node, ast.ImportFrom):
+            top, _, rest = (node.module or "").partition(".")
+            if top != "glmtui":
+                others.add(top)
+            else:
+                for alias in node.names:
+                    inner = f"{rest}.{alias.name}".strip(".")
+                    ours.add(inner if inner in MODULES else rest)
+        for child in ast.iter_child_nodes(node):
+            walk(child)
+
+    walk(ast.parse(MODULES[module].read_text("utf-8")))
+    return ours - {module, ""}, others
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m not in ("", "models")])
+def test_every_module_has_a_room_and_looks_only_down(module: str) -> None:
+    room = room_of(module)
+    assert room is not None, f"{module} belongs to no room: name it in ROOMS"
+    ours, others = imports_of(module)
+    for imported in ours:
+        other = room_of(imported)
+        if other is None or other == room or (room, other) in LEAPS:
+            continue
+        assert LEVEL[other] < LEVEL[room], f"{module} ({room}) imports {imported} ({other})"
+    if room not in TORCH_ROOMS and not module.startswith("engine.gguf"):
+        assert not others & TORCH, f"{module} imports {others & TORCH}"
+    if room not in SCREEN_ROOMS:
+        assert not others & SCREEN - {"rich"}, f"{module} imports {others & SCREEN}"
+
+
+def test_no_two_modules_import_each_other() -> None:
+    graph = {m: {i for i in imports_of(m)[0] if room_of(i) == room_of(m)} for m in MODULES}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(*sorted({{m.partition('.')[0] for m in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import glmtui", TORCH | SCREEN),
+        ("import glmtui.cli", TORCH | SCREEN | {"httpx", "huggingface_hub"}),
+        ("import glmtui.ui.app, glmtui.ui.chat_screen", TORCH | {"huggingface_hub", "httpx"}),
+        ("import glmtui.engine.thread", TORCH | SCREEN),
+        ("import glmtui.engine, glmtui.engine.catalog", TORCH | SCREEN),
+        ("import glmtui.store", TORCH | SCREEN | {"httpx"}),
+        ("import glmtui.engine.generate, glmtui.engine.loader", {"textual", "transformers"}),
+    ],
+)
+def test_importing_one_room_leaves_the_others_out(statement: str, absent: set[str]) -> None:
+    assert not loaded_by(statement) & absent
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("glmtui/**/*.py"), *ROOT.glob("tests/*.py")]))
+def test_no_file_is_longer_than_the_wall(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= LINES
+
+
+def test_the_example_config_is_what_the_settings_say() -> None:
+    assert (ROOT / "config.example.toml").read_text("utf-8") == example_toml()
+
+
+def test_the_readmes_command_table_is_what_the_commands_say() -> None:
+    assert markdown_table() in (ROOT / "README.md").read_text("utf-8")
