@@ -184,17 +184,19 @@ class GlmtuiApp(App[None]):
         """Lets the user choose a saved conversation."""
         from glmtui.ui.dialogs import ConversationPicker
 
-        with self._saver.lock:
-            summaries, problems = self.store.summaries(), self.store.problems
-        self.tell_notice("store", "\n".join(map(str, problems)))
+        try:
+            summaries = self.store.summaries()
+        except StoreError as error:
+            self.tell_notice("store", str(error))
+            return
+        self.tell_notice("store", "\n".join(map(str, self.store.problems)))
         self.push_screen(ConversationPicker(summaries, title), self._open)
 
     def _open(self, conversation_id: str | None) -> None:
         if conversation_id is None or conversation_id == self.session.conversation.id:
             return
         try:
-            with self._saver.lock:
-                conversation = self.store.load(conversation_id)
+            conversation = self.store.load(conversation_id)
         except StoreError as error:
             self.tell_notice("store", str(error))
         else:

@@ -19,7 +19,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from glmtui.commands import COMMANDS
-from glmtui.sanitize import one_line
+from glmtui.sanitize import one_line, visible
 from glmtui.store import Summary
 
 MOST_ROWS = 200
@@ -44,6 +44,7 @@ class Picker(ModalScreen[str | None]):
     """A filter above a list. Enter answers with the row, Esc with None.
 
     Args:
+        note: something to know first.
         typed_too: whether Enter answers with what was typed where no row fits.
     """
 
@@ -63,6 +64,7 @@ class Picker(ModalScreen[str | None]):
         *,
         filter_text: str = "",
         selected: str = "",
+        note: str = "",
         foot: str = "",
         typed_too: bool = False,
     ) -> None:
@@ -70,6 +72,7 @@ class Picker(ModalScreen[str | None]):
         self._title = title
         self._rows = rows
         self._selected = selected
+        self._note = note
         self._foot = foot
         self._typed_too = typed_too
         self._filter = Input(filter_text, placeholder="Type to filter", compact=True)
@@ -81,6 +84,8 @@ class Picker(ModalScreen[str | None]):
         """Title, filter, list, a line on the keys."""
         with Vertical(classes="dialog"):
             yield Static(Content(self._title), classes="heading")
+            if self._note:
+                yield Static(Content(visible(self._note)), classes="note")
             yield self._filter
             yield self.list
             yield Static(Content(self._foot), classes="help")

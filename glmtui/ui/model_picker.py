@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -20,7 +21,7 @@ from textual.widgets import Static
 from glmtui.config import Settings
 from glmtui.engine import catalog, device
 from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
-from glmtui.engine.device import Fit, Snapshot
+from glmtui.engine.device import Snapshot
 from glmtui.errors import GlmtuiError, ModelError
 from glmtui.sanitize import one_line, visible
 from glmtui.ui.dialogs import Picker, Row
@@ -31,11 +32,20 @@ Fetch = Callable[[ProgressHook, CancelFlag], ModelInfo]
 CONTEXT_TOKENS = 2048  # what a conversation should have room for at the least
 
 
-def fit(known: catalog.KnownModel, machine: Snapshot, quant: str) -> Fit:
-    """Whether a model, held as the setting `quant` says, fits with a short conversation."""
+def fit(known: catalog.KnownModel, machine: Snapshot, quant: str) -> tuple[bool | None, str]:
+    """Whether a model, held as the setting `quant` says, fits with a short conversation.
+
+    Returns: yes, no, or None where the machine does not tell; and that in a few words.
+    """
     held = {"auto": known.stored, "none": None}.get(quant, quant)
     needed = known.memory_nbytes(held, min(CONTEXT_TOKENS, known.context_length))
-    return device.fits(needed, machine)
+    room = device.fits(needed, machine)
+    if room.fits:
+        return True, f"fits, {gigabytes(known.disk_nbytes)} GB to fetch"
+    free = [gpu.free for gpu in machine.gpus] or [machine.memory.available]
+    most = max((n for n in free if n is not None), default=None)
+    has = "" if most is None else f", {gigabytes(most)} free"
+    return room.fits, f"needs {gigabytes(needed)} GB{has}"
 
 
 def rows(settings: Settings, installed: list[ModelInfo], machine: Snapshot) -> list[Row]:
@@ -46,10 +56,8 @@ def rows(settings: Settings, installed: list[ModelInfo], machine: Snapshot) -> l
         found.append(_row(model.name, model.title, f"here, {gigabytes(model.nbytes)} GB"))
     for known in catalog.MODELS:
         if known.name not in here:
-            room = fit(known, machine, settings.quant)
-            size = f"{gigabytes(known.disk_nbytes)} GB to fetch"
-            note = f"{room.text}, {size}" if room.fits else room.text
-            found.append(_row(known.name, known.title, note, bad=room.fits is False))
+            fits, note = fit(known, machine, settings.quant)
+            found.append(_row(known.name, known.title, note, bad=fits is False))
     for name, server in settings.servers.items():
         found.append(_row(name, f"{name}: {server.model or 'its first model'}", server.url))
     return found
@@ -66,14 +74,21 @@ def _row(name: str, title: str, note: str, *, bad: bool = False) -> Row:
 
 
 class ModelPicker(Picker):
-    """Answers with a name: a row's, or whatever else was typed (a folder, a hub id, an address)."""
+    """Answers with a name: a row's, or whatever else was typed (a folder, a hub id, an address).
 
-    def __init__(self, settings: Settings, selected: str = "") -> None:
+    Args:
+        wanted: the model to highlight.
+        why: why it is asked, if not because the user wants to.
+    """
+
+    def __init__(self, settings: Settings, wanted: str = "", why: str = "") -> None:
+        known = catalog.known_model(wanted or catalog.DEFAULT_MODEL)
         super().__init__(
             "Models",
             rows(settings, catalog.installed(), device.snapshot()),
-            selected=selected or catalog.DEFAULT_MODEL,
-            foot="Enter fetches and loads   or type a folder, ORG/NAME, http://…   Esc closes",
+            selected=known.name if known else wanted,
+            note=why,
+            foot="Enter fetches and loads. Or type a folder, ORG/NAME, http://…",
             typed_too=True,
         )
 
@@ -124,24 +139,25 @@ class Fetching(ModalScreen[ModelInfo | None]):
     def _begin(self) -> None:
         self._failed = False
         self._line.update(Content("starting"))
-        threading.Thread(target=self._work, name="glmtui-pull", daemon=True).start()
+        app = self.app  # this dialog may be closed before the thread ends
+        threading.Thread(target=self._work, args=(app.call_later,), daemon=True).start()
 
-    def _work(self) -> None:
+    def _work(self, soon: Callable[..., object]) -> None:
         try:
-            model = self._fetch(self._report, self._cancelled)
+            model = self._fetch(partial(self._report, soon), self._cancelled)
         except GlmtuiError as error:
-            self.app.call_later(self._fail, error)
+            soon(self._fail, error)
         except Exception as error:  # a fault of ours: say so, then let it be logged
-            self.app.call_later(self._fail, ModelError(f"Fetching failed: {error!r}."))
+            soon(self._fail, ModelError(f"Fetching failed: {error!r}."))
             raise
         else:
-            self.app.call_later(self._succeed, model)
+            soon(self._succeed, model)
 
-    def _report(self, progress: Progress) -> None:
+    def _report(self, soon: Callable[..., object], progress: Progress) -> None:
         now = time.monotonic()
         if now - self._told_at >= 0.1:  # it comes with every chunk
             self._told_at = now
-            self.app.call_later(self._show, progress)
+            soon(self._show, progress)
 
     def _show(self, progress: Progress) -> None:
         if not self._cancelled.is_set() and not self._failed:

@@ -6,10 +6,11 @@ conversations or models.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from textual import events
 from textual.actions import SkipAction
 from textual.content import Content
-from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import TextArea
 
@@ -18,20 +19,18 @@ from glmtui.sanitize import visible
 
 
 class Completions(Widget):
-    """The slash commands that fit what is typed, one a row; hidden where there are none."""
+    """The slash commands that fit what is typed, one a row; hidden where there are none.
+
+    Args:
+        choose: called with the command whose row was clicked.
+    """
 
     ROWS = 8
 
-    class Chosen(Message):
-        """A row was clicked."""
-
-        def __init__(self, command: commands.Command) -> None:
-            super().__init__()
-            self.command = command
-
-    def __init__(self) -> None:
+    def __init__(self, choose: Callable[[commands.Command], None]) -> None:
         super().__init__()
         self.display = False
+        self._choose = choose
         self._offered: tuple[commands.Command, ...] = ()
         self._at = 0
 
@@ -73,7 +72,7 @@ class Completions(Widget):
         """Chooses the row under the mouse."""
         row = self._first + event.y
         if row < len(self._offered):
-            self.post_message(self.Chosen(self._offered[row]))
+            self._choose(self._offered[row])
 
     @property
     def _first(self) -> int:
@@ -88,7 +87,7 @@ class Prompt(TextArea):
         super().__init__(
             compact=True, highlight_cursor_line=False, placeholder=Content(placeholder)
         )
-        self.completions = Completions()
+        self.completions = Completions(self._choose)
         self.cursor_blink = False
         self.show_vertical_scrollbar = False
         self._history: list[str] = []
@@ -123,20 +122,28 @@ class Prompt(TextArea):
 
     # ---- keys
 
-    def on_key(self, event: events.Key) -> None:
-        """Keys of the completion list; the text area would take Enter for a line break."""
+    async def on_key(self, event: events.Key) -> None:
+        """Keys of the completion list, and whatever else is bound, in the order they came.
+
+        Textual runs bindings after all keys of a burst: over a slow link, "teh", two backspaces
+        and "he" would become "te". And the text area would take Enter for a line break.
+        """
         command = self.completions.selected
         if event.key == "enter":
             event.prevent_default()
-            if command is None or self.complete(command):
-                return  # on to the binding
-            event.stop()
+            if command is not None and not self.complete(command):
+                event.stop()
+                return
         elif command is not None and event.key in ("tab", "escape"):
             event.prevent_default().stop()
             if event.key == "tab":
                 self.complete(command)
             else:
                 self.completions.offer(())
+            return
+        bound = None if event.is_printable else self.screen.active_bindings.get(event.key)
+        if bound and await self.app.run_action(bound.binding.action, bound.node):
+            event.prevent_default().stop()
 
     def on_paste(self, event: events.Paste) -> None:
         """Pasted text never sends and never acts: line ends become breaks, controls visible."""
@@ -149,9 +156,8 @@ class Prompt(TextArea):
         """Offers what the text may become; a command recalled or written out needs no list."""
         self.completions.offer(() if self._at is not None else commands.completions(self.text))
 
-    def on_completions_chosen(self, event: Completions.Chosen) -> None:
-        """Writes the clicked command out."""
-        self.complete(event.command)
+    def _choose(self, command: commands.Command) -> None:
+        self.complete(command)
         self.focus()
 
     def on_resize(self) -> None:

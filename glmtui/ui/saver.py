@@ -17,7 +17,7 @@ RETRY_SECONDS = 10.0
 
 
 class Disk(Protocol):
-    """What is needed of `glmtui.store.Store`, which serves one thread at a time."""
+    """What is needed of `glmtui.store.Store`; both are called on the saver's thread."""
 
     def save(self, conversation: Conversation) -> Path: ...
 
@@ -31,13 +31,9 @@ class Saver:
         disk: where to.
         report: called on the saver's thread whenever saving begins to fail, fails otherwise, or
             works again (None).
-
-    Attributes:
-        lock: to be held by whoever else uses `disk`.
     """
 
     def __init__(self, disk: Disk, report: Callable[[StoreError | None], None]) -> None:
-        self.lock = threading.Lock()
         self._disk = disk
         self._report = report
         self._waiting: dict[str, Conversation] = {}
@@ -106,8 +102,7 @@ class Saver:
         error = None
         for conversation in batch.values():
             try:
-                with self.lock:
-                    self._disk.save(conversation)
+                self._disk.save(conversation)
             except StoreError as failed:
                 error = failed
                 continue
@@ -123,5 +118,4 @@ class Saver:
             done = [name for name in self._left if name not in self._waiting]
             self._left.difference_update(done)
         for conversation_id in done:
-            with self.lock:
-                self._disk.release(conversation_id)
+            self._disk.release(conversation_id)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SAMPLE_SECONDS = 2.0
 NEARLY_FULL = 0.85
+STEP = 0.005
 
 Mood = Literal["calm", "busy", "good", "bad"]
 
@@ -87,7 +88,7 @@ def bar(parts: Sequence[tuple[float, str, str]], width: int) -> Content:
     cells, upto, at = [], 0.0, 0
     for share, glyph, colour in parts:
         upto += share
-        end = min(width, round(upto * width))
+        end = max(at, min(width, round(upto * width)))
         if share > 0 and end == at < width:
             end = at + 1  # a little is not nothing
         cells.append((glyph * (end - at), colour))
@@ -132,7 +133,7 @@ def memory_meters(memories: Sequence[Memory], detail: int) -> Content:
     if detail >= 0 or len(memories) < 2:
         return Content("  ").join(memory_meter(memory, max(0, detail)) for memory in memories)
     fullest = max(memories, key=lambda memory: memory.share)
-    return memory_meter(replace(fullest, name=f"{len(memories)} GPUs, one"), 0)
+    return memory_meter(replace(fullest, name=f"{len(memories)} GPUs, fullest"), 0)
 
 
 def status_line(facts: Facts, width: int) -> Content:
@@ -186,18 +187,22 @@ class StatusBar(Widget):
 
 
 class MemoryWatch(Thread):
-    """Measures memory every two seconds, off the UI's thread, and hands over what it found."""
+    """Measures memory every two seconds, off the UI's thread, and hands over what has changed."""
 
     def __init__(self, tell: Callable[[tuple[Memory, ...]], None]) -> None:
         super().__init__(name="glmtui-memory", daemon=True)
         self._tell = tell
+        self._told: tuple[Memory, ...] = ()
         self._over = Event()
 
     def sample(self) -> None:
         """Measures once, on the thread that calls."""
         from glmtui.engine import device  # brings NVML in, which the first paint need not wait for
 
-        self._tell(memories(device.snapshot()))
+        found = memories(device.snapshot())
+        if not much_the_same(found, self._told):
+            self._told = found
+            self._tell(found)
 
     def run(self) -> None:
         """Every two seconds until `stop`."""
@@ -221,3 +226,14 @@ def memories(snapshot: Snapshot) -> tuple[Memory, ...]:
         Memory(f"GPU{gpu.index}" if several else "GPU", gpu.total, gpu.used, gpu.used_by_us)
         for gpu in snapshot.gpus
     )
+
+
+def much_the_same(found: Sequence[Memory], before: Sequence[Memory]) -> bool:
+    """Whether no device's memory has moved by half a percent: an idle screen should lie still."""
+    if [memory.name for memory in found] != [memory.name for memory in before]:
+        return False
+    pairs = [(new.share, old.share) for new, old in zip(found, before, strict=True)]
+    known = [
+        (new.used is None) == (old.used is None) for new, old in zip(found, before, strict=True)
+    ]
+    return all(known) and all(abs(new - old) < STEP for new, old in pairs)

@@ -1,0 +1,250 @@
+"""The real program in a pty: what it leaves behind however it ends, what it writes meanwhile."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyte
+import pytest
+
+from glmtui.store import Store
+from glmtui.ui.terminal import InputFilter
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+from fake_engine import FakeEngine
+from glmtui.config import Settings
+from glmtui.engine import device
+from glmtui.ui import app
+
+device.snapshot = device.Snapshot  # others use memory too, and the meter would say so
+
+def start(emit):
+    engine = FakeEngine(emit)
+    {prepare}
+    return engine
+
+app._start_engine = start
+sys.exit(app.run(Settings(model="http://fake.invalid/v1"), []))
+"""
+LEFT_ALTERNATE_SCREEN = b"\x1b[?1049l"
+
+
+class Terminal:
+    """A pty with the program in it, its output, and the screen it makes."""
+
+    def __init__(self, folder: Path, prepare: str) -> None:
+        self.folder = folder
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        names = ("DATA", "CONFIG", "CACHE", "STATE")
+        environ = {f"GLMTUI_{name}_DIR": str(folder / name.lower()) for name in names}
+        self.modes = termios.tcgetattr(slave)
+        program = PROGRAM.format(tests=str(Path(__file__).parent), prepare=prepare or "pass")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, "TERM": "xterm-256color", **environ},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        self.slave = slave  # kept open, so that what is left behind can be looked at
+        self.output = b""
+        self.page = pyte.Screen(80, 24)
+        self._stream = pyte.ByteStream(self.page)
+
+    def read(self, seconds: float = 0.05) -> bytes:
+        """What comes within so long."""
+        if not select.select([self.master], [], [], seconds)[0]:
+            return b""
+        try:
+            data = os.read(self.master, 65536)
+        except OSError:
+            return b""
+        self.output += data
+        self._stream.feed(data)
+        return data
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Reads until something is so."""
+        end = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < end, "\n".join(self.page.display)
+            self.read()
+
+    def shows(self, text: str) -> None:
+        """Reads until a text is to be seen."""
+        self.until(lambda: text in "\n".join(self.page.display))
+
+    def press(self, keys: bytes) -> None:
+        """Types."""
+        os.write(self.master, keys)
+
+    def ends(self) -> int:
+        """Reads to the end, and returns the exit code."""
+        self.until(lambda: self.process.poll() is not None)
+        while self.read():
+            pass
+        return self.process.returncode
+
+    def saved(self) -> list[str]:
+        """The messages of the one conversation on disk."""
+        return [
+            message.content
+            for message in Store(self.folder / "data/conversations").load("last").path
+        ]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[str], Terminal]]:
+    """Starts the program; the text is Python that prepares the engine."""
+    made: list[Terminal] = []
+
+    def begin(prepare: str = "") -> Terminal:
+        made.append(Terminal(tmp_path, prepare))
+        made[-1].shows("Ask anything")
+        return made[-1]
+
+    yield begin
+    for terminal in made:
+        if terminal.process.poll() is None:
+            terminal.process.kill()
+        terminal.process.wait()
+        os.close(terminal.slave)
+        os.close(terminal.master)
+
+
+HELD = "engine.held_after = 1; engine.pieces = ['Once', ' upon']"
+
+
+def test_ctrl_q_leaves_the_terminal_as_it_was(start: Callable[..., Terminal]) -> None:
+    terminal = start()
+    terminal.press(b"Hi\r")
+    terminal.shows("Hello there.")
+    terminal.press(b"\x11")
+    assert terminal.ends() == 0
+    assert LEFT_ALTERNATE_SCREEN in terminal.output
+    assert termios.tcgetattr(terminal.slave) == terminal.modes
+    assert terminal.saved() == ["Hi", "Hello there."]
+
+
+def test_ctrl_q_quits_at_once_in_the_middle_of_a_load(start: Callable[..., Terminal]) -> None:
+    # What is inside torch cannot be ended: neither can this.
+    terminal = start(
+        "engine.load_gate.wait = lambda t: engine._pause.wait(60); engine.load_gate.clear()"
+    )
+    terminal.shows("loading 43 %")
+    began = time.monotonic()
+    terminal.press(b"\x11")
+    assert terminal.ends() == 0
+    assert time.monotonic() - began < 3
+    assert LEFT_ALTERNATE_SCREEN in terminal.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_what_there_is_and_restores_the_terminal(
+    start: Callable[..., Terminal], number: signal.Signals
+) -> None:
+    terminal = start(HELD)
+    terminal.press(b"Go\r")
+    terminal.shows("Once")
+    terminal.process.send_signal(number)
+    assert terminal.ends() == 128 + number
+    assert LEFT_ALTERNATE_SCREEN in terminal.output
+    assert termios.tcgetattr(terminal.slave) == terminal.modes
+    assert terminal.saved() == ["Go", "Once"]
+
+
+def test_a_dropped_link_saves_what_there_is(start: Callable[..., Terminal]) -> None:
+    terminal = start(HELD)
+    terminal.press(b"Go\r")
+    terminal.shows("Once")
+    os.close(terminal.slave)
+    os.close(terminal.master)
+    terminal.process.wait(10)
+    terminal.master, terminal.slave = pty.openpty()  # for the fixture to close
+    assert terminal.saved() == ["Go", "Once"]
+
+
+def test_killed_it_has_the_question_on_disk(start: Callable[..., Terminal]) -> None:
+    terminal = start(HELD)
+    terminal.press("你好\r".encode())
+    terminal.shows("Once")
+    terminal.process.kill()
+    terminal.process.wait()
+    assert terminal.saved()[0] == "你好"
+
+
+def test_what_libraries_print_goes_to_the_log(start: Callable[..., Terminal]) -> None:
+    noise = "import os; os.write(1, b'NOISE one'); os.write(2, b'NOISE two'); print('NOISE three')"
+    terminal = start(noise)
+    terminal.press(b"Hi\r")
+    terminal.shows("Hello there.")
+    terminal.press(b"\x11")
+    terminal.ends()
+    assert b"NOISE" not in terminal.output
+    log = (terminal.folder / "state/glmtui.log").read_text()
+    assert "NOISE one" in log
+    assert "NOISE two" in log
+
+
+def test_idle_it_writes_nothing(start: Callable[..., Terminal]) -> None:
+    terminal = start()
+    terminal.press(b"Hi\r")
+    terminal.shows("Hello there.")
+    terminal.shows("ready")
+    while terminal.read(0.5):
+        pass
+    assert terminal.read(2.5) == b""
+
+
+def test_alt_enter_breaks_the_line_and_a_paste_never_sends(start: Callable[..., Terminal]) -> None:
+    terminal = start()
+    terminal.press(b"one\x1b\rtwo\nthree")
+    terminal.shows("three")
+    terminal.press(b"\x1b[200~\rfour\x1b\r\nfive\r\x1b[201~")
+    terminal.shows("five")
+    terminal.press(b"\r")
+    terminal.shows("Hello there.")
+    assert terminal.saved()[0] == "one\ntwo\nthree\nfour␛\nfive"
+
+
+def test_the_programs_own_faults_are_logged_and_said(start: Callable[..., Terminal]) -> None:
+    terminal = start("app.ChatScreen.action_help = lambda self: 1 / 0")
+    terminal.shows("ready")
+    terminal.press(b"\x1bOP")
+    assert terminal.ends() == 1
+    assert LEFT_ALTERNATE_SCREEN in terminal.output
+    assert b"glmtui.log" in terminal.output.split(LEFT_ALTERNATE_SCREEN)[-1]
+    assert "ZeroDivisionError" in (terminal.folder / "state/glmtui.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("pieces", "seen"),
+    [
+        (["a\x1b\rb"], "a\x1b[13;3ub"),
+        (["\x1b[27;2;13~"], "\x1b[13;2u"),
+        (["\x1b"], "\x1b"),
+        (["\x1b[200~a\x1b\rb\x1b[201~\x1b\r"], "\x1b[200~a␛\rb\x1b[201~\x1b[13;3u"),
+        (["\x1b[200~a", "\x1b", "[31mb\x1b[20", "1~c"], "\x1b[200~a␛[31mb\x1b[201~c"),
+        (["x\x1b[2", "00~\x1b\x1b[201~"], "x\x1b[200~␛\x1b[201~"),
+        (["\x1b[200~a\x1b[200~b\x1b[201~"], "\x1b[200~a␛[200~b\x1b[201~"),
+    ],
+)
+def test_input_is_unambiguous_wherever_it_is_cut(pieces: list[str], seen: str) -> None:
+    tame = InputFilter()
+    assert "".join(map(tame.feed, pieces)) == seen

@@ -1,0 +1,213 @@
+"""Prompt: typing, pasting, history, completion, and the terminal's own cursor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import ClassVar
+
+import pytest
+from textual import events
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.pilot import Pilot
+
+from glmtui import commands
+from glmtui.ui.prompt import Prompt
+
+
+class Desk(App[None]):
+    """A prompt at the bottom, and what was sent."""
+
+    CSS = "Prompt { dock: bottom; height: auto; max-height: 6; padding: 0 1; }"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "send"),
+        Binding("escape", "stop"),
+        Binding("pageup", "look"),
+    ]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompt = Prompt("Ask [bold]anything[/]")
+        self.sent: list[str] = []
+        self.other: list[str] = []
+
+    def compose(self) -> ComposeResult:
+        yield self.prompt.completions
+        yield self.prompt
+
+    def action_send(self) -> None:
+        self.sent.append(self.prompt.take())
+
+    def action_stop(self) -> None:
+        self.other.append("stop")
+
+    def action_look(self) -> None:
+        self.other.append("look")
+
+
+@asynccontextmanager
+async def desk() -> AsyncIterator[tuple[Desk, Prompt, Pilot[None]]]:
+    app = Desk()
+    async with app.run_test(size=(40, 12)) as pilot:
+        yield app, app.prompt, pilot
+
+
+async def paste(pilot: Pilot[None], text: str) -> None:
+    pilot.app.post_message(events.Paste(text))
+    await pilot.pause()
+
+
+async def test_enter_sends_and_the_prompt_is_empty() -> None:
+    async with desk() as (app, prompt, pilot):
+        await pilot.press(*"hi", "enter")
+        assert app.sent == ["hi"]
+        assert prompt.text == ""
+
+
+async def test_the_placeholder_is_no_markup() -> None:
+    async with desk() as (app, _, _):
+        shown = "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+        assert "Ask [bold]anything[/]" in shown
+
+
+async def test_a_paste_of_many_lines_never_sends() -> None:
+    async with desk() as (app, prompt, pilot):
+        await paste(pilot, "one\r\ntwo\rthree\n")
+        assert app.sent == []
+        assert prompt.text == "one\ntwo\nthree\n"
+
+
+async def test_a_paste_holds_no_control_characters() -> None:
+    async with desk() as (_, prompt, pilot):
+        await paste(pilot, "a\x1b[31mb\x9bc\u202ed")
+        assert prompt.text == "a␛[31mb�c�d"
+
+
+async def test_a_paste_of_100_kb_and_a_key_after_it_take_no_time() -> None:
+    async with desk() as (_, prompt, pilot):
+        began = time.perf_counter()
+        await paste(pilot, "word " * 20_000)
+        await pilot.press("x")
+        assert time.perf_counter() - began < 3  # a tenth of it on a quiet machine
+        assert len(prompt.text) == 100_001
+
+
+async def test_it_grows_with_its_text_up_to_six_rows() -> None:
+    async with desk() as (_, prompt, pilot):
+        assert prompt.size.height == 1
+        prompt.insert("a\nb\nc")
+        await pilot.pause()
+        assert prompt.size.height == 3
+        prompt.insert("\n" * 20)
+        await pilot.pause()
+        assert prompt.size.height == 6
+
+
+async def test_up_and_down_walk_the_history_and_come_back_to_the_draft() -> None:
+    async with desk() as (_, prompt, pilot):
+        await pilot.press(*"one", "enter", *"two", "enter", *"draft")
+        await pilot.press("up")
+        assert prompt.text == "two"
+        await pilot.press("up", "up")
+        assert prompt.text == "one"
+        await pilot.press("down", "down")
+        assert prompt.text == "draft"
+        await pilot.press("down")
+        assert prompt.text == "draft"
+
+
+async def test_up_within_several_rows_moves_the_cursor_first() -> None:
+    async with desk() as (_, prompt, pilot):
+        await pilot.press(*"old", "enter")
+        prompt.insert("one\ntwo")
+        await pilot.press("up")
+        assert prompt.text == "one\ntwo"
+        assert prompt.cursor_location[0] == 0
+        await pilot.press("up")
+        assert prompt.text == "old"
+
+
+async def test_a_slash_offers_commands_and_tab_writes_one_out() -> None:
+    async with desk() as (app, prompt, pilot):
+        await pilot.press("slash", *"sy")
+        assert prompt.completions.display
+        assert prompt.completions.selected is not None
+        assert prompt.completions.selected.slash == "system"
+        await pilot.press("tab")
+        assert prompt.text == "/system "
+        await pilot.pause()
+        assert not prompt.completions.display
+        assert app.sent == []
+
+
+async def test_enter_on_a_command_that_needs_nothing_sends_it() -> None:
+    async with desk() as (app, _, pilot):
+        await pilot.press("slash", *"ne", "enter")
+        assert app.sent == ["/new"]
+
+
+async def test_enter_on_a_command_that_needs_more_waits_for_it() -> None:
+    async with desk() as (app, prompt, pilot):
+        await pilot.press("slash", *"set", "enter")
+        assert app.sent == []
+        assert prompt.text == "/set "
+        await pilot.press(*"seed 1", "enter")
+        assert app.sent == ["/set seed 1"]
+
+
+async def test_arrows_choose_among_what_is_offered() -> None:
+    async with desk() as (_, prompt, pilot):
+        await pilot.press("slash")
+        offered = commands.completions("/")
+        await pilot.press("down")
+        assert prompt.completions.selected == offered[1]
+        await pilot.press("up", "up")
+        assert prompt.completions.selected == offered[-1]
+
+
+async def test_escape_closes_what_is_offered_and_only_then_stops() -> None:
+    async with desk() as (app, prompt, pilot):
+        await pilot.press("slash", "escape")
+        assert not prompt.completions.display
+        assert app.other == []
+        await pilot.press("escape")
+        assert app.other == ["stop"]
+
+
+async def test_a_click_on_a_row_chooses_it() -> None:
+    async with desk() as (_, prompt, pilot):
+        await pilot.press("slash", *"s")
+        await pilot.pause()
+        second = commands.completions("/s")[1]
+        await pilot.click(type(prompt.completions), offset=(3, 1))
+        await pilot.pause()
+        assert prompt.text.strip() == f"/{second.slash}"
+
+
+async def test_keys_that_come_in_a_burst_keep_their_order() -> None:
+    async with desk() as (app, prompt, pilot):
+        keys = [*"teh", "backspace", "backspace", *"he", "enter", *"nxet", "left", "left", "left"]
+        for key in [*keys, "delete", "right", *"x", "home", "up"]:
+            character = key if len(key) == 1 else None
+            app.post_message(events.Key(key, character))
+        await pilot.pause()
+        assert app.sent == ["the"]
+        assert prompt.text == "the"
+        await pilot.press("down")
+        assert prompt.text == "next"
+
+
+async def test_page_keys_are_left_to_the_conversation() -> None:
+    async with desk() as (app, _, pilot):
+        await pilot.press("pageup")
+        assert app.other == ["look"]
+
+
+@pytest.mark.parametrize(("text", "cells"), [("abc", 3), ("你好", 4), ("e\u0301你", 3)])
+async def test_the_terminals_cursor_is_behind_what_was_typed(text: str, cells: int) -> None:
+    async with desk() as (app, prompt, pilot):
+        prompt.insert("first\n" + text)
+        await pilot.pause()
+        assert app.cursor_position == (1 + cells, 11)
