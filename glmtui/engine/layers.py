@@ -53,13 +53,16 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size), requires_grad=False)
         self.eps = eps
+        # a tensor, since torch converts a Python number anew at every use; the CPU's, whatever
+        # device the model is built on
+        self._eps = torch.tensor(eps, device="cpu")
 
     def forward(self, x: Tensor) -> Tensor:
         if x.device.type != "cpu":
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         wide = x.float()
         norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        inverse = norm.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
+        inverse = torch.addcmul(self._eps, norm, norm, value=1 / x.shape[-1]).rsqrt_()
         normed: Tensor = (wide * inverse).mul_(self.weight).to(x.dtype)
         return normed
 

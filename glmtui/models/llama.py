@@ -96,8 +96,9 @@ class Attention(nn.Module):
         batch, length, _ = x.shape
         qkv = self.qkv(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
         # queries and keys turn together: they are neighbours in the fused projection
-        qk, v = torch.split(qkv, [self.heads + self.kv_heads, self.kv_heads], dim=1)
-        q, k = torch.split(rotate_halves(qk, cos, sin), [self.heads, self.kv_heads], dim=1)
+        qk, v = qkv.split_with_sizes([self.heads + self.kv_heads, self.kv_heads], dim=1)
+        turned = rotate_halves(qk, cos, sin)
+        q, k = turned.split_with_sizes([self.heads, self.kv_heads], dim=1)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
         y: Tensor = self.out(attention(q, k, v, mask))
