@@ -116,12 +116,12 @@ class Entry:
 
     def place_of(self, index: int) -> int:
         """How much text comes before a line; with `line_at`, finds it again at another width."""
-        return sum(len(self[i].text) for i in range(index))
+        return sum(self[i].extent for i in range(index))
 
-    def line_at(self, offset: int) -> int:
-        """The line that has the text at `offset`."""
-        starts = [0, *accumulate(len(self[i].text) for i in range(len(self)))]
-        return max(0, min(bisect_right(starts, offset), len(self)) - 1)
+    def line_at(self, place: int) -> int:
+        """The line that has the text at `place`, or the last."""
+        ends = list(accumulate(self[i].extent for i in range(len(self))))
+        return min(bisect_right(ends, place), len(self) - 1)
 
     def _label(self) -> list[Line]:
         if self.message.role == "user":

@@ -51,6 +51,12 @@ class Line(NamedTuple):
     def text(self) -> str:
         return "".join(span.text for span in self.spans)
 
+    @property
+    def extent(self) -> int:
+        """Characters of the text on this line and in its joint: the same sum at any width."""
+        words = (text for text, styles in self.spans if not {CHROME, INDENT} & set(styles))
+        return sum(map(len, words)) + len(self.joint or "")
+
 
 BLANK = Line()
 

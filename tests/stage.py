@@ -1,0 +1,106 @@
+"""A stage for the transcript: alone in an app, on a terminal that is emulated."""
+
+from __future__ import annotations
+
+import pyte
+from rich.console import RenderableType
+from textual._compositor import CompositorUpdate
+from textual.app import App, ComposeResult
+from textual.screen import Screen
+
+from glmtui.chat import Message
+from glmtui.ui.transcript import Transcript
+
+REPLY = """\
+## Section about 显存
+
+Some **bold** text and `code` that is long enough to go over more than one line of the view.
+
+1. first
+   - nested 量化之后，模型可以在单张显卡上运行
+2. second
+
+```python
+def step(cache, token):
+    return cache.append(token)  # grows
+```
+
+| layer | size |
+|-------|-----:|
+| block | 37 MiB |
+
+"""
+
+
+def reply(text: str, **fields: object) -> Message:
+    fields = {"id": "r", "model": "smollm2", "finish_reason": "stop", **fields}
+    return Message("assistant", text, **fields)  # type: ignore[arg-type]
+
+
+def numbered(first: int, last: int) -> str:
+    return "".join(f"line {n}\n\n" for n in range(first, last))
+
+
+class Stage(App[None]):
+    """A transcript alone, on a terminal that is emulated."""
+
+    CSS = "Transcript { height: 1fr; }"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.time = 0.0
+        self.transcript = Transcript(clock=self.clock)
+        self.following: list[tuple[bool, int]] = []
+        self.bytes = 0
+        self._terminal: pyte.Screen | None = None
+
+    def compose(self) -> ComposeResult:
+        yield self.transcript
+
+    def clock(self) -> float:
+        self.time += 0.005  # so that older messages are laid out one at a time
+        return self.time
+
+    def on_transcript_following(self, event: Transcript.Following) -> None:
+        self.following.append((event.following, event.lines_below))
+
+    def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
+        """Textual's own way to the terminal, which without a driver leads nowhere."""
+        if not isinstance(renderable, CompositorUpdate):
+            return
+        sequences = renderable.render_segments(self.console)
+        width, height = screen.size
+        if self._terminal is None:
+            self._terminal = pyte.Screen(width, height)
+            self._stream = pyte.Stream(self._terminal)
+        elif (self._terminal.columns, self._terminal.lines) != (width, height):
+            self._terminal.resize(height, width)
+        self.bytes += len(sequences.encode())
+        self._stream.feed(sequences)
+
+    @property
+    def rows(self) -> list[str]:
+        assert self._terminal is not None
+        return [row.rstrip() for row in self._terminal.display]
+
+    @property
+    def text(self) -> list[str]:
+        """The rows without the scrollbar."""
+        return [row[: self.size.width - 1].rstrip() for row in self.rows]
+
+    @property
+    def cells(self) -> list[tuple[object, ...]]:
+        """All that can be seen of each cell: of a blank one its ground, not its colour."""
+        assert self._terminal is not None
+        buffer, columns = self._terminal.buffer, self._terminal.columns
+        seen = (buffer[y][x] for y in range(self._terminal.lines) for x in range(columns))
+        return [
+            (c.data, c.bg, c.underscore, c.reverse)
+            if c.data == " "
+            else (c.data, c.bg, c.underscore, c.reverse, c.fg, c.bold, c.italics)
+            for c in seen
+        ]
+
+    def forget_terminal(self) -> None:
+        assert self._terminal is not None
+        self._terminal.reset()

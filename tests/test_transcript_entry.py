@@ -1,0 +1,104 @@
+"""A message as lines, and the lines of many: what is said below one, and where a place went."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from glmtui.chat import Conversation, Message
+from glmtui.ui.entry import Entry, places
+from glmtui.ui.page import Page
+
+REPLY = Message("assistant", "Some *words* of a reply.", id="r", model="smollm2")
+TEXT = "# A head\n\n" + "words and 汉字 " * 30 + "\n\n- item\n\n```python\nx = 1\n```\n"
+
+
+def texts(entry: Entry) -> list[str]:
+    return [entry[i].text for i in range(len(entry))]
+
+
+def laid_out(message: Message, width: int = 60, **options: object) -> Entry:
+    entry = Entry(message, **options)  # type: ignore[arg-type]
+    entry.lay_out(width)
+    return entry
+
+
+@pytest.mark.parametrize(
+    ("fields", "below"),
+    [
+        ({"finish_reason": "stop"}, []),
+        ({"finish_reason": "cancelled"}, ["stopped"]),
+        ({"finish_reason": "length"}, ["cut: the reply reached its greatest length"]),
+        ({"finish_reason": None}, ["interrupted"]),
+        ({"finish_reason": "error", "error": "lost\nTry again."}, ["error: lost", "Try again."]),
+        ({"finish_reason": "stop", "content": " \n"}, ["an empty reply"]),
+    ],
+)
+def test_how_a_reply_ended_is_said_below_it(fields: dict[str, str], below: list[str]) -> None:
+    message = replace(REPLY, **fields)
+    words = ["Some words of a reply."] if message.content == REPLY.content else []
+    assert texts(laid_out(message)) == ["smollm2", *words, *below, ""]
+
+
+def test_notes_come_last_and_labels_first() -> None:
+    entry = laid_out(REPLY, place=(2, 3), growing=True)
+    assert texts(entry) == ["smollm2  2/3", "Some words of a reply.", ""]
+    note = "2 oldest messages left out of the prompt"
+    entry.finish(replace(REPLY, finish_reason="length"), note)
+    assert texts(entry)[-2:] == [note, ""]
+
+
+def test_a_continued_reply_grows_from_what_it_had() -> None:
+    entry = laid_out(replace(REPLY, content="One **tw"), growing=True)
+    first = entry.append("o**")
+    assert texts(entry)[first:] == ["One two", ""]
+    entry.finish(replace(REPLY, content="One **two**", finish_reason="stop"), "")
+    assert texts(entry) == ["smollm2", "One two", ""]
+
+
+def test_a_reply_that_ends_otherwise_than_it_was_written_is_made_anew() -> None:
+    entry = laid_out(replace(REPLY, content=""), growing=True)
+    entry.append("something")
+    assert entry.finish(replace(REPLY, content="else", finish_reason="stop"), "") == 0
+    assert texts(entry) == ["smollm2", "else", ""]
+
+
+@settings(deadline=None)
+@given(st.integers(10, 100), st.integers(10, 100), st.data())
+def test_a_place_is_found_again_at_another_width(old: int, new: int, data: st.DataObject) -> None:
+    entry = laid_out(replace(REPLY, content=TEXT), old)
+    index = data.draw(st.integers(0, len(entry) - 1))
+    place, has_text = entry.place_of(index), entry[index].extent > 0
+    entry.lay_out(new)
+    found = entry.line_at(place)
+    assert entry.place_of(found) <= place <= entry.place_of(found) + entry[found].extent
+    entry.lay_out(old)
+    assert not has_text or entry.line_at(place) == index
+
+
+def test_only_what_is_asked_for_is_laid_out() -> None:
+    page = Page()
+    page.show([replace(REPLY, content=f"number {n}", id=f"m{n}") for n in range(50)], {})
+    assert page.total == 0
+    page.lay_out(40, 20)
+    assert 20 <= page.total < 30
+    assert page.line(page.total - 3)[1].text == "number 49"
+    before = page.total
+    assert page.look_back(lambda: False) == page.total - before
+    assert page.is_whole
+    assert page.line(1)[1].text == "number 0"
+    assert page.message_at(1) == (0, 3)
+
+
+def test_only_messages_with_siblings_have_a_place() -> None:
+    chat = Conversation.new().add(Message("user", "a"))
+    question = chat.path[-1].id
+    chat = chat.add(Message("assistant", "one")).add(Message("user", "b"))
+    chat = chat.rewind(chat.path[1].id).add(Message("assistant", "two"))
+    first, second = (m.id for m in chat.siblings(chat.path[1].id))
+    assert places(chat) == {second: (2, 2)}
+    assert places(chat.switch(first)) == {first: (1, 2)}
+    assert question not in places(chat)
