@@ -50,7 +50,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     },
     {"models": ("models",)},
     {"generate": ("engine.generate",)},
-    {"loader": ("engine.loader",)},
+    {"loader": ("engine.loader", "engine.placer")},
     {"slim": ("engine.slim", "engine.slim_check"), "thread": ("engine.thread", "engine")},
     {"ui": ("ui",)},
     {"cli": ("cli", "ask", "doctor", "listing", "progress_line", "__main__")},

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glmtui.engine.quant import PackedWeight
+from glmtui.engine.quant import PackedWeight, row_blocks
 
 GEMV_ROWS = 4  # up to this many tokens at once the packed kernels win
 INT4_GROUPS = (256, 128, 64, 32)  # what torch's int4 kernels take
@@ -132,8 +132,9 @@ class CpuInt4Linear(nn.Module):
         # the kernel computes (q - 8) * scale + zero
         both = torch.stack((F.pad(scale, padding), F.pad(zero + 8 * scale, padding)), dim=-1)
         self.scales_and_zeros = both.to(torch.bfloat16).transpose(0, 1).contiguous()
-        q = F.pad(weight.unpacked(), padding).int()
-        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q, 1)
+        self.packed = torch.cat(
+            [_packed(weight[r]) for r in row_blocks(weight.shape, packed_block())]
+        )
         self.bias = bias
         self.nbytes = self.packed.nbytes + self.scales_and_zeros.nbytes
 
@@ -164,6 +165,13 @@ class CpuInt4Linear(nn.Module):
         scale, zero = (part.contiguous() for part in self.scales_and_zeros.unbind(-1))
         grouped = q.view(scale.shape[0], self.group, -1).sub_(8)
         return torch.addcmul(zero.unsqueeze(1), grouped, scale.unsqueeze(1)).view(self.columns, -1)
+
+
+def _packed(weight: PackedWeight) -> Tensor:
+    """In torch's own int4 packing, the last block filled up with rows of zeros."""
+    q = F.pad(weight.unpacked().int(), (0, 0, 0, -weight.shape[0] % packed_block()))
+    packed: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q, 1)
+    return packed
 
 
 def _finished(y: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:

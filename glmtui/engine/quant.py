@@ -7,7 +7,8 @@ ChatGLM's own checkpoints, weights quantised while loading). What multiplies wit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from glmtui.errors import BadCheckpoint
 
-DEQUANT_ROWS = 1024  # rows unpacked at a time, so that their float32 form stays small
+BLOCK = 2**22  # weights handled in float32 at a time: 16 MB, whatever the size of the layer
+LEAST_SCALE = 2.0**-24  # of float16
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,19 @@ class PackedWeight:
     zero: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.in_features % self.scale.shape[1] or self.q.shape[0] != self.scale.shape[0]:
+        tensors = [t for t in (self.q, self.scale, self.zero) if t is not None]
+        matrices = all(t.ndim == 2 and t.shape[0] == self.q.shape[0] > 0 for t in tensors)
+        if (
+            not matrices
+            or self.q.dtype not in (torch.uint8, torch.int8)
+            or any(t.shape != self.scale.shape or not t.is_floating_point() for t in tensors[1:])
+            or not self.scale.shape[1]
+            or self.in_features % self.scale.shape[1]
+        ):
+            said = " and ".join(f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in tensors[1:])
             raise BadCheckpoint(
-                f"A quantised weight of shape {tuple(self.q.shape)} has scales of shape "
-                f"{tuple(self.scale.shape)}, which do not fit together.",
+                f"A quantised weight, {str(self.q.dtype)[6:]} {tuple(self.q.shape)}, has scales "
+                f"that do not fit it: {said}.",
                 "The checkpoint is damaged or of an unknown packing; fetch it again.",
             )
 
@@ -66,6 +77,11 @@ class PackedWeight:
         return f"int{self.bits}" if whole else f"int{self.bits} g{self.group}"
 
     @property
+    def packing(self) -> tuple[int, int, bool]:
+        """What weights must have in common to lie in one."""
+        return self.bits, self.group, self.zero is None
+
+    @property
     def nbytes(self) -> int:
         return sum(t.nbytes for t in (self.q, self.scale, self.zero) if t is not None)
 
@@ -88,8 +104,7 @@ class PackedWeight:
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight it stands for, [out, in], computed in float32 and then rounded to `dtype`."""
         weight = torch.empty(self.shape, dtype=dtype, device=self.q.device)
-        for start in range(0, self.shape[0], DEQUANT_ROWS):
-            rows = slice(start, start + DEQUANT_ROWS)
+        for rows in row_blocks(self.shape):
             part = self[rows]
             block = part.unpacked().view(*part.scale.shape, self.group).float()
             block *= part.scale.float().unsqueeze(-1)
@@ -104,7 +119,7 @@ class PackedWeight:
 
     @staticmethod
     def cat(parts: Sequence[PackedWeight]) -> PackedWeight:
-        """Rows below rows. All parts have the same bits, group and kind of zero."""
+        """Rows below rows. All parts are of the same `packing`."""
         zeros = [part.zero for part in parts if part.zero is not None]
         return PackedWeight(
             torch.cat([part.q for part in parts]),
@@ -113,25 +128,67 @@ class PackedWeight:
         )
 
 
+def row_blocks(shape: Sequence[int], multiple: int = 1) -> Iterator[slice]:
+    """Slices of the rows of [rows, columns] that hold about BLOCK weights each.
+
+    Args:
+        multiple: each slice but the last has a number of rows divisible by it.
+    """
+    rows, columns = shape
+    step = max(BLOCK // columns // multiple, 1) * multiple
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
+
+
 def quantize(weight: Tensor, bits: int, group: int | None = None) -> PackedWeight:
-    """Round-to-nearest quantisation of a [out, in] weight.
+    """Round-to-nearest quantisation of a [out, in] weight, some rows at a time.
 
     4 bits: asymmetric, from the least to the largest value of each group (so zero may shift).
     8 bits: symmetric, scaled by the largest magnitude.
 
     Args:
-        group: columns that share a scale; None is the whole row.
+        group: columns that share a scale, or fewer where they do not divide a row; None is the
+            whole row.
     """
-    rows, columns = weight.shape
-    grouped = weight.float().view(rows, -1, group or columns)
-    if bits == 8:
-        scale = (grouped.abs().amax(-1) / 127).clamp_min(1e-8)
-        q = (grouped / scale.unsqueeze(-1)).round().clamp(-127, 127).to(torch.int8)
-        return PackedWeight(q.view(rows, columns), scale.half())
-    low, high = grouped.amin(-1), grouped.amax(-1)
+    columns = weight.shape[1]
+    group = math.gcd(group or 0, columns)
+    one = _eight_bits if bits == 8 else _four_bits
+    blocks = row_blocks(weight.shape)
+    return PackedWeight.cat(
+        [one(weight[rows].float().reshape(-1, columns // group, group)) for rows in blocks]
+    )
+
+
+def _eight_bits(grouped: Tensor) -> PackedWeight:
+    """From float32 [rows, groups, group]."""
     # rounded to the stored precision first, so that q is the best choice for what will be read
-    scale = ((high - low) / 15).clamp_min(1e-7).half()
+    scale = (grouped.abs().amax(-1) / 127).clamp_min(LEAST_SCALE).half()
+    q = (grouped / scale.float().unsqueeze(-1)).round_().clamp_(-127, 127).to(torch.int8)
+    return PackedWeight(q.flatten(1), scale)
+
+
+def _four_bits(grouped: Tensor) -> PackedWeight:
+    """From float32 [rows, groups, group]."""
+    low, high = grouped.amin(-1), grouped.amax(-1)
+    scale = ((high - low) / 15).clamp_min(LEAST_SCALE).half()
     zero = low.half()
-    q = (grouped - zero.float().unsqueeze(-1)) / scale.float().unsqueeze(-1)
-    q = q.round().clamp(0, 15).to(torch.uint8).view(rows, columns)
+    q = (grouped - zero.float().unsqueeze(-1)).div_(scale.float().unsqueeze(-1))
+    q = q.round_().clamp_(0, 15).to(torch.uint8).flatten(1)
     return PackedWeight(q[:, ::2] | q[:, 1::2] << 4, scale, zero)
+
+
+def dense(weight: Tensor | PackedWeight, dtype: torch.dtype) -> Tensor:
+    """The weight unpacked, in `dtype`."""
+    return weight.to(dtype) if isinstance(weight, Tensor) else weight.dequantize(dtype)
+
+
+def joined(parts: Sequence[Tensor | PackedWeight], dtype: torch.dtype) -> Tensor | PackedWeight:
+    """Rows below rows; if some are packed and not all alike, all in `dtype`."""
+    if len(parts) == 1:
+        return parts[0]
+    packed = [part for part in parts if isinstance(part, PackedWeight)]
+    if len(packed) == len(parts) and len({part.packing for part in packed}) == 1:
+        return PackedWeight.cat(packed)
+    if not packed:
+        return torch.cat([part for part in parts if isinstance(part, Tensor)])
+    return torch.cat([dense(part, dtype) for part in parts])

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from glmtui.engine.quant import PackedWeight
+from glmtui.engine.quant import PackedWeight, joined
 from glmtui.errors import BadCheckpoint
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -49,6 +49,9 @@ class Checkpoint:
         folder: holds safetensors or .bin files, whole or sharded with an index.
         config: its config.json, which tells how ChatGLM's own packing is to be read.
 
+    Attributes:
+        read: names of the tensors asked for so far.
+
     Raises:
         BadCheckpoint: no weights, an index that does not fit the folder, or a damaged file.
     """
@@ -56,6 +59,7 @@ class Checkpoint:
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.folder = folder
         self.bits = config.get("quantization_bit") or 0
+        self.read: set[str] = set()
         self._open: dict[Path, Any] = {}
         self._shards = self._find_shards()
 
@@ -97,6 +101,11 @@ class Checkpoint:
         return sum(path.stat().st_size for path in set(self._shards.values()))
 
     @property
+    def names(self) -> set[str]:
+        """Of all tensors."""
+        return set(self._shards)
+
+    @property
     def shards(self) -> dict[Path, list[str]]:
         """The weight files, each with the names of its tensors."""
         found: dict[Path, list[str]] = {}
@@ -116,21 +125,17 @@ class Checkpoint:
             return PackedWeight(weight, self._tensor(f"{name}.scale"), zero)
         if f"{name}_scale" in self and weight.dtype == torch.int8:
             return chatglm_packing(weight, self._tensor(f"{name}_scale"), self.bits)
+        if not weight.is_floating_point():
+            raise BadCheckpoint(
+                f"{name} in {self.folder} is {str(weight.dtype).removeprefix('torch.')} without "
+                "scales, which is no packing that is known here.",
+                "Take the model's own weights, of 16 bits, and load them as int8 or int4.",
+            )
         return weight
 
     def rows(self, rows: Rows) -> Tensor | PackedWeight:
-        """The tensor that `rows` describes; one kind of packing throughout."""
-        parts = [self.get(name) for name in rows.names]
-        packed = [part for part in parts if isinstance(part, PackedWeight)]
-        if not packed:
-            plain = [part for part in parts if isinstance(part, Tensor)]
-            whole = torch.cat(plain) if len(plain) > 1 else plain[0]
-            return whole[rows.start :]
-        if len(packed) < len(parts):
-            raise BadCheckpoint(
-                f"Of {', '.join(rows.names)} in {self.folder} some are quantised and some not."
-            )
-        return (PackedWeight.cat(packed) if len(packed) > 1 else packed[0])[rows.start :]
+        """The tensor that `rows` describes; in float32 if its parts are not packed alike."""
+        return joined([self.get(name) for name in rows.names], torch.float32)[rows.start :]
 
     def _tensor(self, name: str) -> Tensor:
         path = self._shards.get(name)
@@ -139,6 +144,7 @@ class Checkpoint:
                 f"{self.folder} has no tensor {name}.",
                 "The checkpoint is of another model than its config.json says, or incomplete.",
             )
+        self.read.add(name)
         try:
             file = self._file(path)
             tensor = file.get_tensor(name) if path.suffix == ".safetensors" else file[name]
@@ -158,7 +164,10 @@ class Checkpoint:
         return self._open[path]
 
     def close(self) -> None:
-        """Lets go of the files."""
+        """Lets go of the files, and so of the memory that tensors read so far take as part of them.
+
+        A tensor still in use keeps its own; what is asked for next opens its file again.
+        """
         self._open.clear()
 
 

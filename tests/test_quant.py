@@ -1,0 +1,153 @@
+"""Weights in 4 and 8 bits: packing loses nothing, quantising little."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from glmtui.engine.quant import BLOCK, PackedWeight, joined, quantize, row_blocks
+from glmtui.errors import BadCheckpoint
+
+
+def normal(rows: int, columns: int, seed: int = 0) -> Tensor:
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def int4(rows: int, columns: int, group: int, *, zero: bool = True) -> PackedWeight:
+    """Random 4-bit numbers with random scales."""
+    random = torch.Generator().manual_seed(1)
+    q = torch.randint(0, 256, (rows, columns // 2), generator=random, dtype=torch.uint8)
+    scale = torch.rand(rows, columns // group, generator=random).half()
+    return PackedWeight(q, scale, -7.5 * scale if zero else None)
+
+
+@given(st.lists(st.integers(0, 15), min_size=8, max_size=8))
+def test_even_columns_lie_in_the_low_half_of_a_byte(numbers: list[int]) -> None:
+    packed = [low | high << 4 for low, high in zip(numbers[::2], numbers[1::2], strict=True)]
+    weight = PackedWeight(torch.tensor([packed], dtype=torch.uint8), torch.ones(1, 1))
+    assert weight.unpacked().tolist() == [numbers]
+    assert weight.dequantize(torch.float32).tolist() == [numbers]
+    assert weight.shape == (1, 8)
+
+
+def test_a_weight_is_its_number_times_scale_plus_zero() -> None:
+    four = PackedWeight(
+        torch.tensor([[0x10, 0x32], [0xFE, 0x0D]], dtype=torch.uint8),
+        torch.tensor([[0.5, 2.0], [1.0, 0.25]]),
+        torch.tensor([[-1.0, 0.0], [0.0, 8.0]]),
+    )
+    assert four.dequantize(torch.float32).tolist() == [[-1, -0.5, 4, 6], [14, 15, 11.25, 8]]
+    eight = PackedWeight(
+        torch.tensor([[-127, 0, 5, 127]], dtype=torch.int8), torch.tensor([[2.0, 0.5]])
+    )
+    assert eight.dequantize(torch.float32).tolist() == [[-254, 0, 2.5, 63.5]]
+
+
+def test_what_a_packed_weight_says_of_itself() -> None:
+    weight = int4(6, 128, 32)
+    assert (weight.bits, weight.group, weight.kind) == (4, 32, "int4 g32")
+    assert weight.nbytes == 6 * 64 + 2 * (6 * 4 * 2)
+    whole = quantize(normal(6, 128), 8)
+    assert (whole.bits, whole.group, whole.kind) == (8, 128, "int8")
+    assert whole.nbytes == 6 * 128 + 6 * 2
+
+
+@pytest.mark.parametrize("scales", [(5, 4), (6, 3)])
+def test_scales_that_do_not_fit_are_refused(scales: tuple[int, int]) -> None:
+    with pytest.raises(BadCheckpoint, match="do not fit"):
+        PackedWeight(torch.zeros(6, 64, dtype=torch.uint8), torch.ones(scales))
+
+
+def test_rows_can_be_taken_out_and_put_together() -> None:
+    weight = int4(10, 64, 32)
+    whole = weight.dequantize(torch.float32)
+    assert torch.equal(weight[2:7].dequantize(torch.float32), whole[2:7])
+    again = PackedWeight.cat([weight[:3], weight[3:4], weight[4:]])
+    assert torch.equal(again.dequantize(torch.float32), whole)
+    without = int4(4, 64, 32, zero=False)
+    assert PackedWeight.cat([without, without]).zero is None
+
+
+def test_smaller_groups_mean_the_same_weight() -> None:
+    for zero in (True, False):
+        weight = int4(6, 128, 128, zero=zero)
+        for group in (128, 64, 32):
+            finer = weight.regrouped(group)
+            assert finer.group == group
+            assert torch.equal(finer.dequantize(torch.float32), weight.dequantize(torch.float32))
+
+
+def test_parts_packed_alike_stay_packed_and_others_are_unpacked() -> None:
+    four, eight, plain = int4(4, 64, 32), quantize(normal(3, 64), 8), normal(2, 64)
+    assert isinstance(joined([four, four], torch.float16), PackedWeight)
+    for parts in ([four, eight], [four, int4(4, 64, 64)], [four, int4(4, 64, 32, zero=False)]):
+        whole = joined(parts, torch.float16)
+        assert isinstance(whole, Tensor)
+        assert torch.equal(whole, torch.cat([p.dequantize(torch.float16) for p in parts]))
+    assert torch.equal(joined([plain, eight], torch.float32)[:2], plain)  # type: ignore[arg-type]
+    assert joined([plain], torch.float16) is plain
+
+
+def test_blocks_cover_all_rows_once() -> None:
+    for shape, multiple in (((10, 8), 1), ((5000, 2048), 64), ((3, 2 * BLOCK), 1)):
+        blocks = list(row_blocks(shape, multiple))
+        rows = [row for block in blocks for row in range(shape[0])[block]]
+        assert rows == list(range(shape[0]))
+        assert all((block.stop - block.start) % multiple == 0 for block in blocks[:-1])
+    assert len(list(row_blocks((5000, 2048), 64))) > 1
+
+
+def test_rows_beyond_a_block_are_treated_alike() -> None:
+    columns = 8192
+    rows = BLOCK // columns + 3
+    weight = normal(rows, columns)
+    for bits, group in ((4, 64), (8, None)):
+        packed = quantize(weight, bits, group)
+        last = quantize(weight[-5:], bits, group)
+        assert torch.equal(packed.q[-5:], last.q)
+        whole = packed.dequantize(torch.bfloat16)
+        assert torch.equal(whole[-5:], last.dequantize(torch.bfloat16))
+
+
+def test_unpacking_rounds_once() -> None:
+    weight = int4(16, 128, 32)
+    exact = weight.dequantize(torch.float32)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert torch.equal(weight.dequantize(dtype), exact.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_8_bits_are_at_most_half_a_step_off(dtype: torch.dtype) -> None:
+    weight = normal(40, 96).to(dtype)
+    packed = quantize(weight, 8)
+    step = weight.float().abs().amax(1, keepdim=True) / 127
+    off = (packed.dequantize(torch.float32) - weight.float()).abs()
+    # of the largest values more: the scale is rounded to float16, and 127 is the last number
+    assert bool((off <= step * (0.5 + 127 * 2**-11)).all())
+
+
+@pytest.mark.parametrize("group", [32, 64, None])
+def test_4_bits_are_at_most_half_a_step_off(group: int | None) -> None:
+    weight = normal(40, 192) + 0.3
+    packed = quantize(weight, 4, group)
+    assert packed.group == (group or 192)
+    grouped = weight.view(40, -1, packed.group)
+    spread = (grouped.amax(-1) - grouped.amin(-1)).unsqueeze(-1)
+    off = (packed.dequantize(torch.float32).view_as(grouped) - weight.view_as(grouped)).abs()
+    assert bool((off <= spread / 15 * 0.51).all())
+
+
+def test_groups_become_smaller_where_they_do_not_divide_a_row() -> None:
+    assert quantize(normal(2, 176), 4, 64).group == 16
+    assert quantize(normal(2, 192), 4, 128).group == 64
+
+
+def test_groups_of_one_value_stay_what_they_are() -> None:
+    for value in (0.0, 1.0, -0.25):
+        weight = torch.full((3, 64), value)
+        assert torch.equal(quantize(weight, 4, 32).dequantize(torch.float32), weight)
+    nothing = torch.zeros(3, 64)
+    assert torch.equal(quantize(nothing, 8).dequantize(torch.float32), nothing)
