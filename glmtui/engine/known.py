@@ -84,7 +84,7 @@ class KnownModel:
         disk_nbytes: of its weights once pulled.
         kv_bytes_per_token: of the KV cache at 16 bits.
         stored: a key of `QUANTS` if its weights come quantised, None if they have 16 bits.
-        sampling: what its makers recommend, where its files do not say it.
+        sampling: how to sample from it, where its files do not say it.
     """
 
     name: str
@@ -210,7 +210,13 @@ MODELS: tuple[KnownModel, ...] = (
         disk_nbytes=96_654_288,
         kv_bytes_per_token=23_040,
         licence="Apache-2.0",
-        sampling={"do_sample": True, "temperature": 0.2, "top_p": 0.9},  # its model card
+        # its model card, and a penalty without which so small a model falls into loops
+        sampling={
+            "do_sample": True,
+            "temperature": 0.2,
+            "top_p": 0.9,
+            "repetition_penalty": 1.1,
+        },
         stored="int4",
     ),
     # Disk: 2 bytes a weight, 4 a norm; head and embedding are both stored.
