@@ -84,6 +84,9 @@ def _parse(argv: list[str] | None) -> Namespace:
 
     pull = command("pull", _pull, "fetch a model: a known name, a hub id, or a folder")
     pull.add_argument("ref", metavar="REF")
+    slim = command("slim", _slim, "make ChatGLM-6B-Slim out of ChatGLM-6B")
+    slim.add_argument("source", metavar="SRC", help="a folder or a pulled model")
+    slim.add_argument("target", type=Path, metavar="DST", help="a new folder")
     command("models", _models, "list models and servers")
     command("list", _list, "list saved conversations")
     export = command("export", _export, "print a saved conversation, or write it to a file")
@@ -194,6 +197,32 @@ def _pull(args: Namespace) -> int:
     with ProgressLine() as line:
         info = pull(args.ref, endpoint=settings.endpoint, on_progress=line)
     _print(f"{info.name} is ready ({size(info.nbytes)}). Chat with it: glmtui -m {info.name}")
+    return 0
+
+
+def _slim(args: Namespace) -> int:
+    import signal
+    import threading
+
+    from glmtui.engine import catalog
+    from glmtui.engine.api import ServerSpec
+    from glmtui.progress_line import ProgressLine
+
+    source = catalog.resolve(args.source)
+    if isinstance(source, ServerSpec):
+        raise UsageError(f"{args.source} is a server, not a model on this machine")
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # torch does not bear being interrupted
+        signal.signal(number, lambda number, frame: stopped.set())
+    from glmtui.engine.slim import SlimStopped, slim
+
+    try:
+        with ProgressLine() as line:
+            made = slim(source.path, args.target, on_progress=line, cancelled=stopped)
+    except SlimStopped as error:
+        _complain(error)
+        return 130
+    _print(f"{made.summary}\nChat with it: glmtui -m {made.folder}")
     return 0
 
 
