@@ -65,7 +65,9 @@ def ask(question: str, settings: Settings, *, as_json: bool = False, strip: bool
 
 def open_chat(settings: Settings, on_progress: ProgressHook) -> ChatModel:
     """The model that `settings` name, or the default one, ready to answer. Raises GlmtuiError."""
-    target = catalog.resolve(settings.model or catalog.DEFAULT_MODEL, settings.server_specs())
+    options = settings.load_options
+    name = settings.model or catalog.DEFAULT_MODEL
+    target = catalog.resolve(name, settings.server_specs(), options.family)
     if isinstance(target, ServerSpec):  # needs no torch
         from glmtui.engine.server import ServerModel
 
@@ -75,7 +77,7 @@ def open_chat(settings: Settings, on_progress: ProgressHook) -> ChatModel:
     prepare_environment()
     from glmtui.engine.loader import open_model
 
-    return open_model(target, settings.load_options, on_progress)
+    return open_model(target, options, on_progress)
 
 
 class CtrlC:

@@ -23,7 +23,7 @@ import tomli
 from glmtui import paths
 from glmtui.chat import SamplingParams
 from glmtui.engine.api import LoadOptions, ServerSpec
-from glmtui.engine.catalog import QUANTS
+from glmtui.engine.catalog import FAMILIES, QUANTS
 from glmtui.errors import ConfigError
 from glmtui.setting import Setting, Value, rows, setting, unknown
 
@@ -145,6 +145,17 @@ class Settings:
         low=64,
         example=8192,
     )
+    family: str = setting(
+        "Which kind of model a folder holds, where its files tell it wrongly.",
+        "auto",
+        table="load",
+        choices=("auto", *(family.key for family in FAMILIES)),
+    )
+    slim: bool = setting(
+        "Whether ChatGLM-6B's image tokens, which no text has, are left out of memory.",
+        True,
+        table="load",
+    )
 
     endpoint: str | None = setting(
         "The hub that models are pulled from, if not the one HF_ENDPOINT names.",
@@ -172,7 +183,8 @@ class Settings:
     def load_options(self) -> LoadOptions:
         """How a model is to be held in memory."""
         quant = None if self.quant == "none" else self.quant
-        return LoadOptions(self.device, self.dtype, quant, self.context_length)
+        family = None if self.family == "auto" else self.family
+        return LoadOptions(self.device, self.dtype, quant, self.context_length, family, self.slim)
 
     def server_specs(self, environ: Mapping[str, str] = os.environ) -> dict[str, ServerSpec]:
         """The servers by name, each with its key out of the environment (empty where not set)."""

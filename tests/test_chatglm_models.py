@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
+from glmtui.engine import load_model
+from glmtui.engine.api import LoadOptions
 from glmtui.engine.generate import LoadedModel
 from glmtui.errors import EngineError, UnsupportedModel
 from glmtui.models import chatglm, chatglm2, chatglm3
@@ -221,16 +223,14 @@ def test_a_prompt_without_its_marks_is_refused(chatglm_6b: LoadedModel) -> None:
             chatglm_6b.logits(ids)
 
 
-def test_rows_of_image_tokens_stay_out_of_memory_unless_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_rows_of_image_tokens_stay_out_of_memory_unless_asked_for() -> None:
     slim = load(GOLDEN / "v1_twin_orig")
     assert slim.model.embedding.weight.shape == (288 - 64, 32)
     assert slim.model.left_out_bytes == 64 * 32 * 4
-    load_config = chatglm.load_config
-    monkeypatch.setattr(chatglm, "load_config", lambda raw: replace(load_config(raw), slim=False))
-    whole = load(GOLDEN / "v1_twin_orig")
-    assert whole.model.left_out_bytes == 0
+    assert slim.info.saved_bytes == slim.model.left_out_bytes
+    options = LoadOptions(device="cpu", dtype="float32", quant=None, slim=False)
+    whole = load_model(str(GOLDEN / "v1_twin_orig"), options)
+    assert whole.info.saved_bytes == whole.model.left_out_bytes == 0
     expected = load_file(GOLDEN / "v1_twin_orig" / "golden.safetensors")
     ids = expected["ids.tw_2"].tolist()
     cut, full = slim.logits(ids), whole.logits(ids)

@@ -304,9 +304,10 @@ def test_a_local_model_is_opened_as_the_settings_say(monkeypatch):
             return target, options, on_progress
 
     monkeypatch.setitem(sys.modules, "glmtui.engine.loader", Loader)
-    monkeypatch.setattr(ask.catalog, "resolve", lambda ref, servers: f"the place of {ref}")
-    settings = Settings(device="cpu", quant="none")
-    expected = ("the place of smollm2", LoadOptions(device="cpu", quant=None), print)
+    monkeypatch.setattr(ask.catalog, "resolve", lambda ref, servers, family: f"the {family} {ref}")
+    settings = Settings(device="cpu", quant="none", family="llama", slim=False)
+    options = LoadOptions(device="cpu", quant=None, family="llama", slim=False)
+    expected = ("the llama smollm2", options, print)
     assert ask.open_chat(settings, print) == expected
 
 

@@ -359,6 +359,12 @@ def test_quant_none_unpacks_the_weights(config):
     assert load(environ={})[0].load_options == LoadOptions("cpu", "auto", None, 512)
 
 
+def test_family_and_slim_reach_the_loader(config):
+    assert load(environ={})[0].load_options == LoadOptions()
+    config("[load]\nfamily = 'chatglm3'\nslim = false")
+    assert load(environ={})[0].load_options == LoadOptions(family="chatglm3", slim=False)
+
+
 def test_a_row_says_what_it_takes():
     assert find("top_p").expects == "a number from 0 to 1"
     assert find("storage.format").expects == "one of toml, json"

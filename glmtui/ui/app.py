@@ -220,7 +220,8 @@ class GlmtuiApp(App[None]):
         from glmtui.engine import catalog
 
         try:
-            target = catalog.resolve(name, self.settings.server_specs())
+            options = self.settings.load_options
+            target = catalog.resolve(name, self.settings.server_specs(), options.family)
         except ModelNotFound as error:
             from glmtui.ui.model_picker import Fetching, can_be_fetched
 
@@ -231,7 +232,7 @@ class GlmtuiApp(App[None]):
         except GlmtuiError as error:
             self.tell_notice("load", str(error))
         else:
-            self.session.load(target, name, self.settings.load_options)
+            self.session.load(target, name, options)
 
     def _fetch(self, name: str, on_progress: ProgressHook, cancelled: CancelFlag) -> ModelInfo:
         from glmtui.engine.pull import pull
