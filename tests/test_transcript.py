@@ -20,7 +20,7 @@ async def test_the_end_is_followed_until_the_user_looks_back() -> None:
         transcript = stage.transcript
         transcript.begin(reply("", finish_reason=None))
         for n in range(15):
-            stage.time += 0.04
+            stage.time += 0.2
             transcript.append(numbered(n, n + 1))
             await pilot.pause()
             assert f"  line {n}" in stage.rows

@@ -105,6 +105,23 @@ async def test_fast_lines_come_several_at_a_time() -> None:
         assert scrolls <= 25 * 0.2 / 0.25 + 2
 
 
+async def test_very_fast_lines_are_drawn_a_few_times_a_second_and_all_at_the_end() -> None:
+    stage = Stage()
+    async with stage.run_test(size=(80, 24)) as pilot:
+        transcript = stage.transcript
+        transcript.begin(reply("", finish_reason=None))
+        transcript.append(numbered(0, 40))
+        await pilot.pause()
+        before = stage.bytes
+        for n in range(40, 140, 10):
+            transcript.append(numbered(n, n + 10))
+            await pilot.pause()
+        assert stage.bytes - before < 3 * 24 * 80
+        transcript.finish(reply(numbered(0, 140)))
+        await pilot.pause()
+        assert "  line 139" in stage.rows
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_what_is_drawn_piece_by_piece_is_what_there_is(seed: int) -> None:
     """Whatever happens, the screen is as if all of it had been drawn anew."""
@@ -127,6 +144,8 @@ async def test_what_is_drawn_piece_by_piece_is_what_there_is(seed: int) -> None:
             else:
                 getattr(transcript, f"scroll_{do}")()
             await pilot.pause()
+        transcript.finish(reply((REPLY * 40)[:end], id="s"))
+        await pilot.pause()
         drawn = stage.cells
         stage.forget_terminal()
         transcript.screen.refresh()

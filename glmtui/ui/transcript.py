@@ -29,7 +29,10 @@ WIDEST = 100
 """Cells of the longest line of text: longer ones are hard to read."""
 
 _SLICE_SECONDS = 0.008  # for laying out older messages at a time; a key waits no longer
-_SCROLL_SECONDS = 0.25  # between two scrolls while a reply is written line by line
+
+# A scroll draws every row anew. While a reply is written there are this many seconds from one to
+# the next if the lines that come meanwhile leave most of the view as it is; else at least so many.
+_SCROLL_SECONDS, _FAST_SCROLL_SECONDS = 0.25, 0.15
 
 
 class Transcript(ScrollView, can_focus=True):
@@ -74,6 +77,7 @@ class Transcript(ScrollView, can_focus=True):
         self._inked: dict[int, int] = {}  # cells drawn, by row of the view
         self._scrolled_at = 0.0  # when the end last came into view by scrolling,
         self._scrolled_to = 0  # and how many lines there were
+        self._late = False  # whether that will be done soon
         self._waiting = False  # for time to lay out older messages
 
     # ---- what is shown
@@ -97,7 +101,7 @@ class Transcript(ScrollView, can_focus=True):
     def begin(self, message: Message, place: tuple[int, int] | None = None) -> None:
         """Shows one more message, which may grow, and goes to the end."""
         self._follow(True)
-        self._grown(self._page.begin(message, place))
+        self._grown(self._page.begin(message, place), at_once=True)
 
     def append(self, text: str) -> None:
         """The message that was begun goes on."""
@@ -109,19 +113,19 @@ class Transcript(ScrollView, can_focus=True):
         Args:
             note: more to say under it.
         """
-        self._grown(self._page.finish(message, note))
+        self._grown(self._page.finish(message, note), at_once=True)
 
     @property
     def lines_below(self) -> int:
         """Lines that came since the user scrolled away and were not in view yet."""
         return 0 if self.following else max(0, self._page.total - self._seen)
 
-    def _grown(self, first: int) -> None:
+    def _grown(self, first: int, *, at_once: bool = False) -> None:
         """The lines from `first` on have changed."""
         if not self._width:
             return
         self._reach(max(self._page.total, self.virtual_size.height))
-        moved = self.following and self._to_end()
+        moved = self.following and self._to_end(at_once)
         self._draw(0 if moved else first)
         self._tell()
 
@@ -192,11 +196,10 @@ class Transcript(ScrollView, can_focus=True):
         if not self.following:
             self.vertical_scrollbar.position = y
 
-    def _to_end(self) -> bool:
-        """Brings the end into view. False where it is.
+    def _to_end(self, at_once: bool) -> bool:
+        """Brings the end into view, or sees to it that it soon will be. False if it did not.
 
-        A scroll draws every row anew, so lines that come fast come several at a time, into a
-        space kept free for them.
+        Lines that come fast come several at a time, into a space kept free for them.
         """
         height = self.size.height
         total = self._page.total
@@ -204,12 +207,23 @@ class Transcript(ScrollView, can_focus=True):
         if missing <= 0:
             return False
         now = self._clock()
-        passed, self._scrolled_at = now - self._scrolled_at, now
-        lines, self._scrolled_to = total - self._scrolled_to, total
+        passed = now - self._scrolled_at
+        if passed < _FAST_SCROLL_SECONDS and not at_once:
+            if not self._late:
+                self._late = True
+                self.set_timer(_FAST_SCROLL_SECONDS - passed, self._to_end_late)
+            return False
+        lines = total - self._scrolled_to
+        self._scrolled_at, self._scrolled_to = now, total
         soon = math.ceil(lines * _SCROLL_SECONDS / passed) if passed > 0 else height
         self._reach(total + (soon - missing if missing < soon <= height // 3 else 0))
         self._scroll(self.virtual_size.height - height)
         return True
+
+    def _to_end_late(self) -> None:
+        self._late = False
+        if self.following and self._to_end(at_once=True):
+            self._draw(0)
 
     def _follow(self, following: bool) -> None:
         if following == self.following:
