@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from glmtui.chat import Conversation, Message
-from glmtui.sanitize import one_line, visible
+from glmtui.sanitize import VisibleStream, one_line, visible
 from glmtui.ui.markdown import render
 from glmtui.ui.streaming import MarkdownStream
 from glmtui.ui.wrap import BLANK, Line, Span, wrap
@@ -57,6 +57,7 @@ class Entry:
         self.width = 0
         self._growing = growing
         self._text = visible(message.content)
+        self._pieces = VisibleStream()
         self._stream: MarkdownStream | None = None
         self._head: list[Line] = []
         self._body: Sequence[Line] = ()
@@ -94,7 +95,8 @@ class Entry:
         self._foot = self._ending()
 
     def append(self, text: str) -> int:
-        """The message goes on. Returns the first line that is not as it was."""
+        """The reply goes on. Returns the first line that is not as it was."""
+        text = self._pieces.feed(text)
         self._text += text
         if self._stream is None:
             return 0
@@ -102,15 +104,15 @@ class Entry:
 
     def finish(self, message: Message, note: str) -> int:
         """The message as it is at its end. Returns the first line that is not as it was."""
-        text = visible(message.content)
-        grown = self._stream if text == self._text else None
+        text, stream = visible(message.content), self._stream
+        as_written = text == self._text
         self.message, self.note, self._text = message, note, text
         self._growing, self._stream = False, None
-        if grown is None:
+        if stream is None or not as_written:
             width, self.width = self.width, 0
             self.lay_out(width)
             return 0
-        first = grown.finish()
+        first = stream.finish()
         self._foot = self._ending()
         return len(self._head) + first
 

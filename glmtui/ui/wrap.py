@@ -72,6 +72,8 @@ _CLOSING = (
 _OPENING = "（〔［｛〈《「『【〖〘〚“‘"
 _JOINED = "\u0300-\u036f\u200d\u20d0-\u20ff\u3099\u309a\ufe00-\ufe0f\U000e0100-\U000e01ef"
 _WORD = rf"[^ {_IDEOGRAPH}{_CLOSING}{_OPENING}]+"
+
+# What no line breaks: spaces, or one word with the punctuation that must stay with it.
 _PIECE = re.compile(
     rf" +"
     rf"|(?:[{_OPENING}]|[(\[{{](?=[{_IDEOGRAPH}]))*"
@@ -97,18 +99,6 @@ def wrap(spans: Iterable[Span], width: int, fill: Styles = ()) -> list[Line]:
             joint = text[end : breaks[i + 1][0]] if i + 1 < len(breaks) else None
             lines.append(Line(cut(row, start, end), joint, fill))
     return lines
-
-
-def widest_piece(spans: Iterable[Span]) -> int:
-    """Cells of the longest stretch that `wrap` would not break at a word's end."""
-    return max(
-        (
-            cell_len(piece)
-            for row in _rows(spans)
-            for piece in _PIECE.findall("".join(span.text for span in row))
-        ),
-        default=0,
-    )
 
 
 def prefixed(lines: Sequence[Line], first: Span, rest: Span) -> list[Line]:
