@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+QUERY_BLOCK = 256  # queries at a time on a CPU
+
 
 class Slot(nn.Module):
     """The place of a linear layer that the loader fills with the module fit for its weight.
@@ -135,6 +137,32 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
         return F.scaled_dot_product_attention(grouped, k, v).reshape(batch, 1, -1)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
     return y.transpose(1, 2).flatten(2)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """`attention` for queries that end where the keys end, each seeing the keys up to its own.
+
+    On a CPU, torch's fused attention computes the half that the mask hides as well, and is slow in
+    bfloat16: blocks of queries that leave those keys out take half its time.
+
+    Args:
+        mask: what `causal_mask` gives for S queries at the end of T keys.
+    """
+    batch, heads, length, head_dim = q.shape
+    if length == 1 or mask is None or q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return attention(q, k, v, mask)
+    kv_heads, before = k.shape[1], k.shape[2] - length
+    parts = []
+    for start in range(0, length, QUERY_BLOCK):
+        end = min(start + QUERY_BLOCK, length)
+        seen = before + end
+        # the queries of a group one below the other
+        block = (q[:, :, start:end] * head_dim**-0.5).reshape(batch, kv_heads, -1, head_dim)
+        scores = block @ k[:, :, :seen].transpose(2, 3)
+        scores.unflatten(2, (-1, end - start)).add_(mask[start:end, :seen])
+        part = scores.softmax(-1) @ v[:, :, :seen]
+        parts.append(part.view(batch, heads, -1, head_dim))
+    return torch.cat(parts, dim=2).transpose(1, 2).flatten(2)
 
 
 def swiglu(gate_and_up: Tensor) -> Tensor:

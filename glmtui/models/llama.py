@@ -22,7 +22,7 @@ from glmtui.engine.layers import (
     RMSNorm,
     RotaryTable,
     Slot,
-    attention,
+    causal_attention,
     causal_mask,
     inverse_frequencies,
     rotate_halves,
@@ -101,7 +101,7 @@ class Attention(nn.Module):
         q, k = turned.split_with_sizes([self.heads, self.kv_heads], dim=1)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
-        y: Tensor = self.out(attention(q, k, v, mask))
+        y: Tensor = self.out(causal_attention(q, k, v, mask))
         return y
 
 

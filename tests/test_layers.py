@@ -1,0 +1,66 @@
+"""The parts of a decoder against the plain formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glmtui.engine import layers
+from glmtui.engine.layers import RMSNorm, attention, causal_attention, causal_mask, rotate_halves
+
+CPU = torch.device("cpu")
+
+
+def heads(count: int, length: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(2, count, length, 16, dtype=dtype)
+
+
+def by_the_formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention with each key head repeated for its group, in float32."""
+    times = q.shape[1] // k.shape[1]
+    k, v = (x.float().repeat_interleave(times, 1) for x in (k, v))
+    scores = q.float() @ k.transpose(2, 3) / 4
+    hidden = torch.ones(scores.shape[-2:]).triu(k.shape[2] - q.shape[2] + 1).bool()
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [1, 5, 8, 11])
+@pytest.mark.parametrize("before", [0, 3])
+def test_causal_attention(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, length: int, before: int
+) -> None:
+    monkeypatch.setattr(layers, "QUERY_BLOCK", 4)
+    torch.manual_seed(0)
+    q = heads(6, length, dtype)
+    k, v = heads(2, before + length, dtype), heads(2, before + length, dtype)
+    mask = causal_mask(length, before, dtype=dtype, device=CPU)
+    tolerance = 1e-5 if dtype == torch.float32 else 0.03
+    expected = by_the_formula(q, k, v)
+    for y in (causal_attention(q, k, v, mask), attention(q, k, v, mask)):
+        torch.testing.assert_close(y.float(), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm(dtype: torch.dtype) -> None:
+    norm = RMSNorm(24, 1e-5)
+    norm.weight.data = torch.randn(24)
+    x = torch.randn(2, 3, 24).to(dtype)
+    expected = F.rms_norm(x.float(), (24,), norm.weight, 1e-5).to(dtype)
+    torch.testing.assert_close(norm(x), expected)
+
+
+def test_rotating_keeps_lengths_and_depends_on_distance_alone() -> None:
+    angles = torch.outer(torch.arange(9.0), torch.tensor([1.0, 0.3]))
+    cos = torch.cat((angles.cos(), angles.cos()), -1)
+    sin = torch.cat((-angles.sin(), angles.sin()), -1)
+    q, k = torch.randn(4).expand(9, 4), torch.randn(4).expand(9, 4)
+    turned_q, turned_k = rotate_halves(q, cos, sin), rotate_halves(k, cos, sin)
+    torch.testing.assert_close(turned_q.norm(dim=-1), q.norm(dim=-1))
+    products = turned_q @ turned_k.T
+    for distance in range(8):
+        along = products.diagonal(distance)
+        torch.testing.assert_close(along, along[:1].expand_as(along))
