@@ -306,6 +306,28 @@ async def test_a_window_too_small_says_so_and_comes_back() -> None:
         await desk.ask("Still there?")
 
 
+async def test_the_end_stays_in_view_while_the_prompt_grows() -> None:
+    async with running(engine=held(99, *(f"line {n}\n\n" for n in range(40)))) as desk:
+        await desk.ask("Go")
+        await desk.shows("line 39")
+        await desk.pilot.press("ctrl+j", "ctrl+j", "ctrl+j", "ctrl+j")
+        await desk.until(lambda: desk.app.chat.prompt.size.height == 5)
+        await desk.shows("line 39")
+
+
+async def test_scrolling_away_says_what_is_new_below_and_ctrl_end_goes_there() -> None:
+    async with running(engine=held(30, *(f"line {n}\n\n" for n in range(40)))) as desk:
+        await desk.type("Go")
+        await desk.shows("line 29")
+        await desk.pilot.press("ctrl+home")
+        await desk.shows("line 0")
+        desk.engine.hold.set()
+        await desk.shows("new lines below")
+        await desk.pilot.press("ctrl+end")
+        await desk.shows("line 39")
+        await desk.until(lambda: "new lines below" not in desk.screen())
+
+
 @pytest.mark.parametrize("size", [(40, 10), (80, 24), (200, 60)])
 async def test_the_layout_holds_at_every_size(size: tuple[int, int]) -> None:
     async with running(size=size) as desk:

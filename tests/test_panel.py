@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from app_desk import SERVER, AppDesk, folders, running
+from fake_engine import FakeEngine
 from textual.widgets import Input, TextArea
 
 from glmtui.chat import Conversation, SamplingParams
@@ -97,6 +98,23 @@ async def test_the_panel_is_beside_the_conversation_where_there_is_room() -> Non
         await desk.shows("Hello there.")
         assert "temperature" in desk.screen()
         assert desk.app.chat.prompt.has_focus
+
+
+async def test_the_conversation_is_wrapped_anew_as_the_panel_comes_and_goes() -> None:
+    def prepare(engine: FakeEngine) -> None:
+        engine.pieces = ["words " * 15]
+
+    async with running(size=(120, 40), engine=prepare) as desk:
+
+        def rows() -> int:
+            return sum("words" in line for line in desk.screen().splitlines())
+
+        await desk.ask("Go")
+        for _ in range(2):  # the second time, the panel's widgets are there already
+            await desk.until(lambda: rows() == 1)
+            await desk.pilot.press("f2")
+            await desk.until(lambda: rows() == 2)
+            await desk.pilot.press("f2")
 
 
 async def test_the_panel_gives_way_when_the_window_narrows() -> None:

@@ -17,6 +17,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal
 from textual.content import Content
+from textual.geometry import Size
 from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Static
@@ -40,31 +41,40 @@ STATUS_SECONDS = 0.5
 WIDE = 100  # columns, from which on the panel has room beside the conversation
 
 
-class Notice(Static):
+class Words(Static):
+    """Plain text, drawn again only when it changes; an empty one takes no room."""
+
+    def __init__(self, classes: str | None = None) -> None:
+        super().__init__(markup=False, classes=classes)
+        self.display = False
+        self._text = ""
+
+    def say(self, text: str) -> None:
+        """Shows `text` in place of what there was."""
+        if text != self._text:
+            self._text = text
+            self.display = bool(text)
+            self.update(Content(visible(text)))
+
+
+class Notice(Words):
     """What needs to be read: errors, and what to do about them."""
 
     def __init__(self) -> None:
-        super().__init__(markup=False)
-        self.display = False
+        super().__init__()
         self._parts: dict[str, str] = {}
 
     def tell(self, subject: str, text: str) -> None:
         """Shows `text` on a subject in place of what was there; "" takes it away."""
-        if self._parts.get(subject, "") != text:
-            self._parts[subject] = text
-            self._show()
+        self._parts[subject] = text
+        self.say("\n".join(filter(None, self._parts.values())))
 
     def close(self) -> bool:
         """Takes everything away. False where there was nothing."""
         had = self.display
         self._parts.clear()
-        self._show()
+        self.say("")
         return had
-
-    def _show(self) -> None:
-        text = "\n".join(filter(None, self._parts.values()))
-        self.display = bool(text)
-        self.update(Content(visible(text)))
 
 
 class ChatScreen(Screen[None]):
@@ -82,8 +92,8 @@ class ChatScreen(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self.transcript = Transcript()
-        self.welcome = Static("", markup=False, classes="welcome")
-        self.below = Static("", markup=False, classes="below")
+        self.welcome = Words(classes="welcome")
+        self.below = Words(classes="below")
         self.body = Container(self.transcript, self.welcome, self.below, classes="body")
         self.main = Horizontal(self.body, classes="main")
         self.notice = Notice()
@@ -94,6 +104,7 @@ class ChatScreen(Screen[None]):
         self._editing: str | None = None
         self._status_at = 0.0
         self._timer: Timer | None = None
+        self._transcript_size = Size()
 
     def compose(self) -> ComposeResult:
         """From top to bottom."""
@@ -102,6 +113,16 @@ class ChatScreen(Screen[None]):
         yield self.prompt.completions
         yield self.prompt
         yield self.status
+
+    def on_mount(self) -> None:
+        """Watches over the transcript's size."""
+        self.screen_layout_refresh_signal.subscribe(self, self._make_up_for_resize)
+
+    def _make_up_for_resize(self, _: Screen[None]) -> None:
+        """Textual sends no Resize where a field asked for its place before the layout was done."""
+        if self.transcript.size != self._transcript_size:
+            self._transcript_size = self.transcript.size
+            self.transcript.on_resize()
 
     @property
     def session(self) -> Session:
@@ -114,8 +135,7 @@ class ChatScreen(Screen[None]):
         """Shows what the session has come to; called whenever it changes."""
         session = self.session
         self.notice.tell("load", wording.told(session.load_error))
-        self.welcome.display = not session.conversation.messages
-        self.welcome.update(Content(wording.welcome(session)))
+        self.welcome.say("" if session.conversation.messages else wording.welcome(session))
         if self.panel is not None:
             self._fill(self.panel)
         self._show_status()
@@ -267,11 +287,10 @@ class ChatScreen(Screen[None]):
             self.panel.display = False
             self.prompt.focus()
         else:
-            self.show_panel()
-            assert self.panel is not None
-            self.call_after_refresh(self.focus_next, "SettingsPanel Input")
+            panel = self.show_panel()
+            panel.call_after_refresh(panel.focus_first)  # when its rows are there
 
-    def show_panel(self) -> None:
+    def show_panel(self) -> SettingsPanel:
         """Shows the panel, leaving the cursor where it is."""
         if self.panel is None:
             from glmtui.ui.panel import SettingsPanel  # and its widgets, when first wanted
@@ -280,6 +299,7 @@ class ChatScreen(Screen[None]):
             self.main.mount(self.panel)
         self.panel.display = True
         self._fill(self.panel)
+        return self.panel
 
     def _fill(self, panel: SettingsPanel) -> None:
         if panel.display:
@@ -366,5 +386,5 @@ class ChatScreen(Screen[None]):
 
     @on(Transcript.Following)
     def _say_lines_below(self, event: Transcript.Following) -> None:
-        self.below.display = not event.following and event.lines_below > 0
-        self.below.update(Content(f"{event.lines_below:,} new lines below, Ctrl+End"))
+        some = not event.following and event.lines_below
+        self.below.say(f"{event.lines_below:,} new lines below, Ctrl+End" if some else "")

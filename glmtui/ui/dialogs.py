@@ -146,7 +146,9 @@ def _conversation_row(summary: Summary, now: datetime) -> Row:
     title = one_line(summary.title) or "(no title)"
     model = one_line(summary.model)
     label = Content.assemble(
-        (f"{age(summary.updated, now):>7}  ", "$text-muted"), title, (f"  {model}", "$text-muted")
+        (f"{age(summary.updated, now):>7}  ", "$text-muted"),
+        Content(title).truncate(40, ellipsis=True, pad=True),
+        Content.styled("  " + model, "$text-muted").truncate(18, ellipsis=True),
     )
     return Row(summary.id, label, f"{title} {model} {summary.id}".lower())
 

@@ -57,18 +57,19 @@ def rows(settings: Settings, installed: list[ModelInfo], machine: Snapshot) -> l
     for known in catalog.MODELS:
         if known.name not in here:
             fits, note = fit(known, machine, settings.quant)
-            found.append(_row(known.name, known.title, note, bad=fits is False))
+            style = {True: "$text-success", False: "$text-warning", None: "$text-muted"}[fits]
+            found.append(_row(known.name, known.title, note, style))
     for name, server in settings.servers.items():
         found.append(_row(name, f"{name}: {server.model or 'its first model'}", server.url))
     return found
 
 
-def _row(name: str, title: str, note: str, *, bad: bool = False) -> Row:
+def _row(name: str, title: str, note: str, style: str = "$text-muted") -> Row:
     shown = one_line(title or name)
     label = Content.assemble(
         Content(shown).truncate(36, ellipsis=True, pad=True),
         "  ",
-        (one_line(note), "$text-warning" if bad else "$text-muted"),
+        (one_line(note), style),
     )
     return Row(name, label, f"{name} {title} {note}".lower())
 

@@ -63,14 +63,14 @@ class SettingRow(Widget):
             self.value = value
 
     def __init__(self, setting: Setting) -> None:
-        super().__init__()
+        super().__init__(classes="tall" if setting.name == SYSTEM else None)
         self.setting = setting
         self._line = Static(setting.help, markup=False, classes="help")
-        self._field = TextArea() if setting.name == SYSTEM else Input()
-        self._field.compact = True
-        self._field.cursor_blink = False
-        if isinstance(self._field, TextArea):
-            self._field.highlight_cursor_line = False
+        self.field = TextArea() if setting.name == SYSTEM else Input()
+        self.field.compact = True
+        self.field.cursor_blink = False
+        if isinstance(self.field, TextArea):
+            self.field.highlight_cursor_line = False
         self._known: Value = None  # as told or posted last
         self._note = self._error = ""
         self._explained = setting.help
@@ -78,27 +78,27 @@ class SettingRow(Widget):
     def compose(self) -> ComposeResult:
         """Name, field, help."""
         yield Static(self.setting.name, markup=False, classes="name")
-        yield self._field
+        yield self.field
         yield self._line
 
     @property
     def text(self) -> str:
         """What is typed."""
-        return self._field.value if isinstance(self._field, Input) else self._field.text
+        return self.field.value if isinstance(self.field, Input) else self.field.text
 
     def tell(self, value: Value, default: Value, note: str) -> None:
         """Shows a value that changed elsewhere; `default` stands where the field is empty."""
         own = shown(default) or "as the model"
-        if isinstance(self._field, Input):
-            self._field.placeholder = own
+        if isinstance(self.field, Input):
+            self.field.placeholder = own
         else:
-            self._field.placeholder = Content(own)
+            self.field.placeholder = Content(own)
         if value != self._known:
             self._known = value
-            if isinstance(self._field, Input):
-                self._field.value = shown(value)
+            if isinstance(self.field, Input):
+                self.field.value = shown(value)
             else:
-                self._field.text = shown(value)
+                self.field.text = shown(value)
         self._note = note
         self._explain()
 
@@ -145,9 +145,12 @@ class SettingsPanel(VerticalScroll, can_focus=False):
 
     def compose(self) -> ComposeResult:
         """A heading and the rows."""
-        yield Static("Settings", markup=False, classes="heading")
-        yield Static("From the next reply on. F2 closes.", markup=False, classes="help")
+        yield Static("Settings, from the next reply on", markup=False, classes="heading")
         yield from self.rows
+
+    def focus_first(self) -> None:
+        """Puts the cursor into the first field."""
+        self.rows[0].field.focus()
 
     def tell(self, params: SamplingParams, system: str | None, defaults: SamplingParams) -> None:
         """Shows the values of a conversation, and beside them the model's own."""

@@ -108,6 +108,11 @@ class Session:
             self._saver.save(self.conversation)
         self._changed()
 
+    @property
+    def answering(self) -> str:
+        """The name of the model in memory, or the one that was asked for."""
+        return one_line(self.model.name if self.model else self.model_name)
+
     def load(self, target: Target, name: str, options: LoadOptions) -> None:
         """Loads a model in place of the one there is; a question that waits is answered by it."""
         if self.run is not None and self.run.working:
@@ -158,7 +163,7 @@ class Session:
         self.reply_error, self.stopped = None, False
         asked = replace(self.conversation, model=self.model_name or self.conversation.model)
         if begun is None:
-            self.conversation = asked.add(Message("assistant", "", model=asked.model))
+            self.conversation = asked.add(Message("assistant", "", model=self.answering))
             begun = self.conversation.path[-1]
         else:
             self.conversation = asked
@@ -230,6 +235,7 @@ class Session:
         message = replace(
             run.message,
             content=run.message.content + added,
+            model=self.answering,
             finish_reason=reason,
             stats=reply.stats if reply else None,
             error=visible(str(error)) if error else "",

@@ -81,7 +81,7 @@ def facts(session: Session, memories: tuple[Memory, ...], now: float, *, unsaved
     return Facts(
         state=text,
         mood=mood,
-        model=one_line(session.model_name),
+        model=session.answering,
         used=0 if used is None and limit is not None else used,
         limit=limit,
         memories=memories,
