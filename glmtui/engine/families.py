@@ -7,6 +7,7 @@ weights and imports no model.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from glmtui.errors import UnsupportedModel
 Config: TypeAlias = Mapping[str, Any]
 
 BASE_MODEL = re.compile(r"(chatglm\d-6b-base|glm-4-9b(-hf)?)$", re.IGNORECASE)
+COMPATIBILITY = "compatibility"  # the family of what only transformers knows
 MAX_HINT_BYTES = 1 << 20  # read of a file that is only searched for a word
 
 
@@ -38,7 +40,13 @@ class Family:
 
 
 def _is_llama(config: Config, folder: Path) -> bool:
-    return config.get("model_type") == "llama"
+    """Llama as our decoder has it; its variations are left to transformers, where it has them."""
+    if config.get("model_type") != "llama":
+        return False
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    plain = rope.get("rope_type", rope.get("type", "default")) == "default"
+    gated = config.get("hidden_act", "silu") == "silu" and not config.get("mlp_bias")
+    return (plain and gated) or not _runs_in_transformers(config, folder)
 
 
 def _is_chatglm(config: Config, folder: Path) -> bool:
@@ -73,6 +81,25 @@ def _is_chatglm2(config: Config, folder: Path) -> bool:
     return config.get("model_type") == "chatglm" and "padded_vocab_size" in config
 
 
+def _runs_in_transformers(config: Config, folder: Path) -> bool:
+    known = transformers_classes().get(str(config.get("model_type")))
+    return known is not None and known in (config.get("architectures") or ())
+
+
+def transformers_classes() -> dict[str, str]:
+    """Class by model_type of every chat model that the installed transformers has built in.
+
+    Read from its source: importing the table takes seconds and torch.
+    """
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or spec.origin is None:
+        return {}
+    source = Path(spec.origin).with_name("models") / "auto" / "modeling_auto.py"
+    _, _, rest = source.read_text("utf-8").partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")
+    table, _, _ = rest.partition("\n)")
+    return dict(re.findall(r'\(\s*"([^"]+)",\s*"([^"]+)"', table))
+
+
 def _names(config: Config, folder: Path) -> tuple[str, str]:
     """What the checkpoint calls itself, and what its folder is called.
 
@@ -98,6 +125,12 @@ FAMILIES: tuple[Family, ...] = (
     Family("glm4", "GLM-4-9B", "glmtui.models.glm4", _is_glm4),
     Family("chatglm3", "ChatGLM3-6B", "glmtui.models.chatglm3", _is_chatglm3),
     Family("chatglm2", "ChatGLM2-6B", "glmtui.models.chatglm2", _is_chatglm2),
+    Family(
+        COMPATIBILITY,
+        "what transformers has built in",
+        "glmtui.engine.compatibility",
+        _runs_in_transformers,
+    ),
 )
 
 

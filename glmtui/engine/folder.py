@@ -22,7 +22,13 @@ MANIFEST_FORMAT = 1
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 MAX_JSON_BYTES = 64 << 20  # a weight index of thousands of tensors has a few; nothing has more
-CONTEXT_KEYS = ("max_position_embeddings", "seq_length", "max_sequence_length")
+CONTEXT_KEYS = (
+    "max_position_embeddings",
+    "seq_length",
+    "max_sequence_length",
+    "n_positions",
+    "max_seq_len",
+)
 LFS_POINTER = b"version https://git-lfs"
 AGAIN = "The download is not complete; fetch it again with: glmtui pull"
 
@@ -214,10 +220,12 @@ def refuse_pointer(path: Path) -> None:
 
 
 def _context_length(config: Mapping[str, Any], folder: Path) -> int:
-    for key in CONTEXT_KEYS:
-        value = config.get(key)
-        if isinstance(value, int) and value > 0:
-            return value
+    inner = config.get("text_config")  # of models that read more than text
+    for source in (config, inner if isinstance(inner, dict) else {}):
+        for key in CONTEXT_KEYS:
+            value = source.get(key)
+            if isinstance(value, int) and value > 0:
+                return value
     raise BadCheckpoint(
         f"{folder / 'config.json'} does not say how long a context may be: no {CONTEXT_KEYS[0]}."
     )

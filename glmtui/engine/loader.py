@@ -97,17 +97,21 @@ def load(
     if device.type == "cpu":
         torch.set_num_threads(physical_cores())
     raw = read_json(info.path / "config.json")
-    family = family_module(options.family or info.family)
-    config, model = _built(family, raw, info.path, options)
-    # the tokenizer first: what it refuses is known before gigabytes are read
-    tokenizer = family.load_tokenizer(info.path, raw)
-    chat_format = family.chat_format(tokenizer, info.path, raw) if tokenizer else None
+    key = options.family or info.family
+    family = family_module(key)
 
     def report(progress: Progress) -> None:
         on_progress(progress)
         if cancelled is not None and cancelled.is_set():
             raise Cancelled
 
+    if key == catalog.COMPATIBILITY:
+        other: LoadedModel = family.load(info, raw, options, device, dtype, quant, report)
+        return other
+    config, model = _built(family, raw, info.path, options)
+    # the tokenizer first: what it refuses is known before gigabytes are read
+    tokenizer = family.load_tokenizer(info.path, raw)
+    chat_format = family.chat_format(tokenizer, info.path, raw) if tokenizer else None
     placer = Placer(model, Checkpoint(info.path, raw), device, dtype, quant)
     try:
         placer.place_all(family.sources(config), report)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
+from string import ascii_letters
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -24,8 +26,6 @@ from glmtui.errors import BadCheckpoint, UnsupportedModel
 class TokenizerJson:
     """A ``tokenizer.json`` read by the `tokenizers` library, behind `api.Tokenizer`."""
 
-    strips_leading_space = False
-
     def __init__(self, fast: FastTokenizer) -> None:
         self.fast = fast
         # special tokens that a person types stay the characters they are
@@ -37,6 +37,9 @@ class TokenizerJson:
         }
         self._special_ids = frozenset(self.special.values())
         self._byte_level = isinstance(fast.decoder, ByteLevel)
+        words = [fast.token_to_id(f"▁{letter}") for letter in ascii_letters]
+        begun = [fast.decode([word])[:1] for word in words if word is not None]
+        self.strips_leading_space = bool(begun) and " " not in begun
 
     @classmethod
     def load(cls, folder: Path) -> TokenizerJson | None:
@@ -88,8 +91,11 @@ class TemplateFormat:
         self.tokenizer = tokenizer
         self.stop_ids = stop_ids
         self._variables = variables
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         environment.globals["raise_exception"] = _raise
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         environment.filters["tojson"] = lambda x, **options: json.dumps(
             x, ensure_ascii=False, **options
         )
@@ -175,6 +181,17 @@ def hub_defaults(folder: Path) -> SamplingParams:
         if isinstance(value, kinds.get(name, (int, float))):
             known[name] = value
     return SamplingParams(**known)
+
+
+def refuse_packed(raw: Mapping[str, Any]) -> None:
+    """Raises UnsupportedModel where config.json says that weights are packed by another program."""
+    packing = raw.get("quantization_config")
+    if packing:
+        method = packing.get("quant_method") if isinstance(packing, dict) else packing
+        raise UnsupportedModel(
+            f"The checkpoint is quantised by {method}, which is not read.",
+            "Take the model it was made of, and set load.quant to int8 or int4.",
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from glmtui.engine.layers import (
 )
 from glmtui.engine.weights import Rows
 from glmtui.errors import UnsupportedModel
-from glmtui.models.hub_format import TemplateFormat, TokenizerJson, hub_defaults
+from glmtui.models.hub_format import TemplateFormat, TokenizerJson, hub_defaults, refuse_packed
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,12 @@ class Config:
 
 
 def load_config(raw: Mapping[str, Any]) -> Config:
-    """The shape from a config.json. Raises UnsupportedModel for rotary scaling of other kinds."""
+    """The shape from a config.json.
+
+    Raises:
+        UnsupportedModel: rotary positions are scaled, or weights packed by another program.
+    """
+    refuse_packed(raw)
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":

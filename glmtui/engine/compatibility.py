@@ -1,0 +1,257 @@
+"""Any other chat model that transformers has built in, behind the same face as our own families.
+
+Its decoder and KV cache are transformers'; tokens are picked, streamed and stopped as everywhere
+else (`generate`), and prompts are made by the folder's chat template. Slower than a family of our
+own. Code that comes with a checkpoint is never run.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.utils import logging as transformers_logging
+
+from glmtui.engine.api import LoadedInfo, LoadOptions, ModelInfo, Progress, ProgressHook
+from glmtui.engine.cache import KVCache
+from glmtui.engine.decoder import Decoder, common_prefix
+from glmtui.engine.generate import LoadedModel, out_of_memory
+from glmtui.engine.known import Quant
+from glmtui.engine.linear import CpuInt4Linear, CpuInt8Linear, PackedLinear, make_linear
+from glmtui.engine.quant import quantize
+from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
+from glmtui.models.hub_format import (
+    TemplateFormat,
+    TokenizerJson,
+    hub_defaults,
+    refuse_packed,
+)
+
+ELSEWHERE = "A server such as vLLM may run it: glmtui -m http://…/v1"
+PACKED = (CpuInt4Linear, CpuInt8Linear, PackedLinear)
+
+
+def load(
+    info: ModelInfo,
+    raw: Mapping[str, Any],
+    options: LoadOptions,
+    device: torch.device,
+    dtype: torch.dtype,
+    quant: Quant | Literal["auto"] | None,
+    on_progress: ProgressHook,
+) -> LoadedModel:
+    """Loads the model at `info.path`; see `loader.load`.
+
+    Args:
+        raw: its config.json.
+        quant: how linear layers are to be held; "auto" is None, as packed weights are not read.
+
+    Raises:
+        UnsupportedModel: transformers cannot run it, or it is no model to chat with.
+        BadCheckpoint: files are missing or damaged.
+        OutOfMemory: the device has no room for it.
+    """
+    started = time.perf_counter()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    refuse_packed(raw)
+    # the tokenizer first: what it refuses is known before gigabytes are read
+    with _refusals(info.path, device):
+        tokenizer = TokenizerJson.load(info.path) or _converted_tokenizer(info.path)
+    chat_format = TemplateFormat.load(tokenizer, info.path, raw)
+    on_progress(Progress("loading", 0, info.nbytes))
+    with _refusals(info.path, device):
+        inner = _read(info.path, dtype)
+        kinds = _pack(inner, quant, device, dtype) if isinstance(quant, Quant) else set()
+        model = Wrapped(inner.to(device))
+        kv_bytes = model.kv_bytes_per_token(device)
+    on_progress(Progress("loading", info.nbytes, info.nbytes))
+    context_length = min(options.context_length or info.context_length, info.context_length)
+    loaded = LoadedInfo(
+        name=info.name,
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+        quant=" + ".join(sorted(kinds)),
+        context_length=context_length,
+        weight_bytes=model.nbytes,
+        kv_bytes_per_token=kv_bytes,
+        load_seconds=time.perf_counter() - started,
+        defaults=hub_defaults(info.path),
+        backend="compatibility",
+    )
+    return LoadedModel(
+        model, tokenizer, chat_format, chat_format.stop_ids, loaded, dtype=dtype, device=device
+    )
+
+
+@contextmanager
+def _refusals(folder: Path, device: torch.device) -> Iterator[None]:
+    """Turns whatever a model's own code in transformers raises into an error of ours."""
+    try:
+        yield
+    except GlmtuiError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(device) from error
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UnsupportedModel(f"transformers cannot run {folder}: {said}", ELSEWHERE) from error
+
+
+def _converted_tokenizer(folder: Path) -> TokenizerJson:
+    """The tokenizer of a folder that has its files in an older form."""
+    if not any([*folder.glob("*.model"), *folder.glob("vocab.*")]):
+        # transformers would make an empty one
+        raise UnsupportedModel(
+            f"{folder} has no tokenizer files.", "Fetch the model again with: glmtui pull"
+        )
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True
+    )
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    if fast is None:
+        raise UnsupportedModel(
+            f"{folder} has a tokenizer in Python code of its own ({type(tokenizer).__name__}).",
+            "Put its tokenizer.json beside config.json.",
+        )
+    return TokenizerJson(fast)
+
+
+def _read(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        trust_remote_code=False,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    if missing := sorted(found["missing_keys"]):
+        # transformers would go on with random numbers in their place
+        raise BadCheckpoint(
+            f"{folder} lacks {len(missing)} tensors of its model, such as {missing[0]}.",
+            "Fetch the model again with: glmtui pull",
+        )
+    return model.eval().requires_grad_(False)
+
+
+def _pack(
+    model: PreTrainedModel, quant: Quant, device: torch.device, dtype: torch.dtype
+) -> set[str]:
+    """Puts packed linear layers in place of the model's own; returns of which kinds they are."""
+    head = model.get_output_embeddings()
+    kinds = set()
+    for path, module in list(model.named_modules()):
+        fits = type(module) is nn.Linear and module.in_features % (quant.group or 1) == 0
+        if not fits or module is head:
+            continue
+        packed = quantize(module.weight.to(device), quant.bits, quant.group)
+        bias = None if module.bias is None else module.bias.to(device)
+        kinds.add(packed.kind)
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, make_linear(packed, bias, dtype))
+    return kinds
+
+
+class Wrapped(Decoder):
+    """A model of transformers' as our engine wants it.
+
+    Raises:
+        UnsupportedModel: it keeps its state in no cache that transformers shares between models.
+    """
+
+    def __init__(self, inner: PreTrainedModel) -> None:
+        super().__init__()
+        self.inner = inner
+        self.config = inner.config
+        # models that keep one state instead of a key per token can neither go back nor on in chunks
+        self.causal = not getattr(inner, "_is_stateful", False)
+        takes = inspect.signature(inner.forward).parameters
+        named = [name for name in ("past_key_values", "cache_params") if name in takes]
+        if not named:
+            raise UnsupportedModel(
+                f"{type(inner).__name__} keeps its state in a way of its own, which is not driven.",
+                ELSEWHERE,
+            )
+        self._cache_argument = named[0]
+        self._can_skip_logits = "logits_to_keep" in takes
+
+    def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Nothing: transformers computes its position tables as it goes."""
+
+    def new_cache(
+        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
+    ) -> TransformersCache:
+        return TransformersCache(self.config, capacity)
+
+    def reusable_prefix(self, old: Sequence[int], new: Sequence[int]) -> int:
+        return common_prefix(old, new) if self.causal else 0
+
+    def forward(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        *,
+        last_only: bool = False,
+        padding: Tensor | None = None,
+    ) -> Tensor:
+        assert padding is None, "batches of different lengths are not needed here"
+        options: dict[str, Any] = {"use_cache": cache is not None}
+        if last_only and self._can_skip_logits:
+            options["logits_to_keep"] = 1
+        if isinstance(cache, TransformersCache):
+            options[self._cache_argument] = cache.inner
+        try:
+            logits: Tensor = self.inner(input_ids=ids, **options).logits
+        except BaseException:
+            if cache is not None:
+                cache.trim(0)  # some of its layers may have the new tokens and some not
+            raise
+        if cache is not None:
+            cache.advance(ids.shape[1])
+        return (logits[:, -1:] if last_only else logits).float()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the weights, packed ones among them."""
+        nbytes: int = sum(parameter.nbytes for parameter in self.inner.parameters())
+        return nbytes + sum(m.nbytes for m in self.inner.modules() if isinstance(m, PACKED))
+
+    @torch.inference_mode()
+    def kv_bytes_per_token(self, device: torch.device) -> int | None:
+        """What a token takes in the cache, as one does; None where it is not so much per token."""
+        cache = TransformersCache(self.config, 1)
+        self(torch.zeros((1, 1), dtype=torch.long, device=device), cache)
+        return cache.nbytes if self.causal else None
+
+
+class TransformersCache(KVCache):
+    """Keys and values in a cache of transformers' own, which grows as it is written to."""
+
+    def __init__(self, config: Any, capacity: int) -> None:
+        super().__init__(0, 0, 0, capacity, dtype=torch.float32, device=torch.device("cpu"))
+        self._config = config
+        self.inner = DynamicCache(config=config)
+
+    def trim(self, length: int) -> None:
+        if length and length >= self.offset:
+            return
+        # layers that see a window have let go of what was before it
+        if length and all(type(layer) is DynamicLayer for layer in self.inner.layers):
+            self.inner.crop(length - self.offset)
+            self.offset = length
+        else:
+            self.inner = DynamicCache(config=self._config)
+            self.offset = 0
+
+    @property
+    def nbytes(self) -> int:
+        parts = (t for layer in self.inner.layers for t in (layer.keys, layer.values))
+        return sum(t.nbytes for t in parts if isinstance(t, Tensor))
