@@ -90,7 +90,7 @@ class FakeEngine:
         if self.fail_load is not None:
             self.emit(LoadFailed(name, self.fail_load))
         else:
-            self.emit(Ready(LoadedInfo(name, "cpu", context_length=2048, defaults=DEFAULTS)))
+            self.emit(Ready(LoadedInfo("fake", "cpu", context_length=2048, defaults=DEFAULTS)))
 
     def _answer(self, request: Request) -> None:
         said: list[str] = []

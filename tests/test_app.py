@@ -239,6 +239,21 @@ async def test_settings_by_command_go_with_the_conversation() -> None:
         assert desk.app.session.conversation.params.temperature is None
 
 
+async def test_ctrl_c_stops_then_clears_then_says_how_to_quit() -> None:
+    async with running(engine=held(1)) as desk:
+        await desk.type("Go")
+        await desk.shows("Hello")
+        await desk.pilot.press(*"next", "ctrl+c")
+        await desk.until(lambda: "stopped" in desk.status())
+        assert desk.app.chat.prompt.text == "next"
+        await desk.pilot.press("ctrl+c")
+        assert desk.app.chat.prompt.text == ""
+        await desk.pilot.press("ctrl+c")
+        await desk.shows("Ctrl+Q quits.")
+        await desk.pilot.press("up")
+        assert desk.app.chat.prompt.text == "next"
+
+
 async def test_an_unknown_command_stays_in_the_prompt() -> None:
     async with running() as desk:
         await desk.type("/stpo")

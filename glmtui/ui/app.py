@@ -41,7 +41,7 @@ from glmtui.ui.themes import DARK, themes
 EngineFactory = Callable[[Callable[[Event], None]], Engine]
 
 LEAST_WIDTH, LEAST_HEIGHT = 40, 10
-ENGINE_SECONDS, SAVER_SECONDS = 1.0, 5.0
+ENGINE_SECONDS, SAVER_SECONDS = 0.3, 5.0
 
 
 class TooSmall(ModalScreen[None]):
