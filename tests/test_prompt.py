@@ -199,6 +199,14 @@ async def test_keys_that_come_in_a_burst_keep_their_order() -> None:
         assert prompt.text == "next"
 
 
+async def test_a_command_typed_in_a_burst_is_that_command() -> None:
+    async with desk() as (app, _, pilot):
+        for key in ("/", *"continue", "enter"):
+            app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await pilot.pause()
+        assert app.sent == ["/continue"]
+
+
 async def test_page_keys_are_left_to_the_conversation() -> None:
     async with desk() as (app, _, pilot):
         await pilot.press("pageup")

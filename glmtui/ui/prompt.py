@@ -93,6 +93,7 @@ class Prompt(TextArea):
         self._history: list[str] = []
         self._at: int | None = None
         self._draft = ""
+        self._offered = ""
 
     # ---- text
 
@@ -128,6 +129,8 @@ class Prompt(TextArea):
         Textual runs bindings after all keys of a burst: over a slow link, "teh", two backspaces
         and "he" would become "te". And the text area would take Enter for a line break.
         """
+        if self._offered != self.text:  # the word of it waits behind a burst of keys
+            self.on_text_area_changed()
         command = self.completions.selected
         if event.key == "enter":
             event.prevent_default()
@@ -154,6 +157,7 @@ class Prompt(TextArea):
 
     def on_text_area_changed(self) -> None:
         """Offers what the text may become; a command recalled or written out needs no list."""
+        self._offered = self.text
         self.completions.offer(() if self._at is not None else commands.completions(self.text))
 
     def _choose(self, command: commands.Command) -> None:
