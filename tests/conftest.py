@@ -20,6 +20,12 @@ from glmtui.errors import DownloadError
 
 prepare_environment()  # before any test imports torch
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How much of what takes long is tried."""
+    parser.addoption("--kills", type=int, default=40, help="processes killed in tests/faults")
+
+
 NO_INDEX = ("cannot be reached", "does not have it", "not trusted")
 
 

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
-import select
+import re
 import signal
-import struct
-import subprocess
-import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyte
 import pytest
+from terminal import Terminal
 
-from glmtui.store import Store
-from glmtui.ui.terminal import InputFilter
+from glmtui.store import read_file
+from glmtui.ui.terminal import InputFilter, TerminalFile
 
 PROGRAM = """
 import sys
@@ -42,90 +39,20 @@ sys.exit(app.run(Settings(model="http://fake.invalid/v1"), []))
 LEFT_ALTERNATE_SCREEN = b"\x1b[?1049l"
 
 
-class Terminal:
-    """A pty with the program in it, its output, and the screen it makes."""
-
-    def __init__(self, folder: Path, prepare: str) -> None:
-        self.folder = folder
-        self.master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        names = ("DATA", "CONFIG", "CACHE", "STATE")
-        environ = {f"GLMTUI_{name}_DIR": str(folder / name.lower()) for name in names}
-        self.modes = termios.tcgetattr(slave)
-        program = PROGRAM.format(tests=str(Path(__file__).parent), prepare=prepare or "pass")
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdin=slave,
-            stdout=slave,
-            stderr=slave,
-            env={**os.environ, "TERM": "xterm-256color", **environ},
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )
-        self.slave = slave  # kept open, so that what is left behind can be looked at
-        self.output = b""
-        self.page = pyte.Screen(80, 24)
-        self._stream = pyte.ByteStream(self.page)
-
-    def read(self, seconds: float = 0.05) -> bytes:
-        """What comes within so long."""
-        if not select.select([self.master], [], [], seconds)[0]:
-            return b""
-        try:
-            data = os.read(self.master, 65536)
-        except OSError:
-            return b""
-        self.output += data
-        self._stream.feed(data)
-        return data
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        """Reads until something is so."""
-        end = time.monotonic() + 20
-        while not condition():
-            assert time.monotonic() < end, "\n".join(self.page.display)
-            self.read()
-
-    def shows(self, text: str) -> None:
-        """Reads until a text is to be seen."""
-        self.until(lambda: text in "\n".join(self.page.display))
-
-    def press(self, keys: bytes) -> None:
-        """Types."""
-        os.write(self.master, keys)
-
-    def ends(self) -> int:
-        """Reads to the end, and returns the exit code."""
-        self.until(lambda: self.process.poll() is not None)
-        while self.read():
-            pass
-        return self.process.returncode
-
-    def saved(self) -> list[str]:
-        """The messages of the one conversation on disk."""
-        return [
-            message.content
-            for message in Store(self.folder / "data/conversations").load("last").path
-        ]
-
-
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[str], Terminal]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     """Starts the program; the text is Python that prepares the engine."""
     made: list[Terminal] = []
 
-    def begin(prepare: str = "") -> Terminal:
-        made.append(Terminal(tmp_path, prepare))
+    def begin(prepare: str = "", folder: Path = tmp_path) -> Terminal:
+        program = PROGRAM.format(tests=str(Path(__file__).parent), prepare=prepare or "pass")
+        made.append(Terminal(folder, ["-c", program]))
         made[-1].shows("Ask anything")
         return made[-1]
 
     yield begin
     for terminal in made:
-        if terminal.process.poll() is None:
-            terminal.process.kill()
-        terminal.process.wait()
-        os.close(terminal.slave)
-        os.close(terminal.master)
+        terminal.close()
 
 
 HELD = "engine.held_after = 1; engine.pieces = ['Once', ' upon']"
@@ -200,6 +127,40 @@ def test_what_libraries_print_goes_to_the_log(start: Callable[..., Terminal]) ->
     log = (terminal.folder / "state/glmtui.log").read_text()
     assert "NOISE one" in log
     assert "NOISE two" in log
+
+
+def test_folders_that_cannot_be_written_lose_nothing(
+    start: Callable[..., Terminal], tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    terminal = start("", blocked)
+    terminal.press(b"Hi\r")
+    terminal.shows("Hello there.")
+    terminal.shows("not saved")
+    terminal.press(b"\x11")
+    assert terminal.ends() == 0
+    said = terminal.output.split(LEFT_ALTERNATE_SCREEN)[-1].decode().replace("\r\n", "")
+    rescued = re.search(r"it is in (\S+\.toml)", said)
+    assert rescued, said
+    assert [m.content for m in read_file(Path(rescued[1])).path] == ["Hi", "Hello there."]
+
+
+def test_a_terminal_that_does_not_drain_is_known_to_be_blocked() -> None:
+    reader, writer = os.pipe()
+    terminal = TerminalFile(writer)
+    terminal.write("seen")
+    assert os.read(reader, 100) == b"seen"
+    assert not terminal.blocked
+    full = threading.Thread(target=terminal.write, args=("x" * 1_000_000,))
+    full.start()
+    while not terminal.blocked:
+        full.join(0.001)
+    while full.is_alive():
+        os.read(reader, 65536)
+    assert not terminal.blocked
+    os.close(reader)
+    assert terminal.write("nobody reads this") == 17
 
 
 def test_idle_it_writes_nothing(start: Callable[..., Terminal]) -> None:

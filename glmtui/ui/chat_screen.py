@@ -162,8 +162,9 @@ class ChatScreen(Screen[None]):
             return
         began = time.monotonic()
         delay = LONGEST_FRAME
-        if not self.app.terminal_blocked:
-            self.session.drain()
+        blocked = self.app.terminal_blocked
+        self.session.drain(show=not blocked)  # what cannot be shown is saved all the same
+        if not blocked:
             spent = time.monotonic() - due  # the lateness of the loop with it
             delay = min(LONGEST_FRAME, max(SHORTEST_FRAME, 3 * spent))
         if began - self._status_at >= STATUS_SECONDS:

@@ -64,6 +64,7 @@ class Run:
         submitted: whether the engine has the request.
         prefill: how far the prompt has been read; None before the engine began.
         pieces: what was added, made safe to show.
+        unseen: the last of them, which the view does not have yet.
         count: pieces of text from the engine; a piece is a token, but where several make one
             character.
         began: when the first piece came, by the session's clock.
@@ -78,6 +79,7 @@ class Run:
     prefill: PrefillProgress | None = None
     stream: VisibleStream = field(default_factory=VisibleStream)
     pieces: list[str] = field(default_factory=list)
+    unseen: list[str] = field(default_factory=list)
     count: int = 0
     saved_count: int = 0
     began: float = 0.0

@@ -36,7 +36,7 @@ from glmtui.sanitize import one_line, visible
 from glmtui.ui.run import Gone, Run, View, places
 from glmtui.ui.saver import Saver
 
-SAVE_SECONDS = 1.0
+SAVE_SECONDS = 0.7  # with a late frame and a slow disk, still within a second
 
 
 class Session:
@@ -261,8 +261,12 @@ class Session:
         else:
             self._soon(lambda: self._handle(event))
 
-    def drain(self) -> None:
-        """Shows the text that has come since; saves the partial reply about once a second."""
+    def drain(self, *, show: bool = True) -> None:
+        """Takes the text that has come since, and saves the partial reply about once a second.
+
+        Args:
+            show: whether it goes to the view now; else it does with the next that does.
+        """
         run, now, pieces = self.run, self._clock(), []
         while self._buffer:
             delta = self._buffer.popleft()
@@ -275,7 +279,10 @@ class Session:
             run.count += len(pieces)
             text = run.stream.feed("".join(pieces))
             run.pieces.append(text)
-            self._view.append(text)
+            run.unseen.append(text)
+        if show and run.unseen:
+            self._view.append("".join(run.unseen))
+            run.unseen.clear()
         if run.count > run.saved_count and now - run.saved_at >= SAVE_SECONDS:
             run.saved_at, run.saved_count = now, run.count
             self.conversation = self.conversation.put(run.written)
