@@ -57,10 +57,7 @@ def own_terminal(log: Path) -> Iterator[TerminalFile]:
 
     Textual takes `sys.__stdout__` and `sys.__stderr__` when an app is made, so make it inside.
     """
-    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if log.exists() and log.stat().st_size > LOG_BYTES:
-        log.replace(log.with_suffix(".old.log"))
-    log_fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    log_fd = _open_log(log)
     kept_out, kept_err = os.dup(1), os.dup(2)
     kept_streams = sys.__stdout__, sys.__stderr__
     terminal = TerminalFile(os.dup(1))
@@ -79,6 +76,17 @@ def own_terminal(log: Path) -> Iterator[TerminalFile]:
         sys.__stdout__, sys.__stderr__ = kept_streams  # type: ignore[misc]
         for descriptor in (log_fd, kept_out, kept_err):
             os.close(descriptor)
+
+
+def _open_log(log: Path) -> int:
+    """The log file, or where it cannot be written, nowhere: the app goes on without."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if log.exists() and log.stat().st_size > LOG_BYTES:
+            log.replace(log.with_suffix(".old.log"))
+        return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 class InputFilter:
