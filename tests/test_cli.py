@@ -78,8 +78,8 @@ def app(monkeypatch):
     """A terminal, and an app that only notes how it was opened."""
     opened = []
 
-    def run(settings, problems, *, open_conversation=None):
-        opened.append((settings, problems, open_conversation))
+    def run(settings, problems, *, open_conversation=None, model_asked=False):
+        opened.append((settings, problems, open_conversation, model_asked))
         return 7
 
     monkeypatch.setitem(sys.modules, "glmtui.ui.app", types.SimpleNamespace(run=run))
@@ -89,14 +89,14 @@ def app(monkeypatch):
 
 def test_bare_opens_the_app_and_returns_what_it_returns(app):
     assert cli.main([]) == 7
-    assert app == [(Settings(), [], None)]
+    assert app == [(Settings(), [], None, False)]
 
 
 def test_what_the_app_is_opened_with(app):
     assert cli.main(["-m", "THUDM/chatglm3-6b", "-s", "seed=5", "--open", "ab12"]) == 7
     assert cli.main(["--continue"]) == 7
-    assert app[0] == (Settings(model="THUDM/chatglm3-6b", seed=5), [], "ab12")
-    assert app[1][2] == "last"
+    assert app[0] == (Settings(model="THUDM/chatglm3-6b", seed=5), [], "ab12", True)
+    assert app[1][2:] == ("last", False)
 
 
 def test_bad_settings_go_to_the_app_and_do_not_stop_it(app, place, capsys):

@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -315,13 +316,18 @@ class GlmtuiApp(App[None]):
 
 
 def run(
-    settings: Settings, problems: Sequence[ConfigError], *, open_conversation: str | None = None
+    settings: Settings,
+    problems: Sequence[ConfigError],
+    *,
+    open_conversation: str | None = None,
+    model_asked: bool = False,
 ) -> int:
     """The program with a screen, until the user leaves. Returns its exit code.
 
     Args:
         problems: what was wrong with the settings, to be shown.
-        open_conversation: an id, the beginning of one, or "last".
+        open_conversation: an id, the beginning of one, or "last"; it goes on with its own model.
+        model_asked: the model in `settings` was asked for just now, so it takes over.
 
     Raises:
         StoreError: that conversation cannot be opened.
@@ -330,6 +336,8 @@ def run(
 
     store = Store(paths.data_dir() / "conversations", settings.format)
     conversation = None if open_conversation is None else store.load(open_conversation)
+    if conversation is not None and conversation.model and not model_asked:
+        settings = replace(settings, model=conversation.model)
     log = paths.state_dir() / "glmtui.log"
     with own_terminal(log) as terminal:
         app = GlmtuiApp(
