@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import sys
 from argparse import ArgumentParser, Namespace
@@ -173,6 +174,7 @@ def _app(args: Namespace) -> int:
             "the app needs a terminal, and this is none",
             "For one question and one reply: glmtui ask 'Why is the sky blue?'",
         )
+    gc.disable()  # until the first paint: what is imported is not garbage
     from glmtui.ui.app import run
 
     for stream in (sys.stdout, sys.stderr):

@@ -7,6 +7,7 @@ layout: that is the screen's.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -117,6 +118,8 @@ class GlmtuiApp(App[None]):
 
     def on_ready(self) -> None:
         """After the first paint: the engine, the model, the memory meters."""
+        gc.freeze()  # what is here now stays; collecting need not look at it again
+        gc.enable()
         if not self.is_headless:
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
