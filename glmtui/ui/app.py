@@ -34,6 +34,7 @@ from glmtui.errors import ConfigError, GlmtuiError, ModelNotFound, StoreError
 from glmtui.sanitize import visible
 from glmtui.store import Store, dumps, to_markdown
 from glmtui.store.naming import file_name, format_of
+from glmtui.ui import wording
 from glmtui.ui.chat_screen import ChatScreen
 from glmtui.ui.saver import Saver
 from glmtui.ui.session import Session
@@ -179,6 +180,7 @@ class GlmtuiApp(App[None]):
 
     def fork_conversation(self) -> None:
         """Goes on in a copy, under an id of its own; the other is left as it is on disk."""
+        self.session.cut()
         self._saver.forget(self.session.conversation.id)
         self.session.open(self.session.conversation.fork())
         self.session.change()
@@ -197,8 +199,12 @@ class GlmtuiApp(App[None]):
         self.push_screen(ConversationPicker(summaries, title), self._open)
 
     def _open(self, conversation_id: str | None) -> None:
-        if conversation_id is None or conversation_id == self.session.conversation.id:
+        if conversation_id is None:
             return
+        if conversation_id == self.session.conversation.id:
+            if self.save_error is None:
+                return
+            self.fork_conversation()  # what could not be saved to it is kept
         try:
             conversation = self.store.load(conversation_id)
         except StoreError as error:
@@ -292,8 +298,7 @@ class GlmtuiApp(App[None]):
 
     def _save_failed(self, error: StoreError | None) -> None:
         self.save_error = error
-        text = "" if error is None else f"{error}\nNothing is lost: it is kept and tried again."
-        self.tell_notice("store", text)
+        self.tell_notice("store", wording.unsaved(error))
         self.chat.refresh_state()
 
     def _soon(self, call: Callable[[], None]) -> None:

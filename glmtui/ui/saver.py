@@ -101,6 +101,8 @@ class Saver:
     def _write(self, batch: dict[str, Conversation]) -> None:
         error = None
         for conversation in batch.values():
+            if conversation.id not in self._waiting:  # given up since
+                continue
             try:
                 self._disk.save(conversation)
             except StoreError as failed:

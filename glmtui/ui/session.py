@@ -94,7 +94,7 @@ class Session:
 
     def open(self, conversation: Conversation) -> None:
         """Another conversation; a reply being written is cut and kept in its own."""
-        self._cut()
+        self.cut()
         self.conversation = _cleaned(conversation)
         self.reply_error, self.dropped_turns = None, 0
         self.answered = self.stopped = False
@@ -116,7 +116,7 @@ class Session:
     def load(self, target: Target, name: str, options: LoadOptions) -> None:
         """Loads a model in place of the one there is; a question that waits is answered by it."""
         if self.run is not None and self.run.working:
-            self._cut()
+            self.cut()
         assert self._engine is not None
         self.model, self.loading, self.load_error = None, (name, 0.0), None
         self.model_name = name
@@ -200,7 +200,7 @@ class Session:
         if run is None:
             return
         if run.stopping or not run.working:  # asked twice, or the engine is busy with a load
-            self._cut()
+            self.cut()
         else:
             run.stopping = True
             self._cancel(run)
@@ -209,14 +209,14 @@ class Session:
     def close(self) -> None:
         """Ends the reply, if one is being written, and saves what there is; the view is no more."""
         self._view, self._changed = Gone(), lambda: None
-        self._cut()
+        self.cut()
 
     def _cancel(self, run: Run) -> None:
         if self._engine is not None and run.submitted:
             self._engine.cancel(run.request.id)
 
-    def _cut(self) -> None:
-        """Ends the reply here and now; what the engine still says of it is not heard."""
+    def cut(self) -> None:
+        """Ends the reply here and now, if one is being written; what still comes is not heard."""
         if self.run is not None:
             self._cancel(self.run)
             self._end("cancelled")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from glmtui.chat import Conversation
 from glmtui.engine.api import LoadedInfo
-from glmtui.errors import GlmtuiError
+from glmtui.errors import ConversationChanged, ConversationInUse, GlmtuiError, StoreError
 from glmtui.sanitize import one_line
 from glmtui.ui.session import Session
 from glmtui.ui.status import Facts, Memory, Mood, gigabytes, tokens
@@ -124,3 +124,12 @@ def title(conversation: Conversation) -> str:
 
 def _rate(rate: float) -> str:
     return f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
+
+
+def unsaved(error: StoreError | None) -> str:
+    """What is said while a conversation cannot be saved; "" when it can."""
+    if error is None:
+        return ""
+    taken = isinstance(error, ConversationChanged | ConversationInUse)
+    way = "/fork goes on in a copy." if taken else "/export puts it elsewhere."
+    return f"{error}\nNothing is lost: it is kept and tried again. {way}"

@@ -1,0 +1,146 @@
+"""Under a running app: an editor in its file, another glmtui, a clock that goes back."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from desk import Desk
+from fakeserver import Exchange, delta, serving
+from terminal import Start, Terminal
+
+from glmtui import chat
+from glmtui.chat import Conversation, Message
+from glmtui.store import Store
+
+
+def saved(folder: Path) -> list[str]:
+    return [message.content for message in Store(folder / "data/conversations").load("last").path]
+
+
+def kept(folder: Path) -> Path:
+    """A conversation on disk, as an earlier run left it."""
+    talk = Conversation.new().add(Message("user", "Old question"))
+    talk = talk.add(Message("assistant", "Old answer", finish_reason="stop"))
+    with Store(folder / "data/conversations") as store:
+        return store.save(talk)
+
+
+def ask(terminal: Terminal, text: str) -> None:
+    terminal.press(text.encode() + b"\r")
+
+
+@pytest.mark.parametrize(("way", "ends"), [("/fork", True), ("/open", True), ("/fork", False)])
+def test_a_file_edited_by_hand_while_a_reply_is_written(
+    glmtui: Start, tmp_path: Path, way: str, ends: bool
+) -> None:
+    edited = threading.Event()
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.models():
+            return
+        exchange.start()
+        exchange.event(delta("First half, "))
+        edited.wait(20)
+        if not ends:
+            exchange.event(delta("and "))
+            exchange.wait_for_hang_up()
+        exchange.event(delta("second half."))
+        exchange.event(delta(finish="stop"))
+        exchange.end()
+
+    path = kept(tmp_path)
+    with serving(answer) as server:
+        terminal = glmtui("--continue", "-m", server.url)
+        terminal.shows("ready")
+        ask(terminal, "New question")
+        terminal.shows("First half")
+        terminal.until(lambda: "First half" in path.read_text())
+        by_hand = path.read_text().replace("Old answer", "My words")
+        path.write_text(by_hand)
+        edited.set()
+        terminal.shows("second half." if ends else "half, and")
+        terminal.shows("not saved")
+        terminal.shows(path.name[:20])  # the notice names the file
+        terminal.shows("/fork")
+        assert path.read_text() == by_hand
+        if way == "/open":  # the file as it is now; what was said here goes to a copy
+            ask(terminal, "/open Old")
+            terminal.shows("Enter opens")
+            terminal.press(b"\r")
+            terminal.shows("My words")
+        else:
+            ask(terminal, "/fork")
+        terminal.until(lambda: len(list(path.parent.glob("*.toml"))) == 2)
+        terminal.until(lambda: "not saved" not in "\n".join(terminal.page.display))
+        terminal.press(b"\x11")  # Ctrl+Q
+        assert terminal.ends() == 0
+    assert path.read_text() == by_hand
+    (other,) = set(path.parent.glob("*.toml")) - {path}
+    contents = [m.content for m in Store(path.parent).load(other.stem[-8:]).path]
+    assert contents[1:3] == ["Old answer", "New question"]
+    assert contents[3].startswith("First half, ")
+    assert contents[3].endswith("second half.") is ends
+
+
+def test_two_apps_on_one_conversation(glmtui: Start, tmp_path: Path) -> None:
+    path = kept(tmp_path)
+
+    def answer(exchange: Exchange) -> None:
+        if not exchange.models():
+            exchange.say("Fine.")
+
+    with serving(answer) as server:
+        first = glmtui("--continue", "-m", server.url)
+        first.shows("ready")
+        ask(first, "From the first")
+        first.shows("Fine.")
+        first.until(lambda: "Fine." in path.read_text())
+        second = glmtui("--continue", "-m", server.url)
+        second.shows("ready")
+        ask(second, "From the second")
+        second.shows("is open in another")
+        second.until(lambda: "\n".join(second.page.display).count("Fine.") == 2)
+        second.shows(f"{first.process.pid} on")
+        assert saved(tmp_path)[2:] == ["From the first", "Fine."]
+        ask(second, "/fork")
+        second.until(lambda: len(list(path.parent.glob("*.toml"))) == 2)
+        ask(first, "Again")
+        first.until(lambda: "Again" in path.read_text())
+        for app in (first, second):
+            app.press(b"\x11")
+            assert app.ends() == 0
+    contents = [
+        [m.content for m in Store(path.parent).load(p.stem[-8:]).path]
+        for p in sorted(path.parent.glob("*.toml"), key=lambda p: p != path)
+    ]
+    assert contents[0][2:5] == ["From the first", "Fine.", "Again"]
+    assert contents[1][4:] == ["From the second", "Fine."]
+
+
+def test_a_clock_that_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of day decides nothing but what is written down as the time of day."""
+    desk = Desk(tmp_path)
+    desk.ask("Before")
+    today = datetime.now(timezone.utc)
+    monkeypatch.setattr(chat, "now", lambda: today - timedelta(days=4000))
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    desk.ask("After")
+    assert [m.content for m in desk.on_disk().path][::2] == ["Before", "After"]
+    first, last = desk.on_disk().path[0], desk.on_disk().path[2]
+    assert first.created is not None
+    assert last.created is not None
+    assert last.created < first.created
+    assert desk.saver.close(5) == ()
+    desk.disk.close()
+    desk.engine.close(5)
+    again = Store(tmp_path)
+    (summary,) = again.summaries()
+    assert again.problems == ()
+    again.save(again.load(summary.id).add(Message("user", "Once more")))
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".toml")] == [
+        f".{summary.id}.lock"
+    ]
+    again.close()
