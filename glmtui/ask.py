@@ -17,7 +17,8 @@ from typing import Any
 from glmtui.chat import Message
 from glmtui.config import Settings
 from glmtui.engine import catalog
-from glmtui.engine.api import ChatModel, ProgressHook, Reply, ServerSpec
+from glmtui.engine.api import ChatModel, ProgressHook, Reply
+from glmtui.engine.opening import open_model
 from glmtui.errors import GlmtuiError, UsageError
 from glmtui.progress_line import ProgressLine
 from glmtui.sanitize import VisibleStream
@@ -68,15 +69,6 @@ def open_chat(settings: Settings, on_progress: ProgressHook) -> ChatModel:
     options = settings.load_options
     name = settings.model or catalog.DEFAULT_MODEL
     target = catalog.resolve(name, settings.server_specs(), options.family)
-    if isinstance(target, ServerSpec):  # needs no torch
-        from glmtui.engine.server import ServerModel
-
-        return ServerModel.connect(target)
-    from glmtui.engine.device import prepare_environment
-
-    prepare_environment()
-    from glmtui.engine.loader import open_model
-
     return open_model(target, options, on_progress)
 
 

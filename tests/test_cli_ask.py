@@ -298,12 +298,10 @@ def test_a_server_is_called_and_torch_is_not_needed(monkeypatch):
 
 
 def test_a_local_model_is_opened_as_the_settings_say(monkeypatch):
-    class Loader:
-        @staticmethod
-        def open_model(target, options, on_progress):
-            return target, options, on_progress
+    def open_model(target, options, on_progress):
+        return target, options, on_progress
 
-    monkeypatch.setitem(sys.modules, "glmtui.engine.loader", Loader)
+    monkeypatch.setattr(ask, "open_model", open_model)
     monkeypatch.setattr(ask.catalog, "resolve", lambda ref, servers, family: f"the {family} {ref}")
     settings = Settings(device="cpu", quant="none", family="llama", slim=False)
     options = LoadOptions(device="cpu", quant=None, family="llama", slim=False)

@@ -25,11 +25,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glmtui.engine import LoadOptions, load_model
-from glmtui.engine.api import Progress, ServerSpec
+from glmtui.engine.api import LoadCancelled, Progress, ServerSpec
 from glmtui.engine.catalog import resolve
 from glmtui.engine.generate import LoadedModel
 from glmtui.engine.linear import CpuInt8Linear, Linear, PackedLinear
-from glmtui.engine.loader import Cancelled, load, open_model
+from glmtui.engine.loader import load
+from glmtui.engine.opening import open_model
 from glmtui.errors import BadCheckpoint, EngineError, ModelNotFound, UsageError
 
 IDS = [5, 17, 3, 99, 42, 7]
@@ -173,7 +174,7 @@ def test_loading_ends_where_it_is_cancelled(folder: Path) -> None:
             cancelled.set()
 
     target = resolve(str(folder))
-    with pytest.raises(Cancelled):
+    with pytest.raises(LoadCancelled):
         open_model(target, LoadOptions(device="cpu"), stop_after_three, cancelled)
     assert len(seen) == 3
 

@@ -35,7 +35,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gguf": ("engine.gguf",),
         "server": ("engine.server",),
     },
-    {"config": ("config",), "pull": ("engine.pull",)},
+    {"config": ("config",), "pull": ("engine.pull",), "opening": ("engine.opening",)},
     {
         "tensors": (
             "engine.cache",
@@ -46,24 +46,42 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.quant",
             "engine.sampling",
             "engine.weights",
-        )
+        ),
+        "tools": ("tools",),
     },
     {"models": ("models",)},
     {"generate": ("engine.generate",)},
-    {"loader": ("engine.loader", "engine.placer")},
-    {"slim": ("engine.slim", "engine.slim_check"), "thread": ("engine.thread", "engine")},
+    {
+        "loader": ("engine.loader", "engine.placer"),
+        "compatibility": ("engine.compatibility",),
+    },
+    {
+        "bench": ("engine.bench",),
+        "slim": ("engine.slim", "engine.slim_check"),
+        "thread": ("engine.thread", "engine"),
+    },
     {"ui": ("ui",)},
-    {"cli": ("cli", "ask", "doctor", "listing", "progress_line", "__main__")},
+    {
+        "cli": (
+            "cli",
+            "ask",
+            "bench",
+            "bench_report",
+            "doctor",
+            "listing",
+            "progress_line",
+            "__main__",
+        )
+    },
 )
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # imports inside a function that lead up, each with its reason
 LEAPS = {
-    ("thread", "loader"): "torch is imported when the thread runs",
-    ("loader", "server"): "a server needs no torch, so it is open_model that chooses",
+    ("opening", "loader"): "torch is imported when a model is opened, and not for a server",
 }
 TORCH = {"torch", "transformers", "numpy", "safetensors", "tokenizers", "sentencepiece", "tiktoken"}
 SCREEN = {"textual", "rich"}
-TORCH_ROOMS = {"tensors", "models", "generate", "loader", "slim"}
+TORCH_ROOMS = {"tensors", "models", "generate", "loader", "compatibility", "slim", "bench"}
 SCREEN_ROOMS = {"ui", "cli"}
 
 
@@ -144,6 +162,7 @@ def loaded_by(statement: str) -> set[str]:
         ("import glmtui.ui.app, glmtui.ui.chat_screen", TORCH | {"huggingface_hub", "httpx"}),
         ("import glmtui.engine.thread", TORCH | SCREEN),
         ("import glmtui.engine, glmtui.engine.catalog", TORCH | SCREEN),
+        ("import glmtui.bench, glmtui.engine.bench", TORCH | SCREEN),
         ("import glmtui.store", TORCH | SCREEN | {"httpx"}),
         ("import glmtui.engine.generate, glmtui.engine.loader", {"textual", "transformers"}),
     ],

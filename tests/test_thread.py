@@ -12,12 +12,13 @@ import pytest
 from scripted_model import ScriptedModel
 
 from glmtui.chat import Message
-from glmtui.engine import loader
+from glmtui.engine import opening
 from glmtui.engine.api import (
     Delta,
     Event,
     Failed,
     Finished,
+    LoadCancelled,
     LoadedInfo,
     LoadFailed,
     Loading,
@@ -69,7 +70,7 @@ class Desk:
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     made = Desk()
-    monkeypatch.setattr(loader, "open_model", made.open_model)
+    monkeypatch.setattr(opening, "open_model", made.open_model)
     yield made
     assert made.engine.close(PATIENCE)
 
@@ -177,7 +178,7 @@ def test_a_newer_load_abandons_the_one_under_way(desk: Desk) -> None:
     def endless(cancelled: threading.Event) -> ScriptedModel:
         begun.set()
         assert cancelled.wait(PATIENCE)
-        raise loader.Cancelled
+        raise LoadCancelled
 
     desk.open = endless
     desk.load()
@@ -203,13 +204,13 @@ def test_a_new_model_closes_the_old_one(desk: Desk) -> None:
 
 def test_closing_in_mid_load_abandons_it(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
-    monkeypatch.setattr(loader, "open_model", desk.open_model)
+    monkeypatch.setattr(opening, "open_model", desk.open_model)
     begun = threading.Event()
 
     def endless(cancelled: threading.Event) -> ScriptedModel:
         begun.set()
         assert cancelled.wait(PATIENCE)
-        raise loader.Cancelled
+        raise LoadCancelled
 
     desk.open = endless
     desk.load()

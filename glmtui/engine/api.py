@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from glmtui.chat import FinishReason, GenerationStats, Message, SamplingParams
 from glmtui.errors import GlmtuiError
@@ -60,6 +60,10 @@ class ServerSpec:
 Target: TypeAlias = ModelInfo | ServerSpec
 
 
+class LoadCancelled(Exception):
+    """Loading was given up because nobody wants the model any more; no error for a user."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """How a model should be held in memory.
@@ -96,6 +100,7 @@ class LoadedInfo:
         saved_bytes: memory that leaving out unused rows of the checkpoint saved.
         defaults: the model's own sampling parameters.
         backend: "native" is our engine, "compatibility" is transformers, "server" is elsewhere.
+        calls_tools: whether tools can be declared to it (`chat.with_tools`).
     """
 
     name: str
@@ -109,6 +114,7 @@ class LoadedInfo:
     load_seconds: float = 0.0
     defaults: SamplingParams = field(default_factory=SamplingParams)
     backend: Literal["native", "compatibility", "server"] = "native"
+    calls_tools: bool = False
 
 
 # ---- one reply
@@ -130,6 +136,24 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the model wants called.
+
+    Attributes:
+        name: the tool.
+        arguments: its arguments by name; None where no tools were declared, as for ChatGLM3's
+            interpreter, whose content is a program, or where they cannot be read.
+        content: what the model wrote for it, such as a fenced call or program.
+        problem: why the arguments cannot be read.
+    """
+
+    name: str
+    arguments: dict[str, Any] | None
+    content: str
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """One reply received, whole or cut short.
 
@@ -137,6 +161,9 @@ class Reply:
         text: what the reply adds; of a continued reply, the new part alone.
         ids: its token ids; empty where a server does not give them.
         dropped_turns: how many of the oldest messages did not fit into the context.
+        messages: of models that call tools, the assistant's messages that the reply is (see
+            `Conversation.put_reply`); the last one's content is `text`.
+        call: the tool that the last of them wants called.
     """
 
     text: str
@@ -144,6 +171,8 @@ class Reply:
     finish_reason: FinishReason
     stats: GenerationStats
     dropped_turns: int = 0
+    messages: tuple[Message, ...] = ()
+    call: ToolCall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +250,23 @@ class ChatFormat(Protocol):
 
     def postprocess(self, text: str) -> str:
         """A finished reply as it is shown and kept."""
+        ...
+
+
+@runtime_checkable
+class ToolChatFormat(ChatFormat, Protocol):
+    """The chat format of a model that calls tools: its replies begin with a line of metadata."""
+
+    def messages(self, text: str) -> tuple[Message, ...]:
+        """The assistant's messages in a reply, at least one, each with its metadata."""
+        ...
+
+    def tool_call(self, message: Message, *, declared: bool) -> ToolCall | None:
+        """The tool call that a message is; None for plain talk.
+
+        Args:
+            declared: whether the prompt declared tools; only then can there be arguments.
+        """
         ...
 
 

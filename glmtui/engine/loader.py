@@ -18,14 +18,14 @@ import torch
 
 from glmtui.engine import catalog
 from glmtui.engine.api import (
-    ChatModel,
+    LoadCancelled,
     LoadedInfo,
     LoadOptions,
     ModelInfo,
     Progress,
     ProgressHook,
     ServerSpec,
-    Target,
+    ToolChatFormat,
 )
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.device import physical_cores
@@ -37,10 +37,6 @@ from glmtui.errors import BadCheckpoint, EngineError, UsageError
 from glmtui.models.hub_format import read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class Cancelled(Exception):
-    """Loading was given up because nobody wants the model any more."""
 
 
 def load_model(
@@ -63,20 +59,6 @@ def load_model(
     return load(target, options, on_progress)
 
 
-def open_model(
-    target: Target,
-    options: LoadOptions = LoadOptions(),
-    on_progress: ProgressHook = lambda progress: None,
-    cancelled: threading.Event | None = None,
-) -> ChatModel:
-    """A model in this process or a server elsewhere, ready to chat."""
-    if isinstance(target, ServerSpec):
-        from glmtui.engine.server import ServerModel
-
-        return ServerModel.connect(target)
-    return load(target, options, on_progress, cancelled)
-
-
 def load(
     info: ModelInfo,
     options: LoadOptions = LoadOptions(),
@@ -88,7 +70,7 @@ def load(
     Raises:
         BadCheckpoint: files are missing, damaged, or do not fit the config.
         OutOfMemory: the device has no room for it.
-        Cancelled: `cancelled` was set.
+        LoadCancelled: `cancelled` was set.
     """
     started = time.perf_counter()
     device = pick_device(options.device)
@@ -103,7 +85,7 @@ def load(
     def report(progress: Progress) -> None:
         on_progress(progress)
         if cancelled is not None and cancelled.is_set():
-            raise Cancelled
+            raise LoadCancelled
 
     if key == catalog.COMPATIBILITY:
         other: LoadedModel = family.load(info, raw, options, device, dtype, quant, report)
@@ -131,6 +113,7 @@ def load(
         load_seconds=time.perf_counter() - started,
         saved_bytes=model.left_out_bytes,
         defaults=family.defaults(info.path, raw),
+        calls_tools=isinstance(chat_format, ToolChatFormat),
     )
     return LoadedModel(
         model,

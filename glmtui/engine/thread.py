@@ -1,28 +1,26 @@
 """EngineThread: the one owner of the one model. Takes Requests, emits Events.
 
-Torch is imported inside `run`, so that making and starting the thread costs nothing. Everything
+Torch is imported when a model is opened, so that starting the thread costs nothing. Everything
 that is asked goes through one queue and is done in order; only cancelling overtakes.
 """
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from glmtui.chat import GenerationStats
+from glmtui.engine import opening
 from glmtui.engine.api import (
     ChatModel,
     Delta,
     Event,
     Failed,
     Finished,
+    LoadCancelled,
     LoadFailed,
     Loading,
     LoadOptions,
@@ -34,7 +32,6 @@ from glmtui.engine.api import (
     ServerSpec,
     Target,
 )
-from glmtui.engine.device import prepare_environment
 from glmtui.errors import EngineError, GlmtuiError
 
 logger = logging.getLogger(__name__)
@@ -96,7 +93,6 @@ class EngineThread(threading.Thread):
     # ---- this thread
 
     def run(self) -> None:
-        prepare_environment()
         while (job := self._queue.get()) is not None and not self._closing.is_set():
             if isinstance(job, _Load):
                 self._do_load(job)
@@ -114,12 +110,9 @@ class EngineThread(threading.Thread):
         def report(progress: Progress) -> None:
             self._emit(Loading(name, progress.done / max(progress.total, 1)))
 
-        _load_torch_library()
-        from glmtui.engine.loader import Cancelled, open_model
-
         try:
-            self._model = open_model(load.target, load.options, report, load.abandoned)
-        except Cancelled:
+            self._model = opening.open_model(load.target, load.options, report, load.abandoned)
+        except LoadCancelled:
             return
         except Exception as error:
             self._load_error = _explained(error)
@@ -167,20 +160,6 @@ class EngineThread(threading.Thread):
         if self._model is None:
             raise self._load_error or EngineError("No model is loaded.", "Pick one first.")
         return self._model
-
-
-def _load_torch_library() -> None:
-    """Loads torch's largest library before Python does, which would hold up all other threads.
-
-    An import keeps the interpreter's lock while the library is read and linked (0.16 s warm, more
-    from a cold disk), and no key echoes; a call of ``dlopen`` itself does not. Where this finds no
-    library the import will.
-    """
-    spec = importlib.util.find_spec("torch")
-    for folder in (spec and spec.submodule_search_locations) or ():
-        library = Path(folder, "lib", "libtorch_cpu.so")
-        if library.exists():
-            ctypes.CDLL(None).dlopen(os.fsencode(library), os.RTLD_NOW)
 
 
 def _explained(error: Exception) -> GlmtuiError:

@@ -1,0 +1,59 @@
+"""open_model: the way to a model in this process or a server elsewhere. Imports torch only for one.
+
+Whatever has to happen before torch is imported happens here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import threading
+from pathlib import Path
+
+from glmtui.engine.api import ChatModel, LoadOptions, Progress, ProgressHook, ServerSpec, Target
+from glmtui.engine.device import prepare_environment
+from glmtui.errors import EngineError
+
+
+def open_model(
+    target: Target,
+    options: LoadOptions = LoadOptions(),
+    on_progress: ProgressHook = lambda progress: None,
+    cancelled: threading.Event | None = None,
+) -> ChatModel:
+    """A model that is ready to chat.
+
+    Raises:
+        LoadCancelled: `cancelled` was set before it was ready.
+        GlmtuiError: it cannot be loaded, or the server does not answer.
+    """
+    if isinstance(target, ServerSpec):
+        from glmtui.engine.server import ServerModel
+
+        return ServerModel.connect(target)
+    on_progress(Progress("loading"))
+    prepare_environment()
+    _load_torch_library()
+    try:
+        from glmtui.engine.loader import load
+    except ImportError as error:
+        raise EngineError(
+            f"The engine's libraries do not load: {error}",
+            "Install glmtui again in a fresh environment; glmtui doctor says more.",
+        ) from error
+    return load(target, options, on_progress, cancelled)
+
+
+def _load_torch_library() -> None:
+    """Loads torch's largest library before Python does, which would hold up all other threads.
+
+    An import keeps the interpreter's lock while the library is read and linked (0.16 s warm, more
+    from a cold disk), and no key echoes; a call of ``dlopen`` itself does not. Where this finds no
+    library the import will.
+    """
+    spec = importlib.util.find_spec("torch")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        library = Path(folder, "lib", "libtorch_cpu.so")
+        if library.exists():
+            ctypes.CDLL(None).dlopen(os.fsencode(library), os.RTLD_NOW)
