@@ -132,9 +132,7 @@ class CpuInt4Linear(nn.Module):
         # the kernel computes (q - 8) * scale + zero
         both = torch.stack((F.pad(scale, padding), F.pad(zero + 8 * scale, padding)), dim=-1)
         self.scales_and_zeros = both.to(torch.bfloat16).transpose(0, 1).contiguous()
-        self.packed = torch.cat(
-            [_packed(weight[r]) for r in row_blocks(weight.shape, packed_block())]
-        )
+        self.packed = pack_for_cpu(weight.q)
         self.bias = bias
         self.nbytes = self.packed.nbytes + self.scales_and_zeros.nbytes
 
@@ -151,12 +149,7 @@ class CpuInt4Linear(nn.Module):
         return _finished(y, self.bias, x.shape)
 
     def _transposed(self) -> Tensor:
-        """W.T in bfloat16, [in, out padded], straight from the packed bytes.
-
-        torch packs blocks of 32 or 64 output rows (by instruction set; `packed_block` finds out
-        which): for each column the first half of the block's rows lies in the low halves of its
-        bytes, the second half in the high ones.
-        """
+        """W.T in bfloat16, [in, out padded], straight from the bytes of `pack_for_cpu`."""
         half = packed_block() // 2
         packed = self.packed.view(-1, self.columns, half)
         q = torch.empty(self.columns, packed.shape[0], 2, half, dtype=torch.bfloat16)
@@ -167,10 +160,25 @@ class CpuInt4Linear(nn.Module):
         return torch.addcmul(zero.unsqueeze(1), grouped, scale.unsqueeze(1)).view(self.columns, -1)
 
 
-def _packed(weight: PackedWeight) -> Tensor:
-    """In torch's own int4 packing, the last block filled up with rows of zeros."""
-    q = F.pad(weight.unpacked().int(), (0, 0, 0, -weight.shape[0] % packed_block()))
-    packed: Tensor = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q, 1)
+def pack_for_cpu(q: Tensor) -> Tensor:
+    """Our packing, uint8 [rows, in / 2], in torch's own for CPUs; rows are filled up to a block.
+
+    What `_convert_weight_to_int4pack_for_cpu` does, without unpacking to int32 and many times as
+    fast. Of a block (see `packed_block`) each column's bytes are neighbours: the first half of the
+    rows in their low halves, the second half in the high ones.
+
+    Returns:
+        uint8 [rows filled up, in / 2].
+    """
+    block = packed_block()
+    if q.shape[0] % block:
+        q = F.pad(q, (0, 0, 0, -q.shape[0] % block))
+    packed = torch.empty_like(q)
+    for rows in row_blocks(q.shape, block):
+        first, second = q[rows].view(-1, 2, block // 2, q.shape[1]).transpose(2, 3).unbind(1)
+        even, odd = packed[rows].view(-1, q.shape[1], 2, block // 2).unbind(2)
+        even.copy_(first & 15 | second << 4)
+        odd.copy_(first >> 4 | second & 0xF0)
     return packed
 
 
@@ -183,7 +191,10 @@ def _finished(y: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
 
 @functools.cache
 def packed_block() -> int:
-    """How many rows torch's int4 packing keeps together on this CPU; 0 for a layout unknown."""
+    """How many rows torch's int4 packing keeps together on this CPU; 0 for a layout unknown.
+
+    It is 64 or 32 by instruction set; asking torch to pack something tells.
+    """
     q = torch.arange(64 * 64, dtype=torch.int32).view(64, 64) * 7 % 16
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q, 1)
     for block in (64, 32):
