@@ -12,9 +12,10 @@ import itertools
 import re
 import secrets
 import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "observation"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -108,6 +109,8 @@ class Message:
         error: what ended a reply whose finish_reason is "error".
         metadata: what stands beside the role in the prompts of ChatGLM3 and GLM-4: the tool that
             a reply calls; empty for plain talk and for all other models.
+        tools: declarations of the tools that a system prompt offers (see `with_tools`); they go
+            to the model and are never saved.
     """
 
     role: Role
@@ -120,6 +123,7 @@ class Message:
     stats: GenerationStats | None = None
     error: str = ""
     metadata: str = ""
+    tools: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +212,23 @@ class Conversation:
             self, messages=tuple(message if m.id == message.id else m for m in self.messages)
         )
 
+    def put_reply(self, reply: Message, said: Sequence[Message]) -> Conversation:
+        """`reply` in place of the message at the head, as the messages that it turned out to be.
+
+        Args:
+            said: content and metadata of each (see `api.Reply.messages`), such as a remark and
+                then a tool call; empty where `reply` itself says it.
+        """
+        first, *more = said or (reply,)
+        stats = None if more else reply.stats
+        kept = replace(reply, content=first.content, metadata=first.metadata, stats=stats)
+        conversation = self.put(kept)
+        for part in more:
+            stats = reply.stats if part is more[-1] else None
+            kept = replace(reply, content=part.content, metadata=part.metadata, stats=stats)
+            conversation = conversation.add(kept)
+        return conversation
+
     def rewind(self, message_id: str) -> Conversation:
         """The head just before this message; what is added next becomes its sibling."""
         return replace(self, head=self.get(message_id).parent)
@@ -242,6 +263,22 @@ class Conversation:
     def _fresh_id(self) -> str:
         taken = {message.id for message in self.messages}
         return next(f"m{n}" for n in itertools.count(len(taken) + 1) if f"m{n}" not in taken)
+
+
+def with_tools(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+) -> tuple[Message, ...]:
+    """The prompt with these tools declared in its system message, which is made if need be.
+
+    Args:
+        tools: a name, a description and parameters each, as `glmtui.tools.Tool.declaration`.
+    """
+    if not tools:
+        return tuple(messages)
+    first, *rest = messages
+    if first.role != "system":
+        first, rest = Message("system", ""), list(messages)
+    return (replace(first, tools=tuple(tools)), *rest)
 
 
 def fresh_id() -> str:

@@ -17,7 +17,8 @@
     ├─ EngineError              a model at work
     │  ├─ OutOfMemory
     │  └─ PromptTooLong
-    └─ ServerError              an OpenAI-compatible server
+    ├─ ServerError              an OpenAI-compatible server
+    └─ ToolError                a program that a model wants to call
 
 They are raised at the place that knows the cause, and caught in three: the command line, the
 engine thread's loop, and the app's handler of failed requests. Nothing here knows who shows them.
@@ -107,3 +108,7 @@ class PromptTooLong(EngineError):
 
 class ServerError(GlmtuiError):
     """An OpenAI-compatible server refused, failed, or fell silent."""
+
+
+class ToolError(GlmtuiError):
+    """A tool that a model calls does not exist, or cannot be run with these arguments."""

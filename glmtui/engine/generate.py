@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from glmtui.chat import FinishReason, GenerationStats, Message, SamplingParams
-from glmtui.engine.api import ChatFormat, LoadedInfo, PrefillProgress, Reply, Tokenizer
+from glmtui.engine.api import (
+    ChatFormat,
+    LoadedInfo,
+    PrefillProgress,
+    Reply,
+    Tokenizer,
+    ToolChatFormat,
+)
 from glmtui.engine.cache import KVCache
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.detokenizer import Detokenizer
@@ -112,6 +119,7 @@ class LoadedModel:
         stream = self.stream_ids(prompt, params, cancelled=cancelled, on_prefill=on_prefill)
         stream.dropped_turns = dropped
         stream.goes_on = bool(messages) and messages[-1].role == "assistant"
+        stream.tools_declared = any(message.tools for message in messages)
         return stream
 
     def stream_ids(
@@ -199,6 +207,7 @@ class TokenStream:
     Attributes:
         dropped_turns: how many of the oldest messages were left out of the prompt.
         goes_on: whether the reply continues one, so that its first space is meant.
+        tools_declared: whether the prompt offers tools.
     """
 
     def __init__(
@@ -223,6 +232,7 @@ class TokenStream:
         self._stats = GenerationStats(prompt_tokens=len(prompt))
         self.dropped_turns = 0
         self.goes_on = False
+        self.tools_declared = False
 
     def __iter__(self) -> Iterator[str]:
         tokenizer = self._loaded.tokenizer
@@ -230,8 +240,13 @@ class TokenStream:
             tokenizer.token_bytes,
             strips_leading_space=tokenizer.strips_leading_space and not self.goes_on,
         )
+        # what calls tools begins with a line of metadata, which is empty for plain talk
+        begun = self.goes_on or not isinstance(self._loaded.chat_format, ToolChatFormat)
         for token in self.ids():
-            if text := detokenizer.feed(token):
+            text = detokenizer.feed(token)
+            text = text if begun else text.lstrip()
+            if text:
+                begun = True
                 self._text.append(text)
                 yield text
         if text := detokenizer.flush():
@@ -304,9 +319,19 @@ class TokenStream:
     @property
     def result(self) -> Reply:
         text = "".join(self._text)
-        if self._finish == "stop" and not self.goes_on:
-            text = self._loaded.chat_format.postprocess(text)
-        return Reply(text, tuple(self._ids), self._finish, self._stats, self.dropped_turns)
+        reply = Reply(text, tuple(self._ids), self._finish, self._stats, self.dropped_turns)
+        if self.goes_on or not text:
+            return reply
+        chat_format = self._loaded.chat_format
+        whole = self._finish == "stop"
+        if not isinstance(chat_format, ToolChatFormat):
+            return replace(reply, text=chat_format.postprocess(text)) if whole else reply
+        # the pieces of a stream have a space where the text after a special token begins
+        text = self._loaded.tokenizer.decode(self._ids)
+        said = chat_format.messages(text)
+        last = replace(said[-1], content=chat_format.postprocess(text))
+        call = chat_format.tool_call(last, declared=self.tools_declared) if whole else None
+        return replace(reply, text=last.content, messages=(*said[:-1], last), call=call)
 
     def close(self) -> None:
         self._closed = True

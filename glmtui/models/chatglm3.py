@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import ChatFormat, Tokenizer
+from glmtui.engine.api import ChatFormat, Tokenizer, ToolCall
 from glmtui.models.chatglm2 import (
     ROPE_BASE,
     SPECIALS,
@@ -24,7 +24,6 @@ from glmtui.models.pieces import PieceTokenizer, load_pieces
 from glmtui.models.rounds import TRAINING_TIME
 from glmtui.models.tool_calls import (
     Tool,
-    ToolCall,
     declared_for_chatglm3,
     python_arguments,
     read_call,
@@ -86,9 +85,12 @@ class RoleFormat:
     def encode(self, messages: Sequence[Message]) -> list[int]:
         ids = list(self._start)
         for message in messages:
+            content = message.content
+            if message.tools:
+                content = self.declare(message.tools, content)
             ids.append(self._special[f"<|{message.role}|>"])
             ids += self.tokenizer.encode(f"{message.metadata}\n")
-            ids += self.tokenizer.encode(message.content)
+            ids += self.tokenizer.encode(content)
         if not messages or messages[-1].role != "assistant":
             ids.append(self._special["<|assistant|>"])  # it writes its own line of metadata
         return ids

@@ -15,14 +15,14 @@ from typing import Any
 import tiktoken
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import ChatFormat, Tokenizer
+from glmtui.engine.api import ChatFormat, Tokenizer, ToolCall
 from glmtui.engine.weights import Rows
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.models import chatglm2
 from glmtui.models.chatglm2 import ROPE_BASE, Config, Model, original_config, stop_ids
 from glmtui.models.chatglm3 import ROLES, RoleFormat
 from glmtui.models.hub_format import TokenizerJson
-from glmtui.models.tool_calls import Tool, ToolCall, declared_for_glm4, json_arguments, read_call
+from glmtui.models.tool_calls import Tool, declared_for_glm4, json_arguments, read_call
 
 __all__ = [
     "Config",

@@ -9,32 +9,16 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from glmtui.chat import Message
+from glmtui.engine.api import ToolCall
 from glmtui.errors import EngineError
 
 SEPARATOR = "<|assistant|>"
 MAX_CALL_CHARS = 64_000
 
 Tool: TypeAlias = Mapping[str, Any]  # a declaration: name, description, parameters
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A tool that the model wants called.
-
-    Attributes:
-        name: the tool.
-        arguments: its arguments by name, parsed from `content`; None where no tools were
-            declared, as for ChatGLM3's interpreter, whose content is a program.
-        content: what the model wrote for it, such as a fenced call or program.
-    """
-
-    name: str
-    arguments: dict[str, Any] | None
-    content: str
 
 
 def split_reply(text: str) -> tuple[Message, ...]:
@@ -58,14 +42,14 @@ def read_call(
     Args:
         parse: `python_arguments` for ChatGLM3, `json_arguments` for GLM-4.
         declared: whether the system prompt declared tools; only then are there arguments.
-
-    Raises:
-        EngineError: it names a tool, but its arguments cannot be read.
     """
     name = message.metadata.strip()
     if not name:
         return None
-    return ToolCall(name, parse(message.content) if declared else None, message.content)
+    try:
+        return ToolCall(name, parse(message.content) if declared else None, message.content)
+    except EngineError as error:
+        return ToolCall(name, None, message.content, error.message)
 
 
 def python_arguments(content: str) -> dict[str, Any]:
