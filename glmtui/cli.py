@@ -15,7 +15,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from glmtui import __version__
+from glmtui import __version__, bench
 from glmtui.errors import ConfigError, GlmtuiError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -97,6 +97,9 @@ def _parse(argv: list[str] | None) -> Namespace:
     taken_in = command("import", _import, "take in a conversation: TOML, JSON, or OpenAI messages")
     taken_in.add_argument("file", type=Path, metavar="FILE")
     command("config", _config, "print the settings file in force, and where it is")
+    measured = command("bench", _bench, "measure a model's speed here, alone or against others")
+    _add_model_and_settings(measured, "more_settings")
+    bench.add_arguments(measured)
     command("doctor", _doctor, "say what works on this machine, what does not, what to do")
 
     args = parser.parse_args(argv)
@@ -311,6 +314,11 @@ def _doctor(args: Namespace) -> int:
         _print(finding.text)
         failed |= finding.level == "fail"
     return 1 if failed else 0
+
+
+def _bench(args: Namespace) -> int:
+    _print(bench.run(args, _settings_or_complaints(args)))
+    return 0
 
 
 def _store(args: Namespace) -> Store:

@@ -1,0 +1,109 @@
+"""Our own engine as a bench sees it, and what a copy achieves on its device."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from glmtui import __version__
+from glmtui.chat import SamplingParams
+from glmtui.engine.bench.clock import peak_resident, timed
+from glmtui.engine.bench.plan import Ready, Subject, Timed
+from glmtui.engine.bench.shapes import SHAPES
+from glmtui.engine.bench.synthetic import random_model
+from glmtui.engine.folder import read_config
+from glmtui.engine.generate import LoadedModel
+from glmtui.engine.loader import load
+
+COPY_BYTES = 2**28  # far more than any cache holds
+COPIES = 5
+
+
+class Native:
+    """glmtui's engine, loaded as the app loads it."""
+
+    def __init__(self, subject: Subject) -> None:
+        if subject.model is not None:
+            raw = read_config(subject.model.path)
+            self._loaded = load(subject.model, subject.options)
+        else:
+            raw = dict(SHAPES[subject.synthetic].config)
+            self._loaded = random_model(subject.synthetic, subject.options)
+        torch.set_num_threads(subject.threads)
+        self._loaded.stop_ids = frozenset()  # every reply has the length it is to have
+        info = self._loaded.info
+        config = self._loaded.model.config
+        marks = getattr(config, "marks", None)  # ChatGLM-6B's prompts have to end with two
+        vocab = int(raw.get("padded_vocab_size") or raw["vocab_size"])
+        self.ready = Ready(
+            engine="glmtui",
+            device=info.device,
+            dtype=info.dtype,
+            quant=info.quant,
+            version=f"{__version__}, torch {torch.__version__}",
+            reuses=True,
+            load_seconds=info.load_seconds,
+            context_length=self._loaded.context_length,
+            weight_bytes=info.weight_bytes,
+            step_bytes=step_bytes(self._loaded),
+            kv_bytes_per_token=info.kv_bytes_per_token,
+            vocabulary=(getattr(config, "cut", 0), marks.mask if marks else vocab),
+            prompt_end=(marks.gmask, marks.sop) if marks else (),
+        )
+
+    def generate(self, prompt: Sequence[int], tokens: int) -> Timed:
+        params = SamplingParams(temperature=0, max_new_tokens=tokens)
+        return timed(self._loaded.stream_ids(prompt, params).ids())
+
+    def copy_bandwidth(self) -> float:
+        return copy_bandwidth(self._loaded.device)
+
+    def peak_memory(self) -> int | None:
+        return peak_memory(self._loaded.device)
+
+
+def step_bytes(loaded: LoadedModel) -> int | None:
+    """Bytes of weights that every generated token reads.
+
+    All but the embedding, of which it reads a row; unless the head is the same table.
+    """
+    embedding = getattr(loaded.model, "embedding", None)
+    if embedding is None or loaded.info.weight_bytes is None:
+        return None
+    table: Tensor = embedding.weight
+    head = vars(loaded.model.get_submodule("head"))
+    parts = [*head["_parameters"].values(), *head.values()]
+    held = [part for part in parts if isinstance(part, Tensor)]
+    if any(part.data_ptr() == table.data_ptr() for part in held):
+        return loaded.info.weight_bytes
+    return loaded.info.weight_bytes - table.nbytes
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes per second, read and written, of a copy of COPY_BYTES; median of COPIES."""
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
+    target = torch.zeros_like(source)
+    seconds = []
+    for _ in range(COPIES):
+        _finish(device)
+        started = time.perf_counter()
+        target.copy_(source)
+        _finish(device)
+        seconds.append(time.perf_counter() - started)
+    return 2 * COPY_BYTES / statistics.median(seconds)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes: on a GPU the most torch has had there, else the most this process had resident."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return peak_resident()

@@ -1,0 +1,127 @@
+"""SHAPES: models that can be measured without their weights, by the config.json they are released
+with, and what memory they take. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from glmtui.engine.api import LoadOptions
+from glmtui.engine.bench.plan import Subject
+from glmtui.engine.device import Snapshot, fits
+from glmtui.engine.known import QUANTS, known_model
+from glmtui.errors import OutOfMemory
+
+SCRATCH = 5e8  # bytes, for libraries and activations
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A released model's config.json, as far as the shape goes.
+
+    Attributes:
+        known: its name in `known.MODELS`, where the sizes are.
+    """
+
+    family: str
+    known: str
+    config: Mapping[str, Any]
+
+
+_CHATGLM2 = {
+    "model_type": "chatglm",
+    "num_layers": 28,
+    "hidden_size": 4096,
+    "ffn_hidden_size": 13696,
+    "num_attention_heads": 32,
+    "multi_query_group_num": 2,
+    "kv_channels": 128,
+    "padded_vocab_size": 65024,
+    "seq_length": 32768,
+    "layernorm_epsilon": 1e-5,
+    "add_qkv_bias": True,
+    "eos_token_id": 2,
+}
+_GLM4 = {
+    "num_layers": 40,
+    "padded_vocab_size": 151552,
+    "seq_length": 131072,
+    "layernorm_epsilon": 1.5625e-7,
+    "rope_ratio": 500,
+    "eos_token_id": [151329, 151336, 151338],
+}
+_CHATGLM = {
+    "model_type": "chatglm",
+    "num_layers": 28,
+    "hidden_size": 4096,
+    "inner_hidden_size": 16384,
+    "num_attention_heads": 32,
+    "vocab_size": 130528,
+    "max_sequence_length": 2048,
+    "layernorm_epsilon": 1e-5,
+    "pad_token_id": 3,
+    "bos_token_id": 130004,
+    "eos_token_id": 130005,
+    "mask_token_id": 130000,
+    "gmask_token_id": 130001,
+}
+_SMOLLM2 = {
+    "model_type": "llama",
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "head_dim": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e5,
+    "max_position_embeddings": 8192,
+    "vocab_size": 49152,
+    "tie_word_embeddings": True,
+    "eos_token_id": 2,
+}
+SHAPES: Mapping[str, Shape] = MappingProxyType(
+    {
+        "chatglm-6b": Shape("chatglm", "silver/chatglm-6b-slim", _CHATGLM),
+        "chatglm2-6b": Shape("chatglm2", "THUDM/chatglm2-6b", _CHATGLM2),
+        "chatglm3-6b": Shape("chatglm3", "THUDM/chatglm3-6b", _CHATGLM2 | {"seq_length": 8192}),
+        "glm-4-9b": Shape("glm4", "THUDM/glm-4-9b-chat", _CHATGLM2 | _GLM4),
+        "smollm2": Shape("llama", "smollm2", _SMOLLM2),
+    }
+)
+
+
+def check_memory(subjects: tuple[Subject, ...], machine: Snapshot) -> None:
+    """Whether all engines of a bench with random weights fit into memory, side by side.
+
+    Raises:
+        OutOfMemory: they surely do not.
+    """
+    needed = sum(map(_nbytes, subjects))
+    options = subjects[0].options
+    if options.device == "cpu":
+        machine = replace(machine, gpus=())
+    found = fits(needed, machine)
+    if found.fits is False:
+        names = " and ".join(subject.engine for subject in subjects)
+        raise OutOfMemory(
+            f"{subjects[0].synthetic} in {names} {found.text}.",
+            "Measure it smaller, with -s load.quant=int4 or a shorter load.context_length.",
+        )
+
+
+def _nbytes(subject: Subject) -> int:
+    model = known_model(SHAPES[subject.synthetic].known)
+    assert model is not None, "every shape is that of a known model"
+    held = subject.options.quant if subject.engine == "glmtui" else None
+    quant = held if held in QUANTS else None
+    wide = 2 if subject.options.dtype == "float32" and quant is None else 1
+    return wide * model.memory_nbytes(quant, subject.room) + int(SCRATCH)
+
+
+def synthetic_options(options: LoadOptions) -> LoadOptions:
+    """The options with "auto" weights as the releases have them: whole."""
+    return replace(options, quant=None) if options.quant == "auto" else options
