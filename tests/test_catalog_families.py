@@ -85,3 +85,26 @@ def test_a_base_model_cannot_chat_unless_its_family_is_given(tmp_path: Path) -> 
     assert info.family == "chatglm3"
     with pytest.raises(UnsupportedModel, match="no model family 'chatglm9'"):
         catalog.resolve(str(folder), family="chatglm9")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_base"),
+    [
+        ("THUDM/chatglm3-6b-base", True),
+        ("THUDM/glm-4-9b", True),
+        ("THUDM/glm4-9b", True),
+        ("THUDM/glm-4-9b-hf", True),
+        ("/models/ChatGLM3-6B-Base/", True),
+        ("THUDM/chatglm3-6b", False),
+        ("THUDM/glm-4-9b-chat", False),
+        ("THUDM/glm4-9b-chat", False),
+        ("THUDM/glm-4-9b-chat-hf", False),
+    ],
+)
+def test_base_models_are_told_by_their_names(tmp_path: Path, name: str, is_base: bool) -> None:
+    config = {**CHATGLM2, "_name_or_path": name}
+    if not is_base:
+        assert family(tmp_path / "mine", **config)
+        return
+    with pytest.raises(UnsupportedModel, match="base model"):
+        family(tmp_path / "mine", **config)

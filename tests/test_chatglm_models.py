@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -282,3 +283,15 @@ def test_a_decoder_of_another_shape_is_refused() -> None:
     raw = json.loads((GOLDEN / "v2_int4" / "config.json").read_bytes())
     with pytest.raises(UnsupportedModel, match="multi_query_attention"):
         chatglm2.load_config(raw | {"multi_query_attention": False})
+
+
+@pytest.mark.parametrize("name", ["v1_int8", "v2_int4", "v3_int8", "glm4_tiny"])
+def test_what_p_tuning_made_is_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    shutil.copytree(GOLDEN / name, folder)
+    raw = json.loads((folder / "config.json").read_bytes())
+    (folder / "config.json").write_text(json.dumps(raw | {"pre_seq_len": 128}))
+    with pytest.raises(UnsupportedModel, match=r"P-tuning.*128"):
+        load(folder)
+    (folder / "config.json").write_text(json.dumps(raw | {"pre_seq_len": None}))
+    load(folder)

@@ -18,7 +18,7 @@ from glmtui.errors import UnsupportedModel
 
 Config: TypeAlias = Mapping[str, Any]
 
-BASE_MODEL = re.compile(r"(chatglm\d-6b-base|glm-4-9b(-hf)?)$", re.IGNORECASE)
+BASE_MODEL = re.compile(r"(chatglm\d-6b-base|glm-?4-9b(-hf)?)$", re.IGNORECASE)
 COMPATIBILITY = "compatibility"  # the family of what only transformers knows
 MAX_HINT_BYTES = 1 << 20  # read of a file that is only searched for a word
 

@@ -30,6 +30,7 @@ from glmtui.engine.layers import (
     rotate_halves,
 )
 from glmtui.engine.weights import Rows
+from glmtui.models.hub_format import refuse_tuned
 from glmtui.models.pieces import IceTokenizer, load_ice_text
 from glmtui.models.prefix import Marks, Prefix, PrefixCache
 from glmtui.models.rounds import TRAINING_TIME, rounds
@@ -72,7 +73,8 @@ class Config:
 
 
 def load_config(raw: Mapping[str, Any]) -> Config:
-    """The shape from a config.json of either vocabulary."""
+    """The shape from a config.json of either vocabulary. Raises UnsupportedModel."""
+    refuse_tuned(raw)
     first = image_rows(raw)
     return Config(
         layers=raw["num_layers"],

@@ -31,6 +31,7 @@ from glmtui.engine.layers import (
 )
 from glmtui.engine.weights import Rows
 from glmtui.errors import UnsupportedModel
+from glmtui.models.hub_format import refuse_tuned
 from glmtui.models.pieces import PieceTokenizer, load_pieces
 from glmtui.models.rounds import TRAINING_TIME, rounds
 
@@ -99,6 +100,7 @@ def original_config(
     Raises:
         UnsupportedModel: it asks for a variation of the decoder that no release has.
     """
+    refuse_tuned(raw)
     for name, value in FIXED.items():
         if raw.get(name, value) != value:
             raise UnsupportedModel(
