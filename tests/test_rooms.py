@@ -78,6 +78,7 @@ LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # imports inside a function that lead up, each with its reason
 LEAPS = {
     ("opening", "loader"): "torch is imported when a model is opened, and not for a server",
+    ("opening", "generate"): "what of torch's failures means no memory is known there",
 }
 TORCH = {"torch", "transformers", "numpy", "safetensors", "tokenizers", "sentencepiece", "tiktoken"}
 SCREEN = {"textual", "rich"}
@@ -171,7 +172,9 @@ def test_importing_one_room_leaves_the_others_out(statement: str, absent: set[st
     assert not loaded_by(statement) & absent
 
 
-@pytest.mark.parametrize("path", sorted([*ROOT.glob("glmtui/**/*.py"), *ROOT.glob("tests/*.py")]))
+@pytest.mark.parametrize(
+    "path", sorted([*ROOT.glob("glmtui/**/*.py"), *ROOT.glob("tests/**/*.py")])
+)
 def test_no_file_is_longer_than_the_wall(path: Path) -> None:
     assert len(path.read_text("utf-8").splitlines()) <= LINES
 

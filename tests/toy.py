@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class Counter(Decoder):
 
     def __init__(self) -> None:
         super().__init__()
+        self.config = SimpleNamespace(vocab=VOCAB)
         self.fed: list[list[int]] = []
         self.fail_at: int | None = None
 

@@ -183,6 +183,11 @@ class Wrapped(Decoder):
         self._cache_argument = named[0]
         self._can_skip_logits = "logits_to_keep" in takes
 
+    @property
+    def vocabulary(self) -> int:
+        """As many as the embedding has rows."""
+        return int(self.inner.get_input_embeddings().weight.shape[0])
+
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
         """Nothing: transformers computes its position tables as it goes."""
 

@@ -16,12 +16,17 @@ class Decoder(nn.Module, ABC):
     """A model of ids to logits. Built on the meta device, filled by the loader, then prepared.
 
     Attributes:
-        config: the family's Config; `config.context_length` is in tokens.
+        config: the family's Config; `config.context_length` is in tokens, `config.vocab` in ids.
         causal: whether no token sees a later one, so that a prompt can be read in chunks.
     """
 
     config: Any
     causal = True
+
+    @property
+    def vocabulary(self) -> int:
+        """How many ids it knows: those below this."""
+        return int(self.config.vocab)
 
     @property
     def left_out_bytes(self) -> int:

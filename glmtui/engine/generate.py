@@ -27,7 +27,7 @@ from glmtui.engine.cache import KVCache
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.detokenizer import Detokenizer
 from glmtui.engine.sampling import make_sampler
-from glmtui.errors import EngineError, OutOfMemory, PromptTooLong, UnsupportedModel
+from glmtui.errors import BadCheckpoint, EngineError, OutOfMemory, PromptTooLong, UnsupportedModel
 
 PREFILL_CHUNK = {"cpu": 512, "cuda": 2048}
 REPLY_ROOM = 256  # tokens kept free for the reply when old turns have to leave the prompt
@@ -130,7 +130,16 @@ class LoadedModel:
         cancelled: Callable[[], bool] = lambda: False,
         on_prefill: Callable[[PrefillProgress], None] = lambda progress: None,
     ) -> TokenStream:
-        """Starts a reply to prompt ids, which must be fewer than the context length."""
+        """Starts a reply to prompt ids, which must be fewer than the context length.
+
+        Raises BadCheckpoint if the model does not know one of them.
+        """
+        if max(prompt, default=0) >= self.model.vocabulary:  # on a GPU, the end of all work there
+            raise BadCheckpoint(
+                f"The tokenizer of {self.info.name} gives the id {max(prompt)}; the model knows "
+                f"{self.model.vocabulary}.",
+                "Tokenizer and weights are not of the same model; fetch it again: glmtui pull",
+            )
         limit = min(params.max_length or self.context_length, self.context_length) - len(prompt)
         return TokenStream(
             self,
@@ -265,7 +274,7 @@ class TokenStream:
         except EngineError:
             self._finish = "error"
             raise
-        except RuntimeError as error:  # torch's, out of memory among them
+        except (RuntimeError, MemoryError) as error:  # torch's, out of memory among them
             self._finish = "error"
             raise self._explained(error) from error
 
@@ -300,8 +309,8 @@ class TokenStream:
                 return
             logits = loaded.step((token,))
 
-    def _explained(self, error: RuntimeError) -> EngineError:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    def _explained(self, error: RuntimeError | MemoryError) -> EngineError:
+        if is_out_of_memory(error):
             self._loaded.forget()
             return out_of_memory(self._loaded.device)
         return EngineError(
@@ -376,7 +385,13 @@ def fit_prompt(
     return prompt, start
 
 
-def out_of_memory(device: torch.device) -> OutOfMemory:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU or the host had no room; of the host torch says so in words alone."""
+    in_words = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return in_words or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def out_of_memory(device: torch.device | str) -> OutOfMemory:
     """The error for a device with no room left."""
     return OutOfMemory(
         f"No memory left on {device}.",

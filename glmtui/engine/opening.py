@@ -36,13 +36,19 @@ def open_model(
     prepare_environment()
     _load_torch_library()
     try:
+        from glmtui.engine.generate import is_out_of_memory, out_of_memory
         from glmtui.engine.loader import load
     except ImportError as error:
         raise EngineError(
             f"The engine's libraries do not load: {error}",
             "Install glmtui again in a fresh environment; glmtui doctor says more.",
         ) from error
-    return load(target, options, on_progress, cancelled)
+    try:
+        return load(target, options, on_progress, cancelled)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory("cpu") from error  # what a GPU lacks the loader has said
 
 
 def _load_torch_library() -> None:

@@ -34,7 +34,8 @@ def make_sampler(params: SamplingParams) -> Sampler:
 
     def sample(logits: Tensor, ids: Sequence[int]) -> int:
         candidates, probabilities = distribution(logits, ids, params)
-        if not torch.isfinite(probabilities).all():
+        # not even the most likely is among the first k where that is NaN
+        if not len(candidates) or not torch.isfinite(probabilities).all():
             raise _broken()
         drawn = torch.multinomial(probabilities.cpu(), 1, generator=generator)
         return int(candidates[int(drawn)])

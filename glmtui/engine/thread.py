@@ -163,9 +163,13 @@ class EngineThread(threading.Thread):
 
 
 def _explained(error: Exception) -> GlmtuiError:
-    """The error itself if it is for users, else one that says where the details are."""
+    """The error itself if it is for users, else one that says where the details are.
+
+    It comes without its traceback and causes: their frames would keep the weights in memory.
+    """
     if isinstance(error, GlmtuiError):
-        return error
+        error.__cause__ = error.__context__ = None
+        return error.with_traceback(None)
     logger.error("unexpected", exc_info=error)
     return EngineError(
         f"Something unforeseen went wrong: {type(error).__name__}: {error}",
