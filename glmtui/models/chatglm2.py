@@ -1,4 +1,4 @@
-"""ChatGLM2-6B: Config, Model, prompt form. Its decoder is ChatGLM3's and GLM-4's as well.
+"""ChatGLM2-6B: Config, Model, prompt form. ChatGLM3 and GLM-4 build on it.
 
 A causal decoder with few key/value heads. Follows the tensor names of the hub's
 THUDM/chatglm2-6b, original layout.
@@ -12,27 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer
-from glmtui.engine.cache import KVCache
-from glmtui.engine.decoder import Decoder
-from glmtui.engine.layers import (
-    Embedding,
-    RMSNorm,
-    RotaryTable,
-    Slot,
-    attention,
-    causal_mask,
-    inverse_frequencies,
-    swiglu,
-)
+from glmtui.engine.layers import RotaryTable, inverse_frequencies
 from glmtui.engine.weights import Rows
 from glmtui.errors import UnsupportedModel
 from glmtui.models.hub_format import refuse_tuned
 from glmtui.models.pieces import PieceTokenizer, load_pieces
+from glmtui.models.prenorm import PreNormDecoder, Shape
 from glmtui.models.rounds import TRAINING_TIME, rounds
 
 TRAINED_LENGTH = 8192  # what ChatGLM2-6B was trained on; its config.json says 32768
@@ -48,26 +38,15 @@ FIXED = {  # what the families have in common and the decoder below takes for gr
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class Config(Shape):
     """What of config.json decides the shape of the model.
 
     Attributes:
-        groups: key/value heads.
         rope_base: of the rotary frequencies, which turn the first half of each head.
         position_scale: positions are divided by it (arXiv:2306.15595).
         hf_names: whether tensors are named as in Hugging Face's ``GlmForCausalLM``.
     """
 
-    layers: int
-    hidden: int
-    inner: int
-    heads: int
-    groups: int
-    head_dim: int
-    vocab: int
-    context_length: int
-    rms_norm_eps: float
-    qkv_bias: bool
     rope_base: float = ROPE_BASE
     position_scale: float = 1.0
     hf_names: bool = False
@@ -112,12 +91,13 @@ def original_config(
         hidden=raw["hidden_size"],
         inner=raw["ffn_hidden_size"],
         heads=raw["num_attention_heads"],
-        groups=raw["multi_query_group_num"],
+        kv_heads=raw["multi_query_group_num"],
         head_dim=raw["kv_channels"],
         vocab=raw["padded_vocab_size"],
         context_length=context_length,
         rms_norm_eps=raw["layernorm_epsilon"],
         qkv_bias=raw["add_qkv_bias"],
+        out_bias=False,
         rope_base=rope_base,
         position_scale=position_scale,
     )
@@ -138,61 +118,10 @@ def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, swapped, sin)
 
 
-class Attention(nn.Module):
-    def __init__(self, config: Config, layer: int) -> None:
-        super().__init__()
-        self.layer = layer
-        self.heads, self.groups = config.heads, config.groups
-        self.head_dim = config.head_dim
-        self.qkv = Slot(
-            config.hidden,
-            (config.heads + 2 * config.groups) * config.head_dim,
-            bias=config.qkv_bias,
-        )
-        self.out = Slot(config.heads * config.head_dim, config.hidden)
-
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
-        batch, length, _ = x.shape
-        qkv = self.qkv(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
-        # queries and keys turn together: they are neighbours in the fused projection
-        qk, v = qkv.tensor_split((self.heads + self.groups,), dim=1)
-        q, k = rotate_pairs(qk, cos, sin).tensor_split((self.heads,), dim=1)
-        if cache is not None:
-            k, v = cache.update(self.layer, k, v)
-        y: Tensor = self.out(attention(q, k, v, mask))
-        return y
-
-
-class Layer(nn.Module):
-    def __init__(self, config: Config, layer: int) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(config.hidden, config.rms_norm_eps)
-        self.attention = Attention(config, layer)
-        self.mlp_norm = RMSNorm(config.hidden, config.rms_norm_eps)
-        self.gate_up = Slot(config.hidden, 2 * config.inner)
-        self.down = Slot(config.inner, config.hidden)
-
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, mask, cache)
-        y: Tensor = x + self.down(swiglu(self.gate_up(self.mlp_norm(x))))
-        return y
-
-
-class Model(Decoder):
+class Model(PreNormDecoder):
     """ChatGLM2, ChatGLM3 and GLM-4 as the engine wants them."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = Embedding(config.vocab, config.hidden)
-        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
-        self.norm = RMSNorm(config.hidden, config.rms_norm_eps)
-        self.head = Slot(config.hidden, config.vocab)
-        self.rotary: RotaryTable | None = None
+    rotate = staticmethod(rotate_pairs)
 
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
         size = self.config.head_dim // 2
@@ -203,63 +132,6 @@ class Model(Decoder):
         # the second half of each head does not turn: cosine 1, sine 0
         table.cos, table.sin = F.pad(cos, (0, size), value=1.0), F.pad(sin, (0, size))
         self.rotary = table
-
-    def new_cache(
-        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
-    ) -> KVCache:
-        c = self.config
-        return KVCache(
-            c.layers, c.groups, c.head_dim, capacity, dtype=dtype, device=device, batch=batch
-        )
-
-    def forward(
-        self,
-        ids: Tensor,
-        cache: KVCache | None = None,
-        *,
-        last_only: bool = False,
-        padding: Tensor | None = None,
-    ) -> Tensor:
-        assert self.rotary is not None, "prepare() was not called"
-        length = ids.shape[1]
-        start = cache.offset if cache is not None else 0
-        at: slice | Tensor = slice(start, start + length)
-        if padding is not None:
-            at = padded_positions(padding, start, length)
-        cos, sin = self.rotary.cos[at], self.rotary.sin[at]
-        mask = causal_mask(length, start, dtype=cos.dtype, device=ids.device)
-        if padding is not None:
-            mask = padded_mask(mask, padding, start, length, cos.dtype)
-        x = self.embedding(ids).to(cos.dtype)
-        for layer in self.layers:
-            x = layer(x, cos, sin, mask, cache)
-        if cache is not None:
-            cache.advance(length)
-        if last_only:
-            x = x[:, -1:]
-        logits: Tensor = self.head(self.norm(x))
-        return logits.float()
-
-
-def padded_positions(padding: Tensor, start: int, length: int) -> Tensor:
-    """Positions that begin after the padding: int64 [batch, 1, length]."""
-    at = torch.arange(start, start + length, device=padding.device)
-    return (at - padding[:, None, None]).clamp_min(0)
-
-
-def padded_mask(
-    mask: Tensor | None, padding: Tensor, start: int, length: int, dtype: torch.dtype
-) -> Tensor:
-    """The mask with the padding's columns hidden: [batch, 1, length, start + length].
-
-    Padding itself looks everywhere, since looking nowhere would be a division by zero.
-    """
-    columns = torch.arange(start + length, device=padding.device)
-    first = padding[:, None, None, None]
-    seen = torch.zeros((), dtype=dtype, device=padding.device) if mask is None else mask
-    return seen.masked_fill(columns < first, -torch.inf).masked_fill(
-        columns[start:, None] < first, 0.0
-    )
 
 
 def sources(config: Config) -> dict[str, Rows]:

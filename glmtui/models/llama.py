@@ -11,43 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from glmtui.chat import SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer
-from glmtui.engine.cache import KVCache
-from glmtui.engine.decoder import Decoder
-from glmtui.engine.layers import (
-    Embedding,
-    RMSNorm,
-    RotaryTable,
-    Slot,
-    causal_attention,
-    causal_mask,
-    inverse_frequencies,
-    rotate_halves,
-    swiglu,
-)
+from glmtui.engine.layers import RotaryTable, inverse_frequencies, rotate_halves
 from glmtui.engine.weights import Rows
 from glmtui.errors import UnsupportedModel
 from glmtui.models.hub_format import TemplateFormat, TokenizerJson, hub_defaults, refuse_packed
+from glmtui.models.prenorm import PreNormDecoder, Shape
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class Config(Shape):
     """What of config.json decides the shape of the model."""
 
-    layers: int
-    hidden: int
-    inner: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    context_length: int
-    rms_norm_eps: float
     rope_base: float
-    attention_bias: bool
     tied: bool
 
 
@@ -76,68 +54,17 @@ def load_config(raw: Mapping[str, Any]) -> Config:
         vocab=raw["vocab_size"],
         context_length=raw.get("max_position_embeddings", 2048),
         rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
+        qkv_bias=raw.get("attention_bias", False),
+        out_bias=raw.get("attention_bias", False),
         rope_base=rope.get("rope_theta") or raw.get("rope_theta") or 10000.0,
-        attention_bias=raw.get("attention_bias", False),
         tied=raw.get("tie_word_embeddings", False),
     )
 
 
-class Attention(nn.Module):
-    def __init__(self, config: Config, layer: int) -> None:
-        super().__init__()
-        self.layer = layer
-        self.heads, self.kv_heads = config.heads, config.kv_heads
-        self.head_dim = config.head_dim
-        self.qkv = Slot(
-            config.hidden,
-            (config.heads + 2 * config.kv_heads) * config.head_dim,
-            bias=config.attention_bias,
-        )
-        self.out = Slot(config.heads * config.head_dim, config.hidden, bias=config.attention_bias)
-
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
-        batch, length, _ = x.shape
-        qkv = self.qkv(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
-        # queries and keys turn together: they are neighbours in the fused projection
-        qk, v = qkv.split_with_sizes([self.heads + self.kv_heads, self.kv_heads], dim=1)
-        turned = rotate_halves(qk, cos, sin)
-        q, k = turned.split_with_sizes([self.heads, self.kv_heads], dim=1)
-        if cache is not None:
-            k, v = cache.update(self.layer, k, v)
-        y: Tensor = self.out(causal_attention(q, k, v, mask))
-        return y
-
-
-class Layer(nn.Module):
-    def __init__(self, config: Config, layer: int) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(config.hidden, config.rms_norm_eps)
-        self.attention = Attention(config, layer)
-        self.mlp_norm = RMSNorm(config.hidden, config.rms_norm_eps)
-        self.gate_up = Slot(config.hidden, 2 * config.inner)
-        self.down = Slot(config.inner, config.hidden)
-
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
-    ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, mask, cache)
-        y: Tensor = x + self.down(swiglu(self.gate_up(self.mlp_norm(x))))
-        return y
-
-
-class Model(Decoder):
+class Model(PreNormDecoder):
     """Llama as the engine wants it."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = Embedding(config.vocab, config.hidden)
-        self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
-        self.norm = RMSNorm(config.hidden, config.rms_norm_eps)
-        self.head = Slot(config.hidden, config.vocab)
-        self.rotary: RotaryTable | None = None
+    rotate = staticmethod(rotate_halves)
 
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
         inv_freq = inverse_frequencies(self.config.head_dim, self.config.rope_base)
@@ -145,39 +72,6 @@ class Model(Decoder):
         table.cos = torch.cat((table.cos, table.cos), dim=-1)
         table.sin = torch.cat((-table.sin, table.sin), dim=-1)
         self.rotary = table
-
-    def new_cache(
-        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
-    ) -> KVCache:
-        c = self.config
-        return KVCache(
-            c.layers, c.kv_heads, c.head_dim, capacity, dtype=dtype, device=device, batch=batch
-        )
-
-    def forward(
-        self,
-        ids: Tensor,
-        cache: KVCache | None = None,
-        *,
-        last_only: bool = False,
-        padding: Tensor | None = None,
-    ) -> Tensor:
-        assert padding is None, "batches of different lengths are not needed here"
-        assert self.rotary is not None, "prepare() was not called"
-        length = ids.shape[1]
-        offset = cache.offset if cache is not None else 0
-        cos = self.rotary.cos[offset : offset + length]
-        sin = self.rotary.sin[offset : offset + length]
-        mask = causal_mask(length, offset, dtype=cos.dtype, device=ids.device)
-        x = self.embedding(ids).to(cos.dtype)
-        for layer in self.layers:
-            x = layer(x, cos, sin, mask, cache)
-        if cache is not None:
-            cache.advance(length)
-        if last_only:
-            x = x[:, -1:]
-        logits: Tensor = self.head(self.norm(x))
-        return logits.float()
 
 
 def sources(config: Config) -> dict[str, Rows]:
@@ -187,7 +81,7 @@ def sources(config: Config) -> dict[str, Rows]:
         "norm.weight": Rows("model.norm.weight"),
         "head.weight": Rows("model.embed_tokens.weight" if config.tied else "lm_head.weight"),
     }
-    kinds = ("weight", "bias") if config.attention_bias else ("weight",)
+    kinds = ("weight", "bias") if config.qkv_bias else ("weight",)
     for i in range(config.layers):
         theirs, ours = f"model.layers.{i}", f"layers.{i}"
         found |= {

@@ -118,7 +118,7 @@ def _glm_config(key: str, raw: Mapping[str, Any]) -> Any:
         intermediate_size=ours.inner,
         num_hidden_layers=ours.layers,
         num_attention_heads=ours.heads,
-        num_key_value_heads=ours.groups,
+        num_key_value_heads=ours.kv_heads,
         head_dim=ours.head_dim,
         attention_bias=ours.qkv_bias,
         max_position_embeddings=ours.context_length,
@@ -138,7 +138,7 @@ def tensors(
     """A checkpoint's weights, unpacked, by the names that transformers gives them."""
     family = family_module(key)
     config = family.load_config(raw)
-    groups = config.kv_heads if key in LLAMA else config.groups
+    groups = config.kv_heads
     heights = [n * config.head_dim for n in (config.heads, groups, groups)]
     halves = [config.inner, config.inner]
     for ours, rows in family.sources(config).items():
