@@ -9,7 +9,8 @@ from toy import Counter, toy
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine import generate
 from glmtui.engine.api import PrefillProgress
-from glmtui.engine.generate import LoadedModel, fit_prompt
+from glmtui.engine.generate import LoadedModel
+from glmtui.engine.prompt import fit_prompt
 from glmtui.errors import EngineError, OutOfMemory, PromptTooLong
 
 GREEDY = SamplingParams(temperature=0)
@@ -32,7 +33,9 @@ def test_a_reply_streams_and_ends_at_its_limit() -> None:
     reply = stream.result
     assert (reply.text, reply.ids, reply.finish_reason) == ("bcd", (98, 99, 100), "length")
     assert (reply.stats.prompt_tokens, reply.stats.generated_tokens) == (2, 3)
-    assert 0 < reply.stats.first_token_seconds <= reply.stats.first_token_seconds + 1
+    assert 0 < reply.stats.prefill_seconds <= reply.stats.first_token_seconds
+    assert reply.stats.peak_memory is not None
+    assert reply.stats.peak_memory > 2**20
 
 
 def test_a_stop_id_ends_the_reply_and_is_no_part_of_it() -> None:

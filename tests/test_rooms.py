@@ -50,7 +50,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "tools": ("tools",),
     },
     {"models": ("models",)},
-    {"generate": ("engine.generate",)},
+    {"generate": ("engine.generate", "engine.prompt")},
     {
         "loader": ("engine.loader", "engine.placer"),
         "compatibility": ("engine.compatibility",),

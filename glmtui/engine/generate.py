@@ -1,12 +1,13 @@
 """One reply from a model in memory: prompt, prefix reuse, chunked prefill, decode loop.
 
-`decode` is the loop itself: ids in, ids out; it needs only a callable model and a cache.
-`LoadedModel` puts a tokenizer and a chat format around it. Neither knows files or screens.
+`LoadedModel` holds a decoder, its cache and what the cache has read; `TokenStream` is one reply,
+as ids or as text. Neither knows files or screens.
 """
 
 from __future__ import annotations
 
-import bisect
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -26,8 +27,9 @@ from glmtui.engine.api import (
 from glmtui.engine.cache import KVCache
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.detokenizer import Detokenizer
+from glmtui.engine.prompt import fit_prompt
 from glmtui.engine.sampling import make_sampler
-from glmtui.errors import BadCheckpoint, EngineError, OutOfMemory, PromptTooLong, UnsupportedModel
+from glmtui.errors import BadCheckpoint, EngineError, OutOfMemory, UnsupportedModel
 
 PREFILL_CHUNK = {"cpu": 512, "cuda": 2048}
 REPLY_ROOM = 256  # tokens kept free for the reply when old turns have to leave the prompt
@@ -197,6 +199,14 @@ class LoadedModel:
         del self._cached_ids[self._cache.offset :]
         return self._cache
 
+    @property
+    def peak_memory(self) -> int:
+        """Most bytes that were ever in use: on the GPU by torch, else by the whole process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
     def forget(self) -> None:
         """Gives the memory of the KV cache back; the next prompt is read from its start."""
         self._cache = None
@@ -328,7 +338,8 @@ class TokenStream:
     @property
     def result(self) -> Reply:
         text = "".join(self._text)
-        reply = Reply(text, tuple(self._ids), self._finish, self._stats, self.dropped_turns)
+        stats = replace(self._stats, peak_memory=self._loaded.peak_memory)
+        reply = Reply(text, tuple(self._ids), self._finish, stats, self.dropped_turns)
         if self.goes_on or not text:
             return reply
         chat_format = self._loaded.chat_format
@@ -344,45 +355,6 @@ class TokenStream:
 
     def close(self) -> None:
         self._closed = True
-
-
-def fit_prompt(
-    chat_format: ChatFormat, messages: Sequence[Message], comfortable: int, most: int
-) -> tuple[list[int], int]:
-    """Prompt ids with as many of the newest messages as fit; the system prompt always stays.
-
-    Args:
-        comfortable: the length up to which nothing is left out, in tokens.
-        most: the length the last question alone may have.
-
-    Returns:
-        The ids, and how many of the oldest messages were left out.
-
-    Raises:
-        PromptTooLong: even the last question alone is longer than `most`.
-    """
-    system = [m for m in messages[:1] if m.role == "system"]
-    rest = messages[len(system) :]
-    # the prompt may begin at any question
-    starts = [i for i, m in enumerate(rest) if m.role == "user"] or [0]
-    if starts[0] != 0:
-        starts.insert(0, 0)
-
-    def encoded(start: int) -> list[int]:
-        return chat_format.encode([*system, *rest[start:]])
-
-    prompt = encoded(0)
-    if len(prompt) <= comfortable:
-        return prompt, 0
-    fitting = bisect.bisect_left(starts, True, key=lambda at: len(encoded(at)) <= comfortable)
-    start = starts[min(fitting, len(starts) - 1)]
-    prompt = encoded(start)
-    if len(prompt) > most:
-        raise PromptTooLong(
-            f"The question is {len(prompt):,} tokens long; {most:,} fit into the context.",
-            "Shorten it, or raise max_length or load.context_length if the model allows more.",
-        )
-    return prompt, start
 
 
 def is_out_of_memory(error: BaseException) -> bool:
