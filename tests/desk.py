@@ -25,6 +25,7 @@ class Page:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.note = ""
         self.places: dict[str, Place] = {}
 
     def show(self, messages: Sequence[Message], places: Mapping[str, Place]) -> None:
@@ -37,8 +38,8 @@ class Page:
     def append(self, text: str) -> None:
         self.texts[-1] += text
 
-    def finish(self, message: Message) -> None:
-        self.texts[-1] = message.content
+    def finish(self, message: Message, note: str = "") -> None:
+        self.texts[-1], self.note = message.content, note
 
 
 class Desk:

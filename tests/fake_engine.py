@@ -50,6 +50,7 @@ class FakeEngine:
         self.fail: GlmtuiError | None = None
         self.fail_load: GlmtuiError | None = None
         self.dropped_turns = 0
+        self.model = LoadedInfo("fake", "cpu", context_length=2048, defaults=DEFAULTS)
         self.requests: list[Request] = []
         self.loads: list[tuple[Target, LoadOptions]] = []
         self.cancelled: set[int] = set()
@@ -90,7 +91,7 @@ class FakeEngine:
         if self.fail_load is not None:
             self.emit(LoadFailed(name, self.fail_load))
         else:
-            self.emit(Ready(LoadedInfo("fake", "cpu", context_length=2048, defaults=DEFAULTS)))
+            self.emit(Ready(self.model))
 
     def _answer(self, request: Request) -> None:
         said: list[str] = []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from app_desk import SERVER, folders, running
+from fake_engine import FakeEngine
 
 from glmtui.config import Server, Settings
 from glmtui.engine import catalog, device
@@ -172,3 +173,21 @@ def test_progress_of_unknown_length_has_no_bar() -> None:
 def test_how_long_ago(passed: timedelta, text: str) -> None:
     now = datetime(2025, 11, 22, tzinfo=timezone.utc)
     assert age(now - passed, now) == text
+
+
+async def test_the_empty_page_says_how_the_model_is_held() -> None:
+    def original_checkpoint(engine: FakeEngine) -> None:
+        engine.model = replace(engine.model, weight_bytes=12_345_000_000, saved_bytes=163_840_000)
+
+    async with running(engine=original_checkpoint) as desk:
+        await desk.shows("fake · cpu · 2,048 tokens · 12.3 GB · 164 MB of image tokens left out")
+        assert "compatibility" not in desk.screen()
+
+
+async def test_the_empty_page_says_when_transformers_runs_the_model() -> None:
+    def elsewhere(engine: FakeEngine) -> None:
+        engine.model = replace(engine.model, backend="compatibility")
+
+    async with running(engine=elsewhere) as desk:
+        await desk.shows("fake · cpu · 2,048 tokens · compatibility")
+        assert "left out" not in desk.screen()

@@ -258,5 +258,14 @@ def test_turns_that_did_not_fit_are_counted(desk: Desk) -> None:
     desk.engine.dropped_turns = 4
     desk.ask("Go")
     assert desk.session.dropped_turns == 4
+    assert desk.page.note == "4 oldest messages left out of the prompt"
+    desk.engine.dropped_turns = 1
+    desk.ask("Go on")
+    assert desk.page.note == "the oldest message left out of the prompt"
+    desk.engine.dropped_turns = 0
+    desk.ask("More")
+    assert desk.page.note == ""
+    desk.engine.dropped_turns = 4
+    desk.ask("Still more")
     desk.session.open(Conversation.new())
     assert desk.session.dropped_turns == 0

@@ -32,8 +32,8 @@ class View(Protocol):
         """The message that was begun goes on."""
         ...
 
-    def finish(self, message: Message) -> None:
-        """The message that was begun, as it is at its end."""
+    def finish(self, message: Message, note: str = "") -> None:
+        """The message that was begun, as it is at its end, with a note under it."""
         ...
 
 
@@ -49,7 +49,7 @@ class Gone:
     def append(self, text: str) -> None:
         """Nothing."""
 
-    def finish(self, message: Message) -> None:
+    def finish(self, message: Message, note: str = "") -> None:
         """Nothing."""
 
 
@@ -112,3 +112,11 @@ def places(conversation: Conversation) -> dict[str, Place]:
         if len(names) > 1
         for n, name in enumerate(names, 1)
     }
+
+
+def left_out(dropped_turns: int) -> str:
+    """What is said under a reply to a prompt that these oldest messages did not fit into."""
+    if not dropped_turns:
+        return ""
+    what = "the oldest message" if dropped_turns == 1 else f"{dropped_turns:,} oldest messages"
+    return f"{what} left out of the prompt"

@@ -33,7 +33,7 @@ from glmtui.engine.api import (
 )
 from glmtui.errors import GlmtuiError
 from glmtui.sanitize import one_line, visible
-from glmtui.ui.run import Gone, Run, View, places
+from glmtui.ui.run import Gone, Run, View, left_out, places
 from glmtui.ui.saver import Saver
 
 SAVE_SECONDS = 0.7  # with a late frame and a slow disk, still within a second
@@ -248,7 +248,7 @@ class Session:
             self._show(self.conversation.path)
         else:
             self.conversation = self.conversation.put(message)
-            self._view.finish(message)
+            self._view.finish(message, left_out(reply.dropped_turns) if reply else "")
         self._saver.save(self.conversation)
         self._changed()
 

@@ -109,6 +109,10 @@ def loaded(model: LoadedInfo) -> str:
         parts.append(f"{tokens(model.context_length)} tokens")
     if model.weight_bytes is not None:
         parts.append(f"{gigabytes(model.weight_bytes)} GB")
+    if model.saved_bytes:
+        parts.append(f"{model.saved_bytes / 1e6:.0f} MB of image tokens left out")
+    if model.backend == "compatibility":
+        parts.append("compatibility")
     return " · ".join(part for part in parts if part)
 
 
