@@ -183,7 +183,7 @@ def _app(args: Namespace) -> int:
     for stream in (sys.stdout, sys.stderr):
         _reconfigure(stream, encoding="utf-8")  # Textual writes it whatever the locale says
     settings, problems = _settings(args)
-    return run(settings, problems, open_conversation=args.open)
+    return run(settings, problems, open_conversation=args.open, model_asked="model" in args)
 
 
 def _ask(args: Namespace) -> int:
@@ -363,12 +363,14 @@ def _unexpected(error: Exception) -> GlmtuiError:
     from datetime import datetime
 
     from glmtui import paths
+    from glmtui.store.durable import make_private_folder
 
     log = paths.state_dir() / "crash.log"
     what = f"unexpected {type(error).__name__}: {error}"
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a", encoding="utf-8", errors="replace") as file:
+        make_private_folder(log.parent)
+        handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(handle, "a", encoding="utf-8", errors="replace") as file:
             file.write(f"glmtui {__version__}, {datetime.now():%Y-%m-%d %H:%M:%S}\n")
             file.write("".join(traceback.format_exception(error)) + "\n")
     except OSError:

@@ -26,7 +26,9 @@ from glmtui.engine.api import LoadOptions, ServerSpec
 from glmtui.engine.catalog import FAMILIES, QUANTS
 from glmtui.errors import ConfigError
 from glmtui.setting import Setting, Value, rows, setting, unknown
+from glmtui.store.durable import read_bounded
 
+MAX_BYTES = 1 << 20
 URL = r"https?://[^\s/]\S*"
 
 
@@ -263,8 +265,11 @@ def _from_environment(environ: Mapping[str, str], problems: list[ConfigError]) -
 def _from_file(path: Path, problems: list[ConfigError]) -> dict[str, Any]:
     hint = "Nothing of this file is in force."
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_bounded(path, MAX_BYTES).decode("utf-8-sig")
         document = tomli.loads(text)
+    except RecursionError:
+        problems.append(ConfigError(f"{path}: its tables go too deep", hint))
+        return {}
     except tomli.TOMLDecodeError as error:
         where = f"{path}, line {error.lineno}"
         problems.append(ConfigError(f"{where}: this is not TOML: {error.msg}", hint))

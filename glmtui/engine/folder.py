@@ -155,17 +155,23 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object from a file of bounded size. Raises BadCheckpoint."""
     try:
-        refuse_pointer(path)
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise BadCheckpoint(f"{path} is too large: {path.stat().st_size:,} bytes.")
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BadCheckpoint(f"Cannot read {path}: {error.strerror}.") from error
+        content = json.loads(read_small(path, MAX_JSON_BYTES))
     except (ValueError, RecursionError) as error:
         raise BadCheckpoint(f"{path} is not JSON: {error}.", AGAIN) from error
     if not isinstance(content, dict):
         raise BadCheckpoint(f"{path} does not hold a JSON object.", AGAIN)
     return content
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """A file of at most `most` bytes that is no pointer to another. Raises BadCheckpoint."""
+    try:
+        refuse_pointer(path)
+        if path.stat().st_size > most:
+            raise BadCheckpoint(f"{path} is too large: {path.stat().st_size:,} bytes.", AGAIN)
+        return path.read_bytes()
+    except OSError as error:
+        raise BadCheckpoint(f"Cannot read {path}: {error.strerror}.") from error
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ messages can never become a special token.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,13 @@ from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.decoders import ByteLevel
 
 from glmtui.chat import Message, SamplingParams
+from glmtui.engine.folder import read_object, read_small
 from glmtui.errors import BadCheckpoint, UnsupportedModel
+
+MAX_TOKENIZER_BYTES = 256 << 20  # of 250,000 pieces a tenth is usual
+MAX_TEMPLATE_BYTES = 1 << 20
+# what Jinja and its sandbox raise where a template is wrong, too deep, or counts too far
+REFUSALS = (TemplateError, RecursionError, OverflowError)
 
 
 class TokenizerJson:
@@ -48,7 +55,9 @@ class TokenizerJson:
         if not path.is_file():
             return None
         try:
-            return cls(FastTokenizer.from_file(str(path)))
+            return cls(FastTokenizer.from_buffer(read_small(path, MAX_TOKENIZER_BYTES)))
+        except BadCheckpoint:
+            raise
         except Exception as error:  # the library raises bare Exception for any damage
             raise BadCheckpoint(
                 f"{path} is not a tokenizer: {error}", "Fetch the model again with: glmtui pull"
@@ -101,7 +110,7 @@ class TemplateFormat:
         )
         try:
             self._template = environment.from_string(template)
-        except TemplateError as error:
+        except (*REFUSALS, SyntaxError, MemoryError) as error:
             raise UnsupportedModel(f"The model's chat template does not parse: {error}") from error
         specials = sorted(tokenizer.special, key=len, reverse=True)
         self._cut = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
@@ -112,7 +121,8 @@ class TemplateFormat:
         settings = read_json(folder / "tokenizer_config.json")
         template = settings.get("chat_template")
         if (folder / "chat_template.jinja").is_file():
-            template = (folder / "chat_template.jinja").read_text("utf-8")
+            raw_template = read_small(folder / "chat_template.jinja", MAX_TEMPLATE_BYTES)
+            template = raw_template.decode("utf-8", "replace")
         if isinstance(template, list):  # several named ones
             template = next(
                 (t.get("template") for t in template if t.get("name") == "default"), None
@@ -150,7 +160,7 @@ class TemplateFormat:
                 add_generation_prompt=True,
                 **self._variables,
             )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except (*REFUSALS, TypeError, ValueError, KeyError, AttributeError) as error:
             raise UnsupportedModel(
                 f"The model's chat template refused this conversation: {error}"
             ) from error
@@ -209,19 +219,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; empty where there is no file. Raises BadCheckpoint."""
     if not path.is_file():
         return {}
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadCheckpoint(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise BadCheckpoint(f"{path} holds a {type(value).__name__} where an object belongs.")
-    return value
+    return read_object(path)
 
 
 def _unused_character(messages: Sequence[Message]) -> str:
-    """A character of Unicode's private use area that no message has."""
+    """A private character of Unicode that no message has; nobody has read all of them."""
     used = set().union(*(m.content for m in messages)) if messages else set()
-    return next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in used)
+    private = itertools.chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
+    return next(c for c in map(chr, private) if c not in used)
 
 
 def _raise(message: str) -> None:

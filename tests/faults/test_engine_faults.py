@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
+from folders import checkpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -82,19 +82,6 @@ def desk() -> Iterator[Desk]:
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint(tmp_path_factory.mktemp("sound") / "model")
-
-
-def checkpoint(
-    folder: Path, edit: Callable[[dict[str, Tensor]], object] = lambda tensors: None, **config: Any
-) -> Path:
-    """A small Llama; `edit` changes its weights, and `config` its config.json."""
-    files = llama_files() | {"config.json": json.dumps(LLAMA_CONFIG | config).encode()}
-    del files["model.safetensors"]
-    write_folder(folder, files)
-    weights = {hub_name(k): torch.from_numpy(v).half() for k, v in llama_tensors().items()}
-    edit(weights)
-    save_file(weights, folder / "model.safetensors")
-    return folder
 
 
 def check_explained(error: GlmtuiError, *words: str) -> None:

@@ -1,0 +1,262 @@
+"""Files from elsewhere: their sizes, depths, names and code. One process meets all that is crafted,
+with little memory to take, and says how it took it."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakeserver import Exchange, delta, serving
+from folders import checkpoint
+
+TERA = 1 << 40
+MOST_BYTES, MOST_SECONDS = 256 << 20, 1.0
+
+# Every line: a name, then what to do with which path. Memory is limited after the imports.
+MEET = """
+import json, resource, sys, time
+from pathlib import Path
+from glmtui.engine import catalog
+from glmtui.engine.api import LoadOptions
+from glmtui.engine.gguf import file as gguf_file
+from glmtui.engine.loader import load
+from glmtui.errors import GlmtuiError
+from glmtui import config
+from glmtui.chat import Message
+from glmtui.store import Store, read_file
+
+def model(path):
+    loaded = load(catalog.resolve(path), LoadOptions(device="cpu", dtype="float32"))
+    loaded.chat_format.encode([Message("user", "hi")])
+
+def settings(path):
+    problems = config.load(Path(path))[1]
+    if problems:
+        raise problems[0]
+
+def listed(path):
+    store = Store(Path(path))
+    store.summaries()
+    if store.problems:
+        raise store.problems[0]
+
+doors = {
+    "model": model, "settings": settings, "listed": listed,
+    "import": lambda path: read_file(Path(path)),
+    "gguf": lambda path: gguf_file.read_gguf(Path(path)),
+}
+model(sys.argv[1])  # a sound one: whatever is imported late is here now
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (256 << 20),) * 2)
+for line in sys.stdin:
+    door, path = line.rstrip("\\n").split(" ", 1)
+    began = time.monotonic()
+    try:
+        doors[door](path)
+        said, kind = "", "accepted"
+    except GlmtuiError as error:
+        said, kind = str(error), "said"
+    except BaseException as error:
+        said, kind = repr(error), "crashed"
+    print(json.dumps([kind, said, time.monotonic() - began]), flush=True)
+"""
+
+
+def sparse(path: Path, size: int = 8 << 30) -> None:
+    """A file that seems large and takes no room."""
+    with path.open("wb") as file:
+        file.write(b"{")
+        file.truncate(size)
+
+
+def deep_json(depth: int) -> bytes:
+    return b'{"a":' + b"[" * depth + b"]" * depth + b"}"
+
+
+def header(tensors: dict[str, Any], claimed: int | None = None) -> bytes:
+    """A safetensors file's beginning; `claimed` is the length it says to have."""
+    text = json.dumps(tensors).encode()
+    return struct.pack("<Q", claimed if claimed is not None else len(text)) + text
+
+
+def torch_zip(path: Path) -> None:
+    """A .bin file whose pickle calls os.system, with an entry that leads out of its folder."""
+    trap = path.parent.parent / "run"
+    code = b"cposix\nsystem\n(S'touch " + os.fsencode(trap) + b"'\ntR."
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", code)
+        file.writestr("archive/version", "3\n")
+        file.writestr("../../escaped", "x")
+
+
+def crafted(root: Path) -> dict[str, tuple[str, Path]]:
+    """Name -> door and path of all that a stranger may send."""
+    made: dict[str, tuple[str, Path]] = {}
+
+    def folder(name: str, **files: Any) -> Path:
+        path = checkpoint(root / name.replace(" ", "-"))
+        for file, content in files.items():
+            where = path / file.replace("__", ".")
+            if content is None:
+                where.unlink()
+            elif callable(content):
+                content(where)
+            else:
+                where.write_bytes(content)
+        made[name] = "model", path
+        return path
+
+    def other(door: str, name: str, file: str, content: Any) -> None:
+        path = root / name.replace(" ", "-") / file
+        path.parent.mkdir()
+        if callable(content):
+            content(path)
+        else:
+            path.write_bytes(content)
+        made[name] = door, path.parent if door == "listed" else path
+
+    one = {"dtype": "F32", "shape": [TERA], "data_offsets": [0, 4 * TERA]}
+    folder("a header of a tera", model__safetensors=header({}, TERA))
+    folder("a tensor of a tera", model__safetensors=header({"w": one}))
+    folder("a header that lies", model__safetensors=header({"w": {**one, "data_offsets": [0, 4]}}))
+    folder("a deep header", model__safetensors=struct.pack("<Q", 200013) + deep_json(100_000))
+    folder("a pickle", model__safetensors=None, pytorch_model__bin=torch_zip)
+    for name in ("config", "tokenizer", "tokenizer_config", "generation_config"):
+        folder(f"deep {name}", **{f"{name}__json": deep_json(200_000)})
+        folder(f"large {name}", **{f"{name}__json": sparse})
+    folder("a large template", chat_template__jinja=sparse)
+    folder("a deep template", chat_template__jinja=b"{% if 1 %}" * 5000)
+    folder(
+        "a template without end", chat_template__jinja=b"{% for i in range(10**12) %}{% endfor %}"
+    )
+    index = "model__safetensors__index__json"
+    for n, shard in enumerate(["../../etc/passwd", "/etc/passwd", "..", "a/../../b", "", "x\0y"]):
+        away = json.dumps({"weight_map": {"w": shard}}).encode()
+        folder(f"an index away {n}", model__safetensors=None, **{index: away})
+    folder("a deep index", model__safetensors=None, **{index: deep_json(200_000)})
+    folder("a large index", model__safetensors=None, **{index: sparse})
+    folder("weights that are a device", model__safetensors=None)
+    (root / "weights-that-are-a-device/model.safetensors").symlink_to("/dev/zero")
+    folder("a config that is a pipe", config__json=None)
+    os.mkfifo(root / "a-config-that-is-a-pipe/config.json")
+    for ending, deep in {
+        "toml": b"a = " + b"[" * 200_000,
+        "json": deep_json(200_000),
+    }.items():
+        other("listed", f"a deep {ending} conversation", f"x-1f2e3d4c.{ending}", deep)
+        other("import", f"a deep {ending} import", f"x.{ending}", deep)
+        other("import", f"a large {ending} import", f"x.{ending}", sparse)
+        other("listed", f"a large {ending} conversation", f"x-1f2e3d4c.{ending}", sparse)
+    other("import", "a long key", "x.toml", b"a." * 200_000 + b"a = 1")
+    other("import", "an import that is a pipe", "x.toml", lambda path: os.mkfifo(path))
+    other("settings", "deep settings", "config.toml", b"a = " + b"[" * 200_000)
+    other("settings", "large settings", "config.toml", sparse)
+    other("settings", "settings that are a pipe", "config.toml", lambda path: os.mkfifo(path))
+    other("gguf", "a gguf of a tera", "x.gguf", b"GGUF" + struct.pack("<IQQ", 3, TERA, TERA))
+    return made
+
+
+def test_all_that_is_crafted(tmp_path: Path) -> None:
+    sound = checkpoint(tmp_path / "sound")
+    process = subprocess.Popen(
+        [sys.executable, "-c", MEET, str(sound)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "GLMTUI_CACHE_DIR": str(tmp_path / "cache")},
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    wrong = []
+    try:
+        for name, (door, path) in crafted(tmp_path).items():
+            print(door, path, file=process.stdin, flush=True)
+            line = process.stdout.readline()
+            if not line:
+                wrong.append(f"{name}: the process died with {process.wait(10)}")
+                break
+            kind, said, seconds = json.loads(line)
+            named = (path.name, path.parent.name, "x-1f2e3d4c", "chat template")
+            if kind != "said" or not any(word in said for word in named):
+                wrong.append(f"{name}: {kind} {said[:200]}")
+            if seconds > MOST_SECONDS:
+                wrong.append(f"{name}: took {seconds:.1f} s")
+    finally:
+        process.kill()
+        process.communicate()
+    assert not wrong, "\n".join(wrong)
+    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "escaped").exists()
+
+
+# ---- what is ours alone
+
+
+@pytest.mark.usefixtures("without_umask")
+def test_everything_is_for_its_owner_alone(tmp_path: Path) -> None:
+    def answer(exchange: Exchange) -> None:
+        if exchange.models():
+            return
+        exchange.start()
+        exchange.event(delta("Hello."))
+        exchange.event(delta(finish="stop"))
+        exchange.end()
+
+    (tmp_path / "talk.json").write_text('[{"role": "user", "content": "Hi"}]')
+    names = ("DATA", "CONFIG", "CACHE", "STATE")
+    folders = {f"GLMTUI_{name}_DIR": str(tmp_path / "new" / name) for name in names}
+    environ = {**os.environ, **folders, "LAB_KEY": "sk-secret-4711", "HF_TOKEN": "hf_secret4711"}
+    with serving(answer) as server:
+        settings = f'[servers.lab]\nurl = "{server.url}"\nkey_env = "LAB_KEY"\n'
+        (tmp_path / "config.toml").write_text(settings)
+        shown = b""
+        for argv in (
+            ["ask", "-m", "lab", "hi"],
+            ["import", "talk.json"],
+            ["list"],
+            ["doctor"],
+            ["config"],
+            ["ask", "-m", "http://127.0.0.1:9/v1", "hi"],
+        ):
+            done = subprocess.run(
+                [sys.executable, "-m", "glmtui", "--config", str(tmp_path / "config.toml"), *argv],
+                env=environ,
+                cwd=tmp_path,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+            )
+            shown += done.stdout + done.stderr
+        assert "Bearer sk-secret-4711" in server.exchanges[-1].headers["Authorization"]
+    crash = [sys.executable, "-c", CRASH, "ask", "hi"]
+    shown += subprocess.run(crash, env=environ, cwd=tmp_path, capture_output=True).stderr
+    assert b"crash.log" in shown
+    assert b"4711" not in shown
+    for path in (tmp_path / "new", *(tmp_path / "new").rglob("*")):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o700 if path.is_dir() else 0o600), f"{path} has {mode:o}"
+        if path.is_file():
+            assert b"4711" not in path.read_bytes(), path
+
+
+CRASH = """
+import sys, glmtui.ask
+def fault(*_, **__): raise ZeroDivisionError
+glmtui.ask.open_chat = fault
+from glmtui.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def without_umask() -> Any:
+    before = os.umask(0)
+    yield
+    os.umask(before)
