@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        _complain(_unexpected(error))
+        from glmtui.crash import unexpected
+
+        _complain(unexpected(error))
         return 1
     return code
 
@@ -88,6 +90,8 @@ def _parse(argv: list[str] | None) -> Namespace:
     slim = command("slim", _slim, "make ChatGLM-6B-Slim out of ChatGLM-6B")
     slim.add_argument("source", metavar="SRC", help="a folder or a pulled model")
     slim.add_argument("target", type=Path, metavar="DST", help="a new folder")
+    checked = command("verify", _verify, "check a pulled model's files against their checksums")
+    checked.add_argument("ref", metavar="MODEL")
     command("models", _models, "list models and servers")
     command("list", _list, "list saved conversations")
     export = command("export", _export, "print a saved conversation, or write it to a file")
@@ -202,6 +206,16 @@ def _pull(args: Namespace) -> int:
     with ProgressLine() as line:
         info = pull(args.ref, endpoint=settings.endpoint, on_progress=line)
     _print(f"{info.name} is ready ({size(info.nbytes)}). Chat with it: glmtui -m {info.name}")
+    return 0
+
+
+def _verify(args: Namespace) -> int:
+    from glmtui.engine.pull import verify
+    from glmtui.progress_line import ProgressLine
+
+    with ProgressLine() as line:
+        found = verify(args.ref, line)
+    _print(found)
     return 0
 
 
@@ -355,27 +369,6 @@ def _show_warnings() -> None:
             _complain(GlmtuiError(record.getMessage()))
 
     logging.basicConfig(level=logging.WARNING, handlers=[Complaints()])
-
-
-def _unexpected(error: Exception) -> GlmtuiError:
-    """What to say of an error that is ours to mend; its traceback goes to a log file."""
-    import traceback
-    from datetime import datetime
-
-    from glmtui import paths
-    from glmtui.store.durable import make_private_folder
-
-    log = paths.state_dir() / "crash.log"
-    what = f"unexpected {type(error).__name__}: {error}"
-    try:
-        make_private_folder(log.parent)
-        handle = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(handle, "a", encoding="utf-8", errors="replace") as file:
-            file.write(f"glmtui {__version__}, {datetime.now():%Y-%m-%d %H:%M:%S}\n")
-            file.write("".join(traceback.format_exception(error)) + "\n")
-    except OSError:
-        return GlmtuiError(what, f"The details could not be written to {log}.")
-    return GlmtuiError(what, f"The details are in {log}.")
 
 
 def _columns() -> int:

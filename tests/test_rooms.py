@@ -64,6 +64,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
         "cli": (
             "cli",
+            "crash",
             "ask",
             "bench",
             "bench_report",

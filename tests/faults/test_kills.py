@@ -25,9 +25,9 @@ from terminal import Start, Terminal
 from glmtui.chat import Conversation
 from glmtui.store import Store
 
-SHARE = 8
+SHARE = 10
 """Of so many kills at a time: what a reply needs of a core is little."""
-LATEST = 3.0
+LATEST = 2.5
 """Seconds after the question by which the kill has come."""
 
 # Forks a victim for every folder on a line of stdin. A victim writes to its log the time at which

@@ -1,0 +1,57 @@
+"""Whether the files of a pulled model are still those that were pulled, by size and checksum.
+
+Reads files and the manifest that was written about them; mends nothing and imports no torch.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from glmtui.engine.api import ProgressHook, ServerSpec
+from glmtui.engine.catalog import folder_name, models_dir, resolve
+from glmtui.engine.folder import MANIFEST, Manifest
+from glmtui.engine.pull.staging import Job
+from glmtui.errors import BadCheckpoint, UsageError
+
+
+def verify(ref: str, on_progress: ProgressHook) -> str:
+    """Reads every file that the manifest of a model names. Returns what was found, in a line.
+
+    Raises:
+        ModelNotFound: nothing of that name is here.
+        UsageError: it was not pulled, so nobody noted what its files should be.
+        BadCheckpoint: files are missing or others than they were.
+    """
+    target = resolve(ref)
+    if isinstance(target, ServerSpec):
+        raise UsageError(f"{ref} is a server; its files are not here.")
+    beside = models_dir() / folder_name(target.name)
+    note = next((f for f in (beside, target.path) if (f / MANIFEST).is_file()), None)
+    if note is None:
+        raise UsageError(
+            f"{ref} was not pulled, so there are no checksums of it.",
+            f"Note its files with: glmtui pull {ref}",
+        )
+    job = Job(target.name, on_progress, threading.Event())
+    wrong, hashed, files = [], 0, Manifest.read(note).files
+    for name, noted in files.items():
+        path = target.path / name
+        if Path(name).name != name:
+            raise BadCheckpoint(f"{note / MANIFEST} names a file outside its folder: {name!r}.")
+        if not path.is_file():
+            wrong.append(f"{name} is missing")
+        elif path.stat().st_size != noted.get("size", path.stat().st_size):
+            wrong.append(f"{name} has {path.stat().st_size:,} bytes instead of {noted['size']:,}")
+        elif "sha256" in noted:
+            hashed += 1
+            if job.hashed(path) != noted["sha256"]:
+                wrong.append(f"{name} has another checksum")
+    if wrong:
+        raise BadCheckpoint(
+            f"{target.path} is damaged: {'; '.join(wrong)}.",
+            f"Fetch it again with: glmtui pull {target.name}",
+        )
+    rest = len(files) - hashed
+    sizes = f", {rest} by size alone" if rest else ""
+    return f"{target.name} is sound: {hashed} files by checksum{sizes}."
