@@ -104,7 +104,10 @@ def _parse(argv: list[str] | None) -> Namespace:
     measured = command("bench", _bench, "measure a model's speed here, alone or against others")
     _add_model_and_settings(measured, "more_settings")
     bench.add_arguments(measured)
-    command("doctor", _doctor, "say what works on this machine, what does not, what to do")
+    look = command("doctor", _doctor, "say what works on this machine, what does not, what to do")
+    look.add_argument(
+        "--bundle", type=Path, metavar="FILE", help="write it to FILE with logs, private words out"
+    )
 
     args = parser.parse_args(argv)
     if args.command and args.open:
@@ -323,11 +326,16 @@ def _doctor(args: Namespace) -> int:
     from glmtui import doctor
 
     settings, problems = _settings(args)
-    failed = False
+    found = []
     for finding in doctor.findings(settings, problems):
         _print(finding.text)
-        failed |= finding.level == "fail"
-    return 1 if failed else 0
+        found.append(finding)
+    if args.bundle:
+        from glmtui import bundle
+
+        bundle.write(args.bundle, found, settings)
+        _print(f"Written to {args.bundle}; look through it before you send it.")
+    return 1 if any(finding.level == "fail" for finding in found) else 0
 
 
 def _bench(args: Namespace) -> int:

@@ -65,6 +65,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "cli": (
             "cli",
             "crash",
+            "bundle",
             "ask",
             "bench",
             "bench_report",
