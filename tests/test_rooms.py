@@ -41,6 +41,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.cache",
             "engine.decoder",
             "engine.detokenizer",
+            "engine.gptq",
             "engine.layers",
             "engine.linear",
             "engine.quant",

@@ -11,6 +11,8 @@ plain matrix product, which beats the packed kernels from a few tokens on.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +23,14 @@ from glmtui.engine.quant import PackedWeight, row_blocks
 GEMV_ROWS = 4  # up to this many tokens at once the packed kernels win
 INT4_GROUPS = (256, 128, 64, 32)  # what torch's int4 kernels take
 
+AnyLinear: TypeAlias = (
+    "Linear | PackedLinear | CpuInt4Linear | CpuInt8Linear | CpuHalfLinear | ReorderedLinear"
+)
+
 
 def make_linear(
     weight: Tensor | PackedWeight, bias: Tensor | None, dtype: torch.dtype
-) -> Linear | PackedLinear | CpuInt4Linear | CpuInt8Linear:
+) -> AnyLinear:
     """The module that multiplies with this weight fastest where it lies.
 
     Args:
@@ -36,6 +42,8 @@ def make_linear(
         bias = bias.to(dtype)
     if isinstance(weight, Tensor):
         return Linear(weight.to(dtype), bias)
+    if weight.order is not None:
+        return ReorderedLinear(make_linear(replace(weight, order=None), bias, dtype), weight.order)
     if weight.q.device.type == "cpu" and dtype == torch.bfloat16:
         group = next((g for g in INT4_GROUPS if weight.group % g == 0), None)
         if weight.bits == 4 and group and packed_block():
@@ -77,6 +85,24 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.dequantize(self.dtype), self.bias)
+
+
+class ReorderedLinear(nn.Module):
+    """A linear layer whose weight has its columns in another order than x has its features.
+
+    Args:
+        order: int64 [in], which feature of x each column of the weight is for.
+    """
+
+    def __init__(self, linear: AnyLinear, order: Tensor) -> None:
+        super().__init__()
+        self.linear = linear
+        self.order = order
+        self.nbytes: int = linear.nbytes + order.nbytes
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x.index_select(-1, self.order))
+        return y
 
 
 class CpuHalfLinear(nn.Module):

@@ -30,11 +30,14 @@ class PackedWeight:
             values 0..15. 8 bits: int8 [out, in].
         scale: [out, groups]; each group covers in / groups neighbouring columns.
         zero: [out, groups] or None for 0; weight = q * scale + zero.
+        order: int64 [in] or None; column j of all this is column order[j] of the weight it stands
+            for. (What has to share a scale need not be neighbours.)
     """
 
     q: Tensor
     scale: Tensor
     zero: Tensor | None = None
+    order: Tensor | None = None
 
     def __post_init__(self) -> None:
         tensors = [t for t in (self.q, self.scale, self.zero) if t is not None]
@@ -45,6 +48,7 @@ class PackedWeight:
             or any(t.shape != self.scale.shape or not t.is_floating_point() for t in tensors[1:])
             or not self.scale.shape[1]
             or self.in_features % self.scale.shape[1]
+            or (self.order is not None and self.order.shape != (self.in_features,))
         ):
             said = " and ".join(f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in tensors[1:])
             raise BadCheckpoint(
@@ -77,56 +81,75 @@ class PackedWeight:
         whole = self.group == self.in_features
         return f"int{self.bits}" if whole else f"int{self.bits} g{self.group}"
 
-    @property
-    def packing(self) -> tuple[int, int, bool]:
-        """What weights must have in common to lie in one."""
-        return self.bits, self.group, self.zero is None
+    def is_like(self, other: PackedWeight) -> bool:
+        """Whether rows of both can lie in one."""
+        if self.order is None or other.order is None:
+            same_order = self.order is other.order
+        else:
+            same_order = torch.equal(self.order, other.order)
+        return (
+            same_order
+            and (self.bits, self.group) == (other.bits, other.group)
+            and (self.zero is None) == (other.zero is None)
+        )
 
     @property
     def nbytes(self) -> int:
-        return sum(t.nbytes for t in (self.q, self.scale, self.zero) if t is not None)
+        tensors = (self.q, self.scale, self.zero, self.order)
+        return sum(t.nbytes for t in tensors if t is not None)
 
     def __getitem__(self, rows: slice) -> PackedWeight:
         zero = None if self.zero is None else self.zero[rows]
-        return PackedWeight(self.q[rows], self.scale[rows], zero)
+        return PackedWeight(self.q[rows], self.scale[rows], zero, self.order)
 
     def regrouped(self, group: int) -> PackedWeight:
         """The same weight with scales for smaller groups, each repeated as often as it takes."""
         times = self.group // group
         zero = None if self.zero is None else self.zero.repeat_interleave(times, 1)
-        return PackedWeight(self.q, self.scale.repeat_interleave(times, 1), zero)
+        return PackedWeight(self.q, self.scale.repeat_interleave(times, 1), zero, self.order)
 
     def unpacked(self) -> Tensor:
         """The integers, [out, in]: uint8 0..15 of 4 bits, int8 of 8."""
-        if self.bits == 8:
-            return self.q
-        return torch.stack((self.q & 15, self.q >> 4), dim=-1).flatten(1)
+        return self.q if self.bits == 8 else unpack_nibbles(self.q)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight it stands for, [out, in], computed in float32 and then rounded to `dtype`."""
         weight = torch.empty(self.shape, dtype=dtype, device=self.q.device)
+        back = None if self.order is None else self.order.argsort()
         for rows in row_blocks(self.shape):
             part = self[rows]
             block = part.unpacked().view(*part.scale.shape, self.group).float()
             block *= part.scale.float().unsqueeze(-1)
             if part.zero is not None:
                 block += part.zero.float().unsqueeze(-1)
-            weight[rows] = block.flatten(1)
+            whole = block.flatten(1)
+            weight[rows] = whole if back is None else whole[:, back]
         return weight
 
     def to(self, device: torch.device) -> PackedWeight:
-        zero = None if self.zero is None else self.zero.to(device)
-        return PackedWeight(self.q.to(device), self.scale.to(device), zero)
+        zero, order = (t if t is None else t.to(device) for t in (self.zero, self.order))
+        return PackedWeight(self.q.to(device), self.scale.to(device), zero, order)
 
     @staticmethod
     def cat(parts: Sequence[PackedWeight]) -> PackedWeight:
-        """Rows below rows. All parts are of the same `packing`."""
+        """Rows below rows, of parts that are alike."""
         zeros = [part.zero for part in parts if part.zero is not None]
         return PackedWeight(
             torch.cat([part.q for part in parts]),
             torch.cat([part.scale for part in parts]),
             torch.cat(zeros) if zeros else None,
+            parts[0].order,
         )
+
+
+def pack_nibbles(numbers: Tensor) -> Tensor:
+    """uint8 [rows, n] of 0..15 as uint8 [rows, n / 2], the even column in the low half."""
+    return numbers[:, ::2] | numbers[:, 1::2] << 4
+
+
+def unpack_nibbles(q: Tensor) -> Tensor:
+    """What `pack_nibbles` packed."""
+    return torch.stack((q & 15, q >> 4), dim=-1).flatten(1)
 
 
 def row_blocks(shape: Sequence[int], multiple: int = 1) -> Iterator[slice]:
@@ -180,8 +203,7 @@ def _fill_four_bits(packed: PackedWeight, grouped: Tensor) -> None:
     packed.scale.copy_(((high - low) / 15).clamp_min_(LEAST_SCALE))
     packed.zero.copy_(low)
     q = (grouped - packed.zero.float().unsqueeze(-1)).div_(packed.scale.float().unsqueeze(-1))
-    numbers = q.round_().clamp_(0, 15).to(torch.uint8).flatten(1)
-    torch.bitwise_or(numbers[:, ::2], numbers[:, 1::2] << 4, out=packed.q)
+    packed.q.copy_(pack_nibbles(q.round_().clamp_(0, 15).to(torch.uint8).flatten(1)))
 
 
 def dense(weight: Tensor | PackedWeight, dtype: torch.dtype) -> Tensor:
@@ -194,7 +216,7 @@ def joined(parts: Sequence[Tensor | PackedWeight], dtype: torch.dtype) -> Tensor
     if len(parts) == 1:
         return parts[0]
     packed = [part for part in parts if isinstance(part, PackedWeight)]
-    if len(packed) == len(parts) and len({part.packing for part in packed}) == 1:
+    if len(packed) == len(parts) and all(part.is_like(packed[0]) for part in packed):
         return PackedWeight.cat(packed)
     if not packed:
         return torch.cat([part for part in parts if isinstance(part, Tensor)])

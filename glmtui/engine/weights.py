@@ -17,10 +17,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from glmtui.engine.folder import read_object
+from glmtui.engine.gptq import gptq_packing, zero_offset
 from glmtui.engine.quant import PackedWeight, joined
 from glmtui.errors import BadCheckpoint
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+GPTQ_CONFIG = "quantize_config.json"
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 MAX_INDEX_BYTES = 64 << 20
 
@@ -47,21 +50,30 @@ class Checkpoint:
 
     Args:
         folder: holds safetensors or .bin files, whole or sharded with an index.
-        config: its config.json, which tells how ChatGLM's own packing is to be read.
+        config: its config.json, which tells how other tools' packings are to be read.
 
     Attributes:
         read: names of the tensors asked for so far.
 
     Raises:
         BadCheckpoint: no weights, an index that does not fit the folder, or a damaged file.
+        UnsupportedModel: weights quantised in a way that is not read.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.folder = folder
         self.bits = config.get("quantization_bit") or 0
+        self._gptq_offset = self._find_gptq(config)
         self.read: set[str] = set()
         self._open: dict[Path, Any] = {}
         self._shards = self._find_shards()
+
+    def _find_gptq(self, config: Mapping[str, Any]) -> int | None:
+        """How GPTQ's zero points are stored; None where nothing is said of GPTQ."""
+        said = config.get("quantization_config")
+        if said is None and (self.folder / GPTQ_CONFIG).is_file():
+            said = read_object(self.folder / GPTQ_CONFIG)
+        return zero_offset(said) if isinstance(said, Mapping) else None
 
     def _find_shards(self) -> dict[str, Path]:
         for name in INDEXES:
@@ -118,7 +130,14 @@ class Checkpoint:
         return self._tensor(name)
 
     def get(self, name: str) -> Tensor | PackedWeight:
-        """One tensor as it is stored, on the CPU. Raises BadCheckpoint if it is not there."""
+        """One weight as it is stored, on the CPU.
+
+        Raises:
+            BadCheckpoint: it is not there, or packed in a way that is not known.
+        """
+        layer = name.removesuffix(".weight")
+        if f"{layer}.qweight" in self:
+            return self._gptq(layer)
         weight = self._tensor(name)
         if f"{name}.scale" in self:
             zero = self._tensor(f"{name}.zero") if f"{name}.zero" in self else None
@@ -132,6 +151,21 @@ class Checkpoint:
                 "Take the model's own weights, of 16 bits, and load them as int8 or int4.",
             )
         return weight
+
+    def _gptq(self, layer: str) -> PackedWeight:
+        if self._gptq_offset is None:
+            raise BadCheckpoint(
+                f"{self.folder} has a tensor {layer}.qweight, but neither config.json nor "
+                f"{GPTQ_CONFIG} says how it is packed.",
+                "Fetch the model again with: glmtui pull",
+            )
+        return gptq_packing(
+            self._tensor(f"{layer}.qweight"),
+            self._tensor(f"{layer}.qzeros"),
+            self._tensor(f"{layer}.scales"),
+            self._tensor(f"{layer}.g_idx") if f"{layer}.g_idx" in self else None,
+            self._gptq_offset,
+        )
 
     def rows(self, rows: Rows) -> Tensor | PackedWeight:
         """The tensor that `rows` describes; in float32 if its parts are not packed alike."""

@@ -17,7 +17,7 @@ from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.layers import RotaryTable, inverse_frequencies, rotate_halves
 from glmtui.engine.weights import Rows
 from glmtui.errors import UnsupportedModel
-from glmtui.models.hub_format import TemplateFormat, TokenizerJson, hub_defaults, refuse_packed
+from glmtui.models.hub_format import TemplateFormat, TokenizerJson, hub_defaults
 from glmtui.models.prenorm import PreNormDecoder, Shape
 
 
@@ -35,7 +35,6 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     Raises:
         UnsupportedModel: rotary positions are scaled, or weights packed by another program.
     """
-    refuse_packed(raw)
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":

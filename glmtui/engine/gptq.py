@@ -1,0 +1,104 @@
+"""GPTQ's 4-bit packing (arXiv:2210.17323; the tensors of AutoGPTQ and GPTQModel) in our form.
+
+Nothing is lost on the way. A linear layer of [out, in] is stored as
+
+    qweight  int32 [in / 8, out]      eight inputs to a number, the first in its lowest four bits
+    qzeros   int32 [groups, out / 8]  eight outputs to a number
+    scales   float16 [groups, out]
+    g_idx    int32 [in]               the group of each input; mixed where activation order
+                                      ("desc_act") decided, else neighbours share one
+
+with weight = (q - zero) * scale. Knows tensors and what a config says, no files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glmtui.engine.quant import PackedWeight, pack_nibbles, row_blocks, unpack_nibbles
+from glmtui.errors import BadCheckpoint, UnsupportedModel
+
+# of checkpoint_format: what is to be added to qzeros, eight zero points at once. The first format
+# stores them less one, and subtracts that from whole numbers, so it is added to whole numbers too.
+ZERO_OFFSETS = {"gptq": 0x11111111, "gptq_v2": 0}
+
+
+def zero_offset(config: Mapping[str, Any]) -> int:
+    """What to add to qzeros, by a ``quantization_config`` or a quantize_config.json.
+
+    Raises:
+        UnsupportedModel: the weights are quantised in a way that is not read.
+    """
+    method = config.get("quant_method", "gptq")  # AutoGPTQ's first files do not say
+    kind = config.get("checkpoint_format") or config.get("format") or "gptq"
+    bits = config.get("bits")
+    if method != "gptq" or kind not in ZERO_OFFSETS or bits != 4:
+        named = f"{method} ({kind})" if method == "gptq" else str(method)
+        raise UnsupportedModel(
+            f"The weights are quantised by {named} with {bits} bits, which is not read here.",
+            "Of quantised checkpoints GPTQ of 4 bits is read, and ChatGLM's own; or take the "
+            "model's own weights, of 16 bits, and load them as int8 or int4.",
+        )
+    return ZERO_OFFSETS[kind]
+
+
+def gptq_packing(
+    qweight: Tensor, qzeros: Tensor, scales: Tensor, g_idx: Tensor | None, offset: int
+) -> PackedWeight:
+    """A GPTQ layer's weight; its columns are sorted by group where they were not.
+
+    Args:
+        offset: to be added to qzeros, see `zero_offset`.
+
+    Raises:
+        BadCheckpoint: the tensors do not fit together.
+    """
+    columns, rows = 8 * qweight.shape[0], qweight.shape[-1]
+    groups = scales.shape[0]
+    if (
+        (qweight.dtype, qzeros.dtype, qweight.ndim) != (torch.int32, torch.int32, 2)
+        or scales.shape != (groups, rows)
+        or qzeros.shape != (groups, math.ceil(rows / 8))
+    ):
+        raise BadCheckpoint(
+            f"A GPTQ weight {tuple(qweight.shape)} has scales {tuple(scales.shape)} and zero "
+            f"points {tuple(qzeros.shape)}, which do not fit it.",
+            "The checkpoint is damaged; fetch it again.",
+        )
+    group_of = _groups(g_idx, columns, groups)
+    # eight numbers of 4 bits, the lowest first, are four of our bytes
+    q = qweight.t().contiguous().view(torch.uint8)
+    order = group_of.argsort(stable=True)
+    in_order = bool((group_of.diff() >= 0).all())
+    if not in_order:
+        for some in row_blocks((rows, columns)):
+            q[some] = pack_nibbles(unpack_nibbles(q[some])[:, order])
+    points = unpack_nibbles((qzeros + offset).view(torch.uint8))[:, :rows]
+    # the last group may be smaller; then all are cut to what divides every one
+    sizes = group_of.bincount(minlength=groups)
+    step = math.gcd(*sizes.tolist())
+    times = sizes // step
+    return PackedWeight(
+        q,
+        scales.t().repeat_interleave(times, 1),
+        (-points.float() * scales.float()).t().repeat_interleave(times, 1),
+        None if in_order else order,
+    )
+
+
+def _groups(g_idx: Tensor | None, columns: int, groups: int) -> Tensor:
+    """The group of each input, int64 [in]."""
+    # some tools write zeros where neighbours share a group
+    if g_idx is None or (groups > 1 and not g_idx.any()):
+        return torch.arange(columns) // math.ceil(columns / groups)
+    if g_idx.shape != (columns,) or not 0 <= int(g_idx.min()) <= int(g_idx.max()) < groups:
+        raise BadCheckpoint(
+            f"A GPTQ weight of {columns} inputs in {groups} groups has a g_idx that does not fit.",
+            "The checkpoint is damaged; fetch it again.",
+        )
+    return g_idx.long()
