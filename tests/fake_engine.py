@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from glmtui.chat import FinishReason, GenerationStats, SamplingParams
+from glmtui.chat import FinishReason, GenerationStats, Message, SamplingParams
 from glmtui.engine.api import (
     Delta,
     Event,
@@ -22,6 +22,7 @@ from glmtui.engine.api import (
     Reply,
     Request,
     Target,
+    ToolCall,
 )
 from glmtui.errors import GlmtuiError
 
@@ -36,6 +37,8 @@ class FakeEngine:
         rate: pieces per second; 0 sends them all at once.
         hold: set it to let the reply go on after the first `held_after` pieces.
         load_gate: set it to let a load end.
+        model: what is loaded.
+        said, call: how the reply is taken apart, as by a model that calls tools.
         fail, fail_load: errors to end with.
     """
 
@@ -51,6 +54,8 @@ class FakeEngine:
         self.fail_load: GlmtuiError | None = None
         self.dropped_turns = 0
         self.model = LoadedInfo("fake", "cpu", context_length=2048, defaults=DEFAULTS)
+        self.said: tuple[Message, ...] = ()
+        self.call: ToolCall | None = None
         self.requests: list[Request] = []
         self.loads: list[tuple[Target, LoadOptions]] = []
         self.cancelled: set[int] = set()
@@ -110,7 +115,8 @@ class FakeEngine:
         stats = GenerationStats(
             prompt_tokens=12, generated_tokens=len(said), prefill_seconds=0.1, decode_seconds=0.1
         )
-        reply = Reply("".join(said), (), reason, stats, self.dropped_turns)
+        text = self.said[-1].content if self.said else "".join(said)
+        reply = Reply(text, (), reason, stats, self.dropped_turns, self.said, self.call)
         if self.fail is not None:
             self.emit(Failed(request.id, self.fail, reply))
         else:

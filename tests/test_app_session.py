@@ -160,7 +160,7 @@ def test_what_is_asked_while_the_model_loads_is_answered_when_it_can_be(tmp_path
     desk.engine.load_gate.clear()
     desk.session.load(TARGET, "fake", LoadOptions())
     desk.session.ask("Go")
-    desk.until(lambda: len(desk.engine.requests) == 1)
+    desk.until(lambda: desk.session.run is not None and desk.session.run.on_disk)
     assert desk.session.loading is not None
     desk.engine.load_gate.set()
     assert desk.reply().content == "Hello there."
@@ -181,7 +181,7 @@ def test_a_question_outlives_a_model_that_cannot_be_loaded(tmp_path: Path) -> No
     desk.engine.fail_load = ModelError("It is broken.")
     desk.session.load(TARGET, "broken", LoadOptions())
     desk.session.ask("Go")
-    desk.until(lambda: len(desk.engine.requests) == 1)
+    desk.until(lambda: desk.session.run is not None and desk.session.run.on_disk)
     desk.engine.load_gate.set()
     desk.until(lambda: desk.session.load_error is not None)
     desk.engine.fail_load = None
@@ -269,3 +269,39 @@ def test_turns_that_did_not_fit_are_counted(desk: Desk) -> None:
     desk.ask("Still more")
     desk.session.open(Conversation.new())
     assert desk.session.dropped_turns == 0
+
+
+def test_a_reply_stopped_at_its_call_keeps_the_remark(desk: Desk) -> None:
+    remark = Message("assistant", "Let me\x07 look.")
+    desk.engine.said = (remark, Message("assistant", "", metadata="weather"))
+    desk.engine.held_after = 1
+    desk.session.ask("Go")
+    desk.until(lambda: desk.page.texts[-1] == "Hello")
+    desk.session.stop()
+    desk.reply()
+    assert [(m.content, m.metadata) for m in desk.on_disk().path[1:]] == [
+        ("Let me␇ look.", ""),
+        ("", "weather"),
+    ]
+    assert desk.page.texts == ["Go", "Let me␇ look.", ""]
+    desk.ask("And?")  # a call without arguments is told to the model all the same
+    assert desk.engine.requests[1].messages[-2].metadata == "weather"
+
+
+def test_what_the_engine_has_not_begun_goes_to_the_next_model(desk: Desk) -> None:
+    desk.engine.load_gate.clear()
+    desk.engine.load(TARGET, LoadOptions())  # the engine is busy, and the session does not know
+    desk.session.ask("Go")
+    desk.until(lambda: len(desk.engine.requests) == 1)
+    desk.session.load(TARGET, "fake", LoadOptions())
+    desk.engine.load_gate.set()
+    assert desk.reply().content == "Hello there."
+    first, second = desk.engine.requests
+    assert first.id in desk.engine.cancelled
+    assert second == replace(first, id=second.id)
+
+
+def test_a_conversation_without_a_question_has_nothing_to_answer_again(desk: Desk) -> None:
+    desk.session.open(Conversation.new().add(Message("assistant", "Hello!")))
+    assert not desk.session.regenerate()
+    assert desk.engine.requests == []

@@ -58,6 +58,9 @@ def test_a_call_is_read(code: str, arguments: dict[str, Any] | None) -> None:
         f"tool_call(a={'-' * 20_000}1)",
         f"tool_call(a='{'x' * 100_000}')",
         "tool_call(a='\0')",
+        "tool_call(a={1, 2})",
+        "tool_call(a={(1, 2): 3})",
+        f"tool_call(a=0x{'f' * 20_000})",
     ],
 )
 def test_all_but_a_call_with_literals_is_refused_and_not_run(

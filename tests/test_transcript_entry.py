@@ -102,3 +102,34 @@ def test_only_messages_with_siblings_have_a_place() -> None:
     assert places(chat) == {second: (2, 2)}
     assert places(chat.switch(first)) == {first: (1, 2)}
     assert question not in places(chat)
+
+
+@pytest.mark.parametrize(
+    ("content", "body"),
+    [
+        ('{"city": "北京", "days": 3}', ["city: 北京", "days: 3"]),
+        ("```python\ntool_call(city='北京', at=[1, 2])\n```", ["city: 北京", "at: [1, 2]"]),
+        ("{}", []),
+        ('{"a\\nb": "\\u001b[2J"}', ["a b: ␛[2J"]),
+        ("no *call* at all", ["no call at all"]),
+        ("", []),
+    ],
+)
+def test_a_tool_call_is_a_name_and_arguments(content: str, body: list[str]) -> None:
+    call = replace(REPLY, content=content, metadata="get\x1b_weather", finish_reason="stop")
+    assert texts(laid_out(call)) == ["smollm2", "calls get␛_weather", *body, ""]
+
+
+def test_a_reply_becomes_a_call_at_its_end() -> None:
+    entry = laid_out(replace(REPLY, content=""), growing=True)
+    entry.append('{"city": "Lima"}')
+    call = replace(REPLY, content='{"city": "Lima"}', metadata="weather", finish_reason="stop")
+    assert entry.finish(call, "") == 0
+    assert texts(entry) == ["smollm2", "calls weather", "city: Lima", ""]
+
+
+def test_an_observation_is_shown_as_it_is_and_not_as_a_persons() -> None:
+    entry = laid_out(Message("observation", "*sunny*\n 20 degrees"))
+    assert texts(entry) == ["observation", "*sunny*", " 20 degrees", ""]
+    assert {span.styles for span in entry[1].spans} == {("observation",)}
+    assert entry.margin(1) == entry.margin(0)

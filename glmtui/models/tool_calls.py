@@ -67,6 +67,7 @@ def python_arguments(content: str) -> dict[str, Any]:
         arguments = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg is not None}
         if call.func.id != "tool_call" or len(arguments) < len(call.keywords):
             raise ValueError("it is not tool_call(name=value, ...)")
+        json.dumps(arguments)  # sets, bytes, endless numbers: nothing that a tool could be given
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise _unreadable(content, error) from error
     return arguments

@@ -40,6 +40,7 @@ from glmtui.ui.saver import Saver
 from glmtui.ui.session import Session
 from glmtui.ui.status import MemoryWatch
 from glmtui.ui.themes import DARK, themes
+from glmtui.ui.tool_use import ToolUse
 
 EngineFactory = Callable[[Callable[[Event], None]], Engine]
 
@@ -92,12 +93,15 @@ class GlmtuiApp(App[None]):
         self._memory = MemoryWatch(lambda found: self._soon(lambda: self.chat.show_memory(found)))
         self._saver = Saver(store, lambda error: self._soon(lambda: self._save_failed(error)))
         self.chat = ChatScreen()
+        self.tool_use = ToolUse(self)
         self.session = Session(
             self._fresh_conversation(),
             self._saver,
             self.chat.transcript,
             soon=self._soon,
             changed=self.chat.refresh_state,
+            offered=self.tool_use.offered,
+            called=self.tool_use.called,
         )
         self._opening = conversation
         for theme in themes():

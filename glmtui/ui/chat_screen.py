@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 SHORTEST_FRAME, LONGEST_FRAME = 1 / 25, 1 / 10
 STATUS_SECONDS = 0.5
+PLACEHOLDER = "Ask anything, or / for commands"
 WIDE = 100  # columns, from which on the panel has room beside the conversation
 
 
@@ -97,7 +98,7 @@ class ChatScreen(Screen[None]):
         self.body = Container(self.transcript, self.welcome, self.below, classes="body")
         self.main = Horizontal(self.body, classes="main")
         self.notice = Notice()
-        self.prompt = Prompt("Ask anything, or / for commands")
+        self.prompt = Prompt(PLACEHOLDER)
         self.status = StatusBar()
         self.panel: SettingsPanel | None = None
         self._memories: tuple[Memory, ...] = ()
@@ -136,6 +137,7 @@ class ChatScreen(Screen[None]):
         session = self.session
         self.notice.tell("load", wording.told(session.load_error))
         self.welcome.say("" if session.conversation.messages else wording.welcome(session))
+        self.prompt.placeholder = Content(self.app.tool_use.placeholder or PLACEHOLDER)
         if self.panel is not None:
             self._fill(self.panel)
         self._show_status()
@@ -192,7 +194,9 @@ class ChatScreen(Screen[None]):
         else:
             self.prompt.take()
             editing, self._editing = self._editing, None
-            self.session.ask(text.strip("\n"), editing)
+            text = text.strip("\n")
+            if editing is not None or not self.app.tool_use.answer(text):
+                self.session.ask(text, editing)
 
     def _command(self, text: str) -> None:
         try:
@@ -215,7 +219,9 @@ class ChatScreen(Screen[None]):
         """Stops the reply; with none being written, closes the notice or ends an edit."""
         if self.session.run is not None:
             self.session.stop()
-        elif not self.notice.close() and self._editing is not None:
+        elif self.notice.close() or self.app.tool_use.give_up():
+            return
+        elif self._editing is not None:
             self._editing = None
             self.prompt.put("")
             self.session.open(self.session.conversation)

@@ -1,11 +1,11 @@
-"""Dialogs: a list to pick from with a filter, the saved conversations in it, and the help page.
+"""Dialogs: a list to pick from with a filter, the saved conversations, a choice, the help page.
 
 A dialog is asked a question and dismissed with the answer; what follows from it is the app's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import ClassVar
@@ -165,6 +165,54 @@ def age(then: datetime, now: datetime) -> str:
     if minutes < 100 * 24 * 60:
         return f"{minutes / 60 / 24:.0f} d"
     return then.strftime("%Y-%m")
+
+
+class Choice(ModalScreen[str | None]):
+    """A question with a few answers, the first one highlighted. Enter gives one, Esc None.
+
+    Args:
+        text: what the question is about; all of it can be read, however long.
+        answers: their words, by what the dialog answers.
+    """
+
+    AUTO_FOCUS = "OptionList"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", show=False),
+        Binding("pageup", "look('page_up')", show=False, priority=True),
+        Binding("pagedown", "look('page_down')", show=False, priority=True),
+    ]
+
+    def __init__(self, title: str, text: str, answers: Mapping[str, str]) -> None:
+        super().__init__()
+        self._title = title
+        self._text = VerticalScroll(Static(Content(visible(text))), classes="text")
+        self._dialog = VerticalScroll(classes="dialog small")
+        self._text.can_focus = self._dialog.can_focus = False
+        self._answers = OptionList(
+            *(Option(Content(words), id=answer) for answer, words in answers.items()), compact=True
+        )
+
+    def compose(self) -> ComposeResult:
+        """Title, text, answers, a line on the keys."""
+        with self._dialog:
+            yield Static(Content(self._title), classes="heading")
+            yield self._text
+            yield self._answers
+            foot = "Enter chooses   Esc: no   PgUp, PgDn: more of the text"
+            yield Static(Content(foot), classes="help")
+
+    def on_mount(self) -> None:
+        """Highlights the first answer."""
+        self._answers.highlighted = 0
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Answers."""
+        self.dismiss(event.option.id)
+
+    def action_look(self, how: str) -> None:
+        """Scrolls the text, and in a low window the whole dialog."""
+        for part in (self._text, self._dialog):
+            getattr(part, f"scroll_{how}")(animate=False)
 
 
 class Help(ModalScreen[None]):

@@ -1,16 +1,19 @@
 """One message of a conversation as lines: who speaks, what is said, and how it ended.
 
 Knows how a message looks, not where it is drawn. A person's words are shown as they were typed; a
-model's are Markdown.
+model's are Markdown, but for the tools that it calls.
 """
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
 from glmtui.chat import Conversation, Message
+from glmtui.errors import EngineError
+from glmtui.models.tool_calls import json_arguments, python_arguments
 from glmtui.sanitize import VisibleStream, one_line, visible
 from glmtui.ui.markdown import render
 from glmtui.ui.streaming import MarkdownStream
@@ -86,6 +89,10 @@ class Entry:
         self._head = self._label()
         if self.message.role == "user":
             self._body = wrap([Span(self._text, ("user",))], width, fill=("user",))
+        elif self.message.role == "observation":
+            self._body = wrap([Span(self._text, ("observation",))], width)
+        elif self.message.metadata and not self._growing:
+            self._body = call_lines(self.message, width)
         elif self._growing:
             self._stream = MarkdownStream(width)
             self._body = self._stream.lines
@@ -105,7 +112,7 @@ class Entry:
     def finish(self, message: Message, note: str) -> int:
         """The message as it is at its end. Returns the first line that is not as it was."""
         text, stream = visible(message.content), self._stream
-        as_written = text == self._text
+        as_written = text == self._text and not message.metadata
         self.message, self.note, self._text = message, note, text
         self._growing, self._stream = False, None
         if stream is None or not as_written:
@@ -151,3 +158,21 @@ class Entry:
         if self.note:
             lines += wrap([Span(visible(self.note), ("note",))], self.width)
         return [*lines, BLANK]
+
+
+def call_lines(message: Message, width: int) -> Sequence[Line]:
+    """A tool call: the tool's name and its arguments, or what was written in their place."""
+    text = visible(message.content)
+    head = wrap([Span(f"calls {one_line(message.metadata)}", ("strong",))], width)
+    for arguments_in in (json_arguments, python_arguments):  # GLM-4's way, ChatGLM3's
+        try:
+            shown = {one_line(name): _value(value) for name, value in arguments_in(text).items()}
+        except (EngineError, RecursionError):
+            continue
+        spans = [[Span(f"{name}: "), Span(value, ("code",))] for name, value in shown.items()]
+        return [*head, *(line for argument in spans for line in wrap(argument, width))]
+    return [*head, *(render(text, width) if text.strip() else ())]
+
+
+def _value(value: object) -> str:
+    return visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

@@ -23,6 +23,7 @@ _RULES = {
     "user": "background: $surface;",
     "user-bar": "color: $primary; background: $surface;",
     "label": "color: $text-muted;",
+    "observation": "color: $text-muted;",
     "note": "color: $text-muted; text-style: italic;",
     "note-error": "color: $text-error;",
     "heading-1": "color: $text-primary; text-style: bold underline;",

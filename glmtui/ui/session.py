@@ -10,10 +10,11 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from glmtui.chat import Conversation, FinishReason, Message, SamplingParams
+from glmtui.chat import Conversation, FinishReason, Message, SamplingParams, with_tools
 from glmtui.engine.api import (
     Delta,
     Engine,
@@ -30,6 +31,7 @@ from glmtui.engine.api import (
     Request,
     ServerSpec,
     Target,
+    ToolCall,
 )
 from glmtui.errors import GlmtuiError
 from glmtui.sanitize import one_line, visible
@@ -45,6 +47,8 @@ class Session:
     Args:
         soon: calls a function on the thread that owns this session; called from other threads.
         changed: called whenever something that `View` does not show may have changed.
+        offered: the tools declared to a model that calls tools, asked for before each request.
+        called: hears of a reply that is a tool call; `answer` answers it.
 
     Attributes:
         conversation: the one in view.
@@ -66,6 +70,8 @@ class Session:
         *,
         soon: Callable[[Callable[[], None]], None],
         changed: Callable[[], None],
+        offered: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
+        called: Callable[[ToolCall], None] = lambda call: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.conversation = conversation
@@ -82,6 +88,8 @@ class Session:
         self._view = view
         self._soon = soon
         self._changed = changed
+        self._offered = offered
+        self._called = called
         self._clock = clock
         self._buffer: deque[Delta] = deque()
         self._ids = itertools.count(1)
@@ -117,35 +125,44 @@ class Session:
         """Loads a model in place of the one there is; a question that waits is answered by it."""
         if self.run is not None and self.run.working:
             self.cut()
+        self._take_back()
         assert self._engine is not None
         self.model, self.loading, self.load_error = None, (name, 0.0), None
         self.model_name = name
         self._target_name = target.url if isinstance(target, ServerSpec) else target.name
         self._engine.load(target, options)
-        self._submit()
         self._changed()
 
-    # ---- one reply: four ways in, one path
+    # ---- one reply: five ways in, one path
 
     def ask(self, text: str, editing: str | None = None) -> None:
         """A question, or other words for the one whose id is `editing`."""
         if editing is None:
-            self.conversation = self.conversation.add(Message("user", visible(text)))
-            question = self.conversation.path[-1]
-            self._view.begin(question, None)
-            self._view.finish(question)
+            self._say(Message("user", visible(text)))
         else:
             self.conversation = self.conversation.edit(editing, visible(text))
             self._show(self.conversation.path)
+            self._reply()
+
+    def answer(self, text: str) -> None:
+        """What came of the tool that the last reply calls."""
+        self._say(Message("observation", visible(text)))
+
+    def _say(self, message: Message) -> None:
+        self.conversation = self.conversation.add(message)
+        said = self.conversation.path[-1]
+        self._view.begin(said, None)
+        self._view.finish(said)
         self._reply()
 
     def regenerate(self) -> bool:
         """Answers the last question again. False where there is none."""
         path = self.conversation.path
-        if not path:
+        asked = next((n for n in range(len(path), 0, -1) if path[n - 1].role != "assistant"), 0)
+        if not asked:
             return False
-        if path[-1].role == "assistant":
-            self.conversation = self.conversation.rewind(path[-1].id)
+        if asked < len(path):  # a reply may be a remark and a tool call: two messages
+            self.conversation = self.conversation.rewind(path[asked].id)
             self._show(self.conversation.path)
         self._reply()
         return True
@@ -168,7 +185,7 @@ class Session:
         else:
             self.conversation = asked
         # A reply that failed before its first word says nothing to the model.
-        prompt = tuple(m for m in asked.prompt if m.content or m.role != "assistant")
+        prompt = tuple(m for m in asked.prompt if m.content or m.metadata or m.role != "assistant")
         request = Request(next(self._ids), prompt, asked.params)
         run = self.run = Run(request, begun, saved_at=self._clock())
         self._view.begin(begun, places(self.conversation).get(begun.id))
@@ -182,12 +199,20 @@ class Session:
 
     def _submit(self) -> None:
         """Hands the reply to the engine once its question is on disk and there is a model."""
-        run, engine = self.run, self._engine
-        if engine is None or run is None or run.submitted:
+        run, engine, model = self.run, self._engine, self.model
+        if engine is None or model is None or run is None or run.submitted or not run.on_disk:
             return
-        if run.on_disk and (self.model or self.loading):
-            run.submitted = True
-            engine.submit(run.request)
+        run.submitted = True
+        tools = self._offered() if model.calls_tools else ()
+        engine.submit(replace(run.request, messages=with_tools(run.request.messages, tools)))
+
+    def _take_back(self) -> None:
+        """A reply that the engine has not begun waits for another model, under another id."""
+        run = self.run
+        if run is not None and run.submitted:
+            self._cancel(run)
+            run.request = replace(run.request, id=next(self._ids))
+            run.submitted = False
 
     def _show(self, messages: Sequence[Message]) -> None:
         self._view.show(messages, places(self.conversation))
@@ -243,14 +268,24 @@ class Session:
         self.reply_error, self.answered = error, True
         self.stopped = reason == "cancelled"
         self.dropped_turns = reply.dropped_turns if reply else self.dropped_turns
-        if self.stopped and not message.content:  # nothing was said
+        said = [_made_visible(m) for m in reply.messages] if reply else []
+        if self.stopped and not message.content and len(said) < 2:  # nothing was said
             self.conversation = self.conversation.delete(message.id)
             self._show(self.conversation.path)
         else:
-            self.conversation = self.conversation.put(message)
-            self._view.finish(message, left_out(reply.dropped_turns) if reply else "")
+            self.conversation = self.conversation.put_reply(message, said)
+            self._finish(message.id, left_out(reply.dropped_turns) if reply else "")
         self._saver.save(self.conversation)
         self._changed()
+
+    def _finish(self, message_id: str, note: str) -> None:
+        """Shows a reply's messages as they are at its end: mostly one, of this id."""
+        path = self.conversation.path
+        first = next(n for n, message in enumerate(path) if message.id == message_id)
+        for message in path[first:]:
+            if message.id != message_id:
+                self._view.begin(message, None)
+            self._view.finish(message, note if message is path[-1] else "")
 
     # ---- what the engine says
 
@@ -295,18 +330,18 @@ class Session:
                 self.loading = (self.loading[0], event.fraction)
         elif isinstance(event, Ready):
             self.model, self.loading, self.load_error = event.model, None, None
+            self._submit()
         elif isinstance(event, LoadFailed):
             self.model, self.loading, self.load_error = None, None, event.error
-            if run and run.submitted:  # it waits for another model, under another id
-                self._cancel(run)
-                run.request = replace(run.request, id=next(self._ids))
-                run.submitted = False
+            self._take_back()
         elif run is None or event.request_id != run.request.id:
             return  # late: the reply was cut, or the conversation left
         elif isinstance(event, Prefilling):
             run.prefill = event.progress
         elif isinstance(event, Finished):
             self._end(event.reply.finish_reason, event.reply)
+            if event.reply.call is not None:
+                self._called(event.reply.call)
         elif isinstance(event, Failed):
             self._end("error", event.partial, event.error)
         self._changed()
@@ -314,10 +349,7 @@ class Session:
 
 def _cleaned(conversation: Conversation) -> Conversation:
     """The conversation as it may be shown, whoever wrote its file."""
-    messages = tuple(
-        replace(m, content=visible(m.content), model=one_line(m.model), error=visible(m.error))
-        for m in conversation.messages
-    )
+    messages = tuple(map(_made_visible, conversation.messages))
     system = conversation.system
     return replace(
         conversation,
@@ -325,4 +357,14 @@ def _cleaned(conversation: Conversation) -> Conversation:
         model=one_line(conversation.model),
         system=None if system is None else visible(system),
         messages=messages,
+    )
+
+
+def _made_visible(message: Message) -> Message:
+    return replace(
+        message,
+        content=visible(message.content),
+        metadata=one_line(message.metadata),
+        model=one_line(message.model),
+        error=visible(message.error),
     )
