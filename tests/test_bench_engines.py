@@ -61,7 +61,6 @@ def tiny_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
         patched = {**shapes.SHAPES, key: Shape(shape.family, shape.known, config)}
         for module in (shapes, synthetic, transformers_peer):
             monkeypatch.setattr(module, "SHAPES", patched)
-        monkeypatch.setattr("glmtui.engine.bench.native.SHAPES", patched)
 
 
 def subject(

@@ -13,9 +13,7 @@ from glmtui import __version__
 from glmtui.chat import SamplingParams
 from glmtui.engine.bench.clock import peak_resident, timed
 from glmtui.engine.bench.plan import Ready, Subject, Timed
-from glmtui.engine.bench.shapes import SHAPES
 from glmtui.engine.bench.synthetic import random_model
-from glmtui.engine.folder import read_config
 from glmtui.engine.generate import LoadedModel
 from glmtui.engine.loader import load
 
@@ -28,17 +26,14 @@ class Native:
 
     def __init__(self, subject: Subject) -> None:
         if subject.model is not None:
-            raw = read_config(subject.model.path)
             self._loaded = load(subject.model, subject.options)
         else:
-            raw = dict(SHAPES[subject.synthetic].config)
             self._loaded = random_model(subject.synthetic, subject.options)
         torch.set_num_threads(subject.threads)
         self._loaded.stop_ids = frozenset()  # every reply has the length it is to have
         info = self._loaded.info
-        config = self._loaded.model.config
-        marks = getattr(config, "marks", None)  # ChatGLM-6B's prompts have to end with two
-        vocab = int(raw.get("padded_vocab_size") or raw["vocab_size"])
+        model = self._loaded.model
+        marks = getattr(model.config, "marks", None)  # ChatGLM-6B's prompts have to end with two
         self.ready = Ready(
             engine="glmtui",
             device=info.device,
@@ -51,7 +46,10 @@ class Native:
             weight_bytes=info.weight_bytes,
             step_bytes=step_bytes(self._loaded),
             kv_bytes_per_token=info.kv_bytes_per_token,
-            vocabulary=(getattr(config, "cut", 0), marks.mask if marks else vocab),
+            vocabulary=(
+                getattr(model.config, "cut", 0),
+                marks.mask if marks else model.vocabulary,
+            ),
             prompt_end=(marks.gmask, marks.sop) if marks else (),
         )
 
