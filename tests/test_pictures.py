@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,7 @@ async def test_the_readmes_picture_is_true(
 
     def engine(fake: FakeEngine) -> None:
         fake.pieces = [REPLY]
+        fake.model = replace(fake.model, name="THUDM/chatglm3-6b")
 
     target = ServerSpec("THUDM/chatglm3-6b")
     monkeypatch.setattr("glmtui.engine.catalog.resolve", lambda *args, **options: target)
