@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from fakeserver import FakeServer
+from folders import checkpoint
 from replies import RATE
 from terminal import Start, Terminal
 
@@ -178,3 +179,25 @@ def test_the_whole_app_killed_and_continued(glmtui: Start, counter: FakeServer) 
         assert seen - (len(words) - kept) <= RATE  # a second of them
         kept = len(words)
     assert kept
+
+
+def test_the_real_engine_killed(
+    glmtui: Start, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A small model of random weights, and every part of the program; 5 times for 200 kills."""
+    model = checkpoint(tmp_path / "model", max_position_embeddings=100_000, eos_token_id=None)
+    for _ in range(max(1, request.config.getoption("--kills") // 40)):
+        terminal = glmtui("-m", str(model), "-s", "temperature=0", "-s", "load.dtype=float32")
+        terminal.shows("ready")
+        terminal.press(b"Go on\r")
+        terminal.shows("tok/s")
+        began, seconds = time.monotonic(), random.uniform(1.0, 2.0)
+        terminal.until(lambda: time.monotonic() - began > seconds)  # noqa: B023
+        terminal.process.kill()
+        terminal.process.wait()
+        kept = Store(terminal.folder / "data/conversations").load("last")
+        assert [m.content for m in kept.path[:1]] == ["Go on"]
+        assert kept.path[1].content
+        assert kept.path[1].finish_reason is None
+        left = (terminal.folder / "data/conversations").iterdir()
+        assert [path.name for path in left if path.suffix != ".toml"] == []

