@@ -65,9 +65,7 @@ class AppDesk:
 
     async def shows(self, text: str) -> None:
         """Waits until a text is to be seen, whole or broken into lines."""
-        await self.until(
-            lambda: text in self.screen() or text in " ".join(self.screen().split())
-        )
+        await self.until(lambda: text in self.screen() or text in " ".join(self.screen().split()))
 
     async def type(self, text: str) -> None:
         """Puts a text into the prompt and presses Enter."""
