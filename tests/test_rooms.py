@@ -51,7 +51,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "tools": ("tools",),
     },
     {"models": ("models",)},
-    {"generate": ("engine.generate", "engine.prompt")},
+    {"generate": ("engine.generate", "engine.pacing", "engine.prompt")},
     {
         "loader": ("engine.loader", "engine.placer"),
         "compatibility": ("engine.compatibility",),

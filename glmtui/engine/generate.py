@@ -10,6 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
@@ -27,6 +28,7 @@ from glmtui.engine.api import (
 from glmtui.engine.cache import KVCache
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.detokenizer import Detokenizer
+from glmtui.engine.pacing import ThreadPacer
 from glmtui.engine.prompt import fit_prompt
 from glmtui.engine.sampling import make_sampler
 from glmtui.errors import BadCheckpoint, EngineError, OutOfMemory, UnsupportedModel
@@ -64,6 +66,7 @@ class LoadedModel:
         self.device = device
         self._cache: KVCache | None = None
         self._cached_ids: list[int] = []
+        self._pacer: ThreadPacer | None = None
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -183,9 +186,21 @@ class LoadedModel:
         """Feeds ids behind what is cached. Returns logits after the last, float32 [vocab]."""
         assert self._cache is not None
         batch = torch.tensor([list(ids)], device=self.device)
-        logits: Tensor = self.model(batch, self._cache, last_only=True)
+        with self._paced(len(ids)):
+            logits: Tensor = self.model(batch, self._cache, last_only=True)
         self._cached_ids += ids
         return logits[0, -1]
+
+    def _paced(self, tokens: int) -> AbstractContextManager[None]:
+        """On a CPU: the number of threads that suits a step of so many tokens."""
+        if self.device.type != "cpu":
+            return nullcontext()
+        if self._pacer is None:
+            self._pacer = ThreadPacer(torch.get_num_threads(), torch.set_num_threads)
+        if tokens == 1:
+            return self._pacer.step()
+        self._pacer.all_threads()
+        return nullcontext()
 
     def _cache_for(self, prompt: list[int]) -> KVCache:
         """The cache, cut back to what it shares with the prompt (but not to all of it)."""
