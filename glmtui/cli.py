@@ -250,10 +250,10 @@ def _slim(args: Namespace) -> int:
 
 def _models(args: Namespace) -> int:
     from glmtui import listing
-    from glmtui.engine import catalog
+    from glmtui.engine import catalog, device
 
     servers = _settings_or_complaints(args).servers
-    _print(listing.models(catalog.installed(), catalog.MODELS, _columns()))
+    _print(listing.models(catalog.installed(), catalog.MODELS, device.snapshot(), _columns()))
     if servers:
         _print("\n" + listing.servers(servers, _columns()))
     return 0

@@ -12,11 +12,13 @@ from rich.cells import cell_len, set_cell_size
 
 from glmtui.config import Server
 from glmtui.engine.api import ModelInfo
+from glmtui.engine.device import Snapshot, fits
 from glmtui.engine.known import KnownModel
 from glmtui.sanitize import one_line
 from glmtui.store import Summary
 
 GAP = "  "
+FORMS = (None, "int8", "int4")  # ways to hold weights, largest first
 LEAST = 8  # cells that a column keeps however narrow the terminal is
 
 
@@ -65,25 +67,63 @@ def _when(moment: datetime) -> str:
     return f"{moment.astimezone():%Y-%m-%d %H:%M}"
 
 
-def models(installed: Sequence[ModelInfo], known: Sequence[KnownModel], width: int) -> str:
-    """A table of what is on this machine and what can be pulled."""
-    here = {info.name for info in installed}
+def models(
+    installed: Sequence[ModelInfo], known: Sequence[KnownModel], machine: Snapshot, width: int
+) -> str:
+    """A table of what is on this machine and what can be pulled.
+
+    Each known model has the memory that it needs with its whole context, in GB, at 16, 8 and 4
+    bits, and the most of these that fits what is free on this machine.
+    """
+    here = {info.name: info for info in installed}
+    named = {model.name: model for model in known}
     rows = [
-        (info.name, size(info.nbytes), info.stored, f"{info.context_length:,}", "ready")
+        (
+            info.name,
+            size(info.nbytes),
+            f"{info.context_length:,}",
+            *_needs(named.get(info.name)),
+            "ready",
+        )
         for info in installed
     ]
     rows += [
         (
             model.name,
             size(model.disk_nbytes),
-            model.stored or "16 bits",
             f"{model.context_length:,}",
-            "can be pulled",
+            *_needs(model),
+            _fitting(model, machine),
         )
         for model in known
         if model.name not in here
     ]
-    return table(("NAME", " SIZE", "STORED", " CONTEXT", "STATE"), rows, width, elastic=0)
+    head = ("NAME", " SIZE", " CONTEXT", " FP16", " INT8", " INT4", "STATE")
+    return table(head, rows, width, elastic=0)
+
+
+def _needs(model: KnownModel | None) -> tuple[str, ...]:
+    if model is None:
+        return ("",) * len(FORMS)
+    return tuple(
+        f"{model.memory_nbytes(form) / 1e9:.1f}" if _offered(model, form) else "-" for form in FORMS
+    )
+
+
+def _offered(model: KnownModel, form: str | None) -> bool:
+    """Whether a model can be held so: what is stored in few bits is not held in more."""
+    return model.stored is None or form == model.stored
+
+
+def _fitting(model: KnownModel, machine: Snapshot) -> str:
+    """The largest form of a model that fits, in words."""
+    room = None
+    for form in FORMS:
+        if _offered(model, form):
+            room = fits(model.memory_nbytes(form), machine)
+            if room.fits:
+                return "fits" if form == model.stored else f"fits as {form}"
+    return "fit unknown" if room is None or room.fits is None else "too large"
 
 
 def servers(named: Mapping[str, Server], width: int) -> str:

@@ -11,6 +11,7 @@ from rich.cells import cell_len
 from glmtui import listing
 from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.catalog import MODELS
+from glmtui.engine.device import HostMemory, Snapshot
 from glmtui.progress_line import ERASE, ProgressLine, describe
 from glmtui.store import Summary
 
@@ -20,6 +21,14 @@ class Terminal(io.StringIO):
         return True
 
 
+GB = 10**9
+
+
+def machine(free):
+    """No GPU, and so much memory free."""
+    return Snapshot((), HostMemory(total=32 * GB, available=free, used_by_us=None))
+
+
 @pytest.fixture(autouse=True)
 def columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
@@ -27,14 +36,31 @@ def columns(monkeypatch):
 
 def test_models_lists_what_is_here_once(tmp_path):
     here = ModelInfo("smollm2", tmp_path, "llama", 8192, 96_654_288, "int4 g32")
-    lines = listing.models([here], MODELS[:2], 80).splitlines()
-    assert lines[1].split() == ["smollm2", "97", "MB", "int4", "g32", "8,192", "ready"]
+    lines = listing.models([here], MODELS[:2], machine(20 * GB), 80).splitlines()
+    assert lines[1].split() == ["smollm2", "97", "MB", "8,192", "-", "-", "0.3", "ready"]
     assert [line.split()[0] for line in lines] == ["NAME", "smollm2", MODELS[1].name]
+
+
+@pytest.mark.parametrize(
+    ("free", "state"),
+    [
+        (20, "fits"),
+        (10, "fits as int8"),
+        (6, "fits as int4"),
+        (4, "too large"),
+        (None, "fit unknown"),
+    ],
+)
+def test_models_says_what_fits(free, state):
+    chatglm = next(model for model in MODELS if model.name == "THUDM/chatglm-6b")
+    here = machine(free and free * GB)
+    line = listing.models([], [chatglm], here, 80).splitlines()[1]
+    assert line.endswith(f"  13.3   7.6   5.2  {state}")
 
 
 def test_a_name_cannot_break_or_act_on_the_table(tmp_path):
     evil = ModelInfo("a\nb\x1b[2J", tmp_path, "llama", 8192, 5, "int4")
-    lines = listing.models([evil], [], 80).splitlines()
+    lines = listing.models([evil], [], machine(GB), 80).splitlines()
     assert len(lines) == 2
     assert "\x1b" not in lines[1]
 
