@@ -40,7 +40,7 @@ class Placer:
             or None for whole.
 
     Attributes:
-        quants: kinds of packed weights there are, such as "int4 g64".
+        quants: kinds of packed weights there are, such as "int4 g32".
         nbytes: memory of the weights placed.
     """
 
