@@ -87,9 +87,13 @@ def _parse(argv: list[str] | None) -> Namespace:
 
     pull = command("pull", _pull, "fetch a model: a known name, a hub id, or a folder")
     pull.add_argument("ref", metavar="REF")
-    slim = command("slim", _slim, "make ChatGLM-6B-Slim out of ChatGLM-6B")
+    slim = command("slim", _remake, "make ChatGLM-6B-Slim out of ChatGLM-6B")
     slim.add_argument("source", metavar="SRC", help="a folder or a pulled model")
     slim.add_argument("target", type=Path, metavar="DST", help="a new folder")
+    packed = command("quantize", _remake, "write a model in 4 or 8 bits, to load as it is")
+    packed.add_argument("source", metavar="SRC", help="a folder or a pulled model")
+    packed.add_argument("target", type=Path, metavar="DST", help="a new folder")
+    packed.add_argument("--bits", type=int, choices=(4, 8), default=4, help="default: 4")
     checked = command("verify", _verify, "check a pulled model's files against their checksums")
     checked.add_argument("ref", metavar="MODEL")
     command("models", _models, "list models and servers")
@@ -222,29 +226,14 @@ def _verify(args: Namespace) -> int:
     return 0
 
 
-def _slim(args: Namespace) -> int:
-    import signal
-    import threading
-
-    from glmtui.engine import catalog
-    from glmtui.engine.api import ServerSpec
-    from glmtui.progress_line import ProgressLine
-
-    source = catalog.resolve(args.source)
-    if isinstance(source, ServerSpec):
-        raise UsageError(f"{args.source} is a server, not a model on this machine")
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):  # torch does not bear being interrupted
-        signal.signal(number, lambda number, frame: stopped.set())
-    from glmtui.engine.slim import SlimStopped, slim
+def _remake(args: Namespace) -> int:
+    from glmtui import remaking
 
     try:
-        with ProgressLine() as line:
-            made = slim(source.path, args.target, on_progress=line, cancelled=stopped)
-    except SlimStopped as error:
+        _print(remaking.remake(args))
+    except remaking.Stopped as error:
         _complain(error)
         return 130
-    _print(f"{made.summary}\nChat with it: glmtui -m {made.folder}")
     return 0
 
 

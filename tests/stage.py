@@ -49,6 +49,7 @@ class Stage(App[None]):
     def __init__(self) -> None:
         super().__init__()
         self.time = 0.0
+        self.tick = 0.005  # by which it goes on when asked: older messages come one at a time
         self.transcript = Transcript(clock=self.clock)
         self.following: list[tuple[bool, int]] = []
         self.bytes = 0
@@ -58,7 +59,7 @@ class Stage(App[None]):
         yield self.transcript
 
     def clock(self) -> float:
-        self.time += 0.005  # so that older messages are laid out one at a time
+        self.time += self.tick
         return self.time
 
     def on_transcript_following(self, event: Transcript.Following) -> None:

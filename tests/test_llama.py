@@ -38,8 +38,7 @@ def reference(shape: dict[str, object]) -> LlamaForCausalLM:
         num_hidden_layers=3,
         num_attention_heads=4,
         max_position_embeddings=128,
-        initializer_range=0.3,
-        **{"tie_word_embeddings": True, **shape},
+        **{"tie_word_embeddings": True, "initializer_range": 0.3, **shape},
     )
     model = LlamaForCausalLM(config).eval()
     for name, parameter in model.named_parameters():  # norms and biases that matter
@@ -105,9 +104,10 @@ def test_the_cache_grows_past_its_first_block(
     assert cache.keys[0].shape[2] == 16
 
 
-@pytest.mark.parametrize(("quant", "tolerance"), [("int8", 0.05), ("int4", 0.5)])
+@pytest.mark.parametrize(("quant", "tolerance"), [("int8", 0.03), ("int4", 0.3)])
 def test_quantised_logits_stay_near(tmp_path: Path, quant: str, tolerance: float) -> None:
-    info = saved(reference({}), tmp_path)
+    # weights that keep the size of what goes through them, as trained ones do
+    info = saved(reference({"initializer_range": 64**-0.5}), tmp_path)
     exact = load(info, LoadOptions(dtype="float32", quant=None)).logits(IDS)
     near = load(info, LoadOptions(dtype="float32", quant=quant))
     assert near.info.quant.startswith(quant)

@@ -46,6 +46,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.linear",
             "engine.quant",
             "engine.sampling",
+            "engine.tensor_file",
             "engine.weights",
         ),
         "tools": ("tools",),
@@ -58,6 +59,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     },
     {
         "bench": ("engine.bench",),
+        "prepare": ("engine.prepare",),
         "slim": ("engine.slim", "engine.slim_check"),
         "thread": ("engine.thread", "engine"),
     },
@@ -73,6 +75,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "doctor",
             "listing",
             "progress_line",
+            "remaking",
             "__main__",
         )
     },
@@ -85,7 +88,9 @@ LEAPS = {
 }
 TORCH = {"torch", "transformers", "numpy", "safetensors", "tokenizers", "sentencepiece", "tiktoken"}
 SCREEN = {"textual", "rich"}
-TORCH_ROOMS = {"tensors", "models", "generate", "loader", "compatibility", "slim", "bench"}
+TORCH_ROOMS = {
+    *("tensors", "models", "generate", "loader", "compatibility", "prepare", "slim", "bench"),
+}
 SCREEN_ROOMS = {"ui", "cli"}
 
 

@@ -141,11 +141,13 @@ async def test_looking_back_in_time_moves_nothing_on_the_screen() -> None:
     whole.show(messages, {})
     whole.lay_out(77, at_least=10**6)
     stage = Stage()
+    stage.tick = 1.0  # no time for older messages
     async with stage.run_test(size=(80, 24)) as pilot:
         stage.transcript.show(messages)
         stage.transcript.scroll_to(y=stage.transcript.max_scroll_y - 5)
         await pilot.pause()
         seen, top = stage.text, stage.transcript.scroll_offset.y
+        stage.tick = 0.005
         while stage.transcript.virtual_size.height < whole.total:
             await pilot.pause(0.01)
         stage.forget_terminal()

@@ -36,6 +36,7 @@ from glmtui.models.hub_format import (
 )
 
 ELSEWHERE = "A server such as vLLM may run it: glmtui -m http://…/v1"
+CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")  # since 5.24, and before it
 PACKED = (CpuInt4Linear, CpuInt8Linear, PackedLinear)
 
 
@@ -174,7 +175,7 @@ class Wrapped(Decoder):
         # models that keep one state instead of a key per token can neither go back nor on in chunks
         self.causal = not getattr(inner, "_is_stateful", False)
         takes = inspect.signature(inner.forward).parameters
-        named = [name for name in ("past_key_values", "cache_params") if name in takes]
+        named = [name for name in CACHE_ARGUMENTS if name in takes]
         if not named:
             raise UnsupportedModel(
                 f"{type(inner).__name__} keeps its state in a way of its own, which is not driven.",

@@ -90,7 +90,7 @@ def load(
     if key == catalog.COMPATIBILITY:
         other: LoadedModel = family.load(info, raw, options, device, dtype, quant, report)
         return other
-    config, model = _built(family, raw, info.path, options)
+    config, model = build(family, raw, info.path, options)
     # the tokenizer first: what it refuses is known before gigabytes are read
     tokenizer = family.load_tokenizer(info.path, raw)
     chat_format = family.chat_format(tokenizer, info.path, raw) if tokenizer else None
@@ -183,7 +183,7 @@ def pick_quant(
     return None if name is None else catalog.QUANTS[name]
 
 
-def _built(
+def build(
     family: Any, raw: dict[str, Any], folder: Path, options: LoadOptions
 ) -> tuple[Any, Decoder]:
     """The family's Config and its Model, on the meta device."""

@@ -140,8 +140,10 @@ class Checkpoint:
             return self._gptq(layer)
         weight = self._tensor(name)
         if f"{name}.scale" in self:
-            zero = self._tensor(f"{name}.zero") if f"{name}.zero" in self else None
-            return PackedWeight(weight, self._tensor(f"{name}.scale"), zero)
+            scale = self._tensor(f"{name}.scale")
+            return PackedWeight(
+                weight, scale, self._maybe(f"{name}.zero"), self._maybe(f"{name}.order")
+            )
         if f"{name}_scale" in self and weight.dtype == torch.int8:
             return chatglm_packing(weight, self._tensor(f"{name}_scale"), self.bits)
         if not weight.is_floating_point():
@@ -163,13 +165,16 @@ class Checkpoint:
             self._tensor(f"{layer}.qweight"),
             self._tensor(f"{layer}.qzeros"),
             self._tensor(f"{layer}.scales"),
-            self._tensor(f"{layer}.g_idx") if f"{layer}.g_idx" in self else None,
+            self._maybe(f"{layer}.g_idx"),
             self._gptq_offset,
         )
 
     def rows(self, rows: Rows) -> Tensor | PackedWeight:
         """The tensor that `rows` describes; in float32 if its parts are not packed alike."""
         return joined([self.get(name) for name in rows.names], torch.float32)[rows.start :]
+
+    def _maybe(self, name: str) -> Tensor | None:
+        return self._tensor(name) if name in self else None
 
     def _tensor(self, name: str) -> Tensor:
         path = self._shards.get(name)
