@@ -189,7 +189,7 @@ def _app(args: Namespace) -> int:
             "For one question and one reply: glmtui ask 'Why is the sky blue?'",
         )
     gc.disable()  # until the first paint: what is imported is not garbage
-    from glmtui.ui.app import run
+    from glmtui.ui.launch import run
 
     for stream in (sys.stdout, sys.stderr):
         _reconfigure(stream, encoding="utf-8")  # Textual writes it whatever the locale says

@@ -24,7 +24,7 @@ sys.path.insert(0, {tests!r})
 from fake_engine import FakeEngine
 from glmtui.config import Settings
 from glmtui.engine import device
-from glmtui.ui import app
+from glmtui.ui import launch
 
 device.snapshot = device.Snapshot  # others use memory too, and the meter would say so
 
@@ -33,8 +33,8 @@ def start(emit):
     {prepare}
     return engine
 
-app._start_engine = start
-sys.exit(app.run(Settings(model="http://fake.invalid/v1"), []))
+launch._start_engine = start
+sys.exit(launch.run(Settings(model="http://fake.invalid/v1"), []))
 """
 LEFT_ALTERNATE_SCREEN = b"\x1b[?1049l"
 
@@ -156,8 +156,10 @@ def test_a_terminal_that_does_not_drain_is_known_to_be_blocked() -> None:
     full.start()
     while not terminal.blocked:
         full.join(0.001)
-    while full.is_alive():
-        os.read(reader, 65536)
+    left = 1_000_000
+    while left:
+        left -= len(os.read(reader, 65536))
+    full.join()
     assert not terminal.blocked
     os.close(reader)
     assert terminal.write("nobody reads this") == 17
@@ -185,9 +187,9 @@ def test_alt_enter_breaks_the_line_and_a_paste_never_sends(start: Callable[..., 
 
 
 def test_the_programs_own_faults_are_logged_and_said(start: Callable[..., Terminal]) -> None:
-    terminal = start("app.ChatScreen.action_help = lambda self: 1 / 0")
+    terminal = start("launch.GlmtuiApp.action_command_palette = lambda self: 1 / 0")
     terminal.shows("ready")
-    terminal.press(b"\x1bOP")
+    terminal.press(b"\x10")
     assert terminal.ends() == 1
     assert LEFT_ALTERNATE_SCREEN in terminal.output
     assert b"glmtui.log" in terminal.output.split(LEFT_ALTERNATE_SCREEN)[-1]

@@ -82,7 +82,7 @@ def app(monkeypatch):
         opened.append((settings, problems, open_conversation, model_asked))
         return 7
 
-    monkeypatch.setitem(sys.modules, "glmtui.ui.app", types.SimpleNamespace(run=run))
+    monkeypatch.setitem(sys.modules, "glmtui.ui.launch", types.SimpleNamespace(run=run))
     monkeypatch.setattr(cli, "_is_terminal", lambda stream: True)
     return opened
 

@@ -168,7 +168,7 @@ def loaded_by(statement: str) -> set[str]:
     [
         ("import glmtui", TORCH | SCREEN),
         ("import glmtui.cli", TORCH | SCREEN | {"httpx", "huggingface_hub"}),
-        ("import glmtui.ui.app, glmtui.ui.chat_screen", TORCH | {"huggingface_hub", "httpx"}),
+        ("import glmtui.ui.launch, glmtui.ui.chat_screen", TORCH | {"huggingface_hub", "httpx"}),
         ("import glmtui.engine.thread", TORCH | SCREEN),
         ("import glmtui.engine, glmtui.engine.catalog", TORCH | SCREEN),
         ("import glmtui.bench, glmtui.engine.bench", TORCH | SCREEN),

@@ -1,0 +1,196 @@
+"""ChatView: how the chat is laid out, and what of the session and the app is shown where.
+
+What the user can do here is `chat_screen`'s. Knows widgets and their order; of the conversation
+only what the session tells.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.containers import Container, Horizontal
+from textual.content import Content
+from textual.geometry import Size
+from textual.screen import Screen
+from textual.timer import Timer
+from textual.widgets import Static
+
+from glmtui.sanitize import visible
+from glmtui.ui import wording
+from glmtui.ui.prompt import Prompt
+from glmtui.ui.session import Session
+from glmtui.ui.status import Memory, StatusBar
+from glmtui.ui.transcript import Transcript
+
+if TYPE_CHECKING:
+    from glmtui.ui.app import GlmtuiApp
+    from glmtui.ui.panel import SettingsPanel
+
+SHORTEST_FRAME, LONGEST_FRAME = 1 / 25, 1 / 10
+STATUS_SECONDS = 0.5
+PLACEHOLDER = "Ask anything, or / for commands"
+WIDE = 100  # columns, from which on the panel has room beside the conversation
+
+
+class Words(Static):
+    """Plain text, drawn again only when it changes; an empty one takes no room."""
+
+    def __init__(self, classes: str | None = None) -> None:
+        super().__init__(markup=False, classes=classes)
+        self.display = False
+        self._text = ""
+
+    def say(self, text: str) -> None:
+        """Shows `text` in place of what there was."""
+        if text != self._text:
+            self._text = text
+            self.display = bool(text)
+            self.update(Content(visible(text)))
+
+
+class Notice(Words):
+    """What needs to be read: errors, and what to do about them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._parts: dict[str, str] = {}
+
+    def tell(self, subject: str, text: str) -> None:
+        """Shows `text` on a subject in place of what was there; "" takes it away."""
+        self._parts[subject] = text
+        self.say("\n".join(filter(None, self._parts.values())))
+
+    def close(self) -> bool:
+        """Takes everything away. False where there was nothing."""
+        had = self.display
+        self._parts.clear()
+        self.say("")
+        return had
+
+
+class ChatView(Screen[None]):
+    """The conversation, the prompt and the status bar; the settings panel beside or over them."""
+
+    app: GlmtuiApp
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transcript = Transcript()
+        self.welcome = Words(classes="welcome")
+        self.below = Words(classes="below")
+        self.body = Container(self.transcript, self.welcome, self.below, classes="body")
+        self.main = Horizontal(self.body, classes="main")
+        self.notice = Notice()
+        self.prompt = Prompt(PLACEHOLDER)
+        self.status = StatusBar()
+        self.panel: SettingsPanel | None = None
+        self._memories: tuple[Memory, ...] = ()
+        self._status_at = 0.0
+        self._timer: Timer | None = None
+        self._transcript_size = Size()
+
+    def compose(self) -> ComposeResult:
+        """From top to bottom."""
+        yield self.main
+        yield self.notice
+        yield self.prompt.completions
+        yield self.prompt
+        yield self.status
+
+    def on_mount(self) -> None:
+        """Watches over the transcript's size."""
+        self.screen_layout_refresh_signal.subscribe(self, self._make_up_for_resize)
+
+    def _make_up_for_resize(self, _: Screen[None]) -> None:
+        """Textual sends no Resize where a field asked for its place before the layout was done."""
+        if self.transcript.size != self._transcript_size:
+            self._transcript_size = self.transcript.size
+            self.transcript.on_resize()
+
+    @property
+    def session(self) -> Session:
+        """The conversation in view and what is done with it."""
+        return self.app.session
+
+    # ---- what is shown
+
+    def refresh_state(self) -> None:
+        """Shows what the session has come to; called whenever it changes."""
+        session = self.session
+        self.notice.tell("load", wording.told(session.load_error))
+        self.welcome.say("" if session.conversation.messages else wording.welcome(session))
+        self.prompt.placeholder = Content(self.app.tool_use.placeholder or PLACEHOLDER)
+        if self.panel is not None:
+            self._fill(self.panel)
+        self._show_status()
+        if session.run is not None and self._timer is None:
+            self._next_frame(SHORTEST_FRAME)
+
+    def show_memory(self, memories: tuple[Memory, ...]) -> None:
+        """Shows how full the devices are."""
+        self._memories = memories
+        self._show_status()
+
+    def _show_status(self) -> None:
+        self._status_at = now = time.monotonic()
+        unsaved = self.app.save_error is not None
+        self.status.tell(wording.facts(self.session, self._memories, now, unsaved=unsaved))
+
+    def _next_frame(self, delay: float) -> None:
+        self._timer = self.set_timer(delay, partial(self._frame, time.monotonic() + delay))
+
+    def _frame(self, due: float) -> None:
+        """Shows what was written since the last frame. Where time is short, frames are fewer."""
+        self._timer = None
+        if self.session.run is None:
+            return
+        began = time.monotonic()
+        delay = LONGEST_FRAME
+        blocked = self.app.terminal_blocked
+        self.session.drain(show=not blocked)  # what cannot be shown is saved all the same
+        if not blocked:
+            spent = time.monotonic() - due  # the lateness of the loop with it
+            delay = min(LONGEST_FRAME, max(SHORTEST_FRAME, 3 * spent))
+        if began - self._status_at >= STATUS_SECONDS:
+            self._show_status()
+        self._next_frame(delay)
+
+    def on_resize(self, event: events.Resize) -> None:
+        """In a narrow window the panel gives way to the conversation, unless it is in use."""
+        if self.panel is not None:
+            narrow = event.size.width < WIDE
+            self.panel.set_class(narrow, "-narrow")
+            self.panel.display = self.panel.display and (self.in_panel or not narrow)
+
+    @on(Transcript.Following)
+    def _say_lines_below(self, event: Transcript.Following) -> None:
+        some = not event.following and event.lines_below
+        self.below.say(f"{event.lines_below:,} new lines below, Ctrl+End" if some else "")
+
+    # ---- the panel
+
+    @property
+    def in_panel(self) -> bool:
+        focused = self.focused
+        return self.panel is not None and focused is not None and self.panel in focused.ancestors
+
+    def show_panel(self) -> SettingsPanel:
+        """Shows the panel, leaving the cursor where it is."""
+        if self.panel is None:
+            from glmtui.ui.panel import SettingsPanel  # and its widgets, when first wanted
+
+            self.panel = SettingsPanel(classes="-narrow" if self.size.width < WIDE else "")
+            self.main.mount(self.panel)
+        self.panel.display = True
+        self._fill(self.panel)
+        return self.panel
+
+    def _fill(self, panel: SettingsPanel) -> None:
+        if panel.display:
+            conversation, model = self.session.conversation, self.session.model
+            defaults = model.defaults if model else type(conversation.params)()
+            panel.tell(conversation.params, conversation.system, defaults)

@@ -1,0 +1,90 @@
+"""The program with a screen, from the command line's word to the process's end.
+
+Knows folders, the terminal and the exit code; what happens between them is the app's.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from glmtui import paths
+from glmtui.chat import Conversation
+from glmtui.config import Settings
+from glmtui.engine.api import Engine, Event
+from glmtui.errors import ConfigError
+from glmtui.sanitize import visible
+from glmtui.store import Store, dumps
+from glmtui.ui.app import GlmtuiApp
+
+
+def run(
+    settings: Settings,
+    problems: Sequence[ConfigError],
+    *,
+    open_conversation: str | None = None,
+    model_asked: bool = False,
+) -> int:
+    """The program with a screen, until the user leaves. Returns its exit code.
+
+    Args:
+        problems: what was wrong with the settings, to be shown.
+        open_conversation: an id, the beginning of one, or "last"; it goes on with its own model.
+        model_asked: the model in `settings` was asked for just now, so it takes over.
+
+    Raises:
+        StoreError: that conversation cannot be opened.
+    """
+    from glmtui.ui.terminal import TerminalDriver, own_terminal
+
+    store = Store(paths.data_dir() / "conversations", settings.format)
+    conversation = None if open_conversation is None else store.load(open_conversation)
+    if conversation is not None and conversation.model and not model_asked:
+        settings = replace(settings, model=conversation.model)
+    log = paths.state_dir() / "glmtui.log"
+    with own_terminal(log) as terminal:
+        app = GlmtuiApp(
+            settings,
+            store,
+            _start_engine,
+            problems=problems,
+            conversation=conversation,
+            terminal_blocked=lambda: terminal.blocked,
+            driver_class=TerminalDriver,
+        )
+        app.run(mouse=settings.mouse)
+        ended, unsaved = app.close()
+    code = app.return_code or 0
+    if code == 1:
+        sys.stderr.write(f"glmtui met an error of its own; {log} has it.\n")
+    sys.stderr.writelines(_rescue(unsaved))
+    if not ended:  # still inside torch, whose threads would abort the process at its end
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _start_engine(emit: Callable[[Event], None]) -> Engine:
+    from glmtui.engine.thread import EngineThread
+
+    thread = EngineThread(emit)
+    thread.start()
+    return thread
+
+
+def _rescue(unsaved: Iterable[Conversation]) -> Iterator[str]:
+    """Puts what the data folder would not take into the temporary one; says where."""
+    for conversation in unsaved:
+        name = visible(conversation.title)
+        try:
+            path = Path(tempfile.mkdtemp(prefix="glmtui-")) / f"{conversation.id}.toml"
+            path.write_text(dumps(conversation, "toml"), encoding="utf-8")
+        except OSError as error:
+            yield f"{name!r} could not be saved: {error.strerror}\n"
+        else:
+            yield f"{name!r} could not be saved; it is in {path} (glmtui import {path}).\n"
