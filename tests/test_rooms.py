@@ -24,6 +24,7 @@ LINES = 400
 ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
         "errors": ("errors",),
+        "language": ("language",),
         "paths": ("paths",),
         "sanitize": ("sanitize",),
         "device": ("engine.device", "engine.cgroup"),
