@@ -23,7 +23,7 @@ import tomli
 from glmtui import paths
 from glmtui.chat import SamplingParams
 from glmtui.engine.api import LoadOptions, ServerSpec
-from glmtui.engine.catalog import FAMILIES, QUANTS
+from glmtui.engine.catalog import FAMILIES, KERNELS, QUANTS
 from glmtui.errors import ConfigError
 from glmtui.setting import Setting, Value, rows, setting, unknown
 from glmtui.store.durable import read_bounded
@@ -159,6 +159,10 @@ class Settings:
         table="load",
     )
 
+    kernel: str = setting(
+        "What multiplies with int8 and int4 on a GPU.", "auto", table="quant", choices=KERNELS
+    )
+
     endpoint: str | None = setting(
         "The hub that models are pulled from, if not the one HF_ENDPOINT names.",
         None,
@@ -186,7 +190,9 @@ class Settings:
         """How a model is to be held in memory."""
         quant = None if self.quant == "none" else self.quant
         family = None if self.family == "auto" else self.family
-        return LoadOptions(self.device, self.dtype, quant, self.context_length, family, self.slim)
+        return LoadOptions(
+            self.device, self.dtype, quant, self.context_length, family, self.slim, self.kernel
+        )
 
     def server_specs(self, environ: Mapping[str, str] = os.environ) -> dict[str, ServerSpec]:
         """The servers by name, each with its key out of the environment (empty where not set)."""

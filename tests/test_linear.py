@@ -16,6 +16,7 @@ from glmtui.engine.linear import (
     CpuInt8Linear,
     Linear,
     PackedLinear,
+    cpu,
     make_head,
     make_linear,
     packed_block,
@@ -26,7 +27,8 @@ from glmtui.engine.quant import BLOCK, PackedWeight, quantize
 @pytest.fixture(autouse=True, params=[torch.bfloat16, torch.float32], ids=str)
 def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
     """Processors that are fast in bfloat16, and those that are not."""
-    monkeypatch.setattr(linear_layers, "product_dtype", lambda: request.param)
+    for module in (linear_layers, cpu):
+        monkeypatch.setattr(module, "product_dtype", lambda: request.param)
     dtype: torch.dtype = request.param
     return dtype
 

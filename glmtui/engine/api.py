@@ -76,6 +76,7 @@ class LoadOptions:
         context_length: room in the KV cache, in tokens; None takes the model's own.
         family: a key of `catalog.FAMILIES` that overrides what the folder looks like.
         slim: leave the image tokens of an original ChatGLM-6B out; their logits become the least.
+        kernel: one of `known.KERNELS`, for packed weights on a GPU.
     """
 
     device: str = "auto"
@@ -84,6 +85,7 @@ class LoadOptions:
     context_length: int | None = None
     family: str | None = None
     slim: bool = True
+    kernel: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class LoadedInfo:
         device: where it runs: "cpu", "cuda:0", or a server's address.
         dtype: of its activations; empty for a server.
         quant: how its weights are held, such as "int4 g32"; empty where they are not quantised.
+        kernel: what multiplies with them on a GPU, such as "triton"; empty elsewhere.
         context_length: None where a server does not say.
         weight_bytes: memory of the weights; None for a server.
         kv_bytes_per_token: memory of the KV cache per token; None for a server.
@@ -107,6 +110,7 @@ class LoadedInfo:
     device: str
     dtype: str = ""
     quant: str = ""
+    kernel: str = ""
     context_length: int | None = None
     weight_bytes: int | None = None
     kv_bytes_per_token: int | None = None
