@@ -158,6 +158,9 @@ class Settings:
         True,
         table="load",
     )
+    cache_gb: float | None = setting(
+        "Memory for the KV caches of conversations, in GB.", None, table="load", low=0, example=2.0
+    )
 
     endpoint: str | None = setting(
         "The hub that models are pulled from, if not the one HF_ENDPOINT names.",
@@ -186,7 +189,8 @@ class Settings:
         """How a model is to be held in memory."""
         quant = None if self.quant == "none" else self.quant
         family = None if self.family == "auto" else self.family
-        return LoadOptions(self.device, self.dtype, quant, self.context_length, family, self.slim)
+        given = {row.name: getattr(self, row.name) for row in SETTINGS if row.table == "load"}
+        return LoadOptions(**given | {"quant": quant, "family": family})
 
     def server_specs(self, environ: Mapping[str, str] = os.environ) -> dict[str, ServerSpec]:
         """The servers by name, each with its key out of the environment (empty where not set)."""

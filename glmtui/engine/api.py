@@ -76,6 +76,8 @@ class LoadOptions:
         context_length: room in the KV cache, in tokens; None takes the model's own.
         family: a key of `catalog.FAMILIES` that overrides what the folder looks like.
         slim: leave the image tokens of an original ChatGLM-6B out; their logits become the least.
+        cache_gb: memory for the KV caches of several conversations, in GB; None takes a share of
+            what is free once the model is loaded.
     """
 
     device: str = "auto"
@@ -84,6 +86,7 @@ class LoadOptions:
     context_length: int | None = None
     family: str | None = None
     slim: bool = True
+    cache_gb: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """One reply from a model in memory: prompt, prefix reuse, chunked prefill, decode loop.
 
-`LoadedModel` holds a decoder, its cache and what the cache has read; `TokenStream` is one reply,
-as ids or as text. Neither knows files or screens.
+`LoadedModel` holds a decoder and its caches; `TokenStream` is one reply, as ids or as text.
+Neither knows files or screens.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from glmtui.chat import FinishReason, GenerationStats, Message, SamplingParams
 from glmtui.engine.api import (
     ChatFormat,
     LoadedInfo,
+    LoadOptions,
     PrefillProgress,
     Reply,
     Tokenizer,
     ToolChatFormat,
 )
-from glmtui.engine.cache import KVCache
+from glmtui.engine.caches import CacheShelf, cache_budget
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.detokenizer import Detokenizer
 from glmtui.engine.pacing import ThreadPacer
@@ -44,6 +45,7 @@ class LoadedModel:
         model: filled and prepared.
         tokenizer, chat_format: None where the folder had no tokenizer files; then only ids work.
         stop_ids: ids that end a reply.
+        options: how it was asked to be held.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class LoadedModel:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        options: LoadOptions = LoadOptions(),
     ) -> None:
         self.model = model
         self._tokenizer = tokenizer
@@ -64,8 +67,8 @@ class LoadedModel:
         self.info = info
         self.dtype = dtype
         self.device = device
-        self._cache: KVCache | None = None
-        self._cached_ids: list[int] = []
+        budget = cache_budget(options.cache_gb, device)
+        self._caches = CacheShelf(model, self.context_length, dtype, device, budget)
         self._pacer: ThreadPacer | None = None
 
     @property
@@ -168,7 +171,7 @@ class LoadedModel:
             Logits after the last id, float32 [vocab], or None if cancelled; and how many ids were
             still in the cache.
         """
-        cache = self._cache_for(prompt)
+        cache = self._caches.open(prompt)
         reused = cache.offset
         chunk = PREFILL_CHUNK.get(self.device.type, 512) if self.model.causal else len(prompt)
         logits = None
@@ -184,11 +187,10 @@ class LoadedModel:
     @torch.inference_mode()
     def step(self, ids: Sequence[int]) -> Tensor:
         """Feeds ids behind what is cached. Returns logits after the last, float32 [vocab]."""
-        assert self._cache is not None
         batch = torch.tensor([list(ids)], device=self.device)
         with self._paced(len(ids)):
-            logits: Tensor = self.model(batch, self._cache, last_only=True)
-        self._cached_ids += ids
+            logits: Tensor = self.model(batch, self._caches.cache, last_only=True)
+        self._caches.note(ids)
         return logits[0, -1]
 
     def _paced(self, tokens: int) -> AbstractContextManager[None]:
@@ -202,18 +204,6 @@ class LoadedModel:
         self._pacer.all_threads()
         return nullcontext()
 
-    def _cache_for(self, prompt: list[int]) -> KVCache:
-        """The cache, cut back to what it shares with the prompt (but not to all of it)."""
-        if self._cache is None:
-            self._cache = self.model.new_cache(self.context_length, self.dtype, self.device)
-            self._cached_ids = []
-        # a step that failed may have left ids behind that the cache never got
-        del self._cached_ids[self._cache.offset :]
-        reusable = self.model.reusable_prefix
-        self._cache.trim(min(reusable(self._cached_ids, prompt), len(prompt) - 1))
-        del self._cached_ids[self._cache.offset :]
-        return self._cache
-
     @property
     def peak_memory(self) -> int:
         """Most bytes that were ever in use: on the GPU by torch, else by the whole process."""
@@ -223,16 +213,15 @@ class LoadedModel:
         return peak if sys.platform == "darwin" else peak * 1024
 
     def forget(self) -> None:
-        """Gives the memory of the KV cache back; the next prompt is read from its start."""
-        self._cache = None
-        self._cached_ids = []
+        """Gives the memory of all KV caches back; the next prompt is read from its start."""
+        self._caches.clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def close(self) -> None:
-        """Gives the memory of weights and cache back."""
-        del self.model
+        """Gives the memory of weights and caches back."""
         self.forget()
+        del self.model, self._caches
 
 
 class TokenStream:

@@ -123,6 +123,7 @@ def load(
         loaded,
         dtype=dtype,
         device=device,
+        options=options,
     )
 
 
