@@ -161,6 +161,9 @@ class Settings:
     cache_gb: float | None = setting(
         "Memory for the KV caches of conversations, in GB.", None, table="load", low=0, example=2.0
     )
+    speculation: Literal["auto", "on", "off"] = setting(
+        "Read ahead what repeats earlier text; auto does while it is faster.", "auto", table="load"
+    )
 
     endpoint: str | None = setting(
         "The hub that models are pulled from, if not the one HF_ENDPOINT names.",

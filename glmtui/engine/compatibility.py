@@ -175,6 +175,8 @@ class Wrapped(Decoder):
         UnsupportedModel: it keeps its state in no cache that transformers shares between models.
     """
 
+    rewinds = False  # caches of windows and states do not
+
     def __init__(self, inner: PreTrainedModel) -> None:
         super().__init__()
         self.inner = inner

@@ -29,6 +29,7 @@ from glmtui.engine.api import (
 from glmtui.engine.caches import CacheShelf, cache_budget
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.detokenizer import Detokenizer
+from glmtui.engine.lookahead import GUESSES, Lookahead
 from glmtui.engine.pacing import ThreadPacer
 from glmtui.engine.prompt import fit_prompt
 from glmtui.engine.sampling import make_sampler
@@ -69,6 +70,7 @@ class LoadedModel:
         self.device = device
         budget = cache_budget(options.cache_gb, device)
         self._caches = CacheShelf(model, self.context_length, dtype, device, budget)
+        self._speculation = options.speculation if model.rewinds else "off"
         self._pacer: ThreadPacer | None = None
 
     @property
@@ -185,13 +187,27 @@ class LoadedModel:
         return logits, reused
 
     @torch.inference_mode()
-    def step(self, ids: Sequence[int]) -> Tensor:
-        """Feeds ids behind what is cached. Returns logits after the last, float32 [vocab]."""
+    def step(self, ids: Sequence[int], *, last_only: bool = True) -> Tensor:
+        """Feeds ids behind what is cached.
+
+        Returns:
+            Logits after the last, float32 [vocab], or after each, [len(ids), vocab].
+        """
         batch = torch.tensor([list(ids)], device=self.device)
         with self._paced(len(ids)):
-            logits: Tensor = self.model(batch, self._caches.cache, last_only=True)
+            logits: Tensor = self.model(batch, self._caches.cache, last_only=last_only)[0]
         self._caches.note(ids)
-        return logits[0, -1]
+        return logits[-1] if last_only else logits
+
+    def rewind(self, tokens: int) -> None:
+        """Takes back the last ids that were fed."""
+        self._caches.rewind(tokens)
+
+    def lookahead(self, prompt: Sequence[int], room: int) -> Lookahead:
+        """The decode steps of one reply of at most `room` tokens to a prompt that was read."""
+        on_gpu = self.device.type == "cuda"
+        finish = torch.cuda.current_stream(self.device).synchronize if on_gpu else lambda: None
+        return Lookahead(self, prompt, room, self._speculation, finish=finish)
 
     def _paced(self, tokens: int) -> AbstractContextManager[None]:
         """On a CPU: the number of threads that suits a step of so many tokens."""
@@ -201,7 +217,8 @@ class LoadedModel:
             self._pacer = ThreadPacer(torch.get_num_threads(), torch.set_num_threads)
         if tokens == 1:
             return self._pacer.step()
-        self._pacer.all_threads()
+        if tokens > 1 + GUESSES:
+            self._pacer.all_threads()
         return nullcontext()
 
     @property
@@ -299,6 +316,7 @@ class TokenStream:
         started = time.perf_counter()
         logits, reused = loaded.read(self._prompt, self._stopped, self._on_prefill)
         prefilled = first = time.perf_counter()
+        ahead = loaded.lookahead(self._prompt, self._limit)
         while logits is not None:
             token = sampler(logits, self._prompt + ids if self._penalizes else ())
             if not ids:
@@ -321,7 +339,7 @@ class TokenStream:
                 return
             if self._stopped():
                 return
-            logits = loaded.step((token,))
+            logits = ahead.step(token)
 
     def _explained(self, error: RuntimeError | MemoryError) -> EngineError:
         if is_out_of_memory(error):
