@@ -8,6 +8,7 @@ from test_quant import int4, normal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glmtui.engine import linear as linear_layers
 from glmtui.engine.linear import (
     GEMV_ROWS,
     CpuHalfLinear,
@@ -20,6 +21,15 @@ from glmtui.engine.linear import (
     packed_block,
 )
 from glmtui.engine.quant import BLOCK, PackedWeight, quantize
+
+
+@pytest.fixture(autouse=True, params=[torch.bfloat16, torch.float32], ids=str)
+def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """Processors that are fast in bfloat16, and those that are not."""
+    monkeypatch.setattr(linear_layers, "product_dtype", lambda: request.param)
+    dtype: torch.dtype = request.param
+    return dtype
+
 
 TOKENS = [1, 2, GEMV_ROWS, GEMV_ROWS + 1, 33]
 
@@ -120,13 +130,15 @@ def test_leading_dimensions_come_back() -> None:
         assert make_linear(weight, None, torch.bfloat16)(x).shape == (2, 3, 20)
 
 
-def test_whole_weights_take_the_dtype_of_activations() -> None:
+def test_whole_weights_take_the_dtype_of_activations(product: torch.dtype) -> None:
     weight, b = normal(8, 16).half(), normal(1, 8)[0]
     linear = make_linear(weight, b, torch.bfloat16)
-    assert isinstance(linear, Linear)
+    assert isinstance(linear, Linear if product == torch.bfloat16 else CpuHalfLinear)
     assert linear.nbytes == 8 * 16 * 2
-    x = normal(3, 16).bfloat16()
-    assert torch.equal(linear(x), F.linear(x, weight.bfloat16(), b.bfloat16()))
+    for tokens in TOKENS:
+        x = normal(tokens, 16).bfloat16()
+        assert close(linear(x), x, weight.bfloat16(), b.bfloat16())
+    assert isinstance(make_linear(weight, b, torch.float32), Linear)
 
 
 def test_a_half_precision_head_takes_bfloat16() -> None:

@@ -45,6 +45,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.gptq",
             "engine.layers",
             "engine.linear",
+            "engine.processor",
             "engine.quant",
             "engine.sampling",
             "engine.tensor_file",

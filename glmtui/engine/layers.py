@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glmtui.engine.processor import product_dtype
+
 QUERY_BLOCK = 256  # queries at a time on a CPU
 
 
@@ -135,6 +137,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
         # the queries of a group as rows of one product: each key is read once, not once per head
         grouped = q.view(batch, k.shape[1], -1, head_dim)
         return F.scaled_dot_product_attention(grouped, k, v).reshape(batch, 1, -1)
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 != product_dtype():
+        mask = mask.float() if mask is not None and mask.is_floating_point() else mask
+        return attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
     return y.transpose(1, 2).flatten(2)
 
@@ -152,6 +157,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
     if length == 1 or mask is None or q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return attention(q, k, v, mask)
     kv_heads, before = k.shape[1], k.shape[2] - length
+    q, k, v, mask = (t.to(product_dtype()) for t in (q, k, v, mask))
     parts = []
     for start in range(0, length, QUERY_BLOCK):
         end = min(start + QUERY_BLOCK, length)
@@ -162,7 +168,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
         scores.unflatten(2, (-1, end - start)).add_(mask[start:end, :seen])
         part = scores.softmax(-1) @ v[:, :, :seen]
         parts.append(part.view(batch, heads, -1, head_dim))
-    return torch.cat(parts, dim=2).transpose(1, 2).flatten(2)
+    return torch.cat(parts, dim=2).transpose(1, 2).flatten(2).to(torch.bfloat16)
 
 
 def swiglu(gate_and_up: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ not parameters or buffers, which Python finds faster.
 
 On a CPU one token at a time goes through torch's packed kernels, which read the weights once at
 their small size and are fast in bfloat16 only; more tokens at once unpack the weight and use a
-plain matrix product, which beats the packed kernels from a few tokens on.
+plain matrix product, in the dtype this CPU is fast in (`product_dtype`), which beats the packed
+kernels from a few tokens on.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glmtui.engine.processor import product_dtype
 from glmtui.engine.quant import PackedWeight, row_blocks
 
 GEMV_ROWS = 4  # up to this many tokens at once the packed kernels win
@@ -41,7 +43,9 @@ def make_linear(
     if bias is not None:
         bias = bias.to(dtype)
     if isinstance(weight, Tensor):
-        return Linear(weight.to(dtype), bias)
+        weight = weight.to(dtype)
+        slow = weight.device.type == "cpu" and dtype == torch.bfloat16 != product_dtype()
+        return CpuHalfLinear(weight, bias) if slow else Linear(weight, bias)
     if weight.order is not None:
         return ReorderedLinear(make_linear(replace(weight, order=None), bias, dtype), weight.order)
     if weight.q.device.type == "cpu" and dtype == torch.bfloat16:
@@ -56,7 +60,7 @@ def make_linear(
 def make_head(table: Tensor, dtype: torch.dtype) -> Linear | CpuHalfLinear:
     """The module that turns activations of `dtype` into logits by a [vocab, hidden] table."""
     if table.dtype == torch.float16 and dtype == torch.bfloat16:
-        return CpuHalfLinear(table)
+        return CpuHalfLinear(table, None)
     return Linear(table, None)
 
 
@@ -106,21 +110,23 @@ class ReorderedLinear(nn.Module):
 
 
 class CpuHalfLinear(nn.Module):
-    """x @ W.T on a CPU, W in float16, x in bfloat16.
+    """x @ W.T + bias on a CPU, W of 16 bits, x in bfloat16.
 
-    A few rows are multiplied in float16, which reads the weight at twice bfloat16's speed; many
-    rows in bfloat16, whose matrix product is many times faster than float16's.
+    A few rows are multiplied in W's dtype, float16 reading it at twice bfloat16's speed; many rows
+    in the one whose matrix product is many times faster.
     """
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.weight = weight
+        self.bias = bias
         self.nbytes = weight.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() // x.shape[-1] <= GEMV_ROWS:
-            return F.linear(x.half(), self.weight)
-        return F.linear(x, self.weight.to(x.dtype))
+        few = x.numel() // x.shape[-1] <= GEMV_ROWS
+        dtype = self.weight.dtype if few else product_dtype()
+        y = F.linear(x.to(dtype), self.weight.to(dtype)).to(x.dtype)
+        return y if self.bias is None else y + self.bias
 
 
 class CpuInt8Linear(nn.Module):
@@ -138,7 +144,8 @@ class CpuInt8Linear(nn.Module):
         if flat.shape[0] <= GEMV_ROWS:
             y = torch.ops.aten._weight_int8pack_mm(flat, self.q, self.scale)
         else:
-            y = F.linear(flat, self.q.to(torch.bfloat16)) * self.scale
+            dtype = product_dtype()
+            y = (F.linear(flat.to(dtype), self.q.to(dtype)) * self.scale).to(x.dtype)
         return _finished(y, self.bias, x.shape)
 
 
@@ -169,19 +176,20 @@ class CpuInt4Linear(nn.Module):
                 flat, self.packed, self.group, self.scales_and_zeros
             )
         else:
-            y = flat @ self._transposed()
+            dtype = product_dtype()
+            y = (flat.to(dtype) @ self._transposed(dtype)).to(x.dtype)
         if y.shape[1] != self.rows:
             y = y[:, : self.rows]
         return _finished(y, self.bias, x.shape)
 
-    def _transposed(self) -> Tensor:
-        """W.T in bfloat16, [in, out padded], straight from the bytes of `pack_for_cpu`."""
+    def _transposed(self, dtype: torch.dtype) -> Tensor:
+        """W.T in `dtype`, [in, out padded], straight from the bytes of `pack_for_cpu`."""
         half = packed_block() // 2
         packed = self.packed.view(-1, self.columns, half)
-        q = torch.empty(self.columns, packed.shape[0], 2, half, dtype=torch.bfloat16)
+        q = torch.empty(self.columns, packed.shape[0], 2, half, dtype=dtype)
         q[:, :, 0] = (packed & 15).transpose(0, 1)
         q[:, :, 1] = (packed >> 4).transpose(0, 1)
-        scale, zero = (part.contiguous() for part in self.scales_and_zeros.unbind(-1))
+        scale, zero = (part.to(dtype).contiguous() for part in self.scales_and_zeros.unbind(-1))
         grouped = q.view(scale.shape[0], self.group, -1).sub_(8)
         return torch.addcmul(zero.unsqueeze(1), grouped, scale.unsqueeze(1)).view(self.columns, -1)
 
