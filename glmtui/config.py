@@ -158,6 +158,12 @@ class Settings:
         True,
         table="load",
     )
+    cache_gb: float | None = setting(
+        "Memory for the KV caches of conversations, in GB.", None, table="load", low=0, example=2.0
+    )
+    speculation: Literal["auto", "on", "off"] = setting(
+        "Read ahead what repeats earlier text; auto does while it is faster.", "auto", table="load"
+    )
 
     kernel: str = setting(
         "What multiplies with int8 and int4 on a GPU.", "auto", table="quant", choices=KERNELS
@@ -190,9 +196,10 @@ class Settings:
         """How a model is to be held in memory."""
         quant = None if self.quant == "none" else self.quant
         family = None if self.family == "auto" else self.family
-        return LoadOptions(
-            self.device, self.dtype, quant, self.context_length, family, self.slim, self.kernel
-        )
+        given = {
+            row.name: getattr(self, row.name) for row in SETTINGS if row.table in ("load", "quant")
+        }
+        return LoadOptions(**given | {"quant": quant, "family": family})
 
     def server_specs(self, environ: Mapping[str, str] = os.environ) -> dict[str, ServerSpec]:
         """The servers by name, each with its key out of the environment (empty where not set)."""

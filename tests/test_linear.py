@@ -135,7 +135,7 @@ def test_leading_dimensions_come_back() -> None:
 def test_whole_weights_take_the_dtype_of_activations(product: torch.dtype) -> None:
     weight, b = normal(8, 16).half(), normal(1, 8)[0]
     linear = make_linear(weight, b, torch.bfloat16)
-    assert isinstance(linear, Linear if product == torch.bfloat16 else CpuHalfLinear)
+    assert type(linear) is (Linear if product == torch.bfloat16 else CpuHalfLinear)
     assert linear.nbytes == 8 * 16 * 2
     for tokens in TOKENS:
         x = normal(tokens, 16).bfloat16()

@@ -54,7 +54,15 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "tools": ("tools",),
     },
     {"models": ("models",)},
-    {"generate": ("engine.generate", "engine.pacing", "engine.prompt")},
+    {
+        "generate": (
+            "engine.caches",
+            "engine.generate",
+            "engine.lookahead",
+            "engine.pacing",
+            "engine.prompt",
+        )
+    },
     {
         "loader": ("engine.loader", "engine.placer"),
         "compatibility": ("engine.compatibility",),

@@ -60,6 +60,10 @@ class ServerSpec:
 Target: TypeAlias = ModelInfo | ServerSpec
 
 
+Speculation: TypeAlias = Literal["auto", "on", "off"]
+"""Guesses at the next tokens: while measured faster, at every chance, never. Replies are alike."""
+
+
 class LoadCancelled(Exception):
     """Loading was given up because nobody wants the model any more; no error for a user."""
 
@@ -77,6 +81,9 @@ class LoadOptions:
         family: a key of `catalog.FAMILIES` that overrides what the folder looks like.
         slim: leave the image tokens of an original ChatGLM-6B out; their logits become the least.
         kernel: one of `known.KERNELS`, for packed weights on a GPU.
+        cache_gb: memory for the KV caches of several conversations, in GB; None takes a share of
+            what is free once the model is loaded.
+        speculation: whether to guess the next tokens from the conversation; see `Speculation`.
     """
 
     device: str = "auto"
@@ -86,6 +93,8 @@ class LoadOptions:
     family: str | None = None
     slim: bool = True
     kernel: str = "auto"
+    cache_gb: float | None = None
+    speculation: Speculation = "auto"
 
 
 @dataclass(frozen=True, slots=True)

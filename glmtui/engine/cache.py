@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
-BLOCK = 2048  # tokens
+BLOCK = 512  # tokens
 
 
 class KVCache:
@@ -48,19 +50,21 @@ class KVCache:
         """
         length = keys.shape[2]
         end = self.offset + length
-        if end > self.keys[layer].shape[2]:
-            self.keys[layer] = self._grown(self.keys[layer], end)
-            self.values[layer] = self._grown(self.values[layer], end)
+        room = self.keys[layer].shape[2]
+        if end > room:
+            assert end <= self.capacity, "the caller keeps within the context length"
+            room = max(2 * room, end)
+            self.keys[layer] = self._with_room(self.keys[layer], room)
+            self.values[layer] = self._with_room(self.values[layer], room)
         all_keys, all_values = self.keys[layer], self.values[layer]
         all_keys.narrow(2, self.offset, length).copy_(keys)
         all_values.narrow(2, self.offset, length).copy_(values)
         return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)
 
-    def _grown(self, old: Tensor, length: int) -> Tensor:
-        """A tensor with room for `length` tokens and more, which begins as the old one does."""
-        assert length <= self.capacity, "the caller keeps within the context length"
-        batch, heads, room, head_dim = old.shape
-        new = old.new_empty(batch, heads, min(max(2 * room, length), self.capacity), head_dim)
+    def _with_room(self, old: Tensor, tokens: int) -> Tensor:
+        """A tensor with room for `tokens` tokens, which begins as the old one does."""
+        batch, heads, _, head_dim = old.shape
+        new = old.new_empty(batch, heads, min(tokens, self.capacity), head_dim)
         new.narrow(2, 0, self.offset).copy_(old.narrow(2, 0, self.offset))
         return new
 
@@ -72,7 +76,16 @@ class KVCache:
         """Forgets everything after the first `length` tokens."""
         self.offset = min(self.offset, length)
 
+    def fork(self, length: int) -> KVCache:
+        """A cache of its own that has read the first `length` tokens of what this one has."""
+        twin = copy.copy(self)
+        twin.trim(length)
+        room = -(-max(twin.offset, 1) // BLOCK) * BLOCK
+        twin.keys = [twin._with_room(keys, room) for keys in self.keys]
+        twin.values = [twin._with_room(values, room) for values in self.values]
+        return twin
+
     @property
     def nbytes(self) -> int:
-        """Bytes allocated."""
-        return sum(t.nbytes for t in self.keys) + sum(t.nbytes for t in self.values)
+        """Bytes allocated; between two forward passes all layers have the same room."""
+        return len(self.keys) * (self.keys[-1].nbytes + self.values[-1].nbytes)

@@ -88,7 +88,14 @@ def load(
         backend="compatibility",
     )
     return LoadedModel(
-        model, tokenizer, chat_format, chat_format.stop_ids, loaded, dtype=dtype, device=device
+        model,
+        tokenizer,
+        chat_format,
+        chat_format.stop_ids,
+        loaded,
+        dtype=dtype,
+        device=device,
+        options=options,
     )
 
 
@@ -167,6 +174,8 @@ class Wrapped(Decoder):
     Raises:
         UnsupportedModel: it keeps its state in no cache that transformers shares between models.
     """
+
+    rewinds = False  # caches of windows and states do not
 
     def __init__(self, inner: PreTrainedModel) -> None:
         super().__init__()
@@ -256,6 +265,16 @@ class TransformersCache(KVCache):
         else:
             self.inner = DynamicCache(config=self._config)
             self.offset = 0
+
+    def fork(self, length: int) -> TransformersCache:
+        """As the base class says; empty where a layer cannot be cut (see `trim`)."""
+        twin = TransformersCache(self._config, self.capacity)
+        if all(type(layer) is DynamicLayer for layer in self.inner.layers):
+            for i, layer in enumerate(self.inner.layers):
+                keys, values = layer.keys[:, :, :length], layer.values[:, :, :length]
+                twin.inner.update(keys.clone(), values.clone(), i)
+            twin.offset = min(length, self.offset)
+        return twin
 
     @property
     def nbytes(self) -> int:

@@ -126,6 +126,7 @@ def load(
         loaded,
         dtype=dtype,
         device=device,
+        options=options,
     )
 
 

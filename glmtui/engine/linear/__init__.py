@@ -98,7 +98,7 @@ def kernel_choice(wanted: str, folder: Path, device: torch.device, dtype: torch.
     return Choice(cuda.kernels(), wanted=kernel)
 
 
-def make_head(table: Tensor, dtype: torch.dtype) -> Linear | CpuHalfLinear:
+def make_head(table: Tensor, dtype: torch.dtype) -> Linear:
     """The module that turns activations of `dtype` into logits by a [vocab, hidden] table."""
     if table.dtype == torch.float16 and dtype == torch.bfloat16:
         return CpuHalfLinear(table, None)

@@ -14,25 +14,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glmtui.engine.linear.plain import GEMV_ROWS, LinearLayer, finished
+from glmtui.engine.linear.plain import GEMV_ROWS, Linear, LinearLayer, finished
 from glmtui.engine.processor import product_dtype
 from glmtui.engine.quant import PackedWeight, row_blocks
 
 INT4_GROUPS = (256, 128, 64, 32)  # what torch's int4 kernels take
 
 
-class CpuHalfLinear(LinearLayer):
+class CpuHalfLinear(Linear):
     """x @ W.T + bias on a CPU, W of 16 bits, x in bfloat16.
 
     A few rows are multiplied in W's dtype, float16 reading it at twice bfloat16's speed; many rows
     in the one whose matrix product is many times faster.
     """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight = weight
-        self.bias = bias
-        self.nbytes = weight.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
         few = x.numel() // x.shape[-1] <= GEMV_ROWS
