@@ -8,6 +8,7 @@ from __future__ import annotations
 from glmtui.chat import Conversation
 from glmtui.engine.api import LoadedInfo
 from glmtui.errors import ConversationChanged, ConversationInUse, GlmtuiError, StoreError
+from glmtui.language import _
 from glmtui.sanitize import one_line
 from glmtui.ui.session import Session
 from glmtui.ui.status import Facts, Memory, Mood, gigabytes, tokens
@@ -137,3 +138,11 @@ def unsaved(error: StoreError | None) -> str:
     taken = isinstance(error, ConversationChanged | ConversationInUse)
     way = "/fork goes on in a copy." if taken else "/export puts it elsewhere."
     return f"{error}\nNothing is lost: it is kept and tried again. {way}"
+
+
+def unlocked(reason: str) -> str:
+    """What is said once where the disk has no locks, as some network file systems."""
+    return _(
+        "The disk of the conversations has no locks ({reason}). Do not open one of them in two "
+        "glmtui at once: what the other saved is never overwritten, but both cannot go on in it."
+    ).format(reason=reason)
