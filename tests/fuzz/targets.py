@@ -28,6 +28,7 @@ from glmtui.errors import GlmtuiError
 from glmtui.store import FileFormat, dumps, loads
 from glmtui.store.exchange import import_text
 from glmtui.store.format import peek
+from glmtui.store.journal import add_later, dumps_later
 
 FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 
@@ -81,6 +82,9 @@ def put(name: str, data: bytes) -> Path:
 # ---- conversations and settings
 
 
+TALK = Conversation.new().add(Message("user", "hi")).add(Message("assistant", "he"))
+
+
 def take_conversation(data: bytes) -> None:
     """The first byte decides on the format; what can be read must be read again as it was."""
     file_format = FORMATS[data[0] % len(FORMATS)] if data else FORMATS[0]
@@ -106,6 +110,26 @@ def conversations() -> dict[str, bytes]:
     }
     openai = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
     return texts | {"openai.json": b"\1" + json.dumps({"messages": openai}).encode()}
+
+
+def take_journal(data: bytes) -> None:
+    """Beside a file that it was made for, and beside another; any tree can be walked."""
+    for digest in (b"", b"?"):
+        with suppress(GlmtuiError):
+            talk, whole = add_later(TALK, data.decode("utf-8", "ignore"), digest)
+            assert whole <= len(TALK.messages)
+            for message in talk.messages:
+                assert talk.switch(message.id).path
+    add_later(TALK, data.decode("utf-8", "ignore"), b"")
+
+
+def journals() -> dict[str, bytes]:
+    added = TALK.add(Message("user", "more")).add(Message("assistant", "and more"))
+    return {
+        "added": dumps_later(added, 2, b"").encode(),
+        "longer": dumps_later(added, 1, b"").encode(),
+        "all": dumps_later(added, 0, b"x").encode(),
+    }
 
 
 def take_settings(data: bytes) -> None:
@@ -207,6 +231,7 @@ TARGETS: dict[str, Target] = {
         conversations,
         (b"\n[[messages]]\n", b"content = ", b"'''", b'"""', b"parent", b"head", b"finish_reason"),
     ),
+    "journal": Target(take_journal, journals, (b'"parent": "m4"', b'"id": "m1"', b'"head": []')),
     "settings": Target(take_settings, settings, (b"[servers.", b"url = ", b'"""', b"inf", b"nan")),
     "gguf": Target(take_gguf, ggufs, (b"tokenizer.ggml.tokens", b"general.alignment")),
     "safetensors": Target(take_safetensors, safetensors, (b"data_offsets", b"shape", b"I4", b"F8")),
