@@ -38,8 +38,8 @@ def state(session: Session, now: float) -> tuple[str, Mood]:
         return "failed", "bad"
     if session.model is None:
         return ("load failed", "bad") if session.load_error else ("no model", "calm")
-    last = session.conversation.path[-1:]
-    stats = last[0].stats if last else None
+    last = next(session.conversation.backwards(), None)
+    stats = last.stats if last else None
     word = "stopped" if session.stopped else "ready"
     rate = stats.decode_rate if stats and session.answered else None
     return (word if rate is None else f"{word}, {_rate(rate)} tok/s"), "calm"
@@ -51,10 +51,9 @@ def context_used(session: Session) -> int | None:
     While a reply is written this adds what is known of it to the end of the last one; with its
     end the engine's own count takes over.
     """
-    used = None
-    for message in session.conversation.path:
-        if message.stats is not None:
-            used = message.stats.prompt_tokens + message.stats.generated_tokens
+    counted = (m.stats for m in session.conversation.backwards() if m.stats is not None)
+    last = next(counted, None)
+    used = None if last is None else last.prompt_tokens + last.generated_tokens
     run = session.run
     if run is not None and run.working:
         used = (used or 0) + (run.prefill.total if run.prefill else 0) + run.count
