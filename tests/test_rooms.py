@@ -35,6 +35,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "catalog": ("engine.catalog", "engine.families", "engine.folder", "engine.known"),
         "gguf": ("engine.gguf",),
         "server": ("engine.server",),
+        "logs": ("logs",),
     },
     {"config": ("config",), "pull": ("engine.pull",), "opening": ("engine.opening",)},
     {
@@ -77,7 +78,6 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
         "cli": (
             "cli",
-            "crash",
             "bundle",
             "ask",
             "bench",

@@ -31,6 +31,7 @@ class ModelInfo:
         context_length: longest prompt and reply together, in tokens.
         nbytes: size of the weight files.
         stored: how the weights are kept there, such as "float16" or "int4 g32".
+        code: Python files that its config asks to be run (auto_map); they never are.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ModelInfo:
     stored: str
     title: str = ""
     parameters: int | None = None
+    code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

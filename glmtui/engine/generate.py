@@ -29,6 +29,7 @@ from glmtui.engine.api import (
 from glmtui.engine.caches import CacheShelf, cache_budget
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.detokenizer import Detokenizer
+from glmtui.engine.device import holders
 from glmtui.engine.lookahead import GUESSES, Lookahead
 from glmtui.engine.pacing import ThreadPacer
 from glmtui.engine.prompt import fit_prompt
@@ -386,8 +387,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory(device: torch.device | str) -> OutOfMemory:
-    """The error for a device with no room left."""
-    return OutOfMemory(
-        f"No memory left on {device}.",
-        "Shorten the conversation, lower load.context_length, or load the model as int8 or int4.",
-    )
+    """The error for a device with no room left, and who else is on it."""
+    ways = "Shorten the conversation, lower load.context_length, or load the model as int8 or int4."
+    for largest in holders(str(device))[:1]:
+        ways += f" Or close {largest.text} of it."
+    return OutOfMemory(f"No memory left on {device}.", ways)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from rich.text import Text
 from textual import events
 from textual.app import App, SystemCommand
 from textual.content import Content
@@ -81,6 +83,7 @@ class GlmtuiApp(App[None]):
         self.store = store
         self.save_error: StoreError | None = None
         self.signalled = 0
+        self._told_unlocked = False
         self._problems = list(problems)
         self._blocked = terminal_blocked
         self._engine_factory = engine_factory
@@ -94,7 +97,7 @@ class GlmtuiApp(App[None]):
             self._saver,
             self.chat.transcript,
             soon=self._soon,
-            changed=self.chat.refresh_state,
+            changed=self._session_changed,
             offered=self.tool_use.offered,
             called=self.tool_use.called,
         )
@@ -295,6 +298,12 @@ class GlmtuiApp(App[None]):
         elif not small and isinstance(self.screen, TooSmall):
             self.pop_screen()
 
+    def _session_changed(self) -> None:
+        self.chat.refresh_state()
+        if self.store.unlocked and not self._told_unlocked:
+            self._told_unlocked = True
+            self.tell_notice("locks", wording.unlocked(self.store.unlocked))
+
     def _save_failed(self, error: StoreError | None) -> None:
         self.save_error = error
         self.tell_notice("store", wording.unsaved(error))
@@ -304,6 +313,12 @@ class GlmtuiApp(App[None]):
         self.call_later(call)
 
     # ---- the way out
+
+    def _fatal_error(self) -> None:
+        """A fault of ours: its traceback to the log, without the values that Textual would add."""
+        text = "".join(traceback.format_exception(self._exception))
+        self._exit_renderables.append(Text(text, no_wrap=True, overflow="ignore"))
+        self._close_messages_no_wait()
 
     def _leave(self, number: int) -> None:
         self.signalled = number

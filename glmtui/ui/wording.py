@@ -8,6 +8,7 @@ from __future__ import annotations
 from glmtui.chat import Conversation
 from glmtui.engine.api import LoadedInfo
 from glmtui.errors import ConversationChanged, ConversationInUse, GlmtuiError, StoreError
+from glmtui.language import _
 from glmtui.sanitize import one_line
 from glmtui.ui.session import Session
 from glmtui.ui.status import Facts, Memory, Mood, gigabytes, tokens
@@ -37,8 +38,8 @@ def state(session: Session, now: float) -> tuple[str, Mood]:
         return "failed", "bad"
     if session.model is None:
         return ("load failed", "bad") if session.load_error else ("no model", "calm")
-    last = session.conversation.path[-1:]
-    stats = last[0].stats if last else None
+    last = next(session.conversation.backwards(), None)
+    stats = last.stats if last else None
     word = "stopped" if session.stopped else "ready"
     rate = stats.decode_rate if stats and session.answered else None
     return (word if rate is None else f"{word}, {_rate(rate)} tok/s"), "calm"
@@ -50,10 +51,9 @@ def context_used(session: Session) -> int | None:
     While a reply is written this adds what is known of it to the end of the last one; with its
     end the engine's own count takes over.
     """
-    used = None
-    for message in session.conversation.path:
-        if message.stats is not None:
-            used = message.stats.prompt_tokens + message.stats.generated_tokens
+    counted = (m.stats for m in session.conversation.backwards() if m.stats is not None)
+    last = next(counted, None)
+    used = None if last is None else last.prompt_tokens + last.generated_tokens
     run = session.run
     if run is not None and run.working:
         used = (used or 0) + (run.prefill.total if run.prefill else 0) + run.count
@@ -137,3 +137,11 @@ def unsaved(error: StoreError | None) -> str:
     taken = isinstance(error, ConversationChanged | ConversationInUse)
     way = "/fork goes on in a copy." if taken else "/export puts it elsewhere."
     return f"{error}\nNothing is lost: it is kept and tried again. {way}"
+
+
+def unlocked(reason: str) -> str:
+    """What is said once where the disk has no locks, as some network file systems."""
+    return _(
+        "The disk of the conversations has no locks ({reason}). Do not open one of them in two "
+        "glmtui at once: what the other saved is never overwritten, but both cannot go on in it."
+    ).format(reason=reason)
