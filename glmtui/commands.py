@@ -56,6 +56,13 @@ COMMANDS: tuple[Command, ...] = (
         "alt+enter,ctrl+j,shift+enter",
     ),
     Command(
+        "editor",
+        "Editor",
+        "Write the question in $VISUAL or $EDITOR; what is typed goes along.",
+        "ctrl+g",
+        "editor",
+    ),
+    Command(
         "stop", "Stop", "Stop the reply and keep what there is; close a notice.", "escape", "stop"
     ),
     Command(

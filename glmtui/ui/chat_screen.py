@@ -13,11 +13,12 @@ from textual.binding import Binding, BindingType
 
 from glmtui import commands
 from glmtui.errors import GlmtuiError, UsageError
+from glmtui.ui.prompt_actions import PromptActions
 from glmtui.ui.settings_actions import SettingsActions
 
 
-class ChatScreen(SettingsActions):
-    """What the user can do, but for what is said of settings elsewhere."""
+class ChatScreen(PromptActions, SettingsActions):
+    """What the user can do, but for what is said of the prompt and of settings elsewhere."""
 
     AUTO_FOCUS = "Prompt"
     BINDINGS: ClassVar[list[BindingType]] = [
