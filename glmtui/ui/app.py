@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -167,6 +168,15 @@ class GlmtuiApp(App[None]):
     def tell_notice(self, subject: str, text: str) -> None:
         """Something to read; stays until it is closed or replaced."""
         self.chat.notice.tell(subject, text)
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """Copies, and says where to: Textual's own way reaches few terminals over SSH."""
+        from glmtui.ui.clipboard import copy
+
+        self._clipboard = text  # for Textual's fields to paste
+        if self._driver is not None:
+            copied = copy(text, self._driver.write, os.environ)
+            self.tell(copied.words, bad=copied.failed)
 
     @property
     def terminal_blocked(self) -> bool:
