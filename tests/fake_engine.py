@@ -60,6 +60,7 @@ class FakeEngine:
         self.loads: list[tuple[Target, LoadOptions]] = []
         self.cancelled: set[int] = set()
         self.closed = False
+        self.forgotten = 0
         self._pause = threading.Event()  # never set: a sleep that is not one
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -76,6 +77,9 @@ class FakeEngine:
     def cancel(self, request_id: int) -> None:
         self.cancelled.add(request_id)
         self.hold.set()
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
     def close(self, timeout: float) -> bool:
         self.closed = True

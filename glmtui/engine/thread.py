@@ -46,6 +46,10 @@ class _Load:
     abandoned: threading.Event
 
 
+class _Forget:
+    """Asks for the KV cache's memory back."""
+
+
 class EngineThread(threading.Thread):
     """An `api.Engine` in a daemon thread.
 
@@ -56,7 +60,7 @@ class EngineThread(threading.Thread):
     def __init__(self, emit: Callable[[Event], None]) -> None:
         super().__init__(name="engine", daemon=True)
         self._emit = emit
-        self._queue: queue.SimpleQueue[_Load | Request | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Load | Request | _Forget | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._cancelled: set[int] = set()
         self._loading: _Load | None = None
@@ -81,6 +85,9 @@ class EngineThread(threading.Thread):
         with self._lock:
             self._cancelled.add(request_id)
 
+    def forget(self) -> None:
+        self._queue.put(_Forget())
+
     def close(self, timeout: float) -> bool:
         self._closing.set()
         with self._lock:
@@ -96,6 +103,9 @@ class EngineThread(threading.Thread):
         while (job := self._queue.get()) is not None and not self._closing.is_set():
             if isinstance(job, _Load):
                 self._do_load(job)
+            elif isinstance(job, _Forget):
+                if self._model is not None:
+                    self._model.forget()
             else:
                 self._do_request(job)
         self._unload()

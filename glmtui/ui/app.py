@@ -34,9 +34,9 @@ from glmtui.store import Store, dumps, to_markdown
 from glmtui.store.naming import file_name, format_of
 from glmtui.ui import wording
 from glmtui.ui.chat_screen import UNBOUND, ChatScreen
+from glmtui.ui.memory import MemoryWatch
 from glmtui.ui.saver import Saver
 from glmtui.ui.session import Session
-from glmtui.ui.status import MemoryWatch
 from glmtui.ui.themes import DARK, themes
 from glmtui.ui.tool_use import ToolUse
 
@@ -108,6 +108,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
             offered=self.tool_use.offered,
             called=self.tool_use.called,
         )
+        self.session.keep_turns = settings.keep_turns
         self._opening = conversation
         if settings.keys != "default" or settings.bindings:
             self.set_keymap({c.action: c.keys or UNBOUND for c in self.commands})

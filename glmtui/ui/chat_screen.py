@@ -14,13 +14,13 @@ from textual.binding import Binding, BindingType
 from glmtui import commands
 from glmtui.errors import GlmtuiError, UsageError
 from glmtui.language import _
-from glmtui.ui.settings_actions import SettingsActions
+from glmtui.ui.memory_actions import MemoryActions
 
 UNBOUND = "unbound"
 """A key that no terminal sends, for what has none until the user gives it one."""
 
 
-class ChatScreen(SettingsActions):
+class ChatScreen(MemoryActions):
     """What the user can do, but for what is said of settings elsewhere."""
 
     AUTO_FOCUS = "Prompt"

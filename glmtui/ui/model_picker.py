@@ -25,7 +25,7 @@ from glmtui.engine.device import Snapshot
 from glmtui.errors import GlmtuiError, ModelError
 from glmtui.sanitize import one_line, visible
 from glmtui.ui.dialogs import Picker, Row
-from glmtui.ui.status import bar, gigabytes
+from glmtui.ui.meters import bar, gigabytes
 
 Fetch = Callable[[ProgressHook, CancelFlag], ModelInfo]
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from glmtui.chat import Conversation, FinishReason, Message, SamplingParams, with_tools
+from glmtui.chat import Conversation, FinishReason, Message, SamplingParams, last_turns, with_tools
 from glmtui.engine.api import (
     Delta,
     Engine,
@@ -59,6 +59,8 @@ class Session:
         model_name: what it was asked for by; "" for none.
         answered, stopped: whether a reply has ended since this conversation was opened, and
             whether that was by the user.
+        keep_turns: how many of the last turns go into a prompt; None for all that fit.
+        cached_tokens: how many the model's KV cache held at the end of the last reply.
         dropped_turns: how many of the oldest messages did not fit into the last prompt.
     """
 
@@ -82,7 +84,8 @@ class Session:
         self.reply_error: GlmtuiError | None = None
         self.model_name = self._target_name = ""
         self.answered = self.stopped = False
-        self.dropped_turns = 0
+        self.dropped_turns = self.cached_tokens = 0
+        self.keep_turns: int | None = None
         self._engine: Engine | None = None
         self._saver = saver
         self._view = view
@@ -131,6 +134,13 @@ class Session:
         self.model_name = name
         self._target_name = target.url if isinstance(target, ServerSpec) else target.name
         self._engine.load(target, options)
+        self._changed()
+
+    def forget(self) -> None:
+        """Gives the memory of the model's KV cache back."""
+        self.cached_tokens = 0
+        if self._engine is not None:
+            self._engine.forget()
         self._changed()
 
     # ---- one reply: five ways in, one path
@@ -186,6 +196,8 @@ class Session:
             self.conversation = asked
         # A reply that failed before its first word says nothing to the model.
         prompt = tuple(m for m in asked.prompt if m.content or m.metadata or m.role != "assistant")
+        if self.keep_turns is not None:
+            prompt = last_turns(prompt, self.keep_turns)
         request = Request(next(self._ids), prompt, asked.params)
         run = self.run = Run(request, begun, saved_at=self._clock())
         self._view.begin(begun, places(self.conversation).get(begun.id))
@@ -267,6 +279,8 @@ class Session:
         )
         self.reply_error, self.answered = error, True
         self.stopped = reason == "cancelled"
+        if reply is not None:
+            self.cached_tokens = reply.stats.prompt_tokens + reply.stats.generated_tokens
         self.dropped_turns = reply.dropped_turns if reply else self.dropped_turns
         said = [_made_visible(m) for m in reply.messages] if reply else []
         if self.stopped and not message.content and len(said) < 2:  # nothing was said
@@ -330,6 +344,7 @@ class Session:
                 self.loading = (self.loading[0], event.fraction)
         elif isinstance(event, Ready):
             self.model, self.loading, self.load_error = event.model, None, None
+            self.cached_tokens = 0
             self._submit()
         elif isinstance(event, LoadFailed):
             self.model, self.loading, self.load_error = None, None, event.error
