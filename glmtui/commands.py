@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 from glmtui.errors import UsageError
+from glmtui.language import _
 
 _SLASH = re.compile(r"/([a-z]+)(?:[ \t]+(\S.*?))?\s*")
 
@@ -208,12 +209,16 @@ def parse(text: str) -> tuple[Command, str]:
     command = by_word.get(word)
     if command is None:
         near = difflib.get_close_matches(word, by_word, n=1)
-        hint = f"Did you mean /{near[0]}?" if near else "/help shows them all."
-        raise UsageError(f"There is no command /{word}.", f"{hint} A space before it sends it.")
+        hint = _("/help shows them all.")
+        if near:
+            hint = _("Did you mean {name}?").format(name=f"/{near[0]}")
+        said = _("There is no command /{word}.").format(word=word)
+        raise UsageError(said, hint + " " + _("A space before it sends it."))
     if argument and not command.argument:
-        raise UsageError(f"/{word} takes nothing after it.")
+        raise UsageError(_("/{word} takes nothing after it.").format(word=word))
     if not argument and command.argument and not command.argument.startswith("["):
-        raise UsageError(f"/{word} needs more.", f"It is used as: {command.usage}")
+        said = _("/{word} needs more.").format(word=word)
+        raise UsageError(said, _("It is used as: {usage}").format(usage=command.usage))
     return command, argument
 
 

@@ -18,6 +18,7 @@ from glmtui import paths, toml_file
 from glmtui.chat import SamplingParams
 from glmtui.config import SAMPLING_FIELDS
 from glmtui.errors import ConfigError, UsageError
+from glmtui.language import _
 from glmtui.setting import unknown
 from glmtui.store.durable import make_private_folder, replace_file
 
@@ -47,7 +48,9 @@ def load(path: Path | None = None) -> tuple[dict[str, SamplingParams], list[Conf
         for key, value in table.items() if isinstance(table, dict) else [("", table)]:
             try:
                 if not isinstance(table, dict):
-                    raise ConfigError(f"{name} is no preset", "It needs a table [NAME].")
+                    raise ConfigError(
+                        _("{name} is no preset").format(name=name), _("It needs a table [NAME].")
+                    )
                 if key not in known:
                     raise unknown(key, known.values())
                 values[key] = known[key].check(value)
@@ -67,8 +70,8 @@ def save(name: str, params: SamplingParams, path: Path | None = None) -> Path:
     """
     if name in BUILT_IN or not _NAME.fullmatch(name):
         raise UsageError(
-            f"{name!r} cannot be the name of a preset of yours.",
-            "Letters, digits, - and _ are; the names of those built in are taken.",
+            _("{name!r} cannot be the name of a preset of yours.").format(name=name),
+            _("Letters, digits, - and _ can; the names of those built in are taken."),
         )
     path = path or file()
     presets, problems = load(path)
@@ -80,15 +83,21 @@ def save(name: str, params: SamplingParams, path: Path | None = None) -> Path:
         make_private_folder(path.parent)
         replace_file(path, tomli_w.dumps(tables).encode(), prefix="presets-")
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+        raise ConfigError(
+            _("{path} cannot be written: {cause}").format(path=path, cause=error.strerror)
+        ) from error
     return path
 
 
 def find(name: str) -> SamplingParams:
     """The preset of this name. Raises UsageError."""
-    presets, _ = load()
+    presets, _problems = load()
     if name not in presets:
-        raise UsageError(f"There is no preset {name!r}.", f"There are {', '.join(presets)}.")
+        known = ", ".join(presets)
+        raise UsageError(
+            _("There is no preset {name!r}.").format(name=name),
+            _("There are {names}.").format(names=known),
+        )
     return presets[name]
 
 

@@ -33,6 +33,7 @@ from glmtui.engine.api import (
     Target,
 )
 from glmtui.errors import EngineError, GlmtuiError
+from glmtui.language import _
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class EngineThread(threading.Thread):
 
     def _ready_model(self) -> ChatModel:
         if self._model is None:
-            raise self._load_error or EngineError("No model is loaded.", "Pick one first.")
+            raise self._load_error or EngineError(_("No model is loaded."), _("Pick one first."))
         return self._model
 
 
@@ -182,6 +183,8 @@ def _explained(error: Exception) -> GlmtuiError:
         return error.with_traceback(None)
     logger.error("unexpected", exc_info=error)
     return EngineError(
-        f"Something unforeseen went wrong: {type(error).__name__}: {error}",
-        "The log file has the details; see glmtui doctor for where it is.",
+        _("Something unforeseen went wrong: {what}").format(
+            what=f"{type(error).__name__}: {error}"
+        ),
+        _("The log file has the details; see glmtui doctor for where it is."),
     )

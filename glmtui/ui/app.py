@@ -51,7 +51,13 @@ class TooSmall(ModalScreen[None]):
 
     def compose(self) -> Iterable[Static]:
         """The message."""
-        yield Static(Content(f"Too small: {LEAST_WIDTH}x{LEAST_HEIGHT} is needed."))
+        yield Static(
+            Content(
+                _("Too small: {width}x{height} is needed.").format(
+                    width=LEAST_WIDTH, height=LEAST_HEIGHT
+                )
+            )
+        )
 
 
 class GlmtuiApp(App[None], inherit_bindings=False):
@@ -120,8 +126,10 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         if self.theme != settings.theme:
             self._problems.append(
                 ConfigError(
-                    f"There is no theme {settings.theme!r}; {DARK} is shown.",
-                    f"There are {', '.join(self.available_themes)}.",
+                    _("There is no theme {name!r}; {shown} is shown.").format(
+                        name=settings.theme, shown=DARK
+                    ),
+                    _("There are {names}.").format(names=", ".join(self.available_themes)),
                 )
             )
 
@@ -203,7 +211,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self._saver.forget(self.session.conversation.id)
         self.session.open(self.session.conversation.fork())
         self.session.change()
-        self.tell("You go on in a copy of the conversation.")
+        self.tell(_("You go on in a copy of the conversation."))
 
     def pick_conversation(self, title: str = "") -> None:
         """Lets the user choose a saved conversation."""
@@ -287,13 +295,17 @@ class GlmtuiApp(App[None], inherit_bindings=False):
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise StoreError(f"{path} cannot be written: {error.strerror}") from error
+            raise StoreError(
+                _("{path} cannot be written: {cause}").format(path=path, cause=error.strerror)
+            ) from error
         return path.resolve()
 
     def action_command_palette(self) -> None:
         """The palette acts on the chat; it does not open over a dialog."""
         if self.screen is self.chat:
-            super().action_command_palette()
+            from textual.command import CommandPalette
+
+            self.push_screen(CommandPalette(placeholder=_("Find a command")))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The palette's entries: what can be done and is not part of typing."""

@@ -17,6 +17,7 @@ from glmtui.chat import Conversation
 from glmtui.config import Settings
 from glmtui.engine.api import Engine, Event
 from glmtui.errors import ConfigError
+from glmtui.language import _, speak
 from glmtui.sanitize import visible
 from glmtui.store import Store, dumps
 from glmtui.ui.app import GlmtuiApp
@@ -41,6 +42,7 @@ def run(
     """
     from glmtui.ui.terminal import TerminalDriver, own_terminal
 
+    speak(settings.language)
     store = Store(paths.data_dir() / "conversations", settings.format)
     conversation = None if open_conversation is None else store.load(open_conversation)
     if conversation is not None and conversation.model and not model_asked:
@@ -60,7 +62,7 @@ def run(
         ended, unsaved = app.close()
     code = app.return_code or 0
     if code == 1:
-        sys.stderr.write(f"glmtui met an error of its own; {log} has it.\n")
+        sys.stderr.write(_("glmtui met an error of its own; {log} has it.").format(log=log) + "\n")
     sys.stderr.writelines(_rescue(unsaved))
     if not ended:  # still inside torch, whose threads would abort the process at its end
         sys.stdout.flush()
@@ -85,6 +87,8 @@ def _rescue(unsaved: Iterable[Conversation]) -> Iterator[str]:
             path = Path(tempfile.mkdtemp(prefix="glmtui-")) / f"{conversation.id}.toml"
             path.write_text(dumps(conversation, "toml"), encoding="utf-8")
         except OSError as error:
-            yield f"{name!r} could not be saved: {error.strerror}\n"
+            text = _("{name!r} could not be saved: {cause}")
+            yield text.format(name=name, cause=error.strerror) + "\n"
         else:
-            yield f"{name!r} could not be saved; it is in {path} (glmtui import {path}).\n"
+            text = _("{name!r} could not be saved; it is in {path} (glmtui import {path}).")
+            yield text.format(name=name, path=path) + "\n"

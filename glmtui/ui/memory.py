@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from textual.content import Content
 
 from glmtui.engine.api import LoadedInfo
+from glmtui.language import _
 from glmtui.ui.meters import OTHERS, OURS, bar, gigabytes
 
 if TYPE_CHECKING:
@@ -144,7 +145,9 @@ def memory_meters(memories: Sequence[Memory], detail: int) -> Content:
     if detail >= 0 or len(memories) < 2:
         return Content("  ").join(memory_meter(memory, max(0, detail)) for memory in memories)
     fullest = max(memories, key=lambda memory: memory.share)
-    return memory_meter(replace(fullest, name=f"{len(memories)} GPUs, fullest"), 0)
+    return memory_meter(
+        replace(fullest, name=_("{count} GPUs, fullest").format(count=len(memories))), 0
+    )
 
 
 def memory_bar(memory: Memory, width: int) -> Content:
@@ -191,7 +194,7 @@ def memories(snapshot: Snapshot) -> tuple[Memory, ...]:
     if not snapshot.gpus:
         both = host.total is not None and host.available is not None
         used = host.total - host.available if both else None  # type: ignore[operator]
-        return (Memory("RAM", host.total, used, host.used_by_us, "cpu"),)
+        return (Memory(_("RAM"), host.total, used, host.used_by_us, "cpu"),)
     several = len(snapshot.gpus) > 1
     return tuple(
         Memory(

@@ -15,6 +15,7 @@ from textual.widget import Widget
 from textual.widgets import TextArea
 
 from glmtui import commands
+from glmtui.language import _
 from glmtui.sanitize import visible
 
 
@@ -63,7 +64,7 @@ class Completions(Widget):
             style = "$block-cursor-foreground on $block-cursor-background" if n == self._at else ""
             row = Content.assemble(
                 (f" {command.usage:<{width}}  ", style or "$accent"),
-                (command.help, style or "$text-muted"),
+                (_(command.help), style or "$text-muted"),
             )
             rows.append(row.truncate(self.size.width, ellipsis=True, pad=n == self._at))
         return Content("\n").join(rows)

@@ -12,6 +12,7 @@ from typing import Literal
 from textual.content import Content
 from textual.widget import Widget
 
+from glmtui.language import _
 from glmtui.ui.memory import Memory, memory_meters
 from glmtui.ui.meters import OURS, bar, tokens
 
@@ -59,7 +60,7 @@ def context_meter(used: int | None, limit: int | None, detail: int) -> Content:
     if detail == 0:
         text = f"{share:.0%}" if limit and used is not None else tokens(used)
     style = "$text-warning" if share >= NEARLY_FULL else "$text-muted"
-    parts = [Content.styled("ctx ", "$text-muted")]
+    parts = [Content.styled(_("ctx") + " ", "$text-muted")]
     if detail >= 3 and limit:
         parts += [bar([(share, OURS, colour)], 8), Content(" ")]
     return Content("").join([*parts, Content.styled(text, style)])

@@ -164,7 +164,8 @@ def pressing(session: Session, memories: tuple[Memory, ...], how: How) -> str:
         if memory.is_pressing:
             text = _("{name} is nearly full: the whole context needs {size} GB more than is free.")
             said = text.format(name=memory.name, size=gigabytes(memory.lacking))
-            return f"{said}\n{ways_out()} {_('{key} says more.').format(key=how('stats'))}"
+            more = _("{key} says more.").format(key=how("stats"))
+            return f"{said}\n{ways_out()} {more}"
     return ""
 
 
@@ -186,4 +187,5 @@ def unsaved(error: StoreError | None) -> str:
         return ""
     taken = isinstance(error, ConversationChanged | ConversationInUse)
     way = _("/fork goes on in a copy.") if taken else _("/export puts it elsewhere.")
-    return f"{error}\n{_('Nothing is lost: it is kept and tried again.')} {way}"
+    kept = _("Nothing is lost: it is kept and tried again.")
+    return f"{error}\n{kept} {way}"
