@@ -37,7 +37,7 @@ from glmtui.ui.chat_screen import UNBOUND, ChatScreen
 from glmtui.ui.memory import MemoryWatch
 from glmtui.ui.saver import Saver
 from glmtui.ui.session import Session
-from glmtui.ui.themes import DARK, themes
+from glmtui.ui.themes import DARK, LIGHT, TERMINAL, few_colours, themes
 from glmtui.ui.tool_use import ToolUse
 
 EngineFactory = Callable[[Callable[[Event], None]], Engine]
@@ -91,7 +91,8 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         terminal_blocked: Callable[[], bool] = lambda: False,
         **textual: Any,
     ) -> None:
-        super().__init__(**textual)
+        plain_colours = few_colours()
+        super().__init__(ansi_color=True if plain_colours else None, **textual)
         self.settings = settings
         self.store = store
         self.save_error: StoreError | None = None
@@ -122,8 +123,11 @@ class GlmtuiApp(App[None], inherit_bindings=False):
             self.animation_level = "none"
         for theme in themes():
             self.register_theme(theme)
-        self.theme = settings.theme if settings.theme in self.available_themes else DARK
-        if self.theme != settings.theme:
+        known = settings.theme in self.available_themes
+        self.theme = settings.theme if known else DARK
+        if plain_colours and self.theme in (DARK, LIGHT):  # they would lose what tells rows apart
+            self.theme = TERMINAL
+        if not known:
             self._problems.append(
                 ConfigError(
                     _("There is no theme {name!r}; {shown} is shown.").format(

@@ -63,7 +63,8 @@ class Completions(Widget):
         for n, command in enumerate(self._offered[self._first :][: self.ROWS], self._first):
             style = "$block-cursor-foreground on $block-cursor-background" if n == self._at else ""
             row = Content.assemble(
-                (f" {command.usage:<{width}}  ", style or "$accent"),
+                ("▸" if n == self._at else " ", style),  # seen without colour too
+                (f"{command.usage:<{width}}  ", style or "$accent"),
                 (_(command.help), style or "$text-muted"),
             )
             rows.append(row.truncate(self.size.width, ellipsis=True, pad=n == self._at))
