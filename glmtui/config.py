@@ -192,6 +192,11 @@ class Settings:
         True,
         table="ui",
     )
+    plain: bool = setting(
+        "Whether the app is lines of text without a screen, for screen readers.",
+        False,
+        table="ui",
+    )
     panel: bool = setting("Whether the settings panel is open at the start.", False, table="ui")
 
     servers: dict[str, Server] = field(default_factory=dict)

@@ -11,7 +11,6 @@ import gc
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar
 
@@ -30,14 +29,13 @@ from glmtui.engine.api import CancelFlag, Engine, Event, ModelInfo, ProgressHook
 from glmtui.errors import ConfigError, GlmtuiError, ModelNotFound, StoreError
 from glmtui.language import _
 from glmtui.sanitize import visible
-from glmtui.store import Store, dumps, to_markdown
-from glmtui.store.naming import file_name, format_of
+from glmtui.store import Store
 from glmtui.ui import wording
 from glmtui.ui.chat_screen import UNBOUND, ChatScreen
 from glmtui.ui.memory import MemoryWatch
 from glmtui.ui.saver import Saver
 from glmtui.ui.session import Session
-from glmtui.ui.themes import DARK, LIGHT, TERMINAL, few_colours, themes
+from glmtui.ui.themes import DARK, LIGHT, TERMINAL, themes
 from glmtui.ui.tool_use import ToolUse
 
 EngineFactory = Callable[[Callable[[Event], None]], Engine]
@@ -69,6 +67,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         problems: what was wrong with the settings.
         conversation: the one to open; None begins a new one.
         terminal_blocked: whether the terminal has not yet taken what was drawn before.
+        few_colours: whether the terminal has 16 or fewer.
     """
 
     CSS_PATH = "app.tcss"
@@ -89,10 +88,10 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         problems: Sequence[GlmtuiError] = (),
         conversation: Conversation | None = None,
         terminal_blocked: Callable[[], bool] = lambda: False,
+        few_colours: bool = False,
         **textual: Any,
     ) -> None:
-        plain_colours = few_colours()
-        super().__init__(ansi_color=True if plain_colours else None, **textual)
+        super().__init__(ansi_color=True if few_colours else None, **textual)
         self.settings = settings
         self.store = store
         self.save_error: StoreError | None = None
@@ -125,7 +124,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
             self.register_theme(theme)
         known = settings.theme in self.available_themes
         self.theme = settings.theme if known else DARK
-        if plain_colours and self.theme in (DARK, LIGHT):  # they would lose what tells rows apart
+        if few_colours and self.theme in (DARK, LIGHT):  # they would lose what tells rows apart
             self.theme = TERMINAL
         if not known:
             self._problems.append(
@@ -285,24 +284,6 @@ class GlmtuiApp(App[None], inherit_bindings=False):
     def _fetched(self, model: ModelInfo | None) -> None:
         if model is not None:
             self.session.load(model, model.name, self.settings.load_options)
-
-    def export(self, path: Path | None) -> Path:
-        """Writes the conversation in view where no file is yet, by suffix .md, .toml or .json.
-
-        Raises StoreError.
-        """
-        conversation = self.session.conversation
-        path = path or Path(file_name(conversation, "toml")).with_suffix(".md")
-        exact = path.suffix in (".toml", ".json")
-        text = dumps(conversation, format_of(path)) if exact else to_markdown(conversation)
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise StoreError(
-                _("{path} cannot be written: {cause}").format(path=path, cause=error.strerror)
-            ) from error
-        return path.resolve()
 
     def action_command_palette(self) -> None:
         """The palette acts on the chat; it does not open over a dialog."""

@@ -139,7 +139,9 @@ class ChatScreen(MemoryActions):
         if not self.session.conversation.messages:
             self.app.tell(_("There is nothing yet to export."))
             return
-        path = self.app.export(Path(file).expanduser() if file else None)
+        from glmtui.ui.exporting import export
+
+        path = export(self.session.conversation, Path(file).expanduser() if file else None)
         self.app.tell(_("Written to {path}").format(path=path))
 
     # ---- the rest

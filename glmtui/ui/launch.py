@@ -21,6 +21,7 @@ from glmtui.language import _, speak
 from glmtui.sanitize import visible
 from glmtui.store import Store, dumps
 from glmtui.ui.app import GlmtuiApp
+from glmtui.ui.themes import few_colours
 
 
 def run(
@@ -48,6 +49,8 @@ def run(
     if conversation is not None and conversation.model and not model_asked:
         settings = replace(settings, model=conversation.model)
     log = paths.state_dir() / "glmtui.log"
+    if settings.plain:
+        return _run_plain(settings, store, conversation, problems)
     with own_terminal(log) as terminal:
         app = GlmtuiApp(
             settings,
@@ -56,6 +59,7 @@ def run(
             problems=problems,
             conversation=conversation,
             terminal_blocked=lambda: terminal.blocked,
+            few_colours=few_colours(),
             driver_class=TerminalDriver,
         )
         app.run(mouse=settings.mouse)
@@ -64,6 +68,27 @@ def run(
     if code == 1:
         sys.stderr.write(_("glmtui met an error of its own; {log} has it.").format(log=log) + "\n")
     sys.stderr.writelines(_rescue(unsaved))
+    return _end(code, ended)
+
+
+def _run_plain(
+    settings: Settings,
+    store: Store,
+    conversation: Conversation | None,
+    problems: Sequence[ConfigError],
+) -> int:
+    from glmtui.ui.plain import PlainChat, lines_of_the_terminal
+
+    write, read = lines_of_the_terminal()
+    chat = PlainChat(settings, store, _start_engine, write=write, read=read)
+    chat.run(conversation, problems)
+    ended, unsaved = chat.close()
+    sys.stderr.writelines(_rescue(unsaved))
+    return _end(0, ended)
+
+
+def _end(code: int, ended: bool) -> int:
+    """The exit code, where the engine has ended; else the process ends here."""
     if not ended:  # still inside torch, whose threads would abort the process at its end
         sys.stdout.flush()
         sys.stderr.flush()
