@@ -94,7 +94,13 @@ STATS = GenerationStats(1234, 1000, 256, 0.5, 10.0, 0.42, 7 * 10**9)
 
 def test_the_page_has_what_the_last_reply_cost() -> None:
     text = details.page([Message("assistant", "a", stats=STATS)], [GPU], 72).plain
-    for words in ("1,234 tokens", "1,000 tokens", "468.0 tok/s", "256 tokens", "25.5 tok/s"):
+    for words in (
+        "1,234 tokens",
+        "1,000 of them read before",
+        "468.0 tok/s",
+        "256 tokens",
+        "25.5 tok/s",
+    ):
         assert words in text
     for words in ("0.42 s", "7.0 GB", "weights", "KV cache now", "others", "free"):
         assert words in text

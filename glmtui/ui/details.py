@@ -22,7 +22,7 @@ from glmtui.ui.meters import FREE, OTHERS, OURS, gigabytes, sparkline
 from glmtui.ui.wording import ways_out
 
 REFRESH_SECONDS = 1.0
-GRAPH, NAME = 32, 14
+GRAPH, NAME, BAR = 32, 14, 60  # cells
 
 
 class Details(ModalScreen[None]):
@@ -77,9 +77,10 @@ def page(messages: Sequence[Message], memories: Sequence[Memory], width: int) ->
 
 def last_reply(stats: GenerationStats) -> Content:
     """What one reply cost, a line for each number."""
+    reused = _("{count:,} of them read before").format(count=stats.reused_tokens)
+    read = "  ".join(filter(None, (_per_second(stats.prefill_rate), reused)))
     rows = [
-        (_("prompt"), _tokens(stats.prompt_tokens), _per_second(stats.prefill_rate)),
-        (_("reused"), _tokens(stats.reused_tokens), _("read before, so not again")),
+        (_("prompt"), _tokens(stats.prompt_tokens), read),
         (_("reply"), _tokens(stats.generated_tokens), _per_second(stats.decode_rate)),
         (_("first token"), _("{seconds:.2f} s").format(seconds=stats.first_token_seconds), ""),
     ]
@@ -113,7 +114,7 @@ def device(memory: Memory, width: int) -> Content:
         OTHERS: _("others"),
         TO_COME: _("KV cache at full context, more"),
     }  # fmt: skip
-    lines = [head, memory_bar(memory, width)]
+    lines = [head, memory_bar(memory, max(0, min(BAR, width - 2)))]
     for nbytes, glyph, colour in parts(memory):
         if nbytes:
             lines.append(_part(glyph, colour, names[glyph], nbytes))
