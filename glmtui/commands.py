@@ -38,8 +38,13 @@ class Command:
 
     @property
     def usage(self) -> str:
-        """The slash command as it is typed, such as "/set NAME VALUE"; empty for none."""
+        """The slash command as it is typed, such as "/set SETTING VALUE"; empty for none."""
         return f"/{self.slash} {self.argument}".rstrip() if self.slash else ""
+
+    @property
+    def kind(self) -> str:
+        """What the argument is, such as "THEME"; empty where there is none."""
+        return self.argument.partition(" ")[0].strip("[]")
 
     @property
     def key_names(self) -> tuple[str, ...]:
@@ -63,12 +68,20 @@ COMMANDS: tuple[Command, ...] = (
         "editor",
     ),
     Command(
+        "history",
+        "History",
+        "Find a question that was sent before; with text in the prompt, Ctrl+R does.",
+        "",
+        "history",
+        "[TEXT]",
+    ),
+    Command(
         "stop", "Stop", "Stop the reply and keep what there is; close a notice.", "escape", "stop"
     ),
     Command(
         "regenerate",
         "Regenerate",
-        "Answer the last question again; the earlier reply is kept as an alternative.",
+        "Answer the last question again, the prompt empty; the earlier reply is kept too.",
         "ctrl+r",
         "regenerate",
     ),
@@ -97,7 +110,7 @@ COMMANDS: tuple[Command, ...] = (
         "Pick, download or load a model: a name, a folder, a hub id or a server.",
         "f4",
         "model",
-        "[NAME]",
+        "[MODEL]",
     ),
     Command(
         "settings",
@@ -112,7 +125,7 @@ COMMANDS: tuple[Command, ...] = (
         "Change one setting of this conversation; without a value, back to the model's own.",
         "",
         "set",
-        "NAME [VALUE]",
+        "SETTING [VALUE]",
     ),
     Command(
         "system",
@@ -131,7 +144,7 @@ COMMANDS: tuple[Command, ...] = (
         "[FILE]",
     ),
     Command(
-        "theme", "Theme", "Change the colours; without a name, the next.", "", "theme", "[NAME]"
+        "theme", "Theme", "Change the colours; without a name, the next.", "", "theme", "[THEME]"
     ),
     Command("page_up", "Page up", "Look back in the conversation.", "pageup"),
     Command("page_down", "Page down", "Look forward in the conversation.", "pagedown"),
@@ -142,6 +155,11 @@ COMMANDS: tuple[Command, ...] = (
     Command("help", "Help", "Show keys and commands.", "f1", "help"),
     Command("quit", "Quit", "Save and leave, whatever is going on.", "ctrl+q", "quit"),
 )
+
+
+def by_word() -> dict[str, Command]:
+    """The slash commands by their words."""
+    return {command.slash: command for command in COMMANDS if command.slash}
 
 
 def looks_like_command(text: str) -> bool:
@@ -157,10 +175,10 @@ def parse(text: str) -> tuple[Command, str]:
     """
     found = _SLASH.fullmatch(text)
     word, argument = (found.group(1), found.group(2) or "") if found else (text, "")
-    by_word = {command.slash: command for command in COMMANDS if command.slash}
-    command = by_word.get(word)
+    known = by_word()
+    command = known.get(word)
     if command is None:
-        near = difflib.get_close_matches(word, by_word, n=1)
+        near = difflib.get_close_matches(word, known, n=1)
         hint = f"Did you mean /{near[0]}?" if near else "F1 shows them all."
         raise UsageError(f"There is no command /{word}.", f"{hint} A space before it sends it.")
     if argument and not command.argument:

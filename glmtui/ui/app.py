@@ -21,16 +21,20 @@ from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
+from glmtui import paths
 from glmtui.chat import Conversation
-from glmtui.commands import COMMANDS, Command
+from glmtui.commands import COMMANDS, Command, looks_like_command
 from glmtui.config import Settings
 from glmtui.engine.api import CancelFlag, Engine, Event, ModelInfo, ProgressHook
 from glmtui.errors import ConfigError, GlmtuiError, ModelNotFound, StoreError
 from glmtui.sanitize import visible
 from glmtui.store import Store, dumps, to_markdown
+from glmtui.store.drafts import Drafts
 from glmtui.store.naming import file_name, format_of
+from glmtui.store.sent import SentFile
 from glmtui.ui import wording
 from glmtui.ui.chat_screen import ChatScreen
+from glmtui.ui.drafting import Drafting
 from glmtui.ui.saver import Saver
 from glmtui.ui.session import Session
 from glmtui.ui.status import MemoryWatch
@@ -87,6 +91,9 @@ class GlmtuiApp(App[None]):
         self._engine: Engine | None = None
         self._memory = MemoryWatch(lambda found: self._soon(lambda: self.chat.show_memory(found)))
         self._saver = Saver(store, lambda error: self._soon(lambda: self._save_failed(error)))
+        self._drafts = Drafts(paths.state_dir() / "drafts")
+        self._drafting = Drafting(self._drafts.read, self._write_draft)
+        self._sent = SentFile(paths.state_dir() / "sent.jsonl")
         self.chat = ChatScreen()
         self.tool_use = ToolUse(self)
         self.session = Session(
@@ -126,6 +133,8 @@ class GlmtuiApp(App[None]):
                 loop.add_signal_handler(number, self._leave, number)
         if self._opening is not None:
             self.session.open(self._opening)
+        if not self.chat.prompt.text:  # else someone was quick
+            self._bring_draft()
         if self.settings.panel:
             self.chat.show_panel()
         self.tell_notice("config", "\n".join(map(str, self._problems)))
@@ -176,6 +185,8 @@ class GlmtuiApp(App[None]):
     def new_conversation(self) -> None:
         """An empty page; the conversation left is saved."""
         self._leave_conversation(self._fresh_conversation())
+        if not self.chat.prompt.text.strip():  # else it goes along
+            self._bring_draft()
 
     def fork_conversation(self) -> None:
         """Goes on in a copy, under an id of its own; the other is left as it is on disk."""
@@ -210,12 +221,39 @@ class GlmtuiApp(App[None]):
             self.tell_notice("store", str(error))
         else:
             self._leave_conversation(conversation)
+            self._bring_draft()
 
     def _leave_conversation(self, for_another: Conversation) -> None:
+        self.keep_draft()
         left = self.session.conversation
         self.session.open(for_another)
         self._saver.leave(left.id)
         self.chat.prompt.focus()
+
+    # ---- what is typed
+
+    def sent_before(self) -> list[str]:
+        """What was sent in earlier sessions, oldest first."""
+        return self._sent.read()
+
+    def keep_sent(self, text: str) -> None:
+        """Keeps a question for later sessions; a command may hold what is nobody's business."""
+        if not looks_like_command(text):
+            self._saver.call(lambda: self._sent.add(text))
+
+    def keep_draft(self) -> None:
+        """Keeps what is typed and not sent yet."""
+        self._drafting.keep(self.session.conversation, self.chat.prompt.whole)
+
+    def _bring_draft(self) -> None:
+        draft = self._drafting.bring(self.session.conversation)
+        if draft or self.chat.prompt.text:
+            self.chat.prompt.put(draft)
+
+    def _write_draft(self, conversation_id: str, text: str) -> None:
+        self._saver.call(lambda: self._drafts.write(conversation_id, text))
+
+    # ---- models
 
     def pick_model(self, wanted: str = "", why: str = "") -> None:
         """Lets the user choose a model; one that is not here is fetched first."""
@@ -315,8 +353,10 @@ class GlmtuiApp(App[None]):
         Returns: whether the engine's thread has ended, and what could not be saved.
         """
         self._memory.stop()
+        self.keep_draft()
         self.session.close()
         ended = self._engine is None or self._engine.close(ENGINE_SECONDS)
         unsaved = self._saver.close(SAVER_SECONDS)
+        self._drafts.close()
         self.store.close()
         return ended, unsaved

@@ -35,19 +35,18 @@ class ChatScreen(PromptActions, SettingsActions):
 
     def action_send(self) -> None:
         """Sends what is in the prompt, or does what its command says."""
-        text = self.prompt.text
+        text = self.prompt.whole
         if not text.strip():
             return
         if commands.looks_like_command(text):
             self._command(text)
         elif self.session.run is not None:
             self.app.tell("A reply is being written; Esc stops it.")
-        else:
+        elif (question := self.with_files(text.strip("\n"))) is not None:
             self.prompt.take()
             editing, self._editing = self._editing, None
-            text = text.strip("\n")
-            if editing is not None or not self.app.tool_use.answer(text):
-                self.session.ask(text, editing)
+            if editing is not None or not self.app.tool_use.answer(question):
+                self.session.ask(question, editing)
 
     def _command(self, text: str) -> None:
         try:

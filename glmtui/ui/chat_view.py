@@ -86,6 +86,7 @@ class ChatView(Screen[None]):
         self.main = Horizontal(self.body, classes="main")
         self.notice = Notice()
         self.prompt = Prompt(PLACEHOLDER)
+        self.attached = Words(classes="attached")
         self.status = StatusBar()
         self.panel: SettingsPanel | None = None
         self._memories: tuple[Memory, ...] = ()
@@ -97,6 +98,7 @@ class ChatView(Screen[None]):
         """From top to bottom."""
         yield self.main
         yield self.notice
+        yield self.attached
         yield self.prompt.completions
         yield self.prompt
         yield self.status
@@ -123,6 +125,7 @@ class ChatView(Screen[None]):
         session = self.session
         self.notice.tell("load", wording.told(session.load_error))
         self.welcome.say("" if session.conversation.messages else wording.welcome(session))
+        self.prompt.recalls_when_empty = not session.conversation.messages
         self.prompt.placeholder = Content(self.app.tool_use.placeholder or PLACEHOLDER)
         if self.panel is not None:
             self._fill(self.panel)

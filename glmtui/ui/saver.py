@@ -54,6 +54,12 @@ class Saver:
                 self._then.append(then)
             self._changed.notify()
 
+    def call(self, call: Callable[[], None]) -> None:
+        """Calls `call` soon, on the saver's thread: for what else is written."""
+        with self._changed:
+            self._then.append(call)
+            self._changed.notify()
+
     def leave(self, conversation_id: str) -> None:
         """Lets other programs save it, once what waits of it is written."""
         with self._changed:
