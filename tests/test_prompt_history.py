@@ -113,13 +113,21 @@ async def test_ctrl_r_finds_as_it_is_typed_and_esc_leaves() -> None:
         assert prompt.text == "expl roxyz"
 
 
-async def test_with_an_empty_prompt_the_keys_are_the_screens() -> None:
+async def test_with_an_empty_prompt_ctrl_r_answers_again() -> None:
     async with running() as desk:
         await desk.ask("Hi")
         await desk.pilot.press("ctrl+r")
         await desk.until(lambda: "2/2" in desk.screen())
-        await desk.pilot.press("up")
-        assert desk.app.chat.prompt.text == ""
+
+
+async def test_with_an_empty_prompt_up_goes_to_what_is_above() -> None:
+    async with desk() as (_, prompt, pilot):
+        prompt.past = history("one", "other")
+        prompt.above = lambda: True
+        await pilot.press("up")
+        assert prompt.text == ""
+        await pilot.press("o", "up")
+        assert prompt.text == "other"
 
 
 async def test_questions_are_there_in_the_next_session_and_commands_are_not() -> None:

@@ -125,7 +125,6 @@ class ChatView(Screen[None]):
         session = self.session
         self.notice.tell("load", wording.told(session.load_error))
         self.welcome.say("" if session.conversation.messages else wording.welcome(session))
-        self.prompt.recalls_when_empty = not session.conversation.messages
         self.prompt.placeholder = Content(self.app.tool_use.placeholder or PLACEHOLDER)
         if self.panel is not None:
             self._fill(self.panel)

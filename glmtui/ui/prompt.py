@@ -6,7 +6,7 @@ choose from is the screen's business; nothing here knows conversations, models o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from textual import events
@@ -30,8 +30,7 @@ class Prompt(TextArea):
     Attributes:
         past: what Up and Ctrl+R bring back.
         providers: the choices for arguments, by `Command.kind`.
-        recalls_when_empty: whether Up in an empty prompt brings back what was sent last; else
-            the key is the screen's.
+        above: asked when Up is pressed in an empty prompt; whether it takes the keys from there.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -46,7 +45,7 @@ class Prompt(TextArea):
         self.completions = Completions(self._choose)
         self.past = History()
         self.providers: Mapping[str, Provider] = {}
-        self.recalls_when_empty = True
+        self.above: Callable[[], bool] = lambda: False
         self.cursor_blink = False
         self.show_vertical_scrollbar = False
         self._pasted = Pasted()
@@ -214,15 +213,13 @@ class Prompt(TextArea):
             self.app.cursor_position = self.cursor_screen_offset
 
     def action_cursor_up(self, select: bool = False) -> None:
-        """Up a row; from the first one, back in the history."""
+        """Up a row; from the first one, back in the history, or without a text to what is above."""
         if self.completions.display:
             self.completions.move(-1)
         elif select or self._row > 0:
             super().action_cursor_up(select)
-        elif self.text or self.past.walking or self.recalls_when_empty:
+        elif self.text or self.past.walking or not self.above():
             self._recall(self.past.older(self.whole))
-        else:
-            raise SkipAction
 
     def action_cursor_down(self, select: bool = False) -> None:
         """Down a row; from the last one, forward in the history."""
