@@ -6,12 +6,11 @@ They outlive the program, a kill -9 too, though not a power cut. Knows nothing o
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from itertools import chain, count
 from pathlib import Path
 
-from glmtui.store.durable import make_private_folder, read_bounded
+from glmtui.store.durable import make_private_folder, read_bounded, replace_lightly
 from glmtui.store.locks import FolderLocks
 
 MOST_BYTES = 16 * 2**20
@@ -44,11 +43,7 @@ class Drafts:
                 path.unlink(missing_ok=True)
                 return
             make_private_folder(self._folder)
-            written = path.with_name(f".{path.name}.tmp")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(written, flags, 0o600), "wb") as file:
-                file.write(text.encode(errors="replace"))
-            written.replace(path)
+            replace_lightly(path, text.encode(errors="replace"))
 
     def close(self) -> None:
         """Lets another program have the draft for a new conversation."""

@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from glmtui.store.durable import make_private_folder, read_bounded, replace_file
+from glmtui.store.durable import make_private_folder, read_bounded, replace_lightly
 
 MOST = 1_000
 """Texts that are kept."""
@@ -62,5 +62,5 @@ class SentFile:
         while sum(map(len, lines)) > MOST_BYTES:
             lines = lines[len(lines) // 2 + 1 :]
         with contextlib.suppress(OSError):  # else another time
-            replace_file(self._path, b"".join(lines), prefix=f".{self._path.name}-")
+            replace_lightly(self._path, b"".join(lines))
         return lines
