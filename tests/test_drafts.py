@@ -13,7 +13,7 @@ from test_app_terminal import start
 
 from glmtui.chat import Conversation, Message
 from glmtui.store.drafts import Drafts
-from glmtui.ui.drafting import Drafting
+from glmtui.ui.typed import Typed
 
 __all__ = ["folders", "start"]
 
@@ -53,17 +53,17 @@ def test_a_folder_that_cannot_be_used_has_none(tmp_path: Path) -> None:
     assert drafts.read("") == ""
 
 
-def test_a_draft_stays_with_its_conversation_and_moves_with_it() -> None:
-    disk: dict[str, str] = {}
-    drafting = Drafting(lambda name: disk.get(name, ""), disk.__setitem__)
-    drafting.keep(NEW, "first")
-    drafting.keep(OLD, "then")  # it was sent, and the next is being typed
-    assert disk == {"": "", OLD.id: "then"}
+def test_a_draft_stays_with_its_conversation_and_moves_with_it(tmp_path: Path) -> None:
+    typed = Typed(tmp_path, lambda write: write())
+    files = tmp_path / "drafts"
+    typed.keep_draft(NEW, "first")
+    typed.keep_draft(OLD, "then")  # it was sent, and the next is being typed
+    assert [f.read_text() for f in files.glob("[!.]*")] == ["then"]
     other = Conversation.new().add(Message("user", "Ho"))
-    assert drafting.bring(other) == ""
-    drafting.keep(other, "reply")
-    assert drafting.bring(OLD) == "then"
-    assert disk == {"": "", OLD.id: "then", other.id: "reply"}
+    assert typed.draft(other) == ""
+    typed.keep_draft(other, "reply")
+    assert typed.draft(OLD) == "then"
+    assert sorted(f.read_text() for f in files.glob("[!.]*")) == ["reply", "then"]
 
 
 async def test_a_draft_is_there_after_a_restart_until_it_is_sent(folders: Path) -> None:
@@ -85,11 +85,11 @@ async def test_each_conversation_has_its_own_and_a_new_page_takes_it_along(folde
         await desk.pilot.press("ctrl+n")
         await desk.ask("Second")
         await desk.pilot.press(*"for the second")
-        desk.app._open(first)
+        desk.app.chat._open(first)
         assert desk.app.chat.prompt.text == ""
         await desk.pilot.press(*"for new", "ctrl+n")
         assert desk.app.chat.prompt.text == "for new"
-        desk.app._open(first)
+        desk.app.chat._open(first)
         assert desk.app.chat.prompt.text == ""
 
 

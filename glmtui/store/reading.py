@@ -56,16 +56,21 @@ def peek_at(path: Path) -> Peek:
 
 def summary(path: Path, status: os.stat_result, there: Peek) -> Summary:
     """The line for a file."""
-    seconds = min(max(status.st_mtime, 0), 253402300799)  # what a datetime can hold
     return Summary(
         id=id_of(path),
         title=there.title,
         model=there.model,
-        updated=datetime.fromtimestamp(seconds, timezone.utc),
+        updated=written_at(status),
         path=path,
         message_count=there.message_count,
         pinned=there.pinned,
     )
+
+
+def written_at(status: os.stat_result) -> datetime:
+    """When a file was last written, in UTC."""
+    seconds = min(max(status.st_mtime, 0), 253402300799)  # what a datetime can hold
+    return datetime.fromtimestamp(seconds, timezone.utc)
 
 
 @contextlib.contextmanager

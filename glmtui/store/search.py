@@ -10,8 +10,10 @@ import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
+from typing import TypeAlias
 
 import tomli
 
@@ -19,25 +21,29 @@ from glmtui.errors import StoreError
 from glmtui.store.durable import read_bounded
 from glmtui.store.format import from_table, loads
 from glmtui.store.naming import format_of, id_of
-from glmtui.store.reading import MAX_BYTES, text_of
+from glmtui.store.reading import MAX_BYTES, text_of, written_at
 
 AROUND = 60
 """Characters shown before and after what is found."""
 MOST_IN_ONE = 5
 """Hits of one conversation that are given."""
 
+_Row: TypeAlias = tuple[str, str, str]  # id, role, content
 _BETWEEN = "\n[[messages]]"
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A message that has the words, or a title (with the id of no message).
+    """A message that has the words, or where none has, a title (with the id of no message).
 
     Attributes:
+        title, updated: of the conversation.
         before, found, after: the first place they stand at, as it is written.
     """
 
     conversation_id: str
+    title: str
+    updated: datetime
     message_id: str
     role: str
     before: str
@@ -85,44 +91,47 @@ class Query:
         text = text_of(data)
         if not self._bytes and not self._may_have(text) and "\\u" not in text:
             return []
-        return list(islice(self._look(text, path), MOST_IN_ONE))
+        title, messages = self._read(text, path)
+        facts = (id_of(path), title, written_at(path.stat()))
+        for rows in (messages, [("", "", title)]):
+            hits = (self._hit(row, facts) for row in rows)
+            if found := list(islice(filter(None, hits), MOST_IN_ONE)):
+                return found
+        return []
 
     def _may_have(self, text: str) -> bool:
         text = text.lower()
         return any(form in text for form in self._forms)
 
-    def _look(self, text: str, path: Path) -> Iterator[Hit]:
-        rows = None
+    def _hit(self, row: _Row, facts: tuple[str, str, datetime]) -> Hit | None:
+        message_id, role, text = row
+        if (found := self._pattern.search(text)) is None:
+            return None
+        start, end = found.span()
+        before, after = text[max(0, start - AROUND) : start], text[end : end + AROUND]
+        return Hit(*facts, message_id, role, before, found.group(), after)
+
+    def _read(self, text: str, path: Path) -> tuple[str, Iterable[_Row]]:
+        """The title, and the messages, in TOML only those that have it."""
         if format_of(path) == "toml":
             with contextlib.suppress(ValueError, LookupError):  # not as we write it
-                rows = list(self._toml_rows(text))
-        if rows is None:
-            conversation = loads(text, format_of(path))
-            messages = ((m.id, m.role, m.content) for m in conversation.messages)
-            rows = [("", "", conversation.title), *messages]
-        for message_id, role, content in rows:
-            yield from self._found(path, message_id, role, content)
+                return self._read_toml(text)
+        conversation = loads(text, format_of(path))
+        return conversation.title, [(m.id, m.role, m.content) for m in conversation.messages]
 
-    def _toml_rows(self, text: str) -> Iterator[tuple[str, str, str]]:
-        """The title, and of the messages those that may have it: id, role and content.
-
-        Raises ValueError or LookupError where only the whole would tell.
-        """
+    def _read_toml(self, text: str) -> tuple[str, list[_Row]]:
+        """As `_read`. Raises ValueError or LookupError where only the whole would tell."""
         head, *messages = text.split(_BETWEEN)
         if "[[messages]]" in head:
             raise ValueError("the first message is not where it should be")
-        if self._may_have(head):
-            yield "", "", from_table(tomli.loads(head)).title
-        left = MOST_IN_ONE
+        first = messages[:1] if "\ntitle = " not in head else []
+        title = from_table(tomli.loads(_BETWEEN.join([head, *first]))).title
+        rows: list[_Row] = []
         for n, part in enumerate(messages, 1):
-            if left and self._may_have(part[part.index("\ncontent = ") :]):
+            if self._may_have(part[part.index("\ncontent = ") :]):
                 (row,) = tomli.loads(_BETWEEN + part)["messages"]
                 if self._pattern.search(row["content"]):
-                    left -= 1
-                    yield str(row.get("id") or f"m{n}"), str(row["role"]), row["content"]
-
-    def _found(self, path: Path, message_id: str, role: str, text: str) -> Iterator[Hit]:
-        if found := self._pattern.search(text):
-            start, end = found.span()
-            before, after = text[max(0, start - AROUND) : start], text[end : end + AROUND]
-            yield Hit(id_of(path), message_id, role, before, found.group(), after)
+                    rows.append((str(row.get("id") or f"m{n}"), str(row["role"]), row["content"]))
+                if len(rows) == MOST_IN_ONE:
+                    break
+        return title, rows

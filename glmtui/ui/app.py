@@ -23,23 +23,22 @@ from textual.widgets import Static
 
 from glmtui import paths
 from glmtui.chat import Conversation
-from glmtui.commands import COMMANDS, Command, looks_like_command
+from glmtui.commands import COMMANDS, Command
 from glmtui.config import Settings
 from glmtui.engine.api import CancelFlag, Engine, Event, ModelInfo, ProgressHook
 from glmtui.errors import ConfigError, GlmtuiError, ModelNotFound, StoreError
 from glmtui.sanitize import visible
 from glmtui.store import Store, dumps, to_markdown
-from glmtui.store.drafts import Drafts
 from glmtui.store.naming import file_name, format_of
-from glmtui.store.sent import SentFile
 from glmtui.ui import wording
 from glmtui.ui.chat_screen import ChatScreen
-from glmtui.ui.drafting import Drafting
 from glmtui.ui.saver import Saver
 from glmtui.ui.session import Session
+from glmtui.ui.shelf import Shelf
 from glmtui.ui.status import MemoryWatch
 from glmtui.ui.themes import DARK, themes
 from glmtui.ui.tool_use import ToolUse
+from glmtui.ui.typed import Typed
 
 EngineFactory = Callable[[Callable[[Event], None]], Engine]
 
@@ -91,11 +90,10 @@ class GlmtuiApp(App[None]):
         self._engine: Engine | None = None
         self._memory = MemoryWatch(lambda found: self._soon(lambda: self.chat.show_memory(found)))
         self._saver = Saver(store, lambda error: self._soon(lambda: self._save_failed(error)))
-        self._drafts = Drafts(paths.state_dir() / "drafts")
-        self._drafting = Drafting(self._drafts.read, self._write_draft)
-        self._sent = SentFile(paths.state_dir() / "sent.jsonl")
+        self.typed = Typed(paths.state_dir(), self._saver.call)
         self.chat = ChatScreen()
         self.tool_use = ToolUse(self)
+        self.shelf = Shelf(self)
         self.session = Session(
             self._fresh_conversation(),
             self._saver,
@@ -183,10 +181,9 @@ class GlmtuiApp(App[None]):
         return self._blocked()
 
     def new_conversation(self) -> None:
-        """An empty page; the conversation left is saved."""
-        self._leave_conversation(self._fresh_conversation())
-        if not self.chat.prompt.text.strip():  # else it goes along
-            self._bring_draft()
+        """An empty page, to which what is typed goes along."""
+        carry = bool(self.chat.prompt.text.strip())
+        self.leave_conversation(self._fresh_conversation(), carry=carry)
 
     def fork_conversation(self) -> None:
         """Goes on in a copy, under an id of its own; the other is left as it is on disk."""
@@ -196,64 +193,36 @@ class GlmtuiApp(App[None]):
         self.session.change()
         self.tell("You go on in a copy of the conversation.")
 
-    def pick_conversation(self, title: str = "") -> None:
-        """Lets the user choose a saved conversation."""
-        from glmtui.ui.dialogs import ConversationPicker
+    def leave_conversation(self, for_another: Conversation, *, carry: bool = False) -> None:
+        """Shows another conversation; the one that is left is saved.
 
-        try:
-            summaries = self.store.summaries()
-        except StoreError as error:
-            self.tell_notice("store", str(error))
-            return
-        self.tell_notice("store", "\n".join(map(str, self.store.problems)))
-        self.push_screen(ConversationPicker(summaries, title), self._open)
-
-    def _open(self, conversation_id: str | None) -> None:
-        if conversation_id is None:
-            return
-        if conversation_id == self.session.conversation.id:
-            if self.save_error is None:
-                return
-            self.fork_conversation()  # what could not be saved to it is kept
-        try:
-            conversation = self.store.load(conversation_id)
-        except StoreError as error:
-            self.tell_notice("store", str(error))
-        else:
-            self._leave_conversation(conversation)
-            self._bring_draft()
-
-    def _leave_conversation(self, for_another: Conversation) -> None:
-        self.keep_draft()
+        Args:
+            carry: whether what is typed goes along; else it stays, and the other's draft comes.
+        """
+        if not carry:
+            self.keep_draft()
         left = self.session.conversation
         self.session.open(for_another)
         self._saver.leave(left.id)
+        if not carry:
+            self._bring_draft()
         self.chat.prompt.focus()
 
-    # ---- what is typed
-
-    def sent_before(self) -> list[str]:
-        """What was sent in earlier sessions, oldest first."""
-        return self._sent.read()
-
-    def keep_sent(self, text: str) -> None:
-        """Keeps a question for later sessions; a command may hold what is nobody's business."""
-        if not looks_like_command(text):
-            self._saver.call(lambda: self._sent.add(text))
+    def leave_for_deletion(self) -> None:
+        """An empty page in place of the conversation in view, which is not saved any more."""
+        left = self.session.conversation
+        self.leave_conversation(self._fresh_conversation())
+        self._saver.forget(left.id)
+        self._saver.settle(SAVER_SECONDS)
 
     def keep_draft(self) -> None:
         """Keeps what is typed and not sent yet."""
-        self._drafting.keep(self.session.conversation, self.chat.prompt.whole)
+        self.typed.keep_draft(self.session.conversation, self.chat.prompt.whole)
 
     def _bring_draft(self) -> None:
-        draft = self._drafting.bring(self.session.conversation)
+        draft = self.typed.draft(self.session.conversation)
         if draft or self.chat.prompt.text:
             self.chat.prompt.put(draft)
-
-    def _write_draft(self, conversation_id: str, text: str) -> None:
-        self._saver.call(lambda: self._drafts.write(conversation_id, text))
-
-    # ---- models
 
     def pick_model(self, wanted: str = "", why: str = "") -> None:
         """Lets the user choose a model; one that is not here is fetched first."""
@@ -357,6 +326,6 @@ class GlmtuiApp(App[None]):
         self.session.close()
         ended = self._engine is None or self._engine.close(ENGINE_SECONDS)
         unsaved = self._saver.close(SAVER_SECONDS)
-        self._drafts.close()
+        self.typed.close()
         self.store.close()
         return ended, unsaved

@@ -13,12 +13,13 @@ from textual.binding import Binding, BindingType
 
 from glmtui import commands
 from glmtui.errors import GlmtuiError, UsageError
+from glmtui.ui.finding_actions import FindingActions
 from glmtui.ui.prompt_actions import PromptActions
 from glmtui.ui.settings_actions import SettingsActions
 
 
-class ChatScreen(PromptActions, SettingsActions):
-    """What the user can do, but for what is said of the prompt and of settings elsewhere."""
+class ChatScreen(FindingActions, PromptActions, SettingsActions):
+    """What the user can do, but for what is said elsewhere of its three parts."""
 
     AUTO_FOCUS = "Prompt"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -26,10 +27,6 @@ class ChatScreen(PromptActions, SettingsActions):
         for command in commands.COMMANDS
         if command.keys
     ]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._editing: str | None = None
 
     # ---- a question and its reply
 
@@ -44,7 +41,7 @@ class ChatScreen(PromptActions, SettingsActions):
             self.app.tell("A reply is being written; Esc stops it.")
         elif (question := self.with_files(text.strip("\n"))) is not None:
             self.prompt.take()
-            editing, self._editing = self._editing, None
+            editing, self.editing = self.editing, None
             if editing is not None or not self.app.tool_use.answer(question):
                 self.session.ask(question, editing)
 
@@ -71,8 +68,8 @@ class ChatScreen(PromptActions, SettingsActions):
             self.session.stop()
         elif self.notice.close() or self.app.tool_use.give_up():
             return
-        elif self._editing is not None:
-            self._editing = None
+        elif self.editing is not None:
+            self.editing = None
             self.prompt.put("")
             self.session.open(self.session.conversation)
 
@@ -92,7 +89,7 @@ class ChatScreen(PromptActions, SettingsActions):
         if not questions:
             self.app.tell("There is no question yet to edit.")
         elif self._idle():
-            self._editing = questions[-1].id
+            self.editing = questions[-1].id
             self.prompt.put(questions[-1].content)
             self.app.tell("Enter sends it as a new branch; Esc leaves it as it was.")
 
@@ -101,21 +98,7 @@ class ChatScreen(PromptActions, SettingsActions):
             self.app.tell("A reply is being written; Esc stops it.")
         return self.session.run is None
 
-    # ---- conversations and models
-
-    def action_new(self) -> None:
-        """Starts an empty conversation."""
-        self._editing = None
-        self.app.new_conversation()
-
-    def action_fork(self) -> None:
-        """Goes on in a copy of the conversation."""
-        self.app.fork_conversation()
-
-    def action_open(self, title: str = "") -> None:
-        """Lets the user pick a saved conversation."""
-        self._editing = None
-        self.app.pick_conversation(title)
+    # ---- models and files
 
     def action_model(self, name: str = "") -> None:
         """Loads a model, or lets the user pick one."""

@@ -73,7 +73,11 @@ class Notice(Words):
 
 
 class ChatView(Screen[None]):
-    """The conversation, the prompt and the status bar; the settings panel beside or over them."""
+    """The conversation, the prompt and the status bar; the settings panel beside or over them.
+
+    Attributes:
+        editing: the id of the question whose other words are in the prompt, if any.
+    """
 
     app: GlmtuiApp
 
@@ -89,6 +93,7 @@ class ChatView(Screen[None]):
         self.attached = Words(classes="attached")
         self.status = StatusBar()
         self.panel: SettingsPanel | None = None
+        self.editing: str | None = None
         self._memories: tuple[Memory, ...] = ()
         self._status_at = 0.0
         self._timer: Timer | None = None

@@ -36,7 +36,7 @@ class PromptActions(ChatView):
 
     def on_mount(self) -> None:
         """Tells the prompt what there is to recall and to choose from."""
-        self.prompt.past = History(self.app.sent_before, self.app.keep_sent)
+        self.prompt.past = History(self.app.typed.sent_before, self.app.typed.keep_sent)
         providers: tuple[Provider, ...] = (
             choices.settings,
             choices.among(lambda: map(Choice, self.app.available_themes)),

@@ -72,6 +72,12 @@ class Saver:
             self._waiting.pop(conversation_id, None)
         self.leave(conversation_id)
 
+    def settle(self, timeout: float) -> None:
+        """Waits until what is being written is, at most so many seconds."""
+        settled = threading.Event()
+        self.call(settled.set)
+        settled.wait(timeout)
+
     def close(self, timeout: float) -> tuple[Conversation, ...]:
         """Saves what waits. What could not be written within `timeout` seconds is returned."""
         with self._changed:
