@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from glmtui.chat import Conversation, Message, SamplingParams
@@ -176,10 +176,13 @@ def test_what_cannot_be_read_beside_it_is_set_aside(
     assert [p.read_bytes() for p in tmp_path.glob(".*.bad")] == [damage]
 
 
-def test_a_deleted_conversation_leaves_nothing(store: Store, tmp_path: Path) -> None:
-    store.save(TALK.add(Message("user", "More")))
-    store.delete(TALK.id)
-    assert list(tmp_path.iterdir()) == []
+def test_a_deleted_conversation_takes_what_is_new_along(store: Store, tmp_path: Path) -> None:
+    talk = TALK.add(Message("user", "More"))
+    store.save(talk)
+    store.delete(talk.id)
+    assert [path.name for path in tmp_path.iterdir()] == ["trash"]
+    store.restore(talk.id)
+    assert store.load(talk.id) == talk
 
 
 KINDS = ("add", "grow", "edit", "switch", "delete", "words", "model", "load")
@@ -190,6 +193,7 @@ EDITS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0), st.booleans()
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(EDITS)
+@example([("edit", 0, False), ("add", 0, False), ("add", 0, False), ("delete", 8663, True)])
 def test_any_edits_are_found_again(
     tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[str, int, bool]]
 ) -> None:

@@ -122,7 +122,9 @@ def shared(before: Conversation, now: Conversation) -> int | None:
     ):
         return None
     pairs = enumerate(zip(before.messages, now.messages, strict=False))
-    return next((n for n, (a, b) in pairs if a is not b and a != b), len(before.messages))
+    same = next((n for n, (a, b) in pairs if a is not b and a != b), len(before.messages))
+    there = {message.id for message in now.messages[same:]}
+    return same if all(message.id in there for message in before.messages[same:]) else None
 
 
 def dumps_later(conversation: Conversation, start: int, digest: bytes) -> str:

@@ -232,7 +232,7 @@ class MessageActions(ChatView):
             self._edit(questions[-1], questions[-1].content)
 
     def _edit(self, question: Message, text: str) -> None:
-        self.prompt.remember(self.prompt.text)
+        self.prompt.past.add(self.prompt.whole)
         self.unselect()
         self.editing = question.id
         self.prompt.put(text)

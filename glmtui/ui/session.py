@@ -116,8 +116,9 @@ class Session:
         self._show(self.conversation.path)
         self._changed()
 
-    def change(self, **values: SamplingParams | str | None) -> None:
-        """Puts `params` or `system` into the conversation, in force from the next reply."""
+    def change(self, **values: SamplingParams | str | bool | None) -> None:
+        """Puts `params` or `system` into the conversation, in force from the next reply; or
+        `title` or `pinned`."""
         self.conversation = replace(self.conversation, **values)  # type: ignore[arg-type]
         if self.conversation.messages:
             self._saver.save(self.conversation)
