@@ -55,7 +55,13 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"models": ("models",)},
     {"generate": ("engine.generate", "engine.pacing", "engine.prompt")},
     {
-        "loader": ("engine.loader", "engine.placer"),
+        "loader": (
+            "engine.loader",
+            "engine.placement",
+            "engine.placer",
+            "engine.sizing",
+            "engine.spread",
+        ),
         "compatibility": ("engine.compatibility",),
     },
     {
