@@ -104,7 +104,7 @@ def model_line(session: Session) -> str:
 
 def loaded(model: LoadedInfo) -> str:
     """A model in memory, on one line."""
-    parts = [model.name, model.quant or model.dtype, model.device]
+    parts = [model.name, model.quant or model.dtype, model.kernel, model.device]
     if model.context_length is not None:
         parts.append(f"{tokens(model.context_length)} tokens")
     if model.weight_bytes is not None:
