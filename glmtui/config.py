@@ -132,11 +132,11 @@ class Settings:
     )
 
     device: str = setting(
-        "Where the model runs.",
+        "Where the model runs; balanced spreads its layers over all GPUs.",
         "auto",
         table="load",
-        pattern=r"auto|cpu|cuda(:\d{1,3})?",
-        form="one of auto, cpu, cuda, cuda:N",
+        pattern=r"auto|cpu|cuda(:\d{1,3})?|balanced",
+        form="one of auto, cpu, cuda, cuda:N, balanced",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "The number type the model computes in.", "auto", table="load"

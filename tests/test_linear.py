@@ -21,7 +21,7 @@ from glmtui.engine.linear import (
     make_linear,
     packed_block,
 )
-from glmtui.engine.quant import BLOCK, PackedWeight, quantize
+from glmtui.engine.quant import BLOCK, PackedWeight, per_row, quantize
 
 
 @pytest.fixture(autouse=True, params=[torch.bfloat16, torch.float32], ids=str)
@@ -106,15 +106,25 @@ def test_int8_on_a_cpu(rows: int) -> None:
     "weight",
     [
         pytest.param(int4(24, 48, 16), id="groups that torch's kernels do not take"),
-        pytest.param(
-            PackedWeight(torch.ones(24, 64, dtype=torch.int8), torch.rand(24, 2)), id="int8 g32"
-        ),
     ],
 )
 def test_other_packings_are_unpacked_for_the_product(weight: PackedWeight) -> None:
     linear = make_linear(weight, None, torch.bfloat16)
     assert isinstance(linear, PackedLinear)
     check(linear, weight, None)
+
+
+def test_int8_in_groups_gets_a_scale_per_row_on_a_cpu() -> None:
+    weight = quantize(normal(24, 96), 8, 32)
+    linear = make_linear(weight, None, torch.bfloat16)
+    assert isinstance(linear, CpuInt8Linear)
+    row = per_row(weight)
+    assert row.group == 96
+    check(linear, row, None)
+    meant = weight.dequantize(torch.float32)
+    off = (row.dequantize(torch.float32) - meant).abs()
+    assert bool((off <= meant.abs().amax(1, keepdim=True) / 254 * 1.1).all())
+    assert isinstance(make_linear(weight, None, torch.float32), PackedLinear)
 
 
 def test_other_dtypes_are_exact() -> None:

@@ -73,7 +73,13 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         )
     },
     {
-        "loader": ("engine.loader", "engine.placer"),
+        "loader": (
+            "engine.loader",
+            "engine.placement",
+            "engine.placer",
+            "engine.sizing",
+            "engine.spread",
+        ),
         "compatibility": ("engine.compatibility",),
     },
     {

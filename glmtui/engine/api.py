@@ -75,7 +75,7 @@ class LoadOptions:
     """How a model should be held in memory.
 
     Attributes:
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda", "cuda:N" or "balanced".
         dtype: "auto", "float32", "bfloat16" or "float16"; of activations and unquantised weights.
         quant: "auto" keeps the weights as they are stored; None unpacks them to `dtype`; else a
             key of `catalog.QUANTS`.
@@ -104,7 +104,7 @@ class LoadedInfo:
     """A model that is ready to answer.
 
     Attributes:
-        device: where it runs: "cpu", "cuda:0", or a server's address.
+        device: where it runs: "cpu", "cuda:0", "cuda:0 + cuda:1", or a server's address.
         dtype: of its activations; empty for a server.
         quant: how its weights are held, such as "int4 g32"; empty where they are not quantised.
         kernel: what multiplies with them on a GPU, such as "triton"; empty elsewhere.

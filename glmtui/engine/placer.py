@@ -36,6 +36,7 @@ class Placer:
     Args:
         model: on the meta device, linear layers as `Slot`s.
         device, dtype: of the weights that are not packed, and of the activations.
+        places: of parts that are on another device, by the beginning of their path: "layers.3".
         quant: how linear layers are to be held: packed like this, "auto" for as they are stored,
             or None for whole.
         choice: of kernels on a GPU; left out, all that there are.
@@ -53,10 +54,12 @@ class Placer:
         dtype: torch.dtype,
         quant: Quant | Literal["auto"] | None,
         choice: Choice | None = None,
+        places: Mapping[str, torch.device] | None = None,
     ) -> None:
         self.model = model
         self.checkpoint = checkpoint
-        self.device = device
+        self.device = device  # of what is being placed
+        self._places = places or {}
         self.dtype = dtype
         self.quant = quant
         self.choice = choice or kernel_choice("auto", checkpoint.folder, device, dtype)
@@ -84,6 +87,7 @@ class Placer:
         done = 0
         for path, module, shapes in modules:
             on_progress(Progress("loading", nbytes * done // total, nbytes))
+            self.device = self._places.get(".".join(path.split(".")[:2]), self.device)
             wanted = {name: sources[f"{path}.{name}"] for name in shapes}
             if path in TABLES:
                 self._place_table(path, module, wanted["weight"], shapes["weight"])

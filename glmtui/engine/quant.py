@@ -213,6 +213,12 @@ def _fill_four_bits(packed: PackedWeight, grouped: Tensor) -> None:
     packed.q.copy_(pack_nibbles(q.round_().clamp_(0, 15).to(torch.uint8).flatten(1)))
 
 
+def per_row(weight: PackedWeight) -> PackedWeight:
+    """8 bits in groups with one scale per row instead: rounded anew, so nearly the same weight."""
+    blocks = row_blocks(weight.shape)
+    return PackedWeight.cat([quantize(weight[b].dequantize(torch.float32), 8) for b in blocks])
+
+
 def dense(weight: Tensor | PackedWeight, dtype: torch.dtype) -> Tensor:
     """The weight unpacked, in `dtype`."""
     return weight.to(dtype) if isinstance(weight, Tensor) else weight.dequantize(dtype)

@@ -134,7 +134,7 @@ def model_line(session: Session, how: How) -> str:
 
 def loaded(model: LoadedInfo) -> str:
     """A model in memory, on one line."""
-    parts = [model.name, model.quant or model.dtype, model.device]
+    parts = [model.name, model.quant or model.dtype, model.kernel, model.device]
     if model.context_length is not None:
         parts.append(_("{count} tokens").format(count=tokens(model.context_length)))
     if model.weight_bytes is not None:

@@ -30,7 +30,7 @@ from glmtui.engine.linear.plain import (
     ReorderedLinear,
 )
 from glmtui.engine.processor import product_dtype
-from glmtui.engine.quant import PackedWeight
+from glmtui.engine.quant import PackedWeight, per_row
 
 __all__ = [
     "GEMV_ROWS",
@@ -76,8 +76,11 @@ def make_linear(
         group = next((g for g in INT4_GROUPS if weight.group % g == 0), None)
         if weight.bits == 4 and group and packed_block():
             return CpuInt4Linear(weight.regrouped(group), bias)
-        if weight.bits == 8 and weight.group == weight.in_features and weight.zero is None:
-            return CpuInt8Linear(weight, bias)
+        if weight.bits == 8:
+            # torch's kernel knows no groups, and unpacking them for every token takes many times
+            # as long; int8 loses next to nothing by a scale per row
+            one_scale = weight.group == weight.in_features and weight.zero is None
+            return CpuInt8Linear(weight if one_scale else per_row(weight), bias)
     if choice is not None and weight.q.device.type == "cuda":
         return choice.linear(weight, bias, dtype)
     return PackedLinear(weight, bias, dtype)
