@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.cache import KVCache
-from glmtui.engine.decoder import Decoder
+from glmtui.engine.decoder import Decoder, common_prefix
 from glmtui.engine.layers import (
     Embedding,
     RotaryTable,
@@ -199,10 +199,14 @@ class Model(Decoder):
         )
 
     def reusable_prefix(self, old: Sequence[int], new: Sequence[int]) -> int:
-        """How many cached ids of `old` serve a prompt of `new`: none unless the contexts agree."""
-        shared = 0
-        while shared < min(len(old), len(new)) and old[shared] == new[shared]:
-            shared += 1
+        """How many cached ids of `old` serve a prompt of `new`: none unless the contexts agree.
+
+        Each token up to <sop> has seen all others up to there, so that a context that is longer by
+        one token makes other keys and values for every one of them, and a new turn is read from
+        its start. What follows <sop> is causal: the same prompt again reuses its context, and a
+        reply that goes on its context and itself.
+        """
+        shared = common_prefix(old, new)
         return shared if self.config.marks.sop in new[:shared] else 0
 
     def forward(
