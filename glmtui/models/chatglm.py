@@ -26,6 +26,8 @@ from glmtui.engine.layers import (
     RotaryTable,
     Slot,
     attention,
+    causal_attention,
+    causal_mask,
     inverse_frequencies,
     rotate_halves,
 )
@@ -137,7 +139,9 @@ class Attention(nn.Module):
         v = v.flatten(3).transpose(1, 2)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
-        y: Tensor = self.out(attention(q, k, v, mask))
+        # a mask of two dimensions is the causal one
+        attend = causal_attention if mask is not None and mask.dim() == 2 else attention
+        y: Tensor = self.out(attend(q, k, v, mask))
         return y
 
 
@@ -243,7 +247,7 @@ class Model(Decoder):
         # [batch, S, 1 head, 1 for q and k, 2 halves, head_dim / 2]
         cos = self.rotary.cos[positions][:, :, None, None]
         sin = self.rotary.sin[positions][:, :, None, None]
-        mask = prefix.mask(start, ids.shape[1], cos.dtype)
+        mask = self._mask(prefix, start, ids.shape[1], cos.dtype)
         x = self.embedding(ids - c.cut if c.cut else ids).to(cos.dtype)
         for layer in self.layers:
             x = layer(x, cos, sin, mask, cache)
@@ -254,6 +258,12 @@ class Model(Decoder):
             x = x[:, -1:]
         logits: Tensor = self.head(self.norm(x)).float()
         return F.pad(logits, (c.cut, 0), value=UNREACHABLE) if c.cut else logits
+
+    @staticmethod
+    def _mask(prefix: Prefix, start: int, length: int, dtype: torch.dtype) -> Tensor | None:
+        if length > 1 and prefix.ends_before(start):
+            return causal_mask(length, start, dtype=dtype, device=prefix.context.device)
+        return prefix.mask(start, length, dtype)
 
 
 def sources(config: Config) -> dict[str, Rows]:

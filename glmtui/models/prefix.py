@@ -59,6 +59,10 @@ class Prefix:
         text = (at - self.padding[:, None]).clamp_min(0)
         return torch.stack((torch.where(block > 0, self.masked[:, None], text), block), dim=-1)
 
+    def ends_before(self, start: int) -> bool:
+        """Whether all that stands from `start` on is in the block, which is causal."""
+        return not self.padded and start >= int(self.context.max())
+
     def mask(self, start: int, length: int, dtype: torch.dtype) -> Tensor | None:
         """What to add to the scores so that a token sees the context and what is before itself.
 
