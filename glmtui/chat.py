@@ -12,7 +12,7 @@ import itertools
 import re
 import secrets
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from typing import Any, Literal
@@ -173,14 +173,15 @@ class Conversation:
     @property
     def path(self) -> tuple[Message, ...]:
         """The branch in view, first message first."""
-        by_id = {message.id: message for message in self.messages}
-        branch: list[Message] = []
+        return tuple(reversed(list(self.backwards())))
+
+    def backwards(self) -> Iterator[Message]:
+        """The branch in view, last message first; for who needs but the end of a long one."""
         at = self.head
-        while at is not None:
-            message = by_id[at]
-            branch.append(message)
-            at = message.parent
-        return tuple(reversed(branch))
+        for message in reversed(self.messages):
+            if message.id == at:
+                yield message
+                at = message.parent
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -264,6 +265,16 @@ class Conversation:
     def _fresh_id(self) -> str:
         taken = {message.id for message in self.messages}
         return next(f"m{n}" for n in itertools.count(len(taken) + 1) if f"m{n}" not in taken)
+
+
+def last_turns(messages: Sequence[Message], count: int) -> tuple[Message, ...]:
+    """A prompt of the last `count` questions and what was said after each; the system prompt
+    stays."""
+    asked = [n for n, message in enumerate(messages) if message.role == "user"]
+    if len(asked) <= count:
+        return tuple(messages)
+    system = tuple(message for message in messages[:1] if message.role == "system")
+    return system + tuple(messages[asked[-count] :])
 
 
 def with_tools(

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 from glmtui.errors import UsageError
+from glmtui.language import _
 
 _SLASH = re.compile(r"/([a-z]+)(?:[ \t]+(\S.*?))?\s*")
 
@@ -27,6 +28,8 @@ class Command:
         keys: key names as Textual has them, comma separated; empty for none.
         slash: the word after "/"; empty for none.
         argument: what may follow the word; in brackets if it may be left out.
+        scope: "message" for what is done while a message is selected; empty for anywhere.
+        vim: further keys, in the key set of that name.
     """
 
     action: str
@@ -35,6 +38,8 @@ class Command:
     keys: str = ""
     slash: str = ""
     argument: str = ""
+    scope: str = ""
+    vim: str = ""
 
     @property
     def usage(self) -> str:
@@ -43,9 +48,17 @@ class Command:
 
     @property
     def key_names(self) -> tuple[str, ...]:
-        """The keys as a person reads them, such as "Ctrl+R"."""
+        """The keys as a person reads them, such as "Ctrl+R"; "Up c" once a message is selected."""
+        before = "Up " if self.scope == MESSAGE else ""
+        return tuple(before + name for name in self.bare_key_names)
+
+    @property
+    def bare_key_names(self) -> tuple[str, ...]:
+        """The keys by themselves, whatever has to be selected before."""
         return tuple(_key_name(key) for key in self.keys.split(",") if key)
 
+
+MESSAGE = "message"
 
 COMMANDS: tuple[Command, ...] = (
     Command("send", "Send", "Send the question; a reply follows.", "enter"),
@@ -54,6 +67,13 @@ COMMANDS: tuple[Command, ...] = (
         "New line",
         "Break the line in the question.",
         "alt+enter,ctrl+j,shift+enter",
+    ),
+    Command(
+        "editor",
+        "Editor",
+        "Write the question in $VISUAL or $EDITOR; what is typed goes along.",
+        "ctrl+g",
+        "editor",
     ),
     Command(
         "stop", "Stop", "Stop the reply and keep what there is; close a notice.", "escape", "stop"
@@ -65,14 +85,85 @@ COMMANDS: tuple[Command, ...] = (
         "ctrl+r",
         "regenerate",
     ),
-    Command("continue_reply", "Continue", "Go on with a reply that was cut.", "", "continue"),
+    Command(
+        "select_message",
+        "Select a message",
+        "Select the last message, to go on with a key of those below; so does Up without a text.",
+        "alt+up",
+    ),
+    Command("previous_message", "Previous", "Select the message before.", "up,k", scope=MESSAGE),
+    Command("next_message", "Next", "Select the message after.", "down,j", scope=MESSAGE),
+    Command(
+        "previous_branch", "Other branch", "Show the alternative before.", "left", scope=MESSAGE
+    ),
+    Command("next_branch", "Other branch", "Show the alternative after.", "right", scope=MESSAGE),
+    Command(
+        "copy_message", "Copy", "Copy the message, or the last reply.", "c", "copy", "", MESSAGE
+    ),
+    Command(
+        "copy_code",
+        "Code",
+        "Copy a block of code; the next with the next time.",
+        "y",
+        "code",
+        "[NUMBER]",
+        MESSAGE,
+    ),
     Command(
         "edit",
-        "Edit last question",
-        "Put the last question back into the prompt; sending it opens a new branch.",
-        "",
+        "Edit",
+        "Put the question back into the prompt; sending it opens a new branch.",
+        "e",
         "edit",
+        "",
+        MESSAGE,
     ),
+    Command(
+        "answer_again",
+        "Again",
+        "Answer this question again; the earlier reply is kept as an alternative.",
+        "r",
+        scope=MESSAGE,
+    ),
+    Command(
+        "continue_reply", "Go on", "Go on with a reply that was cut.", "g", "continue", "", MESSAGE
+    ),
+    Command(
+        "thinking",
+        "Thoughts",
+        "Show or hide what the model thought before the reply.",
+        "t,enter",
+        "thinking",
+        "",
+        MESSAGE,
+    ),
+    Command(
+        "quote",
+        "Quote",
+        "Put the message, or what is marked, into the prompt.",
+        "q",
+        "quote",
+        "",
+        MESSAGE,
+    ),
+    Command(
+        "view_message",
+        "Open",
+        "Open the message in $VISUAL or $EDITOR; a question changed there can be sent.",
+        "o",
+        scope=MESSAGE,
+    ),
+    Command(
+        "delete",
+        "Delete",
+        "Take the message and all that follows it out of the conversation.",
+        "d",
+        "delete",
+        "",
+        MESSAGE,
+    ),
+    Command("undo", "Undo", "Bring back what was deleted.", "u", "undo", "", MESSAGE),
+    Command("unselect", "Back", "Go back to the prompt.", "escape", scope=MESSAGE),
     Command("new", "New conversation", "Start with an empty page.", "ctrl+n", "new"),
     Command(
         "open", "Open", "Open a saved conversation, by title or id.", "ctrl+o", "open", "[TITLE]"
@@ -116,6 +207,44 @@ COMMANDS: tuple[Command, ...] = (
         "[TEXT]",
     ),
     Command(
+        "preset",
+        "Preset",
+        "Take on a set of sampling values by its name; save NAME keeps those there are.",
+        "",
+        "preset",
+        "[[save] NAME]",
+    ),
+    Command(
+        "stats",
+        "Details",
+        "Show what the last reply cost, and who has the memory.",
+        "f3",
+        "stats",
+    ),
+    Command(
+        "keep",
+        "Keep turns",
+        "Give the model the last N turns only; without N, all that fit.",
+        "",
+        "keep",
+        "[N]",
+    ),
+    Command(
+        "quant",
+        "Quantise",
+        "Load the model again, its weights held as int8, int4, none or auto.",
+        "",
+        "quant",
+        "KIND",
+    ),
+    Command(
+        "clear",
+        "Clear",
+        "Start with an empty page, and give the memory of the KV cache back.",
+        "",
+        "clear",
+    ),
+    Command(
         "export",
         "Export",
         "Write this conversation to a file: .md, .toml or .json.",
@@ -128,8 +257,20 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command("page_up", "Page up", "Look back in the conversation.", "pageup"),
     Command("page_down", "Page down", "Look forward in the conversation.", "pagedown"),
-    Command("scroll_home", "To the top", "Go to where the conversation began.", "ctrl+home"),
-    Command("scroll_end", "To the end", "Go to the end and follow it.", "ctrl+end"),
+    Command("half_page_up", "Half a page up", "Look back half a page.", "alt+pageup", vim="ctrl+u"),
+    Command(
+        "half_page_down",
+        "Half a page down",
+        "Look forward half a page.",
+        "alt+pagedown",
+        vim="ctrl+d",
+    ),
+    Command("line_up", "A line up", "Look back a line.", "ctrl+up", vim="k"),
+    Command("line_down", "A line down", "Look forward a line.", "ctrl+down", vim="j"),
+    Command(
+        "scroll_home", "To the top", "Go to where the conversation began.", "ctrl+home", vim="g"
+    ),
+    Command("scroll_end", "To the end", "Go to the end and follow it.", "ctrl+end", vim="G"),
     Command("interrupt", "Interrupt", "Copy what is selected, or stop, or clear.", "ctrl+c"),
     Command("palette", "Commands", "Find a command by its name.", "ctrl+p"),
     Command("help", "Help", "Show keys and commands.", "f1", "help"),
@@ -154,12 +295,16 @@ def parse(text: str) -> tuple[Command, str]:
     command = by_word.get(word)
     if command is None:
         near = difflib.get_close_matches(word, by_word, n=1)
-        hint = f"Did you mean /{near[0]}?" if near else "F1 shows them all."
-        raise UsageError(f"There is no command /{word}.", f"{hint} A space before it sends it.")
+        hint = _("/help shows them all.")
+        if near:
+            hint = _("Did you mean {name}?").format(name=f"/{near[0]}")
+        said = _("There is no command /{word}.").format(word=word)
+        raise UsageError(said, hint + " " + _("A space before it sends it."))
     if argument and not command.argument:
-        raise UsageError(f"/{word} takes nothing after it.")
+        raise UsageError(_("/{word} takes nothing after it.").format(word=word))
     if not argument and command.argument and not command.argument.startswith("["):
-        raise UsageError(f"/{word} needs more.", f"It is used as: {command.usage}")
+        said = _("/{word} needs more.").format(word=word)
+        raise UsageError(said, _("It is used as: {usage}").format(usage=command.usage))
     return command, argument
 
 
@@ -186,4 +331,7 @@ _KEY_NAMES = {"pageup": "PgUp", "pagedown": "PgDn", "escape": "Esc"}
 
 
 def _key_name(key: str) -> str:
-    return "+".join(_KEY_NAMES.get(part, part.capitalize()) for part in key.split("+"))
+    *modifiers, last = key.split("+")
+    if not modifiers and len(last) == 1:
+        return last  # g and G are two keys
+    return "+".join(_KEY_NAMES.get(part, part.capitalize()) for part in (*modifiers, last))

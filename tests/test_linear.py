@@ -16,6 +16,7 @@ from glmtui.engine.linear import (
     CpuInt8Linear,
     Linear,
     PackedLinear,
+    cpu,
     make_head,
     make_linear,
     packed_block,
@@ -26,7 +27,8 @@ from glmtui.engine.quant import BLOCK, PackedWeight, quantize
 @pytest.fixture(autouse=True, params=[torch.bfloat16, torch.float32], ids=str)
 def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
     """Processors that are fast in bfloat16, and those that are not."""
-    monkeypatch.setattr(linear_layers, "product_dtype", lambda: request.param)
+    for module in (linear_layers, cpu):
+        monkeypatch.setattr(module, "product_dtype", lambda: request.param)
     dtype: torch.dtype = request.param
     return dtype
 
@@ -133,7 +135,7 @@ def test_leading_dimensions_come_back() -> None:
 def test_whole_weights_take_the_dtype_of_activations(product: torch.dtype) -> None:
     weight, b = normal(8, 16).half(), normal(1, 8)[0]
     linear = make_linear(weight, b, torch.bfloat16)
-    assert isinstance(linear, Linear if product == torch.bfloat16 else CpuHalfLinear)
+    assert type(linear) is (Linear if product == torch.bfloat16 else CpuHalfLinear)
     assert linear.nbytes == 8 * 16 * 2
     for tokens in TOKENS:
         x = normal(tokens, 16).bfloat16()

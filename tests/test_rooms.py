@@ -27,16 +27,25 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "language": ("language",),
         "paths": ("paths",),
         "sanitize": ("sanitize",),
-        "device": ("engine.device", "engine.cgroup"),
     },
-    {"chat": ("chat",), "commands": ("commands",), "setting": ("setting",)},
+    {
+        "chat": ("chat",),
+        "commands": ("commands", "keys"),
+        "device": ("engine.device", "engine.cgroup"),
+        "setting": ("setting",),
+    },
     {"store": ("store",), "api": ("engine.api",)},
     {
         "catalog": ("engine.catalog", "engine.families", "engine.folder", "engine.known"),
         "gguf": ("engine.gguf",),
         "server": ("engine.server",),
+        "logs": ("logs",),
     },
-    {"config": ("config",), "pull": ("engine.pull",), "opening": ("engine.opening",)},
+    {
+        "config": ("config", "presets", "toml_file"),
+        "pull": ("engine.pull",),
+        "opening": ("engine.opening",),
+    },
     {
         "tensors": (
             "engine.cache",
@@ -77,7 +86,6 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
         "cli": (
             "cli",
-            "crash",
             "bundle",
             "ask",
             "bench",

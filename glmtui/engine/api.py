@@ -31,6 +31,7 @@ class ModelInfo:
         context_length: longest prompt and reply together, in tokens.
         nbytes: size of the weight files.
         stored: how the weights are kept there, such as "float16" or "int4 g32".
+        code: Python files that its config asks to be run (auto_map); they never are.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ModelInfo:
     stored: str
     title: str = ""
     parameters: int | None = None
+    code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class LoadOptions:
         context_length: room in the KV cache, in tokens; None takes the model's own.
         family: a key of `catalog.FAMILIES` that overrides what the folder looks like.
         slim: leave the image tokens of an original ChatGLM-6B out; their logits become the least.
+        kernel: one of `known.KERNELS`, for packed weights on a GPU.
         cache_gb: memory for the KV caches of several conversations, in GB; None takes a share of
             what is free once the model is loaded.
         speculation: whether to guess the next tokens from the conversation; see `Speculation`.
@@ -91,6 +94,7 @@ class LoadOptions:
     context_length: int | None = None
     family: str | None = None
     slim: bool = True
+    kernel: str = "auto"
     cache_gb: float | None = None
     speculation: Speculation = "auto"
 
@@ -103,6 +107,7 @@ class LoadedInfo:
         device: where it runs: "cpu", "cuda:0", or a server's address.
         dtype: of its activations; empty for a server.
         quant: how its weights are held, such as "int4 g32"; empty where they are not quantised.
+        kernel: what multiplies with them on a GPU, such as "triton"; empty elsewhere.
         context_length: None where a server does not say.
         weight_bytes: memory of the weights; None for a server.
         kv_bytes_per_token: memory of the KV cache per token; None for a server.
@@ -116,6 +121,7 @@ class LoadedInfo:
     device: str
     dtype: str = ""
     quant: str = ""
+    kernel: str = ""
     context_length: int | None = None
     weight_bytes: int | None = None
     kv_bytes_per_token: int | None = None
@@ -223,6 +229,10 @@ class ChatModel(Protocol):
         on_prefill: Callable[[PrefillProgress], None] = lambda progress: None,
     ) -> ReplyStream:
         """Starts a reply. `cancelled` is read before every token and every chunk of the prompt."""
+        ...
+
+    def forget(self) -> None:
+        """Gives back the memory of the KV cache; the next prompt is read from its start."""
         ...
 
     def close(self) -> None:
@@ -358,6 +368,10 @@ class Engine(Protocol):
 
     def cancel(self, request_id: int) -> None:
         """Stops this reply at the next token; a waiting one finishes empty."""
+        ...
+
+    def forget(self) -> None:
+        """Gives back the memory of the KV cache, once what was asked before is done."""
         ...
 
     def close(self, timeout: float) -> bool:

@@ -29,11 +29,13 @@ from glmtui.engine.api import (
 from glmtui.engine.caches import CacheShelf, cache_budget
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.detokenizer import Detokenizer
+from glmtui.engine.device import holders
 from glmtui.engine.lookahead import GUESSES, Lookahead
 from glmtui.engine.pacing import ThreadPacer
 from glmtui.engine.prompt import fit_prompt
 from glmtui.engine.sampling import make_sampler
 from glmtui.errors import BadCheckpoint, EngineError, OutOfMemory, UnsupportedModel
+from glmtui.language import _
 
 PREFILL_CHUNK = {"cpu": 512, "cuda": 2048}
 REPLY_ROOM = 256  # tokens kept free for the reply when old turns have to leave the prompt
@@ -386,8 +388,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory(device: torch.device | str) -> OutOfMemory:
-    """The error for a device with no room left."""
-    return OutOfMemory(
-        f"No memory left on {device}.",
-        "Shorten the conversation, lower load.context_length, or load the model as int8 or int4.",
+    """The error for a device with no room left, and who else is on it."""
+    ways = _(
+        "Shorten the conversation, lower load.context_length, or load the model as int8 or int4."
     )
+    for largest in holders(str(device))[:1]:
+        ways += " " + _("Or close {process} of it.").format(process=largest.text)
+    return OutOfMemory(_("No memory left on {device}.").format(device=device), ways)

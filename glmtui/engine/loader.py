@@ -31,6 +31,7 @@ from glmtui.engine.decoder import Decoder
 from glmtui.engine.device import physical_cores
 from glmtui.engine.generate import LoadedModel, out_of_memory
 from glmtui.engine.known import Quant
+from glmtui.engine.linear import kernel_choice
 from glmtui.engine.placer import Placer
 from glmtui.engine.weights import Checkpoint
 from glmtui.errors import BadCheckpoint, EngineError, UsageError
@@ -76,6 +77,7 @@ def load(
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     quant = pick_quant(options.quant, device, dtype)
+    choice = kernel_choice(options.kernel, info.path, device, dtype)
     if device.type == "cpu":
         torch.set_num_threads(physical_cores())
     raw = read_json(info.path / "config.json")
@@ -94,7 +96,7 @@ def load(
     # the tokenizer first: what it refuses is known before gigabytes are read
     tokenizer = family.load_tokenizer(info.path, raw)
     chat_format = family.chat_format(tokenizer, info.path, raw) if tokenizer else None
-    placer = Placer(model, Checkpoint(info.path, raw), device, dtype, quant)
+    placer = Placer(model, Checkpoint(info.path, raw), device, dtype, quant, choice)
     try:
         placer.place_all(family.sources(config), report)
         context_length = min(options.context_length or config.context_length, config.context_length)
@@ -107,6 +109,7 @@ def load(
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         quant=" + ".join(sorted(placer.quants)),
+        kernel=" + ".join(sorted(choice.used)),
         context_length=context_length,
         weight_bytes=placer.nbytes,
         kv_bytes_per_token=cache.nbytes,

@@ -2,15 +2,15 @@
 
 Knows names, locks, atomic writes and what to do with files it cannot read; what stands in them is
 `glmtui.store.format`. A file is replaced as a whole or not at all, and only if it is still
-as this program last read or wrote it. The id of a conversation is the end of its file's name, so
-a copied or renamed file is a conversation of its own.
+as this program last read or wrote it; what is new in a large one lies beside it (see `journal`)
+until it is left. The id of a conversation is the end of its file's name, so a copied or renamed
+file is a conversation of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import stat
@@ -29,13 +29,15 @@ from glmtui.errors import (
     CorruptConversation,
     StoreError,
 )
+from glmtui.store import journal
 from glmtui.store.durable import make_private_folder, read_bounded, replace_file, sync_folder
 from glmtui.store.exchange import import_text
 from glmtui.store.format import FileFormat, dumps, loads, peek
+from glmtui.store.journal import Known, beside, digest_of, stamp_of
 from glmtui.store.locks import FolderLocks
 from glmtui.store.naming import file_name, format_of, free_name_aside, id_of
 
-MAX_BYTES = 128 * 2**20
+MAX_BYTES = journal.MOST_BYTES
 _LEFT_BEHIND = re.compile(r"\.([0-9a-f]{8})(?:\.lock|-\w+\.tmp)")
 
 
@@ -56,14 +58,6 @@ class Summary:
     message_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A file as this program last read or wrote it."""
-
-    path: Path
-    digest: bytes
-
-
 class Store:
     """The conversations of one folder. Any thread may ask; a save and a load take turns.
 
@@ -81,7 +75,7 @@ class Store:
         self.folder = folder
         self.file_format: FileFormat = file_format
         self.problems: tuple[StoreError, ...] = ()
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Known] = {}
         self._locks = FolderLocks(folder)
         self._turn = threading.RLock()
         # A folder that cannot be read or written says so when it is used.
@@ -123,12 +117,18 @@ class Store:
             path = self._find(id_or_prefix)
             try:
                 with _naming(path):
-                    data = read_bounded(path, MAX_BYTES)
+                    stamp, data = stamp_of(path), read_bounded(path, MAX_BYTES)
                     conversation = replace(loads(_text(data), format_of(path)), id=id_of(path))
             except CorruptConversation as error:
                 raise self._set_aside(path, error) from error
-            self._known[conversation.id] = _Known(path, _digest(data))
-            return conversation
+            more = beside(path, conversation.id)
+            try:
+                with _naming(more):
+                    known = journal.read(path, data, stamp, conversation)
+            except CorruptConversation as error:
+                raise self._set_aside(more, error) from error
+            self._known[conversation.id] = known
+            return known.conversation
 
     def delete(self, id_or_prefix: str) -> None:
         """Removes a conversation's file. Raises like `load` and `save`."""
@@ -136,6 +136,7 @@ class Store:
             path = self._find(id_or_prefix)
             self.hold(id_of(path))
             try:
+                beside(path, id_of(path)).unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
                 sync_folder(self.folder)
             except OSError as error:
@@ -188,8 +189,12 @@ class Store:
             )
 
     def release(self, conversation_id: str) -> None:
-        """Lets other programs save it again."""
+        """Lets other programs save it again; what lies beside its file goes into it."""
         with self._turn, contextlib.suppress(OSError):  # a file that stays behind is no lock
+            known = self._known.get(conversation_id)
+            if known and known.later and conversation_id in self._locks.held():
+                with contextlib.suppress(StoreError, OSError):  # it stays where it is
+                    self._write_whole(known.conversation, self._place(known.conversation))
             self._locks.release(conversation_id)
 
     def __enter__(self) -> Store:
@@ -253,12 +258,24 @@ class Store:
     # ---- writing
 
     def _write(self, conversation: Conversation) -> Path:
-        path = self._place(conversation)
+        path, known = self._place(conversation), self._known.get(conversation.id)
+        there = known is not None and known.path == path and path.exists()
+        if known and there and (now := known.with_later(conversation)):
+            self._known[conversation.id] = now
+            return path
+        return self._write_whole(conversation, path)
+
+    def _write_whole(self, conversation: Conversation, path: Path) -> Path:
         data = dumps(conversation, format_of(path)).encode()
-        known = _Known(path, _digest(data))
-        if self._known.get(conversation.id) != known or not path.exists():
+        known, digest = self._known.get(conversation.id), digest_of(data)
+        if known is None or (known.path, known.digest) != (path, digest) or not path.exists():
             replace_file(path, data, prefix=f".{conversation.id}-")
-            self._known[conversation.id] = known
+        if known is not None and known.later:
+            beside(path, conversation.id).unlink(missing_ok=True)
+        count = len(conversation.messages)
+        self._known[conversation.id] = Known(
+            path, digest, stamp_of(path), len(data), conversation, count
+        )
         return path
 
     def _place(self, conversation: Conversation) -> Path:
@@ -270,7 +287,7 @@ class Store:
             there = [path for path, _ in self._files() if id_of(path) == conversation.id]
         for path in there:
             with _naming(path):
-                unchanged = known and known.digest == _digest(read_bounded(path, MAX_BYTES))
+                unchanged = known and known.is_still_at(path)
             if not unchanged:
                 raise ConversationChanged(
                     f"{path.name!r} was changed by someone else since it was opened here",
@@ -351,7 +368,3 @@ def _text(data: bytes) -> str:
         return data.decode("utf-8-sig")  # some editors put a byte order mark first
     except UnicodeDecodeError as error:
         raise CorruptConversation(f"this is not UTF-8 text: {error.reason}") from error
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()

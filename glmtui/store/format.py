@@ -89,7 +89,7 @@ def _tables(conversation: Conversation) -> _Table:
         "head": None if plain else conversation.head or "",
         "system": conversation.system,
         "params": _numbers_set(conversation.params),
-        "messages": [_message_table(message, plain) for message in conversation.messages],
+        "messages": [message_table(message, plain) for message in conversation.messages],
     }
     return {k: v for k, v in table.items() if v or (k in ("head", "system") and v is not None)}
 
@@ -104,7 +104,8 @@ def _is_plain(conversation: Conversation) -> bool:
     return conversation.head == last
 
 
-def _message_table(message: Message, plain: bool) -> _Table:
+def message_table(message: Message, plain: bool) -> dict[str, Any]:
+    """A message's keys and values; `plain` without its place among the others."""
     table: _Table = {} if plain else {"id": message.id, "parent": message.parent or ""}
     table["role"] = message.role
     if message.created is not None:
@@ -260,7 +261,7 @@ def _messages(rows: list[Any]) -> tuple[Message, ...]:
     last = ""
     for n, row in enumerate(rows, 1):
         try:
-            message = _message(row)
+            message = message_of(row)
             parent = _get(row, "parent", str, last)
         except CorruptConversation as error:
             raise CorruptConversation(f"message {n}: {error.message}") from error
@@ -280,7 +281,8 @@ def _free_id(n: int, taken: set[str]) -> str:
     return f"m{n}"
 
 
-def _message(row: Any) -> Message:
+def message_of(row: Any) -> Message:
+    """The message that a table describes, without a parent. Raises CorruptConversation."""
     if not isinstance(row, dict):
         raise CorruptConversation("is not a table")
     if "content" not in row:

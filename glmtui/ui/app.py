@@ -8,33 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
+from rich.text import Text
 from textual import events
 from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
+from glmtui import keys
 from glmtui.chat import Conversation
 from glmtui.commands import COMMANDS, Command
 from glmtui.config import Settings
 from glmtui.engine.api import CancelFlag, Engine, Event, ModelInfo, ProgressHook
 from glmtui.errors import ConfigError, GlmtuiError, ModelNotFound, StoreError
+from glmtui.language import _
 from glmtui.sanitize import visible
-from glmtui.store import Store, dumps, to_markdown
-from glmtui.store.naming import file_name, format_of
+from glmtui.store import Store
 from glmtui.ui import wording
-from glmtui.ui.chat_screen import ChatScreen
+from glmtui.ui.chat_screen import UNBOUND, ChatScreen
+from glmtui.ui.memory import MemoryWatch
 from glmtui.ui.saver import Saver
 from glmtui.ui.session import Session
-from glmtui.ui.status import MemoryWatch
-from glmtui.ui.themes import DARK, themes
+from glmtui.ui.themes import DARK, LIGHT, TERMINAL, themes
 from glmtui.ui.tool_use import ToolUse
 
 EngineFactory = Callable[[Callable[[Event], None]], Engine]
@@ -48,10 +52,16 @@ class TooSmall(ModalScreen[None]):
 
     def compose(self) -> Iterable[Static]:
         """The message."""
-        yield Static(Content(f"Too small: {LEAST_WIDTH}x{LEAST_HEIGHT} is needed."))
+        yield Static(
+            Content(
+                _("Too small: {width}x{height} is needed.").format(
+                    width=LEAST_WIDTH, height=LEAST_HEIGHT
+                )
+            )
+        )
 
 
-class GlmtuiApp(App[None]):
+class GlmtuiApp(App[None], inherit_bindings=False):
     """The program with a screen.
 
     Args:
@@ -60,10 +70,17 @@ class GlmtuiApp(App[None]):
         problems: what was wrong with the settings.
         conversation: the one to open; None begins a new one.
         terminal_blocked: whether the terminal has not yet taken what was drawn before.
+        few_colours: whether the terminal has 16 or fewer.
     """
 
     CSS_PATH = "app.tcss"
     TITLE = "glmtui"
+    COMMAND_PALETTE_BINDING = UNBOUND  # it is the chat's to open
+    BINDINGS: ClassVar[list[BindingType]] = [  # also over a dialog
+        Binding(c.keys, c.action, show=False, priority=True, id=c.action)
+        for c in COMMANDS
+        if c.action == "quit"
+    ]
 
     def __init__(
         self,
@@ -74,13 +91,16 @@ class GlmtuiApp(App[None]):
         problems: Sequence[GlmtuiError] = (),
         conversation: Conversation | None = None,
         terminal_blocked: Callable[[], bool] = lambda: False,
+        few_colours: bool = False,
         **textual: Any,
     ) -> None:
-        super().__init__(**textual)
+        super().__init__(ansi_color=True if few_colours else None, **textual)
         self.settings = settings
         self.store = store
         self.save_error: StoreError | None = None
         self.signalled = 0
+        self._told_unlocked = False
+        self.commands = keys.in_force(settings.keys, settings.bindings)
         self._problems = list(problems)
         self._blocked = terminal_blocked
         self._engine_factory = engine_factory
@@ -94,19 +114,29 @@ class GlmtuiApp(App[None]):
             self._saver,
             self.chat.transcript,
             soon=self._soon,
-            changed=self.chat.refresh_state,
+            changed=self._session_changed,
             offered=self.tool_use.offered,
             called=self.tool_use.called,
         )
+        self.session.keep_turns = settings.keep_turns
         self._opening = conversation
+        if settings.keys != "default" or settings.bindings:
+            self.set_keymap({c.action: c.keys or UNBOUND for c in self.commands})
+        if not settings.motion:
+            self.animation_level = "none"
         for theme in themes():
             self.register_theme(theme)
-        self.theme = settings.theme if settings.theme in self.available_themes else DARK
-        if self.theme != settings.theme:
+        known = settings.theme in self.available_themes
+        self.theme = settings.theme if known else DARK
+        if few_colours and self.theme in (DARK, LIGHT):  # they would lose what tells rows apart
+            self.theme = TERMINAL
+        if not known:
             self._problems.append(
                 ConfigError(
-                    f"There is no theme {settings.theme!r}; {DARK} is shown.",
-                    f"There are {', '.join(self.available_themes)}.",
+                    _("There is no theme {name!r}; {shown} is shown.").format(
+                        name=settings.theme, shown=DARK
+                    ),
+                    _("There are {names}.").format(names=", ".join(self.available_themes)),
                 )
             )
 
@@ -168,6 +198,20 @@ class GlmtuiApp(App[None]):
         """Something to read; stays until it is closed or replaced."""
         self.chat.notice.tell(subject, text)
 
+    def copy_to_clipboard(self, text: str) -> None:
+        """Copies, and says where to: Textual's own way reaches few terminals over SSH."""
+        from glmtui.ui.clipboard import copy
+
+        self._clipboard = text  # for Textual's fields to paste
+        if self._driver is not None:
+            copied = copy(text, self._driver.write, os.environ)
+            self.tell(copied.words, bad=copied.failed)
+
+    def how(self, action: str) -> str:
+        """How to do something: the first of its keys, or its command."""
+        command = next(command for command in self.commands if command.action == action)
+        return (*command.key_names, command.usage)[0]
+
     @property
     def terminal_blocked(self) -> bool:
         """Whether the terminal is still busy with what was drawn before."""
@@ -183,7 +227,7 @@ class GlmtuiApp(App[None]):
         self._saver.forget(self.session.conversation.id)
         self.session.open(self.session.conversation.fork())
         self.session.change()
-        self.tell("You go on in a copy of the conversation.")
+        self.tell(_("You go on in a copy of the conversation."))
 
     def pick_conversation(self, title: str = "") -> None:
         """Lets the user choose a saved conversation."""
@@ -254,32 +298,19 @@ class GlmtuiApp(App[None]):
         if model is not None:
             self.session.load(model, model.name, self.settings.load_options)
 
-    def export(self, path: Path | None) -> Path:
-        """Writes the conversation in view where no file is yet, by suffix .md, .toml or .json.
-
-        Raises StoreError.
-        """
-        conversation = self.session.conversation
-        path = path or Path(file_name(conversation, "toml")).with_suffix(".md")
-        exact = path.suffix in (".toml", ".json")
-        text = dumps(conversation, format_of(path)) if exact else to_markdown(conversation)
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise StoreError(f"{path} cannot be written: {error.strerror}") from error
-        return path.resolve()
-
     def action_command_palette(self) -> None:
         """The palette acts on the chat; it does not open over a dialog."""
         if self.screen is self.chat:
-            super().action_command_palette()
+            from textual.command import CommandPalette
+
+            self.push_screen(CommandPalette(placeholder=_("Find a command")))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The palette's entries: what can be done and is not part of typing."""
-        for command in COMMANDS:
+        for command in self.commands:
             if command.slash:
-                yield SystemCommand(command.title, command.help, lambda c=command: self._do(c))
+                help_line = "  ".join((_(command.help), *command.key_names))
+                yield SystemCommand(_(command.title), help_line, lambda c=command: self._do(c))
 
     def _do(self, command: Command) -> None:
         if self.chat.prompt.complete(command):
@@ -295,6 +326,12 @@ class GlmtuiApp(App[None]):
         elif not small and isinstance(self.screen, TooSmall):
             self.pop_screen()
 
+    def _session_changed(self) -> None:
+        self.chat.refresh_state()
+        if self.store.unlocked and not self._told_unlocked:
+            self._told_unlocked = True
+            self.tell_notice("locks", wording.unlocked(self.store.unlocked))
+
     def _save_failed(self, error: StoreError | None) -> None:
         self.save_error = error
         self.tell_notice("store", wording.unsaved(error))
@@ -304,6 +341,12 @@ class GlmtuiApp(App[None]):
         self.call_later(call)
 
     # ---- the way out
+
+    def _fatal_error(self) -> None:
+        """A fault of ours: its traceback to the log, without the values that Textual would add."""
+        text = "".join(traceback.format_exception(self._exception))
+        self._exit_renderables.append(Text(text, no_wrap=True, overflow="ignore"))
+        self._close_messages_no_wait()
 
     def _leave(self, number: int) -> None:
         self.signalled = number

@@ -13,22 +13,24 @@ from textual.binding import Binding, BindingType
 
 from glmtui import commands
 from glmtui.errors import GlmtuiError, UsageError
-from glmtui.ui.settings_actions import SettingsActions
+from glmtui.language import _
+from glmtui.ui.memory_actions import MemoryActions
+from glmtui.ui.message_actions import MessageActions
+from glmtui.ui.prompt_actions import PromptActions
+
+UNBOUND = "unbound"
+"""A key that no terminal sends, for what has none until the user gives it one."""
 
 
-class ChatScreen(SettingsActions):
-    """What the user can do, but for what is said of settings elsewhere."""
+class ChatScreen(MessageActions, PromptActions, MemoryActions):
+    """What the user can do, but for messages, prompt, memory and settings."""
 
     AUTO_FOCUS = "Prompt"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(command.keys, command.action, command.title, show=False)
+        Binding(command.keys or UNBOUND, command.action, show=False, id=command.action)
         for command in commands.COMMANDS
-        if command.keys
+        if not command.scope
     ]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._editing: str | None = None
 
     # ---- a question and its reply
 
@@ -40,10 +42,12 @@ class ChatScreen(SettingsActions):
         if commands.looks_like_command(text):
             self._command(text)
         elif self.session.run is not None:
-            self.app.tell("A reply is being written; Esc stops it.")
+            self.app.tell(
+                _("A reply is being written; {key} stops it.").format(key=self.app.how("stop"))
+            )
         else:
             self.prompt.take()
-            editing, self._editing = self._editing, None
+            editing, self.editing = self.editing, None
             text = text.strip("\n")
             if editing is not None or not self.app.tool_use.answer(text):
                 self.session.ask(text, editing)
@@ -71,41 +75,16 @@ class ChatScreen(SettingsActions):
             self.session.stop()
         elif self.notice.close() or self.app.tool_use.give_up():
             return
-        elif self._editing is not None:
-            self._editing = None
+        elif self.editing is not None:
+            self.editing = None
             self.prompt.put("")
             self.session.open(self.session.conversation)
-
-    def action_regenerate(self) -> None:
-        """Answers the last question again."""
-        if self._idle() and not self.session.regenerate():
-            self.app.tell("There is no question yet to answer.")
-
-    def action_continue_reply(self) -> None:
-        """Goes on with the last reply."""
-        if self._idle() and not self.session.go_on():
-            self.app.tell("There is no reply to go on with.")
-
-    def action_edit(self) -> None:
-        """Puts the last question into the prompt."""
-        questions = [m for m in self.session.conversation.path if m.role == "user"]
-        if not questions:
-            self.app.tell("There is no question yet to edit.")
-        elif self._idle():
-            self._editing = questions[-1].id
-            self.prompt.put(questions[-1].content)
-            self.app.tell("Enter sends it as a new branch; Esc leaves it as it was.")
-
-    def _idle(self) -> bool:
-        if self.session.run is not None:
-            self.app.tell("A reply is being written; Esc stops it.")
-        return self.session.run is None
 
     # ---- conversations and models
 
     def action_new(self) -> None:
         """Starts an empty conversation."""
-        self._editing = None
+        self.editing = None
         self.app.new_conversation()
 
     def action_fork(self) -> None:
@@ -114,7 +93,7 @@ class ChatScreen(SettingsActions):
 
     def action_open(self, title: str = "") -> None:
         """Lets the user pick a saved conversation."""
-        self._editing = None
+        self.editing = None
         self.app.pick_conversation(title)
 
     def action_model(self, name: str = "") -> None:
@@ -127,9 +106,12 @@ class ChatScreen(SettingsActions):
     def action_export(self, file: str = "") -> None:
         """Writes the conversation to a file that is not there yet."""
         if not self.session.conversation.messages:
-            self.app.tell("There is nothing yet to export.")
+            self.app.tell(_("There is nothing yet to export."))
             return
-        self.app.tell(f"Written to {self.app.export(Path(file).expanduser() if file else None)}")
+        from glmtui.ui.exporting import export
+
+        path = export(self.session.conversation, Path(file).expanduser() if file else None)
+        self.app.tell(_("Written to {path}").format(path=path))
 
     # ---- the rest
 
@@ -139,7 +121,11 @@ class ChatScreen(SettingsActions):
         if not name:
             name = themes[(themes.index(self.app.theme) + 1) % len(themes)]
         if name not in themes:
-            raise UsageError(f"There is no theme {name}.", f"There are {', '.join(themes)}.")
+            known = ", ".join(themes)
+            raise UsageError(
+                _("There is no theme {name}.").format(name=name),
+                _("There are {names}.").format(names=known),
+            )
         self.app.theme = name
 
     def action_page_up(self) -> None:
@@ -149,6 +135,25 @@ class ChatScreen(SettingsActions):
     def action_page_down(self) -> None:
         """Looks forward."""
         self.transcript.scroll_page_down(animate=False)
+
+    def action_half_page_up(self) -> None:
+        """Looks back half a page."""
+        self._scroll_by(-self.transcript.size.height // 2)
+
+    def action_half_page_down(self) -> None:
+        """Looks forward half a page."""
+        self._scroll_by(self.transcript.size.height // 2)
+
+    def action_line_up(self) -> None:
+        """Looks back a line."""
+        self._scroll_by(-1)
+
+    def action_line_down(self) -> None:
+        """Looks forward a line."""
+        self._scroll_by(1)
+
+    def _scroll_by(self, lines: int) -> None:
+        self.transcript.scroll_relative(y=lines, animate=False)
 
     def action_scroll_home(self) -> None:
         """Goes to where the conversation began."""
@@ -167,7 +172,7 @@ class ChatScreen(SettingsActions):
         elif self.prompt.text:
             self.prompt.take()
         else:
-            self.app.tell("Ctrl+Q quits.")
+            self.app.tell(_("{key} quits.").format(key=self.app.how("quit")))
 
     def action_palette(self) -> None:
         """Opens the list of commands."""
@@ -175,9 +180,9 @@ class ChatScreen(SettingsActions):
 
     def action_help(self) -> None:
         """Shows keys and commands."""
-        from glmtui.ui.dialogs import Help
+        from glmtui.ui.help import Help
 
-        self.app.push_screen(Help())
+        self.app.push_screen(Help(self.app.commands))
 
     def action_quit(self) -> None:
         """Leaves."""

@@ -19,11 +19,14 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Static
 
+from glmtui.language import N_, _, ngettext
 from glmtui.sanitize import visible
 from glmtui.ui import wording
+from glmtui.ui.memory import Memory
+from glmtui.ui.picking import Picking
 from glmtui.ui.prompt import Prompt
 from glmtui.ui.session import Session
-from glmtui.ui.status import Memory, StatusBar
+from glmtui.ui.status import StatusBar
 from glmtui.ui.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -31,8 +34,9 @@ if TYPE_CHECKING:
     from glmtui.ui.panel import SettingsPanel
 
 SHORTEST_FRAME, LONGEST_FRAME = 1 / 25, 1 / 10
+SLOW_FRAME = 1 / 2  # where `motion` is false
 STATUS_SECONDS = 0.5
-PLACEHOLDER = "Ask anything, or / for commands"
+PLACEHOLDER = N_("Ask anything, or / for commands")
 WIDE = 100  # columns, from which on the panel has room beside the conversation
 
 
@@ -79,16 +83,18 @@ class ChatView(Screen[None]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.transcript = Transcript()
+        self.transcript = Picking(self.to_prompt)
         self.welcome = Words(classes="welcome")
         self.below = Words(classes="below")
         self.body = Container(self.transcript, self.welcome, self.below, classes="body")
         self.main = Horizontal(self.body, classes="main")
         self.notice = Notice()
-        self.prompt = Prompt(PLACEHOLDER)
+        self.prompt = Prompt(_(PLACEHOLDER))
+        self.prompt.above = self.select_last
         self.status = StatusBar()
         self.panel: SettingsPanel | None = None
-        self._memories: tuple[Memory, ...] = ()
+        self.memories: tuple[Memory, ...] = ()
+        self._pressing = False
         self._status_at = 0.0
         self._timer: Timer | None = None
         self._transcript_size = Size()
@@ -122,8 +128,10 @@ class ChatView(Screen[None]):
         """Shows what the session has come to; called whenever it changes."""
         session = self.session
         self.notice.tell("load", wording.told(session.load_error))
-        self.welcome.say("" if session.conversation.messages else wording.welcome(session))
-        self.prompt.placeholder = Content(self.app.tool_use.placeholder or PLACEHOLDER)
+        self.welcome.say(
+            "" if session.conversation.messages else wording.welcome(session, self.app.how)
+        )
+        self.prompt.placeholder = Content(self.app.tool_use.placeholder or _(PLACEHOLDER))
         if self.panel is not None:
             self._fill(self.panel)
         self._show_status()
@@ -132,13 +140,17 @@ class ChatView(Screen[None]):
 
     def show_memory(self, memories: tuple[Memory, ...]) -> None:
         """Shows how full the devices are."""
-        self._memories = memories
+        self.memories = memories
         self._show_status()
 
     def _show_status(self) -> None:
         self._status_at = now = time.monotonic()
         unsaved = self.app.save_error is not None
-        self.status.tell(wording.facts(self.session, self._memories, now, unsaved=unsaved))
+        pressing = wording.pressing(self.session, self.memories, self.app.how)
+        if bool(pressing) != self._pressing:  # once said it can be closed
+            self._pressing = bool(pressing)
+            self.notice.tell("memory", pressing)
+        self.status.tell(wording.facts(self.session, self.memories, now, unsaved=unsaved))
 
     def _next_frame(self, delay: float) -> None:
         self._timer = self.set_timer(delay, partial(self._frame, time.monotonic() + delay))
@@ -155,6 +167,8 @@ class ChatView(Screen[None]):
         if not blocked:
             spent = time.monotonic() - due  # the lateness of the loop with it
             delay = min(LONGEST_FRAME, max(SHORTEST_FRAME, 3 * spent))
+        if not self.app.settings.motion:
+            delay = SLOW_FRAME
         if began - self._status_at >= STATUS_SECONDS:
             self._show_status()
         self._next_frame(delay)
@@ -168,8 +182,37 @@ class ChatView(Screen[None]):
 
     @on(Transcript.Following)
     def _say_lines_below(self, event: Transcript.Following) -> None:
-        some = not event.following and event.lines_below
-        self.below.say(f"{event.lines_below:,} new lines below, Ctrl+End" if some else "")
+        if self.transcript.picked is not None:
+            return
+        count = 0 if event.following else event.lines_below
+        text = ngettext(
+            "{count:,} new line below, {key}", "{count:,} new lines below, {key}", count
+        )
+        self.below.say(text.format(count=count, key=self.app.how("scroll_end")) if count else "")
+
+    # ---- where keys go
+
+    def select_last(self) -> bool:
+        """Marks the last message and gives it the keys. False where there is none."""
+        found = self.transcript.pick_last()
+        if found:
+            self.set_focus(self.transcript)
+        return found
+
+    def unselect(self) -> None:
+        """Gives the keys back to the prompt."""
+        self.set_focus(self.prompt)
+        self.transcript.pick(None)
+
+    def to_prompt(self, event: events.Key) -> None:
+        """A key for the prompt, wherever it was pressed."""
+        self.unselect()
+        self.prompt.post_message(events.Key(event.key, event.character))
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """A message is marked only while keys act on it."""
+        if event.widget is not self.transcript and self.transcript.picked is not None:
+            self.transcript.pick(None)
 
     # ---- the panel
 

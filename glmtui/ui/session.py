@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from glmtui.chat import Conversation, FinishReason, Message, SamplingParams, with_tools
+from glmtui.chat import Conversation, FinishReason, Message, SamplingParams, last_turns, with_tools
 from glmtui.engine.api import (
     Delta,
     Engine,
@@ -35,8 +35,10 @@ from glmtui.engine.api import (
 )
 from glmtui.errors import GlmtuiError
 from glmtui.sanitize import one_line, visible
+from glmtui.ui.deletions import Deletions
 from glmtui.ui.run import Gone, Run, View, left_out, places
 from glmtui.ui.saver import Saver
+from glmtui.ui.shown import cleaned, made_visible
 
 SAVE_SECONDS = 0.7  # with a late frame and a slow disk, still within a second
 
@@ -59,6 +61,8 @@ class Session:
         model_name: what it was asked for by; "" for none.
         answered, stopped: whether a reply has ended since this conversation was opened, and
             whether that was by the user.
+        keep_turns: how many of the last turns go into a prompt; None for all that fit.
+        cached_tokens: how many the model's KV cache held at the end of the last reply.
         dropped_turns: how many of the oldest messages did not fit into the last prompt.
     """
 
@@ -82,7 +86,8 @@ class Session:
         self.reply_error: GlmtuiError | None = None
         self.model_name = self._target_name = ""
         self.answered = self.stopped = False
-        self.dropped_turns = 0
+        self.dropped_turns = self.cached_tokens = 0
+        self.keep_turns: int | None = None
         self._engine: Engine | None = None
         self._saver = saver
         self._view = view
@@ -92,6 +97,7 @@ class Session:
         self._called = called
         self._clock = clock
         self._buffer: deque[Delta] = deque()
+        self._deletions = Deletions()
         self._ids = itertools.count(1)
 
     def attach(self, engine: Engine) -> None:
@@ -103,7 +109,8 @@ class Session:
     def open(self, conversation: Conversation) -> None:
         """Another conversation; a reply being written is cut and kept in its own."""
         self.cut()
-        self.conversation = _cleaned(conversation)
+        self._deletions.forget()
+        self.conversation = cleaned(conversation)
         self.reply_error, self.dropped_turns = None, 0
         self.answered = self.stopped = False
         self._show(self.conversation.path)
@@ -133,6 +140,43 @@ class Session:
         self._engine.load(target, options)
         self._changed()
 
+    def forget(self) -> None:
+        """Gives the memory of the model's KV cache back."""
+        self.cached_tokens = 0
+        if self._engine is not None:
+            self._engine.forget()
+        self._changed()
+
+    # ---- branches; none of it while a reply is written
+
+    def switch(self, message_id: str) -> None:
+        """The branch through this message."""
+        self._turn_to(self.conversation.switch(message_id))
+
+    def delete(self, message_id: str) -> int:
+        """Takes out a message with all that follows it. Returns how many went."""
+        before = len(self.conversation.messages)
+        self._turn_to(self._deletions.delete(self.conversation, message_id))
+        return before - len(self.conversation.messages)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether what was deleted last can come back: the conversation has not gone on since."""
+        return self._deletions.can_undo(self.conversation)
+
+    def undo(self) -> str | None:
+        """Brings back what was deleted last. Returns its id; None where nothing came back."""
+        conversation, message_id = self._deletions.undo(self.conversation)
+        if message_id is not None:
+            self._turn_to(conversation)
+        return message_id
+
+    def _turn_to(self, conversation: Conversation) -> None:
+        self.conversation, self.reply_error = conversation, None
+        self._show(conversation.path)
+        self._saver.save(conversation)
+        self._changed()
+
     # ---- one reply: five ways in, one path
 
     def ask(self, text: str, editing: str | None = None) -> None:
@@ -155,10 +199,14 @@ class Session:
         self._view.finish(said)
         self._reply()
 
-    def regenerate(self) -> bool:
-        """Answers the last question again. False where there is none."""
+    def regenerate(self, message_id: str | None = None) -> bool:
+        """Answers the last question again, or the one that this message is or answers.
+
+        Returns: False where there is no question.
+        """
         path = self.conversation.path
-        asked = next((n for n in range(len(path), 0, -1) if path[n - 1].role != "assistant"), 0)
+        end = next((n for n, m in enumerate(path, 1) if m.id == message_id), len(path))
+        asked = next((n for n in range(end, 0, -1) if path[n - 1].role != "assistant"), 0)
         if not asked:
             return False
         if asked < len(path):  # a reply may be a remark and a tool call: two messages
@@ -186,6 +234,8 @@ class Session:
             self.conversation = asked
         # A reply that failed before its first word says nothing to the model.
         prompt = tuple(m for m in asked.prompt if m.content or m.metadata or m.role != "assistant")
+        if self.keep_turns is not None:
+            prompt = last_turns(prompt, self.keep_turns)
         request = Request(next(self._ids), prompt, asked.params)
         run = self.run = Run(request, begun, saved_at=self._clock())
         self._view.begin(begun, places(self.conversation).get(begun.id))
@@ -267,8 +317,10 @@ class Session:
         )
         self.reply_error, self.answered = error, True
         self.stopped = reason == "cancelled"
+        if reply is not None:
+            self.cached_tokens = reply.stats.prompt_tokens + reply.stats.generated_tokens
         self.dropped_turns = reply.dropped_turns if reply else self.dropped_turns
-        said = [_made_visible(m) for m in reply.messages] if reply else []
+        said = [made_visible(m) for m in reply.messages] if reply else []
         if self.stopped and not message.content and len(said) < 2:  # nothing was said
             self.conversation = self.conversation.delete(message.id)
             self._show(self.conversation.path)
@@ -330,6 +382,7 @@ class Session:
                 self.loading = (self.loading[0], event.fraction)
         elif isinstance(event, Ready):
             self.model, self.loading, self.load_error = event.model, None, None
+            self.cached_tokens = 0
             self._submit()
         elif isinstance(event, LoadFailed):
             self.model, self.loading, self.load_error = None, None, event.error
@@ -345,26 +398,3 @@ class Session:
         elif isinstance(event, Failed):
             self._end("error", event.partial, event.error)
         self._changed()
-
-
-def _cleaned(conversation: Conversation) -> Conversation:
-    """The conversation as it may be shown, whoever wrote its file."""
-    messages = tuple(map(_made_visible, conversation.messages))
-    system = conversation.system
-    return replace(
-        conversation,
-        title=one_line(conversation.title),
-        model=one_line(conversation.model),
-        system=None if system is None else visible(system),
-        messages=messages,
-    )
-
-
-def _made_visible(message: Message) -> Message:
-    return replace(
-        message,
-        content=visible(message.content),
-        metadata=one_line(message.metadata),
-        model=one_line(message.model),
-        error=visible(message.error),
-    )

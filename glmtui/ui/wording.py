@@ -5,12 +5,21 @@ Pure functions of a `Session`; nothing here is a widget.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 from glmtui.chat import Conversation
 from glmtui.engine.api import LoadedInfo
 from glmtui.errors import ConversationChanged, ConversationInUse, GlmtuiError, StoreError
+from glmtui.language import _
 from glmtui.sanitize import one_line
+from glmtui.ui.memory import Memory, held, with_held
+from glmtui.ui.meters import gigabytes, tokens
 from glmtui.ui.session import Session
-from glmtui.ui.status import Facts, Memory, Mood, gigabytes, tokens
+from glmtui.ui.status import Facts, Mood
+
+How: TypeAlias = Callable[[str], str]
+"""The key, or else the command, for an action."""
 
 
 def state(session: Session, now: float) -> tuple[str, Mood]:
@@ -21,27 +30,33 @@ def state(session: Session, now: float) -> tuple[str, Mood]:
     """
     run = session.run
     if run is not None and run.stopping:
-        return "stopping", "busy"
+        return _("stopping"), "busy"
     if run is not None and run.count:
         rate = run.rate(now)
-        return "writing" if rate is None else f"{_rate(rate)} tok/s", "good"
+        return _("writing") if rate is None else _("{rate} tok/s").format(rate=_rate(rate)), "good"
     if run is not None and run.prefill is not None:
         done, total = run.prefill.done, run.prefill.total
-        return f"prefill {done:,}/{total:,}", "busy"
+        return _("prefill {done:,}/{total:,}").format(done=done, total=total), "busy"
     if session.loading is not None:
-        asked = ", question waits" if run is not None else ""
-        return f"loading {session.loading[1] * 100:.0f} %{asked}", "busy"
+        asked = _(", question waits") if run is not None else ""
+        return _("loading {percent:.0f} %").format(percent=session.loading[1] * 100) + asked, "busy"
     if run is not None:
-        return ("starting", "busy") if session.model else ("question waits for a model", "bad")
+        if session.model is None:
+            return _("question waits for a model"), "bad"
+        return _("starting"), "busy"
     if session.reply_error is not None:
-        return "failed", "bad"
+        return _("failed"), "bad"
     if session.model is None:
-        return ("load failed", "bad") if session.load_error else ("no model", "calm")
-    last = session.conversation.path[-1:]
-    stats = last[0].stats if last else None
-    word = "stopped" if session.stopped else "ready"
+        if session.load_error:
+            return _("load failed"), "bad"
+        return _("no model"), "calm"
+    last = next(session.conversation.backwards(), None)
+    stats = last.stats if last else None
+    word = _("stopped") if session.stopped else _("ready")
     rate = stats.decode_rate if stats and session.answered else None
-    return (word if rate is None else f"{word}, {_rate(rate)} tok/s"), "calm"
+    if rate is not None:
+        word = _("{state}, {rate} tok/s").format(state=word, rate=_rate(rate))
+    return word, "calm"
 
 
 def context_used(session: Session) -> int | None:
@@ -50,10 +65,9 @@ def context_used(session: Session) -> int | None:
     While a reply is written this adds what is known of it to the end of the last one; with its
     end the engine's own count takes over.
     """
-    used = None
-    for message in session.conversation.path:
-        if message.stats is not None:
-            used = message.stats.prompt_tokens + message.stats.generated_tokens
+    counted = (m.stats for m in session.conversation.backwards() if m.stats is not None)
+    last = next(counted, None)
+    used = None if last is None else last.prompt_tokens + last.generated_tokens
     run = session.run
     if run is not None and run.working:
         used = (used or 0) + (run.prefill.total if run.prefill else 0) + run.count
@@ -69,13 +83,21 @@ def context_limit(session: Session) -> int | None:
     return min(known, default=None)
 
 
+def devices(session: Session, memories: tuple[Memory, ...]) -> tuple[Memory, ...]:
+    """Memory as measured, and what of it the model has and will want."""
+    cached = session.cached_tokens
+    if session.run is not None and session.run.working:
+        cached = max(cached, context_used(session) or 0)
+    return with_held(memories, held(session.model, cached, context_limit(session)))
+
+
 def facts(session: Session, memories: tuple[Memory, ...], now: float, *, unsaved: bool) -> Facts:
     """All that the status bar shows."""
     text, mood = state(session, now)
     if session.dropped_turns:
-        text += f", {session.dropped_turns} oldest left out"
+        text += _(", {count:,} oldest left out").format(count=session.dropped_turns)
     if unsaved:
-        text, mood = f"not saved, {text}", "bad"
+        text, mood = _("not saved, {state}").format(state=text), "bad"
     limit = context_limit(session)
     used = context_used(session)
     return Facts(
@@ -84,35 +106,44 @@ def facts(session: Session, memories: tuple[Memory, ...], now: float, *, unsaved
         model=session.answering,
         used=0 if used is None and limit is not None else used,
         limit=limit,
-        memories=memories,
+        memories=devices(session, memories),
     )
 
 
-def welcome(session: Session) -> str:
+def welcome(session: Session, how: How) -> str:
     """What an empty page says."""
-    return f"{model_line(session)}\n\nF1 help   F2 settings   F4 models   Ctrl+O saved chats"
+    ways = {
+        "help": _("help"),
+        "settings": _("settings"),
+        "model": _("models"),
+        "open": _("saved chats"),
+    }
+    hints = "   ".join(f"{how(action)} {words}" for action, words in ways.items())
+    return f"{model_line(session, how)}\n\n{hints}"
 
 
-def model_line(session: Session) -> str:
+def model_line(session: Session, how: How) -> str:
     """The model and how it is held: "smollm2 · int4 g32 · cpu · 8,192 tokens"."""
     if session.model is not None:
         return one_line(loaded(session.model))
     if session.loading is not None:
-        return one_line(f"{session.loading[0]} is loading; you can type already")
-    return "No model yet: F4 picks one"
+        text = _("{model} is loading; you can type already")
+        return one_line(text.format(model=session.loading[0]))
+    return _("No model yet: {key} picks one").format(key=how("model"))
 
 
 def loaded(model: LoadedInfo) -> str:
     """A model in memory, on one line."""
     parts = [model.name, model.quant or model.dtype, model.device]
     if model.context_length is not None:
-        parts.append(f"{tokens(model.context_length)} tokens")
+        parts.append(_("{count} tokens").format(count=tokens(model.context_length)))
     if model.weight_bytes is not None:
         parts.append(f"{gigabytes(model.weight_bytes)} GB")
     if model.saved_bytes:
-        parts.append(f"{model.saved_bytes / 1e6:.0f} MB of image tokens left out")
+        text = _("{size:.0f} MB of image tokens left out")
+        parts.append(text.format(size=model.saved_bytes / 1e6))
     if model.backend == "compatibility":
-        parts.append("compatibility")
+        parts.append(_("compatibility"))
     return " · ".join(part for part in parts if part)
 
 
@@ -123,7 +154,26 @@ def told(error: GlmtuiError | None) -> str:
 
 def title(conversation: Conversation) -> str:
     """The conversation's title, or what stands for one."""
-    return one_line(conversation.title) or "New conversation"
+    return one_line(conversation.title) or _("New conversation")
+
+
+def pressing(session: Session, memories: tuple[Memory, ...], how: How) -> str:
+    """What is said when the conversation will soon have no room to grow; "" while it has."""
+    for memory in devices(session, memories):
+        if memory.is_pressing:
+            text = _("{name} is nearly full: the whole context needs {size} GB more than is free.")
+            said = text.format(name=memory.name, size=gigabytes(memory.lacking))
+            more = _("{key} says more.").format(key=how("stats"))
+            return f"{said}\n{ways_out()} {more}"
+    return ""
+
+
+def ways_out() -> str:
+    """What gives memory back."""
+    return _(
+        "/keep N gives the model the last N turns only; /quant int8 or /quant int4 makes the "
+        "weights smaller; /clear gives the KV cache back."
+    )
 
 
 def _rate(rate: float) -> str:
@@ -135,5 +185,14 @@ def unsaved(error: StoreError | None) -> str:
     if error is None:
         return ""
     taken = isinstance(error, ConversationChanged | ConversationInUse)
-    way = "/fork goes on in a copy." if taken else "/export puts it elsewhere."
-    return f"{error}\nNothing is lost: it is kept and tried again. {way}"
+    way = _("/fork goes on in a copy.") if taken else _("/export puts it elsewhere.")
+    kept = _("Nothing is lost: it is kept and tried again.")
+    return f"{error}\n{kept} {way}"
+
+
+def unlocked(reason: str) -> str:
+    """What is said once where the disk has no locks, as some network file systems."""
+    return _(
+        "The disk of the conversations has no locks ({reason}). Do not open one of them in two "
+        "glmtui at once: what the other saved is never overwritten, but both cannot go on in it."
+    ).format(reason=reason)

@@ -1,126 +1,32 @@
-"""Linear layers by how and where their weight lies: `make_linear` picks the one that is fastest.
+"""Linear layers on a CPU, for activations in bfloat16.
 
-The loader swaps them in for a family's `layers.Slot`, as gpt-fast does. Attributes are plain ones,
-not parameters or buffers, which Python finds faster.
-
-On a CPU one token at a time goes through torch's packed kernels, which read the weights once at
-their small size and are fast in bfloat16 only; more tokens at once unpack the weight and use a
-plain matrix product, in the dtype this CPU is fast in (`product_dtype`), which beats the packed
-kernels from a few tokens on.
+One token at a time goes through torch's packed kernels, which read the weights once at their small
+size and are fast in bfloat16 only; more tokens at once unpack the weight and use a plain matrix
+product, in the dtype this CPU is fast in (`product_dtype`), which beats the packed kernels from a
+few tokens on.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
-from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from glmtui.engine.linear.plain import GEMV_ROWS, Linear, LinearLayer, finished
 from glmtui.engine.processor import product_dtype
 from glmtui.engine.quant import PackedWeight, row_blocks
 
-GEMV_ROWS = 4  # up to this many tokens at once the packed kernels win
 INT4_GROUPS = (256, 128, 64, 32)  # what torch's int4 kernels take
 
-AnyLinear: TypeAlias = (
-    "Linear | PackedLinear | CpuInt4Linear | CpuInt8Linear | CpuHalfLinear | ReorderedLinear"
-)
 
-
-def make_linear(
-    weight: Tensor | PackedWeight, bias: Tensor | None, dtype: torch.dtype
-) -> AnyLinear:
-    """The module that multiplies with this weight fastest where it lies.
-
-    Args:
-        weight: [out, in], on the device that will hold it.
-        bias: [out] or None.
-        dtype: of the activations.
-    """
-    if bias is not None:
-        bias = bias.to(dtype)
-    if isinstance(weight, Tensor):
-        weight = weight.to(dtype)
-        slow = weight.device.type == "cpu" and dtype == torch.bfloat16 != product_dtype()
-        return CpuHalfLinear(weight, bias) if slow else Linear(weight, bias)
-    if weight.order is not None:
-        return ReorderedLinear(make_linear(replace(weight, order=None), bias, dtype), weight.order)
-    if weight.q.device.type == "cpu" and dtype == torch.bfloat16:
-        group = next((g for g in INT4_GROUPS if weight.group % g == 0), None)
-        if weight.bits == 4 and group and packed_block():
-            return CpuInt4Linear(weight.regrouped(group), bias)
-        if weight.bits == 8 and weight.group == weight.in_features and weight.zero is None:
-            return CpuInt8Linear(weight, bias)
-    return PackedLinear(weight, bias, dtype)
-
-
-def make_head(table: Tensor, dtype: torch.dtype) -> Linear | CpuHalfLinear:
-    """The module that turns activations of `dtype` into logits by a [vocab, hidden] table."""
-    if table.dtype == torch.float16 and dtype == torch.bfloat16:
-        return CpuHalfLinear(table, None)
-    return Linear(table, None)
-
-
-class Linear(nn.Module):
-    """x @ W.T + bias in the dtype of W."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight = weight
-        self.bias = bias
-        self.nbytes = weight.nbytes
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
-
-
-class PackedLinear(nn.Module):
-    """x @ W.T + bias with W kept packed and unpacked anew at every call: any device, any dtype."""
-
-    def __init__(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.weight = weight
-        self.dtype = dtype
-        self.bias = bias
-        self.nbytes = weight.nbytes
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight.dequantize(self.dtype), self.bias)
-
-
-class ReorderedLinear(nn.Module):
-    """A linear layer whose weight has its columns in another order than x has its features.
-
-    Args:
-        order: int64 [in], which feature of x each column of the weight is for.
-    """
-
-    def __init__(self, linear: AnyLinear, order: Tensor) -> None:
-        super().__init__()
-        self.linear = linear
-        self.order = order
-        self.nbytes: int = linear.nbytes + order.nbytes
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.linear(x.index_select(-1, self.order))
-        return y
-
-
-class CpuHalfLinear(nn.Module):
+class CpuHalfLinear(Linear):
     """x @ W.T + bias on a CPU, W of 16 bits, x in bfloat16.
 
     A few rows are multiplied in W's dtype, float16 reading it at twice bfloat16's speed; many rows
     in the one whose matrix product is many times faster.
     """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.weight = weight
-        self.bias = bias
-        self.nbytes = weight.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
         few = x.numel() // x.shape[-1] <= GEMV_ROWS
@@ -129,7 +35,7 @@ class CpuHalfLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-class CpuInt8Linear(nn.Module):
+class CpuInt8Linear(LinearLayer):
     """x @ W.T + bias on a CPU, W in int8 with one scale per row, x in bfloat16."""
 
     def __init__(self, weight: PackedWeight, bias: Tensor | None) -> None:
@@ -146,10 +52,10 @@ class CpuInt8Linear(nn.Module):
         else:
             dtype = product_dtype()
             y = (F.linear(flat.to(dtype), self.q.to(dtype)) * self.scale).to(x.dtype)
-        return _finished(y, self.bias, x.shape)
+        return finished(y, self.bias, x.shape)
 
 
-class CpuInt4Linear(nn.Module):
+class CpuInt4Linear(LinearLayer):
     """x @ W.T + bias on a CPU, W in torch's own int4 packing, x in bfloat16.
 
     The packed weight is the only copy: products with many rows unpack it on the fly.
@@ -180,7 +86,7 @@ class CpuInt4Linear(nn.Module):
             y = (flat.to(dtype) @ self._transposed(dtype)).to(x.dtype)
         if y.shape[1] != self.rows:
             y = y[:, : self.rows]
-        return _finished(y, self.bias, x.shape)
+        return finished(y, self.bias, x.shape)
 
     def _transposed(self, dtype: torch.dtype) -> Tensor:
         """W.T in `dtype`, [in, out padded], straight from the bytes of `pack_for_cpu`."""
@@ -214,13 +120,6 @@ def pack_for_cpu(q: Tensor) -> Tensor:
         even.copy_(first & 15 | second << 4)
         odd.copy_(first >> 4 | second & 0xF0)
     return packed
-
-
-def _finished(y: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
-    """Adds the bias and gives back the leading dimensions of the input."""
-    if bias is not None:
-        y = y + bias
-    return y.view(*shape[:-1], y.shape[-1])
 
 
 @functools.cache
