@@ -160,9 +160,11 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
         return attention(q, k, v, mask)
     kv_heads, before = k.shape[1], k.shape[2] - length
     if length <= FEW_QUERIES:
-        ends = range(before + 1, before + length + 1)
-        seen_by = zip(q.split(1, dim=2), ends, strict=True)
-        return torch.cat([attention(one, k[:, :, :n], v[:, :, :n]) for one, n in seen_by], dim=1)
+        alone = [
+            attention(q[:, :, i : i + 1], k[:, :, : before + i + 1], v[:, :, : before + i + 1])
+            for i in range(length)
+        ]
+        return torch.cat(alone, dim=1)
     if q.dtype != torch.bfloat16:
         return attention(q, k, v, mask)
     q, k, v, mask = (t.to(product_dtype()) for t in (q, k, v, mask))
