@@ -134,10 +134,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
         [batch, S, heads * d].
     """
     batch, heads, length, head_dim = q.shape
-    if length == 1 and mask is None and heads != k.shape[1]:
+    if length == 1 and heads != k.shape[1]:
         # the queries of a group as rows of one product: each key is read once, not once per head
         grouped = q.view(batch, k.shape[1], -1, head_dim)
-        return F.scaled_dot_product_attention(grouped, k, v).reshape(batch, 1, -1)
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(batch, 1, -1)
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 != product_dtype():
         mask = mask.float() if mask is not None and mask.is_floating_point() else mask
         return attention(q.float(), k.float(), v.float(), mask).to(q.dtype)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from glmtui.engine.api import Speculation
@@ -107,7 +108,6 @@ class Lookahead:
         prompt: ids the cache holds when the first token is drawn.
         room: tokens that may still follow.
         speculation: "auto" guesses while that is measured faster, "on" whenever it can.
-        finish: waits for the device, so that a step can be timed.
     """
 
     def __init__(
@@ -117,14 +117,12 @@ class Lookahead:
         room: int,
         speculation: Speculation,
         *,
-        finish: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._stepper = stepper
         self._lookup = Lookup(prompt)
         self._room = room
         self._speculation = speculation
-        self._finish = finish
         self._clock = clock
         self._worth = Worth()
         self._guessed: list[int] = []  # what was read behind the last token
@@ -146,7 +144,8 @@ class Lookahead:
             self._logits = list(self._stepper.step([token, *guess], last_only=False))
         else:
             self._logits = [self._stepper.step([token])]
-        self._finish()
+        if self._logits[0].is_cuda:  # the launches are over, the work is not
+            torch.cuda.current_stream(self._logits[0].device).synchronize()
         self._took = self._clock() - started
         self._guessed, self._agreed = guess, 0
         if not guess:

@@ -243,11 +243,15 @@ class Model(Decoder):
         prefix = cache.prefix if isinstance(cache, PrefixCache) and start else None
         if prefix is None:
             prefix = Prefix.of(ids, c.marks, padding)
-        positions = prefix.positions(start, ids.shape[1])
+        fixed = cache.position if cache is not None else None
+        positions = prefix.positions(start if fixed is None else fixed, ids.shape[1])
         # [batch, S, 1 head, 1 for q and k, 2 halves, head_dim / 2]
         cos = self.rotary.cos[positions][:, :, None, None]
         sin = self.rotary.sin[positions][:, :, None, None]
-        mask = self._mask(prefix, start, ids.shape[1], cos.dtype)
+        if cache is not None and fixed is not None:
+            mask: Tensor | None = cache.visible()
+        else:
+            mask = self._mask(prefix, start, ids.shape[1], cos.dtype)
         x = self.embedding(ids - c.cut if c.cut else ids).to(cos.dtype)
         for layer in self.layers:
             x = layer(x, cos, sin, mask, cache)
