@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from statistics import median
 from typing import Protocol
 
@@ -120,7 +121,7 @@ class Lookahead:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._stepper = stepper
-        self._lookup = Lookup(prompt)
+        self._prompt = prompt
         self._room = room
         self._speculation = speculation
         self._clock = clock
@@ -132,7 +133,8 @@ class Lookahead:
 
     def step(self, token: int) -> Tensor:
         """Logits after `token`, which was drawn from what the last call returned."""
-        self._lookup.append(token)
+        if self._speculation != "off":
+            self._lookup.append(token)
         self._room -= 1
         if self._agreed < len(self._guessed) and self._guessed[self._agreed] == token:
             self._agreed += 1
@@ -151,6 +153,11 @@ class Lookahead:
         if not guess:
             self._worth.learn(self._took, 1, guessed=False)
         return self._logits[0]
+
+    @cached_property
+    def _lookup(self) -> Lookup:
+        """Made once the first token is out, which does not wait for it."""
+        return Lookup(self._prompt)
 
     def _settle(self) -> None:
         """Forgets what was read in vain, and learns from it."""
