@@ -52,6 +52,20 @@ def test_causal_attention(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("key_heads", [2, 6])
+def test_a_few_queries_get_what_each_gets_alone(dtype: torch.dtype, key_heads: int) -> None:
+    torch.manual_seed(0)
+    before, length = 70, layers.FEW_QUERIES
+    q = heads(6, length, dtype)
+    k, v = heads(key_heads, before + length, dtype), heads(key_heads, before + length, dtype)
+    together = causal_attention(q, k, v, causal_mask(length, before, dtype=dtype, device=CPU))
+    for i in range(length):
+        end = before + i + 1
+        alone = attention(q[:, :, i : i + 1], k[:, :, :end], v[:, :, :end])
+        assert torch.equal(together[:, i : i + 1], alone)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rms_norm(dtype: torch.dtype) -> None:
     norm = RMSNorm(24, 1e-5)
     norm.weight.data = torch.randn(24)

@@ -33,7 +33,7 @@ def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return dtype
 
 
-TOKENS = [1, 2, GEMV_ROWS, GEMV_ROWS + 1, 33]
+TOKENS = [1, 2, GEMV_ROWS, GEMV_ROWS + 1, 33, 1 + max(cpu.FEW_INT4, cpu.FEW_INT8)]
 
 
 def close(ours: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:

@@ -66,6 +66,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
         "generate": (
             "engine.caches",
+            "engine.cuda_graph",
             "engine.generate",
             "engine.lookahead",
             "engine.pacing",

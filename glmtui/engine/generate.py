@@ -27,6 +27,7 @@ from glmtui.engine.api import (
     ToolChatFormat,
 )
 from glmtui.engine.caches import CacheShelf, cache_budget
+from glmtui.engine.cuda_graph import GraphedSteps
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.detokenizer import Detokenizer
 from glmtui.engine.device import holders
@@ -73,6 +74,7 @@ class LoadedModel:
         budget = cache_budget(options.cache_gb, device)
         self._caches = CacheShelf(model, self.context_length, dtype, device, budget)
         self._speculation = options.speculation if model.rewinds else "off"
+        self._graphs = GraphedSteps(model) if device.type == "cuda" and model.rewinds else None
         self._pacer: ThreadPacer | None = None
 
     @property
@@ -197,7 +199,8 @@ class LoadedModel:
         """
         batch = torch.tensor([list(ids)], device=self.device)
         with self._paced(len(ids)):
-            logits: Tensor = self.model(batch, self._caches.cache, last_only=last_only)[0]
+            decode = self._graphs or self.model
+            logits: Tensor = decode(batch, self._caches.cache, last_only=last_only)[0]
         self._caches.note(ids)
         return logits[-1] if last_only else logits
 
@@ -207,9 +210,7 @@ class LoadedModel:
 
     def lookahead(self, prompt: Sequence[int], room: int) -> Lookahead:
         """The decode steps of one reply of at most `room` tokens to a prompt that was read."""
-        on_gpu = self.device.type == "cuda"
-        finish = torch.cuda.current_stream(self.device).synchronize if on_gpu else lambda: None
-        return Lookahead(self, prompt, room, self._speculation, finish=finish)
+        return Lookahead(self, prompt, room, self._speculation)
 
     def _paced(self, tokens: int) -> AbstractContextManager[None]:
         """On a CPU: the number of threads that suits a step of so many tokens."""
@@ -234,13 +235,15 @@ class LoadedModel:
     def forget(self) -> None:
         """Gives the memory of all KV caches back; the next prompt is read from its start."""
         self._caches.clear()
+        if self._graphs is not None:
+            self._graphs.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def close(self) -> None:
         """Gives the memory of weights and caches back."""
         self.forget()
-        del self.model, self._caches
+        del self.model, self._caches, self._graphs
 
 
 class TokenStream:

@@ -14,9 +14,11 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from statistics import median
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from glmtui.engine.api import Speculation
@@ -107,7 +109,6 @@ class Lookahead:
         prompt: ids the cache holds when the first token is drawn.
         room: tokens that may still follow.
         speculation: "auto" guesses while that is measured faster, "on" whenever it can.
-        finish: waits for the device, so that a step can be timed.
     """
 
     def __init__(
@@ -117,14 +118,12 @@ class Lookahead:
         room: int,
         speculation: Speculation,
         *,
-        finish: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._stepper = stepper
-        self._lookup = Lookup(prompt)
+        self._prompt = prompt
         self._room = room
         self._speculation = speculation
-        self._finish = finish
         self._clock = clock
         self._worth = Worth()
         self._guessed: list[int] = []  # what was read behind the last token
@@ -134,7 +133,8 @@ class Lookahead:
 
     def step(self, token: int) -> Tensor:
         """Logits after `token`, which was drawn from what the last call returned."""
-        self._lookup.append(token)
+        if self._speculation != "off":
+            self._lookup.append(token)
         self._room -= 1
         if self._agreed < len(self._guessed) and self._guessed[self._agreed] == token:
             self._agreed += 1
@@ -146,12 +146,18 @@ class Lookahead:
             self._logits = list(self._stepper.step([token, *guess], last_only=False))
         else:
             self._logits = [self._stepper.step([token])]
-        self._finish()
+        if self._logits[0].is_cuda:  # the launches are over, the work is not
+            torch.cuda.current_stream(self._logits[0].device).synchronize()
         self._took = self._clock() - started
         self._guessed, self._agreed = guess, 0
         if not guess:
             self._worth.learn(self._took, 1, guessed=False)
         return self._logits[0]
+
+    @cached_property
+    def _lookup(self) -> Lookup:
+        """Made once the first token is out, which does not wait for it."""
+        return Lookup(self._prompt)
 
     def _settle(self) -> None:
         """Forgets what was read in vain, and learns from it."""

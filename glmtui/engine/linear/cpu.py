@@ -19,6 +19,8 @@ from glmtui.engine.processor import product_dtype
 from glmtui.engine.quant import PackedWeight, row_blocks
 
 INT4_GROUPS = (256, 128, 64, 32)  # what torch's int4 kernels take
+# up to this many tokens at once the packed kernels win where plain products are in float32
+FEW_INT4, FEW_INT8 = 64, 16
 
 
 class CpuHalfLinear(Linear):
@@ -47,10 +49,10 @@ class CpuInt8Linear(LinearLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self.q.shape[1])
-        if flat.shape[0] <= GEMV_ROWS:
+        dtype = product_dtype()
+        if flat.shape[0] <= (GEMV_ROWS if dtype == x.dtype else FEW_INT8):
             y = torch.ops.aten._weight_int8pack_mm(flat, self.q, self.scale)
         else:
-            dtype = product_dtype()
             y = (F.linear(flat.to(dtype), self.q.to(dtype)) * self.scale).to(x.dtype)
         return finished(y, self.bias, x.shape)
 
@@ -77,12 +79,12 @@ class CpuInt4Linear(LinearLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, self.columns)
-        if flat.shape[0] <= GEMV_ROWS:
+        dtype = product_dtype()
+        if flat.shape[0] <= (GEMV_ROWS if dtype == x.dtype else FEW_INT4):
             y = torch.ops.aten._weight_int4pack_mm_for_cpu(
                 flat, self.packed, self.group, self.scales_and_zeros
             )
         else:
-            dtype = product_dtype()
             y = (flat.to(dtype) @ self._transposed(dtype)).to(x.dtype)
         if y.shape[1] != self.rows:
             y = y[:, : self.rows]
