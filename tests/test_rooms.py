@@ -27,9 +27,13 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "language": ("language",),
         "paths": ("paths",),
         "sanitize": ("sanitize",),
+    },
+    {
+        "chat": ("chat",),
+        "commands": ("commands",),
+        "setting": ("setting",),
         "device": ("engine.device", "engine.cgroup"),
     },
-    {"chat": ("chat",), "commands": ("commands",), "setting": ("setting",)},
     {"store": ("store",), "api": ("engine.api",)},
     {
         "catalog": ("engine.catalog", "engine.families", "engine.folder", "engine.known"),
