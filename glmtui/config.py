@@ -9,7 +9,6 @@ and what stood before stays in force. Nothing here knows about screens or models
 
 from __future__ import annotations
 
-import bisect
 import difflib
 import json
 import os
@@ -25,10 +24,11 @@ from glmtui.chat import SamplingParams
 from glmtui.engine.api import LoadOptions, ServerSpec
 from glmtui.engine.catalog import FAMILIES, QUANTS
 from glmtui.errors import ConfigError
-from glmtui.setting import Setting, Value, rows, setting, unknown
+from glmtui.setting import Setting, Value, line_of, rows, setting, unknown
 from glmtui.store.durable import read_bounded
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 16  # of the file; with every setting it has 4 KB
+MOST_PROBLEMS = 20  # then the rest of the file is left out
 URL = r"https?://[^\s/]\S*"
 
 
@@ -285,6 +285,9 @@ def _from_file(path: Path, problems: list[ConfigError]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     servers: dict[str, dict[str, Any]] = {}
     for entry, value in _entries(document):
+        if len(problems) >= MOST_PROBLEMS:
+            problems.append(ConfigError(f"{path}: much is wrong here", "The rest is not in force."))
+            break
         try:
             row = _row_of(entry)
             checked = row.check(value)
@@ -330,35 +333,6 @@ def _row_of(entry: tuple[str, ...]) -> Setting:
         if row.dotted == name:
             return row
     raise unknown(name, known)
-
-
-def line_of(text: str, entry: tuple[str, ...]) -> int:
-    """The line of a TOML document on which the entry with this path begins, counted from 1.
-
-    tomli does not say. So this asks it which beginnings of the document are documents too: the
-    first of them that has the entry ends with it, and the one before that ends just above it.
-    """
-    lines = text.split("\n")
-
-    def readable(count: int) -> tuple[int, dict[str, Any]]:
-        """The longest document among the beginnings of at most `count` lines."""
-        while count:
-            try:
-                return count, tomli.loads("\n".join(lines[:count]))
-            except tomli.TOMLDecodeError:  # it ends within a value of several lines
-                count -= 1
-        return 0, {}
-
-    def has_entry(count: int) -> bool:
-        found: Any = readable(count)[1]
-        for key in entry:
-            if not isinstance(found, dict) or key not in found:
-                return False
-            found = found[key]
-        return True
-
-    last = bisect.bisect_left(range(len(lines) + 1), True, key=has_entry)
-    return readable(last - 1)[0] + 1
 
 
 # ---- config.example.toml

@@ -1,11 +1,13 @@
 """One setting: its name, type, range and help line, and the check of a value against them.
 
 A setting is declared as a dataclass field (see `setting`); `rows` reads the declarations back.
-Nothing here knows which settings exist or where their values come from: that is `config`.
+Nothing here knows which settings exist or where their values come from: that is `config`. Of TOML
+it knows on which line an entry stands.
 """
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import json
 import re
@@ -14,6 +16,8 @@ from collections.abc import Iterable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import NoneType
 from typing import Any, TypeAlias, get_args, get_type_hints
+
+import tomli
 
 from glmtui.errors import ConfigError
 
@@ -154,3 +158,39 @@ def unknown(name: str, known: Iterable[Setting]) -> ConfigError:
     near = [n for part in (name, last_part) for n in difflib.get_close_matches(part, meant, 1)]
     hint = f"Did you mean {meant[near[0]]}?" if near else ""
     return ConfigError(f'there is no setting "{name}"', hint)
+
+
+# ---- where an entry stands
+
+MOST_STEPS = 8  # back over what looks like the beginning of a value and is not
+_OPENS = re.compile(r"\"{3}|'{3}|[\[{]")  # what a value of several lines begins with
+
+
+def line_of(text: str, entry: tuple[str, ...]) -> int:
+    """The line of a TOML document on which the entry with this path begins, counted from 1.
+
+    tomli does not say. So this asks it which beginnings of the document are documents too: the
+    first of them that has the entry ends with it, and the one before that ends just above it.
+    """
+    lines = text.split("\n")
+
+    def readable(count: int) -> tuple[int, dict[str, Any]]:
+        """The longest document among the beginnings of at most `count` lines."""
+        for _ in range(MOST_STEPS):
+            try:
+                return count, tomli.loads("\n".join(lines[:count]))
+            except tomli.TOMLDecodeError:  # it ends within a value of several lines
+                opening = (n for n in range(count - 1, 0, -1) if _OPENS.search(lines[n]))
+                count = next(opening, 0)
+        return 0, {}
+
+    def has_entry(count: int) -> bool:
+        found: Any = readable(count)[1]
+        for key in entry:
+            if not isinstance(found, dict) or key not in found:
+                return False
+            found = found[key]
+        return True
+
+    last = bisect.bisect_left(range(len(lines) + 1), True, key=has_entry)
+    return readable(last - 1)[0] + 1
