@@ -24,6 +24,7 @@ from glmtui.engine.catalog import FAMILIES, KERNELS, QUANTS
 from glmtui.errors import ConfigError
 from glmtui.setting import Setting, Value, rows, setting, unknown
 
+MOST_PROBLEMS = 20  # then the rest of the file is left out
 URL = r"https?://[^\s/]\S*"
 
 
@@ -307,6 +308,9 @@ def _from_file(path: Path, problems: list[ConfigError]) -> dict[str, Any]:
     bound: dict[str, tuple[str, ...]] = {}
     servers: dict[str, dict[str, Any]] = {}
     for entry, value in _entries(document):
+        if len(problems) >= MOST_PROBLEMS:
+            problems.append(ConfigError(f"{path}: much is wrong here", "The rest is not in force."))
+            break
         try:
             if entry[0] == "keys" and len(entry) == 2:
                 bound[entry[1]] = keys.check(entry[1], value)

@@ -6,6 +6,7 @@ Knows TOML and where its entries stand; not what they mean.
 from __future__ import annotations
 
 import bisect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import tomli
 from glmtui.errors import ConfigError
 from glmtui.store.durable import read_bounded
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 16  # with every setting it has 4 KB
+MOST_STEPS = 8  # back over what looks like the beginning of a value and is not
+_OPENS = re.compile(r"\"{3}|'{3}|[\[{]")  # what a value of several lines begins with
 
 
 def read(path: Path, problems: list[ConfigError]) -> tuple[str, dict[str, Any]]:
@@ -52,11 +55,12 @@ def line_of(text: str, entry: tuple[str, ...]) -> int:
 
     def readable(count: int) -> tuple[int, dict[str, Any]]:
         """The longest document among the beginnings of at most `count` lines."""
-        while count:
+        for _ in range(MOST_STEPS):
             try:
                 return count, tomli.loads("\n".join(lines[:count]))
             except tomli.TOMLDecodeError:  # it ends within a value of several lines
-                count -= 1
+                opening = (n for n in range(count - 1, 0, -1) if _OPENS.search(lines[n]))
+                count = next(opening, 0)
         return 0, {}
 
     def has_entry(count: int) -> bool:

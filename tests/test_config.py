@@ -1,5 +1,6 @@
 """Settings: what is read from where, and what is said about a bad entry."""
 
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -305,6 +306,25 @@ def test_the_line_is_found_whatever_stands_above(above):
     lines = "\n".join(part.replace("{n}", str(n)) for n, part in enumerate([*above, ""]))
     text = f"{lines}[last]\nx = 1"
     assert line_of(text, ("last", "x")) == text.count("\n") + 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"k{n} = 1\n" for n in range(6000)),
+        'a = """\n' + "\n" * 60_000 + '"""\nb = 1\nc = 2\n',
+        'a = """\n' + "[\n" * 30_000 + '"""\nb = 1\nc = 2\n',
+        "".join(f"[servers.s{n}]\nurl = 1\n" for n in range(2000)),
+    ],
+    ids=["keys", "lines", "brackets", "servers"],
+)
+def test_a_file_full_of_mistakes_takes_no_time(config, text):
+    config(text)
+    began = time.process_time()
+    problems = load(environ={})[1]
+    assert time.process_time() - began < 5
+    assert 2 <= len(problems) <= 21
+    assert all(problem.message for problem in problems)
 
 
 # ---- as typed

@@ -157,9 +157,21 @@ def twice_the_same(writer: GGUFWriter) -> None:
     writer.add_eos_token_id(2)
 
 
+def pieces_of(tokens: list[str], unknown: int = 0) -> Any:
+    def write(writer: GGUFWriter) -> None:
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(tokens)
+        writer.add_token_scores([0.0] * len(tokens))
+        writer.add_unk_token_id(unknown)
+
+    return write
+
+
 @pytest.mark.parametrize(
     ("write", "said"),
     [
+        (pieces_of(["a", "b"], unknown=2), "unknown token is 2 of 2"),
+        (pieces_of(["a", "b" * 200_000]), "has 200,000 characters"),  # a minute, once
         (no_merges, "no tokenizer.ggml.merges"),
         (impossible_merge, "does not fit together"),
         (twice_the_same, "the same token twice"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +93,45 @@ def test_what_a_dead_program_left_beside_it_goes_on(store: Store, tmp_path: Path
     again.close()
     assert not more(tmp_path).exists()
     assert found(tmp_path) == talk
+
+
+WRITER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from glmtui.chat import Message
+from glmtui.store import Store, journal
+journal.LARGE_BYTES = 1000
+store = Store(Path(sys.argv[1]))
+talk = store.load(sys.argv[2]).add(Message("assistant", "0"))
+for n in range(1, 10**9):
+    talk = talk.put(replace(talk.path[-1], content=talk.path[-1].content + f" {n}"))
+    store.save(talk)
+    print(n, flush=True)
+    if n % 3 == 0:
+        store.release(talk.id)  # written whole, and what lay beside it removed
+"""
+
+
+def test_killed_at_any_moment(store: Store, tmp_path: Path) -> None:
+    store.save(TALK)
+    store.close()
+    for lines in range(2, 10):
+        argv = [sys.executable, "-c", WRITER, str(tmp_path), TALK.id]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as writer:
+            assert writer.stdout is not None
+            for _ in range(lines):
+                saved = int(writer.stdout.readline())
+            writer.kill()
+        again = Store(tmp_path)
+        talk = again.load(TALK.id)
+        words = talk.path[-1].content.split()
+        assert words == [str(n) for n in range(len(words))]
+        assert len(words) > saved
+        again.save(talk.delete(talk.path[-1].id))
+        again.close()
+        assert [path.suffix for path in tmp_path.iterdir()] == [".toml"]
+        assert again.problems == ()
 
 
 def test_it_is_the_one_written_last(store: Store, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ MANIFEST_FORMAT = 1
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 MAX_JSON_BYTES = 64 << 20  # a weight index of thousands of tensors has a few; nothing has more
+MAX_PIECES_BYTES = 32 << 20  # of a tokenizer.model; GLM-4's has 2.6 MB
 CONTEXT_KEYS = (
     "max_position_embeddings",
     "seq_length",
@@ -216,7 +217,10 @@ def _shards(index: Path) -> list[Path]:
 
 
 def refuse_pointer(path: Path) -> None:
-    """Raises BadCheckpoint where git left the note about a large file instead of the file."""
+    """Raises BadCheckpoint where git left the note about a large file instead of the file, or
+    where there is no file at all (a pipe would be waited for)."""
+    if not path.is_file():
+        raise BadCheckpoint(f"{path} is no file.", AGAIN)
     if path.stat().st_size > 1024:
         return
     if path.read_bytes().startswith(LFS_POINTER):

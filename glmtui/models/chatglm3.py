@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer, ToolCall
+from glmtui.errors import BadCheckpoint
 from glmtui.models.chatglm2 import (
     ROPE_BASE,
     SPECIALS,
@@ -72,11 +73,20 @@ class RoleFormat:
     Args:
         start: the marks before the first message.
         stop_ids: ids that end a reply, beside the tokens of who speaks next.
+
+    Raises:
+        BadCheckpoint: the tokenizer has no such tokens.
     """
 
     def __init__(
         self, tokenizer: SpecialTokenizer, start: Sequence[str], stop_ids: frozenset[int]
     ) -> None:
+        lacking = sorted({*start, *ROLES} - tokenizer.special.keys())
+        if lacking:
+            raise BadCheckpoint(
+                f"The tokenizer of this model has no {', '.join(lacking)}.",
+                "It is of another model; fetch this one again with: glmtui pull",
+            )
         self.tokenizer = tokenizer
         self._special = tokenizer.special
         self._start = [self._special[mark] for mark in start]

@@ -16,6 +16,7 @@ import tiktoken
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer, ToolCall
+from glmtui.engine.folder import MAX_PIECES_BYTES, read_small
 from glmtui.engine.weights import Rows
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.models import chatglm2
@@ -133,7 +134,7 @@ class RankTokenizer:
             return None
         ranks: dict[bytes, int] = {}
         try:
-            for line in path.read_bytes().split(b"\n"):
+            for line in read_small(path, MAX_PIECES_BYTES).split(b"\n"):
                 if line:
                     piece, rank = line.split()
                     ranks[base64.b64decode(piece, validate=True)] = int(rank)

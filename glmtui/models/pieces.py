@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
+from glmtui.engine.folder import MAX_PIECES_BYTES, read_small
 from glmtui.errors import BadCheckpoint
 
 SPACE = "▁"  # how SentencePiece writes a space
@@ -117,7 +118,7 @@ def load_pieces(path: Path) -> SentencePieceProcessor | None:
     """The SentencePiece file at `path`; None where there is none. Raises BadCheckpoint."""
     if not path.is_file():
         return None
-    return _processor(path, path.read_bytes())
+    return _processor(path, read_small(path, MAX_PIECES_BYTES))
 
 
 def load_ice_text(path: Path) -> SentencePieceProcessor | None:
@@ -129,7 +130,7 @@ def load_ice_text(path: Path) -> SentencePieceProcessor | None:
     processor = load_pieces(path)
     if processor is None or processor.piece_to_id("<sop>") != processor.unk_id():
         return processor
-    return _processor(path, path.read_bytes() + _added_pieces())
+    return _processor(path, read_small(path, MAX_PIECES_BYTES) + _added_pieces())
 
 
 def piece_bytes(processor: SentencePieceProcessor, piece_id: int) -> bytes:

@@ -33,11 +33,12 @@ ignored, as are the ids of a plain list.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import re
 from collections.abc import Hashable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import date, datetime, timezone
 from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, get_type_hints
 
@@ -56,10 +57,13 @@ from glmtui.chat import (
     title_of,
 )
 from glmtui.errors import CorruptConversation, NewerFormat
+from glmtui.store.toml import is_plain, load_toml
 
 FORMAT = 1
 FileFormat: TypeAlias = Literal["toml", "json"]
 ID = re.compile(r"[0-9a-f]{8}")
+ROLES: tuple[str, ...] = get_args(Role)
+REASONS: tuple[str, ...] = get_args(FinishReason)
 
 _Table: TypeAlias = dict[str, Any]
 _Numbers = TypeVar("_Numbers", SamplingParams, GenerationStats)
@@ -141,15 +145,23 @@ def _toml(table: _Table) -> str:
         parts.append("\n[params]\n" + tomli_w.dumps(table["params"]))
     for message in table.get("messages", ()):
         short = {k: v for k, v in message.items() if k not in ("content", "stats")}
-        parts.append("\n[[messages]]\n" + tomli_w.dumps(short))
+        parts.append("\n[[messages]]\n" + "".join(itertools.starmap(_toml_pair, short.items())))
         parts.append(f"content = {_toml_text(message['content'])}\n")
         if "stats" in message:
             parts.append("\n[messages.stats]\n" + tomli_w.dumps(message["stats"]))
     return "".join(parts)
 
 
+def _toml_pair(key: str, value: Any) -> str:
+    """What tomli_w writes, without its detours for what most values are."""
+    if isinstance(value, datetime):
+        return f"{key} = {value.isoformat(' ')}\n"
+    if isinstance(value, str) and not _NOT_SIMPLE.search(value):
+        return f'{key} = "{value}"\n'
+    return tomli_w.dumps({key: value})
+
+
 _NOT_SIMPLE = re.compile(r'["\\\n\x00-\x08\x0b-\x1f\x7f]')
-_NOT_VERBATIM = re.compile(r"'''|[\x00-\x08\x0b-\x1f\x7f]|^\[\[messages\]\]", re.MULTILINE)
 
 
 def _toml_text(text: str) -> str:
@@ -160,7 +172,8 @@ def _toml_text(text: str) -> str:
     """
     if not _NOT_SIMPLE.search(text):
         return f'"{text}"'
-    if not _NOT_VERBATIM.search(text):
+    looks_new = text.startswith("[[messages]]") or "\n[[messages]]" in text
+    if "'''" not in text and is_plain(text) and not looks_new:
         return f"'''\n{text}'''"
     # JSON's escapes are TOML's, but for DEL.
     lines = (json.dumps(line, ensure_ascii=False)[1:-1] for line in text.split("\n"))
@@ -226,7 +239,7 @@ def _json_ends(text: str) -> tuple[_Table, int]:
 def parse(text: str, file_format: FileFormat) -> Any:
     """The tables and lists in a text. Raises CorruptConversation."""
     try:
-        return tomli.loads(text) if file_format == "toml" else json.loads(text)
+        return load_toml(text) if file_format == "toml" else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CorruptConversation(f"this is not {file_format.upper()}: {error}") from error
 
@@ -269,16 +282,17 @@ def _messages(rows: list[Any]) -> tuple[Message, ...]:
     last = ""
     for n, row in enumerate(rows, 1):
         try:
-            message = message_of(row)
-            parent = _get(row, "parent", str, last)
+            if not isinstance(row, dict):
+                raise CorruptConversation("is not a table")
+            name, parent = _get(row, "id", str, ""), _get(row, "parent", str, last)
+            if not name or name in messages:
+                name = _free_id(n, taken)
+            if parent and parent not in messages:
+                parent = last
+            messages[name] = message_of(row, name, parent or None)
         except CorruptConversation as error:
             raise CorruptConversation(f"message {n}: {error.message}") from error
-        if not message.id or message.id in messages:
-            message = replace(message, id=_free_id(n, taken))
-        if parent and parent not in messages:
-            parent = last
-        last = message.id
-        messages[last] = replace(message, parent=parent or None)
+        last = name
     return tuple(messages.values())
 
 
@@ -289,21 +303,20 @@ def _free_id(n: int, taken: set[str]) -> str:
     return f"m{n}"
 
 
-def message_of(row: Any) -> Message:
-    """The message that a table describes, without a parent. Raises CorruptConversation."""
-    if not isinstance(row, dict):
-        raise CorruptConversation("is not a table")
+def message_of(row: _Table, name: str, parent: str | None) -> Message:
+    """The message that a table describes, under this id. Raises CorruptConversation."""
     if "content" not in row:
         raise CorruptConversation("has no content")
     ended = row.get("finish_reason")
     stats = _get(row, "stats", dict, None)
     return Message(
-        role=_one_of(Role, row, "role"),
+        role=_one_of(ROLES, row, "role"),
         content=_get(row, "content", str, ""),
-        id=_get(row, "id", str, ""),
+        id=name,
+        parent=parent,
         created=_time(row, "time"),
         model=_get(row, "model", str, ""),
-        finish_reason=_one_of(FinishReason, row, "finish_reason") if ended else None,
+        finish_reason=_one_of(REASONS, row, "finish_reason") if ended else None,
         stats=None if stats is None else _numbers(GenerationStats, stats),
         error=_get(row, "error", str, ""),
         metadata=_get(row, "metadata", str, ""),
@@ -326,10 +339,10 @@ def _get(table: _Table, key: str, kind: type[_Kind], default: _Default) -> _Kind
     return value
 
 
-def _one_of(words: Any, table: _Table, key: str) -> Any:
+def _one_of(words: tuple[str, ...], table: _Table, key: str) -> Any:
     value = table.get(key)
-    if value not in get_args(words):
-        known = ", ".join(get_args(words))
+    if value not in words:
+        known = ", ".join(words)
         raise CorruptConversation(f"{key} is {str(value)[:40]!r}, not one of {known}")
     return value
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -176,12 +176,9 @@ def add_later(conversation: Conversation, text: str, digest: bytes) -> tuple[Con
     return added, whole
 
 
-def _rows(rows: Sequence[Any]) -> list[tuple[Message, str]]:
+def _rows(rows: Sequence[Any]) -> Iterator[tuple[Message, str]]:
     """Each message with the id of its parent."""
-    read = []
     for row in rows:
-        message = message_of(row)
-        if not message.id:
+        if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row["id"]:
             raise CorruptConversation("a message has no id")
-        read.append((message, str(row.get("parent") or "")))
-    return read
+        yield message_of(row, row["id"], None), str(row.get("parent") or "")

@@ -31,6 +31,7 @@ import tomli
 from glmtui import paths
 from glmtui.errors import ConfigError, ToolError
 from glmtui.sanitize import one_line
+from glmtui.store.durable import read_bounded
 from glmtui.toml_file import line_of
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
@@ -40,6 +41,7 @@ KINDS: Mapping[str, tuple[type, ...]] = {
     "number": (int, float),
     "boolean": (bool,),
 }
+MAX_BYTES = 1 << 18  # of tools.toml
 TIMEOUT = 30.0
 MAX_TIMEOUT = 600.0
 
@@ -197,11 +199,11 @@ def load(path: Path | None = None) -> tuple[tuple[Tool, ...], list[ConfigError]]
     path = path or tools_file()
     problems: list[ConfigError] = []
     try:
-        text = path.read_text("utf-8-sig")
+        text = read_bounded(path, MAX_BYTES).decode("utf-8-sig")
         document = tomli.loads(text)
     except FileNotFoundError:
         return (), []
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return (), [ConfigError(f"{path} cannot be read: {error}", "No tool is offered.")]
 
     def wrong(what: str, *entry: str, hint: str = "") -> None:

@@ -96,6 +96,7 @@ def check_explained(error: GlmtuiError, *words: str) -> None:
 
 # ---- files
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 
 
@@ -176,6 +177,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "tokenizer cut short": (
         lambda f: (f / "tokenizer.json").write_text('{"version"'),
         ("tokenizer.json",),
+    ),
+    "tokenizer of another family": (
+        lambda f: (f / "config.json").write_bytes((GOLDEN / "glm4_tiny/config.json").read_bytes()),
+        ("tokenizer", "[gMASK]"),
     ),
     "tokenizer beyond the vocabulary": (tokens_beyond, ("tokenizer", "50")),
 }

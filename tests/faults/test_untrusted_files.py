@@ -22,6 +22,7 @@ from wheels import MEMBER, known_tiny, make_wheel
 from glmtui.engine import known
 from glmtui.engine.pull import pull
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 TERA = 1 << 40
 MOST_BYTES, MOST_SECONDS = 256 << 20, 1.0
 
@@ -150,6 +151,11 @@ def crafted(root: Path) -> dict[str, tuple[str, Path]]:
     folder("a large index", model__safetensors=None, **{index: sparse})
     folder("weights that are a device", model__safetensors=None)
     (root / "weights-that-are-a-device/model.safetensors").symlink_to("/dev/zero")
+    for kind in ("glm4_tiny", "v2_32k_tiny"):
+        raw = (GOLDEN / kind / "config.json").read_bytes()
+        pieces = {"tokenizer__model": sparse, "tokenizer__json": None}
+        folder(f"large pieces of {kind}", config__json=raw, **pieces)
+    folder("pieces that are a pipe", tokenizer__model=lambda path: os.mkfifo(path))
     folder("a config that is a pipe", config__json=None)
     os.mkfifo(root / "a-config-that-is-a-pipe/config.json")
     for ending, deep in {

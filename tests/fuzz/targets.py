@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import get_args
 
+import tomli
+
 from glmtui import config
 from glmtui.chat import Conversation, Message
 from glmtui.engine.folder import inspect
@@ -29,6 +31,7 @@ from glmtui.store import FileFormat, dumps, loads
 from glmtui.store.exchange import import_text
 from glmtui.store.format import peek
 from glmtui.store.journal import add_later, dumps_later
+from glmtui.store.toml import load_toml
 
 FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 
@@ -89,6 +92,8 @@ def take_conversation(data: bytes) -> None:
     """The first byte decides on the format; what can be read must be read again as it was."""
     file_format = FORMATS[data[0] % len(FORMATS)] if data else FORMATS[0]
     text = data[1:].decode("utf-8", "ignore")
+    if file_format == "toml":
+        assert tables(load_toml, text) == tables(tomli.loads, text)
     for door in (peek, import_text):
         try:
             door(text, file_format)
@@ -97,6 +102,14 @@ def take_conversation(data: bytes) -> None:
     talk = loads(text, file_format)
     for again in FORMATS:
         assert loads(dumps(talk, again), again).path == talk.path
+
+
+def tables(read: Callable[[str], object], text: str) -> object:
+    """What a reader of TOML makes of a text, or says of it; NaN, which equals nothing, as text."""
+    try:
+        return repr(read(text))
+    except (ValueError, RecursionError) as error:
+        return type(error), str(error)
 
 
 def conversations() -> dict[str, bytes]:

@@ -45,6 +45,7 @@ PRE_TOKENIZERS: Mapping[str, Callable[[], Any]] = {
     "gpt-2": _gpt2,
     "llama-bpe": _llama3,
 }
+MOST_CHARACTERS = 256  # of a SentencePiece token; 16 is usual
 WHOLE_FIRST = ("llama-bpe",)  # a word that is a token is taken as it is, merges or not
 
 
@@ -99,6 +100,9 @@ def _sentencepiece(file: GGUFFile, tokens: Sequence[str]) -> Any:
     scores = file.need("tokenizer.ggml.scores", np.ndarray).tolist()
     if len(scores) != len(tokens):
         raise BadCheckpoint(f"{file.path}: {len(tokens)} tokens but {len(scores)} scores.")
+    longest = max(map(len, tokens), default=0)
+    if longest > MOST_CHARACTERS:  # every cut of each is looked up below
+        raise BadCheckpoint(f"{file.path}: one of its tokens has {longest:,} characters.")
     ids = {token: n for n, token in enumerate(tokens)}
     pairs = [
         (-scores[n], ids[token[:cut]], ids[token[cut:]])
@@ -107,8 +111,10 @@ def _sentencepiece(file: GGUFFile, tokens: Sequence[str]) -> Any:
         if token[:cut] in ids and token[cut:] in ids
     ]
     merges = [(tokens[left], tokens[right]) for _, left, right in sorted(pairs)]
-    unknown = tokens[file.get("tokenizer.ggml.unknown_token_id", int) or 0]
-    settings = {"byte_fallback": True, "fuse_unk": True, "unk_token": unknown}
+    unknown = file.get("tokenizer.ggml.unknown_token_id", int) or 0
+    if not 0 <= unknown < len(tokens):
+        raise BadCheckpoint(f"{file.path}: its unknown token is {unknown} of {len(tokens)}.")
+    settings = {"byte_fallback": True, "fuse_unk": True, "unk_token": tokens[unknown]}
     tokenizer = Tokenizer(_bpe(file, tokens, merges, **settings))
     spell: list[Any] = [normalizers.Replace(" ", SPACE)]
     read: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
