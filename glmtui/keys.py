@@ -105,9 +105,8 @@ def in_force(key_set: str = "default", changes: Changes | None = None) -> tuple[
     def keys_of(command: Command) -> tuple[str, ...]:
         if command.action in changes:
             return changes[command.action]
-        further = _split(command.vim) if key_set == "vim" else ()
-        free = (key for key in further if (command.scope, key) not in own)
-        return (*_split(command.keys), *free)
+        asked = _split(command.vim if key_set == "vim" and command.vim else command.keys)
+        return tuple(key for key in asked if (command.scope, key) not in own)
 
     return tuple(replace(command, keys=",".join(keys_of(command))) for command in COMMANDS)
 
