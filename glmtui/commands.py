@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from functools import partial
 
 from glmtui.errors import UsageError
 from glmtui.language import _
@@ -29,7 +30,7 @@ class Command:
         slash: the word after "/"; empty for none.
         argument: what may follow the word; in brackets if it may be left out.
         scope: "message" for what is done while a message is selected; empty for anywhere.
-        vim: further keys, in the key set of that name.
+        vim: its keys in the key set of that name, where they differ.
     """
 
     action: str
@@ -64,6 +65,7 @@ class Command:
 
 
 MESSAGE = "message"
+_of_message = partial(Command, scope=MESSAGE)
 
 COMMANDS: tuple[Command, ...] = (
     Command("send", "Send", "Send the question; a reply follows.", "enter"),
@@ -101,82 +103,64 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "select_message",
         "Select a message",
-        "Select the last message, to go on with a key of those below; so does Up without a text.",
+        "Select the last message, for the keys that begin with Up; so does Up itself.",
         "alt+up",
     ),
-    Command("previous_message", "Previous", "Select the message before.", "up,k", scope=MESSAGE),
-    Command("next_message", "Next", "Select the message after.", "down,j", scope=MESSAGE),
-    Command(
-        "previous_branch", "Other branch", "Show the alternative before.", "left", scope=MESSAGE
-    ),
-    Command("next_branch", "Other branch", "Show the alternative after.", "right", scope=MESSAGE),
-    Command(
-        "copy_message", "Copy", "Copy the message, or the last reply.", "c", "copy", "", MESSAGE
-    ),
-    Command(
+    # In the vim set k, j and g scroll, also while a message is selected.
+    _of_message("previous_message", "Previous", "Select the message before.", "up,k", vim="up"),
+    _of_message("next_message", "Next", "Select the message after.", "down,j", vim="down"),
+    _of_message("previous_branch", "Other branch", "Show the alternative before.", "left"),
+    _of_message("next_branch", "Other branch", "Show the alternative after.", "right"),
+    _of_message("copy_message", "Copy", "Copy the message, or the last reply.", "c", "copy"),
+    _of_message(
         "copy_code",
         "Code",
         "Copy a block of code; the next with the next time.",
         "y",
         "code",
         "[NUMBER]",
-        MESSAGE,
     ),
-    Command(
+    _of_message(
         "edit",
         "Edit",
         "Put the question back into the prompt; sending it opens a new branch.",
         "e",
         "edit",
-        "",
-        MESSAGE,
     ),
-    Command(
+    _of_message(
         "answer_again",
         "Again",
         "Answer this question again; the earlier reply is kept as an alternative.",
         "r",
-        scope=MESSAGE,
     ),
-    Command(
-        "continue_reply", "Go on", "Go on with a reply that was cut.", "g", "continue", "", MESSAGE
+    _of_message(
+        "continue_reply", "Go on", "Go on with a reply that was cut.", "g", "continue", vim="m"
     ),
-    Command(
+    _of_message(
         "thinking",
         "Thoughts",
         "Show or hide what the model thought before the reply.",
         "t,enter",
         "thinking",
-        "",
-        MESSAGE,
     ),
-    Command(
-        "quote",
-        "Quote",
-        "Put the message, or what is marked, into the prompt.",
-        "q",
-        "quote",
-        "",
-        MESSAGE,
+    _of_message(
+        "quote", "Quote", "Put the message, or what is marked, into the prompt.", "q", "quote"
     ),
-    Command(
+    _of_message(
         "view_message",
         "Open",
-        "Open the message in $VISUAL or $EDITOR; a question changed there can be sent.",
+        "Open the message in $VISUAL or $EDITOR; a changed question can be sent.",
         "o",
-        scope=MESSAGE,
     ),
-    Command(
+    _of_message(
         "delete",
         "Delete",
         "Take the message and all that follows it out of the conversation.",
         "d",
         "delete",
-        "",
-        MESSAGE,
     ),
-    Command("undo", "Undo", "Bring back what was deleted.", "u", "undo", "", MESSAGE),
-    Command("unselect", "Back", "Go back to the prompt.", "escape", scope=MESSAGE),
+    _of_message("undo", "Undo", "Bring back what was deleted.", "u", "undo"),
+    _of_message("unselect", "Back", "Go back to the prompt.", "escape"),
     Command("new", "New conversation", "Start with an empty page.", "ctrl+n", "new"),
     Command(
         "open",
@@ -300,20 +284,32 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command("page_up", "Page up", "Look back in the conversation.", "pageup"),
     Command("page_down", "Page down", "Look forward in the conversation.", "pagedown"),
-    Command("half_page_up", "Half a page up", "Look back half a page.", "alt+pageup", vim="ctrl+u"),
+    Command(
+        "half_page_up",
+        "Half a page up",
+        "Look back half a page.",
+        "alt+pageup",
+        vim="alt+pageup,ctrl+u",
+    ),
     Command(
         "half_page_down",
         "Half a page down",
         "Look forward half a page.",
         "alt+pagedown",
-        vim="ctrl+d",
+        vim="alt+pagedown,ctrl+d",
     ),
-    Command("line_up", "A line up", "Look back a line.", "ctrl+up", vim="k"),
-    Command("line_down", "A line down", "Look forward a line.", "ctrl+down", vim="j"),
+    Command("line_up", "A line up", "Look back a line.", "ctrl+up", vim="ctrl+up,k"),
+    Command("line_down", "A line down", "Look forward a line.", "ctrl+down", vim="ctrl+down,j"),
     Command(
-        "scroll_home", "To the top", "Go to where the conversation began.", "ctrl+home", vim="g"
+        "scroll_home",
+        "To the top",
+        "Go to where the conversation began.",
+        "ctrl+home",
+        vim="ctrl+home,g",
     ),
-    Command("scroll_end", "To the end", "Go to the end and follow it.", "ctrl+end", vim="G"),
+    Command(
+        "scroll_end", "To the end", "Go to the end and follow it.", "ctrl+end", vim="ctrl+end,G"
+    ),
     Command("interrupt", "Interrupt", "Copy what is selected, or stop, or clear.", "ctrl+c"),
     Command("palette", "Commands", "Find a command by its name.", "ctrl+p"),
     Command("help", "Help", "Show keys and commands.", "f1", "help"),

@@ -43,9 +43,7 @@ class ChatScreen(MessageActions, FindingActions, PromptActions, MemoryActions):
         if commands.looks_like_command(text):
             self._command(text)
         elif self.session.run is not None:
-            self.app.tell(
-                _("A reply is being written; {key} stops it.").format(key=self.app.how("stop"))
-            )
+            self.idle()
         elif (question := self.with_files(text.strip("\n"))) is not None:
             self.prompt.take()
             editing, self.editing = self.editing, None

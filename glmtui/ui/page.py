@@ -153,6 +153,8 @@ class Page:
     def _forget(self) -> None:
         self._first, self._starts, self.total = len(self._entries), [], 0
 
+    # ---- messages by their ids
+
     def line_with(self, message_id: str, words: str) -> int:
         """The first line of a message that has these words, or the first of them, or any.
 
