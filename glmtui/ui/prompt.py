@@ -13,15 +13,21 @@ from textual import events
 from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
 from textual.content import Content
+from textual.document._document import Location
+from textual.strip import Strip
 from textual.widgets import TextArea
 
 from glmtui import commands
 from glmtui.language import _
 from glmtui.sanitize import visible
+from glmtui.ui import graphemes
 from glmtui.ui.completions import Completions
 from glmtui.ui.history import History
 from glmtui.ui.offers import Offer, Provider, offers, sent_before, written_out
 from glmtui.ui.pasted import Pasted, is_large
+
+JOINERS = ("\u200c", "\u200d")
+"""Zero width, as typed by input methods: within words of Persian, within emoji."""
 
 
 class Prompt(TextArea):
@@ -161,6 +167,10 @@ class Prompt(TextArea):
         if self.completions.display and self._is_for_list(event.key):
             event.prevent_default().stop()
             return
+        if event.character in JOINERS:  # what Textual takes for no character
+            event.prevent_default().stop()
+            self._insert(event.character)
+            return
         if event.key == "enter":
             event.prevent_default()
         bound = None if event.is_printable else self.screen.active_bindings.get(event.key)
@@ -188,26 +198,38 @@ class Prompt(TextArea):
         text = visible(event.text.replace("\r\n", "\n").replace("\r", "\n"))
         if is_large(text):
             text = self._pasted.mark(text)
+        self._insert(text)
+
+    def _insert(self, text: str) -> None:
         if result := self._replace_via_keyboard(text, *self.selection):
             self.move_cursor(result.end_location)
 
-    def action_delete_left(self) -> None:
-        """Deletes a character, or a pasted text by its mark."""
+    def get_cursor_left_location(self) -> Location:
+        """A character to the left, as a reader sees it, or a pasted text by its mark."""
         row, column = self.cursor_location
-        mark = self._pasted.mark_before(self.document.lines[row][:column])
-        if mark and self.selection.is_empty:
-            self.replace("", (row, column - len(mark)), (row, column))
-        else:
-            super().action_delete_left()
+        line = self.document.lines[row]
+        if not column:
+            return super().get_cursor_left_location()
+        if mark := self._pasted.mark_before(line[:column]):
+            return row, column - len(mark)
+        return row, graphemes.before(line, column)
 
-    def action_delete_right(self) -> None:
-        """Deletes a character, or a pasted text by its mark."""
+    def get_cursor_right_location(self) -> Location:
+        """A character to the right, as a reader sees it, or a pasted text by its mark."""
         row, column = self.cursor_location
-        mark = self._pasted.mark_after(self.document.lines[row][column:])
-        if mark and self.selection.is_empty:
-            self.replace("", (row, column), (row, column + len(mark)))
-        else:
-            super().action_delete_right()
+        line = self.document.lines[row]
+        if column == len(line):
+            return super().get_cursor_right_location()
+        if mark := self._pasted.mark_after(line[column:]):
+            return row, column + len(mark)
+        return row, graphemes.after(line, column)
+
+    def render_line(self, y: int) -> Strip:
+        """A row, drawn so that every terminal takes it for as wide as we do."""
+        strip = super().render_line(y)
+        if graphemes.steady(strip.text) == strip.text:
+            return strip
+        return Strip([segment._replace(text=graphemes.steady(segment.text)) for segment in strip])
 
     def on_resize(self) -> None:
         """Tells the terminal's own cursor, where an input method opens, that it has moved."""
