@@ -189,10 +189,12 @@ def _app(args: Namespace) -> int:
             "For one question and one reply: glmtui ask 'Why is the sky blue?'",
         )
     gc.disable()  # until the first paint: what is imported is not garbage
+    from glmtui.language import speak
     from glmtui.ui.launch import run
 
     for stream in (sys.stdout, sys.stderr):
         _reconfigure(stream, encoding="utf-8")  # Textual writes it whatever the locale says
+    speak("auto")  # for what is wrong with the settings; they may say another language
     settings, problems = _settings(args)
     return run(settings, problems, open_conversation=args.open, model_asked="model" in args)
 

@@ -151,13 +151,15 @@ def test_in_a_terminal_nothing_is_drawn_twice(tmp_path: Path) -> None:
     program = PROGRAM.format(
         tests=str(Path(__file__).parent), prepare="engine.pieces = ['你好', '\\x1b[2J', '!']"
     ).replace('/v1")', '/v1", plain=True)')
-    terminal = Terminal(tmp_path, ["-c", program])
+    # A locale that is not installed, as SSH often brings one.
+    terminal = Terminal(tmp_path, ["-c", program], environ={"LC_ALL": "zz_ZZ.UTF-8"})
     try:
         terminal.shows("> ")
-        terminal.press(b"Hi\r")
+        terminal.press("您好\r".encode())
         terminal.shows("你好␛[2J!")
         terminal.press(b"/quit\r")
         assert terminal.ends() == 0
+        assert terminal.saved()[0] == "您好"
         for never in (b"\x1b[2J", b"\x1b[H", b"\x1b[?1049h"):
             assert never not in terminal.output
     finally:

@@ -26,6 +26,7 @@ from glmtui.engine.known import (
     known_model,
 )
 from glmtui.errors import GlmtuiError, ModelNotFound, UsageError
+from glmtui.language import _
 
 __all__ = [
     "COMPATIBILITY",
@@ -98,8 +99,10 @@ def resolve(
         return info
     if known is not None:
         raise ModelNotFound(
-            f"{known.title} is not on this machine.",
-            f"Fetch it ({known.disk_nbytes / 1e9:.1f} GB) with: glmtui pull {known.name}",
+            _("{model} is not on this machine.").format(model=known.title),
+            _("Fetch it ({size:.1f} GB) with: glmtui pull {model}").format(
+                size=known.disk_nbytes / 1e9, model=known.name
+            ),
         )
     raise _unknown(ref, servers)
 
@@ -137,7 +140,14 @@ def _is_plain(name: str) -> bool:
 def _unknown(ref: str, servers: Mapping[str, ServerSpec]) -> ModelNotFound:
     names = [model.name for model in MODELS] + [model.name for model in installed()]
     near = difflib.get_close_matches(ref, [*dict.fromkeys(names), *servers], cutoff=0.5)
-    hint = f"Near it: {', '.join(near)}." if near else "See what there is with: glmtui models"
+    hint = _("See what there is with: glmtui models")
+    if near:
+        hint = _("Near it: {names}.").format(names=", ".join(near))
     if ref.count("/") == 1 and not ref.startswith((".", "~", "/")):
-        hint = f"If it is on the hub, fetch it with: glmtui pull {ref}. {hint}"
-    return ModelNotFound(f"There is no model {ref!r} here, and no folder of that name.", hint)
+        hint = (
+            _("If it is on the hub, fetch it with: glmtui pull {model}.").format(model=ref)
+            + " "
+            + hint
+        )
+    said = _("There is no model {model!r} here, and no folder of that name.")
+    return ModelNotFound(said.format(model=ref), hint)

@@ -8,6 +8,7 @@ screen.
 from __future__ import annotations
 
 import contextlib
+import locale
 import queue
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -335,6 +336,11 @@ class PlainChat:
 
 def lines_of_the_terminal() -> tuple[Write, Callable[[], str]]:
     """How to write to the terminal, and how to ask it for a line, with history and editing."""
+    # A locale that came over SSH and is not installed here would have readline take the bytes of
+    # a Chinese character for keys.
+    if "UTF" not in locale.nl_langinfo(locale.CODESET).upper():
+        with contextlib.suppress(locale.Error):
+            locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - `input` edits lines and remembers them
 
