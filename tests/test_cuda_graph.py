@@ -111,6 +111,16 @@ def test_what_is_off_is_not_used(model: LoadedModel) -> None:
     assert "off by" in steps.refused
 
 
+def test_a_graph_that_does_nothing_is_not_used(model: LoadedModel) -> None:
+    """As one captured on another device would be: what it is to compute, capturing has computed."""
+    cache = new_cache(model)
+
+    def nothing(step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+        return lambda: None, step().clone()
+
+    close(logits_of(model, nothing, cache, 8), logits_of(model, None, new_cache(model), 8))
+
+
 def test_what_cannot_be_captured_is_done_as_ever(model: LoadedModel) -> None:
     def fail(step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
         step()

@@ -51,7 +51,7 @@ class GraphedSteps:
 
     def __init__(self, model: Decoder, record: Record | None = None) -> None:
         self._model = model
-        self._record = record or capture
+        self._record = record
         self._graph: _Graph | None = None
         self._memory: Tensor | None = None  # of the cache that the graph, or the count, is for
         self._steps = 0
@@ -101,9 +101,10 @@ class GraphedSteps:
 
         try:
             cache.position = position
-            replay, logits = self._record(step)
+            replay, logits = self._record(step) if self._record else capture(step, ids.device)
             cache.position = None
             graph = _Graph(static, position, replay, logits)
+            logits.zero_()  # a graph that does nothing proves nothing
             wrong = (self._replayed(graph, ids, end - 1) - expected).abs().max()
             if bool(wrong <= TOLERANCE * expected[expected > expected.min()].std()):
                 self._graph = graph
@@ -123,14 +124,15 @@ class GraphedSteps:
         logger.warning("decoding goes on without a CUDA graph: %s", why)
 
 
-def capture(step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+def capture(step: Callable[[], Tensor], device: torch.device) -> tuple[Replay, Tensor]:
     """A `Record`: the step once as it is, so that libraries set themselves up, then captured."""
-    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        logits = step()
-    return graph.replay, logits
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            logits = step()
+        return graph.replay, logits
