@@ -296,7 +296,7 @@ def _import(args: Namespace) -> int:
 
 
 def _config(args: Namespace) -> int:
-    from glmtui import config
+    from glmtui import config, config_example
 
     _, problems = _settings(args)
     path = args.config or config.config_file()
@@ -307,7 +307,8 @@ def _config(args: Namespace) -> int:
         with contextlib.suppress(OSError):  # `problems` says so
             _print(f"# {path}\n{path.read_text('utf-8', 'replace').rstrip()}")
     else:
-        _print(f"# {path} is not there yet. It could say:\n\n{config.example_toml().rstrip()}")
+        _print(f"# {path} is not there yet. It could say:")
+        _print(f"\n{config_example.example_toml().rstrip()}")
     for problem in problems:
         _complain(problem)
     return 1 if problems else 0

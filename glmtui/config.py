@@ -10,7 +10,6 @@ and what stood before stays in force. Nothing here knows about screens or models
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -362,40 +361,3 @@ def _row_of(entry: tuple[str, ...]) -> Setting:
         if row.dotted == name:
             return row
     raise unknown(name, known)
-
-
-# ---- config.example.toml
-
-
-def example_toml() -> str:
-    """The text of config.example.toml: every setting, commented out, with its range and help."""
-    parts = [_EXAMPLE_HEAD, *map(_example, (row for row in SETTINGS if not row.table))]
-    for table in TABLES:
-        parts.append(f"[{table}]")
-        parts += map(_example, (row for row in SETTINGS if row.table == table))
-    parts += [_EXAMPLE_KEYS, _EXAMPLE_SERVER, *map(_example, rows(Server, "servers.NAME"))]
-    return "\n\n".join(parts) + "\n"
-
-
-_EXAMPLE_HEAD = """\
-# The settings of glmtui. Every line is optional; `glmtui config` says which file is read.
-# An environment variable (GLMTUI_SAMPLING_TEMPERATURE=0.7) overrides a line here, and a flag
-# (-s temperature=0.7) overrides both. What has no default here is left to the model."""
-
-_EXAMPLE_KEYS = """\
-# Keys of your own, for any action that the help page (F1) has: one, several, or "" for none.
-# [keys]
-
-# regenerate = ["f5", "alt+r"]"""
-
-_EXAMPLE_SERVER = """\
-# An OpenAI-compatible server; `glmtui -m NAME` chats through it.
-# [servers.NAME]"""
-
-
-def _example(row: Setting) -> str:
-    shown = row.default if row.default not in (None, "") else row.example
-    # TOML's strings, numbers and booleans are written as JSON's are.
-    value = json.dumps("" if shown is None else shown, ensure_ascii=False)
-    takes = row.expects[0].upper() + row.expects[1:]
-    return f"# {row.help}\n# {takes}.\n# {row.name} = {value}"

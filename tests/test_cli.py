@@ -8,7 +8,8 @@ from rich.cells import cell_len
 
 from glmtui import cli
 from glmtui.chat import Conversation, Message, SamplingParams
-from glmtui.config import Settings, example_toml
+from glmtui.config import Settings
+from glmtui.config_example import example_toml
 from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.catalog import MODELS
 from glmtui.errors import DownloadError

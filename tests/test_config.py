@@ -14,11 +14,11 @@ from glmtui.config import (
     SETTINGS,
     Server,
     Settings,
-    example_toml,
     find,
     load,
     parse_setting,
 )
+from glmtui.config_example import example_toml
 from glmtui.engine.api import LoadOptions, ServerSpec
 from glmtui.errors import ConfigError
 from glmtui.toml_file import line_of

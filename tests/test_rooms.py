@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from glmtui.commands import markdown_table
-from glmtui.config import example_toml
+from glmtui.config_example import example_toml
 
 ROOT = Path(__file__).parents[1]
 LINES = 400
@@ -42,7 +42,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "logs": ("logs",),
     },
     {
-        "config": ("config", "presets", "toml_file"),
+        "config": ("config", "config_example", "presets", "toml_file"),
         "pull": ("engine.pull",),
         "opening": ("engine.opening",),
     },
@@ -54,6 +54,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.gptq",
             "engine.layers",
             "engine.linear",
+            "engine.no_memory",
             "engine.processor",
             "engine.quant",
             "engine.sampling",
@@ -109,7 +110,7 @@ LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # imports inside a function that lead up, each with its reason
 LEAPS = {
     ("opening", "loader"): "torch is imported when a model is opened, and not for a server",
-    ("opening", "generate"): "what of torch's failures means no memory is known there",
+    ("opening", "tensors"): "what of torch's failures means no memory is known there",
 }
 TORCH = {"torch", "transformers", "numpy", "safetensors", "tokenizers", "sentencepiece", "tiktoken"}
 SCREEN = {"textual", "rich"}

@@ -23,9 +23,10 @@ from transformers.utils import logging as transformers_logging
 from glmtui.engine.api import LoadedInfo, LoadOptions, ModelInfo, Progress, ProgressHook
 from glmtui.engine.cache import KVCache
 from glmtui.engine.decoder import Decoder, common_prefix
-from glmtui.engine.generate import LoadedModel, out_of_memory
+from glmtui.engine.generate import LoadedModel
 from glmtui.engine.known import Quant
 from glmtui.engine.linear import LinearLayer, kernel_choice, make_linear
+from glmtui.engine.no_memory import out_of_memory
 from glmtui.engine.quant import quantize
 from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
 from glmtui.models.hub_format import (

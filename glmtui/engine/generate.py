@@ -30,13 +30,12 @@ from glmtui.engine.caches import CacheShelf, cache_budget
 from glmtui.engine.cuda_graph import GraphedSteps
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.detokenizer import Detokenizer
-from glmtui.engine.device import holders
 from glmtui.engine.lookahead import GUESSES, Lookahead
+from glmtui.engine.no_memory import is_out_of_memory, out_of_memory
 from glmtui.engine.pacing import ThreadPacer
 from glmtui.engine.prompt import fit_prompt
 from glmtui.engine.sampling import make_sampler
-from glmtui.errors import BadCheckpoint, EngineError, OutOfMemory, UnsupportedModel
-from glmtui.language import _
+from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
 
 PREFILL_CHUNK = {"cpu": 512, "cuda": 2048}
 REPLY_ROOM = 256  # tokens kept free for the reply when old turns have to leave the prompt
@@ -74,7 +73,8 @@ class LoadedModel:
         budget = cache_budget(options.cache_gb, device)
         self._caches = CacheShelf(model, self.context_length, dtype, device, budget)
         self._speculation = options.speculation if model.rewinds else "off"
-        self._graphs = GraphedSteps(model) if device.type == "cuda" and model.rewinds else None
+        graphed = model.rewinds and not model.spread
+        self._graphs = GraphedSteps(model) if device.type == "cuda" and graphed else None
         self._pacer: ThreadPacer | None = None
 
     @property
@@ -382,19 +382,3 @@ class TokenStream:
 
     def close(self) -> None:
         self._closed = True
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU or the host had no room; of the host torch says so in words alone."""
-    in_words = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return in_words or isinstance(error, torch.OutOfMemoryError | MemoryError)
-
-
-def out_of_memory(device: torch.device | str) -> OutOfMemory:
-    """The error for a device with no room left, and who else is on it."""
-    ways = _(
-        "Shorten the conversation, lower load.context_length, or load the model as int8 or int4."
-    )
-    for largest in holders(str(device))[:1]:
-        ways += " " + _("Or close {process} of it.").format(process=largest.text)
-    return OutOfMemory(_("No memory left on {device}.").format(device=device), ways)

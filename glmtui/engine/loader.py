@@ -30,9 +30,10 @@ from glmtui.engine.api import (
 )
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.device import Snapshot, physical_cores, snapshot
-from glmtui.engine.generate import LoadedModel, out_of_memory
+from glmtui.engine.generate import LoadedModel
 from glmtui.engine.known import Quant
 from glmtui.engine.linear import kernel_choice
+from glmtui.engine.no_memory import out_of_memory
 from glmtui.engine.placement import Sizes, SizesOf, place
 from glmtui.engine.placer import Placer
 from glmtui.engine.sizing import parts, sizes

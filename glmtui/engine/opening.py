@@ -36,8 +36,8 @@ def open_model(
     prepare_environment()
     _load_torch_library()
     try:
-        from glmtui.engine.generate import is_out_of_memory, out_of_memory
         from glmtui.engine.loader import load
+        from glmtui.engine.no_memory import is_out_of_memory, out_of_memory
     except ImportError as error:
         raise EngineError(
             f"The engine's libraries do not load: {error}",

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine import catalog, device, generate
+from glmtui.engine import catalog, device, no_memory
 from glmtui.engine.api import (
     Delta,
     Event,
@@ -291,10 +291,10 @@ def test_no_memory_while_answering(
 
 def test_who_else_takes_the_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     other = device.Holder(1234, "python", 9 * 10**9)
-    monkeypatch.setattr(generate, "holders", lambda name: (other,) if name == "cuda:0" else ())
-    said = generate.out_of_memory(torch.device("cuda:0"))
+    monkeypatch.setattr(no_memory, "holders", lambda name: (other,) if name == "cuda:0" else ())
+    said = no_memory.out_of_memory(torch.device("cuda:0"))
     check_explained(said, "close process 1234 (python), which holds 9.0 GB")
-    assert "process" not in str(generate.out_of_memory("cpu"))
+    assert "process" not in str(no_memory.out_of_memory("cpu"))
 
 
 def test_a_kernel_that_fails(desk: Desk, sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,25 @@
+"""What it means that a device has no room left, and what there is to do about it."""
+
+from __future__ import annotations
+
+import torch
+
+from glmtui.engine.device import holders
+from glmtui.errors import OutOfMemory
+from glmtui.language import _
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU or the host had no room; of the host torch says so in words alone."""
+    in_words = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return in_words or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
+def out_of_memory(device: torch.device | str) -> OutOfMemory:
+    """The error for a device with no room left, and who else is on it."""
+    ways = _(
+        "Shorten the conversation, lower load.context_length, or load the model as int8 or int4."
+    )
+    for largest in holders(str(device))[:1]:
+        ways += " " + _("Or close {process} of it.").format(process=largest.text)
+    return OutOfMemory(_("No memory left on {device}.").format(device=device), ways)
