@@ -27,6 +27,7 @@ class Command:
         keys: key names as Textual has them, comma separated; empty for none.
         slash: the word after "/"; empty for none.
         argument: what may follow the word; in brackets if it may be left out.
+        scope: "message" for what is done while a message is selected; empty for anywhere.
     """
 
     action: str
@@ -35,6 +36,7 @@ class Command:
     keys: str = ""
     slash: str = ""
     argument: str = ""
+    scope: str = ""
 
     @property
     def usage(self) -> str:
@@ -43,9 +45,17 @@ class Command:
 
     @property
     def key_names(self) -> tuple[str, ...]:
-        """The keys as a person reads them, such as "Ctrl+R"."""
+        """The keys as a person reads them, such as "Ctrl+R"; "Up c" once a message is selected."""
+        before = "Up " if self.scope == MESSAGE else ""
+        return tuple(before + name for name in self.bare_key_names)
+
+    @property
+    def bare_key_names(self) -> tuple[str, ...]:
+        """The keys by themselves, whatever has to be selected before."""
         return tuple(_key_name(key) for key in self.keys.split(",") if key)
 
+
+MESSAGE = "message"
 
 COMMANDS: tuple[Command, ...] = (
     Command("send", "Send", "Send the question; a reply follows.", "enter"),
@@ -72,14 +82,85 @@ COMMANDS: tuple[Command, ...] = (
         "ctrl+r",
         "regenerate",
     ),
-    Command("continue_reply", "Continue", "Go on with a reply that was cut.", "", "continue"),
+    Command(
+        "select_message",
+        "Select a message",
+        "Select the last message, to go on with a key of those below; so does Up without a text.",
+        "alt+up",
+    ),
+    Command("previous_message", "Previous", "Select the message before.", "up,k", scope=MESSAGE),
+    Command("next_message", "Next", "Select the message after.", "down,j", scope=MESSAGE),
+    Command(
+        "previous_branch", "Other branch", "Show the alternative before.", "left", scope=MESSAGE
+    ),
+    Command("next_branch", "Other branch", "Show the alternative after.", "right", scope=MESSAGE),
+    Command(
+        "copy_message", "Copy", "Copy the message, or the last reply.", "c", "copy", "", MESSAGE
+    ),
+    Command(
+        "copy_code",
+        "Code",
+        "Copy a block of code; the next with the next time.",
+        "y",
+        "code",
+        "[NUMBER]",
+        MESSAGE,
+    ),
     Command(
         "edit",
-        "Edit last question",
-        "Put the last question back into the prompt; sending it opens a new branch.",
-        "",
+        "Edit",
+        "Put the question back into the prompt; sending it opens a new branch.",
+        "e",
         "edit",
+        "",
+        MESSAGE,
     ),
+    Command(
+        "answer_again",
+        "Again",
+        "Answer this question again; the earlier reply is kept as an alternative.",
+        "r",
+        scope=MESSAGE,
+    ),
+    Command(
+        "continue_reply", "Go on", "Go on with a reply that was cut.", "g", "continue", "", MESSAGE
+    ),
+    Command(
+        "thinking",
+        "Thoughts",
+        "Show or hide what the model thought before the reply.",
+        "t,enter",
+        "thinking",
+        "",
+        MESSAGE,
+    ),
+    Command(
+        "quote",
+        "Quote",
+        "Put the message, or what is marked, into the prompt.",
+        "q",
+        "quote",
+        "",
+        MESSAGE,
+    ),
+    Command(
+        "view_message",
+        "Open",
+        "Open the message in $VISUAL or $EDITOR; a question changed there can be sent.",
+        "o",
+        scope=MESSAGE,
+    ),
+    Command(
+        "delete",
+        "Delete",
+        "Take the message and all that follows it out of the conversation.",
+        "d",
+        "delete",
+        "",
+        MESSAGE,
+    ),
+    Command("undo", "Undo", "Bring back what was deleted.", "u", "undo", "", MESSAGE),
+    Command("unselect", "Back", "Go back to the prompt.", "escape", scope=MESSAGE),
     Command("new", "New conversation", "Start with an empty page.", "ctrl+n", "new"),
     Command(
         "open", "Open", "Open a saved conversation, by title or id.", "ctrl+o", "open", "[TITLE]"
@@ -193,4 +274,7 @@ _KEY_NAMES = {"pageup": "PgUp", "pagedown": "PgDn", "escape": "Esc"}
 
 
 def _key_name(key: str) -> str:
-    return "+".join(_KEY_NAMES.get(part, part.capitalize()) for part in key.split("+"))
+    *modifiers, last = key.split("+")
+    if not modifiers and len(last) == 1:
+        return last  # g and G are two keys
+    return "+".join(_KEY_NAMES.get(part, part.capitalize()) for part in (*modifiers, last))

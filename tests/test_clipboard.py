@@ -1,4 +1,4 @@
-"""The clipboard: the bytes that ask for it, who is asked, and where a text goes that is too large."""
+"""The clipboard: the bytes that ask for it, who is asked, and where a larger text goes."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_tmux_itself_has_the_text(tmp_path: Path) -> None:
     environ.pop("TMUX", None)
     try:
         subprocess.run(
-            [*command, "new-session", "-d", f"exec {sys.executable} -c \"{program}\"; sleep 60"],
+            [*command, "new-session", "-d", f'exec {sys.executable} -c "{program}"; sleep 60'],
             check=True,
             env=environ,
             timeout=20,

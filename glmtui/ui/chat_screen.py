@@ -13,23 +13,20 @@ from textual.binding import Binding, BindingType
 
 from glmtui import commands
 from glmtui.errors import GlmtuiError, UsageError
+from glmtui.ui.message_actions import MessageActions
 from glmtui.ui.prompt_actions import PromptActions
 from glmtui.ui.settings_actions import SettingsActions
 
 
-class ChatScreen(PromptActions, SettingsActions):
-    """What the user can do, but for what is said of the prompt and of settings elsewhere."""
+class ChatScreen(MessageActions, PromptActions, SettingsActions):
+    """What the user can do, but for what is said of messages, prompt and settings elsewhere."""
 
     AUTO_FOCUS = "Prompt"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(command.keys, command.action, command.title, show=False)
         for command in commands.COMMANDS
-        if command.keys
+        if command.keys and not command.scope
     ]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._editing: str | None = None
 
     # ---- a question and its reply
 
@@ -44,7 +41,7 @@ class ChatScreen(PromptActions, SettingsActions):
             self.app.tell("A reply is being written; Esc stops it.")
         else:
             self.prompt.take()
-            editing, self._editing = self._editing, None
+            editing, self.editing = self.editing, None
             text = text.strip("\n")
             if editing is not None or not self.app.tool_use.answer(text):
                 self.session.ask(text, editing)
@@ -72,41 +69,16 @@ class ChatScreen(PromptActions, SettingsActions):
             self.session.stop()
         elif self.notice.close() or self.app.tool_use.give_up():
             return
-        elif self._editing is not None:
-            self._editing = None
+        elif self.editing is not None:
+            self.editing = None
             self.prompt.put("")
             self.session.open(self.session.conversation)
-
-    def action_regenerate(self) -> None:
-        """Answers the last question again."""
-        if self._idle() and not self.session.regenerate():
-            self.app.tell("There is no question yet to answer.")
-
-    def action_continue_reply(self) -> None:
-        """Goes on with the last reply."""
-        if self._idle() and not self.session.go_on():
-            self.app.tell("There is no reply to go on with.")
-
-    def action_edit(self) -> None:
-        """Puts the last question into the prompt."""
-        questions = [m for m in self.session.conversation.path if m.role == "user"]
-        if not questions:
-            self.app.tell("There is no question yet to edit.")
-        elif self._idle():
-            self._editing = questions[-1].id
-            self.prompt.put(questions[-1].content)
-            self.app.tell("Enter sends it as a new branch; Esc leaves it as it was.")
-
-    def _idle(self) -> bool:
-        if self.session.run is not None:
-            self.app.tell("A reply is being written; Esc stops it.")
-        return self.session.run is None
 
     # ---- conversations and models
 
     def action_new(self) -> None:
         """Starts an empty conversation."""
-        self._editing = None
+        self.editing = None
         self.app.new_conversation()
 
     def action_fork(self) -> None:
@@ -115,7 +87,7 @@ class ChatScreen(PromptActions, SettingsActions):
 
     def action_open(self, title: str = "") -> None:
         """Lets the user pick a saved conversation."""
-        self._editing = None
+        self.editing = None
         self.app.pick_conversation(title)
 
     def action_model(self, name: str = "") -> None:

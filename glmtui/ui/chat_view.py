@@ -21,6 +21,7 @@ from textual.widgets import Static
 
 from glmtui.sanitize import visible
 from glmtui.ui import wording
+from glmtui.ui.picking import Picking
 from glmtui.ui.prompt import Prompt
 from glmtui.ui.session import Session
 from glmtui.ui.status import Memory, StatusBar
@@ -79,13 +80,14 @@ class ChatView(Screen[None]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.transcript = Transcript()
+        self.transcript = Picking(self.to_prompt)
         self.welcome = Words(classes="welcome")
         self.below = Words(classes="below")
         self.body = Container(self.transcript, self.welcome, self.below, classes="body")
         self.main = Horizontal(self.body, classes="main")
         self.notice = Notice()
         self.prompt = Prompt(PLACEHOLDER)
+        self.prompt.above = self.select_last
         self.status = StatusBar()
         self.panel: SettingsPanel | None = None
         self._memories: tuple[Memory, ...] = ()
@@ -168,8 +170,33 @@ class ChatView(Screen[None]):
 
     @on(Transcript.Following)
     def _say_lines_below(self, event: Transcript.Following) -> None:
-        some = not event.following and event.lines_below
-        self.below.say(f"{event.lines_below:,} new lines below, Ctrl+End" if some else "")
+        if self.transcript.picked is None:
+            some = not event.following and event.lines_below
+            self.below.say(f"{event.lines_below:,} new lines below, Ctrl+End" if some else "")
+
+    # ---- where keys go
+
+    def select_last(self) -> bool:
+        """Marks the last message and gives it the keys. False where there is none."""
+        found = self.transcript.pick_last()
+        if found:
+            self.set_focus(self.transcript)
+        return found
+
+    def unselect(self) -> None:
+        """Gives the keys back to the prompt."""
+        self.set_focus(self.prompt)
+        self.transcript.pick(None)
+
+    def to_prompt(self, event: events.Key) -> None:
+        """A key for the prompt, wherever it was pressed."""
+        self.unselect()
+        self.prompt.post_message(events.Key(event.key, event.character))
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """A message is marked only while keys act on it."""
+        if event.widget is not self.transcript and self.transcript.picked is not None:
+            self.transcript.pick(None)
 
     # ---- the panel
 

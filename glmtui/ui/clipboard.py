@@ -1,7 +1,7 @@
 """Text to the clipboard of the person at the keyboard, wherever the program runs.
 
-With a display at hand a tool puts it there; over SSH the terminal is asked to (OSC 52), through tmux
-or GNU screen where one is in between. What a terminal would not take goes to a file. Knows no widget.
+With a display at hand a tool puts it there; over SSH the terminal is asked to (OSC 52), through
+tmux or GNU screen where one is in between. What a terminal would not take goes to a file.
 """
 
 from __future__ import annotations

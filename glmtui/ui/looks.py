@@ -22,6 +22,7 @@ SELECTED = "selected"
 _RULES = {
     "user": "background: $surface;",
     "user-bar": "color: $primary; background: $surface;",
+    "picked-bar": "color: $accent; text-style: bold;",
     "label": "color: $text-muted;",
     "observation": "color: $text-muted;",
     "note": "color: $text-muted; text-style: italic;",

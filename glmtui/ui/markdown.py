@@ -62,6 +62,21 @@ def render(text: str, width: int) -> list[Line]:
     return lay_out([placed.block for placed in parse(text)], width)
 
 
+def code_blocks(text: str) -> list[Code]:
+    """The blocks of code in `text`, from the top, also those in lists and quotes."""
+    found: list[Code] = []
+
+    def look(blocks: Sequence[Block]) -> None:
+        for block in blocks:
+            if isinstance(block, Code):
+                found.append(block)
+            elif isinstance(block, Item | Quote):
+                look(block.blocks)
+
+    look([placed.block for placed in parse(text)])
+    return found
+
+
 def parse(text: str, *, gap: bool = False, number: int | None = None) -> list[Placed]:
     """The blocks of `text`.
 

@@ -90,6 +90,7 @@ class Prompt(TextArea):
         self.completions = Completions(self._choose)
         self.cursor_blink = False
         self.show_vertical_scrollbar = False
+        self.above: Callable[[], bool] = lambda: False  # takes the keys on the way up, if it can
         self._history: list[str] = []
         self._at: int | None = None
         self._draft = ""
@@ -129,6 +130,11 @@ class Prompt(TextArea):
         Textual runs bindings after all keys of a burst: over a slow link, "teh", two backspaces
         and "he" would become "te". And the text area would take Enter for a line break.
         """
+        focused = self.screen.focused
+        if focused is not None and focused is not self:  # a burst of keys, one of which led there
+            event.prevent_default().stop()
+            focused.post_message(events.Key(event.key, event.character))
+            return
         if self._offered != self.text:  # the word of it waits behind a burst of keys
             self.on_text_area_changed()
         command = self.completions.selected
@@ -173,11 +179,13 @@ class Prompt(TextArea):
             self.app.cursor_position = self.cursor_screen_offset
 
     def action_cursor_up(self, select: bool = False) -> None:
-        """Up a row; from the first one, back in the history."""
+        """Up a row; from the first one, back in the history, or without a text to what is above."""
         if self.completions.selected is not None:
             self.completions.move(-1)
         elif select or self._row > 0:
             super().action_cursor_up(select)
+        elif not self.text and self._at is None and self.above():
+            return
         elif self._at != 0 and self._history:
             if self._at is None:
                 self._draft = self.text

@@ -37,6 +37,7 @@ from glmtui.errors import GlmtuiError
 from glmtui.sanitize import one_line, visible
 from glmtui.ui.run import Gone, Run, View, left_out, places
 from glmtui.ui.saver import Saver
+from glmtui.ui.shown import cleaned, made_visible
 
 SAVE_SECONDS = 0.7  # with a late frame and a slow disk, still within a second
 
@@ -92,6 +93,7 @@ class Session:
         self._called = called
         self._clock = clock
         self._buffer: deque[Delta] = deque()
+        self._deleted: list[tuple[Conversation, tuple[Message, ...]]] = []  # before, what was left
         self._ids = itertools.count(1)
 
     def attach(self, engine: Engine) -> None:
@@ -103,7 +105,8 @@ class Session:
     def open(self, conversation: Conversation) -> None:
         """Another conversation; a reply being written is cut and kept in its own."""
         self.cut()
-        self.conversation = _cleaned(conversation)
+        self._deleted.clear()
+        self.conversation = cleaned(conversation)
         self.reply_error, self.dropped_turns = None, 0
         self.answered = self.stopped = False
         self._show(self.conversation.path)
@@ -133,6 +136,43 @@ class Session:
         self._engine.load(target, options)
         self._changed()
 
+    # ---- branches; none of it while a reply is written
+
+    def switch(self, message_id: str) -> None:
+        """The branch through this message."""
+        self._turn_to(self.conversation.switch(message_id))
+
+    def delete(self, message_id: str) -> int:
+        """Takes out a message with all that follows it; an alternative to it comes into view.
+
+        Returns: how many messages went.
+        """
+        before = self.conversation
+        others = [m.id for m in before.siblings(message_id) if m.id != message_id]
+        left = before.delete(message_id)
+        self._turn_to(left.switch(others[-1]) if others else left)
+        self._deleted.append((before, self.conversation.messages))
+        return len(before.messages) - len(left.messages)
+
+    def undo(self) -> str | None:
+        """Brings back what was deleted last, unless the conversation has gone on since.
+
+        Returns: the id of the last message then in view; None where nothing came back.
+        """
+        while self._deleted:
+            before, left = self._deleted.pop()
+            if self.conversation.messages is left:
+                messages, head = before.messages, before.head
+                self._turn_to(replace(self.conversation, messages=messages, head=head))
+                return head
+        return None
+
+    def _turn_to(self, conversation: Conversation) -> None:
+        self.conversation, self.reply_error = conversation, None
+        self._show(conversation.path)
+        self._saver.save(conversation)
+        self._changed()
+
     # ---- one reply: five ways in, one path
 
     def ask(self, text: str, editing: str | None = None) -> None:
@@ -155,10 +195,14 @@ class Session:
         self._view.finish(said)
         self._reply()
 
-    def regenerate(self) -> bool:
-        """Answers the last question again. False where there is none."""
+    def regenerate(self, message_id: str | None = None) -> bool:
+        """Answers the last question again, or the one that this message is or answers.
+
+        Returns: False where there is no question.
+        """
         path = self.conversation.path
-        asked = next((n for n in range(len(path), 0, -1) if path[n - 1].role != "assistant"), 0)
+        end = next((n for n, m in enumerate(path, 1) if m.id == message_id), len(path))
+        asked = next((n for n in range(end, 0, -1) if path[n - 1].role != "assistant"), 0)
         if not asked:
             return False
         if asked < len(path):  # a reply may be a remark and a tool call: two messages
@@ -268,7 +312,7 @@ class Session:
         self.reply_error, self.answered = error, True
         self.stopped = reason == "cancelled"
         self.dropped_turns = reply.dropped_turns if reply else self.dropped_turns
-        said = [_made_visible(m) for m in reply.messages] if reply else []
+        said = [made_visible(m) for m in reply.messages] if reply else []
         if self.stopped and not message.content and len(said) < 2:  # nothing was said
             self.conversation = self.conversation.delete(message.id)
             self._show(self.conversation.path)
@@ -345,26 +389,3 @@ class Session:
         elif isinstance(event, Failed):
             self._end("error", event.partial, event.error)
         self._changed()
-
-
-def _cleaned(conversation: Conversation) -> Conversation:
-    """The conversation as it may be shown, whoever wrote its file."""
-    messages = tuple(map(_made_visible, conversation.messages))
-    system = conversation.system
-    return replace(
-        conversation,
-        title=one_line(conversation.title),
-        model=one_line(conversation.model),
-        system=None if system is None else visible(system),
-        messages=messages,
-    )
-
-
-def _made_visible(message: Message) -> Message:
-    return replace(
-        message,
-        content=visible(message.content),
-        metadata=one_line(message.metadata),
-        model=one_line(message.model),
-        error=visible(message.error),
-    )
