@@ -28,6 +28,7 @@ class Command:
         slash: the word after "/"; empty for none.
         argument: what may follow the word; in brackets if it may be left out.
         scope: "message" for what is done while a message is selected; empty for anywhere.
+        vim: further keys, in the key set of that name.
     """
 
     action: str
@@ -37,6 +38,7 @@ class Command:
     slash: str = ""
     argument: str = ""
     scope: str = ""
+    vim: str = ""
 
     @property
     def usage(self) -> str:
@@ -216,8 +218,20 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command("page_up", "Page up", "Look back in the conversation.", "pageup"),
     Command("page_down", "Page down", "Look forward in the conversation.", "pagedown"),
-    Command("scroll_home", "To the top", "Go to where the conversation began.", "ctrl+home"),
-    Command("scroll_end", "To the end", "Go to the end and follow it.", "ctrl+end"),
+    Command("half_page_up", "Half a page up", "Look back half a page.", "alt+pageup", vim="ctrl+u"),
+    Command(
+        "half_page_down",
+        "Half a page down",
+        "Look forward half a page.",
+        "alt+pagedown",
+        vim="ctrl+d",
+    ),
+    Command("line_up", "A line up", "Look back a line.", "ctrl+up", vim="k"),
+    Command("line_down", "A line down", "Look forward a line.", "ctrl+down", vim="j"),
+    Command(
+        "scroll_home", "To the top", "Go to where the conversation began.", "ctrl+home", vim="g"
+    ),
+    Command("scroll_end", "To the end", "Go to the end and follow it.", "ctrl+end", vim="G"),
     Command("interrupt", "Interrupt", "Copy what is selected, or stop, or clear.", "ctrl+c"),
     Command("palette", "Commands", "Find a command by its name.", "ctrl+p"),
     Command("help", "Help", "Show keys and commands.", "f1", "help"),
@@ -242,7 +256,7 @@ def parse(text: str) -> tuple[Command, str]:
     command = by_word.get(word)
     if command is None:
         near = difflib.get_close_matches(word, by_word, n=1)
-        hint = f"Did you mean /{near[0]}?" if near else "F1 shows them all."
+        hint = f"Did you mean /{near[0]}?" if near else "/help shows them all."
         raise UsageError(f"There is no command /{word}.", f"{hint} A space before it sends it.")
     if argument and not command.argument:
         raise UsageError(f"/{word} takes nothing after it.")

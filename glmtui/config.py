@@ -9,7 +9,6 @@ and what stood before stays in force. Nothing here knows about screens or models
 
 from __future__ import annotations
 
-import bisect
 import difflib
 import json
 import os
@@ -18,17 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import tomli
-
-from glmtui import paths
+from glmtui import keys, paths, toml_file
 from glmtui.chat import SamplingParams
 from glmtui.engine.api import LoadOptions, ServerSpec
 from glmtui.engine.catalog import FAMILIES, QUANTS
 from glmtui.errors import ConfigError
 from glmtui.setting import Setting, Value, rows, setting, unknown
-from glmtui.store.durable import read_bounded
 
-MAX_BYTES = 1 << 20
 URL = r"https?://[^\s/]\S*"
 
 
@@ -53,7 +48,12 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting, checked. One field declares one setting; nothing else does."""
+    """Every setting, checked. One field declares one setting; nothing else does.
+
+    Attributes:
+        servers: the ``[servers.NAME]`` tables, by name.
+        bindings: the ``[keys]`` table: keys by action.
+    """
 
     model: str | None = setting(
         "The model to open: a known name, a hub id, a folder, an address, or a server's name.",
@@ -170,11 +170,25 @@ class Settings:
     format: Literal["toml", "json"] = setting(
         "How new conversations are written; both kinds are always read.", "toml", table="storage"
     )
+    language: Literal["auto", "en", "zh"] = setting(
+        "The language of the app; auto is the locale's.", "auto", table="ui"
+    )
     theme: str = setting("Colours; the app's theme list names them all.", "ink", table="ui")
-    mouse: bool = setting("Whether the mouse works in the app.", True, table="ui")
+    keys: Literal["default", "vim"] = setting(
+        "The set of keys; the table [keys] changes single ones.", "default", table="ui"
+    )
+    mouse: bool = setting(
+        "Whether the mouse works in the app; false leaves it to the terminal.", True, table="ui"
+    )
+    motion: bool = setting(
+        "Whether text flows in; false draws a reply twice a second, for slow links.",
+        True,
+        table="ui",
+    )
     panel: bool = setting("Whether the settings panel is open at the start.", False, table="ui")
 
     servers: dict[str, Server] = field(default_factory=dict)
+    bindings: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def sampling(self) -> SamplingParams:
@@ -263,39 +277,28 @@ def _from_environment(environ: Mapping[str, str], problems: list[ConfigError]) -
 
 
 def _from_file(path: Path, problems: list[ConfigError]) -> dict[str, Any]:
-    hint = "Nothing of this file is in force."
-    try:
-        text = read_bounded(path, MAX_BYTES).decode("utf-8-sig")
-        document = tomli.loads(text)
-    except RecursionError:
-        problems.append(ConfigError(f"{path}: its tables go too deep", hint))
-        return {}
-    except tomli.TOMLDecodeError as error:
-        where = f"{path}, line {error.lineno}"
-        problems.append(ConfigError(f"{where}: this is not TOML: {error.msg}", hint))
-        return {}
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        problems.append(ConfigError(f"{path}, line {line}: this is not UTF-8", hint))
-        return {}
-    except OSError as error:
-        problems.append(ConfigError(f"{path} cannot be read: {error.strerror}", hint))
-        return {}
-
+    text, document = toml_file.read(path, problems)
     values: dict[str, Any] = {}
+    bound: dict[str, tuple[str, ...]] = {}
     servers: dict[str, dict[str, Any]] = {}
     for entry, value in _entries(document):
         try:
+            if entry[0] == "keys" and len(entry) == 2:
+                bound[entry[1]] = keys.check(entry[1], value)
+                continue
             row = _row_of(entry)
             checked = row.check(value)
         except ConfigError as error:
-            where = f"{path}, line {line_of(text, entry)}"
-            problems.append(ConfigError(f"{where}: {error.message}", error.hint))
+            problems.append(toml_file.located(error, path, text, entry))
             continue
         if entry[0] == "servers":
             servers.setdefault(entry[1], {})[row.name] = checked
         else:
             values[row.name] = checked
+    for action, clash in list(keys.clashes(bound)):
+        problems.append(toml_file.located(clash, path, text, ("keys", action)))
+        del bound[action]
+    values["bindings"] = bound
     # A server whose address was refused cannot be called.
     values["servers"] = {name: Server(**s) for name, s in servers.items() if "url" in s}
     return values
@@ -311,7 +314,7 @@ def _entries(document: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], object
                 else:
                     for inner_key, inner in server.items():
                         yield (key, name, inner_key), inner
-        elif key in TABLES and isinstance(value, dict):
+        elif key in (*TABLES, "keys") and isinstance(value, dict):
             for inner_key, inner in value.items():
                 yield (key, inner_key), inner
         else:
@@ -332,35 +335,6 @@ def _row_of(entry: tuple[str, ...]) -> Setting:
     raise unknown(name, known)
 
 
-def line_of(text: str, entry: tuple[str, ...]) -> int:
-    """The line of a TOML document on which the entry with this path begins, counted from 1.
-
-    tomli does not say. So this asks it which beginnings of the document are documents too: the
-    first of them that has the entry ends with it, and the one before that ends just above it.
-    """
-    lines = text.split("\n")
-
-    def readable(count: int) -> tuple[int, dict[str, Any]]:
-        """The longest document among the beginnings of at most `count` lines."""
-        while count:
-            try:
-                return count, tomli.loads("\n".join(lines[:count]))
-            except tomli.TOMLDecodeError:  # it ends within a value of several lines
-                count -= 1
-        return 0, {}
-
-    def has_entry(count: int) -> bool:
-        found: Any = readable(count)[1]
-        for key in entry:
-            if not isinstance(found, dict) or key not in found:
-                return False
-            found = found[key]
-        return True
-
-    last = bisect.bisect_left(range(len(lines) + 1), True, key=has_entry)
-    return readable(last - 1)[0] + 1
-
-
 # ---- config.example.toml
 
 
@@ -370,7 +344,7 @@ def example_toml() -> str:
     for table in TABLES:
         parts.append(f"[{table}]")
         parts += map(_example, (row for row in SETTINGS if row.table == table))
-    parts += [_EXAMPLE_SERVER, *map(_example, rows(Server, "servers.NAME"))]
+    parts += [_EXAMPLE_KEYS, _EXAMPLE_SERVER, *map(_example, rows(Server, "servers.NAME"))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -378,6 +352,12 @@ _EXAMPLE_HEAD = """\
 # The settings of glmtui. Every line is optional; `glmtui config` says which file is read.
 # An environment variable (GLMTUI_SAMPLING_TEMPERATURE=0.7) overrides a line here, and a flag
 # (-s temperature=0.7) overrides both. What has no default here is left to the model."""
+
+_EXAMPLE_KEYS = """\
+# Keys of your own, for any action that the help page (F1) has: one, several, or "" for none.
+# [keys]
+
+# regenerate = ["f5", "alt+r"]"""
 
 _EXAMPLE_SERVER = """\
 # An OpenAI-compatible server; `glmtui -m NAME` chats through it.

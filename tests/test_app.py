@@ -276,12 +276,12 @@ async def test_export_writes_a_file_and_overwrites_none(folders: Path) -> None:
 
 async def test_help_lists_every_command_and_closes() -> None:
     from glmtui.commands import COMMANDS
-    from glmtui.ui.dialogs import help_text
+    from glmtui.ui.help import help_text
 
     async with running() as desk:
         await desk.pilot.press("f1")
         await desk.shows("Keys and commands")
-        assert all(command.help in help_text().plain for command in COMMANDS)
+        assert all(command.help in help_text(COMMANDS).plain for command in COMMANDS)
         await desk.pilot.press("escape")
         await desk.until(lambda: "Keys and commands" not in desk.screen())
 

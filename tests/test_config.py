@@ -15,12 +15,12 @@ from glmtui.config import (
     Settings,
     example_toml,
     find,
-    line_of,
     load,
     parse_setting,
 )
 from glmtui.engine.api import LoadOptions, ServerSpec
 from glmtui.errors import ConfigError
+from glmtui.toml_file import line_of
 
 
 @pytest.fixture

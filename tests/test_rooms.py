@@ -29,14 +29,14 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "sanitize": ("sanitize",),
         "device": ("engine.device", "engine.cgroup"),
     },
-    {"chat": ("chat",), "commands": ("commands",), "setting": ("setting",)},
+    {"chat": ("chat",), "commands": ("commands", "keys"), "setting": ("setting",)},
     {"store": ("store",), "api": ("engine.api",)},
     {
         "catalog": ("engine.catalog", "engine.families", "engine.folder", "engine.known"),
         "gguf": ("engine.gguf",),
         "server": ("engine.server",),
     },
-    {"config": ("config",), "pull": ("engine.pull",), "opening": ("engine.opening",)},
+    {"config": ("config", "toml_file"), "pull": ("engine.pull",), "opening": ("engine.opening",)},
     {
         "tensors": (
             "engine.cache",

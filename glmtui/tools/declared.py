@@ -29,9 +29,9 @@ from typing import Any
 import tomli
 
 from glmtui import paths
-from glmtui.config import line_of
 from glmtui.errors import ConfigError, ToolError
 from glmtui.sanitize import one_line
+from glmtui.toml_file import line_of
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 KINDS: Mapping[str, tuple[type, ...]] = {

@@ -14,24 +14,27 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar
 
 from textual import events
 from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
+from glmtui import keys
 from glmtui.chat import Conversation
 from glmtui.commands import COMMANDS, Command
 from glmtui.config import Settings
 from glmtui.engine.api import CancelFlag, Engine, Event, ModelInfo, ProgressHook
 from glmtui.errors import ConfigError, GlmtuiError, ModelNotFound, StoreError
+from glmtui.language import _
 from glmtui.sanitize import visible
 from glmtui.store import Store, dumps, to_markdown
 from glmtui.store.naming import file_name, format_of
 from glmtui.ui import wording
-from glmtui.ui.chat_screen import ChatScreen
+from glmtui.ui.chat_screen import UNBOUND, ChatScreen
 from glmtui.ui.saver import Saver
 from glmtui.ui.session import Session
 from glmtui.ui.status import MemoryWatch
@@ -52,7 +55,7 @@ class TooSmall(ModalScreen[None]):
         yield Static(Content(f"Too small: {LEAST_WIDTH}x{LEAST_HEIGHT} is needed."))
 
 
-class GlmtuiApp(App[None]):
+class GlmtuiApp(App[None], inherit_bindings=False):
     """The program with a screen.
 
     Args:
@@ -65,6 +68,12 @@ class GlmtuiApp(App[None]):
 
     CSS_PATH = "app.tcss"
     TITLE = "glmtui"
+    COMMAND_PALETTE_BINDING = UNBOUND  # it is the chat's to open
+    BINDINGS: ClassVar[list[BindingType]] = [  # also over a dialog
+        Binding(c.keys, c.action, show=False, priority=True, id=c.action)
+        for c in COMMANDS
+        if c.action == "quit"
+    ]
 
     def __init__(
         self,
@@ -82,6 +91,7 @@ class GlmtuiApp(App[None]):
         self.store = store
         self.save_error: StoreError | None = None
         self.signalled = 0
+        self.commands = keys.in_force(settings.keys, settings.bindings)
         self._problems = list(problems)
         self._blocked = terminal_blocked
         self._engine_factory = engine_factory
@@ -100,6 +110,10 @@ class GlmtuiApp(App[None]):
             called=self.tool_use.called,
         )
         self._opening = conversation
+        if settings.keys != "default" or settings.bindings:
+            self.set_keymap({c.action: c.keys or UNBOUND for c in self.commands})
+        if not settings.motion:
+            self.animation_level = "none"
         for theme in themes():
             self.register_theme(theme)
         self.theme = settings.theme if settings.theme in self.available_themes else DARK
@@ -177,6 +191,11 @@ class GlmtuiApp(App[None]):
         if self._driver is not None:
             copied = copy(text, self._driver.write, os.environ)
             self.tell(copied.words, bad=copied.failed)
+
+    def how(self, action: str) -> str:
+        """How to do something: the first of its keys, or its command."""
+        command = next(command for command in self.commands if command.action == action)
+        return (*command.key_names, command.usage)[0]
 
     @property
     def terminal_blocked(self) -> bool:
@@ -287,9 +306,10 @@ class GlmtuiApp(App[None]):
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The palette's entries: what can be done and is not part of typing."""
-        for command in COMMANDS:
+        for command in self.commands:
             if command.slash:
-                yield SystemCommand(command.title, command.help, lambda c=command: self._do(c))
+                help_line = "  ".join((_(command.help), *command.key_names))
+                yield SystemCommand(_(command.title), help_line, lambda c=command: self._do(c))
 
     def _do(self, command: Command) -> None:
         if self.chat.prompt.complete(command):

@@ -13,9 +13,13 @@ from textual.binding import Binding, BindingType
 
 from glmtui import commands
 from glmtui.errors import GlmtuiError, UsageError
+from glmtui.language import _
 from glmtui.ui.message_actions import MessageActions
 from glmtui.ui.prompt_actions import PromptActions
 from glmtui.ui.settings_actions import SettingsActions
+
+UNBOUND = "unbound"
+"""A key that no terminal sends, for what has none until the user gives it one."""
 
 
 class ChatScreen(MessageActions, PromptActions, SettingsActions):
@@ -23,9 +27,9 @@ class ChatScreen(MessageActions, PromptActions, SettingsActions):
 
     AUTO_FOCUS = "Prompt"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(command.keys, command.action, command.title, show=False)
+        Binding(command.keys or UNBOUND, command.action, show=False, id=command.action)
         for command in commands.COMMANDS
-        if command.keys and not command.scope
+        if not command.scope
     ]
 
     # ---- a question and its reply
@@ -38,7 +42,9 @@ class ChatScreen(MessageActions, PromptActions, SettingsActions):
         if commands.looks_like_command(text):
             self._command(text)
         elif self.session.run is not None:
-            self.app.tell("A reply is being written; Esc stops it.")
+            self.app.tell(
+                _("A reply is being written; {key} stops it.").format(key=self.app.how("stop"))
+            )
         else:
             self.prompt.take()
             editing, self.editing = self.editing, None
@@ -100,9 +106,10 @@ class ChatScreen(MessageActions, PromptActions, SettingsActions):
     def action_export(self, file: str = "") -> None:
         """Writes the conversation to a file that is not there yet."""
         if not self.session.conversation.messages:
-            self.app.tell("There is nothing yet to export.")
+            self.app.tell(_("There is nothing yet to export."))
             return
-        self.app.tell(f"Written to {self.app.export(Path(file).expanduser() if file else None)}")
+        path = self.app.export(Path(file).expanduser() if file else None)
+        self.app.tell(_("Written to {path}").format(path=path))
 
     # ---- the rest
 
@@ -112,7 +119,11 @@ class ChatScreen(MessageActions, PromptActions, SettingsActions):
         if not name:
             name = themes[(themes.index(self.app.theme) + 1) % len(themes)]
         if name not in themes:
-            raise UsageError(f"There is no theme {name}.", f"There are {', '.join(themes)}.")
+            known = ", ".join(themes)
+            raise UsageError(
+                _("There is no theme {name}.").format(name=name),
+                _("There are {names}.").format(names=known),
+            )
         self.app.theme = name
 
     def action_page_up(self) -> None:
@@ -122,6 +133,25 @@ class ChatScreen(MessageActions, PromptActions, SettingsActions):
     def action_page_down(self) -> None:
         """Looks forward."""
         self.transcript.scroll_page_down(animate=False)
+
+    def action_half_page_up(self) -> None:
+        """Looks back half a page."""
+        self._scroll_by(-self.transcript.size.height // 2)
+
+    def action_half_page_down(self) -> None:
+        """Looks forward half a page."""
+        self._scroll_by(self.transcript.size.height // 2)
+
+    def action_line_up(self) -> None:
+        """Looks back a line."""
+        self._scroll_by(-1)
+
+    def action_line_down(self) -> None:
+        """Looks forward a line."""
+        self._scroll_by(1)
+
+    def _scroll_by(self, lines: int) -> None:
+        self.transcript.scroll_relative(y=lines, animate=False)
 
     def action_scroll_home(self) -> None:
         """Goes to where the conversation began."""
@@ -140,7 +170,7 @@ class ChatScreen(MessageActions, PromptActions, SettingsActions):
         elif self.prompt.text:
             self.prompt.take()
         else:
-            self.app.tell("Ctrl+Q quits.")
+            self.app.tell(_("{key} quits.").format(key=self.app.how("quit")))
 
     def action_palette(self) -> None:
         """Opens the list of commands."""
@@ -148,9 +178,9 @@ class ChatScreen(MessageActions, PromptActions, SettingsActions):
 
     def action_help(self) -> None:
         """Shows keys and commands."""
-        from glmtui.ui.dialogs import Help
+        from glmtui.ui.help import Help
 
-        self.app.push_screen(Help())
+        self.app.push_screen(Help(self.app.commands))
 
     def action_quit(self) -> None:
         """Leaves."""

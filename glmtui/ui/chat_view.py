@@ -19,6 +19,7 @@ from textual.screen import Screen
 from textual.timer import Timer
 from textual.widgets import Static
 
+from glmtui.language import N_, _, ngettext
 from glmtui.sanitize import visible
 from glmtui.ui import wording
 from glmtui.ui.picking import Picking
@@ -32,8 +33,9 @@ if TYPE_CHECKING:
     from glmtui.ui.panel import SettingsPanel
 
 SHORTEST_FRAME, LONGEST_FRAME = 1 / 25, 1 / 10
+SLOW_FRAME = 1 / 2  # where `motion` is false
 STATUS_SECONDS = 0.5
-PLACEHOLDER = "Ask anything, or / for commands"
+PLACEHOLDER = N_("Ask anything, or / for commands")
 WIDE = 100  # columns, from which on the panel has room beside the conversation
 
 
@@ -86,7 +88,7 @@ class ChatView(Screen[None]):
         self.body = Container(self.transcript, self.welcome, self.below, classes="body")
         self.main = Horizontal(self.body, classes="main")
         self.notice = Notice()
-        self.prompt = Prompt(PLACEHOLDER)
+        self.prompt = Prompt(_(PLACEHOLDER))
         self.prompt.above = self.select_last
         self.status = StatusBar()
         self.panel: SettingsPanel | None = None
@@ -124,8 +126,10 @@ class ChatView(Screen[None]):
         """Shows what the session has come to; called whenever it changes."""
         session = self.session
         self.notice.tell("load", wording.told(session.load_error))
-        self.welcome.say("" if session.conversation.messages else wording.welcome(session))
-        self.prompt.placeholder = Content(self.app.tool_use.placeholder or PLACEHOLDER)
+        self.welcome.say(
+            "" if session.conversation.messages else wording.welcome(session, self.app.how)
+        )
+        self.prompt.placeholder = Content(self.app.tool_use.placeholder or _(PLACEHOLDER))
         if self.panel is not None:
             self._fill(self.panel)
         self._show_status()
@@ -157,6 +161,8 @@ class ChatView(Screen[None]):
         if not blocked:
             spent = time.monotonic() - due  # the lateness of the loop with it
             delay = min(LONGEST_FRAME, max(SHORTEST_FRAME, 3 * spent))
+        if not self.app.settings.motion:
+            delay = SLOW_FRAME
         if began - self._status_at >= STATUS_SECONDS:
             self._show_status()
         self._next_frame(delay)
@@ -170,9 +176,13 @@ class ChatView(Screen[None]):
 
     @on(Transcript.Following)
     def _say_lines_below(self, event: Transcript.Following) -> None:
-        if self.transcript.picked is None:
-            some = not event.following and event.lines_below
-            self.below.say(f"{event.lines_below:,} new lines below, Ctrl+End" if some else "")
+        if self.transcript.picked is not None:
+            return
+        count = 0 if event.following else event.lines_below
+        text = ngettext(
+            "{count:,} new line below, {key}", "{count:,} new lines below, {key}", count
+        )
+        self.below.say(text.format(count=count, key=self.app.how("scroll_end")) if count else "")
 
     # ---- where keys go
 

@@ -1,4 +1,4 @@
-"""Dialogs: a list to pick from with a filter, the saved conversations, a choice, the help page.
+"""Dialogs: a list to pick from with a filter, the saved conversations, a choice.
 
 A dialog is asked a question and dismissed with the answer; what follows from it is the app's.
 """
@@ -18,7 +18,6 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from glmtui.commands import COMMANDS
 from glmtui.sanitize import one_line, visible
 from glmtui.store import Summary
 
@@ -213,29 +212,3 @@ class Choice(ModalScreen[str | None]):
         """Scrolls the text, and in a low window the whole dialog."""
         for part in (self._text, self._dialog):
             getattr(part, f"scroll_{how}")(animate=False)
-
-
-class Help(ModalScreen[None]):
-    """Keys and commands, from COMMANDS."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,f1,enter", "dismiss(None)", show=False)
-    ]
-
-    def compose(self) -> ComposeResult:
-        """The table, which scrolls."""
-        with VerticalScroll(classes="dialog"):
-            yield Static(Content("Keys and commands"), classes="heading")
-            yield Static(help_text())
-            yield Static(Content("Esc closes"), classes="help")
-
-
-def help_text() -> Content:
-    """Each command with its keys and what it does, the keys in a column of their own."""
-    rows = []
-    for command in COMMANDS:
-        how = "  ".join(filter(None, (*command.key_names, command.usage)))
-        rows.append(
-            Content.assemble((how, "$accent"), ("\n    " + command.help, "$text-muted")),
-        )
-    return Content("\n").join(rows)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from textual import events, on
 
-from glmtui import commands
 from glmtui.chat import Message, Role
 from glmtui.errors import UsageError
 from glmtui.language import _, ngettext
@@ -95,7 +94,7 @@ class MessageActions(ChatView):
         }
         words = [
             f"{command.bare_key_names[0]} {_(command.title).lower()}"
-            for command in commands.COMMANDS
+            for command in self.app.commands
             if fitting.get(command.action)
         ]
         if len(siblings) > 1:
@@ -124,7 +123,8 @@ class MessageActions(ChatView):
     def idle(self) -> bool:
         """Whether no reply is being written; else the user is told."""
         if self.session.run is not None:
-            self.app.tell(_("A reply is being written; Esc stops it."))
+            told = _("A reply is being written; {key} stops it.")
+            self.app.tell(told.format(key=self.app.how("stop")))
         return self.session.run is None
 
     def action_thinking(self) -> None:
@@ -235,7 +235,8 @@ class MessageActions(ChatView):
         self.unselect()
         self.editing = question.id
         self.prompt.put(text)
-        self.app.tell(_("Enter sends it as a new branch; Esc leaves it as it was."))
+        told = _("{send} sends it as a new branch; {stop} leaves it as it was.")
+        self.app.tell(told.format(send=self.app.how("send"), stop=self.app.how("stop")))
 
     def action_delete(self) -> None:
         """Takes out a message and all that follows it."""
@@ -250,7 +251,7 @@ class MessageActions(ChatView):
             if marked and path:
                 self.transcript.pick(path[-1].id)
             said = ngettext("Deleted {count} message", "Deleted {count} messages", count)
-            how = _("{said}; u, or /undo, brings it back.")
+            how = _("{said}; /undo brings it back.")
             self.app.tell(how.format(said=said.format(count=count)))
 
     def action_undo(self) -> None:

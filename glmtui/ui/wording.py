@@ -5,12 +5,19 @@ Pure functions of a `Session`; nothing here is a widget.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 from glmtui.chat import Conversation
 from glmtui.engine.api import LoadedInfo
 from glmtui.errors import ConversationChanged, ConversationInUse, GlmtuiError, StoreError
+from glmtui.language import _
 from glmtui.sanitize import one_line
 from glmtui.ui.session import Session
 from glmtui.ui.status import Facts, Memory, Mood, gigabytes, tokens
+
+How: TypeAlias = Callable[[str], str]
+"""The key, or else the command, for an action."""
 
 
 def state(session: Session, now: float) -> tuple[str, Mood]:
@@ -21,27 +28,33 @@ def state(session: Session, now: float) -> tuple[str, Mood]:
     """
     run = session.run
     if run is not None and run.stopping:
-        return "stopping", "busy"
+        return _("stopping"), "busy"
     if run is not None and run.count:
         rate = run.rate(now)
-        return "writing" if rate is None else f"{_rate(rate)} tok/s", "good"
+        return _("writing") if rate is None else _("{rate} tok/s").format(rate=_rate(rate)), "good"
     if run is not None and run.prefill is not None:
         done, total = run.prefill.done, run.prefill.total
-        return f"prefill {done:,}/{total:,}", "busy"
+        return _("prefill {done:,}/{total:,}").format(done=done, total=total), "busy"
     if session.loading is not None:
-        asked = ", question waits" if run is not None else ""
-        return f"loading {session.loading[1] * 100:.0f} %{asked}", "busy"
+        asked = _(", question waits") if run is not None else ""
+        return _("loading {percent:.0f} %").format(percent=session.loading[1] * 100) + asked, "busy"
     if run is not None:
-        return ("starting", "busy") if session.model else ("question waits for a model", "bad")
+        if session.model is None:
+            return _("question waits for a model"), "bad"
+        return _("starting"), "busy"
     if session.reply_error is not None:
-        return "failed", "bad"
+        return _("failed"), "bad"
     if session.model is None:
-        return ("load failed", "bad") if session.load_error else ("no model", "calm")
+        if session.load_error:
+            return _("load failed"), "bad"
+        return _("no model"), "calm"
     last = session.conversation.path[-1:]
     stats = last[0].stats if last else None
-    word = "stopped" if session.stopped else "ready"
+    word = _("stopped") if session.stopped else _("ready")
     rate = stats.decode_rate if stats and session.answered else None
-    return (word if rate is None else f"{word}, {_rate(rate)} tok/s"), "calm"
+    if rate is not None:
+        word = _("{state}, {rate} tok/s").format(state=word, rate=_rate(rate))
+    return word, "calm"
 
 
 def context_used(session: Session) -> int | None:
@@ -73,9 +86,9 @@ def facts(session: Session, memories: tuple[Memory, ...], now: float, *, unsaved
     """All that the status bar shows."""
     text, mood = state(session, now)
     if session.dropped_turns:
-        text += f", {session.dropped_turns} oldest left out"
+        text += _(", {count:,} oldest left out").format(count=session.dropped_turns)
     if unsaved:
-        text, mood = f"not saved, {text}", "bad"
+        text, mood = _("not saved, {state}").format(state=text), "bad"
     limit = context_limit(session)
     used = context_used(session)
     return Facts(
@@ -88,31 +101,40 @@ def facts(session: Session, memories: tuple[Memory, ...], now: float, *, unsaved
     )
 
 
-def welcome(session: Session) -> str:
+def welcome(session: Session, how: How) -> str:
     """What an empty page says."""
-    return f"{model_line(session)}\n\nF1 help   F2 settings   F4 models   Ctrl+O saved chats"
+    ways = {
+        "help": _("help"),
+        "settings": _("settings"),
+        "model": _("models"),
+        "open": _("saved chats"),
+    }
+    hints = "   ".join(f"{how(action)} {words}" for action, words in ways.items())
+    return f"{model_line(session, how)}\n\n{hints}"
 
 
-def model_line(session: Session) -> str:
+def model_line(session: Session, how: How) -> str:
     """The model and how it is held: "smollm2 · int4 g32 · cpu · 8,192 tokens"."""
     if session.model is not None:
         return one_line(loaded(session.model))
     if session.loading is not None:
-        return one_line(f"{session.loading[0]} is loading; you can type already")
-    return "No model yet: F4 picks one"
+        text = _("{model} is loading; you can type already")
+        return one_line(text.format(model=session.loading[0]))
+    return _("No model yet: {key} picks one").format(key=how("model"))
 
 
 def loaded(model: LoadedInfo) -> str:
     """A model in memory, on one line."""
     parts = [model.name, model.quant or model.dtype, model.device]
     if model.context_length is not None:
-        parts.append(f"{tokens(model.context_length)} tokens")
+        parts.append(_("{count} tokens").format(count=tokens(model.context_length)))
     if model.weight_bytes is not None:
         parts.append(f"{gigabytes(model.weight_bytes)} GB")
     if model.saved_bytes:
-        parts.append(f"{model.saved_bytes / 1e6:.0f} MB of image tokens left out")
+        text = _("{size:.0f} MB of image tokens left out")
+        parts.append(text.format(size=model.saved_bytes / 1e6))
     if model.backend == "compatibility":
-        parts.append("compatibility")
+        parts.append(_("compatibility"))
     return " · ".join(part for part in parts if part)
 
 
@@ -123,7 +145,7 @@ def told(error: GlmtuiError | None) -> str:
 
 def title(conversation: Conversation) -> str:
     """The conversation's title, or what stands for one."""
-    return one_line(conversation.title) or "New conversation"
+    return one_line(conversation.title) or _("New conversation")
 
 
 def _rate(rate: float) -> str:
@@ -135,5 +157,5 @@ def unsaved(error: StoreError | None) -> str:
     if error is None:
         return ""
     taken = isinstance(error, ConversationChanged | ConversationInUse)
-    way = "/fork goes on in a copy." if taken else "/export puts it elsewhere."
-    return f"{error}\nNothing is lost: it is kept and tried again. {way}"
+    way = _("/fork goes on in a copy.") if taken else _("/export puts it elsewhere.")
+    return f"{error}\n{_('Nothing is lost: it is kept and tried again.')} {way}"

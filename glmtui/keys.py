@@ -1,0 +1,109 @@
+"""Keys in force: those that COMMANDS declares, with a set's and a person's own in their place.
+
+``[keys]`` in config.toml changes any row: ``fork = "ctrl+y"``, ``fork = ["ctrl+y", "f9"]``, or
+``fork = ""`` for none. Within one scope a key does one thing. Knows key names as terminals and
+Textual have them; nothing here knows a screen.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from glmtui.commands import COMMANDS, Command
+from glmtui.errors import ConfigError
+
+_NAMES = {
+    *("enter", "escape", "tab", "space", "backspace", "delete"),
+    *("insert", "home", "end", "pageup", "pagedown", "up"),
+    *("down", "left", "right", "comma", "slash", "backslash"),
+    *("question_mark", "full_stop", "colon", "semicolon", "minus", "plus"),
+    *("equals_sign", "left_square_bracket", "right_square_bracket"),
+    *(f"f{n}" for n in range(1, 25)),
+}
+_MODIFIERS = ("ctrl", "alt", "shift", "super", "hyper", "meta")
+_KEY = re.compile(rf"((?:{'|'.join(_MODIFIERS)})\+)*([^\s+,]|\w{{2,}})")
+
+Changes = Mapping[str, tuple[str, ...]]
+"""The keys a person wants, by action; an empty tuple for none."""
+
+
+def check(action: str, value: object) -> tuple[str, ...]:
+    """The keys in an entry of ``[keys]``. Raises ConfigError for no action, or no keys."""
+    actions = [command.action for command in COMMANDS]
+    if action not in actions:
+        near = difflib.get_close_matches(action, actions, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(actions)}."
+        raise ConfigError(f'keys.{action}: there is no action "{action}"', hint)
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list) or not all(isinstance(key, str) for key in listed):
+        shown = json.dumps(value, ensure_ascii=False, default=str)[:60]
+        raise ConfigError(
+            f"keys.{action} = {shown} is not a key or a list of keys",
+            'Write it as "ctrl+y" or ["ctrl+y", "f9"]; "" takes the key away.',
+        )
+    keys = tuple(key for key in listed if key)
+    for key in keys:
+        _check_name(action, key)
+    return keys
+
+
+def _check_name(action: str, key: str) -> None:
+    found = _KEY.fullmatch(key)
+    if found and (len(found[2]) == 1 or found[2] in _NAMES):
+        return
+    stem, plus, name = key.rpartition("+")
+    near = difflib.get_close_matches(name.lower(), _NAMES, n=1)
+    hint = f'Did you mean "{stem}{plus}{near[0]}"?' if near else 'Keys look like "ctrl+y" or "f9".'
+    raise ConfigError(f'keys.{action} = "{key}" is no key', hint)
+
+
+def clashes(changes: Changes) -> Iterator[tuple[str, ConfigError]]:
+    """The entries of `changes` whose key does something else already, each with what is wrong."""
+    taken = {
+        (command.scope, key): command.action
+        for command in COMMANDS
+        if command.action not in changes
+        for key in _split(command.keys)
+    }
+    scopes = {command.action: command.scope for command in COMMANDS}
+    for action, keys in changes.items():
+        others = {key: taken.get((scopes[action], key), action) for key in keys}
+        bad = next((key for key, other in others.items() if other != action), None)
+        if bad is None:
+            taken |= {(scopes[action], key): action for key in keys}
+        else:
+            message = f'keys.{action} = "{bad}" is the key of {others[bad]} already'
+            yield action, ConfigError(message, f"Give {others[bad]} another key there, or none.")
+
+
+def in_force(key_set: str = "default", changes: Changes | None = None) -> tuple[Command, ...]:
+    """COMMANDS with the keys of a set, and a person's own in place of those.
+
+    What moves through the conversation in a set does so too while a message is selected.
+
+    Args:
+        key_set: "default" or "vim".
+        changes: checked, and free of clashes.
+    """
+    changes = changes or {}
+    scopes = {command.action: command.scope for command in COMMANDS}
+    moves = {key for c in COMMANDS for key in _split(c.vim)} if key_set == "vim" else set()
+    own = {(scopes[action], key) for action, keys in changes.items() for key in keys}
+
+    def keys_of(command: Command) -> tuple[str, ...]:
+        if command.action in changes:
+            return changes[command.action]
+        further = _split(command.vim) if key_set == "vim" else ()
+        free = (key for key in further if (command.scope, key) not in own)
+        usual = (key for key in _split(command.keys) if not (command.scope and key in moves))
+        return (*usual, *free)
+
+    return tuple(replace(command, keys=",".join(keys_of(command))) for command in COMMANDS)
+
+
+def _split(keys: str) -> tuple[str, ...]:
+    return tuple(key for key in keys.split(",") if key)
