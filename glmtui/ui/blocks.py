@@ -74,6 +74,19 @@ class Code(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class Formula(Block):
+    """A formula that stands by itself."""
+
+    text: str
+
+    def lines(self, width: int, depth: int) -> list[Line]:
+        indent = Span("  ", (INDENT, CHROME))
+        inner = width if width < NARROWEST else width - 2
+        lines = wrap([Span(self.text, ("math",))], inner)
+        return lines if inner == width else prefixed(lines, indent, indent)
+
+
+@dataclass(frozen=True, slots=True)
 class Quote(Block):
     blocks: tuple[Block, ...]
 

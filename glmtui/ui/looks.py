@@ -36,6 +36,7 @@ _RULES = {
     "code": "color: $text-accent;",
     "code-block": "background: $surface;",
     "code-label": "color: $text-muted;",
+    "math": "color: $text-primary;",
     "link": "text-style: underline;",
     "target": "color: $text-muted;",
     "marker": "color: $primary;",

@@ -1,4 +1,4 @@
-"""Markdown to lines: CommonMark with tables and strikethrough, whole or while it is written.
+"""Markdown to lines: CommonMark with tables, strikethrough and formulas, whole or while written.
 
 The source is untrusted: HTML stays text, a link always shows where it leads, and characters that
 entities smuggle in are made visible. Reference definitions stay text too: they would vanish from
@@ -19,6 +19,7 @@ from glmtui.ui.blocks import (
     Block,
     Cell,
     Code,
+    Formula,
     Heading,
     Item,
     Paragraph,
@@ -27,6 +28,7 @@ from glmtui.ui.blocks import (
     Table,
     lay_out,
 )
+from glmtui.ui.formulas import BLOCK, INLINE, add_formulas, shown
 from glmtui.ui.wrap import Line, Span
 
 if TYPE_CHECKING:
@@ -111,7 +113,7 @@ def _parser() -> MarkdownIt:
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _DEEPEST + 2})
-    return parser.enable(["table", "strikethrough"]).disable("reference")
+    return add_formulas(parser.enable(["table", "strikethrough"]).disable("reference"))
 
 
 def _first_number(token: Token) -> int | None:
@@ -153,6 +155,8 @@ class _Reader:
             return _table(gap, rest)
         if token.type == "hr":
             return Rule(gap)
+        if token.type == BLOCK:
+            return Formula(gap, shown(token))
         raise ValueError(f"markdown-it made a {token.type} token, which no rule in use makes")
 
     def _blocks(self, tokens: Iterator[Token]) -> Iterator[Block]:
@@ -200,6 +204,8 @@ def _inline(tokens: Iterator[Token]) -> Cell:
     for token in children:
         if token.type == "text":
             spans.append(Span(visible(token.content), tuple(styles)))
+        elif token.type == INLINE:
+            spans.append(Span(shown(token), (*styles, "math")))
         elif token.type == "code_inline":
             spans.append(Span(visible(token.content), (*styles, "code")))
         elif token.type in ("softbreak", "hardbreak"):

@@ -95,7 +95,7 @@ class MessageActions(ChatView):
         words = [
             f"{command.bare_key_names[0]} {_(command.title).lower()}"
             for command in self.app.commands
-            if fitting.get(command.action)
+            if fitting.get(command.action) and command.keys
         ]
         if len(siblings) > 1:
             words.insert(0, f"← {siblings.index(message.id) + 1}/{len(siblings)} →")
