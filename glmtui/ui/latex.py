@@ -127,11 +127,13 @@ class _Reader:
             self._symbol = False
             return shown.rstrip(" ") + self._script(token)
         if token.isspace():
-            # After a command a space only ends its name, unless one stands before it too.
-            ends_name = self._symbol and not shown[:-1].endswith(" ")
+            # Before a letter it may only end a command's name, unless one stands before that too.
+            ends_name = self._symbol and not shown[:-1].endswith(" ") and self._begins_word()
             return shown if ends_name or shown.endswith(" ") else shown + " "
         more = self._shown(token)
-        self._symbol = token[0] == "\\" and len(more) == 1
+        self._symbol = (
+            self._tokens[self._at - 1] is token and token[1:].isalpha() and len(more) == 1
+        )
         if more in ("∑", "∏", "∫") and shown[-1:].isalnum():
             more = " " + more
         return shown + more
@@ -145,6 +147,11 @@ class _Reader:
         while self._at < len(self._tokens) and self._tokens[self._at].isspace():
             self._at += 1
         return self._tokens[self._at] if self._at < len(self._tokens) else ""
+
+    def _begins_word(self) -> bool:
+        """Whether a letter, a digit or a command comes next."""
+        follows = self._tokens[self._at : self._at + 1]
+        return bool(follows) and (follows[0].isalnum() or follows[0][0] == "\\")
 
     def _shown(self, token: str) -> str:
         if token == "{":
@@ -196,7 +203,7 @@ class _Reader:
             return ""
         if name in ("frac", "dfrac", "tfrac", "cfrac"):
             above, below = self._argument().strip(), self._argument().strip()
-            loose = re.search(r"[\s+−=/,<>±]", above) and not _ATOM.fullmatch(above)
+            loose = re.search(r"[\s+−=/,<>±]", above.lstrip("−")) and not _ATOM.fullmatch(above)
             return f"{f'({above})' if loose else above}/{_factor(below)}"
         if name in ("binom", "dbinom", "tbinom"):
             return f"C({self._argument()}, {self._argument()})"
@@ -217,10 +224,7 @@ class _Reader:
         if name == "not":
             return unicodedata.normalize("NFC", self._argument() + "\u0338")
         if name in _WORDS:
-            follows = self._tokens[self._at : self._at + 1]
-            return name + (
-                " " if follows and (follows[0].isalnum() or follows[0][0] == "\\") else ""
-            )
+            return f"{name} " if self._begins_word() else name
         for known in (_SPACES, _ESCAPED, _symbols()):
             if name in known:
                 return known[name]
@@ -246,8 +250,7 @@ class _Reader:
         inner = self._argument().strip()
         if script := _script_of(inner, sign):
             return script
-        follows = self._tokens[self._at : self._at + 1]
-        apart = " " if follows and (follows[0].isalnum() or follows[0][0] == "\\") else ""
+        apart = " " if self._begins_word() else ""
         return f"{sign}{inner if len(inner) == 1 else f'({inner})'}{apart}"
 
     def _environment(self, name: str) -> str:

@@ -29,7 +29,7 @@ from glmtui.ui.blocks import (
     lay_out,
 )
 from glmtui.ui.formulas import BLOCK, INLINE, add_formulas, shown
-from glmtui.ui.wrap import Line, Span
+from glmtui.ui.wrap import LEADS_TO, Line, Span
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -42,6 +42,8 @@ _LISTS = ("bullet_list_open", "bullet_list_close", "ordered_list_open", "ordered
 _INLINE_STYLES = {"strong_open": "strong", "em_open": "emphasis", "s_open": "strike"}
 _ALIGNMENTS: dict[str, Alignment] = {"text-align:center": "center", "text-align:right": "right"}
 _LINE_BREAK_TAG = re.compile(r"<br ?/?>", re.IGNORECASE)
+
+_ADDRESS = re.compile(r"(?:https?://|mailto:)[!-~]{1,2000}", re.IGNORECASE)
 
 
 class Placed(NamedTuple):
@@ -219,12 +221,22 @@ def _inline(tokens: Iterator[Token]) -> Cell:
             styles.pop()
             target, start = links.pop()
             spans += _target(target, "".join(s.text for s in spans[start:]), styles)
+            spans[start:] = _leading_to(target, spans[start:])
         elif token.type == "image":
-            spans.append(Span(visible(token.content), (*styles, "link")))
-            spans += _target(str(token.attrs["src"]), token.content, styles)
+            target = str(token.attrs["src"])
+            image = [Span(visible(token.content), (*styles, "link"))]
+            image += _target(target, token.content, styles)
+            spans += _leading_to(target, image)
         elif token.nesting < 0:
             styles.pop()
     return tuple(span for span in spans if span.text)
+
+
+def _leading_to(target: str, spans: Sequence[Span]) -> list[Span]:
+    """`spans` as a link, if the address is of a kind that a terminal may be given."""
+    if not _ADDRESS.fullmatch(target):
+        return list(spans)
+    return [Span(text, (*styles, LEADS_TO + target)) for text, styles in spans]
 
 
 def _target(target: str, shown: str, styles: Sequence[str]) -> list[Span]:

@@ -12,7 +12,7 @@ import re
 import selectors
 import sys
 from codecs import getincrementaldecoder
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +23,13 @@ LOG_BYTES = 1_000_000
 
 _PASTE_BEGINS, _PASTE_ENDS = "\x1b[200~", "\x1b[201~"
 _MODIFIED_ENTER = re.compile(r"\x1b\[27;(\d+);13~")
+
+
+def shows_links(environ: Mapping[str, str]) -> bool:
+    """Whether the terminal takes the addresses of links (OSC 8), or at least overlooks them."""
+    term = environ.get("TERM", "dumb")
+    in_screen = term.startswith("screen") and "TMUX" not in environ
+    return not in_screen and not term.startswith(("dumb", "linux", "vt", "eterm"))
 
 
 class TerminalFile(io.TextIOWrapper):
