@@ -244,6 +244,13 @@ async def test_thoughts_are_folded_until_they_are_wanted() -> None:
         await desk.until(lambda: "Let me see" not in desk.screen())
         await desk.type("/thinking")
         await desk.shows("Let me see: 1.")
+        row = (
+            desk.screen()
+            .split("\n")
+            .index(next(line for line in desk.screen().split("\n") if "▾ thought" in line))
+        )
+        await desk.pilot.click(desk.app.chat.transcript, offset=(5, row))
+        await desk.shows("▸ thought for 4 words")
 
 
 async def test_without_a_message_there_is_nothing_to_do_it_with() -> None:

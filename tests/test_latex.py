@@ -71,6 +71,7 @@ def lines(source: str) -> list[str]:
     ("source", "shown"),
     [
         ("so $x^2$ is", ["so x² is"]),
+        ("$E = mc^2$ of $a, b$", ["E = mc² of a, b"]),
         ("其中$x_1$是", ["其中x₁是"]),
         (r"let \(a^2\), **$b$** and $$c^2$$ be", ["let a², b and c² be"]),
         ("text:\n$$\na\n- b\n$$\nmore", ["text:", "  a − b", "more"]),

@@ -182,6 +182,7 @@ def test_long_code_lines_wrap_and_are_copied_whole() -> None:
     lines = render(f"```python\n{code}\n```", 30)
     assert len(lines) > 2
     assert all(line.fill == ("code-block",) for line in lines)
+    assert {line.text[0] for line in lines[2:]} == {"↳"}
     assert plain_text(lines) == code
 
 

@@ -24,6 +24,7 @@ MARGIN = Span("  ")
 _USER_MARGIN = Span("▌ ", ("user-bar",))
 _THOUGHT_MARGIN = Span("┆ ", ("label",))
 _PICKED_MARGIN = Span("┃ ", ("picked-bar",))
+_PICKED_THOUGHT_MARGIN = Span("┃┆", ("picked-bar",))
 
 _ENDINGS = {"cancelled": "stopped", "length": "cut: the reply reached its greatest length"}
 
@@ -84,15 +85,19 @@ class Entry:
 
     def margin(self, index: int) -> Span:
         """What stands to the left of a line."""
-        if self.picked and index < len(self) - 1:  # not beside the line that parts it from the next
-            return _PICKED_MARGIN
+        picked = self.picked and index < len(self) - 1  # the last parts it from the next message
         if self.message.role == "user" and 0 <= index - self._before < len(self._body):
-            return _USER_MARGIN
+            return _PICKED_MARGIN if picked else _USER_MARGIN
         if self._thoughts is not None:
             first = len(self._head) + len(self._thoughts.head)
             if first <= index < first + len(self._thoughts.body):
-                return _THOUGHT_MARGIN
-        return MARGIN
+                return _PICKED_THOUGHT_MARGIN if picked else _THOUGHT_MARGIN
+        return _PICKED_MARGIN if picked else MARGIN
+
+    def is_fold(self, index: int) -> bool:
+        """Whether a line says that there are thoughts, in their place where they are hidden."""
+        head = self._thoughts.head if self._thoughts is not None else ()
+        return 0 <= index - len(self._head) < len(head)
 
     def fold(self, folded: bool) -> None:
         """Hides or shows what the model thought."""

@@ -29,6 +29,7 @@ _FORMULA = re.compile(
     rf"|(?P<open4>\\\[)(?P<in4>.{{1,{LONGEST}}}?)\\\]",
     re.DOTALL,
 )
+_SIGN = re.compile(r"[\\^_=]")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 
 
@@ -73,7 +74,7 @@ def _is_word(char: str) -> bool:
 
 def _is_formula(source: str) -> bool:
     """Whether this is none of the words between two prices."""
-    return "\\" in source or not re.search(r"\s", source) or not _WORD.search(source)
+    return bool(_SIGN.search(source)) or not re.search(r"\s", source) or not _WORD.search(source)
 
 
 def _block(state: StateBlock, line: int, end: int, silent: bool) -> bool:

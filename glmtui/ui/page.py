@@ -104,6 +104,13 @@ class Page:
         self._number()
         return True
 
+    def folded_at(self, y: int) -> str | None:
+        """The id of the reply whose thoughts line `y` stands for, if it stands for any."""
+        if y >= self.total:
+            return None
+        entry, start = self._at(y)
+        return entry.message.id if entry.is_fold(y - start) else None
+
     def is_laid_out(self, message_id: str) -> bool:
         """Whether a message has lines yet."""
         return self.ids.index(message_id) >= self._first

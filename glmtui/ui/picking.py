@@ -128,6 +128,12 @@ class Picking(Transcript):
         elif event.is_printable:
             self._typed(event)
 
+    def on_click(self, event: events.Click) -> None:
+        """A click on the line that stands for thoughts shows or hides them."""
+        reply = self._page.folded_at(self.scroll_offset.y + event.y)
+        if event.chain == 1 and reply is not None:
+            self.fold(reply)
+
     def on_focus(self) -> None:
         """There is always a marked message while keys act on it."""
         if self.picked is None:

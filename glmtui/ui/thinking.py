@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from glmtui.language import ngettext
+from glmtui.language import _, ngettext
 from glmtui.ui.streaming import MarkdownStream
 from glmtui.ui.wrap import BLANK, CHROME, Line, Span, wrap
 
@@ -90,17 +90,13 @@ class Thoughts:
 
     def feed(self, text: str) -> int:
         """More of them. Returns the first line that is not as it was."""
-        if not self._folded:
-            changed = len(self.head) + self._stream.feed(text)
-        words = list(_WORD.finditer(self._last + text))
-        at = words[-1].start() if words else len(self._last + text)
-        self._count += max(0, len(words) - 1)
-        self._last = (self._last + text)[at:]
-        if words and self._say(
-            ngettext("thinking, {count:,} word", "thinking, {count:,} words", self._total)
-        ):
-            return 0
-        return len(self.head) if self._folded else changed
+        self._count_words(text)
+        if self._folded:
+            words = ngettext("thinking, {count:,} word", "thinking, {count:,} words", self._total)
+            return 0 if self._total and self._say(words) else len(self.head)
+        began = bool(self._total) and self._say(_("thinking"))
+        changed = len(self.head) + self._stream.feed(text)
+        return 0 if began else changed
 
     def end(self) -> int:
         """They are complete. Returns as `feed` does."""
@@ -112,6 +108,12 @@ class Thoughts:
                 ngettext("thought for {count:,} word", "thought for {count:,} words", self._total)
             )
         return 0
+
+    def _count_words(self, text: str) -> None:
+        text = self._last + text
+        words = list(_WORD.finditer(text))
+        self._count += max(0, len(words) - 1)
+        self._last = text[words[-1].start() :] if words else ""
 
     @property
     def _total(self) -> int:
