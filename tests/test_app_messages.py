@@ -76,14 +76,14 @@ async def test_a_paste_is_for_the_prompt() -> None:
 
 async def test_the_marked_message_is_in_view_from_its_beginning() -> None:
     long = "\n\n".join(f"{{n}} line {i}" for i in range(30))
-    async with running(conversation=talk(40, long)) as desk:
-        await desk.shows("40 line 29")
+    async with running(conversation=talk(9, long)) as desk:
+        await desk.shows("9 line 29")
         await desk.pilot.press("up", "up")
-        await desk.shows("┃ question 40")
+        await desk.shows("┃ question 9")
         await desk.pilot.press("up")
-        await desk.shows("┃ 39 line 0")
+        await desk.shows("┃ 8 line 0")
         assert not desk.app.chat.transcript.following
-        for _ in range(100):
+        for _ in range(20):
             await desk.pilot.press("up")
         assert "┃ question 1" in desk.screen()
         await desk.pilot.press("escape", "x", "enter")
@@ -146,7 +146,10 @@ async def test_what_is_deleted_comes_back_until_the_talk_goes_on() -> None:
         await desk.pilot.press("up", "up", "up", "d")
         await desk.until(lambda: "reply 1" not in desk.screen())
         assert marked(desk) == "question 1"
-        await desk.pilot.press("d")
+        await desk.shows("u undo")
+        await desk.pilot.press("u")
+        assert marked(desk) == "reply 1"
+        await desk.pilot.press("d", "d")
         assert desk.app.session.conversation.messages == ()
         assert desk.app.focused is desk.app.chat.prompt
         await desk.type("/undo")
@@ -155,11 +158,13 @@ async def test_what_is_deleted_comes_back_until_the_talk_goes_on() -> None:
         await desk.shows("reply 2")
         said = [m.content for m in desk.app.session.conversation.messages]
         assert said == [m.content for m in talk().messages]
+        desk.app.clear_notifications()
         await desk.type("/undo")
         await desk.shows("nothing to bring back")
 
         await desk.type("/delete")
         await desk.ask("something else")
+        desk.app.clear_notifications()
         await desk.type("/undo")
         await desk.shows("the conversation went on")
         assert "reply 2" not in desk.screen()

@@ -85,11 +85,12 @@ class MessageActions(ChatView):
             "copy_code": is_reply and ("```" in text or "~~~" in text),
             "edit": message.role == "user",
             "answer_again": True,
-            "continue_reply": is_reply and message.id == conversation.head,
+            "continue_reply": is_reply and message.finish_reason not in ("stop", None),
             "thinking": is_reply and CLOSING in text,
             "quote": True,
             "view_message": True,
             "delete": True,
+            "undo": self.session.can_undo,
             "unselect": True,
         }
         words = [
@@ -246,10 +247,11 @@ class MessageActions(ChatView):
         elif self.idle():
             self.editing = None
             marked = self.transcript.picked is not None
+            at = self.session.conversation.path.index(message)
             count = self.session.delete(message.id)
             path = self.session.conversation.path
-            if marked and path:
-                self.transcript.pick(path[-1].id)
+            if marked and path:  # an alternative to it, or the message before
+                self.transcript.pick(path[min(at, len(path) - 1)].id)
             said = ngettext("Deleted {count} message", "Deleted {count} messages", count)
             how = _("{said}; /undo brings it back.")
             self.app.tell(how.format(said=said.format(count=count)))
@@ -257,11 +259,11 @@ class MessageActions(ChatView):
     def action_undo(self) -> None:
         """Brings back what was deleted last."""
         if self.idle():
-            head = self.session.undo()
-            if head is None:
+            message_id = self.session.undo()
+            if message_id is None:
                 self.app.tell(_("There is nothing to bring back; the conversation went on."))
             elif self.focused is self.transcript:
-                self.transcript.pick(head)
+                self.transcript.pick(message_id)
 
     def on_paste(self, event: events.Paste) -> None:
         """A text pasted while a message is marked is for the prompt."""

@@ -93,7 +93,8 @@ class Session:
         self._called = called
         self._clock = clock
         self._buffer: deque[Delta] = deque()
-        self._deleted: list[tuple[Conversation, tuple[Message, ...]]] = []  # before, what was left
+        # each with the id it was asked for by, the conversation before, and what was left
+        self._deleted: list[tuple[str, Conversation, tuple[Message, ...]]] = []
         self._ids = itertools.count(1)
 
     def attach(self, engine: Engine) -> None:
@@ -151,21 +152,24 @@ class Session:
         others = [m.id for m in before.siblings(message_id) if m.id != message_id]
         left = before.delete(message_id)
         self._turn_to(left.switch(others[-1]) if others else left)
-        self._deleted.append((before, self.conversation.messages))
+        self._deleted.append((message_id, before, self.conversation.messages))
         return len(before.messages) - len(left.messages)
 
     def undo(self) -> str | None:
         """Brings back what was deleted last, unless the conversation has gone on since.
 
-        Returns: the id of the last message then in view; None where nothing came back.
+        Returns: the id of the message that was deleted; None where nothing came back.
         """
-        while self._deleted:
-            before, left = self._deleted.pop()
-            if self.conversation.messages is left:
-                messages, head = before.messages, before.head
-                self._turn_to(replace(self.conversation, messages=messages, head=head))
-                return head
-        return None
+        if not self.can_undo:
+            return None
+        message_id, before, _ = self._deleted.pop()
+        self._turn_to(replace(self.conversation, messages=before.messages, head=before.head))
+        return message_id
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether what was deleted last can come back."""
+        return bool(self._deleted) and self._deleted[-1][2] is self.conversation.messages
 
     def _turn_to(self, conversation: Conversation) -> None:
         self.conversation, self.reply_error = conversation, None
