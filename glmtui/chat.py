@@ -266,6 +266,16 @@ class Conversation:
         return next(f"m{n}" for n in itertools.count(len(taken) + 1) if f"m{n}" not in taken)
 
 
+def last_turns(messages: Sequence[Message], count: int) -> tuple[Message, ...]:
+    """A prompt of the last `count` questions and what was said after each; the system prompt
+    stays."""
+    asked = [n for n, message in enumerate(messages) if message.role == "user"]
+    if len(asked) <= count:
+        return tuple(messages)
+    system = tuple(message for message in messages[:1] if message.role == "system")
+    return system + tuple(messages[asked[-count] :])
+
+
 def with_tools(
     messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
 ) -> tuple[Message, ...]:

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 from glmtui.errors import UsageError
+from glmtui.language import _
 
 _SLASH = re.compile(r"/([a-z]+)(?:[ \t]+(\S.*?))?\s*")
 
@@ -206,6 +207,44 @@ COMMANDS: tuple[Command, ...] = (
         "[TEXT]",
     ),
     Command(
+        "preset",
+        "Preset",
+        "Take on a set of sampling values by its name; save NAME keeps those there are.",
+        "",
+        "preset",
+        "[[save] NAME]",
+    ),
+    Command(
+        "stats",
+        "Details",
+        "Show what the last reply cost, and who has the memory.",
+        "f3",
+        "stats",
+    ),
+    Command(
+        "keep",
+        "Keep turns",
+        "Give the model the last N turns only; without N, all that fit.",
+        "",
+        "keep",
+        "[N]",
+    ),
+    Command(
+        "quant",
+        "Quantise",
+        "Load the model again, its weights held as int8, int4, none or auto.",
+        "",
+        "quant",
+        "KIND",
+    ),
+    Command(
+        "clear",
+        "Clear",
+        "Start with an empty page, and give the memory of the KV cache back.",
+        "",
+        "clear",
+    ),
+    Command(
         "export",
         "Export",
         "Write this conversation to a file: .md, .toml or .json.",
@@ -256,12 +295,16 @@ def parse(text: str) -> tuple[Command, str]:
     command = by_word.get(word)
     if command is None:
         near = difflib.get_close_matches(word, by_word, n=1)
-        hint = f"Did you mean /{near[0]}?" if near else "/help shows them all."
-        raise UsageError(f"There is no command /{word}.", f"{hint} A space before it sends it.")
+        hint = _("/help shows them all.")
+        if near:
+            hint = _("Did you mean {name}?").format(name=f"/{near[0]}")
+        said = _("There is no command /{word}.").format(word=word)
+        raise UsageError(said, hint + " " + _("A space before it sends it."))
     if argument and not command.argument:
-        raise UsageError(f"/{word} takes nothing after it.")
+        raise UsageError(_("/{word} takes nothing after it.").format(word=word))
     if not argument and command.argument and not command.argument.startswith("["):
-        raise UsageError(f"/{word} needs more.", f"It is used as: {command.usage}")
+        said = _("/{word} needs more.").format(word=word)
+        raise UsageError(said, _("It is used as: {usage}").format(usage=command.usage))
     return command, argument
 
 

@@ -67,6 +67,13 @@ class Settings:
         None,
         example="You answer in one short paragraph.",
     )
+    keep_turns: int | None = setting(
+        "How many of the last turns the model is given; left out, all that fit.",
+        None,
+        low=1,
+        high=10_000,
+        example=8,
+    )
 
     temperature: float | None = setting(
         "How freely the reply is chosen; 0 always takes the likeliest token.",
@@ -183,6 +190,11 @@ class Settings:
     motion: bool = setting(
         "Whether text flows in; false draws a reply twice a second, for slow links.",
         True,
+        table="ui",
+    )
+    plain: bool = setting(
+        "Whether the app is lines of text without a screen, for screen readers.",
+        False,
         table="ui",
     )
     panel: bool = setting("Whether the settings panel is open at the start.", False, table="ui")

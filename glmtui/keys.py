@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from glmtui.commands import COMMANDS, Command
 from glmtui.errors import ConfigError
+from glmtui.language import _
 
 _NAMES = {
     *("enter", "escape", "tab", "space", "backspace", "delete"),
@@ -36,14 +37,20 @@ def check(action: str, value: object) -> tuple[str, ...]:
     actions = [command.action for command in COMMANDS]
     if action not in actions:
         near = difflib.get_close_matches(action, actions, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(actions)}."
-        raise ConfigError(f'keys.{action}: there is no action "{action}"', hint)
+        if near:
+            hint = _("Did you mean {name}?").format(name=near[0])
+        else:
+            hint = _("There are {names}.").format(names=", ".join(actions))
+        said = _('keys.{action}: there is no action "{action}"').format(action=action)
+        raise ConfigError(said, hint)
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not all(isinstance(key, str) for key in listed):
         shown = json.dumps(value, ensure_ascii=False, default=str)[:60]
         raise ConfigError(
-            f"keys.{action} = {shown} is not a key or a list of keys",
-            'Write it as "ctrl+y" or ["ctrl+y", "f9"]; "" takes the key away.',
+            _("keys.{action} = {value} is not a key or a list of keys").format(
+                action=action, value=shown
+            ),
+            _('Write it as "ctrl+y" or ["ctrl+y", "f9"]; "" takes the key away.'),
         )
     keys = tuple(key for key in listed if key)
     for key in keys:
@@ -57,8 +64,10 @@ def _check_name(action: str, key: str) -> None:
         return
     stem, plus, name = key.rpartition("+")
     near = difflib.get_close_matches(name.lower(), _NAMES, n=1)
-    hint = f'Did you mean "{stem}{plus}{near[0]}"?' if near else 'Keys look like "ctrl+y" or "f9".'
-    raise ConfigError(f'keys.{action} = "{key}" is no key', hint)
+    hint = _('Keys look like "ctrl+y" or "f9".')
+    if near:
+        hint = _("Did you mean {name}?").format(name=f'"{stem}{plus}{near[0]}"')
+    raise ConfigError(_('keys.{action} = "{key}" is no key').format(action=action, key=key), hint)
 
 
 def clashes(changes: Changes) -> Iterator[tuple[str, ConfigError]]:
@@ -76,8 +85,10 @@ def clashes(changes: Changes) -> Iterator[tuple[str, ConfigError]]:
         if bad is None:
             taken |= {(scopes[action], key): action for key in keys}
         else:
-            message = f'keys.{action} = "{bad}" is the key of {others[bad]} already'
-            yield action, ConfigError(message, f"Give {others[bad]} another key there, or none.")
+            other = others[bad]
+            said = _('keys.{action} = "{key}" is the key of {other} already')
+            hint = _("Give {other} another key there, or none.").format(other=other)
+            yield action, ConfigError(said.format(action=action, key=bad, other=other), hint)
 
 
 def in_force(key_set: str = "default", changes: Changes | None = None) -> tuple[Command, ...]:

@@ -16,6 +16,7 @@ from types import NoneType
 from typing import Any, TypeAlias, get_args, get_type_hints
 
 from glmtui.errors import ConfigError
+from glmtui.language import _
 
 Value: TypeAlias = str | int | float | bool | None
 
@@ -67,15 +68,20 @@ class Setting:
     def expects(self) -> str:
         """What it may be, such as "a number from 0 to 2"."""
         if self.choices:
-            return "one of " + ", ".join(self.choices)
+            return _("one of {choices}").format(choices=", ".join(self.choices))
         if self.kind is bool:
-            return "true or false"
+            return _("true or false")
         if self.kind is str:
-            return self.form
-        noun = "a whole number" if self.kind is int else "a number"
+            return _(self.form)
         if self.high < sys.float_info.max:
-            return f"{noun} from {self.low:.15g} to {self.high:.15g}"
-        return f"{noun}, {self.low:.15g} or more"
+            whole, some = (
+                _("a whole number from {low} to {high}"),
+                _("a number from {low} to {high}"),
+            )
+        else:
+            whole, some = _("a whole number, {low} or more"), _("a number, {low} or more")
+        low, high = f"{self.low:.15g}", f"{self.high:.15g}"
+        return (whole if self.kind is int else some).format(low=low, high=high)
 
     def parse(self, text: str) -> Value:
         """The value of `text` as a person types it. Raises ConfigError.
@@ -107,8 +113,9 @@ class Setting:
         shown = json.dumps(value, ensure_ascii=False, default=str)
         shown = shown if len(shown) <= 60 else shown[:59] + "…"
         near = difflib.get_close_matches(str(value), self.choices, n=1)
-        hint = f'Did you mean "{near[0]}"?' if near else self.help
-        raise ConfigError(f"{self.dotted} = {shown} is not {self.expects}", hint)
+        hint = _("Did you mean {name}?").format(name=f'"{near[0]}"') if near else _(self.help)
+        text = _("{name} = {value} is not {expected}")
+        raise ConfigError(text.format(name=self.dotted, value=shown, expected=self.expects), hint)
 
     def _allows(self, value: Value) -> bool:
         if isinstance(value, str):
@@ -152,5 +159,5 @@ def unknown(name: str, known: Iterable[Setting]) -> ConfigError:
     meant |= {key: row.dotted for row in known for key in (row.dotted, row.name)}
     last_part = name.rpartition(".")[2]
     near = [n for part in (name, last_part) for n in difflib.get_close_matches(part, meant, 1)]
-    hint = f"Did you mean {meant[near[0]]}?" if near else ""
-    return ConfigError(f'there is no setting "{name}"', hint)
+    hint = _("Did you mean {name}?").format(name=meant[near[0]]) if near else ""
+    return ConfigError(_('there is no setting "{name}"').format(name=name), hint)

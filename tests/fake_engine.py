@@ -39,6 +39,7 @@ class FakeEngine:
         load_gate: set it to let a load end.
         model: what is loaded.
         said, call: how the reply is taken apart, as by a model that calls tools.
+        stats: what a reply is said to cost; None for the numbers of a fake.
         fail, fail_load: errors to end with.
     """
 
@@ -54,12 +55,14 @@ class FakeEngine:
         self.fail_load: GlmtuiError | None = None
         self.dropped_turns = 0
         self.model = LoadedInfo("fake", "cpu", context_length=2048, defaults=DEFAULTS)
+        self.stats: GenerationStats | None = None
         self.said: tuple[Message, ...] = ()
         self.call: ToolCall | None = None
         self.requests: list[Request] = []
         self.loads: list[tuple[Target, LoadOptions]] = []
         self.cancelled: set[int] = set()
         self.closed = False
+        self.forgotten = 0
         self._pause = threading.Event()  # never set: a sleep that is not one
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -76,6 +79,9 @@ class FakeEngine:
     def cancel(self, request_id: int) -> None:
         self.cancelled.add(request_id)
         self.hold.set()
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
     def close(self, timeout: float) -> bool:
         self.closed = True
@@ -112,7 +118,7 @@ class FakeEngine:
             self.emit(Delta(request.id, piece))
             if self.rate:
                 self._pause.wait(1 / self.rate)
-        stats = GenerationStats(
+        stats = self.stats or GenerationStats(
             prompt_tokens=12, generated_tokens=len(said), prefill_seconds=0.1, decode_seconds=0.1
         )
         text = self.said[-1].content if self.said else "".join(said)

@@ -23,6 +23,7 @@ class ScriptedModel:
         self.pieces = pieces
         self.asked: list[tuple[list[Message], SamplingParams | None]] = []
         self.closed = False
+        self.forgotten = 0
 
     def stream(
         self,
@@ -35,6 +36,9 @@ class ScriptedModel:
         self.asked.append((list(messages), params))
         on_prefill(PrefillProgress(3, 3))
         return ScriptedStream(self.pieces, cancelled)
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
     def close(self) -> None:
         self.closed = True

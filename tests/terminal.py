@@ -11,8 +11,9 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 import pyte
@@ -30,23 +31,29 @@ class Terminal:
         folder: every folder of glmtui's lies below it.
         argv: what Python runs.
         before: called in the new process.
+        environ: on top of the test's own, which names no colours.
     """
 
     def __init__(
-        self, folder: Path, argv: Sequence[str], before: Callable[[], object] = lambda: None
+        self,
+        folder: Path,
+        argv: Sequence[str],
+        before: Callable[[], object] = lambda: None,
+        environ: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.folder = folder
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         names = ("DATA", "CONFIG", "CACHE", "STATE")
-        environ = {f"GLMTUI_{name}_DIR": str(folder / name.lower()) for name in names}
+        folders = {f"GLMTUI_{name}_DIR": str(folder / name.lower()) for name in names}
+        kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLORTERM")}
         self.modes = termios.tcgetattr(slave)
         self.process = subprocess.Popen(
             [sys.executable, *argv],
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env={**os.environ, "TERM": "xterm-256color", **environ},
+            env={**kept, "TERM": "xterm-256color", **folders, **environ},
             start_new_session=True,
             preexec_fn=lambda: (fcntl.ioctl(0, termios.TIOCSCTTY, 0), before()),
         )

@@ -11,7 +11,6 @@ from fake_engine import FakeEngine
 
 from glmtui.chat import Conversation, Message
 from glmtui.errors import ConfigError, EngineError, ModelError, StoreError
-from glmtui.ui.themes import themes
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 
@@ -352,24 +351,3 @@ async def test_the_layout_holds_at_every_size(size: tuple[int, int]) -> None:
         assert "ready" in lines[-1]
         assert "Ask anything" in lines[-2]
         assert any("Hello there." in line for line in lines[:-3])
-
-
-def test_text_of_our_themes_can_be_read() -> None:
-    for theme in themes():
-        for behind in (theme.background, theme.surface, theme.panel):
-            assert contrast(theme.foreground, behind) >= 7, (theme.name, behind)
-            assert contrast(theme.variables["text-muted"], behind) >= 4.5, (theme.name, behind)
-
-
-def contrast(one: str | None, other: str | None) -> float:
-    """The ratio of two colours' luminances, from 1 to 21 (WCAG 2.2)."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
-        red, green, blue = (
-            p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts
-        )
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-    dark, light = sorted(luminance(colour or "") for colour in (one, other))
-    return (light + 0.05) / (dark + 0.05)

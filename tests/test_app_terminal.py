@@ -44,9 +44,9 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     """Starts the program; the text is Python that prepares the engine."""
     made: list[Terminal] = []
 
-    def begin(prepare: str = "", folder: Path = tmp_path) -> Terminal:
+    def begin(prepare: str = "", folder: Path = tmp_path, **environ: str) -> Terminal:
         program = PROGRAM.format(tests=str(Path(__file__).parent), prepare=prepare or "pass")
-        made.append(Terminal(folder, ["-c", program]))
+        made.append(Terminal(folder, ["-c", program], environ=environ))
         made[-1].shows("Ask anything")
         return made[-1]
 

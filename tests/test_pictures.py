@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,12 @@ import pytest
 from app_desk import folders, running
 from fake_engine import FakeEngine
 
+from glmtui.chat import GenerationStats
 from glmtui.config import Settings
 from glmtui.engine import device
 from glmtui.engine.api import ServerSpec
 from glmtui.engine.device import Gpu, HostMemory, Snapshot
+from glmtui.language import speak
 
 __all__ = ["folders"]
 
@@ -44,6 +47,13 @@ model = load_model("THUDM/chatglm3-6b")
 print(model.info.kv_bytes_per_token)
 ```
 """
+SPEEDS = [  # prompt, reply, tokens per second, reused
+    (31, 214, 61.2, 0),
+    (276, 214, 58.4, 245),
+    (521, 214, 60.9, 490),
+    (766, 214, 57.7, 735),
+    (1011, 214, 59.3, 980),
+]
 SNAPSHOT = Snapshot(
     gpus=(
         Gpu(
@@ -66,21 +76,53 @@ def words(svg: str) -> list[str]:
     return [html.unescape(text) for text in re.findall(r"<text [^>]*>([^<]*)</text>", svg)]
 
 
-@pytest.mark.parametrize(("name", "size"), [("chat", (100, 25)), ("chat-80x24", (80, 24))])
+PICTURED: dict[str, tuple[tuple[int, int], Settings, str, tuple[str, ...]]] = {
+    # name: size, settings, what is to be seen at the end, keys pressed for it
+    "chat": ((100, 25), Settings(), "kv_bytes_per_token", ()),
+    "chat-80x24": ((80, 24), Settings(), "kv_bytes_per_token", ()),
+    "settings": ((100, 30), Settings(theme="paper"), "creative", ("f2",)),
+    "details-80x24": ((80, 24), Settings(), "KV cache now", ("f3",)),
+    "chinese-80x24": ((80, 24), Settings(language="zh", theme="paper"), "/export", ("/", "e")),
+}
+
+
+@pytest.fixture(autouse=True)
+def _english_again() -> Iterator[None]:
+    yield
+    speak("en")
+
+
+@pytest.mark.parametrize("name", PICTURED)
 async def test_the_readmes_picture_is_true(
-    folders: Path, monkeypatch: pytest.MonkeyPatch, name: str, size: tuple[int, int]
+    folders: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    size, settings, seen, keys = PICTURED[name]
     monkeypatch.setattr(device, "snapshot", lambda: SNAPSHOT)
 
     def engine(fake: FakeEngine) -> None:
         fake.pieces = [REPLY]
-        fake.model = replace(fake.model, name="THUDM/chatglm3-6b")
+        fake.model = replace(
+            fake.model,
+            name="THUDM/chatglm3-6b",
+            device="cuda:0",
+            quant="int4",
+            context_length=8192,
+            weight_bytes=int(3.9 * GB),
+            kv_bytes_per_token=28_672,
+        )
 
     target = ServerSpec("THUDM/chatglm3-6b")
     monkeypatch.setattr("glmtui.engine.catalog.resolve", lambda *args, **options: target)
-    async with running(Settings(model="THUDM/chatglm3-6b"), size, engine=engine) as desk:
-        await desk.ask(QUESTION)
-        await desk.shows("kv_bytes_per_token")
+    speak(settings.language)
+    settings = replace(settings, model="THUDM/chatglm3-6b")
+    async with running(settings, size, engine=engine) as desk:
+        for n, (prompt, reply, rate, reused) in enumerate(SPEEDS):
+            desk.engine.stats = GenerationStats(
+                prompt, reused, reply, 0.21, reply / rate, 0.23, int((4.3 + n / 20) * GB)
+            )
+            await desk.ask(QUESTION)
+        await desk.pilot.press(*keys)
+        await desk.shows(seen)
         svg = desk.app.export_screenshot(title="glmtui")
     # fonts as the reader has them: the picture fetches nothing
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.S)
@@ -88,3 +130,10 @@ async def test_the_readmes_picture_is_true(
     if os.environ.get("GLMTUI_PICTURES"):
         path.write_text(svg, "utf-8")
     assert words(path.read_text("utf-8")) == words(svg)
+
+
+def test_there_is_a_picture_for_each_and_the_readme_shows_it() -> None:
+    readme = (PICTURES.parents[1] / "README.md").read_text("utf-8")
+    assert {path.stem for path in PICTURES.iterdir()} == set(PICTURED)
+    assert all(f"tests/pictures/{name}.svg" in readme for name in PICTURED)
+    assert len(PICTURED) <= 8

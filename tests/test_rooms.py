@@ -36,7 +36,11 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "gguf": ("engine.gguf",),
         "server": ("engine.server",),
     },
-    {"config": ("config", "toml_file"), "pull": ("engine.pull",), "opening": ("engine.opening",)},
+    {
+        "config": ("config", "presets", "toml_file"),
+        "pull": ("engine.pull",),
+        "opening": ("engine.opening",),
+    },
     {
         "tensors": (
             "engine.cache",

@@ -9,18 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmtui.engine.device import Gpu, HostMemory, Snapshot
-from glmtui.ui.status import (
-    Facts,
-    Memory,
-    bar,
-    context_meter,
-    gigabytes,
-    memories,
-    memory_meter,
-    much_the_same,
-    status_line,
-    tokens,
-)
+from glmtui.ui.memory import Memory, memories, memory_meter, much_the_same
+from glmtui.ui.meters import bar, gigabytes, tokens
+from glmtui.ui.status import Facts, context_meter, status_line
 
 GB = 10**9
 FACTS = Facts("27 tok/s", "good", "smollm2", 512, 2048, (Memory("GPU", 24 * GB, 18 * GB, 6 * GB),))
@@ -109,10 +100,10 @@ def test_gigabytes(nbytes: int, text: str) -> None:
 
 def test_meters_are_of_the_gpus_or_where_there_is_none_of_the_host() -> None:
     host = HostMemory(16 * GB, 10 * GB, 2 * GB)
-    assert memories(Snapshot((), host)) == (Memory("RAM", 16 * GB, 6 * GB, 2 * GB),)
-    assert memories(Snapshot((), HostMemory())) == (Memory("RAM", None, None, None),)
+    assert memories(Snapshot((), host)) == (Memory("RAM", 16 * GB, 6 * GB, 2 * GB, "cpu"),)
+    assert memories(Snapshot((), HostMemory())) == (Memory("RAM", None, None, None, "cpu"),)
     gpu = Gpu(0, "H200", 100, 30, 70, None)
-    assert memories(Snapshot((gpu,), host)) == (Memory("GPU", 100, 30, None),)
+    assert memories(Snapshot((gpu,), host)) == (Memory("GPU", 100, 30, None, "cuda:0"),)
     two = memories(Snapshot((gpu, replace(gpu, index=1)), host))
     assert [memory.name for memory in two] == ["GPU0", "GPU1"]
 

@@ -216,6 +216,10 @@ class ChatModel(Protocol):
         """Starts a reply. `cancelled` is read before every token and every chunk of the prompt."""
         ...
 
+    def forget(self) -> None:
+        """Gives back the memory of the KV cache; the next prompt is read from its start."""
+        ...
+
     def close(self) -> None:
         """Gives back memory and connections."""
         ...
@@ -349,6 +353,10 @@ class Engine(Protocol):
 
     def cancel(self, request_id: int) -> None:
         """Stops this reply at the next token; a waiting one finishes empty."""
+        ...
+
+    def forget(self) -> None:
+        """Gives back the memory of the KV cache, once what was asked before is done."""
         ...
 
     def close(self, timeout: float) -> bool:

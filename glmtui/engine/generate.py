@@ -32,6 +32,7 @@ from glmtui.engine.pacing import ThreadPacer
 from glmtui.engine.prompt import fit_prompt
 from glmtui.engine.sampling import make_sampler
 from glmtui.errors import BadCheckpoint, EngineError, OutOfMemory, UnsupportedModel
+from glmtui.language import _
 
 PREFILL_CHUNK = {"cpu": 512, "cuda": 2048}
 REPLY_ROOM = 256  # tokens kept free for the reply when old turns have to leave the prompt
@@ -381,6 +382,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def out_of_memory(device: torch.device | str) -> OutOfMemory:
     """The error for a device with no room left."""
     return OutOfMemory(
-        f"No memory left on {device}.",
-        "Shorten the conversation, lower load.context_length, or load the model as int8 or int4.",
+        _("No memory left on {device}.").format(device=device),
+        _(
+            "Shorten the conversation, lower load.context_length, or load the model as int8 or "
+            "int4."
+        ),
     )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from glmtui.chat import Message
 from glmtui.engine.api import ChatFormat
 from glmtui.errors import PromptTooLong
+from glmtui.language import _
 
 
 def fit_prompt(
@@ -43,7 +44,9 @@ def fit_prompt(
     prompt = encoded(start)
     if len(prompt) > most:
         raise PromptTooLong(
-            f"The question is {len(prompt):,} tokens long; {most:,} fit into the context.",
-            "Shorten it, or raise max_length or load.context_length if the model allows more.",
+            _("The question is {long:,} tokens long; {most:,} fit into the context.").format(
+                long=len(prompt), most=most
+            ),
+            _("Shorten it, or raise max_length or load.context_length if the model allows more."),
         )
     return prompt, start

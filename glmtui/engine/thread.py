@@ -33,6 +33,7 @@ from glmtui.engine.api import (
     Target,
 )
 from glmtui.errors import EngineError, GlmtuiError
+from glmtui.language import _
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,10 @@ class _Load:
     abandoned: threading.Event
 
 
+class _Forget:
+    """Asks for the KV cache's memory back."""
+
+
 class EngineThread(threading.Thread):
     """An `api.Engine` in a daemon thread.
 
@@ -56,7 +61,7 @@ class EngineThread(threading.Thread):
     def __init__(self, emit: Callable[[Event], None]) -> None:
         super().__init__(name="engine", daemon=True)
         self._emit = emit
-        self._queue: queue.SimpleQueue[_Load | Request | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Load | Request | _Forget | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._cancelled: set[int] = set()
         self._loading: _Load | None = None
@@ -81,6 +86,9 @@ class EngineThread(threading.Thread):
         with self._lock:
             self._cancelled.add(request_id)
 
+    def forget(self) -> None:
+        self._queue.put(_Forget())
+
     def close(self, timeout: float) -> bool:
         self._closing.set()
         with self._lock:
@@ -96,6 +104,9 @@ class EngineThread(threading.Thread):
         while (job := self._queue.get()) is not None and not self._closing.is_set():
             if isinstance(job, _Load):
                 self._do_load(job)
+            elif isinstance(job, _Forget):
+                if self._model is not None:
+                    self._model.forget()
             else:
                 self._do_request(job)
         self._unload()
@@ -158,7 +169,7 @@ class EngineThread(threading.Thread):
 
     def _ready_model(self) -> ChatModel:
         if self._model is None:
-            raise self._load_error or EngineError("No model is loaded.", "Pick one first.")
+            raise self._load_error or EngineError(_("No model is loaded."), _("Pick one first."))
         return self._model
 
 
@@ -172,6 +183,8 @@ def _explained(error: Exception) -> GlmtuiError:
         return error.with_traceback(None)
     logger.error("unexpected", exc_info=error)
     return EngineError(
-        f"Something unforeseen went wrong: {type(error).__name__}: {error}",
-        "The log file has the details; see glmtui doctor for where it is.",
+        _("Something unforeseen went wrong: {what}").format(
+            what=f"{type(error).__name__}: {error}"
+        ),
+        _("The log file has the details; see glmtui doctor for where it is."),
     )

@@ -12,7 +12,6 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar
 
@@ -31,14 +30,13 @@ from glmtui.engine.api import CancelFlag, Engine, Event, ModelInfo, ProgressHook
 from glmtui.errors import ConfigError, GlmtuiError, ModelNotFound, StoreError
 from glmtui.language import _
 from glmtui.sanitize import visible
-from glmtui.store import Store, dumps, to_markdown
-from glmtui.store.naming import file_name, format_of
+from glmtui.store import Store
 from glmtui.ui import wording
 from glmtui.ui.chat_screen import UNBOUND, ChatScreen
+from glmtui.ui.memory import MemoryWatch
 from glmtui.ui.saver import Saver
 from glmtui.ui.session import Session
-from glmtui.ui.status import MemoryWatch
-from glmtui.ui.themes import DARK, themes
+from glmtui.ui.themes import DARK, LIGHT, TERMINAL, themes
 from glmtui.ui.tool_use import ToolUse
 
 EngineFactory = Callable[[Callable[[Event], None]], Engine]
@@ -52,7 +50,13 @@ class TooSmall(ModalScreen[None]):
 
     def compose(self) -> Iterable[Static]:
         """The message."""
-        yield Static(Content(f"Too small: {LEAST_WIDTH}x{LEAST_HEIGHT} is needed."))
+        yield Static(
+            Content(
+                _("Too small: {width}x{height} is needed.").format(
+                    width=LEAST_WIDTH, height=LEAST_HEIGHT
+                )
+            )
+        )
 
 
 class GlmtuiApp(App[None], inherit_bindings=False):
@@ -64,6 +68,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         problems: what was wrong with the settings.
         conversation: the one to open; None begins a new one.
         terminal_blocked: whether the terminal has not yet taken what was drawn before.
+        few_colours: whether the terminal has 16 or fewer.
     """
 
     CSS_PATH = "app.tcss"
@@ -84,9 +89,10 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         problems: Sequence[GlmtuiError] = (),
         conversation: Conversation | None = None,
         terminal_blocked: Callable[[], bool] = lambda: False,
+        few_colours: bool = False,
         **textual: Any,
     ) -> None:
-        super().__init__(**textual)
+        super().__init__(ansi_color=True if few_colours else None, **textual)
         self.settings = settings
         self.store = store
         self.save_error: StoreError | None = None
@@ -109,6 +115,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
             offered=self.tool_use.offered,
             called=self.tool_use.called,
         )
+        self.session.keep_turns = settings.keep_turns
         self._opening = conversation
         if settings.keys != "default" or settings.bindings:
             self.set_keymap({c.action: c.keys or UNBOUND for c in self.commands})
@@ -116,12 +123,17 @@ class GlmtuiApp(App[None], inherit_bindings=False):
             self.animation_level = "none"
         for theme in themes():
             self.register_theme(theme)
-        self.theme = settings.theme if settings.theme in self.available_themes else DARK
-        if self.theme != settings.theme:
+        known = settings.theme in self.available_themes
+        self.theme = settings.theme if known else DARK
+        if few_colours and self.theme in (DARK, LIGHT):  # they would lose what tells rows apart
+            self.theme = TERMINAL
+        if not known:
             self._problems.append(
                 ConfigError(
-                    f"There is no theme {settings.theme!r}; {DARK} is shown.",
-                    f"There are {', '.join(self.available_themes)}.",
+                    _("There is no theme {name!r}; {shown} is shown.").format(
+                        name=settings.theme, shown=DARK
+                    ),
+                    _("There are {names}.").format(names=", ".join(self.available_themes)),
                 )
             )
 
@@ -212,7 +224,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self._saver.forget(self.session.conversation.id)
         self.session.open(self.session.conversation.fork())
         self.session.change()
-        self.tell("You go on in a copy of the conversation.")
+        self.tell(_("You go on in a copy of the conversation."))
 
     def pick_conversation(self, title: str = "") -> None:
         """Lets the user choose a saved conversation."""
@@ -283,26 +295,12 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         if model is not None:
             self.session.load(model, model.name, self.settings.load_options)
 
-    def export(self, path: Path | None) -> Path:
-        """Writes the conversation in view where no file is yet, by suffix .md, .toml or .json.
-
-        Raises StoreError.
-        """
-        conversation = self.session.conversation
-        path = path or Path(file_name(conversation, "toml")).with_suffix(".md")
-        exact = path.suffix in (".toml", ".json")
-        text = dumps(conversation, format_of(path)) if exact else to_markdown(conversation)
-        try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(text)
-        except OSError as error:
-            raise StoreError(f"{path} cannot be written: {error.strerror}") from error
-        return path.resolve()
-
     def action_command_palette(self) -> None:
         """The palette acts on the chat; it does not open over a dialog."""
         if self.screen is self.chat:
-            super().action_command_palette()
+            from textual.command import CommandPalette
+
+            self.push_screen(CommandPalette(placeholder=_("Find a command")))
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The palette's entries: what can be done and is not part of typing."""

@@ -14,16 +14,16 @@ from textual.binding import Binding, BindingType
 from glmtui import commands
 from glmtui.errors import GlmtuiError, UsageError
 from glmtui.language import _
+from glmtui.ui.memory_actions import MemoryActions
 from glmtui.ui.message_actions import MessageActions
 from glmtui.ui.prompt_actions import PromptActions
-from glmtui.ui.settings_actions import SettingsActions
 
 UNBOUND = "unbound"
 """A key that no terminal sends, for what has none until the user gives it one."""
 
 
-class ChatScreen(MessageActions, PromptActions, SettingsActions):
-    """What the user can do, but for what is said of messages, prompt and settings elsewhere."""
+class ChatScreen(MessageActions, PromptActions, MemoryActions):
+    """What the user can do, but for messages, prompt, memory and settings."""
 
     AUTO_FOCUS = "Prompt"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -108,7 +108,9 @@ class ChatScreen(MessageActions, PromptActions, SettingsActions):
         if not self.session.conversation.messages:
             self.app.tell(_("There is nothing yet to export."))
             return
-        path = self.app.export(Path(file).expanduser() if file else None)
+        from glmtui.ui.exporting import export
+
+        path = export(self.session.conversation, Path(file).expanduser() if file else None)
         self.app.tell(_("Written to {path}").format(path=path))
 
     # ---- the rest

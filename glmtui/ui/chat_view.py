@@ -22,10 +22,11 @@ from textual.widgets import Static
 from glmtui.language import N_, _, ngettext
 from glmtui.sanitize import visible
 from glmtui.ui import wording
+from glmtui.ui.memory import Memory
 from glmtui.ui.picking import Picking
 from glmtui.ui.prompt import Prompt
 from glmtui.ui.session import Session
-from glmtui.ui.status import Memory, StatusBar
+from glmtui.ui.status import StatusBar
 from glmtui.ui.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ class ChatView(Screen[None]):
         self.prompt.above = self.select_last
         self.status = StatusBar()
         self.panel: SettingsPanel | None = None
-        self._memories: tuple[Memory, ...] = ()
+        self.memories: tuple[Memory, ...] = ()
+        self._pressing = False
         self._status_at = 0.0
         self._timer: Timer | None = None
         self._transcript_size = Size()
@@ -138,13 +140,17 @@ class ChatView(Screen[None]):
 
     def show_memory(self, memories: tuple[Memory, ...]) -> None:
         """Shows how full the devices are."""
-        self._memories = memories
+        self.memories = memories
         self._show_status()
 
     def _show_status(self) -> None:
         self._status_at = now = time.monotonic()
         unsaved = self.app.save_error is not None
-        self.status.tell(wording.facts(self.session, self._memories, now, unsaved=unsaved))
+        pressing = wording.pressing(self.session, self.memories, self.app.how)
+        if bool(pressing) != self._pressing:  # once said it can be closed
+            self._pressing = bool(pressing)
+            self.notice.tell("memory", pressing)
+        self.status.tell(wording.facts(self.session, self.memories, now, unsaved=unsaved))
 
     def _next_frame(self, delay: float) -> None:
         self._timer = self.set_timer(delay, partial(self._frame, time.monotonic() + delay))

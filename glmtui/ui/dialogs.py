@@ -18,6 +18,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from glmtui.language import _
 from glmtui.sanitize import one_line, visible
 from glmtui.store import Summary
 
@@ -74,7 +75,7 @@ class Picker(ModalScreen[str | None]):
         self._note = note
         self._foot = foot
         self._typed_too = typed_too
-        self._filter = Input(filter_text, placeholder="Type to filter", compact=True)
+        self._filter = Input(filter_text, placeholder=_("Type to filter"), compact=True)
         self._filter.cursor_blink = False
         self.list = OptionList(compact=True)
         self.list.can_focus = False
@@ -121,7 +122,9 @@ class Picker(ModalScreen[str | None]):
         self.list.clear_options()
         self.list.add_options(Option(row.label, id=str(n)) for n, row in enumerate(self._shown))
         if len(fitting) > MOST_ROWS:
-            more = f"… {len(fitting) - MOST_ROWS:,} more; type to narrow them down"
+            more = _("… {count:,} more; type to narrow them down").format(
+                count=len(fitting) - MOST_ROWS
+            )
             self.list.add_option(Option(Content(more), disabled=True))
         at = next((n for n, row in enumerate(self._shown) if row.value == selected), 0)
         self.list.highlighted = at if self._shown else None
@@ -134,18 +137,19 @@ class ConversationPicker(Picker):
         now = datetime.now(timezone.utc)
         rows = [_conversation_row(summary, now) for summary in summaries]
         super().__init__(
-            "Saved conversations",
+            _("Saved conversations"),
             rows,
             filter_text=filter_text,
-            foot="Enter opens   Esc closes" if rows else "None yet. Esc closes",
+            foot=_("Enter opens   Esc closes") if rows else _("None yet. Esc closes"),
         )
 
 
 def _conversation_row(summary: Summary, now: datetime) -> Row:
-    title = one_line(summary.title) or "(no title)"
+    title = one_line(summary.title) or _("(no title)")
     model = one_line(summary.model)
+    when = Content(age(summary.updated, now))
     label = Content.assemble(
-        (f"{age(summary.updated, now):>7}  ", "$text-muted"),
+        when.stylize("$text-muted").pad_left(max(0, 7 - when.cell_length)).pad_right(2),
         Content(title).truncate(40, ellipsis=True, pad=True),
         Content.styled("  " + model, "$text-muted").truncate(18, ellipsis=True),
     )
@@ -156,13 +160,13 @@ def age(then: datetime, now: datetime) -> str:
     """How long ago, in at most seven cells: "now", "5 min", "3 h", "2 d", "2024-05"."""
     minutes = (now - then).total_seconds() / 60
     if minutes < 1:
-        return "now"
+        return _("now")
     if minutes < 60:
-        return f"{minutes:.0f} min"
+        return _("{count:.0f} min").format(count=minutes)
     if minutes < 24 * 60:
-        return f"{minutes / 60:.0f} h"
+        return _("{count:.0f} h").format(count=minutes / 60)
     if minutes < 100 * 24 * 60:
-        return f"{minutes / 60 / 24:.0f} d"
+        return _("{count:.0f} d").format(count=minutes / 60 / 24)
     return then.strftime("%Y-%m")
 
 
@@ -197,7 +201,7 @@ class Choice(ModalScreen[str | None]):
             yield Static(Content(self._title), classes="heading")
             yield self._text
             yield self._answers
-            foot = "Enter chooses   Esc: no   PgUp, PgDn: more of the text"
+            foot = _("Enter chooses   Esc: no   PgUp, PgDn: more of the text")
             yield Static(Content(foot), classes="help")
 
     def on_mount(self) -> None:

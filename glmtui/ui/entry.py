@@ -13,6 +13,7 @@ from itertools import accumulate
 
 from glmtui.chat import Message
 from glmtui.errors import EngineError
+from glmtui.language import N_, _
 from glmtui.models.tool_calls import json_arguments, python_arguments
 from glmtui.sanitize import VisibleStream, one_line, visible
 from glmtui.ui.markdown import render
@@ -26,7 +27,10 @@ _THOUGHT_MARGIN = Span("┆ ", ("label",))
 _PICKED_MARGIN = Span("┃ ", ("picked-bar",))
 _PICKED_THOUGHT_MARGIN = Span("┃┆", ("picked-bar",))
 
-_ENDINGS = {"cancelled": "stopped", "length": "cut: the reply reached its greatest length"}
+_ENDINGS = {
+    "cancelled": N_("stopped"),
+    "length": N_("cut: the reply reached its greatest length"),
+}
 
 
 class Entry:
@@ -206,13 +210,13 @@ class Entry:
         if message.role == "assistant" and not self._growing:
             reason = message.finish_reason
             if reason == "error":
-                words = f"error: {visible(message.error)}"
+                words = _("error: {what}").format(what=visible(message.error))
                 lines += wrap([Span(words, ("note-error",))], self.width)
             elif reason != "stop":
-                words = _ENDINGS[reason] if reason else "interrupted"
+                words = _(_ENDINGS[reason]) if reason else _("interrupted")
                 lines += wrap([Span(words, ("note",))], self.width)
             elif not self._body:
-                lines += wrap([Span("an empty reply", ("note",))], self.width)
+                lines += wrap([Span(_("an empty reply"), ("note",))], self.width)
         if self.note:
             lines += wrap([Span(visible(self.note), ("note",))], self.width)
         return [*lines, BLANK]
@@ -221,7 +225,9 @@ class Entry:
 def call_lines(message: Message, width: int) -> Sequence[Line]:
     """A tool call: the tool's name and its arguments, or what was written in their place."""
     text = visible(message.content)
-    head = wrap([Span(f"calls {one_line(message.metadata)}", ("strong",))], width)
+    head = wrap(
+        [Span(_("calls {tool}").format(tool=one_line(message.metadata)), ("strong",))], width
+    )
     for arguments_in in (json_arguments, python_arguments):  # GLM-4's way, ChatGLM3's
         try:
             shown = {one_line(name): _value(value) for name, value in arguments_in(text).items()}

@@ -17,9 +17,11 @@ from glmtui.chat import Conversation
 from glmtui.config import Settings
 from glmtui.engine.api import Engine, Event
 from glmtui.errors import ConfigError
+from glmtui.language import _, speak
 from glmtui.sanitize import visible
 from glmtui.store import Store, dumps
 from glmtui.ui.app import GlmtuiApp
+from glmtui.ui.themes import few_colours
 
 
 def run(
@@ -41,11 +43,14 @@ def run(
     """
     from glmtui.ui.terminal import TerminalDriver, own_terminal
 
+    speak(settings.language)
     store = Store(paths.data_dir() / "conversations", settings.format)
     conversation = None if open_conversation is None else store.load(open_conversation)
     if conversation is not None and conversation.model and not model_asked:
         settings = replace(settings, model=conversation.model)
     log = paths.state_dir() / "glmtui.log"
+    if settings.plain:
+        return _run_plain(settings, store, conversation, problems)
     with own_terminal(log) as terminal:
         app = GlmtuiApp(
             settings,
@@ -54,14 +59,36 @@ def run(
             problems=problems,
             conversation=conversation,
             terminal_blocked=lambda: terminal.blocked,
+            few_colours=few_colours(),
             driver_class=TerminalDriver,
         )
         app.run(mouse=settings.mouse)
         ended, unsaved = app.close()
     code = app.return_code or 0
     if code == 1:
-        sys.stderr.write(f"glmtui met an error of its own; {log} has it.\n")
+        sys.stderr.write(_("glmtui met an error of its own; {log} has it.").format(log=log) + "\n")
     sys.stderr.writelines(_rescue(unsaved))
+    return _end(code, ended)
+
+
+def _run_plain(
+    settings: Settings,
+    store: Store,
+    conversation: Conversation | None,
+    problems: Sequence[ConfigError],
+) -> int:
+    from glmtui.ui.plain import PlainChat, lines_of_the_terminal
+
+    write, read = lines_of_the_terminal()
+    chat = PlainChat(settings, store, _start_engine, write=write, read=read)
+    chat.run(conversation, problems)
+    ended, unsaved = chat.close()
+    sys.stderr.writelines(_rescue(unsaved))
+    return _end(0, ended)
+
+
+def _end(code: int, ended: bool) -> int:
+    """The exit code, where the engine has ended; else the process ends here."""
     if not ended:  # still inside torch, whose threads would abort the process at its end
         sys.stdout.flush()
         sys.stderr.flush()
@@ -85,6 +112,8 @@ def _rescue(unsaved: Iterable[Conversation]) -> Iterator[str]:
             path = Path(tempfile.mkdtemp(prefix="glmtui-")) / f"{conversation.id}.toml"
             path.write_text(dumps(conversation, "toml"), encoding="utf-8")
         except OSError as error:
-            yield f"{name!r} could not be saved: {error.strerror}\n"
+            text = _("{name!r} could not be saved: {cause}")
+            yield text.format(name=name, cause=error.strerror) + "\n"
         else:
-            yield f"{name!r} could not be saved; it is in {path} (glmtui import {path}).\n"
+            text = _("{name!r} could not be saved; it is in {path} (glmtui import {path}).")
+            yield text.format(name=name, path=path) + "\n"

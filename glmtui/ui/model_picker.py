@@ -23,9 +23,10 @@ from glmtui.engine import catalog, device
 from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
 from glmtui.engine.device import Snapshot
 from glmtui.errors import GlmtuiError, ModelError
+from glmtui.language import _
 from glmtui.sanitize import one_line, visible
 from glmtui.ui.dialogs import Picker, Row
-from glmtui.ui.status import bar, gigabytes
+from glmtui.ui.meters import bar, gigabytes
 
 Fetch = Callable[[ProgressHook, CancelFlag], ModelInfo]
 
@@ -41,11 +42,13 @@ def fit(known: catalog.KnownModel, machine: Snapshot, quant: str) -> tuple[bool 
     needed = known.memory_nbytes(held, min(CONTEXT_TOKENS, known.context_length))
     room = device.fits(needed, machine)
     if room.fits:
-        return True, f"fits, {gigabytes(known.disk_nbytes)} GB to fetch"
+        return True, _("fits, {size} GB to fetch").format(size=gigabytes(known.disk_nbytes))
     free = [gpu.free for gpu in machine.gpus] or [machine.memory.available]
     most = max((n for n in free if n is not None), default=None)
-    has = "" if most is None else f", {gigabytes(most)} free"
-    return room.fits, f"needs {gigabytes(needed)} GB{has}"
+    if most is None:
+        return room.fits, _("needs {size} GB").format(size=gigabytes(needed))
+    text = _("needs {size} GB, {free} free")
+    return room.fits, text.format(size=gigabytes(needed), free=gigabytes(most))
 
 
 def rows(settings: Settings, installed: list[ModelInfo], machine: Snapshot) -> list[Row]:
@@ -53,14 +56,17 @@ def rows(settings: Settings, installed: list[ModelInfo], machine: Snapshot) -> l
     here = {model.name: model for model in installed}
     found = []
     for model in installed:
-        found.append(_row(model.name, model.title, f"here, {gigabytes(model.nbytes)} GB"))
+        found.append(
+            _row(model.name, model.title, _("here, {size} GB").format(size=gigabytes(model.nbytes)))
+        )
     for known in catalog.MODELS:
         if known.name not in here:
             fits, note = fit(known, machine, settings.quant)
             style = {True: "$text-success", False: "$text-warning", None: "$text-muted"}[fits]
             found.append(_row(known.name, known.title, note, style))
     for name, server in settings.servers.items():
-        found.append(_row(name, f"{name}: {server.model or 'its first model'}", server.url))
+        asked = server.model or _("its first model")
+        found.append(_row(name, f"{name}: {asked}", server.url))
     return found
 
 
@@ -85,11 +91,11 @@ class ModelPicker(Picker):
     def __init__(self, settings: Settings, wanted: str = "", why: str = "") -> None:
         known = catalog.known_model(wanted or catalog.DEFAULT_MODEL)
         super().__init__(
-            "Models",
+            _("Models"),
             rows(settings, catalog.installed(), device.snapshot()),
             selected=known.name if known else wanted,
             note=why,
-            foot="Enter fetches and loads. Or type a folder, ORG/NAME, http://…",
+            foot=_("Enter fetches and loads. Or type a folder, ORG/NAME, http://…"),
             typed_too=True,
         )
 
@@ -119,9 +125,12 @@ class Fetching(ModalScreen[ModelInfo | None]):
     def compose(self) -> ComposeResult:
         """Name, progress, keys."""
         with Vertical(classes="dialog small"):
-            yield Static(Content(f"Fetching {one_line(self._wanted)}"), classes="heading")
+            yield Static(
+                Content(_("Fetching {model}").format(model=one_line(self._wanted))),
+                classes="heading",
+            )
             yield self._line
-            yield Static(Content("Esc stops"), classes="help")
+            yield Static(Content(_("Esc stops")), classes="help")
 
     def on_mount(self) -> None:
         """Begins."""
@@ -139,7 +148,7 @@ class Fetching(ModalScreen[ModelInfo | None]):
 
     def _begin(self) -> None:
         self._failed = False
-        self._line.update(Content("starting"))
+        self._line.update(Content(_("starting")))
         app = self.app  # this dialog may be closed before the thread ends
         threading.Thread(target=self._work, args=(app.call_later,), daemon=True).start()
 
@@ -167,7 +176,7 @@ class Fetching(ModalScreen[ModelInfo | None]):
     def _fail(self, error: GlmtuiError) -> None:
         if not self._cancelled.is_set():
             self._failed = True
-            text = f"{visible(str(error))}\nEnter tries again."
+            text = visible(str(error)) + "\n" + _("Enter tries again.")
             self._line.update(Content.styled(text, "$text-error"))
 
     def _succeed(self, model: ModelInfo) -> None:

@@ -14,12 +14,15 @@ from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.message import Message
+from textual.suggester import SuggestFromList
 from textual.widget import Widget
 from textual.widgets import Input, Static, TextArea
 
+from glmtui import presets
 from glmtui.chat import SamplingParams
 from glmtui.config import SAMPLING_FIELDS, find
 from glmtui.errors import ConfigError
+from glmtui.language import _
 from glmtui.sanitize import visible
 from glmtui.setting import Setting, Value
 
@@ -33,14 +36,14 @@ def without_effect(name: str, params: SamplingParams) -> str:
         params: as they are in force, the model's defaults filled in.
     """
     if name == "temperature" and params.do_sample is False:
-        return "No effect: do_sample is false."
+        return _("No effect: {cause}.").format(cause="do_sample is false")
     if name in ("top_k", "top_p", "seed") and params.greedy:
         cause = "do_sample is false" if params.do_sample is False else "temperature is 0"
-        return f"No effect: {cause}."
+        return _("No effect: {cause}.").format(cause=cause)
     if name in ("top_p", "seed") and params.top_k == 1:
-        return "No effect: top_k is 1."
+        return _("No effect: {cause}.").format(cause="top_k is 1")
     if name == "max_length" and None not in (params.max_length, params.max_new_tokens):
-        return "The shorter of max_length and max_new_tokens ends a reply."
+        return _("The shorter of max_length and max_new_tokens ends a reply.")
     return ""
 
 
@@ -65,7 +68,8 @@ class SettingRow(Widget):
     def __init__(self, setting: Setting) -> None:
         super().__init__(classes="tall" if setting.name == SYSTEM else None)
         self.setting = setting
-        self._line = Static(setting.help, markup=False, classes="help")
+        self._help = _(setting.help)
+        self._line = Static(self._help, markup=False, classes="help")
         self.field = TextArea() if setting.name == SYSTEM else Input()
         self.field.compact = True
         self.field.cursor_blink = False
@@ -73,7 +77,7 @@ class SettingRow(Widget):
             self.field.highlight_cursor_line = False
         self._known: Value = None  # as told or posted last
         self._note = self._error = ""
-        self._explained = setting.help
+        self._explained = self._help
 
     def compose(self) -> ComposeResult:
         """Name, field, help."""
@@ -88,7 +92,7 @@ class SettingRow(Widget):
 
     def tell(self, value: Value, default: Value, note: str) -> None:
         """Shows a value that changed elsewhere; `default` stands where the field is empty."""
-        own = shown(default) or "as the model"
+        own = shown(default) or _("as the model")
         if isinstance(self.field, Input):
             self.field.placeholder = own
         else:
@@ -124,10 +128,56 @@ class SettingRow(Widget):
     def _explain(self) -> None:
         self.set_class(bool(self._error), "-wrong")
         self.set_class(bool(self._note) and not self._error, "-idle")
-        text = self._error or self._note or self.setting.help
+        text = self._error or self._note or self._help
         if text != self._explained:
             self._explained = text
             self._line.update(Content(text))
+
+
+class PresetRow(Widget):
+    """The preset in force; naming another takes it on."""
+
+    class Chosen(Message):
+        """The name of a preset has been typed."""
+
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.field = Input(placeholder=_("none"), compact=True)
+        self.field.cursor_blink = False
+        self._line = Static(markup=False, classes="help")
+        self._known = ""
+        self.read()
+
+    def compose(self) -> ComposeResult:
+        """Name, field, the presets there are."""
+        yield Static(_("preset"), markup=False, classes="name")
+        yield self.field
+        yield self._line
+
+    def read(self) -> None:
+        """Reads which there are."""
+        self._presets, _problems = presets.load()
+        self.field.suggester = SuggestFromList(self._presets, case_sensitive=False)
+        self._line.update(Content(", ".join(self._presets)))
+
+    def tell(self, params: SamplingParams) -> None:
+        """Shows which one these values are, unless a name is being typed."""
+        name = presets.name_of(params, self._presets)
+        if name != self._known or not self.field.has_focus:
+            self._known = name
+            with self.field.prevent(Input.Changed):
+                self.field.value = name
+
+    @on(Input.Changed)
+    def _choose(self, event: Input.Changed) -> None:
+        event.stop()
+        if event.value in self._presets and event.value != self._known:
+            self._known = event.value
+            self.post_message(self.Chosen(event.value))
 
 
 class SettingsPanel(VerticalScroll, can_focus=False):
@@ -141,11 +191,13 @@ class SettingsPanel(VerticalScroll, can_focus=False):
 
     def __init__(self, classes: str = "") -> None:
         super().__init__(classes=classes)
+        self.preset = PresetRow()
         self.rows = tuple(SettingRow(setting) for setting in (*SAMPLING_FIELDS, find(SYSTEM)))
 
     def compose(self) -> ComposeResult:
         """A heading and the rows."""
-        yield Static("Settings, from the next reply on", markup=False, classes="heading")
+        yield Static(_("Settings, from the next reply on"), markup=False, classes="heading")
+        yield self.preset
         yield from self.rows
 
     def focus_first(self) -> None:
@@ -154,6 +206,7 @@ class SettingsPanel(VerticalScroll, can_focus=False):
 
     def tell(self, params: SamplingParams, system: str | None, defaults: SamplingParams) -> None:
         """Shows the values of a conversation, and beside them the model's own."""
+        self.preset.tell(params)
         in_force = params.over(defaults)
         for row in self.rows:
             name = row.setting.name

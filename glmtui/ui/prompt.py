@@ -15,6 +15,7 @@ from textual.widget import Widget
 from textual.widgets import TextArea
 
 from glmtui import commands
+from glmtui.language import _
 from glmtui.sanitize import visible
 
 
@@ -62,8 +63,9 @@ class Completions(Widget):
         for n, command in enumerate(self._offered[self._first :][: self.ROWS], self._first):
             style = "$block-cursor-foreground on $block-cursor-background" if n == self._at else ""
             row = Content.assemble(
-                (f" {command.usage:<{width}}  ", style or "$accent"),
-                (command.help, style or "$text-muted"),
+                ("▸" if n == self._at else " ", style),  # seen without colour too
+                (f"{command.usage:<{width}}  ", style or "$accent"),
+                (_(command.help), style or "$text-muted"),
             )
             rows.append(row.truncate(self.size.width, ellipsis=True, pad=n == self._at))
         return Content("\n").join(rows)

@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias
 
 from glmtui.chat import Conversation, Message
 from glmtui.engine.api import PrefillProgress, Request
+from glmtui.language import ngettext
 from glmtui.sanitize import VisibleStream
 
 Place: TypeAlias = tuple[int, int]
@@ -118,5 +119,8 @@ def left_out(dropped_turns: int) -> str:
     """What is said under a reply to a prompt that these oldest messages did not fit into."""
     if not dropped_turns:
         return ""
-    what = "the oldest message" if dropped_turns == 1 else f"{dropped_turns:,} oldest messages"
-    return f"{what} left out of the prompt"
+    return ngettext(
+        "the oldest message left out of the prompt",
+        "{count:,} oldest messages left out of the prompt",
+        dropped_turns,
+    ).format(count=dropped_turns)

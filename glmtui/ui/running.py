@@ -17,6 +17,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from glmtui.errors import ToolError
+from glmtui.language import _
 from glmtui.tools import Invocation, Outcome, run
 
 END_SECONDS = 1.0
@@ -38,8 +39,8 @@ class Running(ModalScreen[Outcome | ToolError | None]):
     def compose(self) -> ComposeResult:
         """Name, keys."""
         with Vertical(classes="dialog small"):
-            yield Static(Content(f"Running {self._tool}"), classes="heading")
-            yield Static(Content("Esc stops it"), classes="help")
+            yield Static(Content(_("Running {tool}").format(tool=self._tool)), classes="heading")
+            yield Static(Content(_("Esc stops it")), classes="help")
 
     def on_mount(self) -> None:
         """Begins."""

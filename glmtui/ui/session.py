@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from glmtui.chat import Conversation, FinishReason, Message, SamplingParams, with_tools
+from glmtui.chat import Conversation, FinishReason, Message, SamplingParams, last_turns, with_tools
 from glmtui.engine.api import (
     Delta,
     Engine,
@@ -35,6 +35,7 @@ from glmtui.engine.api import (
 )
 from glmtui.errors import GlmtuiError
 from glmtui.sanitize import one_line, visible
+from glmtui.ui.deletions import Deletions
 from glmtui.ui.run import Gone, Run, View, left_out, places
 from glmtui.ui.saver import Saver
 from glmtui.ui.shown import cleaned, made_visible
@@ -60,6 +61,8 @@ class Session:
         model_name: what it was asked for by; "" for none.
         answered, stopped: whether a reply has ended since this conversation was opened, and
             whether that was by the user.
+        keep_turns: how many of the last turns go into a prompt; None for all that fit.
+        cached_tokens: how many the model's KV cache held at the end of the last reply.
         dropped_turns: how many of the oldest messages did not fit into the last prompt.
     """
 
@@ -83,7 +86,8 @@ class Session:
         self.reply_error: GlmtuiError | None = None
         self.model_name = self._target_name = ""
         self.answered = self.stopped = False
-        self.dropped_turns = 0
+        self.dropped_turns = self.cached_tokens = 0
+        self.keep_turns: int | None = None
         self._engine: Engine | None = None
         self._saver = saver
         self._view = view
@@ -93,8 +97,7 @@ class Session:
         self._called = called
         self._clock = clock
         self._buffer: deque[Delta] = deque()
-        # each with the id it was asked for by, the conversation before, and what was left
-        self._deleted: list[tuple[str, Conversation, tuple[Message, ...]]] = []
+        self._deletions = Deletions()
         self._ids = itertools.count(1)
 
     def attach(self, engine: Engine) -> None:
@@ -106,7 +109,7 @@ class Session:
     def open(self, conversation: Conversation) -> None:
         """Another conversation; a reply being written is cut and kept in its own."""
         self.cut()
-        self._deleted.clear()
+        self._deletions.forget()
         self.conversation = cleaned(conversation)
         self.reply_error, self.dropped_turns = None, 0
         self.answered = self.stopped = False
@@ -137,6 +140,13 @@ class Session:
         self._engine.load(target, options)
         self._changed()
 
+    def forget(self) -> None:
+        """Gives the memory of the model's KV cache back."""
+        self.cached_tokens = 0
+        if self._engine is not None:
+            self._engine.forget()
+        self._changed()
+
     # ---- branches; none of it while a reply is written
 
     def switch(self, message_id: str) -> None:
@@ -144,32 +154,22 @@ class Session:
         self._turn_to(self.conversation.switch(message_id))
 
     def delete(self, message_id: str) -> int:
-        """Takes out a message with all that follows it; an alternative to it comes into view.
-
-        Returns: how many messages went.
-        """
-        before = self.conversation
-        others = [m.id for m in before.siblings(message_id) if m.id != message_id]
-        left = before.delete(message_id)
-        self._turn_to(left.switch(others[-1]) if others else left)
-        self._deleted.append((message_id, before, self.conversation.messages))
-        return len(before.messages) - len(left.messages)
-
-    def undo(self) -> str | None:
-        """Brings back what was deleted last, unless the conversation has gone on since.
-
-        Returns: the id of the message that was deleted; None where nothing came back.
-        """
-        if not self.can_undo:
-            return None
-        message_id, before, _ = self._deleted.pop()
-        self._turn_to(replace(self.conversation, messages=before.messages, head=before.head))
-        return message_id
+        """Takes out a message with all that follows it. Returns how many went."""
+        before = len(self.conversation.messages)
+        self._turn_to(self._deletions.delete(self.conversation, message_id))
+        return before - len(self.conversation.messages)
 
     @property
     def can_undo(self) -> bool:
-        """Whether what was deleted last can come back."""
-        return bool(self._deleted) and self._deleted[-1][2] is self.conversation.messages
+        """Whether what was deleted last can come back: the conversation has not gone on since."""
+        return self._deletions.can_undo(self.conversation)
+
+    def undo(self) -> str | None:
+        """Brings back what was deleted last. Returns its id; None where nothing came back."""
+        conversation, message_id = self._deletions.undo(self.conversation)
+        if message_id is not None:
+            self._turn_to(conversation)
+        return message_id
 
     def _turn_to(self, conversation: Conversation) -> None:
         self.conversation, self.reply_error = conversation, None
@@ -234,6 +234,8 @@ class Session:
             self.conversation = asked
         # A reply that failed before its first word says nothing to the model.
         prompt = tuple(m for m in asked.prompt if m.content or m.metadata or m.role != "assistant")
+        if self.keep_turns is not None:
+            prompt = last_turns(prompt, self.keep_turns)
         request = Request(next(self._ids), prompt, asked.params)
         run = self.run = Run(request, begun, saved_at=self._clock())
         self._view.begin(begun, places(self.conversation).get(begun.id))
@@ -315,6 +317,8 @@ class Session:
         )
         self.reply_error, self.answered = error, True
         self.stopped = reason == "cancelled"
+        if reply is not None:
+            self.cached_tokens = reply.stats.prompt_tokens + reply.stats.generated_tokens
         self.dropped_turns = reply.dropped_turns if reply else self.dropped_turns
         said = [made_visible(m) for m in reply.messages] if reply else []
         if self.stopped and not message.content and len(said) < 2:  # nothing was said
@@ -378,6 +382,7 @@ class Session:
                 self.loading = (self.loading[0], event.fraction)
         elif isinstance(event, Ready):
             self.model, self.loading, self.load_error = event.model, None, None
+            self.cached_tokens = 0
             self._submit()
         elif isinstance(event, LoadFailed):
             self.model, self.loading, self.load_error = None, None, event.error

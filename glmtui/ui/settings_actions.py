@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from glmtui import config
+from glmtui import config, presets
 from glmtui.errors import UsageError
+from glmtui.language import _
 from glmtui.setting import Value
 from glmtui.ui.chat_view import ChatView
 
 if TYPE_CHECKING:
-    from glmtui.ui.panel import SettingRow
+    from glmtui.ui.panel import PresetRow, SettingRow
 
 
 class SettingsActions(ChatView):
@@ -32,14 +33,41 @@ class SettingsActions(ChatView):
 
     def action_set(self, text: str = "") -> None:
         """Changes one setting, from "NAME VALUE". Raises ConfigError."""
-        name, _, value = text.partition(" ")
+        name, _space, value = text.partition(" ")
         self._change(config.find(name).name, config.parse_setting(name, value))
-        self.app.tell(f"{name}: {value.strip() or 'as the model has it'}, from the next reply on.")
+        text = _("{name}: {value}, from the next reply on.")
+        self.app.tell(text.format(name=name, value=value.strip() or _("as the model has it")))
+
+    def action_preset(self, text: str = "") -> None:
+        """Takes on a preset, saves one, or names them all. Raises UsageError, ConfigError."""
+        word, _space, rest = text.partition(" ")
+        params = self.session.conversation.params
+        if word == "save" and rest.strip():
+            path = presets.save(rest.strip(), params)
+            if self.panel is not None:
+                self.panel.preset.read()
+            self.app.tell(_("Saved to {path}.").format(path=path))
+        elif text:
+            self._take_on(text.strip())
+        else:
+            known, problems = presets.load()
+            self.app.tell_notice("presets", "\n".join(map(str, problems)))
+            now = presets.name_of(params, known) or _("none of them")
+            words = _("Presets: {names}. In force: {now}.")
+            self.app.tell(words.format(names=", ".join(known), now=now))
+
+    def on_preset_row_chosen(self, event: PresetRow.Chosen) -> None:
+        """A preset was named in the panel."""
+        self.session.change(params=presets.find(event.name))
+
+    def _take_on(self, name: str) -> None:
+        self.session.change(params=presets.find(name))
+        self.app.tell(_("{name}: from the next reply on.").format(name=name))
 
     def action_system(self, text: str = "") -> None:
         """Changes the system prompt."""
         self._change("system_prompt", text or None)
-        self.app.tell("The system prompt is in force from the next reply on.")
+        self.app.tell(_("The system prompt is in force from the next reply on."))
 
     def _change(self, name: str, value: Value) -> None:
         session = self.session
@@ -49,4 +77,4 @@ class SettingsActions(ChatView):
             values: dict[str, Any] = {name: value}
             session.change(params=replace(session.conversation.params, **values))
         else:
-            raise UsageError(f"{name} cannot be changed while the app runs.")
+            raise UsageError(_("{name} cannot be changed while the app runs.").format(name=name))

@@ -1,15 +1,34 @@
-"""The two colour themes of our own, one dark, one light; Textual's are there beside them."""
+"""The colour themes of our own: one dark, one light, and one in the terminal's own colours.
+
+Textual's are there beside them.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+
+from rich.console import Console
 from textual.theme import Theme
 
-DARK, LIGHT = "ink", "paper"
+DARK, LIGHT, TERMINAL = "ink", "paper", "terminal"
+
+
+def few_colours(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the terminal has 16 colours or fewer, or is to have none (no-color.org)."""
+    if environ.get("NO_COLOR"):
+        return True
+    console = Console(force_terminal=True, legacy_windows=False, _environ=environ)
+    return console.color_system not in ("256", "truecolor")
 
 
 def themes() -> tuple[Theme, ...]:
     """Calm backgrounds, one accent; text on every surface has a contrast of at least 7 to 1,
-    secondary text 4.5 to 1 (WCAG 2.2)."""
+    secondary text 4.5 to 1 (WCAG 2.2).
+
+    Backgrounds are nearly grey: in 256 colours Rich makes them three greys, told apart, where
+    stronger ones would all become one corner of the colour cube.
+    """
     ink = Theme(
         name=DARK,
         primary="#7aa2d6",
@@ -19,10 +38,10 @@ def themes() -> tuple[Theme, ...]:
         error="#e58a86",
         success="#9cc38a",
         foreground="#d7dae0",
-        background="#15181d",
-        surface="#1c2027",
-        panel="#242a33",
-        boost="#242a33",
+        background="#16181c",
+        surface="#1e2126",
+        panel="#272b31",
+        boost="#272b31",
         dark=True,
         variables={
             "text-muted": "#99a1af",
@@ -31,14 +50,14 @@ def themes() -> tuple[Theme, ...]:
             "block-cursor-foreground": "#eef1f6",
             "block-cursor-text-style": "none",
             "input-cursor-background": "#d7dae0",
-            "input-cursor-foreground": "#15181d",
+            "input-cursor-foreground": "#16181c",
             "input-selection-background": "#3a4d66",
             "scrollbar": "#333b47",
             "scrollbar-hover": "#465263",
             "scrollbar-active": "#5a6a80",
-            "scrollbar-background": "#15181d",
-            "scrollbar-background-hover": "#15181d",
-            "scrollbar-background-active": "#15181d",
+            "scrollbar-background": "#16181c",
+            "scrollbar-background-hover": "#16181c",
+            "scrollbar-background-active": "#16181c",
         },
     )
     paper = Theme(
@@ -50,10 +69,10 @@ def themes() -> tuple[Theme, ...]:
         error="#b0302d",
         success="#3b6e28",
         foreground="#22262d",
-        background="#fbfaf7",
-        surface="#f2f0ea",
-        panel="#e7e4dc",
-        boost="#e7e4dc",
+        background="#fbfaf8",
+        surface="#f1f1ef",
+        panel="#e6e5e2",
+        boost="#e6e5e2",
         dark=False,
         variables={
             "text-muted": "#5a606b",
@@ -62,14 +81,48 @@ def themes() -> tuple[Theme, ...]:
             "block-cursor-foreground": "#14181e",
             "block-cursor-text-style": "none",
             "input-cursor-background": "#22262d",
-            "input-cursor-foreground": "#fbfaf7",
+            "input-cursor-foreground": "#fbfaf8",
             "input-selection-background": "#c4d5ea",
-            "scrollbar": "#d3d0c7",
-            "scrollbar-hover": "#bdb9ae",
-            "scrollbar-active": "#a39e91",
-            "scrollbar-background": "#fbfaf7",
-            "scrollbar-background-hover": "#fbfaf7",
-            "scrollbar-background-active": "#fbfaf7",
+            "scrollbar": "#d2d2cf",
+            "scrollbar-hover": "#bbbbb7",
+            "scrollbar-active": "#a2a29d",
+            "scrollbar-background": "#fbfaf8",
+            "scrollbar-background-hover": "#fbfaf8",
+            "scrollbar-background-active": "#fbfaf8",
         },
     )
-    return ink, paper
+    # What is chosen is marked by a colour and, where there is none, by an underline: of a row's
+    # styles Textual draws no reverse.
+    chosen = {"foreground": "ansi_black", "background": "ansi_cyan", "text-style": "bold underline"}
+    cursor = {"foreground": "ansi_default", "background": "ansi_default", "text-style": "reverse"}
+    looks = {"block-cursor": chosen, "block-cursor-blurred": chosen, "input-cursor": cursor}
+    terminal = Theme(
+        name=TERMINAL,
+        ansi=True,
+        primary="ansi_blue",
+        secondary="ansi_default",
+        accent="ansi_cyan",
+        warning="ansi_yellow",
+        error="ansi_red",
+        success="ansi_green",
+        foreground="ansi_default",
+        background="ansi_default",
+        surface="ansi_default",
+        panel="ansi_default",
+        boost="ansi_default",
+        dark=True,
+        variables={
+            **{f"{name}-{rule}": value for name in looks for rule, value in looks[name].items()},
+            "ansi-background": "ansi_black",
+            "ansi-foreground": "ansi_white",
+            "text-muted": "ansi_default",
+            "text-disabled": "ansi_default",
+            "input-selection-background": "ansi_cyan",
+            "input-selection-foreground": "ansi_black",
+            "screen-selection-background": "ansi_cyan",
+            "screen-selection-foreground": "ansi_black",
+            "scrollbar": "ansi_default",
+            "scrollbar-background": "ansi_default",
+        },
+    )
+    return ink, paper, terminal

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from glmtui.engine.api import ToolCall
 from glmtui.errors import ToolError
+from glmtui.language import _
 from glmtui.sanitize import one_line
 
 if TYPE_CHECKING:
@@ -67,11 +68,12 @@ class ToolUse:
                 self._app.session.answer(outcome.text)
 
         # "No" comes first: an Enter that was meant for the prompt must not run anything.
-        answers = {"no": "No"}
+        answers = {"no": _("No")}
         if plan is not None:
-            answers["run"] = "Yes, run it"
-        answers["myself"] = "I answer myself"
-        self._app.push_screen(Choice(f"The model calls {_name(call)}", text, answers), chosen)
+            answers["run"] = _("Yes, run it")
+        answers["myself"] = _("I answer myself")
+        title = _("The model calls {tool}").format(tool=_name(call))
+        self._app.push_screen(Choice(title, text, answers), chosen)
 
     # ---- the user answers
 
@@ -85,7 +87,10 @@ class ToolUse:
     def placeholder(self) -> str:
         """What the empty prompt says meanwhile; "" while no call waits."""
         call = self.waiting
-        return "" if call is None else f"What does {_name(call)} answer? Esc: no answer"
+        if call is None:
+            return ""
+        text = _("What does {tool} answer? {key}: no answer")
+        return text.format(tool=_name(call), key=self._app.how("stop"))
 
     def answer(self, text: str) -> bool:
         """Answers the call that waits. False where there is none."""

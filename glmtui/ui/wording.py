@@ -13,8 +13,10 @@ from glmtui.engine.api import LoadedInfo
 from glmtui.errors import ConversationChanged, ConversationInUse, GlmtuiError, StoreError
 from glmtui.language import _
 from glmtui.sanitize import one_line
+from glmtui.ui.memory import Memory, held, with_held
+from glmtui.ui.meters import gigabytes, tokens
 from glmtui.ui.session import Session
-from glmtui.ui.status import Facts, Memory, Mood, gigabytes, tokens
+from glmtui.ui.status import Facts, Mood
 
 How: TypeAlias = Callable[[str], str]
 """The key, or else the command, for an action."""
@@ -82,6 +84,14 @@ def context_limit(session: Session) -> int | None:
     return min(known, default=None)
 
 
+def devices(session: Session, memories: tuple[Memory, ...]) -> tuple[Memory, ...]:
+    """Memory as measured, and what of it the model has and will want."""
+    cached = session.cached_tokens
+    if session.run is not None and session.run.working:
+        cached = max(cached, context_used(session) or 0)
+    return with_held(memories, held(session.model, cached, context_limit(session)))
+
+
 def facts(session: Session, memories: tuple[Memory, ...], now: float, *, unsaved: bool) -> Facts:
     """All that the status bar shows."""
     text, mood = state(session, now)
@@ -97,7 +107,7 @@ def facts(session: Session, memories: tuple[Memory, ...], now: float, *, unsaved
         model=session.answering,
         used=0 if used is None and limit is not None else used,
         limit=limit,
-        memories=memories,
+        memories=devices(session, memories),
     )
 
 
@@ -148,6 +158,25 @@ def title(conversation: Conversation) -> str:
     return one_line(conversation.title) or _("New conversation")
 
 
+def pressing(session: Session, memories: tuple[Memory, ...], how: How) -> str:
+    """What is said when the conversation will soon have no room to grow; "" while it has."""
+    for memory in devices(session, memories):
+        if memory.is_pressing:
+            text = _("{name} is nearly full: the whole context needs {size} GB more than is free.")
+            said = text.format(name=memory.name, size=gigabytes(memory.lacking))
+            more = _("{key} says more.").format(key=how("stats"))
+            return f"{said}\n{ways_out()} {more}"
+    return ""
+
+
+def ways_out() -> str:
+    """What gives memory back."""
+    return _(
+        "/keep N gives the model the last N turns only; /quant int8 or /quant int4 makes the "
+        "weights smaller; /clear gives the KV cache back."
+    )
+
+
 def _rate(rate: float) -> str:
     return f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
 
@@ -158,4 +187,5 @@ def unsaved(error: StoreError | None) -> str:
         return ""
     taken = isinstance(error, ConversationChanged | ConversationInUse)
     way = _("/fork goes on in a copy.") if taken else _("/export puts it elsewhere.")
-    return f"{error}\n{_('Nothing is lost: it is kept and tried again.')} {way}"
+    kept = _("Nothing is lost: it is kept and tried again.")
+    return f"{error}\n{kept} {way}"

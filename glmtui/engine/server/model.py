@@ -92,6 +92,9 @@ class ServerModel:
         self._reply = ServerReply(call, cancelled, on_prefill)
         return self._reply
 
+    def forget(self) -> None:
+        """Nothing: what is cached is the server's."""
+
     def close(self) -> None:
         """Hangs up on the reply that is being written, if any."""
         if self._reply is not None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from glmtui.engine.server.chat_completions import refusal_text
 from glmtui.errors import ServerError
+from glmtui.language import _
 from glmtui.sanitize import one_line
 
 MAX_QUOTE = 300
@@ -120,8 +121,10 @@ def unreachable(blame: Blame, error: Exception, *, seconds: float, begun: bool) 
     causes = tuple(_causes(error))
     if isinstance(error, httpx.ConnectTimeout):
         return ServerError(
-            f"{at} did not take the call within {seconds:.0f} s.",
-            "Check the address, and whether a firewall, VPN or proxy is in between.",
+            _("{server} did not take the call within {seconds:.0f} s.").format(
+                server=at, seconds=seconds
+            ),
+            _("Check the address, and whether a firewall, VPN or proxy is in between."),
         )
     if isinstance(error, httpx.TimeoutException):
         return ServerError(f"{at} has said nothing for {seconds:.0f} s.", LOG_HINT)
@@ -132,15 +135,16 @@ def unreachable(blame: Blame, error: Exception, *, seconds: float, begun: bool) 
         )
     if any(isinstance(cause, socket.gaierror) for cause in causes):
         return ServerError(
-            f"The name in {at} cannot be found.", "Check the url and this machine's network."
+            _("The name in {server} cannot be found.").format(server=at),
+            _("Check the url and this machine's network."),
         )
     for cause in causes:
         if isinstance(cause, ssl.SSLError):
             return _insecure(at, cause)
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
         return ServerError(
-            f"Nothing answers at {at}: connection refused.",
-            "Start the server there, or check the address and the port.",
+            _("Nothing answers at {server}: connection refused.").format(server=at),
+            _("Start the server there, or check the address and the port."),
         )
     if isinstance(error, httpx.ConnectError):
         return ServerError(
