@@ -88,7 +88,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "select_message",
         "Select a message",
-        "Select the last message, to go on with a key of those below; so does Up without a text.",
+        "Select the last message, for the keys that begin with Up; so does Up itself.",
         "alt+up",
     ),
     Command("previous_message", "Previous", "Select the message before.", "up,k", scope=MESSAGE),
@@ -149,7 +149,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "view_message",
         "Open",
-        "Open the message in $VISUAL or $EDITOR; a question changed there can be sent.",
+        "Open the message in $VISUAL or $EDITOR; a changed question can be sent.",
         "o",
         scope=MESSAGE,
     ),

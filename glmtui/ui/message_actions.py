@@ -94,7 +94,7 @@ class MessageActions(ChatView):
             "unselect": True,
         }
         words = [
-            f"{command.bare_key_names[0]} {_(command.title).lower()}"
+            " ".join((command.bare_key_names[0], _(command.title).lower()))
             for command in self.app.commands
             if fitting.get(command.action) and command.keys
         ]
