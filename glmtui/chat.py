@@ -137,6 +137,7 @@ class Conversation:
         system: the system prompt; None leaves it to the model's own template.
         messages: every message of every branch, parents before children.
         head: id of the last message of the branch in view; None when empty.
+        pinned: whether it stands before the others in a list.
     """
 
     id: str
@@ -147,6 +148,7 @@ class Conversation:
     params: SamplingParams = field(default_factory=SamplingParams)
     messages: tuple[Message, ...] = ()
     head: str | None = None
+    pinned: bool = False
 
     @classmethod
     def new(

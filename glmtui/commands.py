@@ -43,8 +43,13 @@ class Command:
 
     @property
     def usage(self) -> str:
-        """The slash command as it is typed, such as "/set NAME VALUE"; empty for none."""
+        """The slash command as it is typed, such as "/set SETTING VALUE"; empty for none."""
         return f"/{self.slash} {self.argument}".rstrip() if self.slash else ""
+
+    @property
+    def kind(self) -> str:
+        """What the argument is, such as "THEME"; empty where there is none."""
+        return self.argument.partition(" ")[0].strip("[]")
 
     @property
     def key_names(self) -> tuple[str, ...]:
@@ -76,12 +81,20 @@ COMMANDS: tuple[Command, ...] = (
         "editor",
     ),
     Command(
+        "history",
+        "History",
+        "Find a question that was sent before; with text in the prompt, Ctrl+R does.",
+        "",
+        "history",
+        "[TEXT]",
+    ),
+    Command(
         "stop", "Stop", "Stop the reply and keep what there is; close a notice.", "escape", "stop"
     ),
     Command(
         "regenerate",
         "Regenerate",
-        "Answer the last question again; the earlier reply is kept as an alternative.",
+        "Answer the last question again, the prompt empty; the earlier reply is kept too.",
         "ctrl+r",
         "regenerate",
     ),
@@ -166,8 +179,38 @@ COMMANDS: tuple[Command, ...] = (
     Command("unselect", "Back", "Go back to the prompt.", "escape", scope=MESSAGE),
     Command("new", "New conversation", "Start with an empty page.", "ctrl+n", "new"),
     Command(
-        "open", "Open", "Open a saved conversation, by title or id.", "ctrl+o", "open", "[TITLE]"
+        "open",
+        "Open",
+        "Open a saved conversation; title, pin, delete or copy it there.",
+        "ctrl+o",
+        "open",
+        "[TITLE]",
     ),
+    Command(
+        "find",
+        "Find",
+        "Find words in all conversations and go there.",
+        "ctrl+f",
+        "find",
+        "[TEXT]",
+    ),
+    Command(
+        "title",
+        "Title",
+        "Give this conversation another title; without one, see what it is.",
+        "",
+        "title",
+        "[TEXT]",
+    ),
+    Command("pin", "Pin", "Have this conversation stand first in the list, or not.", "", "pin"),
+    Command(
+        "trash",
+        "Delete conversation",
+        "Put this conversation into the trash, where it is kept for 30 days.",
+        "",
+        "trash",
+    ),
+    Command("restore", "Restore conversation", "Bring back what was deleted last.", "", "restore"),
     Command(
         "fork",
         "Fork",
@@ -181,7 +224,7 @@ COMMANDS: tuple[Command, ...] = (
         "Pick, download or load a model: a name, a folder, a hub id or a server.",
         "f4",
         "model",
-        "[NAME]",
+        "[MODEL]",
     ),
     Command(
         "settings",
@@ -196,7 +239,7 @@ COMMANDS: tuple[Command, ...] = (
         "Change one setting of this conversation; without a value, back to the model's own.",
         "",
         "set",
-        "NAME [VALUE]",
+        "SETTING [VALUE]",
     ),
     Command(
         "system",
@@ -253,7 +296,7 @@ COMMANDS: tuple[Command, ...] = (
         "[FILE]",
     ),
     Command(
-        "theme", "Theme", "Change the colours; without a name, the next.", "", "theme", "[NAME]"
+        "theme", "Theme", "Change the colours; without a name, the next.", "", "theme", "[THEME]"
     ),
     Command("page_up", "Page up", "Look back in the conversation.", "pageup"),
     Command("page_down", "Page down", "Look forward in the conversation.", "pagedown"),
@@ -278,6 +321,11 @@ COMMANDS: tuple[Command, ...] = (
 )
 
 
+def by_word() -> dict[str, Command]:
+    """The slash commands by their words."""
+    return {command.slash: command for command in COMMANDS if command.slash}
+
+
 def looks_like_command(text: str) -> bool:
     """Whether `text` is one line that begins as a command does; /usr/bin does not."""
     return _SLASH.fullmatch(text) is not None
@@ -291,10 +339,10 @@ def parse(text: str) -> tuple[Command, str]:
     """
     found = _SLASH.fullmatch(text)
     word, argument = (found.group(1), found.group(2) or "") if found else (text, "")
-    by_word = {command.slash: command for command in COMMANDS if command.slash}
-    command = by_word.get(word)
+    known = by_word()
+    command = known.get(word)
     if command is None:
-        near = difflib.get_close_matches(word, by_word, n=1)
+        near = difflib.get_close_matches(word, known, n=1)
         hint = _("/help shows them all.")
         if near:
             hint = _("Did you mean {name}?").format(name=f"/{near[0]}")

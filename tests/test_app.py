@@ -249,7 +249,7 @@ async def test_ctrl_c_stops_then_clears_then_says_how_to_quit() -> None:
         assert desk.app.chat.prompt.text == ""
         await desk.pilot.press("ctrl+c")
         await desk.shows("Ctrl+Q quits.")
-        await desk.pilot.press("x", "up")
+        await desk.pilot.press("ctrl+z")
         assert desk.app.chat.prompt.text == "next"
 
 

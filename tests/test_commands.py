@@ -42,7 +42,7 @@ def test_a_command_with_its_argument() -> None:
     [
         ("/stpo", "no command /stpo", "/stop"),
         ("/new page", "takes nothing", ""),
-        ("/set", "needs more", "/set NAME [VALUE]"),
+        ("/set", "needs more", "/set SETTING [VALUE]"),
     ],
 )
 def test_a_command_that_means_nothing_says_what_would(text: str, said: str, hint: str) -> None:

@@ -6,6 +6,7 @@ Format 1, the same in TOML and JSON. Made to be read and edited by a person:
     id = "1f2e3d4c"
     title = "..."
     model = "smollm2"
+    pinned = true               # absent: not
     created = 2026-11-22 18:00:00+00:00
     system = "..."              # absent: the model's own
     [params]                    # only what was set
@@ -85,6 +86,7 @@ def _tables(conversation: Conversation) -> _Table:
         "id": conversation.id,
         "title": conversation.title,
         "model": conversation.model,
+        "pinned": conversation.pinned,
         "created": conversation.created.astimezone(timezone.utc),
         "head": None if plain else conversation.head or "",
         "system": conversation.system,
@@ -183,6 +185,7 @@ class Peek:
     title: str
     model: str
     message_count: int
+    pinned: bool
 
 
 def peek(text: str, file_format: FileFormat) -> Peek:
@@ -195,11 +198,15 @@ def peek(text: str, file_format: FileFormat) -> Peek:
         data, count = _toml_ends(text) if file_format == "toml" else _json_ends(text)
         if "title" in data:
             conversation = from_table(data)
-            return Peek(conversation.title, conversation.model, count)
+            return _peeked(conversation, count)
     except (CorruptConversation, ValueError, LookupError, TypeError, RecursionError):
         pass  # not as we write it, or a text that looks like a message: the whole decides
     conversation = loads(text, file_format)
-    return Peek(conversation.title, conversation.model, len(conversation.messages))
+    return _peeked(conversation, len(conversation.messages))
+
+
+def _peeked(conversation: Conversation, count: int) -> Peek:
+    return Peek(conversation.title, conversation.model, count, conversation.pinned)
 
 
 def _toml_ends(text: str) -> tuple[_Table, int]:
@@ -247,6 +254,7 @@ def from_table(data: Any) -> Conversation:
         created=created,
         title=_get(data, "title", str, "") or next(filter(None, titles), ""),
         model=_get(data, "model", str, ""),
+        pinned=data.get("pinned") is True,
         system=_get(data, "system", str, None),
         params=_numbers(SamplingParams, _get(data, "params", dict, {})),
         messages=messages,

@@ -14,6 +14,7 @@ from textual.binding import Binding, BindingType
 from glmtui import commands
 from glmtui.errors import GlmtuiError, UsageError
 from glmtui.language import _
+from glmtui.ui.finding_actions import FindingActions
 from glmtui.ui.memory_actions import MemoryActions
 from glmtui.ui.message_actions import MessageActions
 from glmtui.ui.prompt_actions import PromptActions
@@ -22,8 +23,8 @@ UNBOUND = "unbound"
 """A key that no terminal sends, for what has none until the user gives it one."""
 
 
-class ChatScreen(MessageActions, PromptActions, MemoryActions):
-    """What the user can do, but for messages, prompt, memory and settings."""
+class ChatScreen(MessageActions, FindingActions, PromptActions, MemoryActions):
+    """What the user can do, but for what is said elsewhere of its four parts."""
 
     AUTO_FOCUS = "Prompt"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -36,21 +37,18 @@ class ChatScreen(MessageActions, PromptActions, MemoryActions):
 
     def action_send(self) -> None:
         """Sends what is in the prompt, or does what its command says."""
-        text = self.prompt.text
+        text = self.prompt.whole
         if not text.strip():
             return
         if commands.looks_like_command(text):
             self._command(text)
         elif self.session.run is not None:
-            self.app.tell(
-                _("A reply is being written; {key} stops it.").format(key=self.app.how("stop"))
-            )
-        else:
+            self.idle()
+        elif (question := self.with_files(text.strip("\n"))) is not None:
             self.prompt.take()
             editing, self.editing = self.editing, None
-            text = text.strip("\n")
-            if editing is not None or not self.app.tool_use.answer(text):
-                self.session.ask(text, editing)
+            if editing is not None or not self.app.tool_use.answer(question):
+                self.session.ask(question, editing)
 
     def _command(self, text: str) -> None:
         try:
@@ -80,21 +78,7 @@ class ChatScreen(MessageActions, PromptActions, MemoryActions):
             self.prompt.put("")
             self.session.open(self.session.conversation)
 
-    # ---- conversations and models
-
-    def action_new(self) -> None:
-        """Starts an empty conversation."""
-        self.editing = None
-        self.app.new_conversation()
-
-    def action_fork(self) -> None:
-        """Goes on in a copy of the conversation."""
-        self.app.fork_conversation()
-
-    def action_open(self, title: str = "") -> None:
-        """Lets the user pick a saved conversation."""
-        self.editing = None
-        self.app.pick_conversation(title)
+    # ---- models and files
 
     def action_model(self, name: str = "") -> None:
         """Loads a model, or lets the user pick one."""

@@ -77,7 +77,11 @@ class Notice(Words):
 
 
 class ChatView(Screen[None]):
-    """The conversation, the prompt and the status bar; the settings panel beside or over them."""
+    """The conversation, the prompt and the status bar; the settings panel beside or over them.
+
+    Attributes:
+        editing: the id of the question whose other words are in the prompt, if any.
+    """
 
     app: GlmtuiApp
 
@@ -91,8 +95,10 @@ class ChatView(Screen[None]):
         self.notice = Notice()
         self.prompt = Prompt(_(PLACEHOLDER))
         self.prompt.above = self.select_last
+        self.attached = Words(classes="attached")
         self.status = StatusBar()
         self.panel: SettingsPanel | None = None
+        self.editing: str | None = None
         self.memories: tuple[Memory, ...] = ()
         self._pressing = False
         self._status_at = 0.0
@@ -103,6 +109,7 @@ class ChatView(Screen[None]):
         """From top to bottom."""
         yield self.main
         yield self.notice
+        yield self.attached
         yield self.prompt.completions
         yield self.prompt
         yield self.status

@@ -17,15 +17,10 @@ from glmtui.ui.thinking import CLOSING, split
 
 
 class MessageActions(ChatView):
-    """The actions on messages; a part of `chat_screen.ChatScreen`.
-
-    Attributes:
-        editing: the id of the question that is in the prompt to be sent with other words.
-    """
+    """The actions on messages; a part of `chat_screen.ChatScreen`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.editing: str | None = None
         self._code_copied = ("", -1)  # the message whose block was copied last, and which
 
     # ---- which message
@@ -174,7 +169,7 @@ class MessageActions(ChatView):
             self.app.tell(_("There is no reply yet to quote."))
             return
         quoted = "\n".join(f"> {line}".rstrip() for line in text.strip("\n").split("\n"))
-        before = self.prompt.text.rstrip("\n")
+        before = self.prompt.whole.rstrip("\n")
         self.unselect()
         self.prompt.put(f"{before}\n{quoted}\n\n" if before else f"{quoted}\n\n")
 
@@ -232,7 +227,7 @@ class MessageActions(ChatView):
             self._edit(questions[-1], questions[-1].content)
 
     def _edit(self, question: Message, text: str) -> None:
-        self.prompt.remember(self.prompt.text)
+        self.prompt.past.add(self.prompt.whole)
         self.unselect()
         self.editing = question.id
         self.prompt.put(text)

@@ -153,6 +153,22 @@ class Page:
     def _forget(self) -> None:
         self._first, self._starts, self.total = len(self._entries), [], 0
 
+    # ---- messages by their ids
+
+    def line_with(self, message_id: str, words: str) -> int:
+        """The first line of a message that has these words, or the first of them, or any.
+
+        The message is laid out.
+        """
+        at = self.ids.index(message_id)
+        entry = self._entries[at]
+        lines = [entry[n].text.lower() for n in range(len(entry))]
+        for wanted in (words.lower(), *words.lower().split()[:1]):
+            for n, line in enumerate(lines):
+                if wanted in line:
+                    return self._starts[at - self._first] + n
+        return self._starts[at - self._first]
+
     # ---- lines
 
     def line(self, y: int) -> tuple[Span, Line]:

@@ -116,8 +116,8 @@ class Session:
         self._show(self.conversation.path)
         self._changed()
 
-    def change(self, **values: SamplingParams | str | None) -> None:
-        """Puts `params` or `system` into the conversation, in force from the next reply."""
+    def change(self, **values: SamplingParams | str | bool | None) -> None:
+        """Puts `params`, `system`, `title` or `pinned` into the conversation, from now on."""
         self.conversation = replace(self.conversation, **values)  # type: ignore[arg-type]
         if self.conversation.messages:
             self._saver.save(self.conversation)

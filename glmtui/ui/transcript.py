@@ -261,6 +261,13 @@ class Transcript(ScrollView, can_focus=True):
         self._look_back(lambda: False)
         super().scroll_home(**options)
 
+    def show_message(self, message_id: str, words: str = "") -> None:
+        """Brings a message into view, at the words in it, if there is one of this id."""
+        if message_id in self._page.ids and self._width:
+            self._look_back(lambda: self._page.is_laid_out(message_id))
+            line = self._page.line_with(message_id, words)
+            self.scroll_to(y=max(0, line - self.size.height // 3))
+
     def scroll_to(self, x: float | None = None, y: float | None = None, **options: Any) -> None:
         """At once: on a slow link, every step on the way is a screenful of bytes to wait for."""
         super().scroll_to(x, y, **{**options, "animate": False})
