@@ -35,6 +35,7 @@ from glmtui.store.naming import file_name, format_of, free_name_aside, id_of
 from glmtui.store.reading import MAX_BYTES, Summary, naming, peek_at, summary, text_of
 
 TRASH_DAYS = 30
+_NAMED_BY_ID = re.compile(r"[0-9a-f]{8}\.(?:toml|json)$")
 _LEFT_BEHIND = re.compile(r"\.([0-9a-f]{8})(?:\.lock|-\w+\.tmp)")
 
 
@@ -238,9 +239,9 @@ class Store:
 
     # ---- finding files
 
-    def _files(self) -> list[tuple[Path, os.stat_result]]:
+    def _files(self, id_prefix: str = "") -> list[tuple[Path, os.stat_result]]:
         try:
-            return files_of(self.folder)
+            return files_of(self.folder, id_prefix)
         except OSError as error:
             raise StoreError(
                 f"cannot list the conversations in {str(self.folder)!r}: {error.strerror}"
@@ -255,7 +256,7 @@ class Store:
             if latest := self.latest():
                 return latest.path
             raise ConversationNotFound("there are no saved conversations yet")
-        files = [path for path, _ in self._files() if id_of(path).startswith(wanted)]
+        files = [path for path, _ in self._files(wanted) if id_of(path).startswith(wanted)]
         exact = [path for path in files if id_of(path) == wanted]
         candidates = exact or (files if wanted else [])
         if not candidates:
@@ -289,7 +290,9 @@ class Store:
         if known and known.path.exists():
             there = [known.path]
         else:
-            there = [path for path, _ in self._files() if id_of(path) == conversation.id]
+            there = [
+                path for path, _ in self._files(conversation.id) if id_of(path) == conversation.id
+            ]
         for path in there:
             with naming(path):
                 unchanged = known and known.digest == _digest(read_bounded(path, MAX_BYTES))
@@ -338,13 +341,18 @@ class Store:
         return StoreError(f"cannot write in {str(self.folder)!r}: {error.strerror}", hint)
 
 
-def files_of(folder: Path) -> list[tuple[Path, os.stat_result]]:
-    """The conversation files in a folder, in no order. Raises OSError."""
+def files_of(folder: Path, id_prefix: str = "") -> list[tuple[Path, os.stat_result]]:
+    """The conversation files in a folder, in no order; of all only those whose id may begin so.
+
+    Raises OSError.
+    """
     found = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith(".") or not entry.name.endswith((".toml", ".json")):
+                    continue
+                if id_prefix not in entry.name and _NAMED_BY_ID.search(entry.name):
                     continue
                 with contextlib.suppress(OSError):  # a link to nowhere or to itself
                     status = entry.stat()
