@@ -77,7 +77,9 @@ def page(messages: Sequence[Message], memories: Sequence[Memory], width: int) ->
 
 def last_reply(stats: GenerationStats) -> Content:
     """What one reply cost, a line for each number."""
-    reused = _("{count:,} of them read before").format(count=stats.reused_tokens)
+    reused = ""
+    if stats.reused_tokens:
+        reused = _("{count:,} of them read before").format(count=stats.reused_tokens)
     read = "  ".join(filter(None, (_per_second(stats.prefill_rate), reused)))
     rows = [
         (_("prompt"), _tokens(stats.prompt_tokens), read),
