@@ -18,7 +18,7 @@ from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
 from glmtui.engine.device import Gpu, HostMemory, Snapshot
 from glmtui.errors import DownloadError
 from glmtui.ui import model_picker
-from glmtui.ui.dialogs import age
+from glmtui.ui.finding import age
 from glmtui.ui.model_picker import fit, progress_text
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
