@@ -29,7 +29,7 @@ class Command:
         slash: the word after "/"; empty for none.
         argument: what may follow the word; in brackets if it may be left out.
         scope: "message" for what is done while a message is selected; empty for anywhere.
-        vim: further keys, in the key set of that name.
+        vim: its keys in the key set of that name, where they differ.
     """
 
     action: str
@@ -104,8 +104,18 @@ COMMANDS: tuple[Command, ...] = (
         "Select the last message, for the keys that begin with Up; so does Up itself.",
         "alt+up",
     ),
-    Command("previous_message", "Previous", "Select the message before.", "up,k", scope=MESSAGE),
-    Command("next_message", "Next", "Select the message after.", "down,j", scope=MESSAGE),
+    # In the vim set k, j and g scroll, also while a message is selected.
+    Command(
+        "previous_message",
+        "Previous",
+        "Select the message before.",
+        "up,k",
+        scope=MESSAGE,
+        vim="up",
+    ),
+    Command(
+        "next_message", "Next", "Select the message after.", "down,j", scope=MESSAGE, vim="down"
+    ),
     Command(
         "previous_branch", "Other branch", "Show the alternative before.", "left", scope=MESSAGE
     ),
@@ -139,7 +149,14 @@ COMMANDS: tuple[Command, ...] = (
         scope=MESSAGE,
     ),
     Command(
-        "continue_reply", "Go on", "Go on with a reply that was cut.", "g", "continue", "", MESSAGE
+        "continue_reply",
+        "Go on",
+        "Go on with a reply that was cut.",
+        "g",
+        "continue",
+        "",
+        MESSAGE,
+        vim="m",
     ),
     Command(
         "thinking",
@@ -300,20 +317,32 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command("page_up", "Page up", "Look back in the conversation.", "pageup"),
     Command("page_down", "Page down", "Look forward in the conversation.", "pagedown"),
-    Command("half_page_up", "Half a page up", "Look back half a page.", "alt+pageup", vim="ctrl+u"),
+    Command(
+        "half_page_up",
+        "Half a page up",
+        "Look back half a page.",
+        "alt+pageup",
+        vim="alt+pageup,ctrl+u",
+    ),
     Command(
         "half_page_down",
         "Half a page down",
         "Look forward half a page.",
         "alt+pagedown",
-        vim="ctrl+d",
+        vim="alt+pagedown,ctrl+d",
     ),
-    Command("line_up", "A line up", "Look back a line.", "ctrl+up", vim="k"),
-    Command("line_down", "A line down", "Look forward a line.", "ctrl+down", vim="j"),
+    Command("line_up", "A line up", "Look back a line.", "ctrl+up", vim="ctrl+up,k"),
+    Command("line_down", "A line down", "Look forward a line.", "ctrl+down", vim="ctrl+down,j"),
     Command(
-        "scroll_home", "To the top", "Go to where the conversation began.", "ctrl+home", vim="g"
+        "scroll_home",
+        "To the top",
+        "Go to where the conversation began.",
+        "ctrl+home",
+        vim="ctrl+home,g",
     ),
-    Command("scroll_end", "To the end", "Go to the end and follow it.", "ctrl+end", vim="G"),
+    Command(
+        "scroll_end", "To the end", "Go to the end and follow it.", "ctrl+end", vim="ctrl+end,G"
+    ),
     Command("interrupt", "Interrupt", "Copy what is selected, or stop, or clear.", "ctrl+c"),
     Command("palette", "Commands", "Find a command by its name.", "ctrl+p"),
     Command("help", "Help", "Show keys and commands.", "f1", "help"),

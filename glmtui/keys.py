@@ -94,24 +94,19 @@ def clashes(changes: Changes) -> Iterator[tuple[str, ConfigError]]:
 def in_force(key_set: str = "default", changes: Changes | None = None) -> tuple[Command, ...]:
     """COMMANDS with the keys of a set, and a person's own in place of those.
 
-    What moves through the conversation in a set does so too while a message is selected.
-
     Args:
         key_set: "default" or "vim".
         changes: checked, and free of clashes.
     """
     changes = changes or {}
     scopes = {command.action: command.scope for command in COMMANDS}
-    moves = {key for c in COMMANDS for key in _split(c.vim)} if key_set == "vim" else set()
     own = {(scopes[action], key) for action, keys in changes.items() for key in keys}
 
     def keys_of(command: Command) -> tuple[str, ...]:
         if command.action in changes:
             return changes[command.action]
-        further = _split(command.vim) if key_set == "vim" else ()
-        free = (key for key in further if (command.scope, key) not in own)
-        usual = (key for key in _split(command.keys) if not (command.scope and key in moves))
-        return (*usual, *free)
+        asked = _split(command.vim if key_set == "vim" and command.vim else command.keys)
+        return tuple(key for key in asked if (command.scope, key) not in own)
 
     return tuple(replace(command, keys=",".join(keys_of(command))) for command in COMMANDS)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -351,3 +353,26 @@ async def test_the_layout_holds_at_every_size(size: tuple[int, int]) -> None:
         assert "ready" in lines[-1]
         assert "Ask anything" in lines[-2]
         assert any("Hello there." in line for line in lines[:-3])
+
+
+async def test_without_motion_a_reply_is_drawn_twice_a_second_and_whole_at_its_end() -> None:
+    pieces = [f"word{n} " for n in range(60)]
+
+    def prepare(engine: FakeEngine) -> None:
+        engine.pieces, engine.rate = pieces, 60
+
+    async with running(replace(SERVER, motion=False), engine=prepare) as desk:
+        assert desk.app.animation_level == "none"
+        drawn: list[tuple[float, str]] = []
+        append = desk.app.chat.transcript.append
+
+        def noted(text: str) -> None:
+            drawn.append((time.monotonic(), text))
+            append(text)
+
+        desk.app.chat.transcript.append = noted  # type: ignore[method-assign]
+        await desk.ask("Go")
+        await desk.shows("word59")
+        assert "".join(text for _, text in drawn) == "".join(pieces)
+        *times, _last = [at for at, _ in drawn]  # the end is drawn when it comes
+        assert all(later - earlier > 0.4 for earlier, later in pairwise(times))

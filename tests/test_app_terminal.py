@@ -211,3 +211,16 @@ def test_the_programs_own_faults_are_logged_and_said(start: Callable[..., Termin
 def test_input_is_unambiguous_wherever_it_is_cut(pieces: list[str], seen: str) -> None:
     tame = InputFilter()
     assert "".join(map(tame.feed, pieces)) == seen
+
+
+def test_frames_are_whole_where_the_terminal_has_synchronized_output(
+    start: Callable[..., Terminal],
+) -> None:
+    terminal = start()
+    terminal.until(lambda: b"\x1b[?2026$p" in terminal.output)  # whether it has
+    assert b"\x1b[?2026h" not in terminal.output
+    terminal.press(b"\x1b[?2026;2$y")
+    terminal.press(b"Hi\r")
+    terminal.shows("Hello there.")
+    drawn = terminal.output.partition(b"\x1b[?2026h")[2]
+    assert drawn.count(b"\x1b[?2026l") >= drawn.count(b"\x1b[?2026h") > 0

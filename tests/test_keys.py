@@ -25,7 +25,7 @@ def test_without_a_wish_the_keys_are_those_declared() -> None:
     assert in_force() == COMMANDS
 
 
-def test_the_vim_set_adds_to_them() -> None:
+def test_the_vim_set_has_its_own() -> None:
     assert keys("line_down", "vim") == "ctrl+down,j"
     assert keys("scroll_end", "vim").endswith(",G")
 

@@ -216,3 +216,23 @@ def test_closing_in_mid_load_abandons_it(monkeypatch: pytest.MonkeyPatch) -> Non
     desk.load()
     assert begun.wait(PATIENCE)
     assert desk.engine.close(PATIENCE)
+
+
+def test_the_cache_is_given_back_once_what_was_asked_before_is_done(desk: Desk) -> None:
+    model = ScriptedModel(["a"])
+    asked_first: list[int] = []
+
+    def note(cancelled: Any) -> None:
+        asked_first.append(model.forgotten)
+
+    model.pieces = ["a", note]
+    desk.open = lambda cancelled: model
+    desk.engine.forget()  # with no model there is nothing to give back
+    desk.load()
+    desk.ask(1)
+    desk.engine.forget()
+    desk.ask(2)
+    desk.until(Finished)
+    desk.until(Finished)
+    assert asked_first == [0, 1]
+    assert model.forgotten == 1
