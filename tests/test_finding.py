@@ -12,7 +12,8 @@ from app_desk import AppDesk, folders, running
 from glmtui import paths
 from glmtui.chat import Conversation, Message
 from glmtui.store import Store
-from glmtui.ui.finding import ConversationPicker, TextSearch
+from glmtui.ui.finding import ConversationPicker
+from glmtui.ui.text_search import TextSearch
 
 pytestmark = pytest.mark.usefixtures("folders")
 __all__ = ["folders"]

@@ -1,18 +1,15 @@
-"""Finding a conversation: the list of all, arranged in place, and the search through their text.
+"""Finding a conversation in the list of all, where they are arranged too.
 
-A dialog answers with what was found; opening it is the app's. Both read files on threads of
-their own, so that a key never waits for a disk.
+A dialog answers with what was found; opening it is the screen's. Files are read on a thread, so
+that a key never waits for a disk.
 """
 
 from __future__ import annotations
 
-import re
 import threading
-import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -24,17 +21,14 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from glmtui.errors import StoreError
-from glmtui.language import _, ngettext
+from glmtui.language import _
 from glmtui.sanitize import one_line, visible
 from glmtui.store import Summary
-from glmtui.store.search import Hit, search
 from glmtui.ui.dialogs import MOST_ROWS
-from glmtui.ui.shelf import Shelf
+from glmtui.ui.shelf import Shelf, in_order
 
 PATIENCE = 0.15
 """Seconds a list may take before it is shown without its rows."""
-BATCH_SECONDS = 0.1
-SHOWN_BEFORE, WIDEST = 24, 90  # cells of a place in a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +74,7 @@ class FindingDialog(ModalScreen[Found | None]):
 
     def compose(self) -> ComposeResult:
         """Title, field, list, what there is to say, the keys."""
-        with Vertical(classes="dialog"):
+        with Vertical(classes="dialog finding"):
             yield Static(Content(self._title), classes="heading")
             yield self.field
             yield self.list
@@ -115,8 +109,8 @@ class ConversationPicker(FindingDialog):
 
     def __init__(self, shelf: Shelf, filter_text: str = "") -> None:
         keys = _(
-            "Enter opens   Ctrl+R titles   Ctrl+T pins   Ctrl+D deletes   Ctrl+Z undoes\n"
-            "Ctrl+Y opens a copy   Ctrl+F searches the text   Esc closes"
+            "Enter opens   Ctrl+R title   Ctrl+T pin   Ctrl+D delete\n"
+            "Ctrl+Z undo   Ctrl+Y open a copy   Ctrl+F search texts   Esc closes"
         )
         super().__init__(_("Saved conversations"), filter_text, _("Type to filter"), keys)
         self._shelf = shelf
@@ -146,8 +140,11 @@ class ConversationPicker(FindingDialog):
             self.say(_("Reading …"))
 
     def _take(self, listed: list[Summary], wrong: str, selected: str) -> None:
-        self._all = [(row, f"{row.title} {row.model} {row.id}".lower()) for row in listed]
         self.say(wrong or ("" if listed else _("None yet.")))
+        self._list(listed, selected)
+
+    def _list(self, rows: Iterable[Summary], selected: str) -> None:
+        self._all = [(row, f"{row.title} {row.model} {row.id}".lower()) for row in in_order(rows)]
         self._fill(selected)
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -178,8 +175,10 @@ class ConversationPicker(FindingDialog):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Opens the highlighted conversation, or gives it the title that was typed."""
         if (titled := self._titled) is not None:
+            title = one_line(event.value) or titled.title
             self._end_titling()
-            self._do(lambda: self._shelf.rename(titled.id, event.value), titled.id)
+            if self._done(lambda: self._shelf.rename(titled.id, title)):
+                self._put(replace(titled, title=title))
         elif self.selected is not None:
             self.dismiss(Found(self.selected.id))
 
@@ -214,8 +213,9 @@ class ConversationPicker(FindingDialog):
 
     def action_pin(self) -> None:
         """Pins, or no longer."""
-        if (row := self.selected) is not None:
-            self._do(lambda: self._shelf.pin(row.id, not row.pinned), row.id)
+        row = self.selected
+        if row is not None and self._done(lambda: self._shelf.pin(row.id, not row.pinned)):
+            self._put(replace(row, pinned=not row.pinned))
 
     def action_delete(self) -> None:
         """Puts it into the trash; the next one is highlighted."""
@@ -223,13 +223,22 @@ class ConversationPicker(FindingDialog):
             return
         at = self._shown.index(row)
         beside = [*self._shown[at + 1 : at + 2], *self._shown[max(0, at - 1) : at]]
-        if self._do(lambda: self._shelf.delete(row.id), beside[0].id if beside else ""):
+        if self._done(lambda: self._shelf.delete(row.id)):
+            left = (other for other, _ in self._all if other.id != row.id)
+            self._list(left, beside[0].id if beside else "")
             title = one_line(row.title)
             self.say(_("Deleted: {title}. Ctrl+Z brings it back.").format(title=title))
 
     def action_undo(self) -> None:
         """Brings back what was deleted last."""
-        self._do(lambda: self._shelf.undo())
+        restored = ""
+
+        def undo() -> None:
+            nonlocal restored
+            restored = self._shelf.undo()
+
+        if self._done(undo) and restored:
+            self._read(restored)
 
     def action_copy(self) -> None:
         """Opens a copy."""
@@ -240,132 +249,33 @@ class ConversationPicker(FindingDialog):
         """Goes to the search through the texts, with what is typed."""
         self.dismiss(Found(words=self.field.value, search=True))
 
-    def _do(self, change: Callable[[], str | None], selected: str = "") -> bool:
+    def _done(self, change: Callable[[], None]) -> bool:
+        """Makes a change on disk. Whether it could be made; else it is said why not."""
         try:
-            restored = change()
+            change()
         except StoreError as error:
             self.say(str(error))
             return False
-        self._read(restored or selected)
+        self.say("")
         return True
 
-
-class TextSearch(FindingDialog):
-    """The search through all conversations: what has the words, newest first, as it is found."""
-
-    def __init__(self, paths: Callable[[], list[Path]], words: str = "") -> None:
-        keys = _("Enter goes there   Esc closes")
-        super().__init__(_("Find in all conversations"), words, _("Type what to find"), keys)
-        self._paths = paths
-        self._hits: list[Hit] = []
-        self._search = 0  # counts them; an earlier one is not listened to
-        self._done = ""
-
-    def on_mount(self) -> None:
-        """Begins with the words it was given."""
-        self._begin()
-
-    def on_input_changed(self, event: Input.Changed) -> None:
-        """Searches as it is typed."""
-        self._begin()
-
-    def _begin(self) -> None:
-        self._search += 1
-        self._hits, words = [], self.field.value.strip()
-        self.list.clear_options()
-        self.say(_("Searching …") if words else "")
-        if words:
-            work = (self._search, words, self.app.call_later)
-            threading.Thread(target=self._work, args=work, daemon=True).start()
-
-    def _work(self, number: int, words: str, soon: Callable[..., object]) -> None:
-        hits: list[Hit] = []
-        count, told = 0, time.monotonic()
-        try:
-            for _path, found in search(self._paths(), words):
-                hits += found
-                count += len(found)
-                if self._search != number or count >= MOST_ROWS:
-                    break
-                if hits and time.monotonic() - told > BATCH_SECONDS:
-                    soon(self._add, number, hits)
-                    hits, told = [], time.monotonic()
-        except StoreError as error:
-            soon(self._end, number, str(error))
-        else:
-            soon(self._add, number, hits)
-            soon(self._end, number, "")
-
-    def _add(self, number: int, hits: Iterable[Hit]) -> None:
-        if number != self._search:
-            return
-        now = datetime.now(timezone.utc)
-        last = self._hits[-1].conversation_id if self._hits else ""
-        options = []
-        for hit in hits:
-            options.append(Option(_hit_label(hit, now, hit.conversation_id != last)))
-            last = hit.conversation_id
-            self._hits.append(hit)
-        self.list.add_options(options)
-        if self._hits and self.list.highlighted is None:
-            self.list.highlighted = 0
-
-    def _end(self, number: int, wrong: str) -> None:
-        if number != self._search:
-            return
-        count = len(self._hits)
-        if wrong or not count:
-            self.say(wrong or _("Nothing has it."))
-        elif count >= MOST_ROWS:
-            self.say(
-                _("The newest {count} places; type on to narrow them down").format(count=count)
-            )
-        else:
-            self.say(ngettext("{count} place", "{count} places", count).format(count=count))
-
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Goes to the highlighted place."""
-        self._go(self.list.highlighted)
-
-    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Goes to the place that was clicked."""
-        self._go(event.option_index)
-
-    def _go(self, at: int | None) -> None:
-        if at is not None:
-            hit = self._hits[at]
-            self.dismiss(Found(hit.conversation_id, hit.message_id, self.field.value.strip()))
+    def _put(self, changed: Summary) -> None:
+        """This in place of the row that has its id."""
+        self._list((changed if row.id == changed.id else row for row, _ in self._all), changed.id)
 
 
 def _label(summary: Summary, now: datetime) -> Content:
     title = one_line(summary.title) or _("(no title)")
     return Content.assemble(
-        _when(summary.updated, now),
+        when(summary.updated, now),
         ("* " if summary.pinned else "  ", "$text-accent"),
         Content(title).truncate(40, ellipsis=True, pad=True),
         Content.styled("  " + one_line(summary.model), "$text-muted").truncate(18, ellipsis=True),
     )
 
 
-def _hit_label(hit: Hit, now: datetime, first: bool) -> Content:
-    """The place, under its conversation's title where it is the first of it."""
-    before, after = _flowing(hit.before)[-SHOWN_BEFORE:], _flowing(hit.after)
-    place = Content.assemble(before, (_flowing(hit.found), "$text-accent bold"), after)
-    if not hit.message_id:
-        lines = [_when(hit.updated, now) + "  " + place]
-    else:
-        lines = ["          " + place]
-        if first:
-            lines.insert(0, Content.assemble(_when(hit.updated, now), "  ", one_line(hit.title)))
-    return Content("\n").join(line.truncate(WIDEST, ellipsis=True) for line in lines)
-
-
-def _flowing(text: str) -> str:
-    """A piece of a text on one line, the blanks at its ends kept."""
-    return re.sub(r"\s+", " ", visible(text))
-
-
-def _when(then: datetime, now: datetime) -> Content:
+def when(then: datetime, now: datetime) -> Content:
+    """How long ago, in a column of eight cells."""
     words = Content.styled(age(then, now), "$text-muted")
     return words.pad_left(max(0, 7 - words.cell_length)).pad_right(1)
 

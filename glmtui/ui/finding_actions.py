@@ -34,7 +34,7 @@ class FindingActions(ChatView):
 
     def action_find(self, words: str = "") -> None:
         """Lets the user look through the texts of all."""
-        from glmtui.ui.finding import TextSearch
+        from glmtui.ui.text_search import TextSearch
 
         self.editing = None
         self.app.push_screen(TextSearch(self.app.store.paths, words), self._found)

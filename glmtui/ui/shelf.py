@@ -6,14 +6,20 @@ no list and no dialog.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from glmtui.chat import Conversation
-from glmtui.sanitize import one_line
 from glmtui.store import Summary
 
 if TYPE_CHECKING:
     from glmtui.ui.app import GlmtuiApp
+
+
+def in_order(summaries: Iterable[Summary]) -> list[Summary]:
+    """The pinned ones first, then the newest."""
+    newest_first = sorted(summaries, key=lambda summary: summary.updated, reverse=True)
+    return sorted(newest_first, key=lambda summary: not summary.pinned)
 
 
 class Shelf:
@@ -24,15 +30,14 @@ class Shelf:
         self._deleted: list[str] = []
 
     def listed(self) -> list[Summary]:
-        """All of them, the pinned first, then the newest. Any thread may ask."""
-        return sorted(self._app.store.summaries(), key=lambda summary: not summary.pinned)
+        """All of them, in order. Any thread may ask."""
+        return in_order(self._app.store.summaries())
 
     def rename(self, conversation_id: str, title: str) -> None:
-        """Gives one another title; an empty one is refused by keeping the old."""
-        title = one_line(title)
-        if title and self._in_view(conversation_id):
+        """Gives one another title."""
+        if self._in_view(conversation_id):
             self._app.session.change(title=title)
-        elif title:
+        else:
             self._app.store.amend(conversation_id, title=title)
 
     def pin(self, conversation_id: str, pinned: bool) -> None:
