@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from functools import partial
 
 from glmtui.errors import UsageError
 from glmtui.language import _
@@ -64,6 +65,7 @@ class Command:
 
 
 MESSAGE = "message"
+_of_message = partial(Command, scope=MESSAGE)
 
 COMMANDS: tuple[Command, ...] = (
     Command("send", "Send", "Send the question; a reply follows.", "enter"),
@@ -105,95 +107,60 @@ COMMANDS: tuple[Command, ...] = (
         "alt+up",
     ),
     # In the vim set k, j and g scroll, also while a message is selected.
-    Command(
-        "previous_message",
-        "Previous",
-        "Select the message before.",
-        "up,k",
-        scope=MESSAGE,
-        vim="up",
-    ),
-    Command(
-        "next_message", "Next", "Select the message after.", "down,j", scope=MESSAGE, vim="down"
-    ),
-    Command(
-        "previous_branch", "Other branch", "Show the alternative before.", "left", scope=MESSAGE
-    ),
-    Command("next_branch", "Other branch", "Show the alternative after.", "right", scope=MESSAGE),
-    Command(
-        "copy_message", "Copy", "Copy the message, or the last reply.", "c", "copy", "", MESSAGE
-    ),
-    Command(
+    _of_message("previous_message", "Previous", "Select the message before.", "up,k", vim="up"),
+    _of_message("next_message", "Next", "Select the message after.", "down,j", vim="down"),
+    _of_message("previous_branch", "Other branch", "Show the alternative before.", "left"),
+    _of_message("next_branch", "Other branch", "Show the alternative after.", "right"),
+    _of_message("copy_message", "Copy", "Copy the message, or the last reply.", "c", "copy"),
+    _of_message(
         "copy_code",
         "Code",
         "Copy a block of code; the next with the next time.",
         "y",
         "code",
         "[NUMBER]",
-        MESSAGE,
     ),
-    Command(
+    _of_message(
         "edit",
         "Edit",
         "Put the question back into the prompt; sending it opens a new branch.",
         "e",
         "edit",
-        "",
-        MESSAGE,
     ),
-    Command(
+    _of_message(
         "answer_again",
         "Again",
         "Answer this question again; the earlier reply is kept as an alternative.",
         "r",
-        scope=MESSAGE,
     ),
-    Command(
-        "continue_reply",
-        "Go on",
-        "Go on with a reply that was cut.",
-        "g",
-        "continue",
-        "",
-        MESSAGE,
-        vim="m",
+    _of_message(
+        "continue_reply", "Go on", "Go on with a reply that was cut.", "g", "continue", vim="m"
     ),
-    Command(
+    _of_message(
         "thinking",
         "Thoughts",
         "Show or hide what the model thought before the reply.",
         "t,enter",
         "thinking",
-        "",
-        MESSAGE,
     ),
-    Command(
-        "quote",
-        "Quote",
-        "Put the message, or what is marked, into the prompt.",
-        "q",
-        "quote",
-        "",
-        MESSAGE,
+    _of_message(
+        "quote", "Quote", "Put the message, or what is marked, into the prompt.", "q", "quote"
     ),
-    Command(
+    _of_message(
         "view_message",
         "Open",
         "Open the message in $VISUAL or $EDITOR; a changed question can be sent.",
         "o",
-        scope=MESSAGE,
     ),
-    Command(
+    _of_message(
         "delete",
         "Delete",
         "Take the message and all that follows it out of the conversation.",
         "d",
         "delete",
-        "",
-        MESSAGE,
     ),
-    Command("undo", "Undo", "Bring back what was deleted.", "u", "undo", "", MESSAGE),
-    Command("unselect", "Back", "Go back to the prompt.", "escape", scope=MESSAGE),
+    _of_message("undo", "Undo", "Bring back what was deleted.", "u", "undo"),
+    _of_message("unselect", "Back", "Go back to the prompt.", "escape"),
     Command("new", "New conversation", "Start with an empty page.", "ctrl+n", "new"),
     Command(
         "open",
