@@ -48,9 +48,12 @@ def test_no_color_means_none(start: Callable[..., Terminal]) -> None:
     terminal.press(b"Hi\r")
     terminal.shows("Hello there.")
     terminal.press(b"/")
-    terminal.shows("▸/stop")
+    terminal.shows("/stop")
+    terminal.press(b"\x1b[B")
+    terminal.shows("▸/editor")
     terminal.press(b"\x7f\x0f")
     terminal.shows("Saved conversations")
+    terminal.shows(" now ")
     assert not colours(terminal.output)
     row = next(y for y, line in enumerate(terminal.page.display) if "now" in line)
     cells = terminal.page.buffer[row]

@@ -147,8 +147,8 @@ def test_a_tool_that_hangs_is_not_waited_for(
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
 def test_tmux_itself_has_the_text(tmp_path: Path) -> None:
     program = (
-        "import os, sys; from glmtui.ui.clipboard import copy;"
-        "copy('for tmux', sys.stdout.write, os.environ)"
+        "import os, sys; from glmtui.ui import clipboard; clipboard.TOOL_SECONDS = 60;"
+        "clipboard.copy('for tmux', sys.stdout.write, os.environ)"
     )
     socket = tmp_path / "tmux"
     command = ["tmux", "-S", str(socket), "-f", "/dev/null"]
@@ -162,7 +162,7 @@ def test_tmux_itself_has_the_text(tmp_path: Path) -> None:
             env=environ,
             timeout=20,
         )
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         shown = b""
         while shown != b"for tmux":
             assert time.monotonic() < until

@@ -79,7 +79,7 @@ async def test_the_system_prompt_is_part_of_the_conversation() -> None:
         await desk.pilot.press(*"Be brief")
         assert desk.app.session.conversation.system == "Be brief"
         await desk.pilot.press("escape")
-        desk.app._leave_conversation(Conversation.new(system="Be long"))
+        desk.app.leave_conversation(Conversation.new(system="Be long"))
         await desk.pilot.press("f2")
         await desk.until(lambda: area.text == "Be long")
 

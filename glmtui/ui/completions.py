@@ -78,7 +78,7 @@ class Completions(Widget):
             style = "$block-cursor-foreground on $block-cursor-background" if n == self._at else ""
             label = Content(offer.label).truncate(width, ellipsis=True, pad=True)
             row = Content.assemble(
-                (" ", style),
+                ("▸" if n == self._at else " ", style),  # seen without colour too
                 label.stylize(style or "$accent"),
                 (f"  {one_line(offer.note)}", style or "$text-muted"),
             )

@@ -27,10 +27,12 @@ ALL = " ".join(f"<{name}:{text}>" for name, text in ATTACKS.items())
 MARKUP = "[bold red]loud[/] [link=http://evil.example]here[/link] [/] [@click=app.quit]x[/]"
 
 # Everything that Textual itself has reason to write, and no more: cursor, erasing, colours, modes,
-# questions on what the terminal can do, the shape of the mouse's pointer (OSC 22).
+# questions on what the terminal can do, the shape of the mouse's pointer (OSC 22), and links of the
+# web with a number that Textual gives them (OSC 8).
 _OURS = re.compile(
     rb"\x1b\[(?P<arguments>[0-9;:<=>?]*)(?P<middle>[ $]?)(?P<final>[@A-Za-z])"
     rb"|\x1b[78=>]|\x1b\([B0]|\x1b\]22;[a-z-]*\x07"
+    rb"|\x1b\]8;id=[0-9-]+;(?:https?://|mailto:)[!-~]+\x1b\\|\x1b\]8;;\x1b\\"
 )
 _HARMLESS = b"ABCDHJKhlmprtuqSTcn"
 
