@@ -93,6 +93,15 @@ async def test_a_file_that_is_no_good_is_said_and_nothing_is_sent(folders: Path)
         assert desk.app.chat.prompt.text == "see @binary.bin "
 
 
+async def test_what_may_be_half_a_name_is_not_said_to_be_missing(folders: Path) -> None:
+    async with running() as desk:
+        await desk.pilot.press(*"@notes.md @notes.m")
+        await desk.shows("notes.md 23 B")
+        assert "is not there" not in desk.screen()
+        await desk.pilot.press("space")
+        await desk.shows("notes.m is not there")
+
+
 async def test_what_is_not_there_is_sent_as_it_stands_when_asked_again(folders: Path) -> None:
     async with running() as desk:
         await desk.type("why @functools.cache?")

@@ -31,7 +31,7 @@ class PromptActions(ChatView):
     def __init__(self) -> None:
         super().__init__()
         self._draft_timer: Timer | None = None
-        self._named: tuple[str, ...] = ()
+        self._named: tuple[tuple[str, ...], str] = ((), "")
         self._refused = ""
 
     def on_mount(self) -> None:
@@ -94,17 +94,15 @@ class PromptActions(ChatView):
     # ---- files
 
     def _show_files(self) -> None:
-        """A chip for each file that the question names."""
+        """A chip for each file that the question names; none yet for what may be half a name."""
         names = attachments.named(self.prompt.text)
-        if names != self._named:
-            self._named = names
-            typed = self.prompt.get_text_range((0, 0), self.prompt.cursor_location)
-            found = [file for file in map(attachments.look, names) if file is not None]
-            self.attached.say(
-                "   ".join(
-                    file.words for file in found if file.sure or not typed.endswith(f"@{file.name}")
-                )
-            )
+        typed = self.prompt.get_text_range((0, 0), self.prompt.cursor_location)
+        half = next((name for name in names if typed.endswith(f"@{name}")), "")
+        if (names, half) == self._named:
+            return
+        self._named = (names, half)
+        found = (file for file in map(attachments.look, names) if file is not None)
+        self.attached.say("   ".join(f.words for f in found if f.sure or f.name != half))
 
     def with_files(self, text: str) -> str | None:
         """The question with the files it names; None where one of them is no good, which is told.
