@@ -12,7 +12,7 @@ import itertools
 import re
 import secrets
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from typing import Any, Literal
@@ -137,6 +137,7 @@ class Conversation:
         system: the system prompt; None leaves it to the model's own template.
         messages: every message of every branch, parents before children.
         head: id of the last message of the branch in view; None when empty.
+        pinned: whether it stands before the others in a list.
     """
 
     id: str
@@ -147,6 +148,7 @@ class Conversation:
     params: SamplingParams = field(default_factory=SamplingParams)
     messages: tuple[Message, ...] = ()
     head: str | None = None
+    pinned: bool = False
 
     @classmethod
     def new(
@@ -173,14 +175,15 @@ class Conversation:
     @property
     def path(self) -> tuple[Message, ...]:
         """The branch in view, first message first."""
-        by_id = {message.id: message for message in self.messages}
-        branch: list[Message] = []
+        return tuple(reversed(list(self.backwards())))
+
+    def backwards(self) -> Iterator[Message]:
+        """The branch in view, last message first; for who needs but the end of a long one."""
         at = self.head
-        while at is not None:
-            message = by_id[at]
-            branch.append(message)
-            at = message.parent
-        return tuple(reversed(branch))
+        for message in reversed(self.messages):
+            if message.id == at:
+                yield message
+                at = message.parent
 
     @property
     def prompt(self) -> tuple[Message, ...]:

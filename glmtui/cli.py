@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        from glmtui.crash import unexpected
+        from glmtui.logs import unexpected
 
         _complain(unexpected(error))
         return 1

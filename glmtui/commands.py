@@ -43,14 +43,27 @@ class Command:
 
     @property
     def usage(self) -> str:
-        """The slash command as it is typed, such as "/set NAME VALUE"; empty for none."""
+        """The slash command as it is typed, such as "/set SETTING VALUE"; empty for none."""
         return f"/{self.slash} {self.argument}".rstrip() if self.slash else ""
 
     @property
+    def kind(self) -> str:
+        """What the argument is, such as "THEME"; empty where there is none."""
+        return self.argument.partition(" ")[0].strip("[]")
+
+    @property
     def key_names(self) -> tuple[str, ...]:
-        """The keys as a person reads them, such as "Ctrl+R"."""
+        """The keys as a person reads them, such as "Ctrl+R"; "Up c" once a message is selected."""
+        before = "Up " if self.scope == MESSAGE else ""
+        return tuple(before + name for name in self.bare_key_names)
+
+    @property
+    def bare_key_names(self) -> tuple[str, ...]:
+        """The keys by themselves, whatever has to be selected before."""
         return tuple(_key_name(key) for key in self.keys.split(",") if key)
 
+
+MESSAGE = "message"
 
 COMMANDS: tuple[Command, ...] = (
     Command("send", "Send", "Send the question; a reply follows.", "enter"),
@@ -61,27 +74,149 @@ COMMANDS: tuple[Command, ...] = (
         "alt+enter,ctrl+j,shift+enter",
     ),
     Command(
+        "editor",
+        "Editor",
+        "Write the question in $VISUAL or $EDITOR; what is typed goes along.",
+        "ctrl+g",
+        "editor",
+    ),
+    Command(
+        "history",
+        "History",
+        "Find a question that was sent before; with text in the prompt, Ctrl+R does.",
+        "",
+        "history",
+        "[TEXT]",
+    ),
+    Command(
         "stop", "Stop", "Stop the reply and keep what there is; close a notice.", "escape", "stop"
     ),
     Command(
         "regenerate",
         "Regenerate",
-        "Answer the last question again; the earlier reply is kept as an alternative.",
+        "Answer the last question again, the prompt empty; the earlier reply is kept too.",
         "ctrl+r",
         "regenerate",
     ),
-    Command("continue_reply", "Continue", "Go on with a reply that was cut.", "", "continue"),
+    Command(
+        "select_message",
+        "Select a message",
+        "Select the last message, to go on with a key of those below; so does Up without a text.",
+        "alt+up",
+    ),
+    Command("previous_message", "Previous", "Select the message before.", "up,k", scope=MESSAGE),
+    Command("next_message", "Next", "Select the message after.", "down,j", scope=MESSAGE),
+    Command(
+        "previous_branch", "Other branch", "Show the alternative before.", "left", scope=MESSAGE
+    ),
+    Command("next_branch", "Other branch", "Show the alternative after.", "right", scope=MESSAGE),
+    Command(
+        "copy_message", "Copy", "Copy the message, or the last reply.", "c", "copy", "", MESSAGE
+    ),
+    Command(
+        "copy_code",
+        "Code",
+        "Copy a block of code; the next with the next time.",
+        "y",
+        "code",
+        "[NUMBER]",
+        MESSAGE,
+    ),
     Command(
         "edit",
-        "Edit last question",
-        "Put the last question back into the prompt; sending it opens a new branch.",
-        "",
+        "Edit",
+        "Put the question back into the prompt; sending it opens a new branch.",
+        "e",
         "edit",
+        "",
+        MESSAGE,
     ),
+    Command(
+        "answer_again",
+        "Again",
+        "Answer this question again; the earlier reply is kept as an alternative.",
+        "r",
+        scope=MESSAGE,
+    ),
+    Command(
+        "continue_reply",
+        "Go on",
+        "Go on with a reply that was cut.",
+        "g",
+        "continue",
+        scope=MESSAGE,
+        vim="a",
+    ),
+    Command(
+        "thinking",
+        "Thoughts",
+        "Show or hide what the model thought before the reply.",
+        "t,enter",
+        "thinking",
+        "",
+        MESSAGE,
+    ),
+    Command(
+        "quote",
+        "Quote",
+        "Put the message, or what is marked, into the prompt.",
+        "q",
+        "quote",
+        "",
+        MESSAGE,
+    ),
+    Command(
+        "view_message",
+        "Open",
+        "Open the message in $VISUAL or $EDITOR; a question changed there can be sent.",
+        "o",
+        scope=MESSAGE,
+    ),
+    Command(
+        "delete",
+        "Delete",
+        "Take the message and all that follows it out of the conversation.",
+        "d",
+        "delete",
+        "",
+        MESSAGE,
+    ),
+    Command("undo", "Undo", "Bring back what was deleted.", "u", "undo", "", MESSAGE),
+    Command("unselect", "Back", "Go back to the prompt.", "escape", scope=MESSAGE),
     Command("new", "New conversation", "Start with an empty page.", "ctrl+n", "new"),
     Command(
-        "open", "Open", "Open a saved conversation, by title or id.", "ctrl+o", "open", "[TITLE]"
+        "open",
+        "Open",
+        "Open a saved conversation; title, pin, delete or copy it there.",
+        "ctrl+o",
+        "open",
+        "[TITLE]",
     ),
+    Command(
+        "find",
+        "Find",
+        "Find words in all conversations and go there.",
+        "ctrl+f",
+        "find",
+        "[TEXT]",
+    ),
+    Command(
+        "title",
+        "Title",
+        "Give this conversation another title; without one, see what it is.",
+        "",
+        "title",
+        "[TEXT]",
+    ),
+    Command("pin", "Pin", "Have this conversation stand first in the list, or not.", "", "pin"),
+    Command(
+        "trash",
+        "Delete conversation",
+        "Put this conversation into the trash, where it is kept for 30 days.",
+        "",
+        "trash",
+    ),
+    Command("restore", "Restore conversation", "Bring back what was deleted last.", "", "restore"),
     Command(
         "fork",
         "Fork",
@@ -95,7 +230,7 @@ COMMANDS: tuple[Command, ...] = (
         "Pick, download or load a model: a name, a folder, a hub id or a server.",
         "f4",
         "model",
-        "[NAME]",
+        "[MODEL]",
     ),
     Command(
         "settings",
@@ -110,7 +245,7 @@ COMMANDS: tuple[Command, ...] = (
         "Change one setting of this conversation; without a value, back to the model's own.",
         "",
         "set",
-        "NAME [VALUE]",
+        "SETTING [VALUE]",
     ),
     Command(
         "system",
@@ -167,23 +302,17 @@ COMMANDS: tuple[Command, ...] = (
         "[FILE]",
     ),
     Command(
-        "theme", "Theme", "Change the colours; without a name, the next.", "", "theme", "[NAME]"
+        "theme", "Theme", "Change the colours; without a name, the next.", "", "theme", "[THEME]"
     ),
     Command("page_up", "Page up", "Look back in the conversation.", "pageup"),
     Command("page_down", "Page down", "Look forward in the conversation.", "pagedown"),
-    Command(
-        "half_page_up",
-        "Half a page up",
-        "Look back half a page.",
-        "alt+pageup",
-        vim="alt+pageup,ctrl+u",
-    ),
+    Command("half_page_up", "Half a page up", "Look back half a page.", "alt+pageup", vim="ctrl+u"),
     Command(
         "half_page_down",
         "Half a page down",
         "Look forward half a page.",
         "alt+pagedown",
-        vim="alt+pagedown,ctrl+d",
+        vim="ctrl+d",
     ),
     Command("line_up", "A line up", "Look back a line.", "ctrl+up", vim="ctrl+up,k"),
     Command("line_down", "A line down", "Look forward a line.", "ctrl+down", vim="ctrl+down,j"),
@@ -204,6 +333,11 @@ COMMANDS: tuple[Command, ...] = (
 )
 
 
+def by_word() -> dict[str, Command]:
+    """The slash commands by their words."""
+    return {command.slash: command for command in COMMANDS if command.slash}
+
+
 def looks_like_command(text: str) -> bool:
     """Whether `text` is one line that begins as a command does; /usr/bin does not."""
     return _SLASH.fullmatch(text) is not None
@@ -217,10 +351,10 @@ def parse(text: str) -> tuple[Command, str]:
     """
     found = _SLASH.fullmatch(text)
     word, argument = (found.group(1), found.group(2) or "") if found else (text, "")
-    by_word = {command.slash: command for command in COMMANDS if command.slash}
-    command = by_word.get(word)
+    known = by_word()
+    command = known.get(word)
     if command is None:
-        near = difflib.get_close_matches(word, by_word, n=1)
+        near = difflib.get_close_matches(word, known, n=1)
         hint = _("/help shows them all.")
         if near:
             hint = _("Did you mean {name}?").format(name=f"/{near[0]}")

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from glmtui import keys, paths, toml_file
 from glmtui.chat import SamplingParams
 from glmtui.engine.api import LoadOptions, ServerSpec
-from glmtui.engine.catalog import FAMILIES, QUANTS
+from glmtui.engine.catalog import FAMILIES, KERNELS, QUANTS
 from glmtui.errors import ConfigError
 from glmtui.setting import Setting, Value, rows, setting, unknown
 
@@ -132,11 +132,11 @@ class Settings:
     )
 
     device: str = setting(
-        "Where the model runs.",
+        "Where the model runs; balanced spreads its layers over all GPUs.",
         "auto",
         table="load",
-        pattern=r"auto|cpu|cuda(:\d{1,3})?",
-        form="one of auto, cpu, cuda, cuda:N",
+        pattern=r"auto|cpu|cuda(:\d{1,3})?|balanced",
+        form="one of auto, cpu, cuda, cuda:N, balanced",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "The number type the model computes in.", "auto", table="load"
@@ -164,6 +164,16 @@ class Settings:
         "Whether ChatGLM-6B's image tokens, which no text has, are left out of memory.",
         True,
         table="load",
+    )
+    cache_gb: float | None = setting(
+        "Memory for the KV caches of conversations, in GB.", None, table="load", low=0, example=2.0
+    )
+    speculation: Literal["auto", "on", "off"] = setting(
+        "Read ahead what repeats earlier text; auto does while it is faster.", "auto", table="load"
+    )
+
+    kernel: str = setting(
+        "What multiplies with int8 and int4 on a GPU.", "auto", table="quant", choices=KERNELS
     )
 
     endpoint: str | None = setting(
@@ -212,7 +222,10 @@ class Settings:
         """How a model is to be held in memory."""
         quant = None if self.quant == "none" else self.quant
         family = None if self.family == "auto" else self.family
-        return LoadOptions(self.device, self.dtype, quant, self.context_length, family, self.slim)
+        given = {
+            row.name: getattr(self, row.name) for row in SETTINGS if row.table in ("load", "quant")
+        }
+        return LoadOptions(**given | {"quant": quant, "family": family})
 
     def server_specs(self, environ: Mapping[str, str] = os.environ) -> dict[str, ServerSpec]:
         """The servers by name, each with its key out of the environment (empty where not set)."""

@@ -203,7 +203,9 @@ def _models(settings: Settings) -> Iterator[Finding]:
             what = error.message if isinstance(error, GlmtuiError) else f"{note.parent}: {error}"
             yield Finding("fail", "model", what, f"Fetch it again, or remove {note.parent}.")
         else:
-            yield Finding("ok", "model", f"{info.name}, {_gb(info.nbytes)} GB, {info.stored}")
+            never = f"; its own code is never run: {', '.join(info.code)}" if info.code else ""
+            what = f"{info.name}, {_gb(info.nbytes)} GB, {info.stored}{never}"
+            yield Finding("ok", "model", what)
     ref = settings.model or catalog.DEFAULT_MODEL
     try:
         catalog.resolve(ref, settings.server_specs())

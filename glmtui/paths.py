@@ -9,7 +9,7 @@ import platformdirs
 
 
 def data_dir() -> Path:
-    """Conversations and prompt history (``GLMTUI_DATA_DIR``)."""
+    """Conversations (``GLMTUI_DATA_DIR``)."""
     return _folder("GLMTUI_DATA_DIR", platformdirs.user_data_path("glmtui"))
 
 
@@ -24,7 +24,7 @@ def cache_dir() -> Path:
 
 
 def state_dir() -> Path:
-    """Logs (``GLMTUI_STATE_DIR``)."""
+    """Logs, drafts, and what was sent (``GLMTUI_STATE_DIR``)."""
     return _folder("GLMTUI_STATE_DIR", platformdirs.user_state_path("glmtui"))
 
 

@@ -24,6 +24,7 @@ prepare_environment()  # before any test imports torch
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How much of what takes long is tried."""
     parser.addoption("--kills", type=int, default=40, help="processes killed in tests/faults")
+    parser.addoption("--real-kills", type=int, default=1, help="whole apps killed, each in seconds")
 
 
 NO_INDEX = ("cannot be reached", "does not have it", "not trusted")

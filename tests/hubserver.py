@@ -46,6 +46,7 @@ class Hub:
 
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
     faults: dict[str, Fault] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)  # said of a file or "commit" instead
     token: str | None = None  # without it: 401
     status: int | None = None  # of every answer
     resumes: bool = True  # whether Range is honoured
@@ -103,8 +104,12 @@ class _Handler(BaseHTTPRequestHandler):
         files = self.hub.repos.get(repo)
         if files is None:
             return self._refuse(404)
-        siblings = [_sibling(name, content) for name, content in files.items()]
-        body = json.dumps({"id": repo, "sha": COMMIT, "siblings": siblings}).encode()
+        said = self.hub.digests
+        siblings = [
+            _sibling(name, files[name], said.get(name, _etag(files[name]))) for name in files
+        ]
+        sha = said.get("commit", COMMIT)
+        body = json.dumps({"id": repo, "sha": sha, "siblings": siblings}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -156,11 +161,11 @@ def _etag(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def _sibling(name: str, content: bytes) -> dict[str, Any]:
-    entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": _etag(content)}
+def _sibling(name: str, content: bytes, digest: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": digest}
     if len(content) >= LFS_BYTES:
         entry["blobId"] = "0" * 40
-        entry["lfs"] = {"sha256": _etag(content), "size": len(content), "pointerSize": 130}
+        entry["lfs"] = {"sha256": digest, "size": len(content), "pointerSize": 130}
     return entry
 
 

@@ -251,7 +251,7 @@ async def test_ctrl_c_stops_then_clears_then_says_how_to_quit() -> None:
         assert desk.app.chat.prompt.text == ""
         await desk.pilot.press("ctrl+c")
         await desk.shows("Ctrl+Q quits.")
-        await desk.pilot.press("up")
+        await desk.pilot.press("ctrl+z")
         assert desk.app.chat.prompt.text == "next"
 
 
@@ -290,7 +290,7 @@ async def test_help_lists_every_command_and_closes() -> None:
 async def test_the_palette_finds_a_command_and_runs_it() -> None:
     async with running() as desk:
         await desk.pilot.press("ctrl+p")
-        await desk.shows("Fork")
+        await desk.shows("Search for commands")
         await desk.pilot.press(*"help")
         await desk.shows("Show keys and commands")
         await desk.pilot.press("enter")

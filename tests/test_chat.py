@@ -184,3 +184,13 @@ def test_rates_leave_out_what_was_not_timed() -> None:
     assert stats.decode_rate == 5.0
     assert GenerationStats().prefill_rate is None
     assert GenerationStats(generated_tokens=1, decode_seconds=1.0).decode_rate is None
+
+
+def test_a_branch_backwards_is_the_path_from_its_end() -> None:
+    talk = Conversation.new()
+    for n in range(4):
+        talk = talk.add(Message("user", str(n)))
+    talk = talk.edit("m2", "other").add(Message("assistant", "to it"))
+    assert [m.content for m in talk.backwards()] == ["to it", "other", "0"]
+    assert tuple(talk.backwards())[::-1] == talk.path
+    assert list(Conversation.new().backwards()) == []

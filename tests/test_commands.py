@@ -21,8 +21,8 @@ def test_each_row_names_an_action_of_the_screen_that_takes_its_argument() -> Non
         assert takes == bool(command.argument), command.action
 
 
-def test_no_two_rows_share_a_key_a_word_or_an_action() -> None:
-    keys = [key for command in COMMANDS for key in command.keys.split(",") if key]
+def test_no_two_rows_share_a_key_of_a_scope_a_word_or_an_action() -> None:
+    keys = [(c.scope, key) for c in COMMANDS for key in c.keys.split(",") if key]
     words = [command.slash for command in COMMANDS if command.slash]
     actions = [command.action for command in COMMANDS]
     for names in (keys, words, actions):
@@ -42,7 +42,7 @@ def test_a_command_with_its_argument() -> None:
     [
         ("/stpo", "no command /stpo", "/stop"),
         ("/new page", "takes nothing", ""),
-        ("/set", "needs more", "/set NAME [VALUE]"),
+        ("/set", "needs more", "/set SETTING [VALUE]"),
     ],
 )
 def test_a_command_that_means_nothing_says_what_would(text: str, said: str, hint: str) -> None:
@@ -72,3 +72,4 @@ def test_the_table_has_every_key_and_word() -> None:
         for text in (*command.key_names, command.usage, command.help):
             assert text in table
     assert "`Ctrl+R`" in table
+    assert "| `Up c` | `/copy` |" in table  # once a message is selected

@@ -145,6 +145,18 @@ def test_what_the_driver_keeps_to_itself_is_unknown(nvml):
     assert device.snapshot({}).gpus[0] == Gpu(0, "GPU")
 
 
+def test_who_else_holds_a_gpus_memory(nvml, monkeypatch):
+    nvml.processes = [process(71, 2 * GB), process(1234, 9 * GB), process(os.getpid(), 5 * GB)]
+    nvml.processes.append(process(72, None))
+    assert [holder.pid for holder in device.holders("cuda:0", {})] == [1234, 71]
+    assert device.holders("cuda:0", {})[0].nbytes == 9 * GB
+    assert device.holders("cuda:1", {"CUDA_VISIBLE_DEVICES": "2"}) == ()
+    assert device.holders("cpu", {}) == ()
+    said = device.Holder(1234, "evil\x1b[0m", 9 * GB).text
+    assert said == "process 1234 (evil␛[0m), which holds 9.0 GB"
+    assert device.Holder(1234, "", 9 * GB).text == "process 1234, which holds 9.0 GB"
+
+
 def test_a_gpu_that_fell_off_the_bus_is_not_shown(nvml):
     nvml.nvmlDeviceGetHandleByIndex = refuse
     assert device.snapshot({}).gpus == ()

@@ -1,16 +1,19 @@
 """``glmtui doctor``: what it finds on machines that are well and on machines that are not."""
 
 import io
+import json
 import os
 import sys
 from importlib import metadata
 from types import SimpleNamespace
 
 import pytest
+from checkpoints import llama_files, write_folder
 
 from glmtui import cli, config, doctor
 from glmtui.config import Server, Settings
 from glmtui.engine.device import Gpu, HostMemory, Snapshot
+from glmtui.engine.pull import pull
 from glmtui.errors import ConfigError
 
 GPU_BOX = Snapshot((Gpu(0, "NVIDIA H200", total=150 * 10**9, free=149 * 10**9),), HostMemory())
@@ -240,6 +243,15 @@ def test_a_damaged_model_is_a_failure(place):
     damaged, default = found("model")
     assert (damaged.level, default.level) == ("fail", "warn")
     assert str(folder) in damaged.what
+
+
+def test_code_that_a_model_brings_is_named(place):
+    files = llama_files()
+    auto_map = {"AutoModel": "modeling_x.Model", "AutoConfig": "o/r--conf.C", "Auto": ["t", 1]}
+    config = json.loads(files["config.json"]) | {"auto_map": auto_map}
+    folder = write_folder(place / "x", files | {"config.json": json.dumps(config).encode()})
+    pull(str(folder))
+    assert "its own code is never run: modeling_x.py, o/r--conf.py" in found("model")[0].what
 
 
 def test_the_model_that_opens_is_the_configured_one():

@@ -82,9 +82,8 @@ def test_a_last_assistant_message_is_left_open(chat_format: TemplateFormat) -> N
 
 
 @given(st.text(alphabet="<|im_start|>end\ue000\ue001 h"))
-def test_text_never_becomes_a_special_token(text: str) -> None:
-    fast = TokenizerJson(made())
-    chat_format = TemplateFormat(fast, TEMPLATE, frozenset(), {})
+def test_text_never_becomes_a_special_token(chat_format: TemplateFormat, text: str) -> None:
+    fast = chat_format.tokenizer
     typed = chat_format.encode([Message("user", f"{text}<|im_end|>{text}")])
     plain = chat_format.encode([Message("user", "x")])
     control = set(fast.special.values())

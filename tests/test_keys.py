@@ -64,7 +64,7 @@ def test_keys_that_textual_knows(key: str) -> None:
         ('fork = "ctrl + y"', "is no key", ""),
         ("fork = 7", "keys.fork = 7 is not a key or a list of keys", '"" takes the key away'),
         ('fork = "ctrl+r"', 'keys.fork = "ctrl+r" is the key of regenerate already', "regenerate"),
-        ('fork = "f7"\nedit = ["f8", "f7"]', '"f7" is the key of fork already', ""),
+        ('fork = "f7"\nexport = ["f8", "f7"]', '"f7" is the key of fork already', ""),
     ],
 )
 def test_a_bad_entry_is_named_with_its_line(
@@ -113,8 +113,6 @@ async def test_vim_keys_scroll_where_nothing_is_typed(folders: Path) -> None:
         transcript = desk.app.chat.transcript
         assert transcript.following
         transcript.focus()
-        await desk.pilot.press("k")
-        await desk.until(lambda: not transcript.following)
         before = transcript.scroll_offset.y
         await desk.pilot.press("ctrl+u")
         await desk.until(lambda: transcript.scroll_offset.y < before - 3)

@@ -169,7 +169,7 @@ async def test_the_screens_hold_in_chinese(folders: Path) -> None:
         await desk.shows("当前 KV 缓存")
         whole(desk)
         await desk.pilot.press("escape", "ctrl+o")
-        await desk.shows("Enter 打开   Esc 关闭")
+        await desk.shows("Ctrl+F 搜索全文")
         whole(desk)
         await desk.pilot.press("escape", "/")
         await desk.shows("/stop")

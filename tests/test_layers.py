@@ -30,10 +30,16 @@ def by_the_formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("length", [1, 5, 8, 11])
 @pytest.mark.parametrize("before", [0, 3])
+@pytest.mark.parametrize("product", [torch.float32, torch.bfloat16])
 def test_causal_attention(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, length: int, before: int
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    length: int,
+    before: int,
+    product: torch.dtype,
 ) -> None:
     monkeypatch.setattr(layers, "QUERY_BLOCK", 4)
+    monkeypatch.setattr(layers, "product_dtype", lambda: product)
     torch.manual_seed(0)
     q = heads(6, length, dtype)
     k, v = heads(2, before + length, dtype), heads(2, before + length, dtype)
@@ -41,7 +47,22 @@ def test_causal_attention(
     tolerance = 1e-5 if dtype == torch.float32 else 0.03
     expected = by_the_formula(q, k, v)
     for y in (causal_attention(q, k, v, mask), attention(q, k, v, mask)):
+        assert y.dtype == dtype
         torch.testing.assert_close(y.float(), expected, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("key_heads", [2, 6])
+def test_a_few_queries_get_what_each_gets_alone(dtype: torch.dtype, key_heads: int) -> None:
+    torch.manual_seed(0)
+    before, length = 70, layers.FEW_QUERIES
+    q = heads(6, length, dtype)
+    k, v = heads(key_heads, before + length, dtype), heads(key_heads, before + length, dtype)
+    together = causal_attention(q, k, v, causal_mask(length, before, dtype=dtype, device=CPU))
+    for i in range(length):
+        end = before + i + 1
+        alone = attention(q[:, :, i : i + 1], k[:, :, :end], v[:, :, :end])
+        assert torch.equal(together[:, i : i + 1], alone)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -8,6 +8,7 @@ from test_quant import int4, normal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glmtui.engine import linear as linear_layers
 from glmtui.engine.linear import (
     GEMV_ROWS,
     CpuHalfLinear,
@@ -15,13 +16,24 @@ from glmtui.engine.linear import (
     CpuInt8Linear,
     Linear,
     PackedLinear,
+    cpu,
     make_head,
     make_linear,
     packed_block,
 )
-from glmtui.engine.quant import BLOCK, PackedWeight, quantize
+from glmtui.engine.quant import BLOCK, PackedWeight, per_row, quantize
 
-TOKENS = [1, 2, GEMV_ROWS, GEMV_ROWS + 1, 33]
+
+@pytest.fixture(autouse=True, params=[torch.bfloat16, torch.float32], ids=str)
+def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """Processors that are fast in bfloat16, and those that are not."""
+    for module in (linear_layers, cpu):
+        monkeypatch.setattr(module, "product_dtype", lambda: request.param)
+    dtype: torch.dtype = request.param
+    return dtype
+
+
+TOKENS = [1, 2, GEMV_ROWS, GEMV_ROWS + 1, 33, 1 + max(cpu.FEW_INT4, cpu.FEW_INT8)]
 
 
 def close(ours: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
@@ -94,15 +106,25 @@ def test_int8_on_a_cpu(rows: int) -> None:
     "weight",
     [
         pytest.param(int4(24, 48, 16), id="groups that torch's kernels do not take"),
-        pytest.param(
-            PackedWeight(torch.ones(24, 64, dtype=torch.int8), torch.rand(24, 2)), id="int8 g32"
-        ),
     ],
 )
 def test_other_packings_are_unpacked_for_the_product(weight: PackedWeight) -> None:
     linear = make_linear(weight, None, torch.bfloat16)
     assert isinstance(linear, PackedLinear)
     check(linear, weight, None)
+
+
+def test_int8_in_groups_gets_a_scale_per_row_on_a_cpu() -> None:
+    weight = quantize(normal(24, 96), 8, 32)
+    linear = make_linear(weight, None, torch.bfloat16)
+    assert isinstance(linear, CpuInt8Linear)
+    row = per_row(weight)
+    assert row.group == 96
+    check(linear, row, None)
+    meant = weight.dequantize(torch.float32)
+    off = (row.dequantize(torch.float32) - meant).abs()
+    assert bool((off <= meant.abs().amax(1, keepdim=True) / 254 * 1.1).all())
+    assert isinstance(make_linear(weight, None, torch.float32), PackedLinear)
 
 
 def test_other_dtypes_are_exact() -> None:
@@ -120,13 +142,15 @@ def test_leading_dimensions_come_back() -> None:
         assert make_linear(weight, None, torch.bfloat16)(x).shape == (2, 3, 20)
 
 
-def test_whole_weights_take_the_dtype_of_activations() -> None:
+def test_whole_weights_take_the_dtype_of_activations(product: torch.dtype) -> None:
     weight, b = normal(8, 16).half(), normal(1, 8)[0]
     linear = make_linear(weight, b, torch.bfloat16)
-    assert isinstance(linear, Linear)
+    assert type(linear) is (Linear if product == torch.bfloat16 else CpuHalfLinear)
     assert linear.nbytes == 8 * 16 * 2
-    x = normal(3, 16).bfloat16()
-    assert torch.equal(linear(x), F.linear(x, weight.bfloat16(), b.bfloat16()))
+    for tokens in TOKENS:
+        x = normal(tokens, 16).bfloat16()
+        assert close(linear(x), x, weight.bfloat16(), b.bfloat16())
+    assert isinstance(make_linear(weight, b, torch.float32), Linear)
 
 
 def test_a_half_precision_head_takes_bfloat16() -> None:

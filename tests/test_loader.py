@@ -28,7 +28,7 @@ from glmtui.engine import LoadOptions, load_model
 from glmtui.engine.api import LoadCancelled, Progress, ServerSpec
 from glmtui.engine.catalog import resolve
 from glmtui.engine.generate import LoadedModel
-from glmtui.engine.linear import CpuInt8Linear, Linear, PackedLinear
+from glmtui.engine.linear import CpuInt8Linear, Linear
 from glmtui.engine.loader import load
 from glmtui.engine.opening import open_model
 from glmtui.errors import BadCheckpoint, EngineError, ModelNotFound, UsageError
@@ -124,7 +124,7 @@ def test_weights_stored_packed_stay_as_they_are_unless_asked_otherwise(tmp_path:
     folder = folder_of(tmp_path / "model", pack_layer_0)
     auto = on_cpu(folder, "bfloat16")
     assert auto.info.quant == "int8 g32"
-    assert isinstance(auto.model.layers[0].down, PackedLinear)
+    assert isinstance(auto.model.layers[0].down, CpuInt8Linear)
     assert isinstance(auto.model.layers[1].down, Linear)
     unpacked = on_cpu(folder, "bfloat16", quant=None)
     assert unpacked.info.quant == ""

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from glmtui.ui.markdown import render
-from glmtui.ui.wrap import CHROME, Line, plain_text
+from glmtui.ui.markdown import code_blocks, render
+from glmtui.ui.wrap import CHROME, LEADS_TO, Line, plain_text
 
 
 def shown(source: str, width: int = 40) -> list[str]:
@@ -88,6 +88,40 @@ def test_a_link_shows_where_it_leads(source: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "addresses"),
+    [
+        ("[a](http://e.com/x) b", {"a": "http://e.com/x", " (http://e.com/x)": "http://e.com/x"}),
+        ("<me@e.com>", {"me@e.com": "mailto:me@e.com"}),
+        ("![i](HTTPS://e.com)", {"i": "HTTPS://e.com", " (HTTPS://e.com)": "HTTPS://e.com"}),
+        ("[a](file:///etc/passwd)", {}),
+        ("[a](ssh://e.com) [b](/x)", {}),
+        ("[a](http://e.com/\x1b]8;;x)", {}),
+        ("[模](http://e.com/模)", {"模": "http://e.com/%E6%A8%A1"}),
+    ],
+)
+def test_a_terminal_is_told_of_addresses_of_the_web_alone(
+    source: str, addresses: dict[str, str]
+) -> None:
+    spans = [span for line in render(source, 60) for span in line.spans]
+    found = {
+        text: styles[-1].removeprefix(LEADS_TO)
+        for text, styles in spans
+        if styles and styles[-1].startswith(LEADS_TO)
+    }
+    assert {text: found.get(text) for text in addresses} == addresses
+    assert bool(found) == bool(addresses)
+
+
+def test_blocks_of_code_are_found_wherever_they_are() -> None:
+    source = "```py\na\n\nb\n```\n- x\n\n  ~~~\n  c\n  ~~~\n> 1. ```\n>    d\n"
+    assert [(block.info, block.text) for block in code_blocks(source)] == [
+        ("py", "a\n\nb"),
+        ("", "c"),
+        ("", "d"),
+    ]
+
+
+@pytest.mark.parametrize(
     ("source", "lines"),
     [
         ("<b>x</b> <script>y</script>", ["<b>x</b> <script>y</script>"]),
@@ -148,6 +182,7 @@ def test_long_code_lines_wrap_and_are_copied_whole() -> None:
     lines = render(f"```python\n{code}\n```", 30)
     assert len(lines) > 2
     assert all(line.fill == ("code-block",) for line in lines)
+    assert {line.text[0] for line in lines[2:]} == {"↳"}
     assert plain_text(lines) == code
 
 

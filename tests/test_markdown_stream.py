@@ -13,14 +13,33 @@ from glmtui.ui.streaming import MarkdownStream
 INLINE = ("a", "word", "你好，", "。", "**", "*", "`", "[t](http://e.com)", "<b>", "\\", "&amp;")
 STARTS = ("- ", "* ", "+ ", "1. ", "2. ", "10) ", "> ", "# ", "```", "```python\n", "~~~", "``` |")
 LINES = ("\n", "\n", "\n\n", "---", "===", "- - -", "| a | b |\n|---|---|\n", "|--|", "| 1 | 2 |")
+MATH = (
+    "$x^2$",
+    "$",
+    "$$",
+    "$$\n",
+    "\\(",
+    "\\)",
+    "\\[",
+    "\n\\]\n",
+    "\\frac{1}{2}",
+    "5",
+    "{",
+    "}",
+    "_",
+)
 REST = ("|", "=", "-", "|-", " ", "  ", "   ", "    ", "\t", "[x]: http://e.com", "[x]", "</div>")
-PIECES = st.lists(st.sampled_from(INLINE + STARTS + LINES + REST), max_size=50)
+PIECES = st.lists(st.sampled_from(INLINE + STARTS + LINES + REST + MATH), max_size=50)
 
 LINE = st.builds(
     "{}{}{}".format,
     st.integers(0, 7).map(" ".__mul__),
-    st.sampled_from(["- ", "* ", "1. ", "2) ", "> ", "", "```", "~~~", "# ", "| a |", "|--|", "-"]),
-    st.sampled_from(["", "a", "b c", "- x", "> y", "```", "---", "===", "    code"]),
+    st.sampled_from(
+        ["- ", "* ", "1. ", "2) ", "> ", "", "```", "~~~", "# ", "| a |", "|--|", "-", "$$", "\\["]
+    ),
+    st.sampled_from(
+        ["", "a", "b c", "- x", "> y", "```", "---", "===", "    code", "$$", "$$x$$", "\\]"]
+    ),
 )
 
 

@@ -157,6 +157,19 @@ def test_wrong_bytes_are_noticed_and_not_kept(
     assert pull(REPO, endpoint=hub.url).nbytes == len(hub.repos[REPO][WEIGHTS])
 
 
+@pytest.mark.parametrize("said", ["../../../escaped", "/tmp/escaped", "", "0" * 39])
+@pytest.mark.parametrize("of", ["config.json", WEIGHTS, "commit"])
+def test_a_hub_that_names_its_files_into_other_folders(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str, said: str
+) -> None:
+    hub.digests[of] = said
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(DownloadError, match="gives no checksum"):
+        pull(REPO, endpoint=hub.url)
+    assert [path for path in set(tmp_path.rglob("*")) - before if path.is_file()] == []
+    assert hub.downloads() == []
+
+
 def test_no_such_repository(hub: Hub) -> None:
     with pytest.raises(DownloadError, match=r"There is no someone/other on 127\.0\.0\.1"):
         pull("someone/other", endpoint=hub.url)

@@ -27,14 +27,19 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "language": ("language",),
         "paths": ("paths",),
         "sanitize": ("sanitize",),
-        "device": ("engine.device", "engine.cgroup"),
     },
-    {"chat": ("chat",), "commands": ("commands", "keys"), "setting": ("setting",)},
+    {
+        "chat": ("chat",),
+        "commands": ("commands", "keys"),
+        "device": ("engine.device", "engine.cgroup"),
+        "setting": ("setting",),
+    },
     {"store": ("store",), "api": ("engine.api",)},
     {
         "catalog": ("engine.catalog", "engine.families", "engine.folder", "engine.known"),
         "gguf": ("engine.gguf",),
         "server": ("engine.server",),
+        "logs": ("logs",),
     },
     {
         "config": ("config", "presets", "toml_file"),
@@ -49,6 +54,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.gptq",
             "engine.layers",
             "engine.linear",
+            "engine.processor",
             "engine.quant",
             "engine.sampling",
             "engine.tensor_file",
@@ -57,9 +63,24 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "tools": ("tools",),
     },
     {"models": ("models",)},
-    {"generate": ("engine.generate", "engine.pacing", "engine.prompt")},
     {
-        "loader": ("engine.loader", "engine.placer"),
+        "generate": (
+            "engine.caches",
+            "engine.cuda_graph",
+            "engine.generate",
+            "engine.lookahead",
+            "engine.pacing",
+            "engine.prompt",
+        )
+    },
+    {
+        "loader": (
+            "engine.loader",
+            "engine.placement",
+            "engine.placer",
+            "engine.sizing",
+            "engine.spread",
+        ),
         "compatibility": ("engine.compatibility",),
     },
     {
@@ -72,7 +93,6 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
         "cli": (
             "cli",
-            "crash",
             "bundle",
             "ask",
             "bench",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,24 @@ def test_the_default_form_stays_near_the_exact_one(
     ids = exact.tokenizer.encode("The sun rises in the east and sets in the west. " * 8)
     difference = (default.logits(ids) - exact.logits(ids)).norm() / exact.logits(ids).norm()
     assert float(difference) < 0.03  # bfloat16 activations, nothing else
+
+
+def test_reading_ahead_changes_no_reply(
+    default: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 and int4, where the least difference in rounding would part the replies."""
+    text = (
+        "He counted the ships that passed, wrote their names in a book, and went home before the "
+        "tide came in. He counted the ships again."
+    )
+    said = {}
+    for speculation in ("off", "on"):
+        monkeypatch.setattr(default, "_speculation", speculation)
+        default.forget()
+        messages = [Message("user", f"Repeat this: {text}"), Message("assistant", text[:40])]
+        stream = default.stream(messages, replace(GREEDY, max_new_tokens=40))
+        said[speculation] = list(stream.ids())
+    assert said["on"] == said["off"]
 
 
 def test_the_templates_system_prompt_is_honoured(default: LoadedModel) -> None:

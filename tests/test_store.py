@@ -91,16 +91,6 @@ def test_nothing_is_left_beside_the_file(store: Store, folder: Path) -> None:
     assert list(folder.iterdir()) == [path]
 
 
-def test_delete(store: Store, folder: Path) -> None:
-    talk = asked("q")
-    store.save(talk)
-    store.delete(talk.id)
-    assert list(folder.iterdir()) == []
-    with pytest.raises(ConversationNotFound):
-        store.delete(talk.id)
-    assert store.latest() is None
-
-
 # ---- names
 
 

@@ -49,6 +49,8 @@ class Bytes:
 class Speaker(Counter):
     """Says what it was told to, whatever it is asked."""
 
+    rewinds = False  # what was said is said
+
     def __init__(self, says: Sequence[int]) -> None:
         super().__init__()
         self.says = list(says)

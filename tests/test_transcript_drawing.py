@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
+from rich.console import RenderableType
 from stage import REPLY, Stage, numbered, reply
+from textual._compositor import CompositorUpdate
+from textual.screen import Screen
 
 from glmtui.chat import Message
 
@@ -163,3 +167,31 @@ async def test_another_theme_recolours_what_is_drawn() -> None:
         await pilot.pause()
         assert stage.rows == rows
         assert all(a[1] != b[1] for a, b in zip(dark, stage.cells, strict=True) if a[0] != "▌")
+
+
+@pytest.mark.parametrize("term", ["xterm-256color", "linux"])
+async def test_links_are_links_where_the_terminal_has_them(
+    term: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    sent: list[str] = []
+    stage = Stage()
+    feed = stage._display
+
+    def display(screen: Screen[object], renderable: RenderableType | None) -> None:
+        if isinstance(renderable, CompositorUpdate):
+            sent.append(renderable.render_segments(stage.console))
+        feed(screen, renderable)
+
+    monkeypatch.setattr(stage, "_display", display)
+    async with stage.run_test(size=(50, 10)) as pilot:
+        stage.transcript.show([reply("See [the page](https://e.com/a) and <https://e.com/b>.")])
+        await pilot.pause()
+        found = re.findall(r"\x1b]8;[^;]*;([^\x1b]+)\x1b\\(.*?)\x1b]8;;\x1b\\", "".join(sent))
+        links = {re.sub(r"\x1b\[[\d;]*m", "", text).strip(): to for to, text in found}
+        if term == "linux":
+            assert not links
+        else:
+            assert links["the page"] == links["(https://e.com/a)"] == "https://e.com/a"
+            assert links["https://e.com/b"] == "https://e.com/b"
+        assert "  See the page (https://e.com/a) and" in stage.rows

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glmtui.chat import Conversation, Message
-from glmtui.ui.entry import Entry, places
+from glmtui.ui.entry import Entry
 from glmtui.ui.page import Page
+from glmtui.ui.run import places
 
 REPLY = Message("assistant", "Some *words* of a reply.", id="r", model="smollm2")
 TEXT = "# A head\n\n" + "words and 汉字 " * 30 + "\n\n- item\n\n```python\nx = 1\n```\n"
@@ -99,8 +100,7 @@ def test_only_messages_with_siblings_have_a_place() -> None:
     chat = chat.add(Message("assistant", "one")).add(Message("user", "b"))
     chat = chat.rewind(chat.path[1].id).add(Message("assistant", "two"))
     first, second = (m.id for m in chat.siblings(chat.path[1].id))
-    assert places(chat) == {second: (2, 2)}
-    assert places(chat.switch(first)) == {first: (1, 2)}
+    assert places(chat) == {first: (1, 2), second: (2, 2)}
     assert question not in places(chat)
 
 

@@ -31,6 +31,7 @@ class ModelInfo:
         context_length: longest prompt and reply together, in tokens.
         nbytes: size of the weight files.
         stored: how the weights are kept there, such as "float16" or "int4 g32".
+        code: Python files that its config asks to be run (auto_map); they never are.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ModelInfo:
     stored: str
     title: str = ""
     parameters: int | None = None
+    code: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,10 @@ class ServerSpec:
 Target: TypeAlias = ModelInfo | ServerSpec
 
 
+Speculation: TypeAlias = Literal["auto", "on", "off"]
+"""Guesses at the next tokens: while measured faster, at every chance, never. Replies are alike."""
+
+
 class LoadCancelled(Exception):
     """Loading was given up because nobody wants the model any more; no error for a user."""
 
@@ -69,13 +75,17 @@ class LoadOptions:
     """How a model should be held in memory.
 
     Attributes:
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda", "cuda:N" or "balanced".
         dtype: "auto", "float32", "bfloat16" or "float16"; of activations and unquantised weights.
         quant: "auto" keeps the weights as they are stored; None unpacks them to `dtype`; else a
             key of `catalog.QUANTS`.
         context_length: room in the KV cache, in tokens; None takes the model's own.
         family: a key of `catalog.FAMILIES` that overrides what the folder looks like.
         slim: leave the image tokens of an original ChatGLM-6B out; their logits become the least.
+        kernel: one of `known.KERNELS`, for packed weights on a GPU.
+        cache_gb: memory for the KV caches of several conversations, in GB; None takes a share of
+            what is free once the model is loaded.
+        speculation: whether to guess the next tokens from the conversation; see `Speculation`.
     """
 
     device: str = "auto"
@@ -84,6 +94,9 @@ class LoadOptions:
     context_length: int | None = None
     family: str | None = None
     slim: bool = True
+    kernel: str = "auto"
+    cache_gb: float | None = None
+    speculation: Speculation = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +104,10 @@ class LoadedInfo:
     """A model that is ready to answer.
 
     Attributes:
-        device: where it runs: "cpu", "cuda:0", or a server's address.
+        device: where it runs: "cpu", "cuda:0", "cuda:0 + cuda:1", or a server's address.
         dtype: of its activations; empty for a server.
         quant: how its weights are held, such as "int4 g32"; empty where they are not quantised.
+        kernel: what multiplies with them on a GPU, such as "triton"; empty elsewhere.
         context_length: None where a server does not say.
         weight_bytes: memory of the weights; None for a server.
         kv_bytes_per_token: memory of the KV cache per token; None for a server.
@@ -107,6 +121,7 @@ class LoadedInfo:
     device: str
     dtype: str = ""
     quant: str = ""
+    kernel: str = ""
     context_length: int | None = None
     weight_bytes: int | None = None
     kv_bytes_per_token: int | None = None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
-BLOCK = 2048  # tokens
+BLOCK = 512  # tokens
 
 
 class KVCache:
@@ -21,7 +23,13 @@ class KVCache:
         head_dim: size of one head.
         capacity: longest context, in tokens.
         batch: sequences side by side.
+
+    Attributes:
+        position: int64 [1], where a step writes and looks, while it is captured (`cuda_graph`):
+            shapes and addresses then depend on the room alone, and not on the offset.
     """
+
+    position: Tensor | None = None
 
     def __init__(
         self,
@@ -35,8 +43,9 @@ class KVCache:
         batch: int = 1,
     ) -> None:
         room = (batch, heads, min(capacity, BLOCK), head_dim)
-        self.keys = [torch.empty(room, dtype=dtype, device=device) for _ in range(layers)]
-        self.values = [torch.empty(room, dtype=dtype, device=device) for _ in range(layers)]
+        # zeros: what a mask hides still counts if it is no number
+        self.keys = [torch.zeros(room, dtype=dtype, device=device) for _ in range(layers)]
+        self.values = [torch.zeros(room, dtype=dtype, device=device) for _ in range(layers)]
         self.capacity = capacity
         self.offset = 0
 
@@ -44,23 +53,30 @@ class KVCache:
         """Writes [batch, heads, S, head_dim] at the offset; returns views of all there is so far.
 
         Returns:
-            Keys and values, each [batch, heads, offset + S, head_dim].
+            Keys and values, each [batch, heads, offset + S, head_dim]; with a position all the
+            room there is, of which `visible` tells what counts.
         """
+        if self.position is not None:
+            self.keys[layer].index_copy_(2, self.position, keys)
+            self.values[layer].index_copy_(2, self.position, values)
+            return self.keys[layer], self.values[layer]
         length = keys.shape[2]
         end = self.offset + length
-        if end > self.keys[layer].shape[2]:
-            self.keys[layer] = self._grown(self.keys[layer], end)
-            self.values[layer] = self._grown(self.values[layer], end)
+        room = self.keys[layer].shape[2]
+        if end > room:
+            assert end <= self.capacity, "the caller keeps within the context length"
+            room = max(2 * room, end)
+            self.keys[layer] = self._with_room(self.keys[layer], room)
+            self.values[layer] = self._with_room(self.values[layer], room)
         all_keys, all_values = self.keys[layer], self.values[layer]
         all_keys.narrow(2, self.offset, length).copy_(keys)
         all_values.narrow(2, self.offset, length).copy_(values)
         return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)
 
-    def _grown(self, old: Tensor, length: int) -> Tensor:
-        """A tensor with room for `length` tokens and more, which begins as the old one does."""
-        assert length <= self.capacity, "the caller keeps within the context length"
-        batch, heads, room, head_dim = old.shape
-        new = old.new_empty(batch, heads, min(max(2 * room, length), self.capacity), head_dim)
+    def _with_room(self, old: Tensor, tokens: int) -> Tensor:
+        """A tensor with room for `tokens` tokens, which begins as the old one does."""
+        batch, heads, _, head_dim = old.shape
+        new = old.new_zeros(batch, heads, min(tokens, self.capacity), head_dim)
         new.narrow(2, 0, self.offset).copy_(old.narrow(2, 0, self.offset))
         return new
 
@@ -73,6 +89,27 @@ class KVCache:
         self.offset = min(self.offset, length)
 
     @property
+    def room(self) -> int:
+        """Tokens there is memory for so far."""
+        return self.keys[-1].shape[2]
+
+    def visible(self) -> Tensor:
+        """What a step at `position` sees of the room: bool [1, 1, 1, room]."""
+        assert self.position is not None
+        return (torch.arange(self.room, device=self.position.device) <= self.position)[
+            None, None, None
+        ]
+
+    def fork(self, length: int) -> KVCache:
+        """A cache of its own that has read the first `length` tokens of what this one has."""
+        twin = copy.copy(self)
+        twin.trim(length)
+        room = -(-max(twin.offset, 1) // BLOCK) * BLOCK
+        twin.keys = [twin._with_room(keys, room) for keys in self.keys]
+        twin.values = [twin._with_room(values, room) for values in self.values]
+        return twin
+
+    @property
     def nbytes(self) -> int:
-        """Bytes allocated."""
-        return sum(t.nbytes for t in self.keys) + sum(t.nbytes for t in self.values)
+        """Bytes allocated; between two forward passes all layers have the same room."""
+        return len(self.keys) * (self.keys[-1].nbytes + self.values[-1].nbytes)

@@ -16,7 +16,15 @@ from glmtui import paths
 from glmtui.engine.api import ModelInfo, ServerSpec, Target
 from glmtui.engine.families import COMPATIBILITY, FAMILIES, Family, family_of
 from glmtui.engine.folder import MANIFEST, inspect
-from glmtui.engine.known import DEFAULT_MODEL, MODELS, QUANTS, KnownModel, Quant, known_model
+from glmtui.engine.known import (
+    DEFAULT_MODEL,
+    KERNELS,
+    MODELS,
+    QUANTS,
+    KnownModel,
+    Quant,
+    known_model,
+)
 from glmtui.errors import GlmtuiError, ModelNotFound, UsageError
 from glmtui.language import _
 
@@ -24,6 +32,7 @@ __all__ = [
     "COMPATIBILITY",
     "DEFAULT_MODEL",
     "FAMILIES",
+    "KERNELS",
     "MODELS",
     "QUANTS",
     "Family",

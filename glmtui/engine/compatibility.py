@@ -25,7 +25,7 @@ from glmtui.engine.cache import KVCache
 from glmtui.engine.decoder import Decoder, common_prefix
 from glmtui.engine.generate import LoadedModel, out_of_memory
 from glmtui.engine.known import Quant
-from glmtui.engine.linear import CpuInt4Linear, CpuInt8Linear, PackedLinear, make_linear
+from glmtui.engine.linear import LinearLayer, kernel_choice, make_linear
 from glmtui.engine.quant import quantize
 from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
 from glmtui.models.hub_format import (
@@ -37,7 +37,6 @@ from glmtui.models.hub_format import (
 
 ELSEWHERE = "A server such as vLLM may run it: glmtui -m http://…/v1"
 CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")  # since 5.24, and before it
-PACKED = (CpuInt4Linear, CpuInt8Linear, PackedLinear)
 
 
 def load(
@@ -89,7 +88,14 @@ def load(
         backend="compatibility",
     )
     return LoadedModel(
-        model, tokenizer, chat_format, chat_format.stop_ids, loaded, dtype=dtype, device=device
+        model,
+        tokenizer,
+        chat_format,
+        chat_format.stop_ids,
+        loaded,
+        dtype=dtype,
+        device=device,
+        options=options,
     )
 
 
@@ -149,6 +155,7 @@ def _pack(
     """Puts packed linear layers in place of the model's own; returns of which kinds they are."""
     head = model.get_output_embeddings()
     kinds = set()
+    choice = kernel_choice("auto", Path(), device, dtype)
     for path, module in list(model.named_modules()):
         fits = type(module) is nn.Linear and module.in_features % (quant.group or 1) == 0
         if not fits or module is head:
@@ -157,7 +164,7 @@ def _pack(
         bias = None if module.bias is None else module.bias.to(device)
         kinds.add(packed.kind)
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, make_linear(packed, bias, dtype))
+        setattr(model.get_submodule(parent), name, make_linear(packed, bias, dtype, choice))
     return kinds
 
 
@@ -167,6 +174,8 @@ class Wrapped(Decoder):
     Raises:
         UnsupportedModel: it keeps its state in no cache that transformers shares between models.
     """
+
+    rewinds = False  # caches of windows and states do not
 
     def __init__(self, inner: PreTrainedModel) -> None:
         super().__init__()
@@ -228,7 +237,7 @@ class Wrapped(Decoder):
     def nbytes(self) -> int:
         """Memory of the weights, packed ones among them."""
         nbytes: int = sum(parameter.nbytes for parameter in self.inner.parameters())
-        return nbytes + sum(m.nbytes for m in self.inner.modules() if isinstance(m, PACKED))
+        return nbytes + sum(m.nbytes for m in self.inner.modules() if isinstance(m, LinearLayer))
 
     @torch.inference_mode()
     def kv_bytes_per_token(self, device: torch.device) -> int | None:
@@ -256,6 +265,16 @@ class TransformersCache(KVCache):
         else:
             self.inner = DynamicCache(config=self._config)
             self.offset = 0
+
+    def fork(self, length: int) -> TransformersCache:
+        """As the base class says; empty where a layer cannot be cut (see `trim`)."""
+        twin = TransformersCache(self._config, self.capacity)
+        if all(type(layer) is DynamicLayer for layer in self.inner.layers):
+            for i, layer in enumerate(self.inner.layers):
+                keys, values = layer.keys[:, :, :length], layer.values[:, :, :length]
+                twin.inner.update(keys.clone(), values.clone(), i)
+            twin.offset = min(length, self.offset)
+        return twin
 
     @property
     def nbytes(self) -> int:

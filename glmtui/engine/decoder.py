@@ -18,10 +18,14 @@ class Decoder(nn.Module, ABC):
     Attributes:
         config: the family's Config; `config.context_length` is in tokens, `config.vocab` in ids.
         causal: whether no token sees a later one, so that a prompt can be read in chunks.
+        rewinds: whether what was last read can be taken back at every length.
+        spread: whether its layers are on several devices (see `engine.spread`).
     """
 
     config: Any
     causal = True
+    rewinds = True
+    spread = False
 
     @property
     def vocabulary(self) -> int:

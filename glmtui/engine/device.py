@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtui.engine import cgroup
+from glmtui.sanitize import one_line
 
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # the kernel's PROC_PID_INIT_INO
 
@@ -78,6 +79,25 @@ class Fit:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that holds memory of a GPU.
+
+    Attributes:
+        name: empty where it is not known, as in a container.
+    """
+
+    pid: int
+    name: str
+    nbytes: int
+
+    @property
+    def text(self) -> str:
+        """For people: "process 1234 (python), which holds 9.0 GB"."""
+        called = f" ({one_line(self.name)})" if self.name else ""
+        return f"process {self.pid}{called}, which holds {_gb(self.nbytes)}"
+
+
 def snapshot(environ: Mapping[str, str] = os.environ) -> Snapshot:
     """The machine now. Milliseconds, but for the first call, which loads the driver's library."""
     return Snapshot(tuple(_gpus(environ)), _host_memory())
@@ -99,6 +119,32 @@ def fits(nbytes: int, machine: Snapshot) -> Fit:
     ]
     text = f"needs {_gb(nbytes)}; {', '.join(known) or 'what is free is not known'}"
     return Fit(False if len(known) == len(places) else None, "", text)
+
+
+def holders(device: str, environ: Mapping[str, str] = os.environ) -> tuple[Holder, ...]:
+    """Who else holds memory of a GPU ("cuda:0"), the most first; nobody where it is not known."""
+    kind, _, index = device.partition(":")
+    nvml = _nvml() if kind == "cuda" else None
+    if nvml is None:
+        return ()
+    handles = list(_visible(nvml, environ.get("CUDA_VISIBLE_DEVICES")))
+    at = int(index or 0)
+    running = nvml.ask("DeviceGetComputeRunningProcesses", handles[at]) if at < len(handles) else ()
+    others = [
+        Holder(process.pid, _name_of(process.pid), process.usedGpuMemory)
+        for process in running or ()
+        if process.pid != os.getpid() and process.usedGpuMemory
+    ]
+    return tuple(sorted(others, key=lambda holder: -holder.nbytes))
+
+
+def _name_of(pid: int) -> str:
+    if not _in_first_pid_namespace():
+        return ""  # NVML's numbers are those outside
+    try:
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    except OSError:
+        return ""
 
 
 def prepare_environment() -> None:

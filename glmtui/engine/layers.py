@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glmtui.engine.processor import product_dtype
+
 QUERY_BLOCK = 256  # queries at a time on a CPU
+FEW_QUERIES = 4  # up to so many a CPU computes each alone
 
 
 class Slot(nn.Module):
@@ -131,10 +134,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
         [batch, S, heads * d].
     """
     batch, heads, length, head_dim = q.shape
-    if length == 1 and mask is None and heads != k.shape[1]:
+    if length == 1 and heads != k.shape[1]:
         # the queries of a group as rows of one product: each key is read once, not once per head
         grouped = q.view(batch, k.shape[1], -1, head_dim)
-        return F.scaled_dot_product_attention(grouped, k, v).reshape(batch, 1, -1)
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=mask).reshape(batch, 1, -1)
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 != product_dtype():
+        mask = mask.float() if mask is not None and mask.is_floating_point() else mask
+        return attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
     return y.transpose(1, 2).flatten(2)
 
@@ -143,15 +149,25 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
     """`attention` for queries that end where the keys end, each seeing the keys up to its own.
 
     On a CPU, torch's fused attention computes the half that the mask hides as well, and is slow in
-    bfloat16: blocks of queries that leave those keys out take half its time.
+    bfloat16: blocks of queries that leave those keys out take half its time. A few queries get to
+    the last bit what each would get in a step of its own, so that reading ahead changes no reply.
 
     Args:
         mask: what `causal_mask` gives for S queries at the end of T keys.
     """
     batch, heads, length, head_dim = q.shape
-    if length == 1 or mask is None or q.device.type != "cpu" or q.dtype != torch.bfloat16:
+    if length == 1 or mask is None or q.device.type != "cpu":
         return attention(q, k, v, mask)
     kv_heads, before = k.shape[1], k.shape[2] - length
+    if length <= FEW_QUERIES:
+        alone = [
+            attention(q[:, :, i : i + 1], k[:, :, : before + i + 1], v[:, :, : before + i + 1])
+            for i in range(length)
+        ]
+        return torch.cat(alone, dim=1)
+    if q.dtype != torch.bfloat16:
+        return attention(q, k, v, mask)
+    q, k, v, mask = (t.to(product_dtype()) for t in (q, k, v, mask))
     parts = []
     for start in range(0, length, QUERY_BLOCK):
         end = min(start + QUERY_BLOCK, length)
@@ -162,7 +178,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
         scores.unflatten(2, (-1, end - start)).add_(mask[start:end, :seen])
         part = scores.softmax(-1) @ v[:, :, :seen]
         parts.append(part.view(batch, heads, -1, head_dim))
-    return torch.cat(parts, dim=2).transpose(1, 2).flatten(2)
+    return torch.cat(parts, dim=2).transpose(1, 2).flatten(2).to(torch.bfloat16)
 
 
 def swiglu(gate_and_up: Tensor) -> Tensor:

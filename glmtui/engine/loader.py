@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,11 +29,15 @@ from glmtui.engine.api import (
     ToolChatFormat,
 )
 from glmtui.engine.decoder import Decoder
-from glmtui.engine.device import physical_cores
+from glmtui.engine.device import Snapshot, physical_cores, snapshot
 from glmtui.engine.generate import LoadedModel, out_of_memory
 from glmtui.engine.known import Quant
+from glmtui.engine.linear import kernel_choice
+from glmtui.engine.placement import Sizes, SizesOf, place
 from glmtui.engine.placer import Placer
-from glmtui.engine.weights import Checkpoint
+from glmtui.engine.sizing import parts, sizes
+from glmtui.engine.spread import spread
+from glmtui.engine.weights import Checkpoint, Rows
 from glmtui.errors import BadCheckpoint, EngineError, UsageError
 from glmtui.models.hub_format import read_json
 
@@ -69,13 +74,14 @@ def load(
 
     Raises:
         BadCheckpoint: files are missing, damaged, or do not fit the config.
-        OutOfMemory: the device has no room for it.
+        OutOfMemory: there is no room for it; known before anything is read, or met on the way.
         LoadCancelled: `cancelled` was set.
     """
     started = time.perf_counter()
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     quant = pick_quant(options.quant, device, dtype)
+    choice = kernel_choice(options.kernel, info.path, device, dtype)
     if device.type == "cpu":
         torch.set_num_threads(physical_cores())
     raw = read_json(info.path / "config.json")
@@ -94,19 +100,30 @@ def load(
     # the tokenizer first: what it refuses is known before gigabytes are read
     tokenizer = family.load_tokenizer(info.path, raw)
     chat_format = family.chat_format(tokenizer, info.path, raw) if tokenizer else None
-    placer = Placer(model, Checkpoint(info.path, raw), device, dtype, quant)
+    checkpoint, sources = Checkpoint(info.path, raw), family.sources(config)
+
+    def sizes_of(key: str | None) -> Sizes:
+        asked = quant if key is None else catalog.QUANTS[key]
+        return sizes(model, checkpoint, sources, dtype, asked)
+
+    places = find_places(options.device, device, sizes_of, sources, snapshot())
+    device = places["embedding"]
+    placer = Placer(model, checkpoint, device, dtype, quant, choice, places)
     try:
-        placer.place_all(family.sources(config), report)
+        placer.place_all(sources, report)
         context_length = min(options.context_length or config.context_length, config.context_length)
         model.prepare(context_length, dtype, device)
+        if len(set(places.values())) > 1:
+            spread(model, places)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(device) from error
     cache = model.new_cache(1, dtype, torch.device("meta"))
     loaded = LoadedInfo(
         name=info.name,
-        device=str(device),
+        device=" + ".join(dict.fromkeys(map(str, places.values()))),
         dtype=str(dtype).removeprefix("torch."),
         quant=" + ".join(sorted(placer.quants)),
+        kernel=" + ".join(sorted(choice.used)),
         context_length=context_length,
         weight_bytes=placer.nbytes,
         kv_bytes_per_token=cache.nbytes,
@@ -123,6 +140,7 @@ def load(
         loaded,
         dtype=dtype,
         device=device,
+        options=options,
     )
 
 
@@ -136,17 +154,21 @@ def family_module(key: str) -> Any:
 
 
 def pick_device(name: str) -> torch.device:
-    """The torch device for a name; "auto" is the first GPU if there is one.
+    """The torch device for a name; "auto" and "balanced" begin with the first GPU.
 
     Raises:
         EngineError: there is no such device here.
     """
     if name == "auto":
         name = "cuda:0" if torch.cuda.is_available() else "cpu"
+    elif name == "balanced":
+        name = "cuda:0"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"{name!r} is no device.", 'Use "auto", "cpu" or "cuda:0".') from error
+        raise UsageError(
+            f"{name!r} is no device.", 'Use "auto", "cpu", "cuda:0" or "balanced".'
+        ) from error
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise EngineError(
@@ -154,6 +176,23 @@ def pick_device(name: str) -> torch.device:
             )
         device = torch.device("cuda", device.index or 0)
     return device
+
+
+def find_places(
+    name: str,
+    device: torch.device,
+    sizes_of: SizesOf,
+    sources: Mapping[str, Rows],
+    machine: Snapshot,
+) -> dict[str, torch.device]:
+    """The device of each part of a model; see `placement.place`.
+
+    Args:
+        name: as asked for.
+        device: what `pick_device` made of it: without CUDA "auto" is the CPU whatever NVML sees.
+    """
+    found = place("cpu" if device.type == "cpu" else name, sizes_of, machine)
+    return {part: torch.device(where) for part, where in parts(sources, found).items()}
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:

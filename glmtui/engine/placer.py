@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from glmtui.engine.api import Progress, ProgressHook
 from glmtui.engine.known import Quant
 from glmtui.engine.layers import Slot
-from glmtui.engine.linear import make_head, make_linear
+from glmtui.engine.linear import Choice, kernel_choice, make_head, make_linear
 from glmtui.engine.quant import PackedWeight, dense, joined, quantize
 from glmtui.engine.weights import Checkpoint, Rows
 from glmtui.errors import BadCheckpoint
@@ -36,8 +36,10 @@ class Placer:
     Args:
         model: on the meta device, linear layers as `Slot`s.
         device, dtype: of the weights that are not packed, and of the activations.
+        places: of parts that are on another device, by the beginning of their path: "layers.3".
         quant: how linear layers are to be held: packed like this, "auto" for as they are stored,
             or None for whole.
+        choice: of kernels on a GPU; left out, all that there are.
 
     Attributes:
         quants: kinds of packed weights there are, such as "int4 g32".
@@ -51,12 +53,16 @@ class Placer:
         device: torch.device,
         dtype: torch.dtype,
         quant: Quant | Literal["auto"] | None,
+        choice: Choice | None = None,
+        places: Mapping[str, torch.device] | None = None,
     ) -> None:
         self.model = model
         self.checkpoint = checkpoint
-        self.device = device
+        self.device = device  # of what is being placed
+        self._places = places or {}
         self.dtype = dtype
         self.quant = quant
+        self.choice = choice or kernel_choice("auto", checkpoint.folder, device, dtype)
         self.quants: set[str] = set()
         self.nbytes = 0
         self._tables: dict[Rows, Tensor] = {}
@@ -81,6 +87,7 @@ class Placer:
         done = 0
         for path, module, shapes in modules:
             on_progress(Progress("loading", nbytes * done // total, nbytes))
+            self.device = self._places.get(".".join(path.split(".")[:2]), self.device)
             wanted = {name: sources[f"{path}.{name}"] for name in shapes}
             if path in TABLES:
                 self._place_table(path, module, wanted["weight"], shapes["weight"])
@@ -102,7 +109,7 @@ class Placer:
         bias = None
         if "bias" in wanted:
             bias = self._plain(wanted["bias"], shapes["bias"], self.dtype)
-        linear = make_linear(weight, bias, self.dtype)
+        linear = make_linear(weight, bias, self.dtype, self.choice)
         self.nbytes += linear.nbytes
         self._install(path, linear)
 

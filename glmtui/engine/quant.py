@@ -17,7 +17,8 @@ from torch import Tensor
 
 from glmtui.errors import BadCheckpoint
 
-BLOCK = 2**20  # weights handled in float32 at a time: 4 MB stay in the processor's cache
+# weights handled in float32 at a time: 4 MB stay in a processor's cache; a GPU wants more to do
+BLOCK, GPU_BLOCK = 2**20, 2**24
 LEAST_SCALE = 2.0**-24  # of float16
 
 
@@ -116,19 +117,25 @@ class PackedWeight:
         """The weight it stands for, [out, in], computed in float32 and then rounded to `dtype`."""
         weight = torch.empty(self.shape, dtype=dtype, device=self.q.device)
         back = None if self.order is None else self.order.argsort()
-        for rows in row_blocks(self.shape):
+        block = BLOCK if self.q.device.type == "cpu" else GPU_BLOCK
+        for rows in row_blocks(self.shape, block=block):
             part = self[rows]
-            block = part.unpacked().view(*part.scale.shape, self.group).float()
-            block *= part.scale.float().unsqueeze(-1)
+            grouped = part.unpacked().view(*part.scale.shape, self.group).float()
+            grouped *= part.scale.float().unsqueeze(-1)
             if part.zero is not None:
-                block += part.zero.float().unsqueeze(-1)
-            whole = block.flatten(1)
+                grouped += part.zero.float().unsqueeze(-1)
+            whole = grouped.flatten(1)
             weight[rows] = whole if back is None else whole[:, back]
         return weight
 
     def to(self, device: torch.device) -> PackedWeight:
         zero, order = (t if t is None else t.to(device) for t in (self.zero, self.order))
         return PackedWeight(self.q.to(device), self.scale.to(device), zero, order)
+
+    def contiguous(self) -> PackedWeight:
+        """The same, each tensor's rows one behind the other in memory."""
+        zero = None if self.zero is None else self.zero.contiguous()
+        return PackedWeight(self.q.contiguous(), self.scale.contiguous(), zero, self.order)
 
     @staticmethod
     def cat(parts: Sequence[PackedWeight]) -> PackedWeight:
@@ -152,14 +159,14 @@ def unpack_nibbles(q: Tensor) -> Tensor:
     return torch.stack((q & 15, q >> 4), dim=-1).flatten(1)
 
 
-def row_blocks(shape: Sequence[int], multiple: int = 1) -> Iterator[slice]:
-    """Slices of the rows of [rows, columns] that hold about BLOCK weights each.
+def row_blocks(shape: Sequence[int], multiple: int = 1, *, block: int = BLOCK) -> Iterator[slice]:
+    """Slices of the rows of [rows, columns] that hold about `block` weights each.
 
     Args:
         multiple: each slice but the last has a number of rows divisible by it.
     """
     rows, columns = shape
-    step = max(BLOCK // columns // multiple, 1) * multiple
+    step = max(block // columns // multiple, 1) * multiple
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
@@ -204,6 +211,12 @@ def _fill_four_bits(packed: PackedWeight, grouped: Tensor) -> None:
     packed.zero.copy_(low)
     q = (grouped - packed.zero.float().unsqueeze(-1)).div_(packed.scale.float().unsqueeze(-1))
     packed.q.copy_(pack_nibbles(q.round_().clamp_(0, 15).to(torch.uint8).flatten(1)))
+
+
+def per_row(weight: PackedWeight) -> PackedWeight:
+    """8 bits in groups with one scale per row instead: rounded anew, so nearly the same weight."""
+    blocks = row_blocks(weight.shape)
+    return PackedWeight.cat([quantize(weight[b].dequantize(torch.float32), 8) for b in blocks])
 
 
 def dense(weight: Tensor | PackedWeight, dtype: torch.dtype) -> Tensor:

@@ -20,12 +20,14 @@ from torch.nn import functional as F
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.cache import KVCache
-from glmtui.engine.decoder import Decoder
+from glmtui.engine.decoder import Decoder, common_prefix
 from glmtui.engine.layers import (
     Embedding,
     RotaryTable,
     Slot,
     attention,
+    causal_attention,
+    causal_mask,
     inverse_frequencies,
     rotate_halves,
 )
@@ -137,7 +139,9 @@ class Attention(nn.Module):
         v = v.flatten(3).transpose(1, 2)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
-        y: Tensor = self.out(attention(q, k, v, mask))
+        # a mask of two dimensions is the causal one
+        attend = causal_attention if mask is not None and mask.dim() == 2 else attention
+        y: Tensor = self.out(attend(q, k, v, mask))
         return y
 
 
@@ -199,10 +203,14 @@ class Model(Decoder):
         )
 
     def reusable_prefix(self, old: Sequence[int], new: Sequence[int]) -> int:
-        """How many cached ids of `old` serve a prompt of `new`: none unless the contexts agree."""
-        shared = 0
-        while shared < min(len(old), len(new)) and old[shared] == new[shared]:
-            shared += 1
+        """How many cached ids of `old` serve a prompt of `new`: none unless the contexts agree.
+
+        Each token up to <sop> has seen all others up to there, so that a context that is longer by
+        one token makes other keys and values for every one of them, and a new turn is read from
+        its start. What follows <sop> is causal: the same prompt again reuses its context, and a
+        reply that goes on its context and itself.
+        """
+        shared = common_prefix(old, new)
         return shared if self.config.marks.sop in new[:shared] else 0
 
     def forward(
@@ -235,11 +243,15 @@ class Model(Decoder):
         prefix = cache.prefix if isinstance(cache, PrefixCache) and start else None
         if prefix is None:
             prefix = Prefix.of(ids, c.marks, padding)
-        positions = prefix.positions(start, ids.shape[1])
+        fixed = cache.position if cache is not None else None
+        positions = prefix.positions(start if fixed is None else fixed, ids.shape[1])
         # [batch, S, 1 head, 1 for q and k, 2 halves, head_dim / 2]
         cos = self.rotary.cos[positions][:, :, None, None]
         sin = self.rotary.sin[positions][:, :, None, None]
-        mask = prefix.mask(start, ids.shape[1], cos.dtype)
+        if cache is not None and fixed is not None:
+            mask: Tensor | None = cache.visible()
+        else:
+            mask = self._mask(prefix, start, ids.shape[1], cos.dtype)
         x = self.embedding(ids - c.cut if c.cut else ids).to(cos.dtype)
         for layer in self.layers:
             x = layer(x, cos, sin, mask, cache)
@@ -250,6 +262,12 @@ class Model(Decoder):
             x = x[:, -1:]
         logits: Tensor = self.head(self.norm(x)).float()
         return F.pad(logits, (c.cut, 0), value=UNREACHABLE) if c.cut else logits
+
+    @staticmethod
+    def _mask(prefix: Prefix, start: int, length: int, dtype: torch.dtype) -> Tensor | None:
+        if length > 1 and prefix.ends_before(start):
+            return causal_mask(length, start, dtype=dtype, device=prefix.context.device)
+        return prefix.mask(start, length, dtype)
 
 
 def sources(config: Config) -> dict[str, Rows]:

@@ -1,33 +1,27 @@
 """What Hugging Face folders bring along: tokenizer.json, a chat template, sampling defaults.
 
-Used by every family whose folders have them. Templates are Jinja, run in Jinja's sandbox; text of
-messages can never become a special token.
+Used by every family whose folders have them. Text of messages can never become a special token.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from string import ascii_letters
 from typing import Any
 
-from jinja2.exceptions import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.decoders import ByteLevel
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.folder import read_object, read_small
 from glmtui.errors import BadCheckpoint, UnsupportedModel
+from glmtui.models.template import Template
 
 MAX_TOKENIZER_BYTES = 256 << 20  # of 250,000 pieces a tenth is usual
 MAX_TEMPLATE_BYTES = 1 << 20
-# what Jinja and its sandbox raise where a template is wrong, too deep, or counts too far
-REFUSALS = (TemplateError, RecursionError, OverflowError)
 
 
 class TokenizerJson:
@@ -100,18 +94,7 @@ class TemplateFormat:
         self.tokenizer = tokenizer
         self.stop_ids = stop_ids
         self._variables = variables
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        environment.filters["tojson"] = lambda x, **options: json.dumps(
-            x, ensure_ascii=False, **options
-        )
-        try:
-            self._template = environment.from_string(template)
-        except (*REFUSALS, SyntaxError, MemoryError) as error:
-            raise UnsupportedModel(f"The model's chat template does not parse: {error}") from error
+        self._template = Template(template)
         specials = sorted(tokenizer.special, key=len, reverse=True)
         self._cut = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
 
@@ -154,16 +137,13 @@ class TemplateFormat:
             for m in messages
         ]
         going_on = bool(turns) and turns[-1]["role"] == "assistant"
-        try:
-            text = self._template.render(
-                messages=turns[:-1] if going_on else turns,
-                add_generation_prompt=True,
+        text = self._template.render(
+            {
                 **self._variables,
-            )
-        except (*REFUSALS, TypeError, ValueError, KeyError, AttributeError) as error:
-            raise UnsupportedModel(
-                f"The model's chat template refused this conversation: {error}"
-            ) from error
+                "messages": turns[:-1] if going_on else turns,
+                "add_generation_prompt": True,
+            }
+        )
         if going_on:
             text += turns[-1]["content"]
         ids: list[int] = []
@@ -227,10 +207,6 @@ def _unused_character(messages: Sequence[Message]) -> str:
     used = set().union(*(m.content for m in messages)) if messages else set()
     private = itertools.chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
     return next(c for c in map(chr, private) if c not in used)
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)
 
 
 def _byte_characters() -> dict[str, int]:

@@ -52,12 +52,16 @@ class Prefix:
         masked = torch.where(gmask.any(1), first_true(gmask), first_true(mask)) - skip
         return cls(skip, first_true(sop), masked, padding is not None)
 
-    def positions(self, start: int, length: int) -> Tensor:
+    def positions(self, start: int | Tensor, length: int) -> Tensor:
         """int64 [batch, length, 2]: place in the text, place in the generated block."""
-        at = torch.arange(start, start + length, device=self.context.device)
+        at = torch.arange(length, device=self.context.device) + start
         block = (at - self.context[:, None] + 1).clamp_min(0)
         text = (at - self.padding[:, None]).clamp_min(0)
         return torch.stack((torch.where(block > 0, self.masked[:, None], text), block), dim=-1)
+
+    def ends_before(self, start: int) -> bool:
+        """Whether all that stands from `start` on is in the block, which is causal."""
+        return not self.padded and start >= int(self.context.max())
 
     def mask(self, start: int, length: int, dtype: torch.dtype) -> Tensor | None:
         """What to add to the scores so that a token sees the context and what is before itself.

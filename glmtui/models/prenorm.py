@@ -135,12 +135,15 @@ class PreNormDecoder(Decoder):
         assert self.rotary is not None, "prepare() was not called"
         length = ids.shape[1]
         start = cache.offset if cache is not None else 0
-        at: slice | Tensor = slice(start, start + length)
+        fixed = cache.position if cache is not None else None
+        at: slice | Tensor = slice(start, start + length) if fixed is None else fixed
         if padding is not None:
             at = padded_positions(padding, start, length)
         cos, sin = self.rotary.cos[at], self.rotary.sin[at]
         mask = causal_mask(length, start, dtype=cos.dtype, device=ids.device)
-        if padding is not None:
+        if cache is not None and fixed is not None:
+            mask = cache.visible()
+        elif padding is not None:
             mask = padded_mask(mask, padding, start, length, cos.dtype)
         x = self.embedding(ids).to(cos.dtype)
         for layer in self.layers:

@@ -4,7 +4,8 @@ Knows files and what stands in them, no engine and no screen. Any thread may use
 """
 
 from glmtui.store.exchange import to_markdown
-from glmtui.store.folder import Store, Summary, read_file
+from glmtui.store.folder import Store
 from glmtui.store.format import FileFormat, dumps, loads
+from glmtui.store.reading import Summary, read_file
 
 __all__ = ["FileFormat", "Store", "Summary", "dumps", "loads", "read_file", "to_markdown"]

@@ -40,6 +40,19 @@ def replace_file(path: Path, data: bytes, *, prefix: str) -> None:
     sync_folder(path.parent)
 
 
+def replace_lightly(path: Path, data: bytes) -> None:
+    """Puts `data` in place of the file, as a whole or not at all; a power cut may lose it.
+
+    The new file is written beside it as ``.<name>.tmp``, for the owner alone; one left behind by a
+    process that was killed is used by the next.
+    """
+    written = path.with_name(f".{path.name.lstrip('.')}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(written, flags, 0o600), "wb") as file:
+        file.write(data)
+    written.replace(path)
+
+
 def sync_folder(folder: Path) -> None:
     """Has the disk keep the names in a folder as they are now."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

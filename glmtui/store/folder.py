@@ -2,23 +2,21 @@
 
 Knows names, locks, atomic writes and what to do with files it cannot read; what stands in them is
 `glmtui.store.format`. A file is replaced as a whole or not at all, and only if it is still
-as this program last read or wrote it. The id of a conversation is the end of its file's name, so
-a copied or renamed file is a conversation of its own.
+as this program last read or wrote it; what is new in a large one lies beside it (see `journal`)
+until it is left. The id of a conversation is the end of its file's name, so a copied or renamed
+file is a conversation of its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import stat
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from dataclasses import replace
 from pathlib import Path
 
 from glmtui.chat import Conversation
@@ -29,39 +27,18 @@ from glmtui.errors import (
     CorruptConversation,
     StoreError,
 )
+from glmtui.store import journal
 from glmtui.store.durable import make_private_folder, read_bounded, replace_file, sync_folder
-from glmtui.store.exchange import import_text
-from glmtui.store.format import FileFormat, dumps, loads, peek
+from glmtui.store.format import FileFormat, dumps, loads
+from glmtui.store.index import Index
+from glmtui.store.journal import Known, beside, digest_of, stamp_of
 from glmtui.store.locks import FolderLocks
 from glmtui.store.naming import file_name, format_of, free_name_aside, id_of
+from glmtui.store.reading import MAX_BYTES, Summary, naming, peek_at, summary, text_of
 
-MAX_BYTES = 128 * 2**20
+TRASH_DAYS = 30
+_NAMED_BY_ID = re.compile(r"[0-9a-f]{8}\.(?:toml|json)$")
 _LEFT_BEHIND = re.compile(r"\.([0-9a-f]{8})(?:\.lock|-\w+\.tmp)")
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """One line of a list of conversations.
-
-    Attributes:
-        updated: when the file was last written, in UTC.
-        message_count: messages of all branches.
-    """
-
-    id: str
-    title: str
-    model: str
-    updated: datetime
-    path: Path
-    message_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A file as this program last read or wrote it."""
-
-    path: Path
-    digest: bytes
 
 
 class Store:
@@ -81,7 +58,8 @@ class Store:
         self.folder = folder
         self.file_format: FileFormat = file_format
         self.problems: tuple[StoreError, ...] = ()
-        self._known: dict[str, _Known] = {}
+        self._trash = folder / "trash"
+        self._known: dict[str, Known] = {}
         self._locks = FolderLocks(folder)
         self._turn = threading.RLock()
         # A folder that cannot be read or written says so when it is used.
@@ -122,26 +100,74 @@ class Store:
         with self._turn:
             path = self._find(id_or_prefix)
             try:
-                with _naming(path):
-                    data = read_bounded(path, MAX_BYTES)
-                    conversation = replace(loads(_text(data), format_of(path)), id=id_of(path))
+                with naming(path):
+                    stamp, data = stamp_of(path), read_bounded(path, MAX_BYTES)
+                    conversation = replace(loads(text_of(data), format_of(path)), id=id_of(path))
             except CorruptConversation as error:
                 raise self._set_aside(path, error) from error
-            self._known[conversation.id] = _Known(path, _digest(data))
-            return conversation
+            more = beside(path, conversation.id)
+            try:
+                with naming(more):
+                    known = journal.read(path, data, stamp, conversation)
+            except CorruptConversation as error:
+                raise self._set_aside(more, error) from error
+            self._known[conversation.id] = known
+            return known.conversation
+
+    def amend(
+        self, id_or_prefix: str, *, title: str | None = None, pinned: bool | None = None
+    ) -> None:
+        """Gives a conversation another title, or pins it or not; None leaves it as it is.
+
+        It keeps its place in the list. Raises like `load` and `save`.
+        """
+        with self._turn:
+            conversation = self.load(id_or_prefix)
+            held = conversation.id in self._locks.held()
+            if title is not None:
+                conversation = replace(conversation, title=title)
+            if pinned is not None:
+                conversation = replace(conversation, pinned=pinned)
+            try:
+                before = self._known[conversation.id].path.stat()
+                path = self.save(conversation)
+                os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+            except OSError as error:
+                raise self._unwritable(error) from error
+            finally:
+                if not held:
+                    self.release(conversation.id)
 
     def delete(self, id_or_prefix: str) -> None:
-        """Removes a conversation's file. Raises like `load` and `save`."""
+        """Puts a conversation's file into the trash, from where `restore` brings it back.
+
+        After `TRASH_DAYS` it is gone for good. Raises like `load` and `save`.
+        """
         with self._turn:
             path = self._find(id_or_prefix)
             self.hold(id_of(path))
-            try:
-                path.unlink(missing_ok=True)
-                sync_folder(self.folder)
-            except OSError as error:
-                raise self._unwritable(error) from error
+            self._move(path, self._trash / path.name)
             self._known.pop(id_of(path), None)
             self.release(id_of(path))
+
+    def restore(self, conversation_id: str) -> None:
+        """Brings a deleted conversation back. Raises ConversationNotFound, StoreError."""
+        with self._turn:
+            there = [path for path, _ in files_of(self._trash) if id_of(path) == conversation_id]
+            if not there:
+                raise ConversationNotFound(f"{conversation_id!r} is not in the trash any more")
+            self._move(there[0], self.folder / there[0].name)
+
+    def _move(self, path: Path, to: Path) -> None:
+        try:
+            make_private_folder(to.parent)
+            with contextlib.suppress(FileNotFoundError):
+                beside(path, id_of(path)).replace(beside(to, id_of(to)))
+            path.replace(to)
+            sync_folder(self._trash)
+            sync_folder(self.folder)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     # ---- all of them
 
@@ -149,21 +175,31 @@ class Store:
         """All conversations, newest first. Corrupt files are set aside; see `problems`."""
         problems: list[StoreError] = []
         summaries = []
+        index = Index(self.folder)
         for path, status in self._by_age():
+            there = index.get(path.name, status)
             try:
-                summaries.append(_summary(path, status))
+                if there is None:
+                    there = peek_at(path)
+                    index.put(path.name, status, there)
+                summaries.append(summary(path, status, there))
             except CorruptConversation as error:
                 problems.append(self._set_aside(path, error))
             except StoreError as error:
                 problems.append(error)
+        index.save()
         self.problems = tuple(problems)
         return summaries
+
+    def paths(self) -> list[Path]:
+        """The files of all conversations, newest first. Raises StoreError."""
+        return [path for path, _ in self._by_age()]
 
     def latest(self) -> Summary | None:
         """The conversation written last that can be read."""
         for path, status in self._by_age():
             with contextlib.suppress(StoreError):
-                return _summary(path, status)
+                return summary(path, status, peek_at(path))
         return None
 
     # ---- who may write
@@ -188,8 +224,12 @@ class Store:
             )
 
     def release(self, conversation_id: str) -> None:
-        """Lets other programs save it again."""
+        """Lets other programs save it again; what lies beside its file goes into it."""
         with self._turn, contextlib.suppress(OSError):  # a file that stays behind is no lock
+            known = self._known.get(conversation_id)
+            if known and known.later and conversation_id in self._locks.held():
+                with contextlib.suppress(StoreError, OSError):  # it stays where it is
+                    self._write_whole(known.conversation, self._place(known.conversation))
             self._locks.release(conversation_id)
 
     def __enter__(self) -> Store:
@@ -205,24 +245,13 @@ class Store:
 
     # ---- finding files
 
-    def _files(self) -> list[tuple[Path, os.stat_result]]:
-        found = []
+    def _files(self, id_prefix: str = "") -> list[tuple[Path, os.stat_result]]:
         try:
-            with os.scandir(self.folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith(".") or not entry.name.endswith((".toml", ".json")):
-                        continue
-                    with contextlib.suppress(OSError):  # a link to nowhere or to itself
-                        status = entry.stat()
-                        if stat.S_ISREG(status.st_mode):
-                            found.append((self.folder / entry.name, status))
-        except FileNotFoundError:
-            return []
+            return files_of(self.folder, id_prefix)
         except OSError as error:
             raise StoreError(
                 f"cannot list the conversations in {str(self.folder)!r}: {error.strerror}"
             ) from error
-        return found
 
     def _by_age(self) -> list[tuple[Path, os.stat_result]]:
         return sorted(self._files(), key=lambda f: (f[1].st_mtime_ns, f[0].name), reverse=True)
@@ -233,7 +262,7 @@ class Store:
             if latest := self.latest():
                 return latest.path
             raise ConversationNotFound("there are no saved conversations yet")
-        files = [path for path, _ in self._files() if id_of(path).startswith(wanted)]
+        files = [path for path, _ in self._files(wanted) if id_of(path).startswith(wanted)]
         exact = [path for path in files if id_of(path) == wanted]
         candidates = exact or (files if wanted else [])
         if not candidates:
@@ -253,12 +282,24 @@ class Store:
     # ---- writing
 
     def _write(self, conversation: Conversation) -> Path:
-        path = self._place(conversation)
+        path, known = self._place(conversation), self._known.get(conversation.id)
+        there = known is not None and known.path == path and path.exists()
+        if known and there and (now := known.with_later(conversation)):
+            self._known[conversation.id] = now
+            return path
+        return self._write_whole(conversation, path)
+
+    def _write_whole(self, conversation: Conversation, path: Path) -> Path:
         data = dumps(conversation, format_of(path)).encode()
-        known = _Known(path, _digest(data))
-        if self._known.get(conversation.id) != known or not path.exists():
+        known, digest = self._known.get(conversation.id), digest_of(data)
+        if known is None or (known.path, known.digest) != (path, digest) or not path.exists():
             replace_file(path, data, prefix=f".{conversation.id}-")
-            self._known[conversation.id] = known
+        if known is not None and known.later:
+            beside(path, conversation.id).unlink(missing_ok=True)
+        count = len(conversation.messages)
+        self._known[conversation.id] = Known(
+            path, digest, stamp_of(path), len(data), conversation, count
+        )
         return path
 
     def _place(self, conversation: Conversation) -> Path:
@@ -267,10 +308,12 @@ class Store:
         if known and known.path.exists():
             there = [known.path]
         else:
-            there = [path for path, _ in self._files() if id_of(path) == conversation.id]
+            there = [
+                path for path, _ in self._files(conversation.id) if id_of(path) == conversation.id
+            ]
         for path in there:
-            with _naming(path):
-                unchanged = known and known.digest == _digest(read_bounded(path, MAX_BYTES))
+            with naming(path):
+                unchanged = known and known.is_still_at(path)
             if not unchanged:
                 raise ConversationChanged(
                     f"{path.name!r} was changed by someone else since it was opened here",
@@ -302,6 +345,12 @@ class Store:
                 path.unlink(missing_ok=True)
             self._locks.release(match[1])
 
+        for path, status in files_of(self._trash):
+            # A file is changed, though not modified, when it is put there.
+            if time.time() - status.st_ctime > TRASH_DAYS * 24 * 3600:
+                beside(path, id_of(path)).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+
     def _unwritable(self, error: OSError) -> StoreError:
         hint = ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -311,47 +360,23 @@ class Store:
         return StoreError(f"cannot write in {str(self.folder)!r}: {error.strerror}", hint)
 
 
-def read_file(path: Path) -> Conversation:
-    """A conversation from any file, under a fresh id: our own TOML or JSON, or messages as
-    OpenAI's API has them. Raises StoreError (CorruptConversation, NewerFormat)."""
-    with _naming(path):
-        return import_text(_text(read_bounded(path, MAX_BYTES)), format_of(path))
+def files_of(folder: Path, id_prefix: str = "") -> list[tuple[Path, os.stat_result]]:
+    """The conversation files in a folder, in no order; of all only those whose id may begin so.
 
-
-# ---- one file
-
-
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Puts the file's name into what goes wrong with reading it."""
+    Raises OSError.
+    """
+    found = []
     try:
-        yield
-    except OSError as error:
-        raise StoreError(f"{path.name!r} cannot be read: {error.strerror}") from error
-    except StoreError as error:
-        raise type(error)(f"{path.name!r} cannot be read: {error.message}", error.hint) from error
-
-
-def _summary(path: Path, status: os.stat_result) -> Summary:
-    with _naming(path):
-        there = peek(_text(read_bounded(path, MAX_BYTES)), format_of(path))
-    seconds = min(max(status.st_mtime, 0), 253402300799)  # what a datetime can hold
-    return Summary(
-        id=id_of(path),
-        title=there.title,
-        model=there.model,
-        updated=datetime.fromtimestamp(seconds, timezone.utc),
-        path=path,
-        message_count=there.message_count,
-    )
-
-
-def _text(data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")  # some editors put a byte order mark first
-    except UnicodeDecodeError as error:
-        raise CorruptConversation(f"this is not UTF-8 text: {error.reason}") from error
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or not entry.name.endswith((".toml", ".json")):
+                    continue
+                if id_prefix not in entry.name and _NAMED_BY_ID.search(entry.name):
+                    continue
+                with contextlib.suppress(OSError):  # a link to nowhere or to itself
+                    status = entry.stat()
+                    if stat.S_ISREG(status.st_mode):
+                        found.append((folder / entry.name, status))
+    except FileNotFoundError:
+        return []
+    return found

@@ -6,6 +6,7 @@ Format 1, the same in TOML and JSON. Made to be read and edited by a person:
     id = "1f2e3d4c"
     title = "..."
     model = "smollm2"
+    pinned = true               # absent: not
     created = 2026-11-22 18:00:00+00:00
     system = "..."              # absent: the model's own
     [params]                    # only what was set
@@ -85,11 +86,12 @@ def _tables(conversation: Conversation) -> _Table:
         "id": conversation.id,
         "title": conversation.title,
         "model": conversation.model,
+        "pinned": conversation.pinned,
         "created": conversation.created.astimezone(timezone.utc),
         "head": None if plain else conversation.head or "",
         "system": conversation.system,
         "params": _numbers_set(conversation.params),
-        "messages": [_message_table(message, plain) for message in conversation.messages],
+        "messages": [message_table(message, plain) for message in conversation.messages],
     }
     return {k: v for k, v in table.items() if v or (k in ("head", "system") and v is not None)}
 
@@ -104,7 +106,8 @@ def _is_plain(conversation: Conversation) -> bool:
     return conversation.head == last
 
 
-def _message_table(message: Message, plain: bool) -> _Table:
+def message_table(message: Message, plain: bool) -> dict[str, Any]:
+    """A message's keys and values; `plain` without its place among the others."""
     table: _Table = {} if plain else {"id": message.id, "parent": message.parent or ""}
     table["role"] = message.role
     if message.created is not None:
@@ -183,6 +186,7 @@ class Peek:
     title: str
     model: str
     message_count: int
+    pinned: bool
 
 
 def peek(text: str, file_format: FileFormat) -> Peek:
@@ -195,11 +199,15 @@ def peek(text: str, file_format: FileFormat) -> Peek:
         data, count = _toml_ends(text) if file_format == "toml" else _json_ends(text)
         if "title" in data:
             conversation = from_table(data)
-            return Peek(conversation.title, conversation.model, count)
+            return _peeked(conversation, count)
     except (CorruptConversation, ValueError, LookupError, TypeError, RecursionError):
         pass  # not as we write it, or a text that looks like a message: the whole decides
     conversation = loads(text, file_format)
-    return Peek(conversation.title, conversation.model, len(conversation.messages))
+    return _peeked(conversation, len(conversation.messages))
+
+
+def _peeked(conversation: Conversation, count: int) -> Peek:
+    return Peek(conversation.title, conversation.model, count, conversation.pinned)
 
 
 def _toml_ends(text: str) -> tuple[_Table, int]:
@@ -247,6 +255,7 @@ def from_table(data: Any) -> Conversation:
         created=created,
         title=_get(data, "title", str, "") or next(filter(None, titles), ""),
         model=_get(data, "model", str, ""),
+        pinned=data.get("pinned") is True,
         system=_get(data, "system", str, None),
         params=_numbers(SamplingParams, _get(data, "params", dict, {})),
         messages=messages,
@@ -260,7 +269,7 @@ def _messages(rows: list[Any]) -> tuple[Message, ...]:
     last = ""
     for n, row in enumerate(rows, 1):
         try:
-            message = _message(row)
+            message = message_of(row)
             parent = _get(row, "parent", str, last)
         except CorruptConversation as error:
             raise CorruptConversation(f"message {n}: {error.message}") from error
@@ -280,7 +289,8 @@ def _free_id(n: int, taken: set[str]) -> str:
     return f"m{n}"
 
 
-def _message(row: Any) -> Message:
+def message_of(row: Any) -> Message:
+    """The message that a table describes, without a parent. Raises CorruptConversation."""
     if not isinstance(row, dict):
         raise CorruptConversation("is not a table")
     if "content" not in row:

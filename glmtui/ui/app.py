@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from threading import Thread
 from typing import Any, ClassVar
 
+from rich.text import Text
 from textual import events
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
@@ -21,7 +24,7 @@ from textual.content import Content
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
-from glmtui import keys
+from glmtui import keys, paths
 from glmtui.chat import Conversation
 from glmtui.commands import COMMANDS, Command
 from glmtui.config import Settings
@@ -35,8 +38,10 @@ from glmtui.ui.chat_screen import UNBOUND, ChatScreen
 from glmtui.ui.memory import MemoryWatch
 from glmtui.ui.saver import Saver
 from glmtui.ui.session import Session
+from glmtui.ui.shelf import Shelf
 from glmtui.ui.themes import DARK, LIGHT, TERMINAL, themes
 from glmtui.ui.tool_use import ToolUse
+from glmtui.ui.typed import Typed
 
 EngineFactory = Callable[[Callable[[Event], None]], Engine]
 
@@ -96,6 +101,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self.store = store
         self.save_error: StoreError | None = None
         self.signalled = 0
+        self._told_unlocked = False
         self.commands = keys.in_force(settings.keys, settings.bindings)
         self._problems = list(problems)
         self._blocked = terminal_blocked
@@ -103,14 +109,16 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self._engine: Engine | None = None
         self._memory = MemoryWatch(lambda found: self._soon(lambda: self.chat.show_memory(found)))
         self._saver = Saver(store, lambda error: self._soon(lambda: self._save_failed(error)))
+        self.typed = Typed(paths.state_dir(), self._saver.call)
         self.chat = ChatScreen()
         self.tool_use = ToolUse(self)
+        self.shelf = Shelf(self)
         self.session = Session(
             self._fresh_conversation(),
             self._saver,
             self.chat.transcript,
             soon=self._soon,
-            changed=self.chat.refresh_state,
+            changed=self._session_changed,
             offered=self.tool_use.offered,
             called=self.tool_use.called,
         )
@@ -152,6 +160,8 @@ class GlmtuiApp(App[None], inherit_bindings=False):
                 loop.add_signal_handler(number, self._leave, number)
         if self._opening is not None:
             self.session.open(self._opening)
+        if not self.chat.prompt.text:  # else someone was quick
+            self._bring_draft()
         if self.settings.panel:
             self.chat.show_panel()
         self.tell_notice("config", "\n".join(map(str, self._problems)))
@@ -194,6 +204,15 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         """Something to read; stays until it is closed or replaced."""
         self.chat.notice.tell(subject, text)
 
+    def copy_to_clipboard(self, text: str) -> None:
+        """Copies, and says where to: Textual's own way reaches few terminals over SSH."""
+        from glmtui.ui.clipboard import copy
+
+        self._clipboard = text  # for Textual's fields to paste
+        if self._driver is not None:
+            copied = copy(text, self._driver.write, os.environ)
+            self.tell(copied.words, bad=copied.failed)
+
     def how(self, action: str) -> str:
         """How to do something: the first of its keys, or its command."""
         command = next(command for command in self.commands if command.action == action)
@@ -205,8 +224,9 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         return self._blocked()
 
     def new_conversation(self) -> None:
-        """An empty page; the conversation left is saved."""
-        self._leave_conversation(self._fresh_conversation())
+        """An empty page, to which what is typed goes along."""
+        carry = bool(self.chat.prompt.text.strip())
+        self.leave_conversation(self._fresh_conversation(), carry=carry)
 
     def fork_conversation(self) -> None:
         """Goes on in a copy, under an id of its own; the other is left as it is on disk."""
@@ -216,37 +236,36 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self.session.change()
         self.tell(_("You go on in a copy of the conversation."))
 
-    def pick_conversation(self, title: str = "") -> None:
-        """Lets the user choose a saved conversation."""
-        from glmtui.ui.dialogs import ConversationPicker
+    def leave_conversation(self, for_another: Conversation, *, carry: bool = False) -> None:
+        """Shows another conversation; the one that is left is saved.
 
-        try:
-            summaries = self.store.summaries()
-        except StoreError as error:
-            self.tell_notice("store", str(error))
-            return
-        self.tell_notice("store", "\n".join(map(str, self.store.problems)))
-        self.push_screen(ConversationPicker(summaries, title), self._open)
-
-    def _open(self, conversation_id: str | None) -> None:
-        if conversation_id is None:
-            return
-        if conversation_id == self.session.conversation.id:
-            if self.save_error is None:
-                return
-            self.fork_conversation()  # what could not be saved to it is kept
-        try:
-            conversation = self.store.load(conversation_id)
-        except StoreError as error:
-            self.tell_notice("store", str(error))
-        else:
-            self._leave_conversation(conversation)
-
-    def _leave_conversation(self, for_another: Conversation) -> None:
+        Args:
+            carry: whether what is typed goes along; else it stays, and the other's draft comes.
+        """
+        if not carry:
+            self.keep_draft()
         left = self.session.conversation
         self.session.open(for_another)
         self._saver.leave(left.id)
+        if not carry:
+            self._bring_draft()
         self.chat.prompt.focus()
+
+    def leave_for_deletion(self) -> None:
+        """An empty page in place of the conversation in view, which is not saved any more."""
+        left = self.session.conversation
+        self.leave_conversation(self._fresh_conversation())
+        self._saver.forget(left.id)
+        self._saver.settle(SAVER_SECONDS)
+
+    def keep_draft(self) -> None:
+        """Keeps what is typed and not sent yet."""
+        self.typed.keep_draft(self.session.conversation, self.chat.prompt.whole)
+
+    def _bring_draft(self) -> None:
+        draft = self.typed.draft(self.session.conversation)
+        if draft or self.chat.prompt.text:
+            self.chat.prompt.put(draft)
 
     def pick_model(self, wanted: str = "", why: str = "") -> None:
         """Lets the user choose a model; one that is not here is fetched first."""
@@ -313,6 +332,12 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         elif not small and isinstance(self.screen, TooSmall):
             self.pop_screen()
 
+    def _session_changed(self) -> None:
+        self.chat.refresh_state()
+        if self.store.unlocked and not self._told_unlocked:
+            self._told_unlocked = True
+            self.tell_notice("locks", wording.unlocked(self.store.unlocked))
+
     def _save_failed(self, error: StoreError | None) -> None:
         self.save_error = error
         self.tell_notice("store", wording.unsaved(error))
@@ -322,6 +347,12 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self.call_later(call)
 
     # ---- the way out
+
+    def _fatal_error(self) -> None:
+        """A fault of ours: its traceback to the log, without the values that Textual would add."""
+        text = "".join(traceback.format_exception(self._exception))
+        self._exit_renderables.append(Text(text, no_wrap=True, overflow="ignore"))
+        self._close_messages_no_wait()
 
     def _leave(self, number: int) -> None:
         self.signalled = number
@@ -333,8 +364,10 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         Returns: whether the engine's thread has ended, and what could not be saved.
         """
         self._memory.stop()
+        self.keep_draft()
         self.session.close()
         ended = self._engine is None or self._engine.close(ENGINE_SECONDS)
         unsaved = self._saver.close(SAVER_SECONDS)
+        self.typed.close()
         self.store.close()
         return ended, unsaved

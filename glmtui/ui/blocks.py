@@ -74,6 +74,19 @@ class Code(Block):
 
 
 @dataclass(frozen=True, slots=True)
+class Formula(Block):
+    """A formula that stands by itself."""
+
+    text: str
+
+    def lines(self, width: int, depth: int) -> list[Line]:
+        indent = Span("  ", (INDENT, CHROME))
+        inner = width if width < NARROWEST else width - 2
+        lines = wrap([Span(self.text, ("math",))], inner)
+        return lines if inner == width else prefixed(lines, indent, indent)
+
+
+@dataclass(frozen=True, slots=True)
 class Quote(Block):
     blocks: tuple[Block, ...]
 
@@ -192,12 +205,17 @@ def code_label(info: str, width: int) -> list[Line]:
 
 
 def code_lines(info: str, text: str, width: int) -> list[Line]:
-    """`text` highlighted, wrapped, and padded by a cell on both sides."""
+    """`text` highlighted, wrapped, and padded by a cell on both sides; what goes on is marked."""
     spans = highlight(text, info.partition(" ")[0], (_CODE,))
     if width < NARROWEST:
         return wrap(spans, width, fill=(_CODE,))
-    pad = Span(" ", (_CODE, CHROME))
-    return prefixed(wrap(spans, width - 2, fill=(_CODE,)), pad, pad)
+    begins, goes_on = Span(" ", (_CODE, CHROME)), Span("↳", (_CODE, "code-label", CHROME))
+    lines: list[Line] = []
+    broken = False
+    for line in wrap(spans, width - 2, fill=(_CODE,)):
+        lines.append(line._replace(spans=(goes_on if broken else begins, *line.spans)))
+        broken = line.joint is not None
+    return lines
 
 
 def _nested(blocks: Sequence[Block], width: int, depth: int, first: Span, rest: Span) -> list[Line]:

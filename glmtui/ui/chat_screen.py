@@ -14,14 +14,17 @@ from textual.binding import Binding, BindingType
 from glmtui import commands
 from glmtui.errors import GlmtuiError, UsageError
 from glmtui.language import _
+from glmtui.ui.finding_actions import FindingActions
 from glmtui.ui.memory_actions import MemoryActions
+from glmtui.ui.message_actions import MessageActions
+from glmtui.ui.prompt_actions import PromptActions
 
 UNBOUND = "unbound"
 """A key that no terminal sends, for what has none until the user gives it one."""
 
 
-class ChatScreen(MemoryActions):
-    """What the user can do, but for what is said of settings elsewhere."""
+class ChatScreen(MessageActions, FindingActions, PromptActions, MemoryActions):
+    """What the user can do, but for what is said elsewhere of its four parts."""
 
     AUTO_FOCUS = "Prompt"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -30,15 +33,11 @@ class ChatScreen(MemoryActions):
         if not command.scope
     ]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._editing: str | None = None
-
     # ---- a question and its reply
 
     def action_send(self) -> None:
         """Sends what is in the prompt, or does what its command says."""
-        text = self.prompt.text
+        text = self.prompt.whole
         if not text.strip():
             return
         if commands.looks_like_command(text):
@@ -47,12 +46,11 @@ class ChatScreen(MemoryActions):
             self.app.tell(
                 _("A reply is being written; {key} stops it.").format(key=self.app.how("stop"))
             )
-        else:
+        elif (question := self.with_files(text.strip("\n"))) is not None:
             self.prompt.take()
-            editing, self._editing = self._editing, None
-            text = text.strip("\n")
-            if editing is not None or not self.app.tool_use.answer(text):
-                self.session.ask(text, editing)
+            editing, self.editing = self.editing, None
+            if editing is not None or not self.app.tool_use.answer(question):
+                self.session.ask(question, editing)
 
     def _command(self, text: str) -> None:
         try:
@@ -77,55 +75,12 @@ class ChatScreen(MemoryActions):
             self.session.stop()
         elif self.notice.close() or self.app.tool_use.give_up():
             return
-        elif self._editing is not None:
-            self._editing = None
+        elif self.editing is not None:
+            self.editing = None
             self.prompt.put("")
             self.session.open(self.session.conversation)
 
-    def action_regenerate(self) -> None:
-        """Answers the last question again."""
-        if self._idle() and not self.session.regenerate():
-            self.app.tell(_("There is no question yet to answer."))
-
-    def action_continue_reply(self) -> None:
-        """Goes on with the last reply."""
-        if self._idle() and not self.session.go_on():
-            self.app.tell(_("There is no reply to go on with."))
-
-    def action_edit(self) -> None:
-        """Puts the last question into the prompt."""
-        questions = [m for m in self.session.conversation.path if m.role == "user"]
-        if not questions:
-            self.app.tell(_("There is no question yet to edit."))
-        elif self._idle():
-            self._editing = questions[-1].id
-            self.prompt.put(questions[-1].content)
-            text = _("{send} sends it as a new branch; {stop} leaves it as it was.")
-            how = self.app.how
-            self.app.tell(text.format(send=how("send"), stop=how("stop")))
-
-    def _idle(self) -> bool:
-        if self.session.run is not None:
-            self.app.tell(
-                _("A reply is being written; {key} stops it.").format(key=self.app.how("stop"))
-            )
-        return self.session.run is None
-
-    # ---- conversations and models
-
-    def action_new(self) -> None:
-        """Starts an empty conversation."""
-        self._editing = None
-        self.app.new_conversation()
-
-    def action_fork(self) -> None:
-        """Goes on in a copy of the conversation."""
-        self.app.fork_conversation()
-
-    def action_open(self, title: str = "") -> None:
-        """Lets the user pick a saved conversation."""
-        self._editing = None
-        self.app.pick_conversation(title)
+    # ---- models and files
 
     def action_model(self, name: str = "") -> None:
         """Loads a model, or lets the user pick one."""

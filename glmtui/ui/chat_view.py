@@ -23,6 +23,7 @@ from glmtui.language import N_, _, ngettext
 from glmtui.sanitize import visible
 from glmtui.ui import wording
 from glmtui.ui.memory import Memory
+from glmtui.ui.picking import Picking
 from glmtui.ui.prompt import Prompt
 from glmtui.ui.session import Session
 from glmtui.ui.status import StatusBar
@@ -76,21 +77,28 @@ class Notice(Words):
 
 
 class ChatView(Screen[None]):
-    """The conversation, the prompt and the status bar; the settings panel beside or over them."""
+    """The conversation, the prompt and the status bar; the settings panel beside or over them.
+
+    Attributes:
+        editing: the id of the question whose other words are in the prompt, if any.
+    """
 
     app: GlmtuiApp
 
     def __init__(self) -> None:
         super().__init__()
-        self.transcript = Transcript()
+        self.transcript = Picking(self.to_prompt)
         self.welcome = Words(classes="welcome")
         self.below = Words(classes="below")
         self.body = Container(self.transcript, self.welcome, self.below, classes="body")
         self.main = Horizontal(self.body, classes="main")
         self.notice = Notice()
         self.prompt = Prompt(_(PLACEHOLDER))
+        self.prompt.above = self.select_last
+        self.attached = Words(classes="attached")
         self.status = StatusBar()
         self.panel: SettingsPanel | None = None
+        self.editing: str | None = None
         self.memories: tuple[Memory, ...] = ()
         self._pressing = False
         self._status_at = 0.0
@@ -101,6 +109,7 @@ class ChatView(Screen[None]):
         """From top to bottom."""
         yield self.main
         yield self.notice
+        yield self.attached
         yield self.prompt.completions
         yield self.prompt
         yield self.status
@@ -180,11 +189,37 @@ class ChatView(Screen[None]):
 
     @on(Transcript.Following)
     def _say_lines_below(self, event: Transcript.Following) -> None:
+        if self.transcript.picked is not None:
+            return
         count = 0 if event.following else event.lines_below
         text = ngettext(
             "{count:,} new line below, {key}", "{count:,} new lines below, {key}", count
         )
         self.below.say(text.format(count=count, key=self.app.how("scroll_end")) if count else "")
+
+    # ---- where keys go
+
+    def select_last(self) -> bool:
+        """Marks the last message and gives it the keys. False where there is none."""
+        found = self.transcript.pick_last()
+        if found:
+            self.set_focus(self.transcript)
+        return found
+
+    def unselect(self) -> None:
+        """Gives the keys back to the prompt."""
+        self.set_focus(self.prompt)
+        self.transcript.pick(None)
+
+    def to_prompt(self, event: events.Key) -> None:
+        """A key for the prompt, wherever it was pressed."""
+        self.unselect()
+        self.prompt.post_message(events.Key(event.key, event.character))
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """A message is marked only while keys act on it."""
+        if event.widget is not self.transcript and self.transcript.picked is not None:
+            self.transcript.pick(None)
 
     # ---- the panel
 

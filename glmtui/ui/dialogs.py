@@ -1,13 +1,12 @@
-"""Dialogs: a list to pick from with a filter, the saved conversations, a choice.
+"""Dialogs: a list to pick from with a filter, a choice.
 
 A dialog is asked a question and dismissed with the answer; what follows from it is the app's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -19,8 +18,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from glmtui.language import _
-from glmtui.sanitize import one_line, visible
-from glmtui.store import Summary
+from glmtui.sanitize import visible
 
 MOST_ROWS = 200
 
@@ -128,46 +126,6 @@ class Picker(ModalScreen[str | None]):
             self.list.add_option(Option(Content(more), disabled=True))
         at = next((n for n, row in enumerate(self._shown) if row.value == selected), 0)
         self.list.highlighted = at if self._shown else None
-
-
-class ConversationPicker(Picker):
-    """The saved conversations, newest first."""
-
-    def __init__(self, summaries: Iterable[Summary], filter_text: str = "") -> None:
-        now = datetime.now(timezone.utc)
-        rows = [_conversation_row(summary, now) for summary in summaries]
-        super().__init__(
-            _("Saved conversations"),
-            rows,
-            filter_text=filter_text,
-            foot=_("Enter opens   Esc closes") if rows else _("None yet. Esc closes"),
-        )
-
-
-def _conversation_row(summary: Summary, now: datetime) -> Row:
-    title = one_line(summary.title) or _("(no title)")
-    model = one_line(summary.model)
-    when = Content(age(summary.updated, now))
-    label = Content.assemble(
-        when.stylize("$text-muted").pad_left(max(0, 7 - when.cell_length)).pad_right(2),
-        Content(title).truncate(40, ellipsis=True, pad=True),
-        Content.styled("  " + model, "$text-muted").truncate(18, ellipsis=True),
-    )
-    return Row(summary.id, label, f"{title} {model} {summary.id}".lower())
-
-
-def age(then: datetime, now: datetime) -> str:
-    """How long ago, in at most seven cells: "now", "5 min", "3 h", "2 d", "2024-05"."""
-    minutes = (now - then).total_seconds() / 60
-    if minutes < 1:
-        return _("now")
-    if minutes < 60:
-        return _("{count:.0f} min").format(count=minutes)
-    if minutes < 24 * 60:
-        return _("{count:.0f} h").format(count=minutes / 60)
-    if minutes < 100 * 24 * 60:
-        return _("{count:.0f} d").format(count=minutes / 60 / 24)
-    return then.strftime("%Y-%m")
 
 
 class Choice(ModalScreen[str | None]):

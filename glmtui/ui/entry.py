@@ -11,34 +11,26 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
-from glmtui.chat import Conversation, Message
+from glmtui.chat import Message
 from glmtui.errors import EngineError
 from glmtui.language import N_, _
 from glmtui.models.tool_calls import json_arguments, python_arguments
 from glmtui.sanitize import VisibleStream, one_line, visible
 from glmtui.ui.markdown import render
 from glmtui.ui.streaming import MarkdownStream
+from glmtui.ui.thinking import Thoughts, ThoughtStream, split
 from glmtui.ui.wrap import BLANK, Line, Span, wrap
 
 MARGIN = Span("  ")
 _USER_MARGIN = Span("▌ ", ("user-bar",))
+_THOUGHT_MARGIN = Span("┆ ", ("label",))
+_PICKED_MARGIN = Span("┃ ", ("picked-bar",))
+_PICKED_THOUGHT_MARGIN = Span("┃┆", ("picked-bar",))
 
 _ENDINGS = {
     "cancelled": N_("stopped"),
     "length": N_("cut: the reply reached its greatest length"),
 }
-
-
-def places(conversation: Conversation) -> dict[str, tuple[int, int]]:
-    """Of each message in view that has alternatives, which it is and of how many: (2, 3)."""
-    siblings: dict[str | None, list[str]] = {}
-    for message in conversation.messages:
-        siblings.setdefault(message.parent, []).append(message.id)
-    return {
-        message.id: (siblings[message.parent].index(message.id) + 1, len(siblings[message.parent]))
-        for message in conversation.path
-        if len(siblings[message.parent]) > 1
-    }
 
 
 class Entry:
@@ -48,6 +40,10 @@ class Entry:
         place: which of how many alternatives it is, where there are several: (2, 3).
         note: more to say under it.
         growing: whether it is still being written.
+
+    Attributes:
+        picked: whether it is marked as the one that keys act on.
+        folded: whether what the model thought is hidden.
     """
 
     def __init__(
@@ -61,29 +57,61 @@ class Entry:
         self.message = message
         self.place = place
         self.note = note
+        self.picked = False
+        self.folded = True
         self.width = 0
         self._growing = growing
         self._text = visible(message.content)
         self._pieces = VisibleStream()
+        self._parts = ThoughtStream()
         self._stream: MarkdownStream | None = None
+        self._thoughts: Thoughts | None = None
         self._head: list[Line] = []
         self._body: Sequence[Line] = ()
         self._foot: list[Line] = []
 
     def __len__(self) -> int:
-        return len(self._head) + len(self._body) + len(self._foot)
+        return self._before + len(self._body) + len(self._foot)
 
     def __getitem__(self, index: int) -> Line:
-        for part in (self._head, self._body):
+        thoughts = self._thoughts
+        above = [thoughts.head, thoughts.body, thoughts.gap] if thoughts is not None else []
+        for part in (self._head, *above, self._body):
             if index < len(part):
                 return part[index]
             index -= len(part)
         return self._foot[index]
 
+    @property
+    def _before(self) -> int:
+        """Lines above the body."""
+        return len(self._head) + (len(self._thoughts) if self._thoughts is not None else 0)
+
     def margin(self, index: int) -> Span:
         """What stands to the left of a line."""
-        in_body = 0 <= index - len(self._head) < len(self._body)
-        return _USER_MARGIN if in_body and self.message.role == "user" else MARGIN
+        picked = self.picked and index < len(self) - 1  # the last parts it from the next message
+        if self.message.role == "user" and 0 <= index - self._before < len(self._body):
+            return _PICKED_MARGIN if picked else _USER_MARGIN
+        if self._thoughts is not None:
+            first = len(self._head) + len(self._thoughts.head)
+            if first <= index < first + len(self._thoughts.body):
+                return _PICKED_THOUGHT_MARGIN if picked else _THOUGHT_MARGIN
+        return _PICKED_MARGIN if picked else MARGIN
+
+    def is_fold(self, index: int) -> bool:
+        """Whether a line says that there are thoughts, in their place where they are hidden."""
+        head = self._thoughts.head if self._thoughts is not None else ()
+        return 0 <= index - len(self._head) < len(head)
+
+    def fold(self, folded: bool) -> None:
+        """Hides or shows what the model thought."""
+        self.folded = folded
+        self._lay_out_anew()
+
+    @property
+    def has_thoughts(self) -> bool:
+        """Whether there is something to fold."""
+        return self._thoughts is not None and len(self._thoughts.head) > 0
 
     def lay_out(self, width: int) -> None:
         """Makes the lines anew for `width` cells, unless they are of that width."""
@@ -91,6 +119,7 @@ class Entry:
             return
         self.width = width
         self._head = self._label()
+        self._thoughts = None
         if self.message.role == "user":
             self._body = wrap([Span(self._text, ("user",))], width, fill=("user",))
         elif self.message.role == "observation":
@@ -98,34 +127,63 @@ class Entry:
         elif self.message.metadata and not self._growing:
             self._body = call_lines(self.message, width)
         elif self._growing:
-            self._stream = MarkdownStream(width)
+            self._parts, self._stream = ThoughtStream(), MarkdownStream(width)
             self._body = self._stream.lines
-            self._stream.feed(self._text)
+            self._grow(*self._parts.feed(self._text))
         else:
-            self._body = render(self._text, width) if self._text.strip() else ()
+            thought, said = split(self._text)
+            if thought:
+                self._thoughts = Thoughts(width, folded=self.folded)
+                self._thoughts.feed(thought)
+                self._thoughts.end()
+            self._body = render(said, width) if said.strip() else ()
         self._foot = self._ending()
+
+    def _lay_out_anew(self) -> None:
+        width, self.width = self.width, 0
+        self.lay_out(width)
 
     def append(self, text: str) -> int:
         """The reply goes on. Returns the first line that is not as it was."""
         text = self._pieces.feed(text)
         self._text += text
-        if self._stream is None:
-            return 0
-        return len(self._head) + self._stream.feed(text)
+        return self._grow(*self._parts.feed(text)) if self._stream is not None else 0
+
+    def _grow(self, thought: str, said: str) -> int:
+        first = len(self)
+        if thought:
+            if self._thoughts is None:
+                self._thoughts = Thoughts(self.width, folded=self.folded)
+            first = len(self._head) + self._thoughts.feed(thought)
+        if self._thoughts is not None and not self._parts.thinking and not self._thoughts.ended:
+            first = len(self._head) + self._thoughts.end()
+        if said and self._stream is not None:
+            first = min(first, self._before + self._stream.feed(said))
+        return first
+
+    def _complete(self) -> int:
+        """The text is whole: the lines are what the parsed text's are. Returns as `append` does."""
+        first = self._grow(*self._parts.end())
+        if self._thoughts is not None and not self._thoughts.ended:
+            first = len(self._head) + self._thoughts.end()
+        if self._stream is not None:
+            first = min(first, self._before + self._stream.finish())
+        self._stream = None
+        return first
 
     def finish(self, message: Message, note: str) -> int:
         """The message as it is at its end. Returns the first line that is not as it was."""
-        text, stream = visible(message.content), self._stream
-        as_written = text == self._text and not message.metadata
+        text = visible(message.content)
+        as_written = text == self._text and not message.metadata and self._stream is not None
         self.message, self.note, self._text = message, note, text
-        self._growing, self._stream = False, None
-        if stream is None or not as_written:
-            width, self.width = self.width, 0
-            self.lay_out(width)
+        self._growing = False
+        if not as_written:
+            self._stream = None
+            self._lay_out_anew()
             return 0
-        first = stream.finish()
+        first = self._complete()
         self._foot = self._ending()
-        return len(self._head) + first
+        return first
 
     def place_of(self, index: int) -> int:
         """How much text comes before a line; with `line_at`, finds it again at another width."""

@@ -15,13 +15,14 @@ from textual.cache import LRUCache
 from textual.strip import Strip
 from textual.widget import Widget
 
-from glmtui.ui.wrap import Line, Span, Styles
+from glmtui.ui.wrap import LEADS_TO, Line, Span, Styles
 
 SELECTED = "selected"
 
 _RULES = {
     "user": "background: $surface;",
     "user-bar": "color: $primary; background: $surface;",
+    "picked-bar": "color: $accent; text-style: bold;",
     "label": "color: $text-muted;",
     "observation": "color: $text-muted;",
     "note": "color: $text-muted; text-style: italic;",
@@ -35,6 +36,7 @@ _RULES = {
     "code": "color: $text-accent;",
     "code-block": "background: $surface;",
     "code-label": "color: $text-muted;",
+    "math": "color: $text-primary;",
     "link": "text-style: underline;",
     "target": "color: $text-muted;",
     "marker": "color: $primary;",
@@ -67,10 +69,15 @@ class Drawn(NamedTuple):
 
 
 class Looks:
-    """The looks of one widget, whose component classes `LOOKS` are."""
+    """The looks of one widget, whose component classes `LOOKS` are.
 
-    def __init__(self, widget: Widget) -> None:
+    Args:
+        links: whether the terminal is told where links lead.
+    """
+
+    def __init__(self, widget: Widget, *, links: bool) -> None:
         self._widget = widget
+        self._links = links
         self._styles: dict[Styles, Style] = {}
         self._drawn: LRUCache[tuple[Span, Line, int, int], Drawn] = LRUCache(1024)
 
@@ -126,6 +133,8 @@ class Looks:
     def _rules(self, name: str) -> Style:
         if name == SELECTED:
             return self._widget.screen.get_component_rich_style("screen--selection")
+        if name.startswith(LEADS_TO) and self._links:
+            return Style(link=name.removeprefix(LEADS_TO))
         if name not in LOOKS:
             return Style.null()
         rules = self._widget.get_component_styles(LOOKS[name])
@@ -138,4 +147,4 @@ class Looks:
 
 def _blank_alike(one: Style, other: Style) -> bool:
     """Whether blanks look the same in both, given one ground."""
-    return not any(style.underline or style.strike or style.reverse for style in (one, other))
+    return not any(s.underline or s.strike or s.reverse or s.link for s in (one, other))

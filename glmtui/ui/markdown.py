@@ -1,4 +1,4 @@
-"""Markdown to lines: CommonMark with tables and strikethrough, whole or while it is written.
+"""Markdown to lines: CommonMark with tables, strikethrough and formulas, whole or while written.
 
 The source is untrusted: HTML stays text, a link always shows where it leads, and characters that
 entities smuggle in are made visible. Reference definitions stay text too: they would vanish from
@@ -19,6 +19,7 @@ from glmtui.ui.blocks import (
     Block,
     Cell,
     Code,
+    Formula,
     Heading,
     Item,
     Paragraph,
@@ -27,7 +28,8 @@ from glmtui.ui.blocks import (
     Table,
     lay_out,
 )
-from glmtui.ui.wrap import Line, Span
+from glmtui.ui.formulas import BLOCK, INLINE, add_formulas, shown
+from glmtui.ui.wrap import LEADS_TO, Line, Span
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -40,6 +42,8 @@ _LISTS = ("bullet_list_open", "bullet_list_close", "ordered_list_open", "ordered
 _INLINE_STYLES = {"strong_open": "strong", "em_open": "emphasis", "s_open": "strike"}
 _ALIGNMENTS: dict[str, Alignment] = {"text-align:center": "center", "text-align:right": "right"}
 _LINE_BREAK_TAG = re.compile(r"<br ?/?>", re.IGNORECASE)
+
+_ADDRESS = re.compile(r"(?:https?://|mailto:)[!-~]{1,2000}", re.IGNORECASE)
 
 
 class Placed(NamedTuple):
@@ -60,6 +64,21 @@ class Placed(NamedTuple):
 def render(text: str, width: int) -> list[Line]:
     """`text` in lines of at most `width` cells."""
     return lay_out([placed.block for placed in parse(text)], width)
+
+
+def code_blocks(text: str) -> list[Code]:
+    """The blocks of code in `text`, from the top, also those in lists and quotes."""
+    found: list[Code] = []
+
+    def look(blocks: Sequence[Block]) -> None:
+        for block in blocks:
+            if isinstance(block, Code):
+                found.append(block)
+            elif isinstance(block, Item | Quote):
+                look(block.blocks)
+
+    look([placed.block for placed in parse(text)])
+    return found
 
 
 def parse(text: str, *, gap: bool = False, number: int | None = None) -> list[Placed]:
@@ -96,7 +115,7 @@ def _parser() -> MarkdownIt:
     from markdown_it import MarkdownIt
 
     parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _DEEPEST + 2})
-    return parser.enable(["table", "strikethrough"]).disable("reference")
+    return add_formulas(parser.enable(["table", "strikethrough"]).disable("reference"))
 
 
 def _first_number(token: Token) -> int | None:
@@ -138,6 +157,8 @@ class _Reader:
             return _table(gap, rest)
         if token.type == "hr":
             return Rule(gap)
+        if token.type == BLOCK:
+            return Formula(gap, shown(token))
         raise ValueError(f"markdown-it made a {token.type} token, which no rule in use makes")
 
     def _blocks(self, tokens: Iterator[Token]) -> Iterator[Block]:
@@ -185,6 +206,8 @@ def _inline(tokens: Iterator[Token]) -> Cell:
     for token in children:
         if token.type == "text":
             spans.append(Span(visible(token.content), tuple(styles)))
+        elif token.type == INLINE:
+            spans.append(Span(shown(token), (*styles, "math")))
         elif token.type == "code_inline":
             spans.append(Span(visible(token.content), (*styles, "code")))
         elif token.type in ("softbreak", "hardbreak"):
@@ -198,12 +221,22 @@ def _inline(tokens: Iterator[Token]) -> Cell:
             styles.pop()
             target, start = links.pop()
             spans += _target(target, "".join(s.text for s in spans[start:]), styles)
+            spans[start:] = _leading_to(target, spans[start:])
         elif token.type == "image":
-            spans.append(Span(visible(token.content), (*styles, "link")))
-            spans += _target(str(token.attrs["src"]), token.content, styles)
+            target = str(token.attrs["src"])
+            image = [Span(visible(token.content), (*styles, "link"))]
+            image += _target(target, token.content, styles)
+            spans += _leading_to(target, image)
         elif token.nesting < 0:
             styles.pop()
     return tuple(span for span in spans if span.text)
+
+
+def _leading_to(target: str, spans: Sequence[Span]) -> list[Span]:
+    """`spans` as a link, if the address is of a kind that a terminal may be given."""
+    if not _ADDRESS.fullmatch(target):
+        return list(spans)
+    return [Span(text, (*styles, LEADS_TO + target)) for text, styles in spans]
 
 
 def _target(target: str, shown: str, styles: Sequence[str]) -> list[Span]:

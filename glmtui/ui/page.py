@@ -49,8 +49,10 @@ class Page:
         """These messages, none of them laid out; `places` is as `Transcript.show` has it."""
         known = {(entry.message, entry.place): entry for entry in self._entries}
         wanted = [(message, places.get(message.id)) for message in messages]
+        picked = self.picked
         self._entries = [known.get(key) or Entry(*key) for key in wanted]
         self._forget()
+        self.pick(picked)
 
     def begin(self, message: Message, place: tuple[int, int] | None) -> int:
         """One more message, which may grow. Returns its first line."""
@@ -75,6 +77,49 @@ class Page:
         self.total = self._starts[-1] + len(self._entries[-1])
         return self._starts[-1] + first
 
+    # ---- the one that is picked
+
+    @property
+    def ids(self) -> list[str]:
+        """The messages' ids, first to last."""
+        return [entry.message.id for entry in self._entries]
+
+    @property
+    def picked(self) -> str | None:
+        """The id of the message that is marked as the one that keys act on."""
+        return next((entry.message.id for entry in self._entries if entry.picked), None)
+
+    def pick(self, message_id: str | None) -> None:
+        """Marks this message and no other."""
+        for entry in self._entries:
+            entry.picked = entry.message.id == message_id
+
+    def fold(self, message_id: str) -> bool:
+        """Hides or shows what the model thought before this reply. False where there is nothing."""
+        at = self.ids.index(message_id)
+        entry = self._entries[at]
+        if not entry.has_thoughts:
+            return False
+        entry.fold(not entry.folded)
+        self._number()
+        return True
+
+    def folded_at(self, y: int) -> str | None:
+        """The id of the reply whose thoughts line `y` stands for, if it stands for any."""
+        if y >= self.total:
+            return None
+        entry, start = self._at(y)
+        return entry.message.id if entry.is_fold(y - start) else None
+
+    def is_laid_out(self, message_id: str) -> bool:
+        """Whether a message has lines yet."""
+        return self.ids.index(message_id) >= self._first
+
+    def lines_of(self, message_id: str) -> tuple[int, int]:
+        """The first and the last line of a message that is laid out."""
+        at = self.ids.index(message_id) - self._first
+        return self._starts[at], self._starts[at] + len(self._entries[at + self._first]) - 1
+
     # ---- laying out
 
     def lay_out(self, width: int, at_least: int) -> None:
@@ -98,12 +143,29 @@ class Page:
             entry = self._entries[self._first]
             entry.lay_out(self.width)
             self.total += len(entry)
-        lengths = map(len, self._entries[self._first :])
-        self._starts = list(accumulate(lengths, initial=0))[:-1]
+        self._number()
         return self.total - before
+
+    def _number(self) -> None:
+        lengths = map(len, self._entries[self._first :])
+        *self._starts, self.total = accumulate(lengths, initial=0)
 
     def _forget(self) -> None:
         self._first, self._starts, self.total = len(self._entries), [], 0
+
+    def line_with(self, message_id: str, words: str) -> int:
+        """The first line of a message that has these words, or the first of them, or any.
+
+        The message is laid out.
+        """
+        at = self.ids.index(message_id)
+        entry = self._entries[at]
+        lines = [entry[n].text.lower() for n in range(len(entry))]
+        for wanted in (words.lower(), *words.lower().split()[:1]):
+            for n, line in enumerate(lines):
+                if wanted in line:
+                    return self._starts[at - self._first] + n
+        return self._starts[at - self._first]
 
     # ---- lines
 

@@ -1,88 +1,41 @@
-"""Prompt: where a question is typed, with history and the completion of slash commands.
+"""Prompt: where a question is typed, with history and completion.
 
-Grows with its text up to six rows. What Enter means is the screen's business; nothing here knows
-conversations or models.
+Grows with its text up to six rows. What Enter means, what was sent before and what there is to
+choose from is the screen's business; nothing here knows conversations, models or files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 from textual import events
 from textual.actions import SkipAction
+from textual.binding import Binding, BindingType
 from textual.content import Content
-from textual.widget import Widget
 from textual.widgets import TextArea
 
 from glmtui import commands
 from glmtui.language import _
 from glmtui.sanitize import visible
-
-
-class Completions(Widget):
-    """The slash commands that fit what is typed, one a row; hidden where there are none.
-
-    Args:
-        choose: called with the command whose row was clicked.
-    """
-
-    ROWS = 8
-
-    def __init__(self, choose: Callable[[commands.Command], None]) -> None:
-        super().__init__()
-        self.display = False
-        self._choose = choose
-        self._offered: tuple[commands.Command, ...] = ()
-        self._at = 0
-
-    @property
-    def selected(self) -> commands.Command | None:
-        """The highlighted command; None where nothing is offered."""
-        return self._offered[self._at] if self._offered else None
-
-    def offer(self, offered: tuple[commands.Command, ...]) -> None:
-        """Shows these, the first one highlighted."""
-        if offered != self._offered:
-            self._offered, self._at = offered, 0
-            self.display = bool(offered)
-            self.refresh(layout=True)
-
-    def move(self, step: int) -> None:
-        """Highlights the next (1) or the previous (-1), around the ends."""
-        self._at = (self._at + step) % len(self._offered)
-        self.refresh()
-
-    def get_content_height(self, *_: object) -> int:
-        """One row for each, as far as there is room."""
-        return min(len(self._offered), self.ROWS)
-
-    def render(self) -> Content:
-        """The rows around the highlighted one."""
-        width = max((len(command.usage) for command in self._offered), default=0)
-        rows = []
-        for n, command in enumerate(self._offered[self._first :][: self.ROWS], self._first):
-            style = "$block-cursor-foreground on $block-cursor-background" if n == self._at else ""
-            row = Content.assemble(
-                ("▸" if n == self._at else " ", style),  # seen without colour too
-                (f"{command.usage:<{width}}  ", style or "$accent"),
-                (_(command.help), style or "$text-muted"),
-            )
-            rows.append(row.truncate(self.size.width, ellipsis=True, pad=n == self._at))
-        return Content("\n").join(rows)
-
-    def on_click(self, event: events.Click) -> None:
-        """Chooses the row under the mouse."""
-        row = self._first + event.y
-        if row < len(self._offered):
-            self._choose(self._offered[row])
-
-    @property
-    def _first(self) -> int:
-        return max(0, self._at - self.ROWS + 1)
+from glmtui.ui.completions import Completions
+from glmtui.ui.history import History
+from glmtui.ui.offers import Offer, Provider, offers, sent_before, written_out
+from glmtui.ui.pasted import Pasted, is_large
 
 
 class Prompt(TextArea):
-    """The text area at the bottom. `completions` is shown above it, by whoever mounts both."""
+    """The text area at the bottom. `completions` is shown above it, by whoever mounts both.
+
+    Attributes:
+        past: what Up and Ctrl+R bring back.
+        providers: the choices for arguments, by `Command.kind`.
+        above: asked when Up is pressed in an empty prompt; whether it takes the keys from there.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+r", "search_history", show=False),
+    ]
 
     def __init__(self, placeholder: str = "") -> None:
         # A Content, for a plain string would be read as markup.
@@ -90,38 +43,105 @@ class Prompt(TextArea):
             compact=True, highlight_cursor_line=False, placeholder=Content(placeholder)
         )
         self.completions = Completions(self._choose)
+        self.past = History()
+        self.providers: Mapping[str, Provider] = {}
+        self.above: Callable[[], bool] = lambda: False
         self.cursor_blink = False
         self.show_vertical_scrollbar = False
-        self._history: list[str] = []
-        self._at: int | None = None
-        self._draft = ""
+        self._pasted = Pasted()
+        self._searching = False
+        self._recalled = ""
         self._offered = ""
 
     # ---- text
 
+    @property
+    def whole(self) -> str:
+        """The text with all that is shown by a mark."""
+        return self._pasted.unfolded(self.text)
+
     def take(self) -> str:
-        """The text, which leaves the prompt and joins the history."""
-        text = self.text
-        self.remember(text)
+        """The whole text, which leaves the prompt and joins the history."""
+        text = self.whole
+        self.past.add(text)
         self.put("")
         return text
 
     def put(self, text: str) -> None:
         """`text` in place of what there is, the cursor behind it; can be undone."""
-        self._at = None
-        self.replace(visible(text), (0, 0), self.document.end)
+        self.past.leave()
+        self._show(self._pasted.folded(visible(text)))
+
+    def _show(self, text: str) -> None:
+        self.replace(text, (0, 0), self.document.end)
         self.move_cursor(self.document.end)
 
-    def remember(self, text: str) -> None:
-        """Adds `text` to what Up brings back."""
-        if text.strip() and text not in self._history[-1:]:
-            self._history.append(text)
+    # ---- completion
 
     def complete(self, command: commands.Command) -> bool:
         """Writes `command` out. Whether it can be sent as it stands, needing nothing more."""
-        self.put(f"/{command.slash} " if command.argument else f"/{command.slash}")
+        return self._take(written_out(command))
+
+    def _take(self, offer: Offer) -> bool:
+        """Writes an offer out. Whether it can be sent as it stands."""
+        self._searching = False
+        if offer.back is None:
+            self.put(offer.text)
+        else:
+            row, column = self.cursor_location
+            self.replace(offer.text, (row, column - offer.back), (row, column))
         self.completions.offer(())
-        return not command.argument or command.argument.startswith("[")
+        return offer.sends
+
+    def on_text_area_changed(self) -> None:
+        """Offers what the text may become; a text recalled or written out needs no list."""
+        self._offered = self.text
+        if self.text != self._recalled:
+            self.past.leave()
+        if self._searching:
+            self._offer_history()
+        elif self.past.walking:
+            self.completions.offer(())
+        else:
+            row, column = self.cursor_location
+            lines = self.document.lines
+            before = lines[row][:column]
+            whole_lines = row == 0 == len(lines) - 1
+            found = offers(before, lines[row][column:], self.providers)
+            if not whole_lines:  # a command is all there is
+                found = tuple(offer for offer in found if offer.back is not None)
+            self.completions.offer(found, first=" " not in before and before.startswith("/"))
+
+    def _choose(self, offer: Offer) -> None:
+        self._take(offer)
+        self.focus()
+
+    # ---- history
+
+    def search_history(self, words: str = "") -> None:
+        """Offers what was sent before while it is typed what it says."""
+        self.put(words)
+        self._searching = True
+        self._offer_history()
+
+    def action_search_history(self) -> None:
+        """Begins the search with what is typed, or goes on to the next that fits."""
+        if self._searching:
+            self.completions.move(1)
+        elif self.text.strip():
+            self.search_history(self.whole)
+        else:
+            raise SkipAction
+
+    def _offer_history(self) -> None:
+        found = sent_before(self.past.having(self.text))
+        keys = _("Type to narrow   Ctrl+R next   Enter takes   Esc leaves")
+        self.completions.offer(found, first=True, foot=keys if found else _("Nothing like it"))
+
+    def _recall(self, text: str | None) -> None:
+        if text is not None:
+            self._recalled = self._pasted.folded(text)
+            self._show(self._recalled)
 
     # ---- keys
 
@@ -131,40 +151,63 @@ class Prompt(TextArea):
         Textual runs bindings after all keys of a burst: over a slow link, "teh", two backspaces
         and "he" would become "te". And the text area would take Enter for a line break.
         """
+        focused = self.screen.focused
+        if focused is not None and focused is not self:  # a burst of keys, one of which led there
+            event.prevent_default().stop()
+            focused.post_message(events.Key(event.key, event.character))
+            return
         if self._offered != self.text:  # the word of it waits behind a burst of keys
             self.on_text_area_changed()
-        command = self.completions.selected
+        if self.completions.display and self._is_for_list(event.key):
+            event.prevent_default().stop()
+            return
         if event.key == "enter":
             event.prevent_default()
-            if command is not None and not self.complete(command):
-                event.stop()
-                return
-        elif command is not None and event.key in ("tab", "escape"):
-            event.prevent_default().stop()
-            if event.key == "tab":
-                self.complete(command)
-            else:
-                self.completions.offer(())
-            return
         bound = None if event.is_printable else self.screen.active_bindings.get(event.key)
         if bound and await self.app.run_action(bound.binding.action, bound.node):
             event.prevent_default().stop()
+
+    def _is_for_list(self, key: str) -> bool:
+        """Does what a key means to the list of what is offered. Whether that was all."""
+        if key == "escape":
+            self._searching = False
+            self.completions.offer(())
+            return True
+        offer = self.completions.selected
+        if key == "tab" and offer is None and self.completions.offered:
+            offer = self.completions.offered[0]
+        if key == "enter" and self._searching and offer is None:
+            return True
+        if offer is None or key not in ("tab", "enter"):
+            return False
+        return not self._take(offer) or key == "tab"
 
     def on_paste(self, event: events.Paste) -> None:
         """Pasted text never sends and never acts: line ends become breaks, controls visible."""
         event.prevent_default().stop()
         text = visible(event.text.replace("\r\n", "\n").replace("\r", "\n"))
+        if is_large(text):
+            text = self._pasted.mark(text)
         if result := self._replace_via_keyboard(text, *self.selection):
             self.move_cursor(result.end_location)
 
-    def on_text_area_changed(self) -> None:
-        """Offers what the text may become; a command recalled or written out needs no list."""
-        self._offered = self.text
-        self.completions.offer(() if self._at is not None else commands.completions(self.text))
+    def action_delete_left(self) -> None:
+        """Deletes a character, or a pasted text by its mark."""
+        row, column = self.cursor_location
+        mark = self._pasted.mark_before(self.document.lines[row][:column])
+        if mark and self.selection.is_empty:
+            self.replace("", (row, column - len(mark)), (row, column))
+        else:
+            super().action_delete_left()
 
-    def _choose(self, command: commands.Command) -> None:
-        self.complete(command)
-        self.focus()
+    def action_delete_right(self) -> None:
+        """Deletes a character, or a pasted text by its mark."""
+        row, column = self.cursor_location
+        mark = self._pasted.mark_after(self.document.lines[row][column:])
+        if mark and self.selection.is_empty:
+            self.replace("", (row, column), (row, column + len(mark)))
+        else:
+            super().action_delete_right()
 
     def on_resize(self) -> None:
         """Tells the terminal's own cursor, where an input method opens, that it has moved."""
@@ -175,24 +218,22 @@ class Prompt(TextArea):
             self.app.cursor_position = self.cursor_screen_offset
 
     def action_cursor_up(self, select: bool = False) -> None:
-        """Up a row; from the first one, back in the history."""
-        if self.completions.selected is not None:
+        """Up a row; from the first one, back in the history, or without a text to what is above."""
+        if self.completions.display:
             self.completions.move(-1)
         elif select or self._row > 0:
             super().action_cursor_up(select)
-        elif self._at != 0 and self._history:
-            if self._at is None:
-                self._draft = self.text
-            self._recall((len(self._history) if self._at is None else self._at) - 1)
+        elif self.text or self.past.walking or not self.above():
+            self._recall(self.past.older(self.whole))
 
     def action_cursor_down(self, select: bool = False) -> None:
         """Down a row; from the last one, forward in the history."""
-        if self.completions.selected is not None:
+        if self.completions.display:
             self.completions.move(1)
         elif select or self._row < self.wrapped_document.height - 1:
             super().action_cursor_down(select)
-        elif self._at is not None:
-            self._recall(self._at + 1)
+        else:
+            self._recall(self.past.newer())
 
     def action_cursor_page_up(self) -> None:
         """Leaves the key to the conversation."""
@@ -211,8 +252,3 @@ class Prompt(TextArea):
     @property
     def _row(self) -> int:
         return self.wrapped_document.location_to_offset(self.cursor_location).y
-
-    def _recall(self, at: int) -> None:
-        last = at == len(self._history)
-        self.put(self._draft if last else self._history[at])
-        self._at = None if last else at

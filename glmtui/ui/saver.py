@@ -54,6 +54,12 @@ class Saver:
                 self._then.append(then)
             self._changed.notify()
 
+    def call(self, call: Callable[[], None]) -> None:
+        """Calls `call` soon, on the saver's thread: for what else is written."""
+        with self._changed:
+            self._then.append(call)
+            self._changed.notify()
+
     def leave(self, conversation_id: str) -> None:
         """Lets other programs save it, once what waits of it is written."""
         with self._changed:
@@ -65,6 +71,12 @@ class Saver:
         with self._changed:
             self._waiting.pop(conversation_id, None)
         self.leave(conversation_id)
+
+    def settle(self, timeout: float) -> None:
+        """Waits until what is being written is, at most so many seconds."""
+        settled = threading.Event()
+        self.call(settled.set)
+        settled.wait(timeout)
 
     def close(self, timeout: float) -> tuple[Conversation, ...]:
         """Saves what waits. What could not be written within `timeout` seconds is returned."""

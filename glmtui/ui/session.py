@@ -35,8 +35,10 @@ from glmtui.engine.api import (
 )
 from glmtui.errors import GlmtuiError
 from glmtui.sanitize import one_line, visible
+from glmtui.ui.deletions import Deletions
 from glmtui.ui.run import Gone, Run, View, left_out, places
 from glmtui.ui.saver import Saver
+from glmtui.ui.shown import cleaned, made_visible
 
 SAVE_SECONDS = 0.7  # with a late frame and a slow disk, still within a second
 
@@ -95,6 +97,7 @@ class Session:
         self._called = called
         self._clock = clock
         self._buffer: deque[Delta] = deque()
+        self._deletions = Deletions()
         self._ids = itertools.count(1)
 
     def attach(self, engine: Engine) -> None:
@@ -106,14 +109,16 @@ class Session:
     def open(self, conversation: Conversation) -> None:
         """Another conversation; a reply being written is cut and kept in its own."""
         self.cut()
-        self.conversation = _cleaned(conversation)
+        self._deletions.forget()
+        self.conversation = cleaned(conversation)
         self.reply_error, self.dropped_turns = None, 0
         self.answered = self.stopped = False
         self._show(self.conversation.path)
         self._changed()
 
-    def change(self, **values: SamplingParams | str | None) -> None:
-        """Puts `params` or `system` into the conversation, in force from the next reply."""
+    def change(self, **values: SamplingParams | str | bool | None) -> None:
+        """Puts `params` or `system` into the conversation, in force from the next reply; or
+        `title` or `pinned`."""
         self.conversation = replace(self.conversation, **values)  # type: ignore[arg-type]
         if self.conversation.messages:
             self._saver.save(self.conversation)
@@ -143,6 +148,36 @@ class Session:
             self._engine.forget()
         self._changed()
 
+    # ---- branches; none of it while a reply is written
+
+    def switch(self, message_id: str) -> None:
+        """The branch through this message."""
+        self._turn_to(self.conversation.switch(message_id))
+
+    def delete(self, message_id: str) -> int:
+        """Takes out a message with all that follows it. Returns how many went."""
+        before = len(self.conversation.messages)
+        self._turn_to(self._deletions.delete(self.conversation, message_id))
+        return before - len(self.conversation.messages)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether what was deleted last can come back: the conversation has not gone on since."""
+        return self._deletions.can_undo(self.conversation)
+
+    def undo(self) -> str | None:
+        """Brings back what was deleted last. Returns its id; None where nothing came back."""
+        conversation, message_id = self._deletions.undo(self.conversation)
+        if message_id is not None:
+            self._turn_to(conversation)
+        return message_id
+
+    def _turn_to(self, conversation: Conversation) -> None:
+        self.conversation, self.reply_error = conversation, None
+        self._show(conversation.path)
+        self._saver.save(conversation)
+        self._changed()
+
     # ---- one reply: five ways in, one path
 
     def ask(self, text: str, editing: str | None = None) -> None:
@@ -165,10 +200,14 @@ class Session:
         self._view.finish(said)
         self._reply()
 
-    def regenerate(self) -> bool:
-        """Answers the last question again. False where there is none."""
+    def regenerate(self, message_id: str | None = None) -> bool:
+        """Answers the last question again, or the one that this message is or answers.
+
+        Returns: False where there is no question.
+        """
         path = self.conversation.path
-        asked = next((n for n in range(len(path), 0, -1) if path[n - 1].role != "assistant"), 0)
+        end = next((n for n, m in enumerate(path, 1) if m.id == message_id), len(path))
+        asked = next((n for n in range(end, 0, -1) if path[n - 1].role != "assistant"), 0)
         if not asked:
             return False
         if asked < len(path):  # a reply may be a remark and a tool call: two messages
@@ -196,8 +235,7 @@ class Session:
             self.conversation = asked
         # A reply that failed before its first word says nothing to the model.
         prompt = tuple(m for m in asked.prompt if m.content or m.metadata or m.role != "assistant")
-        if self.keep_turns is not None:
-            prompt = last_turns(prompt, self.keep_turns)
+        prompt = prompt if self.keep_turns is None else last_turns(prompt, self.keep_turns)
         request = Request(next(self._ids), prompt, asked.params)
         run = self.run = Run(request, begun, saved_at=self._clock())
         self._view.begin(begun, places(self.conversation).get(begun.id))
@@ -282,7 +320,7 @@ class Session:
         if reply is not None:
             self.cached_tokens = reply.stats.prompt_tokens + reply.stats.generated_tokens
         self.dropped_turns = reply.dropped_turns if reply else self.dropped_turns
-        said = [_made_visible(m) for m in reply.messages] if reply else []
+        said = [made_visible(m) for m in reply.messages] if reply else []
         if self.stopped and not message.content and len(said) < 2:  # nothing was said
             self.conversation = self.conversation.delete(message.id)
             self._show(self.conversation.path)
@@ -360,26 +398,3 @@ class Session:
         elif isinstance(event, Failed):
             self._end("error", event.partial, event.error)
         self._changed()
-
-
-def _cleaned(conversation: Conversation) -> Conversation:
-    """The conversation as it may be shown, whoever wrote its file."""
-    messages = tuple(map(_made_visible, conversation.messages))
-    system = conversation.system
-    return replace(
-        conversation,
-        title=one_line(conversation.title),
-        model=one_line(conversation.model),
-        system=None if system is None else visible(system),
-        messages=messages,
-    )
-
-
-def _made_visible(message: Message) -> Message:
-    return replace(
-        message,
-        content=visible(message.content),
-        metadata=one_line(message.metadata),
-        model=one_line(message.model),
-        error=visible(message.error),
-    )

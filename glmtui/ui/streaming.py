@@ -16,8 +16,8 @@ from glmtui.ui.markdown import Placed, parse
 from glmtui.ui.wrap import BLANK, Line
 
 # A last line that may yet become something else: "-" an item, a rule, or the underline of a
-# heading; "``" a fence. Drawn, it would flicker; it waits for its next character.
-_UNDECIDED = re.compile(r"[ \t]*(?:[-=*+#>`~|:_ \t]+|\d{1,9}[.)]?)")
+# heading; "``" a fence; "$" a formula. Drawn, it would flicker; it waits for its next character.
+_UNDECIDED = re.compile(r"[ \t]*(?:[-=*+#>`~|:_$ \t]+|\\[\[(]?|\d{1,9}[.)]?)")
 
 _FENCE = re.compile(r"( {0,3})(`{3,}|~{3,})")
 

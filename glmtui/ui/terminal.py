@@ -12,17 +12,24 @@ import re
 import selectors
 import sys
 from codecs import getincrementaldecoder
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 
-LOG_BYTES = 1_000_000
+from glmtui.logs import open_log, warnings_to
 
 _PASTE_BEGINS, _PASTE_ENDS = "\x1b[200~", "\x1b[201~"
 _MODIFIED_ENTER = re.compile(r"\x1b\[27;(\d+);13~")
+
+
+def shows_links(environ: Mapping[str, str]) -> bool:
+    """Whether the terminal takes the addresses of links (OSC 8), or at least overlooks them."""
+    term = environ.get("TERM", "dumb")
+    in_screen = term.startswith("screen") and "TMUX" not in environ
+    return not in_screen and not term.startswith(("dumb", "linux", "vt", "eterm"))
 
 
 class TerminalFile(io.TextIOWrapper):
@@ -53,7 +60,8 @@ class TerminalFile(io.TextIOWrapper):
 
 @contextmanager
 def own_terminal(log: Path) -> Iterator[TerminalFile]:
-    """The terminal on descriptor 1 for the caller alone; descriptors 1 and 2 lead to `log`.
+    """The terminal on descriptor 1 for the caller alone; descriptors 1 and 2 and warnings go to
+    `log`.
 
     Textual takes `sys.__stdout__` and `sys.__stderr__` when an app is made, so make it inside.
     """
@@ -67,7 +75,8 @@ def own_terminal(log: Path) -> Iterator[TerminalFile]:
         os.dup2(log_fd, 1)
         os.dup2(log_fd, 2)
         sys.__stdout__ = sys.__stderr__ = terminal  # type: ignore[misc]
-        yield terminal
+        with warnings_to(log_fd):
+            yield terminal
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -81,10 +90,7 @@ def own_terminal(log: Path) -> Iterator[TerminalFile]:
 def _open_log(log: Path) -> int:
     """The log file, or where it cannot be written, nowhere: the app goes on without."""
     try:
-        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if log.exists() and log.stat().st_size > LOG_BYTES:
-            log.replace(log.with_suffix(".old.log"))
-        return os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        return open_log(log)
     except OSError:
         return os.open(os.devnull, os.O_WRONLY)
 

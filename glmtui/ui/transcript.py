@@ -7,6 +7,7 @@ A widget per message would cost a second per key in a long conversation. Here me
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -23,6 +24,7 @@ from glmtui.chat import Message
 from glmtui.ui.entry import MARGIN
 from glmtui.ui.looks import CSS, LOOKS, SELECTED, Drawn, Looks
 from glmtui.ui.page import Page
+from glmtui.ui.terminal import shows_links
 from glmtui.ui.wrap import cut, marked, plain_text
 
 WIDEST = 100
@@ -70,7 +72,7 @@ class Transcript(ScrollView, can_focus=True):
         super().__init__(**widget)
         self.following = True
         self._clock = clock
-        self._looks = Looks(self)
+        self._looks = Looks(self, links=shows_links(os.environ))
         self._page = Page()
         self._seen = 0  # lines that were there, or came into view, since following ended
         self._told = (True, 0)
@@ -258,6 +260,13 @@ class Transcript(ScrollView, can_focus=True):
         """To the first message, which may have to be laid out first."""
         self._look_back(lambda: False)
         super().scroll_home(**options)
+
+    def show_message(self, message_id: str, words: str = "") -> None:
+        """Brings a message into view, at the words in it, if there is one of this id."""
+        if message_id in self._page.ids and self._width:
+            self._look_back(lambda: self._page.is_laid_out(message_id))
+            line = self._page.line_with(message_id, words)
+            self.scroll_to(y=max(0, line - self.size.height // 3))
 
     def scroll_to(self, x: float | None = None, y: float | None = None, **options: Any) -> None:
         """At once: on a slow link, every step on the way is a screenful of bytes to wait for."""

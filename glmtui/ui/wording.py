@@ -50,8 +50,8 @@ def state(session: Session, now: float) -> tuple[str, Mood]:
         if session.load_error:
             return _("load failed"), "bad"
         return _("no model"), "calm"
-    last = session.conversation.path[-1:]
-    stats = last[0].stats if last else None
+    last = next(session.conversation.backwards(), None)
+    stats = last.stats if last else None
     word = _("stopped") if session.stopped else _("ready")
     rate = stats.decode_rate if stats and session.answered else None
     if rate is not None:
@@ -65,10 +65,9 @@ def context_used(session: Session) -> int | None:
     While a reply is written this adds what is known of it to the end of the last one; with its
     end the engine's own count takes over.
     """
-    used = None
-    for message in session.conversation.path:
-        if message.stats is not None:
-            used = message.stats.prompt_tokens + message.stats.generated_tokens
+    counted = (m.stats for m in session.conversation.backwards() if m.stats is not None)
+    last = next(counted, None)
+    used = None if last is None else last.prompt_tokens + last.generated_tokens
     run = session.run
     if run is not None and run.working:
         used = (used or 0) + (run.prefill.total if run.prefill else 0) + run.count
@@ -135,7 +134,7 @@ def model_line(session: Session, how: How) -> str:
 
 def loaded(model: LoadedInfo) -> str:
     """A model in memory, on one line."""
-    parts = [model.name, model.quant or model.dtype, model.device]
+    parts = [model.name, model.quant or model.dtype, model.kernel, model.device]
     if model.context_length is not None:
         parts.append(_("{count} tokens").format(count=tokens(model.context_length)))
     if model.weight_bytes is not None:
@@ -189,3 +188,11 @@ def unsaved(error: StoreError | None) -> str:
     way = _("/fork goes on in a copy.") if taken else _("/export puts it elsewhere.")
     kept = _("Nothing is lost: it is kept and tried again.")
     return f"{error}\n{kept} {way}"
+
+
+def unlocked(reason: str) -> str:
+    """What is said once where the disk has no locks, as some network file systems."""
+    return _(
+        "The disk of the conversations has no locks ({reason}). Do not open one of them in two "
+        "glmtui at once: what the other saved is never overwritten, but both cannot go on in it."
+    ).format(reason=reason)

@@ -26,6 +26,9 @@ UNBROKEN = 1 << 30
 CHROME = "chrome"
 INDENT = "indent"
 
+LEADS_TO = "leads to "
+"""A style that begins so ends with the address that its text is a link to."""
+
 
 class Span(NamedTuple):
     """Text of one look."""

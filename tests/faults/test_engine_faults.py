@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine import catalog
+from glmtui.engine import catalog, device, generate
 from glmtui.engine.api import (
     Delta,
     Event,
@@ -282,6 +282,14 @@ def test_no_memory_while_answering(
     assert len(ended.partial.ids) == (0 if step == "prefill" else 2)
     assert isinstance(desk.ask()[-1], Finished)  # the same model goes on
     desk.works_with(sound)
+
+
+def test_who_else_takes_the_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = device.Holder(1234, "python", 9 * 10**9)
+    monkeypatch.setattr(generate, "holders", lambda name: (other,) if name == "cuda:0" else ())
+    said = generate.out_of_memory(torch.device("cuda:0"))
+    check_explained(said, "close process 1234 (python), which holds 9.0 GB")
+    assert "process" not in str(generate.out_of_memory("cpu"))
 
 
 def test_a_kernel_that_fails(desk: Desk, sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:

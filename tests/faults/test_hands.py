@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import threading
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from app_desk import folders, running
 from desk import Desk
 from fakeserver import Exchange, delta, serving
 from terminal import Start, Terminal
@@ -118,6 +122,26 @@ def test_two_apps_on_one_conversation(glmtui: Start, tmp_path: Path) -> None:
     ]
     assert contents[0][2:5] == ["From the first", "Fine.", "Again"]
     assert contents[1][4:] == ["From the second", "Fine."]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+@pytest.mark.usefixtures(folders.__name__)
+async def test_a_disk_without_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """As NFS without its lock daemon: it is said, once, and all goes on."""
+
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    async with running() as desk:
+        await desk.ask("Question")
+        await desk.shows("has no locks")
+        await desk.shows(os.strerror(number))
+        desk.app.chat.notice.tell("locks", "")
+        await desk.ask("Again")
+        assert "has no locks" not in desk.screen()
+        contents = [m.content for m in desk.store.load("last").path]
+        assert contents[::2] == ["Question", "Again"]
 
 
 def test_a_clock_that_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 Each victim is a process of its own with the app's own Session, Saver and Store, forked from one
 that has them imported, so that many moments can be tried; a few more are the whole app in a
-terminal. More of them by hand: ``pytest tests/faults/test_kills.py --kills 200``.
+terminal. More of them by hand: ``pytest tests/faults/test_kills.py --kills 200 --real-kills 20``.
 """
 
 from __future__ import annotations
@@ -184,9 +184,9 @@ def test_the_whole_app_killed_and_continued(glmtui: Start, counter: FakeServer) 
 def test_the_real_engine_killed(
     glmtui: Start, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """A small model of random weights, and every part of the program; 5 times for 200 kills."""
+    """A small model of random weights, and every part of the program."""
     model = checkpoint(tmp_path / "model", max_position_embeddings=100_000, eos_token_id=None)
-    for _ in range(max(1, request.config.getoption("--kills") // 40)):
+    for _ in range(request.config.getoption("--real-kills")):
         terminal = glmtui("-m", str(model), "-s", "temperature=0", "-s", "load.dtype=float32")
         terminal.shows("ready")
         terminal.press(b"Go on\r")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -22,13 +23,17 @@ COPIES = 5
 
 
 class Native:
-    """glmtui's engine, loaded as the app loads it."""
+    """glmtui's engine, loaded as the app loads it; it reads ahead only if asked to."""
 
     def __init__(self, subject: Subject) -> None:
+        options = subject.options
+        if options.speculation == "auto":
+            # random prompts make replies that repeat themselves, which no question does
+            options = replace(options, speculation="off")
         if subject.model is not None:
-            self._loaded = load(subject.model, subject.options)
+            self._loaded = load(subject.model, options)
         else:
-            self._loaded = random_model(subject.synthetic, subject.options)
+            self._loaded = random_model(subject.synthetic, options)
         torch.set_num_threads(subject.threads)
         self._loaded.stop_ids = frozenset()  # every reply has the length it is to have
         info = self._loaded.info

@@ -63,7 +63,9 @@ def random_model(key: str, options: LoadOptions) -> LoadedModel:
         kv_bytes_per_token=model.new_cache(1, dtype, torch.device("meta")).nbytes,
         load_seconds=time.perf_counter() - started,
     )
-    return LoadedModel(model, None, None, frozenset(), info, dtype=dtype, device=device)
+    return LoadedModel(
+        model, None, None, frozenset(), info, dtype=dtype, device=device, options=options
+    )
 
 
 class RandomWeights(Checkpoint):

@@ -42,9 +42,9 @@ class RemoteFile:
     git_sha1: str | None = None
 
     @property
-    def etag(self) -> str | None:
+    def etag(self) -> str:
         """What the hub's cache calls its content."""
-        return self.sha256 or self.git_sha1
+        return self.sha256 or self.git_sha1 or ""
 
 
 class _Broken(Exception):

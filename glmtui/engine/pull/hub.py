@@ -26,6 +26,7 @@ HUB = "https://huggingface.co"
 REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 SIDE_FILES = re.compile(r"[^/]+\.(json|model|jinja)|(vocab|merges)\.txt")
 SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # of git, or sha256
 BIN = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
 KINDS = ((SAFETENSORS, ".safetensors.index.json"), (BIN, ".bin.index.json"))
 KEPT_FREE = 64 << 20  # room to leave on the disk
@@ -57,30 +58,32 @@ def pull_from_hub(repo: str, endpoint: str | None, job: Job) -> Path:
             raise
         job.report(f"{error.message} Taking the copy that is here already.")
         return Path(cached).parent  # whether it is whole, the caller looks
-    revision = info.sha or "main"
+    revision = _digest(info.sha, endpoint)
     files = [
         RemoteFile(
             name=entry.rfilename,
             url=hub.hf_hub_url(repo, entry.rfilename, revision=revision, endpoint=endpoint),
             size=entry.size or 0,
             sha256=entry.lfs.sha256 if entry.lfs else None,
-            git_sha1=None if entry.lfs or entry.size is None else entry.blob_id,
+            git_sha1=None if entry.lfs else entry.blob_id,
         )
         for entry in info.siblings or ()
     ]
     chosen = choose(repo, files)
+    for file in chosen:
+        _digest(file.etag, endpoint)
     cache = Path(hub.constants.HF_HUB_CACHE)
     blobs = cache / f"models--{repo.replace('/', '--')}" / "blobs"
     token = hub.get_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     folder = cache
     with disk_errors(cache):
-        missing = [f for f in chosen if f.etag is None or not (blobs / f.etag).exists()]
+        missing = [file for file in chosen if not (blobs / file.etag).exists()]
         need_room(cache, sum(file.size for file in missing) + KEPT_FREE, repo)
         blobs.mkdir(parents=True, exist_ok=True)
         for n, file in enumerate(chosen, 1):
             what = f"downloading {file.name} ({n} of {len(chosen)})"
-            if file.etag is not None and not (blobs / file.etag).exists():
+            if not (blobs / file.etag).exists():
                 fetch(file, blobs / file.etag, headers, job, what)
             job.report(what, file.size, file.size)
             # finds the blob there, and gives it its name in the cache
@@ -118,6 +121,16 @@ def choose(repo: str, files: Sequence[RemoteFile]) -> list[RemoteFile]:
         and (not file.name.endswith(".index.json") or file.name.endswith(index_end))
     ]
     return sorted(side, key=lambda file: file.name != "config.json") + weights
+
+
+def _digest(said: str | None, endpoint: str) -> str:
+    """What a hub says is the digest of something, and names a file. Raises DownloadError."""
+    if said is None or not DIGEST.fullmatch(said):
+        raise DownloadError(
+            f"{endpoint} gives no checksum for what it has, but {str(said)[:40]!r}.",
+            "It is no sound mirror: set another with hub.endpoint or HF_ENDPOINT.",
+        )
+    return said
 
 
 def _asked(question: Callable[[], T], repo: str, endpoint: str) -> T:

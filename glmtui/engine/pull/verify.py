@@ -54,4 +54,5 @@ def verify(ref: str, on_progress: ProgressHook) -> str:
         )
     rest = len(files) - hashed
     sizes = f", {rest} by size alone" if rest else ""
-    return f"{target.name} is sound: {hashed} files by checksum{sizes}."
+    never = f" Its own code is never run: {', '.join(target.code)}." if target.code else ""
+    return f"{target.name} is sound: {hashed} files by checksum{sizes}.{never}"

@@ -1,0 +1,165 @@
+"""Choice: which kernel multiplies with packed weights on a GPU; none is believed unproven.
+
+The first layer of each kind decides for all of its kind: every kernel that takes it multiplies with
+its real weight, on the very device, and is compared with the weight unpacked; of those that are
+right the fastest is taken. One that raises or is wrong is left out and logged. The plain layer is
+always among them, so there always is an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glmtui.engine.linear.plain import GEMV_ROWS, LinearLayer, PackedLinear
+from glmtui.engine.quant import PackedWeight
+
+PROOF_TOKENS = (1, 2, GEMV_ROWS, GEMV_ROWS + 1)  # one, a few, a full few, and the first of many
+PROOF_ROWS = 4096  # of a weight that are compared: the first and the last of them
+ROUNDS = 20  # products timed
+# of the typical size of the result: what rounding factors and result explains, and no wrong number
+TOLERANCE = {torch.float16: 1 / 32, torch.bfloat16: 1 / 16, torch.float32: 1 / 1024}
+
+Clock: TypeAlias = Callable[[Callable[[], object]], float]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A way to multiply with a packed weight.
+
+    Attributes:
+        name: for people.
+        takes: whether it is made for such a weight and activations of this dtype.
+        make: the layer; its bias has the dtype of the activations. May raise anything.
+    """
+
+    name: str
+    takes: Callable[[PackedWeight, torch.dtype], bool]
+    make: Callable[[PackedWeight, Tensor | None, torch.dtype], LinearLayer]
+
+
+PLAIN = Kernel("unpacking", lambda weight, dtype: True, PackedLinear)
+
+
+class Choice:
+    """The kernels of one model.
+
+    Args:
+        kernels: to be tried.
+        wanted: taken before all others wherever it is right, though it were slower.
+        clock: seconds that a call takes, its work on the device included.
+
+    Attributes:
+        used: names of those chosen so far.
+        refused: what was tried and is not used, each with its reason.
+    """
+
+    def __init__(
+        self,
+        kernels: Sequence[Kernel],
+        *,
+        wanted: Kernel | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._kernels = kernels
+        self._wanted = wanted
+        self._clock = clock or device_seconds
+        self._chosen: dict[tuple[object, ...], Kernel] = {}
+        self.used: set[str] = set()
+        self.refused: dict[str, str] = {}
+
+    def linear(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
+        """The layer for a weight without `order`, by the kernel that is best for its kind."""
+        kind = (weight.kind, weight.zero is None, dtype, weight.q.device)
+        if kind not in self._chosen:
+            self._chosen[kind] = self._best(weight, bias, dtype)
+        kernel = self._chosen[kind]
+        # a later layer of the kind may have a shape that the kernel does not take
+        if not kernel.takes(weight, dtype):
+            kernel = PLAIN
+        self.used.add(kernel.name)
+        return kernel.make(weight, bias, dtype)
+
+    def _best(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> Kernel:
+        if self._wanted is not None and self._tried(self._wanted, weight, bias, dtype) is not None:
+            return self._wanted
+        seconds = {PLAIN: self._seconds(PLAIN.make(weight, bias, dtype), weight, dtype)}
+        for kernel in self._kernels:
+            taken = self._tried(kernel, weight, bias, dtype)
+            if taken is not None:
+                seconds[kernel] = taken
+        best = min(seconds, key=lambda kernel: seconds[kernel])
+        measured = ", ".join(f"{each.name} {1e6 * s:.0f} us" for each, s in seconds.items())
+        logger.info("%s in %s: %s of %s", weight.kind, dtype, best.name, measured)
+        return best
+
+    def _tried(
+        self, kernel: Kernel, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype
+    ) -> float | None:
+        """Seconds that it takes for one token; None where it is not to be used."""
+        try:
+            if not kernel.takes(weight, dtype):
+                return None
+            layer = kernel.make(weight, bias, dtype)
+            problem = wrong(layer, weight, bias, dtype)
+            if not problem:
+                return self._seconds(layer, weight, dtype)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a compiler, a driver, a library: whatever it raises
+            problem = f"{type(error).__name__}: {error}".splitlines()[0]
+        self.refused[kernel.name] = problem
+        logger.warning("%s is not used for %s: %s", kernel.name, weight.kind, problem)
+        return None
+
+    def _seconds(self, layer: LinearLayer, weight: PackedWeight, dtype: torch.dtype) -> float:
+        """Of the product of one token."""
+        x = torch.ones(1, weight.in_features, dtype=dtype, device=weight.q.device)
+        with torch.inference_mode():
+            return self._clock(lambda: layer(x))
+
+
+@torch.inference_mode()
+def wrong(layer: LinearLayer, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> str:
+    """What is wrong with the products of a layer, in words; empty if they are right."""
+    rows = weight.shape[0]
+    cuts = [slice(0, min(rows, PROOF_ROWS))]
+    if rows > PROOF_ROWS:
+        cuts.append(slice(max(PROOF_ROWS, rows - PROOF_ROWS), rows))
+    random = torch.Generator().manual_seed(0)
+    device = weight.q.device
+    for tokens in PROOF_TOKENS:
+        x = torch.randn(tokens, weight.in_features, generator=random).to(device, dtype)
+        y = layer(x)
+        if y.shape != (tokens, rows) or y.dtype != dtype:
+            return f"{tokens} tokens give {tuple(y.shape)} of {y.dtype}"
+        for cut in cuts:
+            part = None if bias is None else bias[cut].float()
+            exact = F.linear(x.float(), weight[cut].dequantize(torch.float32), part)
+            typical = exact.square().mean().sqrt().clamp_min(1e-6)
+            off = float((y[:, cut].float() - exact).abs().max() / typical)
+            if not off <= TOLERANCE[dtype]:  # NaN is wrong too
+                return f"its product of {tokens} tokens is off by {off:.2g} of its size"
+    return ""
+
+
+def device_seconds(call: Callable[[], object]) -> float:
+    """Seconds of one call, the least of some, until the GPU is done with it."""
+    call()
+    least = float("inf")
+    for _ in range(ROUNDS):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        least = min(least, time.perf_counter() - started)
+    return least

@@ -1,0 +1,104 @@
+"""FindingActions: what is done with conversations as a whole, the one in view and the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glmtui.errors import StoreError
+from glmtui.language import _
+from glmtui.ui import wording
+from glmtui.ui.chat_view import ChatView
+
+if TYPE_CHECKING:
+    from glmtui.ui.finding import Found
+
+
+class FindingActions(ChatView):
+    """The actions on conversations; a part of `chat_screen.ChatScreen`."""
+
+    def action_new(self) -> None:
+        """Starts an empty conversation."""
+        self.editing = None
+        self.app.new_conversation()
+
+    def action_fork(self) -> None:
+        """Goes on in a copy of the conversation."""
+        self.app.fork_conversation()
+
+    def action_open(self, title: str = "") -> None:
+        """Lets the user pick a saved conversation."""
+        from glmtui.ui.finding import ConversationPicker
+
+        self.editing = None
+        self.app.push_screen(ConversationPicker(self.app.shelf, title), self._found)
+
+    def action_find(self, words: str = "") -> None:
+        """Lets the user look through the texts of all."""
+        from glmtui.ui.finding import TextSearch
+
+        self.editing = None
+        self.app.push_screen(TextSearch(self.app.store.paths, words), self._found)
+
+    def _found(self, found: Found | None) -> None:
+        self.app.tell_notice("store", "\n".join(map(str, self.app.store.problems)))
+        if found is not None and found.search:
+            self.action_find(found.words)
+        elif found is not None:
+            self._open(found.conversation_id, found.message_id)
+            if found.copy:
+                self.app.fork_conversation()
+            self.transcript.show_message(found.message_id, found.words)
+
+    def _open(self, conversation_id: str, message_id: str = "") -> None:
+        """A saved conversation in place of the one in view, on the branch with this message."""
+        here = conversation_id == self.session.conversation.id
+        if here and self.app.save_error is not None:
+            self.app.fork_conversation()  # what could not be saved to it is kept
+            here = False
+        try:
+            wanted = self.session.conversation if here else self.app.store.load(conversation_id)
+        except StoreError as error:
+            self.app.tell_notice("store", str(error))
+            return
+        elsewhere = {m.id for m in wanted.messages} - {m.id for m in wanted.path}
+        if message_id in elsewhere:
+            if here and self.session.run is not None:
+                self.app.tell(_("It is on another branch, and a reply is being written on this."))
+                return
+            wanted = wanted.switch(message_id)
+        if wanted is not self.session.conversation:
+            self.app.leave_conversation(wanted)
+
+    def action_title(self, title: str = "") -> None:
+        """Gives the conversation another title, or says what it is."""
+        if title:
+            self.session.change(title=title)
+        self.app.tell(wording.title(self.session.conversation))
+
+    def action_pin(self) -> None:
+        """Has the conversation stand first in the list, or not any more."""
+        if self._is_begun():
+            pinned = not self.session.conversation.pinned
+            self.session.change(pinned=pinned)
+            self.app.tell(_("It stands first now.") if pinned else _("It stands by its age now."))
+
+    def action_trash(self) -> None:
+        """Puts the conversation into the trash. Raises StoreError."""
+        if self._is_begun():
+            self.editing = None
+            title = wording.title(self.session.conversation)
+            self.app.shelf.delete(self.session.conversation.id)
+            self.app.tell(_("Deleted: {title}. /restore brings it back.").format(title=title))
+
+    def action_restore(self) -> None:
+        """Brings back and opens what was deleted last. Raises StoreError."""
+        if restored := self.app.shelf.undo():
+            self._open(restored)
+        else:
+            self.app.tell(_("Nothing was deleted since the start."))
+
+    def _is_begun(self) -> bool:
+        begun = bool(self.session.conversation.messages)
+        if not begun:
+            self.app.tell(_("There is nothing in this conversation yet."))
+        return begun

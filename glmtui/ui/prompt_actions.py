@@ -1,0 +1,132 @@
+"""PromptActions: what is done with the text in the prompt, but for sending it.
+
+It is written elsewhere, sought among what was sent, kept as a draft, given the files it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from textual import on
+from textual.timer import Timer
+from textual.widgets import TextArea
+
+from glmtui.errors import StoreError, UsageError
+from glmtui.language import _
+from glmtui.sanitize import one_line
+from glmtui.ui import attachments, choices
+from glmtui.ui.attachments import Attachment
+from glmtui.ui.chat_view import ChatView
+from glmtui.ui.history import History
+from glmtui.ui.offers import Choice, Provider
+
+KINDS = ("SETTING", "THEME", "MODEL", "TITLE", "FILE")
+"""Of arguments that are completed; others are free text."""
+DRAFT_SECONDS = 0.7  # with a slow disk, still within a second
+
+
+class PromptActions(ChatView):
+    """The actions on the prompt's text; a part of `chat_screen.ChatScreen`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._draft_timer: Timer | None = None
+        self._named: tuple[str, ...] = ()
+        self._refused = ""
+
+    def on_mount(self) -> None:
+        """Tells the prompt what there is to recall and to choose from."""
+        self.prompt.past = History(self.app.typed.sent_before, self.app.typed.keep_sent)
+        providers: tuple[Provider, ...] = (
+            choices.settings,
+            choices.among(lambda: map(Choice, self.app.available_themes)),
+            choices.kept(self._models),
+            choices.kept(self._titles),
+            choices.files,
+        )
+        self.prompt.providers = dict(zip(KINDS, providers, strict=True))
+
+    def _models(self) -> Iterator[Choice]:
+        from glmtui.engine import catalog
+
+        here = catalog.installed()
+        yield from (Choice(model.name, one_line(model.title)) for model in here)
+        names = {model.name for model in here}
+        for known in catalog.MODELS:
+            if known.name not in names:
+                yield Choice(known.name, _("to be fetched"))
+        for name, server in self.app.settings.servers.items():
+            yield Choice(name, server.url)
+
+    def _titles(self) -> Iterator[Choice]:
+        try:
+            found = self.app.store.summaries()
+        except StoreError:
+            found = []
+        titles = (one_line(summary.title) for summary in found)
+        return (Choice(title) for title in dict.fromkeys(filter(None, titles)))
+
+    def action_editor(self) -> None:
+        """Lets the user write in an editor of their own."""
+        from glmtui.ui.editor import edit_text
+
+        edited = edit_text(self.app, self.prompt.whole)
+        if edited is not None:
+            self.prompt.put(edited)
+
+    def action_history(self, words: str = "") -> None:
+        """Offers what was sent before."""
+        self.prompt.search_history(words)
+
+    # ---- typing
+
+    @on(TextArea.Changed)
+    def _prompt_changed(self, event: TextArea.Changed) -> None:
+        if event.text_area is self.prompt:
+            self._show_files()
+            if self._draft_timer is None:
+                self._draft_timer = self.set_timer(DRAFT_SECONDS, self._keep_draft)
+
+    def _keep_draft(self) -> None:
+        self._draft_timer = None
+        self.app.keep_draft()
+
+    # ---- files
+
+    def _show_files(self) -> None:
+        """A chip for each file that the question names."""
+        names = attachments.named(self.prompt.text)
+        if names != self._named:
+            self._named = names
+            typed = self.prompt.get_text_range((0, 0), self.prompt.cursor_location)
+            found = [file for file in map(attachments.look, names) if file is not None]
+            self.attached.say(
+                "   ".join(
+                    file.words for file in found if file.sure or not typed.endswith(f"@{file.name}")
+                )
+            )
+
+    def with_files(self, text: str) -> str | None:
+        """The question with the files it names; None where one of them is no good, which is told.
+
+        What is not there at all may be no file: asked again, it is sent as it stands.
+        """
+        found = [f for f in map(attachments.look, attachments.named(self.prompt.text)) if f]
+        wrong = [file for file in found if file.wrong]
+        again, self._refused = self._refused == self.prompt.text, self.prompt.text
+        if wrong and not (again and not any(file.sure for file in wrong)):
+            self._refuse(wrong)
+            return None
+        try:
+            return attachments.with_files(text, tuple(f.name for f in found if not f.wrong))
+        except UsageError as error:  # it has changed since
+            self.app.tell(str(error), bad=True)
+            return None
+
+    def _refuse(self, wrong: list[Attachment]) -> None:
+        said = "; ".join(file.words for file in wrong)
+        if any(file.sure for file in wrong):
+            way = _("Nothing was sent.")
+        else:
+            way = _("Nothing was sent; Enter again sends it as it stands.")
+        self.app.tell(f"{said}\n{way}", bad=True)

@@ -1,0 +1,61 @@
+"""Shelf: the saved conversations as a person arranges them.
+
+What is done to the one in view goes through its session, to others straight to the store. Knows
+no list and no dialog.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from glmtui.chat import Conversation
+from glmtui.sanitize import one_line
+from glmtui.store import Summary
+
+if TYPE_CHECKING:
+    from glmtui.ui.app import GlmtuiApp
+
+
+class Shelf:
+    """The app's conversations. Everything raises StoreError."""
+
+    def __init__(self, app: GlmtuiApp) -> None:
+        self._app = app
+        self._deleted: list[str] = []
+
+    def listed(self) -> list[Summary]:
+        """All of them, the pinned first, then the newest. Any thread may ask."""
+        return sorted(self._app.store.summaries(), key=lambda summary: not summary.pinned)
+
+    def rename(self, conversation_id: str, title: str) -> None:
+        """Gives one another title; an empty one is refused by keeping the old."""
+        title = one_line(title)
+        if title and self._in_view(conversation_id):
+            self._app.session.change(title=title)
+        elif title:
+            self._app.store.amend(conversation_id, title=title)
+
+    def pin(self, conversation_id: str, pinned: bool) -> None:
+        """Has one stand before the others, or not any more."""
+        if self._in_view(conversation_id):
+            self._app.session.change(pinned=pinned)
+        else:
+            self._app.store.amend(conversation_id, pinned=pinned)
+
+    def delete(self, conversation_id: str) -> None:
+        """Puts one into the trash; if it is in view, an empty page takes its place."""
+        if self._in_view(conversation_id):
+            self._app.leave_for_deletion()
+        self._app.store.delete(conversation_id)
+        self._deleted.append(conversation_id)
+
+    def undo(self) -> str:
+        """Brings back what was deleted last. Returns its id, "" where there is nothing."""
+        if not self._deleted:
+            return ""
+        self._app.store.restore(self._deleted[-1])
+        return self._deleted.pop()
+
+    def _in_view(self, conversation_id: str) -> bool:
+        conversation: Conversation = self._app.session.conversation
+        return conversation.id == conversation_id and bool(conversation.messages)

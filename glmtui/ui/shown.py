@@ -1,0 +1,32 @@
+"""Conversations and messages as they may be shown, whoever wrote their files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from glmtui.chat import Conversation, Message
+from glmtui.sanitize import one_line, visible
+
+
+def cleaned(conversation: Conversation) -> Conversation:
+    """The conversation with all its text made visible, titles and names on one line."""
+    messages = tuple(map(made_visible, conversation.messages))
+    system = conversation.system
+    return replace(
+        conversation,
+        title=one_line(conversation.title),
+        model=one_line(conversation.model),
+        system=None if system is None else visible(system),
+        messages=messages,
+    )
+
+
+def made_visible(message: Message) -> Message:
+    """The message with all its text made visible."""
+    return replace(
+        message,
+        content=visible(message.content),
+        metadata=one_line(message.metadata),
+        model=one_line(message.model),
+        error=visible(message.error),
+    )

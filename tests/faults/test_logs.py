@@ -1,0 +1,166 @@
+"""Logs: what went wrong is in them; nothing that was said, and no key, whatever the level."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from checkpoints import llama_files
+from fakeserver import Exchange, delta, serving
+from hubserver import hub_server
+from terminal import Terminal
+
+from glmtui import logs
+from glmtui.chat import Message, SamplingParams
+from glmtui.engine.api import ServerSpec
+from glmtui.engine.opening import open_model
+from glmtui.engine.pull import pull
+from glmtui.errors import GlmtuiError
+
+# The app with two faults of its own: in the engine's thread, and in the screen's.
+FAULTY = """
+import sys
+from glmtui.config import Settings
+from glmtui.engine.server import ServerModel
+from glmtui.ui import launch
+from glmtui.ui.app import GlmtuiApp
+
+stream = ServerModel.stream
+
+def broken(self, messages, *rest, **named):
+    said = messages[-1].content
+    if "engine" in said:
+        raise ZeroDivisionError("in the engine")
+    return stream(self, messages, *rest, **named)
+
+def fault(self):
+    said = self.session.conversation.messages
+    raise ZeroDivisionError("in the app")
+
+ServerModel.stream = broken
+GlmtuiApp.fork_conversation = fault
+sys.exit(launch.run(Settings(model=sys.argv[1]), []))
+"""
+
+
+def answer(exchange: Exchange) -> None:
+    if not exchange.models():
+        exchange.say("private-reply")
+
+
+@pytest.fixture
+def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    monkeypatch.setenv("LAB_KEY", "sk-secret-4711")
+    monkeypatch.setenv("TEXTUAL", "")
+    with serving(answer) as server:
+        terminal = Terminal(tmp_path / "new", ["-c", FAULTY, server.url])
+        yield terminal
+        terminal.close()
+
+
+def test_a_fault_is_in_the_log_and_nothing_that_was_said(faulty: Terminal) -> None:
+    faulty.shows("ready")
+    faulty.press(b"private-question\r")
+    faulty.shows("private-reply")
+    faulty.press(b"private-question for the engine\r")
+    faulty.shows("unforeseen")
+    faulty.press(b"/fork\r")
+    assert faulty.ends() == 1
+    assert b"met an error of its own" in faulty.output
+    log = faulty.folder / "state/glmtui.log"
+    said = log.read_text()
+    for fault in ("in the engine", "in the app"):
+        assert f"ZeroDivisionError: {fault}" in said
+    assert "Traceback" in said
+    assert "private" not in said
+    assert "4711" not in said
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert "private-reply" in faulty.saved()  # the fault took nothing with it
+
+
+def test_every_folder_the_app_makes_is_for_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with serving(answer) as server:
+            terminal = Terminal(tmp_path / "new", ["-m", "glmtui", "-m", server.url])
+            terminal.shows("ready")
+            terminal.press(b"hi\r")
+            terminal.shows("private-reply")
+            terminal.press(b"\x11")  # Ctrl+Q
+            assert terminal.ends() == 0
+            terminal.close()
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "new").rglob("*"):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o700 if path.is_dir() else 0o600), f"{path} has {mode:o}"
+
+
+def test_a_long_log_begins_anew(tmp_path: Path) -> None:
+    log = tmp_path / "state/x.log"
+    for _ in range(3):
+        handle = logs.open_log(log)
+        os.write(handle, b"x" * (logs.LOG_BYTES + 1))
+        os.close(handle)
+    os.close(logs.open_log(log))
+    sizes = {path.name: path.stat().st_size for path in log.parent.iterdir()}
+    assert sizes == {"x.log": 0, "x.old.log": logs.LOG_BYTES + 1}
+
+
+def test_a_log_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "x.log").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        logs.open_log(tmp_path / "x.log")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_no_key_is_logged_at_any_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every library may log all it wants, while a key goes to a hub and to a server that repeats
+    it."""
+    import huggingface_hub.constants
+
+    caplog.set_level(logging.DEBUG)
+    for name in ("httpx", "httpcore", "huggingface_hub", "glmtui"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        caplog.set_level(logging.DEBUG, name)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret4711")
+    monkeypatch.setenv("GLMTUI_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def repeating(exchange: Exchange) -> None:
+        said = exchange.headers["Authorization"]
+        if exchange.command == "GET":
+            exchange.json({"data": [{"id": "m"}]})
+        elif "wrong" in str(exchange.body):
+            exchange.json({"error": {"message": f"no such key: {said}"}}, status=401)
+        else:
+            exchange.start()
+            exchange.event(delta("hi", finish="stop"))
+            exchange.end()
+
+    said = ""
+    with hub_server() as hub, serving(repeating) as server:
+        hub.token = "hf_secret4711"
+        hub.repos["a/b"] = llama_files()
+        pull("a/b", endpoint=hub.url)
+        hub.status = 403
+        with pytest.raises(GlmtuiError) as refused:
+            pull("a/c", endpoint=hub.url)
+        said += str(refused.value)
+        model = open_model(ServerSpec(server.url, api_key="sk-secret-4711"))
+        for words in ("hello", "wrong"):
+            try:
+                list(model.stream([Message("user", words)], SamplingParams()))
+            except GlmtuiError as error:
+                said += str(error)
+    assert "Bearer hf_secret4711" in hub.tokens
+    assert "no such key" in said
+    assert "HTTP Request" in caplog.text
+    assert "4711" not in caplog.text + said

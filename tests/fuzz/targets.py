@@ -1,0 +1,240 @@
+"""What is fuzzed: each target takes bytes that a stranger wrote through the door they come in by.
+
+A target may raise GlmtuiError, which `meet` takes for an answer; all else is a fault. Knows nothing
+of who makes the bytes: `run.py` has a fuzzer for it, `test_targets.py` the seeds and a few changes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import get_args
+
+from glmtui import config
+from glmtui.chat import Conversation, Message
+from glmtui.engine.folder import inspect
+from glmtui.engine.gguf import convert
+from glmtui.engine.gguf.file import read_gguf
+from glmtui.engine.gguf.tokenizer import build_tokenizer
+from glmtui.engine.weights import Checkpoint
+from glmtui.errors import GlmtuiError
+from glmtui.store import FileFormat, dumps, loads
+from glmtui.store.exchange import import_text
+from glmtui.store.format import peek
+from glmtui.store.journal import add_later, dumps_later
+
+FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A door.
+
+    Attributes:
+        take: what is done with the bytes.
+        seeds: sound ones to begin with, by name.
+        words: what a fuzzer should try to put in.
+    """
+
+    take: Callable[[bytes], object]
+    seeds: Callable[[], Mapping[str, bytes]]
+    words: tuple[bytes, ...] = ()
+
+
+def meet(target: Target, data: bytes) -> GlmtuiError | None:
+    """How the target took it: the error for the user, if any. Raises whatever is a fault."""
+    try:
+        target.take(data)
+    except GlmtuiError as error:
+        return error
+    return None
+
+
+@cache
+def desk() -> Path:
+    """A folder for what has to lie in a file, in memory where there is such a place."""
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="glmtui-fuzz-", dir=memory if memory.is_dir() else None))
+
+
+def clear() -> None:
+    """Removes the folder."""
+    if desk.cache_info().currsize:
+        shutil.rmtree(desk(), ignore_errors=True)
+        desk.cache_clear()
+
+
+def put(name: str, data: bytes) -> Path:
+    """A file of that name on the desk."""
+    path = desk() / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+# ---- conversations and settings
+
+
+TALK = Conversation.new().add(Message("user", "hi")).add(Message("assistant", "he"))
+
+
+def take_conversation(data: bytes) -> None:
+    """The first byte decides on the format; what can be read must be read again as it was."""
+    file_format = FORMATS[data[0] % len(FORMATS)] if data else FORMATS[0]
+    text = data[1:].decode("utf-8", "ignore")
+    for door in (peek, import_text):
+        try:
+            door(text, file_format)
+        except GlmtuiError:
+            continue
+    talk = loads(text, file_format)
+    for again in FORMATS:
+        assert loads(dumps(talk, again), again).path == talk.path
+
+
+def conversations() -> dict[str, bytes]:
+    talk = Conversation.new(model="m", system="be '''brief'''").add(Message("user", "a\n[x]\x7f"))
+    talk = talk.add(Message("assistant", 'say """hi"""', finish_reason="stop", model="m"))
+    branched = talk.edit(talk.messages[0].id, "b")
+    texts = {
+        f"{name}.{file_format}": bytes([n]) + dumps(kept, file_format).encode()
+        for n, file_format in enumerate(FORMATS)
+        for name, kept in {"plain": talk, "branched": replace(branched, title="t")}.items()
+    }
+    openai = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}]
+    return texts | {"openai.json": b"\1" + json.dumps({"messages": openai}).encode()}
+
+
+def take_journal(data: bytes) -> None:
+    """Beside a file that it was made for, and beside another; any tree can be walked."""
+    for digest in (b"", b"?"):
+        with suppress(GlmtuiError):
+            talk, whole = add_later(TALK, data.decode("utf-8", "ignore"), digest)
+            assert whole <= len(TALK.messages)
+            for message in talk.messages:
+                assert talk.switch(message.id).path
+    add_later(TALK, data.decode("utf-8", "ignore"), b"")
+
+
+def journals() -> dict[str, bytes]:
+    added = TALK.add(Message("user", "more")).add(Message("assistant", "and more"))
+    return {
+        "added": dumps_later(added, 2, b"").encode(),
+        "longer": dumps_later(added, 1, b"").encode(),
+        "all": dumps_later(added, 0, b"x").encode(),
+    }
+
+
+def take_settings(data: bytes) -> None:
+    config.load(put("config.toml", data), {})
+
+
+def settings() -> dict[str, bytes]:
+    lines = [line.removeprefix("# ") for line in config.example_toml().splitlines()]
+    entries = "\n".join(line for line in lines if " = " in line or line.startswith("["))
+    return {
+        "example": config.example_toml().encode(),
+        "all": entries.encode(),
+        "wrong": b'a = """\n\n"""\nb = [1,\n2]\n[servers.x]\nurl = 1\n[sampling]\ntop_p = "x"\n',
+    }
+
+
+# ---- models
+
+
+def take_gguf(data: bytes) -> None:
+    path, folder = put("model.gguf", data), desk() / "converted"
+    folder.mkdir(exist_ok=True)
+    with suppress(GlmtuiError):  # `convert` comes to it late
+        build_tokenizer(read_gguf(path))
+    convert(path, folder)
+
+
+def ggufs() -> dict[str, bytes]:
+    from checkpoints import write_gguf
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    def sentencepiece(writer: GGUFWriter) -> None:
+        writer.add_tokenizer_model("llama")
+        tokens = ["<unk>", "<s>", "</s>", "▁", "a", "▁a", "b", "ab"]
+        writer.add_token_list(tokens)
+        writer.add_token_scores([0.0] * len(tokens))
+        writer.add_token_types([2, 3, 3, 1, 1, 1, 1, 1])
+        writer.add_unk_token_id(0)
+
+    whole = write_gguf(desk() / "seed.gguf", GGMLQuantizationType.Q4_0).read_bytes()
+    pieces = write_gguf(desk() / "seed.gguf", tensors={}, tokenizer=sentencepiece).read_bytes()
+    return {
+        "bytes": whole,
+        "pieces": pieces,
+        "header": b"GGUF" + struct.pack("<IQQ", 3, 0, 0),
+    }
+
+
+def take_safetensors(data: bytes) -> None:
+    checkpoint = Checkpoint(put("single/model.safetensors", data).parent, {})
+    for name in checkpoint.names:
+        checkpoint.get(name)
+
+
+def safetensors() -> dict[str, bytes]:
+    from checkpoints import llama_files
+
+    header = b'{"a":{"dtype":"F16","shape":[2,2],"data_offsets":[0,8]}}'
+    small = struct.pack("<Q", len(header)) + header + bytes(8)
+    return {"small": small, "llama": llama_files()["model.safetensors"][:4000]}
+
+
+def take_index(data: bytes) -> None:
+    folder = put("sharded/model.safetensors.index.json", data).parent
+    put("sharded/model-00001-of-00001.safetensors", safetensors()["small"])
+    put("sharded/config.json", b'{"model_type":"llama","max_position_embeddings":9}')
+    inspect(folder)
+    Checkpoint(folder, {})
+
+
+def indexes() -> dict[str, bytes]:
+    shard = "model-00001-of-00001.safetensors"
+    return {
+        "sound": json.dumps({"metadata": {}, "weight_map": {"a": shard}}).encode(),
+        "away": json.dumps({"weight_map": {"a": "../" + shard, "b": "/" + shard}}).encode(),
+    }
+
+
+def take_config(data: bytes) -> None:
+    folder = put("plain/config.json", data).parent
+    put("plain/model.safetensors", safetensors()["small"])
+    inspect(folder)
+
+
+def configs() -> dict[str, bytes]:
+    from checkpoints import LLAMA_CONFIG
+
+    chatglm = {"model_type": "chatglm", "padded_vocab_size": 65024, "seq_length": 8192}
+    return {
+        "llama": json.dumps(LLAMA_CONFIG).encode(),
+        "chatglm": json.dumps(chatglm | {"_name_or_path": "THUDM/chatglm3-6b"}).encode(),
+        "glm4": json.dumps(chatglm | {"eos_token_id": [1, 2], "quantization_bit": 4}).encode(),
+    }
+
+
+TARGETS: dict[str, Target] = {
+    "conversation": Target(
+        take_conversation,
+        conversations,
+        (b"\n[[messages]]\n", b"content = ", b"'''", b'"""', b"parent", b"head", b"finish_reason"),
+    ),
+    "journal": Target(take_journal, journals, (b'"parent": "m4"', b'"id": "m1"', b'"head": []')),
+    "settings": Target(take_settings, settings, (b"[servers.", b"url = ", b'"""', b"inf", b"nan")),
+    "gguf": Target(take_gguf, ggufs, (b"tokenizer.ggml.tokens", b"general.alignment")),
+    "safetensors": Target(take_safetensors, safetensors, (b"data_offsets", b"shape", b"I4", b"F8")),
+    "index": Target(take_index, indexes, (b"weight_map", b"../", b"\\u0000")),
+    "config": Target(take_config, configs, (b"model_type", b"text_config", b"quantization_config")),
+}

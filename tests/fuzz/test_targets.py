@@ -1,0 +1,59 @@
+"""The fuzz targets meet their seeds, a few changes of them, and what fuzzing has found."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator
+
+import pytest
+from targets import TARGETS, clear, meet
+
+CHANGES = 60
+MOST_SECONDS = 1.0  # of a core
+
+# Inputs that were once a fault: the target, and the bytes.
+FOUND: tuple[tuple[str, bytes], ...] = ()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cleared() -> Iterator[None]:
+    yield
+    clear()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_seeds_come_in(name: str) -> None:
+    """Each reaches what is behind the door, or the fuzzer would look at the door alone."""
+    taken = [meet(TARGETS[name], seed) for seed in TARGETS[name].seeds().values()]
+    assert None in taken
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_changed_seeds_raise_only_our_errors(name: str) -> None:
+    target, rng = TARGETS[name], random.Random(name)
+    seeds = list(target.seeds().values())
+    errors = 0
+    for _ in range(CHANGES):
+        data = changed(rng.choice(seeds), target.words, rng)
+        began = time.process_time()
+        errors += meet(target, data) is not None
+        assert time.process_time() - began < MOST_SECONDS, data
+    if name != "settings":  # which has no errors, but a list of problems
+        assert errors
+
+
+def changed(seed: bytes, words: tuple[bytes, ...], rng: random.Random) -> bytes:
+    """A seed with a few bytes that are others, gone, doubled, or a word."""
+    data = bytearray(seed)
+    for _ in range(rng.choice((1, 1, 2, 8))):
+        at, size = rng.randrange(len(data) + 1), rng.choice((1, 1, 4, 40))
+        piece = bytes(data[at : at + size])
+        other = bytes(rng.choice((0, 1, 0x7F, 0xFF, rng.randrange(256))) for _ in piece)
+        data[at : at + size] = rng.choice((other, b"", piece * 2, rng.choice(words)))
+    return bytes(data)
+
+
+def test_what_was_found_once() -> None:
+    for name, data in FOUND:
+        meet(TARGETS[name], data)

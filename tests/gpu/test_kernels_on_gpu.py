@@ -1,0 +1,79 @@
+"""Every kernel on a real GPU: right for every packing that it takes, and which of them is fastest.
+
+pytest -m gpu tests/gpu -s          # prints the times
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_quant import int4, normal
+
+from glmtui.engine.linear import PackedLinear, cuda
+from glmtui.engine.linear.choice import PLAIN, Choice, device_seconds, wrong
+from glmtui.engine.quant import PackedWeight, quantize
+
+pytestmark = pytest.mark.gpu
+
+DTYPES = [torch.float16, torch.bfloat16]
+KINDS = {
+    "int4 g32": lambda: quantize(normal(384, 512) + 0.1, 4, 32),
+    "int4 g128": lambda: quantize(normal(384, 512), 4, 128),
+    "int4 per row, no zeros": lambda: int4(40, 576, 576, zero=False),
+    "int4 g16": lambda: int4(40, 528, 16),
+    "int8": lambda: quantize(normal(390, 512), 8),
+    "int8 g32": lambda: quantize(normal(390, 608), 8, 32),
+}
+CHATGLM = {"int4 g32": (4, 32), "int4 g128": (4, 128), "int8": (8, None)}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_takes_a_weight_multiplies_right(
+    kind: str, dtype: torch.dtype, gpu: torch.device
+) -> None:
+    weight = KINDS[kind]().to(gpu)
+    bias = normal(1, weight.shape[0])[0].to(gpu, dtype)
+    tried = [kernel for kernel in (PLAIN, *cuda.kernels()) if kernel.takes(weight, dtype)]
+    assert "triton" in {kernel.name for kernel in tried}
+    for kernel in tried:
+        for b in (None, bias):
+            assert wrong(kernel.make(weight, b, dtype), weight, b, dtype) == "", kernel.name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", CHATGLM)
+def test_which_is_fastest_at_one_token(kind: str, dtype: torch.dtype, gpu: torch.device) -> None:
+    """At ChatGLM's widest layer; unpacking for every token must not win."""
+    bits, group = CHATGLM[kind]
+    weight = quantize(torch.randn(16_384, 4096, device=gpu, dtype=dtype), bits, group)
+    x = torch.randn(1, 4096, device=gpu, dtype=dtype)
+    seconds = {}
+    with torch.inference_mode():
+        for kernel in (PLAIN, *cuda.kernels()):
+            if kernel.takes(weight, dtype):
+                layer = kernel.make(weight, None, dtype)
+                seconds[kernel.name] = device_seconds(lambda layer=layer: layer(x))
+    rate = weight.nbytes / min(seconds.values()) / 1e9
+    print(
+        kind, dtype, {name: f"{1e6 * s:.0f} us" for name, s in seconds.items()}, f"{rate:.0f} GB/s"
+    )
+    choice = Choice(cuda.kernels())
+    layer = choice.linear(weight, None, dtype)
+    assert type(layer) is not PackedLinear
+    assert not choice.refused
+
+
+def test_a_step_can_be_captured_as_a_graph(gpu: torch.device) -> None:
+    """No kernel may wait for the GPU or look at its numbers."""
+    for weight in (quantize(normal(256, 256), 4, 32), quantize(normal(256, 256), 8)):
+        packed: PackedWeight = weight.to(gpu)
+        layer = Choice(cuda.kernels()).linear(packed, None, torch.float16)
+        x = normal(1, 256).half().to(gpu)
+        with torch.inference_mode():
+            eager = layer(x)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                y = layer(x)
+            graph.replay()
+        assert torch.equal(y, eager)

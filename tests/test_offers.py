@@ -1,0 +1,121 @@
+"""What the text in the prompt may become: commands, arguments, paths."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from test_prompt import desk
+
+from glmtui import commands
+from glmtui.ui import choices
+from glmtui.ui.offers import Choice, Offer, offers
+
+THEMES = {"THEME": choices.among(lambda: [Choice("ink"), Choice("paper"), Choice("dracula")])}
+
+
+def texts(offered: tuple[Offer, ...]) -> list[str]:
+    return [offer.text for offer in offered]
+
+
+def test_every_command_is_offered_and_knows_whether_it_needs_more() -> None:
+    offered = {offer.text: offer.sends for offer in offers("/", "", {})}
+    assert len(offered) == len(commands.by_word())
+    assert offered["/new"]
+    assert offered["/theme "]
+    assert not offered["/set "]
+
+
+def test_every_kind_of_argument_is_provided_for_or_is_a_text() -> None:
+    from glmtui.ui.prompt_actions import KINDS
+
+    kinds = {command.kind for command in commands.COMMANDS if command.kind}
+    assert kinds == {*KINDS, "TEXT"}
+
+
+def test_arguments_that_begin_so_come_before_those_that_have_it() -> None:
+    assert texts(offers("/theme ", "", THEMES)) == ["/theme ink", "/theme paper", "/theme dracula"]
+    assert texts(offers("/theme p", "", THEMES)) == ["/theme paper"]
+    assert texts(offers("/theme R", "", THEMES)) == ["/theme paper", "/theme dracula"]
+    assert offers("/theme ink", "", THEMES) == ()
+
+
+@pytest.mark.parametrize("before", ["/nothing ", "/new ", "theme ", "a /theme ", "/system @"])
+def test_elsewhere_nothing_is_offered(before: str) -> None:
+    assert offers(before, "", {**THEMES, "FILE": choices.files}) == ()
+    assert offers("/theme ", "x", THEMES) == ()
+
+
+def test_settings_are_offered_by_name_and_then_by_value() -> None:
+    assert choices.settings("top")[0].value == "top_k "
+    assert choices.settings("top")[0].more
+    values = [choice.value for choice in choices.settings("do_sample ")]
+    assert values == ["do_sample true", "do_sample false", "do_sample default"]
+    assert choices.settings("nothing ") == []
+
+
+def test_files_and_folders_are_offered_by_path(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("x" * 3_200)
+    (tmp_path / "note book").mkdir()
+    (tmp_path / "note book/deep.txt").write_text("")
+    (tmp_path / ".hidden").write_text("")
+    (tmp_path / "no\x1bte").write_text("")
+    at = str(tmp_path)
+    assert list(choices.files(f"{at}/no")) == [
+        Choice(f"{at}/note book/", "", True),
+        Choice(f"{at}/notes.md", "3.2 kB"),
+    ]
+    assert [c.value for c in choices.files(f"{at}/.h")] == [f"{at}/.hidden"]
+    assert list(choices.files(f"{at}/nothing/")) == list(choices.files("~nobody-here/")) == []
+    files = {"FILE": choices.files}
+    assert texts(offers(f"see @{at}/notes", "", files)) == [f"@{at}/notes.md"]
+    assert texts(offers(f"see @{at}/note ", "", files)) == []
+    assert texts(offers(f'@"{at}/note b', "", files)) == [f'@"{at}/note book/']
+    assert texts(offers(f'@"{at}/note book/d', "", files)) == [f'@"{at}/note book/deep.txt"']
+    assert offers("me@", "", files) == ()
+
+
+async def test_tab_takes_an_argument_and_enter_sends_what_stands_there() -> None:
+    async with desk() as (app, prompt, pilot):
+        prompt.providers = THEMES
+        await pilot.press(*"/theme", "space", "d")
+        await pilot.pause()
+        await pilot.press("tab")
+        assert prompt.text == "/theme dracula"
+        await pilot.press("enter")
+        await pilot.press(*"/theme", "space")
+        await pilot.pause()
+        assert prompt.completions.display
+        await pilot.press("enter")
+        assert app.sent == ["/theme dracula", "/theme "]
+
+
+async def test_arrows_and_enter_take_an_argument_and_send_it() -> None:
+    async with desk() as (app, prompt, pilot):
+        prompt.providers = THEMES
+        await pilot.press(*"/theme", "space")
+        await pilot.pause()
+        await pilot.press("down", "down", "enter")
+        assert app.sent == ["/theme paper"]
+        prompt.providers = {"SETTING": choices.settings}
+        await pilot.press(*"/set do", "down", "enter")
+        assert prompt.text == "/set do_sample "
+        await pilot.press("up", "enter")
+        assert app.sent[-1] == "/set do_sample default"
+
+
+async def test_a_path_is_completed_where_the_cursor_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/notes.md").write_text("")
+    monkeypatch.chdir(tmp_path)
+    async with desk() as (app, prompt, pilot):
+        prompt.providers = {"FILE": choices.files}
+        prompt.put("first\nread @s now")
+        await pilot.press("left", "left", "left", "left", "u", "tab")
+        assert prompt.text == "first\nread @sub/ now"
+        await pilot.pause()
+        await pilot.press("tab", "!")
+        assert prompt.text == "first\nread @sub/notes.md! now"
+        assert app.sent == []

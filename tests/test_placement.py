@@ -1,0 +1,184 @@
+"""Where a model goes: over GPUs by what is free, and told before loading if nowhere."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_loader import IDS, folder_of, on_cpu
+
+from glmtui.chat import SamplingParams
+from glmtui.engine import loader
+from glmtui.engine.api import LoadOptions
+from glmtui.engine.catalog import QUANTS
+from glmtui.engine.device import Gpu, HostMemory, Snapshot
+from glmtui.engine.generate import LoadedModel
+from glmtui.engine.placement import GPU_SCRATCH, Sizes, place, split
+from glmtui.engine.sizing import sizes
+from glmtui.engine.spread import OnDevice, spread
+from glmtui.engine.weights import Checkpoint
+from glmtui.errors import OutOfMemory
+from glmtui.models import llama
+from glmtui.models.hub_format import read_json
+
+GB = 10**9
+
+
+def machine(*free: int | None, memory: int | None = 64 * GB) -> Snapshot:
+    """GPUs with so many bytes free, and main memory."""
+    gpus = tuple(Gpu(i, "GPU", 80 * GB, free=nbytes) for i, nbytes in enumerate(free))
+    return Snapshot(gpus, HostMemory(64 * GB, memory))
+
+
+def chatglm(quant: str | None) -> Sizes:
+    """About ChatGLM-6B at 16 bits or quantised."""
+    bits = {None: 16, "int8": 8, "int4": 5}[quant]
+    return Sizes(GB, (400_000_000 * bits // 16 + 33_000_000,) * 28, 1000)
+
+
+# ---- over several rooms
+
+
+@given(
+    st.lists(st.integers(0, 50), min_size=1, max_size=12),
+    st.lists(st.integers(0, 200), min_size=1, max_size=4),
+)
+def test_every_part_is_in_one_room_in_order_and_none_is_too_full(
+    parts: list[int], rooms: list[int]
+) -> None:
+    found = split(parts, rooms)
+    if found is None:
+        # in order and each as full as it goes, they do not fit either
+        left, room = list(parts), 0
+        for room in rooms:
+            while left and left[0] <= room:
+                room -= left.pop(0)
+        assert left
+        return
+    assert [part for held in found for part in held] == list(range(len(parts)))
+    for held, room in zip(found, rooms, strict=True):
+        assert sum(parts[i] for i in held) <= room
+
+
+def test_the_fullest_room_has_the_most_left() -> None:
+    assert split([10] * 8, [80, 80]) == (range(4), range(4, 8))
+    assert split([10] * 9, [90, 45]) == (range(6), range(6, 9))
+    assert split([30, 10, 10, 10], [60, 60]) == (range(1), range(1, 4))
+    assert split([10] * 3, [0, 40]) == (range(0), range(3))
+    assert split([10] * 5, [24, 24]) is None
+
+
+# ---- on a machine
+
+
+def test_auto_takes_the_gpu_with_the_most_free_memory() -> None:
+    where = place("auto", chatglm, machine(20 * GB, 30 * GB, 10 * GB))
+    assert set(where) == {"cuda:1"}
+    assert len(where) == 30
+    assert set(place("auto", chatglm, machine())) == {"cpu"}
+
+
+def test_auto_takes_several_gpus_where_one_is_not_enough() -> None:
+    where = place("auto", chatglm, machine(9 * GB, 11 * GB))
+    assert (where[0], where[-1]) == ("cuda:0", "cuda:1")
+    assert list(where) == sorted(where)
+    taken = {
+        name: sum(n for n, at in zip(chatglm(None).parts, where, strict=True) if at == name)
+        for name in ("cuda:0", "cuda:1")
+    }
+    shares = [taken["cuda:0"] / (9 * GB - GPU_SCRATCH), taken["cuda:1"] / (11 * GB - GPU_SCRATCH)]
+    assert math.isclose(*shares, abs_tol=0.06)
+
+
+def test_balanced_takes_all_even_where_one_is_enough() -> None:
+    assert set(place("balanced", chatglm, machine(30 * GB, 30 * GB))) == {"cuda:0", "cuda:1"}
+
+
+def test_what_is_asked_for_by_name_is_used_alone() -> None:
+    assert set(place("cuda:1", chatglm, machine(40 * GB, 20 * GB))) == {"cuda:1"}
+    assert set(place("cuda", chatglm, machine(20 * GB, 40 * GB))) == {"cuda:0"}
+    assert set(place("cpu", chatglm, machine(40 * GB))) == {"cpu"}
+
+
+def test_what_the_machine_does_not_tell_is_no_obstacle() -> None:
+    assert set(place("cuda:0", chatglm, machine(None))) == {"cuda:0"}
+    assert set(place("cpu", chatglm, machine(memory=None))) == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "says", "hint"),
+    [
+        ("cuda:0", machine(9 * GB, 24 * GB), "GPU 0 has 9.0 GB free", 'load.device = "auto"'),
+        ("cuda:0", machine(9 * GB), "needs 13.8 GB", 'load.quant = "int8"'),
+        ("auto", machine(7 * GB), "GPU 0 has 7.0 GB free", 'load.quant = "int4"'),
+        ("balanced", machine(5 * GB, 5 * GB), "GPU 1 has 5.0 GB", 'load.quant = "int8"'),
+        ("auto", machine(2 * GB), "GPU 0 has 2.0 GB", 'load.device = "cpu"'),
+        ("cpu", machine(memory=8 * GB), "8.0 GB of memory are free", 'load.quant = "int8"'),
+        ("cpu", machine(24 * GB, memory=2 * GB), "2.0 GB of memory", 'load.device = "auto"'),
+        ("cpu", machine(memory=2 * GB), "2.0 GB of memory are free", "smaller model"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_told_with_what_would(
+    name: str, found: Snapshot, says: str, hint: str
+) -> None:
+    with pytest.raises(OutOfMemory, match=says) as caught:
+        place(name, chatglm, found)
+    assert hint in caught.value.hint
+
+
+def test_loading_says_so_before_it_reads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "snapshot", lambda: machine(memory=1000))
+    seen: list[object] = []
+    info = loader.catalog.resolve(str(folder))
+    assert not isinstance(info, loader.ServerSpec)
+    with pytest.raises(OutOfMemory, match="of memory are free"):
+        loader.load(info, LoadOptions(device="cpu"), seen.append)
+    assert not seen
+
+
+# ---- how much a model takes, and how it runs spread out
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return folder_of(tmp_path / "model")
+
+
+@pytest.mark.parametrize("quant", [None, "int8", "int4"])
+def test_sizes_are_known_before_loading(folder: Path, quant: str | None) -> None:
+    raw = read_json(folder / "config.json")
+    config, model = loader.build(llama, raw, folder, LoadOptions())
+    asked = None if quant is None else QUANTS[quant]
+    found = sizes(model, Checkpoint(folder, raw), llama.sources(config), torch.bfloat16, asked)
+    loaded = on_cpu(folder, "bfloat16", quant=quant).info
+    kv = (loaded.kv_bytes_per_token or 0) * config.context_length
+    assert loaded.weight_bytes
+    assert math.isclose(
+        found.total - kv, loaded.weight_bytes, rel_tol=0.03
+    )  # a row's one scale is left out
+
+
+def spread_out(loaded: LoadedModel) -> set[str]:
+    """Puts the last layer and the norm on a second device, which is the CPU by another name."""
+    here, there = torch.device("cpu"), torch.device("cpu", 0)
+    layers = len(loaded.model.layers)  # type: ignore[arg-type]
+    places = {"embedding": here, "norm": there, "head": here}
+    places |= {f"layers.{i}": there if i == layers - 1 else here for i in range(layers)}
+    spread(loaded.model, places)
+    return {name for name, module in loaded.model.named_modules() if isinstance(module, OnDevice)}
+
+
+def test_a_spread_model_answers_as_a_whole_one(folder: Path) -> None:
+    loaded = on_cpu(folder)
+    exact = loaded.logits(IDS)
+    params = SamplingParams(temperature=0, max_new_tokens=12)
+    reply = list(loaded.stream_ids(IDS, params).ids())
+    loaded = on_cpu(folder)
+    assert spread_out(loaded) == {"layers.1", "norm", "head"}
+    assert loaded.model.spread
+    assert torch.equal(loaded.logits(IDS), exact)
+    assert list(loaded.stream_ids(IDS, params).ids()) == reply

@@ -1,0 +1,85 @@
+"""A chat template is a stranger's program: it gets a moment, some memory, and nothing else."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from glmtui.errors import UnsupportedModel
+from glmtui.models.template import Template
+
+SAYS = "{% for m in messages %}{{ m.content }}|{% endfor %}"
+TALK = {"messages": [{"role": "user", "content": "你好\n\udc80"}, {"role": "user", "content": ""}]}
+
+
+def test_a_template_sees_what_it_is_given() -> None:
+    template = Template(SAYS + "{{ x | tojson }}{{ strftime_now('%Y')[:2] }}")
+    assert template.render({**TALK, "x": {"a": "é"}}) == '你好\n\udc80||{"a": "é"}20'
+
+
+@pytest.mark.parametrize(
+    "greedy",
+    [
+        "{{ 'a' * 10**10 }}",
+        "{{ 'a'.center(10**10) }}",
+        "{{ '%09999999999d' % 1 }}",
+        "{{ range(99999) | list * 99999 }}",
+        "{% set s = namespace(x='a') %}{% for i in range(60) %}"
+        "{% set s.x = s.x ~ s.x %}{% endfor %}",
+        "{% for i in range(70) %}{{ 'a' * 10**6 }}{% endfor %}",
+        "{% for i in range(10**12) %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ raise_exception('no') }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ messages.append(1) }}",
+        "{{ nothing.there }}",
+        "{% include '/etc/passwd' %}",
+    ],
+)
+def test_what_takes_too_much_or_breaks_is_refused(greedy: str) -> None:
+    template = Template("{% if not quiet %}" + greedy + "{% endif %}ok")
+    with pytest.raises(UnsupportedModel, match=r"refused this conversation: ."):
+        template.render(TALK)
+    assert template.render({**TALK, "quiet": True}) == "ok"  # the next conversation may do
+
+
+def test_what_never_ends_is_ended() -> None:
+    forever = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    template = Template("{% if not quiet %}" + forever + "{% endif %}ok")
+    with pytest.raises(UnsupportedModel, match="too much time"):
+        template.render(TALK)
+    assert template.render({**TALK, "quiet": True}) == "ok"
+
+
+@pytest.mark.parametrize(
+    "broken", ["{% for", "{% if 1 %}" * 5000, "{{ x | nothing }}", "{" * 10**6]
+)
+def test_what_does_not_parse_is_named(broken: str) -> None:
+    with pytest.raises(UnsupportedModel, match="does not parse"):
+        Template(broken)
+
+
+def test_a_process_that_died_is_replaced() -> None:
+    template = Template(SAYS)
+    assert template._process is not None
+    os.kill(template._process.pid, signal.SIGKILL)
+    with pytest.raises(UnsupportedModel):
+        template.render(TALK)
+    assert template.render({"messages": []}) == ""
+
+
+def test_it_has_none_of_our_secrets_and_goes_with_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret4711")
+    template = Template(SAYS)
+    assert template._process is not None
+    place = Path(f"/proc/{template._process.pid}")
+    assert b"4711" not in (place / "environ").read_bytes()
+    del template
+    gc.collect()
+    assert not place.exists()
