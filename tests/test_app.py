@@ -290,7 +290,7 @@ async def test_help_lists_every_command_and_closes() -> None:
 async def test_the_palette_finds_a_command_and_runs_it() -> None:
     async with running() as desk:
         await desk.pilot.press("ctrl+p")
-        await desk.shows("Search for commands")
+        await desk.shows("Clear")
         await desk.pilot.press(*"help")
         await desk.shows("Show keys and commands")
         await desk.pilot.press("enter")

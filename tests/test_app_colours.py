@@ -48,7 +48,7 @@ def test_no_color_means_none(start: Callable[..., Terminal]) -> None:
     terminal.press(b"Hi\r")
     terminal.shows("Hello there.")
     terminal.press(b"/")
-    terminal.shows("▸/stop")
+    terminal.shows("▸/")
     terminal.press(b"\x7f\x0f")
     terminal.shows("Saved conversations")
     assert not colours(terminal.output)
