@@ -134,7 +134,7 @@ COMMANDS: tuple[Command, ...] = (
         "r",
     ),
     _of_message(
-        "continue_reply", "Go on", "Go on with a reply that was cut.", "g", "continue", vim="m"
+        "continue_reply", "Go on", "Go on with a reply that was cut.", "g", "continue", vim="a"
     ),
     _of_message(
         "thinking",
@@ -284,19 +284,13 @@ COMMANDS: tuple[Command, ...] = (
     ),
     Command("page_up", "Page up", "Look back in the conversation.", "pageup"),
     Command("page_down", "Page down", "Look forward in the conversation.", "pagedown"),
-    Command(
-        "half_page_up",
-        "Half a page up",
-        "Look back half a page.",
-        "alt+pageup",
-        vim="alt+pageup,ctrl+u",
-    ),
+    Command("half_page_up", "Half a page up", "Look back half a page.", "alt+pageup", vim="ctrl+u"),
     Command(
         "half_page_down",
         "Half a page down",
         "Look forward half a page.",
         "alt+pagedown",
-        vim="alt+pagedown,ctrl+d",
+        vim="ctrl+d",
     ),
     Command("line_up", "A line up", "Look back a line.", "ctrl+up", vim="ctrl+up,k"),
     Command("line_down", "A line down", "Look forward a line.", "ctrl+down", vim="ctrl+down,j"),

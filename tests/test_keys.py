@@ -113,8 +113,6 @@ async def test_vim_keys_scroll_where_nothing_is_typed(folders: Path) -> None:
         transcript = desk.app.chat.transcript
         assert transcript.following
         transcript.focus()
-        await desk.pilot.press("k")
-        await desk.until(lambda: not transcript.following)
         before = transcript.scroll_offset.y
         await desk.pilot.press("ctrl+u")
         await desk.until(lambda: transcript.scroll_offset.y < before - 3)

@@ -234,8 +234,7 @@ class Session:
             self.conversation = asked
         # A reply that failed before its first word says nothing to the model.
         prompt = tuple(m for m in asked.prompt if m.content or m.metadata or m.role != "assistant")
-        if self.keep_turns is not None:
-            prompt = last_turns(prompt, self.keep_turns)
+        prompt = prompt if self.keep_turns is None else last_turns(prompt, self.keep_turns)
         request = Request(next(self._ids), prompt, asked.params)
         run = self.run = Run(request, begun, saved_at=self._clock())
         self._view.begin(begun, places(self.conversation).get(begun.id))
