@@ -239,7 +239,7 @@ COMMANDS: tuple[Command, ...] = (
         "Take on a set of sampling values by its name; save NAME keeps those there are.",
         "",
         "preset",
-        "[[save] NAME]",
+        "[PRESET]",
     ),
     Command(
         "stats",
@@ -262,7 +262,7 @@ COMMANDS: tuple[Command, ...] = (
         "Load the model again, its weights held as int8, int4, none or auto.",
         "",
         "quant",
-        "KIND",
+        "QUANT",
     ),
     Command(
         "clear",

@@ -157,7 +157,7 @@ def test_tmux_itself_has_the_text(tmp_path: Path) -> None:
     environ.pop("TMUX", None)
     try:
         subprocess.run(
-            [*command, "new-session", "-d", f'exec {sys.executable} -c "{program}"; sleep 60'],
+            [*command, "new-session", "-d", f'{sys.executable} -c "{program}"; sleep 60'],
             check=True,
             env=environ,
             timeout=20,

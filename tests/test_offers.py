@@ -26,11 +26,11 @@ def test_every_command_is_offered_and_knows_whether_it_needs_more() -> None:
     assert not offered["/set "]
 
 
-def test_every_kind_of_argument_is_provided_for_or_is_a_text() -> None:
+def test_every_kind_of_argument_is_provided_for_or_is_free() -> None:
     from glmtui.ui.prompt_actions import KINDS
 
     kinds = {command.kind for command in commands.COMMANDS if command.kind}
-    assert kinds == {*KINDS, "TEXT"}
+    assert kinds == {*KINDS, "TEXT", "N", "NUMBER"}
 
 
 def test_arguments_that_begin_so_come_before_those_that_have_it() -> None:

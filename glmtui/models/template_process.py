@@ -68,6 +68,8 @@ def _shortened(text: str) -> str:
 
 
 def _limit_memory() -> None:
+    if sys.platform != "linux":  # elsewhere there is no such limit, or no telling what is in use
+        return
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
     most = pages * resource.getpagesize() + MOST_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -11,6 +11,7 @@ from textual import on
 from textual.timer import Timer
 from textual.widgets import TextArea
 
+from glmtui import config, presets
 from glmtui.errors import StoreError, UsageError
 from glmtui.language import _
 from glmtui.sanitize import one_line
@@ -20,8 +21,8 @@ from glmtui.ui.chat_view import ChatView
 from glmtui.ui.history import History
 from glmtui.ui.offers import Choice, Provider
 
-KINDS = ("SETTING", "THEME", "MODEL", "TITLE", "FILE")
-"""Of arguments that are completed; others are free text."""
+KINDS = ("SETTING", "PRESET", "QUANT", "THEME", "MODEL", "TITLE", "FILE")
+"""Of arguments that are completed; others are free text or a number."""
 DRAFT_SECONDS = 0.7  # with a slow disk, still within a second
 
 
@@ -39,6 +40,8 @@ class PromptActions(ChatView):
         self.prompt.past = History(self.app.typed.sent_before, self.app.typed.keep_sent)
         providers: tuple[Provider, ...] = (
             choices.settings,
+            choices.kept(lambda: map(Choice, presets.load()[0])),
+            choices.among(lambda: map(Choice, config.find("load.quant").choices)),
             choices.among(lambda: map(Choice, self.app.available_themes)),
             choices.kept(self._models),
             choices.kept(self._titles),

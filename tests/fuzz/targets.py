@@ -19,7 +19,7 @@ from typing import get_args
 
 import tomli
 
-from glmtui import config
+from glmtui import config, config_example
 from glmtui.chat import Conversation, Message
 from glmtui.engine.folder import inspect
 from glmtui.engine.gguf import convert
@@ -150,10 +150,10 @@ def take_settings(data: bytes) -> None:
 
 
 def settings() -> dict[str, bytes]:
-    lines = [line.removeprefix("# ") for line in config.example_toml().splitlines()]
+    lines = [line.removeprefix("# ") for line in config_example.example_toml().splitlines()]
     entries = "\n".join(line for line in lines if " = " in line or line.startswith("["))
     return {
-        "example": config.example_toml().encode(),
+        "example": config_example.example_toml().encode(),
         "all": entries.encode(),
         "wrong": b'a = """\n\n"""\nb = [1,\n2]\n[servers.x]\nurl = 1\n[sampling]\ntop_p = "x"\n',
     }
