@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from glmtui.engine.api import Progress, ProgressHook
 from glmtui.engine.known import Quant
 from glmtui.engine.layers import Slot
-from glmtui.engine.linear import Choice, kernel_choice, make_head, make_linear
+from glmtui.engine.linear import Choice, CpuInt8Linear, kernel_choice, make_head, make_linear
 from glmtui.engine.quant import PackedWeight, dense, joined, quantize
 from glmtui.engine.weights import Checkpoint, Rows
 from glmtui.errors import BadCheckpoint
@@ -104,12 +104,12 @@ class Placer:
         self, path: str, wanted: Mapping[str, Rows], shapes: Mapping[str, torch.Size]
     ) -> None:
         weight = self._read(wanted["weight"], shapes["weight"], self._held)
-        if isinstance(weight, PackedWeight):
-            self.quants.add(weight.kind)
         bias = None
         if "bias" in wanted:
             bias = self._plain(wanted["bias"], shapes["bias"], self.dtype)
         linear = make_linear(weight, bias, self.dtype, self.choice)
+        if isinstance(weight, PackedWeight):  # which may have been rounded to a scale per row
+            self.quants.add("int8" if isinstance(linear, CpuInt8Linear) else weight.kind)
         self.nbytes += linear.nbytes
         self._install(path, linear)
 
