@@ -24,7 +24,14 @@ from glmtui.engine.layers import Slot
 from glmtui.engine.loader import build, family_module
 from glmtui.engine.placer import TABLES
 from glmtui.engine.pull import pull
-from glmtui.engine.pull.staging import Job, disk_errors, need_room, put_in_place, work_folder
+from glmtui.engine.pull.staging import (
+    ELSEWHERE,
+    Job,
+    disk_errors,
+    need_room,
+    put_in_place,
+    work_folder,
+)
 from glmtui.engine.quant import PackedWeight, quantize
 from glmtui.engine.tensor_file import TensorFile
 from glmtui.engine.weights import GPTQ_CONFIG, Checkpoint, Rows
@@ -33,7 +40,6 @@ from glmtui.errors import UsageError
 SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "*LICENSE*")
 OTHER_PACKINGS = ("quantization_bit", "quantization_embeddings", "quantization_config")
 SMALL_BYTES = 64 << 20  # room for the files that hold no weights
-ELSEWHERE = "Free some space, or name a folder on another disk."
 
 
 def prepare(

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from glmtui.engine.api import Progress, ProgressHook
 from glmtui.engine.folder import inspect, read_config, read_object
-from glmtui.engine.pull.staging import disk_errors, megabytes, need_room, work_folder
+from glmtui.engine.pull.staging import ELSEWHERE, disk_errors, megabytes, need_room, work_folder
 from glmtui.engine.slim_check import Checked, compare_replies
+from glmtui.engine.tensor_file import DTYPES
 from glmtui.engine.weights import Checkpoint
 from glmtui.errors import BadCheckpoint, ModelError, UnsupportedModel
 from glmtui.models.chatglm import SLIM_PAD_ID, load_config
@@ -38,20 +39,6 @@ ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gma
 TOKENIZER = "ice_text.model"
 PIECE_BYTES = 4 << 20  # written, read back and reported at a time
 SMALL_BYTES = 16 << 20  # room for the files that hold no weights
-ELSEWHERE = "Free some space, or name a folder on another disk."
-
-DTYPES = {  # as the header of a safetensors file spells them
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 
 
 class SlimStopped(ModelError):

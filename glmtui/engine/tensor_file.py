@@ -19,12 +19,16 @@ ENTRY_BYTES = 160  # of a tensor's entry in the header, less its name
 PIECE_BYTES = 8 << 20  # written at a time
 
 DTYPES = {  # as the header spells them
+    torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
     torch.int8: "I8",
     torch.uint8: "U8",
+    torch.bool: "BOOL",
 }
 
 

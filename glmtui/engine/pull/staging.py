@@ -26,6 +26,7 @@ from glmtui.errors import DownloadError
 STRAY_SECONDS = 24 * 3600  # a work folder nobody touched for this long is nobody's
 CHUNK_BYTES = 1 << 20
 MORE_ROOM = "Free some space, or move the folder with GLMTUI_CACHE_DIR or HF_HOME."
+ELSEWHERE = "Free some space, or name a folder on another disk."  # where the user chose it
 
 
 class PullCancelled(DownloadError):
