@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -52,6 +53,10 @@ class AppDesk:
         lines = self.app.screen._compositor.render_strips()
         return "\n".join(strip.text for strip in lines)
 
+    def words(self) -> str:
+        """What is to be seen without line breaks and what frames are drawn with."""
+        return " ".join(re.sub("[\u2500-\u259f]", " ", self.screen()).split())
+
     def status(self) -> str:
         """What the status bar says."""
         return self.app.chat.status.render().plain
@@ -64,8 +69,8 @@ class AppDesk:
             await asyncio.sleep(0.01)
 
     async def shows(self, text: str) -> None:
-        """Waits until a text is to be seen, whole or broken into lines."""
-        await self.until(lambda: text in self.screen() or text in " ".join(self.screen().split()))
+        """Waits until a text is to be seen, whole or broken into lines, framed or not."""
+        await self.until(lambda: text in self.screen() or text in self.words())
 
     async def type(self, text: str) -> None:
         """Puts a text into the prompt and presses Enter."""
