@@ -54,6 +54,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.gptq",
             "engine.layers",
             "engine.linear",
+            "engine.native",
             "engine.no_memory",
             "engine.processor",
             "engine.quant",

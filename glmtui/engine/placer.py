@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from glmtui.engine.api import Progress, ProgressHook
 from glmtui.engine.known import Quant
 from glmtui.engine.layers import Slot
-from glmtui.engine.linear import Choice, CpuInt8Linear, kernel_choice, make_head, make_linear
+from glmtui.engine.linear import (
+    Choice,
+    CpuInt8Linear,
+    NativeEmbedding,
+    kernel_choice,
+    make_head,
+    make_linear,
+    may_stay_packed,
+)
 from glmtui.engine.quant import PackedWeight, dense, joined, quantize
 from glmtui.engine.weights import Checkpoint, Rows
 from glmtui.errors import BadCheckpoint
@@ -65,7 +73,7 @@ class Placer:
         self.choice = choice or kernel_choice("auto", checkpoint.folder, device, dtype)
         self.quants: set[str] = set()
         self.nbytes = 0
-        self._tables: dict[Rows, Tensor] = {}
+        self._tables: dict[Rows, Tensor | PackedWeight] = {}
 
     def place_all(self, sources: Mapping[str, Rows], on_progress: ProgressHook) -> None:
         """Reads, converts and places every parameter that `sources` names.
@@ -124,17 +132,22 @@ class Placer:
             self.nbytes += tensor.nbytes
 
     def _place_table(self, path: str, module: nn.Module, rows: Rows, shape: torch.Size) -> None:
-        """The embedding or the head, never below 16 bits; where both are one tensor, held once."""
+        """The embedding or the head, never below 8 bits; where both are one tensor, held once."""
         table = self._tables.get(rows)
         if table is None:
-            read = self._read(rows, shape, lambda part: dense(part, self._table_dtype(part)))
-            assert isinstance(read, Tensor)
-            table = self._tables[rows] = read
+            table = self._tables[rows] = self._read(rows, shape, self._held_table)
             self.nbytes += table.nbytes
         if isinstance(module, Slot):
             self._install(path, make_head(table, self.dtype))
+        elif isinstance(table, PackedWeight):
+            self._install(path, NativeEmbedding(table))
         else:
             module.weight = nn.Parameter(table, requires_grad=False)
+
+    def _held_table(self, stored: Tensor | PackedWeight) -> Tensor | PackedWeight:
+        if self.quant is not None and may_stay_packed(stored, self.dtype):
+            return stored
+        return dense(stored, self._table_dtype(stored))
 
     def _table_dtype(self, stored: Tensor | PackedWeight) -> torch.dtype:
         """float16, not bfloat16, on a CPU if that loses nothing: it is twice as fast there."""

@@ -99,7 +99,7 @@ class PackedWeight:
         tensors = (self.q, self.scale, self.zero, self.order)
         return sum(t.nbytes for t in tensors if t is not None)
 
-    def __getitem__(self, rows: slice) -> PackedWeight:
+    def __getitem__(self, rows: slice | Tensor) -> PackedWeight:
         zero = None if self.zero is None else self.zero[rows]
         return PackedWeight(self.q[rows], self.scale[rows], zero, self.order)
 
