@@ -23,6 +23,7 @@ class NativeLinear(LinearLayer):
     def __init__(self, weight: Tensor | PackedWeight, bias: Tensor | None) -> None:
         super().__init__()
         self.native = NativeWeight(weight, bias)
+        self.weight = self.native.weight
         self.nbytes = weight.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,10 +39,10 @@ class NativeEmbedding(nn.Module):
 
     def __init__(self, table: PackedWeight) -> None:
         super().__init__()
-        self.table = table
+        self.weight = table
 
     def forward(self, ids: Tensor) -> Tensor:
-        rows = NativeWeight(self.table[ids.flatten()], None)
+        rows = NativeWeight(self.weight[ids.flatten()], None)
         return rows.whole(torch.bfloat16).view(*ids.shape, -1)
 
 
