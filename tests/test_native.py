@@ -49,7 +49,7 @@ KINDS = {
 
 def error(ours: Tensor, exact: Tensor) -> float:
     """How far off, beside the size of what is meant."""
-    return float((ours.float() - exact).norm() / exact.norm())
+    return float((ours.double() - exact).norm() / exact.double().norm())
 
 
 @needs_kernels
