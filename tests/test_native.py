@@ -14,15 +14,16 @@ from test_quant import int4, normal
 from torch import Tensor
 from torch.nn import functional as F
 
-from glmtui.engine import linear
+from glmtui.engine import linear, quant
 from glmtui.engine.linear import NativeEmbedding, NativeLinear, kernel_choice, make_linear
 from glmtui.engine.native import build, kernels
+from glmtui.engine.native.library import available
 from glmtui.engine.quant import PackedWeight, quantize
 from glmtui.models import chatglm2, llama
 from glmtui.models.prenorm import PreNormDecoder, Shape
 
 CPU = torch.device("cpu")
-needs_kernels = pytest.mark.skipif(not kernels.available(), reason=build.built().problem)
+needs_kernels = pytest.mark.skipif(not available(), reason=build.built().problem)
 
 SIZES: dict[str, int] = {"layers": 2, "hidden": 64, "inner": 128, "heads": 4, "kv_heads": 2}
 REST: dict[str, Any] = {"vocab": 96, "context_length": 300, "rms_norm_eps": 1e-5}
@@ -86,6 +87,36 @@ def test_unpacking_is_exact(kind: str) -> None:
     symmetric = int4(48, 384, 64, zero=False)
     whole = kernels.NativeWeight(symmetric, None).whole(torch.float32)
     assert torch.equal(whole, symmetric.dequantize(torch.float32))
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", [*KINDS, "int4 g24", "int8 g8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rounding_is_torchs_to_the_last_bit(
+    kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bits, group = KINDS.get(kind) or (int(kind[3]), int(kind[6:]))
+    weight = normal(70, 384)
+    weight[3], weight[4, 5:] = 0, 1e-9
+    weight[5] *= 1000
+    weight = weight.to(dtype)
+    ours = quantize(weight, bits, group)
+    monkeypatch.setattr(quant, "rounds", lambda weight, group: False)
+    theirs = quantize(weight, bits, group)
+    assert torch.equal(ours.q, theirs.q)
+    assert torch.equal(ours.scale, theirs.scale)
+    assert (ours.zero is None) == (theirs.zero is None) == (bits == 8)
+    assert ours.zero is None or torch.equal(ours.zero, theirs.zero)
+
+
+@needs_kernels
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rounding_does_not_hide_what_is_no_number(bits: int) -> None:
+    weight = normal(2, 64)
+    weight[1, 40] = torch.nan
+    whole = quantize(weight, bits, 32).dequantize(torch.float32)
+    assert torch.isnan(whole[1, 32:]).all()
+    assert torch.isfinite(whole[0]).all()
 
 
 @needs_kernels

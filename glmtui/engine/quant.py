@@ -15,6 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from glmtui.engine.native.rounding import round_into, rounds
 from glmtui.errors import BadCheckpoint
 
 # weights handled in float32 at a time: 4 MB stay in a processor's cache; a GPU wants more to do
@@ -189,6 +190,9 @@ def quantize(weight: Tensor, bits: int, group: int | None = None) -> PackedWeigh
         packed = PackedWeight(new(rows, columns, dtype=torch.int8), scale)
     else:
         packed = PackedWeight(new(rows, columns // 2, dtype=torch.uint8), scale, scale.clone())
+    if rounds(weight, group):
+        round_into(packed.q, packed.scale, packed.zero, weight, LEAST_SCALE)
+        return packed
     for some in row_blocks(weight.shape):
         grouped = weight[some].float().reshape(-1, columns // group, group)
         (_fill_eight_bits if bits == 8 else _fill_four_bits)(packed[some], grouped)

@@ -83,13 +83,12 @@ class Choice:
     def linear(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
         """The layer for a weight without `order`, by the kernel that is best for its kind."""
         # layers of one packing may differ in whom their shape suits
-        takers = tuple(kernel.name for kernel in self._kernels if kernel.takes(weight, dtype))
+        known = self._kernels if self._wanted is None else (self._wanted, *self._kernels)
+        takers = tuple(kernel.name for kernel in known if kernel.takes(weight, dtype))
         kind = (weight.kind, weight.zero is None, dtype, weight.q.device, takers)
         if kind not in self._chosen:
             self._chosen[kind] = self._best(weight, bias, dtype)
         kernel = self._chosen[kind]
-        if not kernel.takes(weight, dtype):  # the one that was wanted
-            kernel = PLAIN
         self.used.add(kernel.name)
         return kernel.make(weight, bias, dtype)
 

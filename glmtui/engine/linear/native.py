@@ -12,9 +12,12 @@ from torch.nn import functional as F
 
 from glmtui.engine.linear.choice import Kernel
 from glmtui.engine.linear.plain import LinearLayer
-from glmtui.engine.native.kernels import FEW, NativeWeight, available, reads
+from glmtui.engine.native.kernels import FEW, NativeWeight, reads
+from glmtui.engine.native.library import available
 from glmtui.engine.processor import product_dtype
-from glmtui.engine.quant import PackedWeight
+from glmtui.engine.quant import PackedWeight, row_blocks
+
+UNPACKED = 2**22  # weights at a time
 
 
 class NativeLinear(LinearLayer):
@@ -30,8 +33,12 @@ class NativeLinear(LinearLayer):
         if x.numel() <= FEW * x.shape[-1]:
             return self.native.multiply(x)
         dtype = product_dtype()
-        y = F.linear(x.to(dtype), self.native.whole(dtype)).to(x.dtype)
-        return y if self.native.bias is None else y + self.native.bias
+        wide, bias = x.to(dtype), self.native.bias
+        y = x.new_empty(*x.shape[:-1], self.native.shape[0])
+        for rows in row_blocks(self.native.shape, block=UNPACKED):
+            part = F.linear(wide, self.native.whole(dtype, rows))
+            y[..., rows] = part if bias is None else part + bias[rows]
+        return y
 
 
 class NativeEmbedding(nn.Module):

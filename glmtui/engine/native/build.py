@@ -23,7 +23,7 @@ from pathlib import Path
 from glmtui import paths
 
 HERE = Path(__file__).parent
-HEADERS, SOURCES = ("numbers.h", "linear.h"), ("linear.c", "prenorm.c")
+HEADERS, SOURCES = ("numbers.h", "linear.h"), ("linear.c", "prenorm.c", "quantize.c")
 FLAGS = ("-std=gnu11", "-O3", "-mavx2", "-mfma", "-mf16c", "-fno-math-errno")
 LINKING = ("-shared", "-fPIC", "-fopenmp", "-lm")
 COMPILERS = ("cc", "gcc", "clang")

@@ -1,68 +1,25 @@
 """The compiled kernels as functions of tensors, which are contiguous and on a CPU.
 
 Callers ask `available` first. A token's result is the same to the last bit whatever is computed
-beside it. As many threads work as torch would use. Structures are those of linear.h and prenorm.c.
+beside it. As many threads work as torch would use.
 """
 
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Sequence
-from ctypes import c_float, c_int, c_int32, c_int64, c_long, c_void_p
+from ctypes import c_void_p
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from glmtui.engine.native.build import built
+from glmtui.engine.native.library import Decoder, Layer, Linear, at, done, library
 from glmtui.engine.quant import PackedWeight
 
 FEW = 32  # tokens at once; for more, products of whole matrices are faster
 MOST_HEAD_SIZE = 256
 HALVES = (torch.float16, torch.bfloat16)
-
-
-@functools.cache
-def available() -> bool:
-    """Whether there are kernels on this machine; they are compiled if need be."""
-    return built().library is not None
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = built().library
-    assert library is not None, "available() was not asked"
-    library.linear.argtypes = [c_void_p, c_void_p, c_void_p, c_long, c_int]
-    library.unpack.argtypes = [c_void_p, c_void_p, c_int, c_int]
-    pointers, longs = [c_void_p] * 7, [c_long] * 3
-    library.prenorm_step.argtypes = [*pointers, *longs, c_int, c_int]
-    return library
-
-
-class _Linear(ctypes.Structure):
-    _fields_ = (
-        *((name, c_void_p) for name in ("q", "scale", "zero", "bias")),
-        *((name, c_int64) for name in ("rows", "columns", "group")),
-        *((name, c_int32) for name in ("bits", "is_bf16")),
-    )
-
-
-class _Layer(ctypes.Structure):
-    _fields_ = (
-        *((name, c_void_p) for name in ("attention_norm", "mlp_norm")),
-        *((name, _Linear) for name in ("qkv", "out", "gate_up", "down")),
-    )
-
-
-class _Decoder(ctypes.Structure):
-    _fields_ = (
-        *((name, c_void_p) for name in ("layers", "norm")),
-        ("head", _Linear),
-        *((name, c_int64) for name in ("depth", "hidden", "inner", "heads", "kv_heads", "size")),
-        ("eps", c_float),
-        ("halves", c_int32),
-    )
 
 
 class NativeWeight:
@@ -79,12 +36,12 @@ class NativeWeight:
         self.shape = weight.shape
         rows, columns = weight.shape
         if isinstance(weight, PackedWeight):
-            pointers = (_at(weight.q), _at(weight.scale), _at(weight.zero), _at(bias))
+            pointers = (at(weight.q), at(weight.scale), at(weight.zero), at(bias))
             kind = (weight.group, weight.bits, False)
         else:
-            pointers = (_at(weight), None, None, _at(bias))
+            pointers = (at(weight), None, None, at(bias))
             kind = (columns, 16, weight.dtype == torch.bfloat16)
-        self.struct = _Linear(*pointers, rows, columns, *kind)
+        self.struct = Linear(*pointers, rows, columns, *kind)
         self._address = ctypes.addressof(self.struct)
 
     def multiply(self, x: Tensor) -> Tensor:
@@ -100,17 +57,17 @@ class NativeWeight:
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], rows)
         tokens, threads = x.numel() // columns, torch.get_num_threads()
-        _done(_library().linear(y.data_ptr(), x.data_ptr(), self._address, tokens, threads))
+        done(library().linear(y.data_ptr(), x.data_ptr(), self._address, tokens, threads))
         return y
 
-    def whole(self, dtype: torch.dtype) -> Tensor:
-        """The weight unpacked, in float32 or bfloat16."""
+    def whole(self, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
+        """Rows of the weight, unpacked, in float32 or bfloat16."""
         if isinstance(self.weight, Tensor):
-            return self.weight.to(dtype)
-        whole = torch.empty(*self.shape, dtype=dtype)
-        threads = torch.get_num_threads()
-        as_bf16 = dtype == torch.bfloat16
-        _done(_library().unpack(whole.data_ptr(), self._address, as_bf16, threads))
+            return self.weight[rows].to(dtype)
+        first, last, _ = rows.indices(self.shape[0])
+        whole = torch.empty(last - first, self.shape[1], dtype=dtype)
+        threads, as_bf16 = torch.get_num_threads(), dtype == torch.bfloat16
+        done(library().unpack(whole.data_ptr(), self._address, first, last, as_bf16, threads))
         return whole
 
 
@@ -158,19 +115,19 @@ class DecoderStep:
     ) -> None:
         self._held = (layers, norm, head)
         self._vocab = head.shape[0]
-        self._layers = (_Layer * len(layers))(
+        self._layers = (Layer * len(layers))(
             *(
-                _Layer(
-                    _at(layer.attention_norm),
-                    _at(layer.mlp_norm),
+                Layer(
+                    at(layer.attention_norm),
+                    at(layer.mlp_norm),
                     *(w.struct for w in (layer.qkv, layer.out, layer.gate_up, layer.down)),
                 )
                 for layer in layers
             )
         )
-        self._struct = _Decoder(
+        self._struct = Decoder(
             layers=ctypes.addressof(self._layers),
-            norm=_at(norm),
+            norm=at(norm),
             head=head.struct,
             depth=len(layers),
             hidden=norm.shape[0],
@@ -211,25 +168,16 @@ class DecoderStep:
         tokens = x.shape[0]
         logits = torch.empty(1 if last_only else tokens, self._vocab)
         pointers = c_void_p * len(keys)
-        _done(
-            _library().prenorm_step(
+        done(
+            library().prenorm_step(
                 logits.data_ptr(),
                 x.data_ptr(),
                 ctypes.addressof(self._struct),
                 cos.data_ptr(),
                 sin.data_ptr(),
-                pointers(*map(_at, keys)),
-                pointers(*map(_at, values)),
+                pointers(*map(at, keys)),
+                pointers(*map(at, values)),
                 *(tokens, keys[0].shape[2], offset, last_only, torch.get_num_threads()),
             )
         )
         return logits
-
-
-def _at(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-def _done(result: int) -> None:
-    if result:
-        raise MemoryError

@@ -257,24 +257,24 @@ INLINE __m256i eight_of4(const uint8_t *q)
                             _mm256_set1_epi32(15));
 }
 
-/* A packed weight in float32 or bfloat16, [rows, columns], for products of many tokens. */
-int unpack(void *whole, const Linear *w, int as_bf16, int threads)
+/* Rows of a packed weight, from first to before last, in float32 or bfloat16. */
+int unpack(void *whole, const Linear *w, long first, long last, int as_bf16, int threads)
 {
     const long groups = w->columns / w->group;
     PARALLEL_FOR
-    for (long r = 0; r < w->rows; r++)
+    for (long r = first; r < last; r++)
         for (long g = 0; g < groups; g++) {
             const __m256 scale = _mm256_set1_ps(_cvtsh_ss(w->scale[r * groups + g]));
             const __m256 zero = _mm256_set1_ps(w->zero ? _cvtsh_ss(w->zero[r * groups + g]) : 0);
-            const long first = r * w->columns + g * w->group;
-            for (long c = first; c < first + w->group; c += 8) {
+            const long start = r * w->columns + g * w->group, skipped = first * w->columns;
+            for (long c = start; c < start + w->group; c += 8) {
                 const __m256i number = w->bits == 4 ? eight_of4((const uint8_t *)w->q + c / 2)
                                                     : eight_of8((const int8_t *)w->q + c);
                 const __m256 weight = _mm256_fmadd_ps(_mm256_cvtepi32_ps(number), scale, zero);
                 if (as_bf16)
-                    store_bf16((bf16 *)whole + c, weight);
+                    store_bf16((bf16 *)whole + c - skipped, weight);
                 else
-                    _mm256_storeu_ps((float *)whole + c, weight);
+                    _mm256_storeu_ps((float *)whole + c - skipped, weight);
             }
         }
     return 0;
