@@ -55,6 +55,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.layers",
             "engine.linear",
             "engine.no_memory",
+            "engine.peak",
             "engine.processor",
             "engine.quant",
             "engine.sampling",
@@ -72,17 +73,17 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.lookahead",
             "engine.pacing",
             "engine.prompt",
-        )
+        ),
+        "placement": ("engine.placement",),
     },
     {
         "loader": (
             "engine.loader",
-            "engine.placement",
             "engine.placer",
             "engine.sizing",
             "engine.spread",
         ),
-        "compatibility": ("engine.compatibility",),
+        "compatibility": ("engine.compatibility", "engine.compatibility_sizing"),
     },
     {
         "bench": ("engine.bench",),
