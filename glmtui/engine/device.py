@@ -158,6 +158,7 @@ def prepare_environment() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time: nothing to share
 
 
 def physical_cores() -> int:
