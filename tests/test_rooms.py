@@ -52,10 +52,12 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.decoder",
             "engine.detokenizer",
             "engine.gptq",
+            "engine.gpu_kernels",
             "engine.layers",
             "engine.linear",
             "engine.native",
             "engine.no_memory",
+            "engine.peak",
             "engine.processor",
             "engine.quant",
             "engine.sampling",
@@ -73,17 +75,17 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.lookahead",
             "engine.pacing",
             "engine.prompt",
-        )
+        ),
+        "placement": ("engine.placement",),
     },
     {
         "loader": (
             "engine.loader",
-            "engine.placement",
             "engine.placer",
             "engine.sizing",
             "engine.spread",
         ),
-        "compatibility": ("engine.compatibility",),
+        "compatibility": ("engine.compatibility", "engine.compatibility_sizing"),
     },
     {
         "bench": ("engine.bench",),

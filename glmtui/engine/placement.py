@@ -14,6 +14,7 @@ from glmtui.errors import OutOfMemory
 
 # beside weights and cache: CUDA's context, its libraries' workspaces, and one layer unpacked
 GPU_SCRATCH = 700_000_000
+FIRST_TOKENS = 2048  # the KV cache begins with room for so many
 STEPS = 30  # halvings in the search for the fullest share
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from glmtui.engine import catalog
 from glmtui.engine.api import LoadOptions, ModelInfo, ProgressHook
 from glmtui.engine.folder import INDEXES, MANIFEST, Manifest, inspect, read_config
-from glmtui.engine.known import TABLE_BYTES, Quant
+from glmtui.engine.known import CPM_FILE, TABLE_BYTES, Quant
 from glmtui.engine.layers import Slot
 from glmtui.engine.loader import build, family_module
 from glmtui.engine.placer import TABLES
@@ -37,7 +37,7 @@ from glmtui.engine.tensor_file import TensorFile
 from glmtui.engine.weights import GPTQ_CONFIG, Checkpoint, Rows
 from glmtui.errors import UsageError
 
-SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "*LICENSE*")
+SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "*LICENSE*", CPM_FILE)
 OTHER_PACKINGS = ("quantization_bit", "quantization_embeddings", "quantization_config")
 SMALL_BYTES = 64 << 20  # room for the files that hold no weights
 
@@ -108,7 +108,7 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[str, Slot]]:
 
 
 def _copy_small_files(source: Path, folder: Path, raw: Mapping[str, Any]) -> None:
-    """Everything but weights and code; config.json no longer speaks of another packing."""
+    """Neither weights nor code that runs; config.json no longer speaks of another packing."""
     left_out = {*INDEXES, MANIFEST, GPTQ_CONFIG}
     for pattern in SMALL_FILES:
         for path in source.glob(pattern):

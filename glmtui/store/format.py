@@ -57,7 +57,7 @@ from glmtui.chat import (
     title_of,
 )
 from glmtui.errors import CorruptConversation, NewerFormat
-from glmtui.store.toml import is_plain, load_toml
+from glmtui.store.toml import is_plain, load_toml, message_in
 
 FORMAT = 1
 FileFormat: TypeAlias = Literal["toml", "json"]
@@ -228,7 +228,7 @@ def _toml_ends(text: str) -> tuple[_Table, int]:
     between = "\n[[messages]]"
     head = tomli.loads(text[: text.index(between)])
     count = len(head.get("messages", ())) + text.count(between)
-    return head | tomli.loads(text[text.rindex(between) :]), count
+    return head | {"messages": [message_in(text[text.rindex(between) :])]}, count
 
 
 def _json_ends(text: str) -> tuple[_Table, int]:

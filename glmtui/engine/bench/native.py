@@ -12,7 +12,7 @@ import torch
 
 from glmtui import __version__
 from glmtui.chat import SamplingParams
-from glmtui.engine.bench.clock import peak_resident, timed
+from glmtui.engine.bench.clock import timed
 from glmtui.engine.bench.plan import Ready, Subject, Timed
 from glmtui.engine.bench.synthetic import random_model
 from glmtui.engine.generate import LoadedModel
@@ -67,7 +67,7 @@ class Native:
         return copy_bandwidth(self._loaded.device)
 
     def peak_memory(self) -> int | None:
-        return peak_memory(self._loaded.device)
+        return self._loaded.peak_memory
 
 
 def step_bytes(loaded: LoadedModel) -> int | None:
@@ -101,10 +101,3 @@ def copy_bandwidth(device: torch.device) -> float:
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """Bytes: on a GPU the most torch has had there, else the most this process had resident."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return peak_resident()

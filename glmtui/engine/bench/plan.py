@@ -105,7 +105,7 @@ class Engine(Protocol):
         ...
 
     def peak_memory(self) -> int | None:
-        """Most bytes in use so far: on a GPU what torch had there, else resident."""
+        """Most bytes in use so far: on GPUs what torch had there, else resident."""
         ...
 
 

@@ -21,15 +21,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glmtui.engine.known import CPM_FILE, MAX_CPM_BYTES
 from glmtui.engine.linear.choice import Kernel
 from glmtui.engine.linear.plain import LinearLayer
 from glmtui.engine.quant import PackedWeight
 from glmtui.errors import EngineError
 
 NAME = "cpm_kernels"
-CODE_FILE = "quantization.py"
 CODE_SHA256 = "8df6419ab47f313cbfb8127d7f7381fd6f65bcccea78bce167000ba4c92a1cf1"
-MAX_CODE_BYTES = 1 << 20
 LEAST_CAPABILITY, MOST_CAPABILITY = (6, 1), (8, 9)
 FUNCTIONS = {8: "int8WeightExtractionHalf", 4: "int4WeightExtractionHalf"}
 ELSE = 'Set quant.kernel to "auto"; glmtui picks the fastest of its own.'
@@ -79,19 +78,20 @@ def refuse(device: torch.device, dtype: torch.dtype) -> None:
 
 def machine_code(folder: Path) -> bytes:
     """The published GPU functions, out of a checkpoint's quantization.py. Raises EngineError."""
-    path = folder / CODE_FILE
+    path = folder / CPM_FILE
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_CODE_BYTES).decode("utf-8", "replace")
+            text = file.read(MAX_CPM_BYTES).decode("utf-8", "replace")
     except OSError as error:
         raise EngineError(
-            f"The GPU functions that {NAME} launches are in ChatGLM's {CODE_FILE}, which {folder} "
+            f"The GPU functions that {NAME} launches are in ChatGLM's {CPM_FILE}, which {folder} "
             "does not have.",
-            f"Put the file there; it is not run. Or {ELSE[0].lower()}{ELSE[1:]}",
+            "Fetch the model again with glmtui pull, or put the file of any ChatGLM model there; "
+            f"it is not run. Or {ELSE[0].lower()}{ELSE[1:]}",
         ) from error
     for _, coded in re.findall(r"(['\"])\$?(QlpoO[A-Za-z0-9+/=]+)\1", text):
         try:
-            code = bz2.BZ2Decompressor().decompress(base64.b64decode(coded), MAX_CODE_BYTES)
+            code = bz2.BZ2Decompressor().decompress(base64.b64decode(coded), MAX_CPM_BYTES)
         except (binascii.Error, OSError, EOFError, ValueError):
             continue
         if hashlib.sha256(code).hexdigest() == CODE_SHA256:
