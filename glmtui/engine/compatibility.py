@@ -29,6 +29,7 @@ from glmtui.engine.linear import LinearLayer, kernel_choice, make_linear
 from glmtui.engine.no_memory import out_of_memory
 from glmtui.engine.quant import quantize
 from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
+from glmtui.language import N_, _
 from glmtui.models.hub_format import (
     TemplateFormat,
     TokenizerJson,
@@ -36,7 +37,7 @@ from glmtui.models.hub_format import (
     refuse_packed,
 )
 
-ELSEWHERE = "A server such as vLLM may run it: glmtui -m http://…/v1"
+ELSEWHERE = N_("A server such as vLLM may run it: glmtui -m http://…/v1")
 CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")  # since 5.24, and before it
 
 
@@ -111,7 +112,10 @@ def _refusals(folder: Path, device: torch.device) -> Iterator[None]:
         raise out_of_memory(device) from error
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UnsupportedModel(f"transformers cannot run {folder}: {said}", ELSEWHERE) from error
+        raise UnsupportedModel(
+            _("transformers cannot run {folder}: {said}").format(folder=folder, said=said),
+            _(ELSEWHERE),
+        ) from error
 
 
 def _converted_tokenizer(folder: Path) -> TokenizerJson:
@@ -119,7 +123,8 @@ def _converted_tokenizer(folder: Path) -> TokenizerJson:
     if not any([*folder.glob("*.model"), *folder.glob("vocab.*")]):
         # transformers would make an empty one
         raise UnsupportedModel(
-            f"{folder} has no tokenizer files.", "Fetch the model again with: glmtui pull"
+            _("{folder} has no tokenizer files.").format(folder=folder),
+            _("Fetch the model again with: glmtui pull"),
         )
     tokenizer = AutoTokenizer.from_pretrained(
         folder, trust_remote_code=False, local_files_only=True
@@ -127,8 +132,10 @@ def _converted_tokenizer(folder: Path) -> TokenizerJson:
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:
         raise UnsupportedModel(
-            f"{folder} has a tokenizer in Python code of its own ({type(tokenizer).__name__}).",
-            "Put its tokenizer.json beside config.json.",
+            _("{folder} has a tokenizer in Python code of its own ({kind}).").format(
+                folder=folder, kind=type(tokenizer).__name__
+            ),
+            _("Put its tokenizer.json beside config.json."),
         )
     return TokenizerJson(fast)
 
@@ -144,8 +151,10 @@ def _read(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     if missing := sorted(found["missing_keys"]):
         # transformers would go on with random numbers in their place
         raise BadCheckpoint(
-            f"{folder} lacks {len(missing)} tensors of its model, such as {missing[0]}.",
-            "Fetch the model again with: glmtui pull",
+            _("{folder} lacks {count} tensors of its model, such as {name}.").format(
+                folder=folder, count=len(missing), name=missing[0]
+            ),
+            _("Fetch the model again with: glmtui pull"),
         )
     return model.eval().requires_grad_(False)
 
@@ -188,8 +197,10 @@ class Wrapped(Decoder):
         named = [name for name in CACHE_ARGUMENTS if name in takes]
         if not named:
             raise UnsupportedModel(
-                f"{type(inner).__name__} keeps its state in a way of its own, which is not driven.",
-                ELSEWHERE,
+                _("{kind} keeps its state in a way of its own, which is not driven.").format(
+                    kind=type(inner).__name__
+                ),
+                _(ELSEWHERE),
             )
         self._cache_argument = named[0]
         self._can_skip_logits = "logits_to_keep" in takes

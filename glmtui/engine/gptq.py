@@ -22,6 +22,7 @@ from torch import Tensor
 
 from glmtui.engine.quant import PackedWeight, pack_nibbles, row_blocks, unpack_nibbles
 from glmtui.errors import BadCheckpoint, UnsupportedModel
+from glmtui.language import _
 
 # of checkpoint_format: what is to be added to qzeros, eight zero points at once. The first format
 # stores them less one, and subtracts that from whole numbers, so it is added to whole numbers too.
@@ -40,9 +41,13 @@ def zero_offset(config: Mapping[str, Any]) -> int:
     if method != "gptq" or kind not in ZERO_OFFSETS or bits != 4:
         named = f"{method} ({kind})" if method == "gptq" else str(method)
         raise UnsupportedModel(
-            f"The weights are quantised by {named} with {bits} bits, which is not read here.",
-            "Of quantised checkpoints GPTQ of 4 bits is read, and ChatGLM's own; or take the "
-            "model's own weights, of 16 bits, and load them as int8 or int4.",
+            _(
+                "The weights are quantised by {named} with {bits} bits, which is not read here."
+            ).format(named=named, bits=bits),
+            _(
+                "Of quantised checkpoints GPTQ of 4 bits is read, and ChatGLM's own; or take the "
+                "model's own weights, of 16 bits, and load them as int8 or int4."
+            ),
         )
     return ZERO_OFFSETS[kind]
 
@@ -66,9 +71,13 @@ def gptq_packing(
         or qzeros.shape != (groups, math.ceil(rows / 8))
     ):
         raise BadCheckpoint(
-            f"A GPTQ weight {tuple(qweight.shape)} has scales {tuple(scales.shape)} and zero "
-            f"points {tuple(qzeros.shape)}, which do not fit it.",
-            "The checkpoint is damaged; fetch it again.",
+            _(
+                "A GPTQ weight {shape} has scales {scales} and zero points {zeros}, "
+                "which do not fit it."
+            ).format(
+                shape=tuple(qweight.shape), scales=tuple(scales.shape), zeros=tuple(qzeros.shape)
+            ),
+            _("The checkpoint is damaged; fetch it again."),
         )
     group_of = _groups(g_idx, columns, groups)
     # eight numbers of 4 bits, the lowest first, are four of our bytes
@@ -98,7 +107,10 @@ def _groups(g_idx: Tensor | None, columns: int, groups: int) -> Tensor:
         return torch.arange(columns) // math.ceil(columns / groups)
     if g_idx.shape != (columns,) or not 0 <= int(g_idx.min()) <= int(g_idx.max()) < groups:
         raise BadCheckpoint(
-            f"A GPTQ weight of {columns} inputs in {groups} groups has a g_idx that does not fit.",
-            "The checkpoint is damaged; fetch it again.",
+            _(
+                "A GPTQ weight of {columns} inputs in {groups} groups has a g_idx "
+                "that does not fit."
+            ).format(columns=columns, groups=groups),
+            _("The checkpoint is damaged; fetch it again."),
         )
     return g_idx.long()

@@ -18,6 +18,7 @@ from tokenizers.decoders import ByteLevel
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.folder import read_object, read_small
 from glmtui.errors import BadCheckpoint, UnsupportedModel
+from glmtui.language import _
 from glmtui.models.template import Template
 
 MAX_TOKENIZER_BYTES = 256 << 20  # of 250,000 pieces a tenth is usual
@@ -54,7 +55,8 @@ class TokenizerJson:
             raise
         except Exception as error:  # the library raises bare Exception for any damage
             raise BadCheckpoint(
-                f"{path} is not a tokenizer: {error}", "Fetch the model again with: glmtui pull"
+                _("{path} is not a tokenizer: {error}").format(path=path, error=error),
+                _("Fetch the model again with: glmtui pull"),
             ) from error
 
     def encode(self, text: str) -> list[int]:
@@ -112,8 +114,10 @@ class TemplateFormat:
             )
         if not isinstance(template, str):
             raise UnsupportedModel(
-                f"{folder} has no chat template; it is a base model, not one to chat with.",
-                "Pick its -chat or -instruct version.",
+                _(
+                    "{folder} has no chat template; it is a base model, not one to chat with."
+                ).format(folder=folder),
+                _("Pick its -chat or -instruct version."),
             )
         variables = {
             key: value["content"] if isinstance(value, dict) else str(value)
@@ -179,8 +183,8 @@ def refuse_packed(raw: Mapping[str, Any]) -> None:
     if packing:
         method = packing.get("quant_method") if isinstance(packing, dict) else packing
         raise UnsupportedModel(
-            f"The checkpoint is quantised by {method}, which is not read.",
-            "Take the model it was made of, and set load.quant to int8 or int4.",
+            _("The checkpoint is quantised by {method}, which is not read.").format(method=method),
+            _("Take the model it was made of, and set load.quant to int8 or int4."),
         )
 
 
@@ -189,9 +193,11 @@ def refuse_tuned(raw: Mapping[str, Any]) -> None:
     length = raw.get("pre_seq_len")
     if length:
         raise UnsupportedModel(
-            f"The checkpoint was made by P-tuning (pre_seq_len: {length}): it needs learned keys "
-            "and values before every text, which is not built in.",
-            "Take a model that was fine-tuned as a whole, or one into which LoRA was merged.",
+            _(
+                "The checkpoint was made by P-tuning (pre_seq_len: {length}): it needs learned "
+                "keys and values before every text, which is not built in."
+            ).format(length=length),
+            _("Take a model that was fine-tuned as a whole, or one into which LoRA was merged."),
         )
 
 
