@@ -197,7 +197,7 @@ async def test_the_screens_hold_in_chinese(folders: Path) -> None:
         await desk.shows("当前 KV 缓存")
         whole(desk)
         await desk.pilot.press("escape", "ctrl+o")
-        await desk.shows("Enter 打开   Ctrl+R 改标题")
+        await desk.shows("Enter 打开   Ctrl+R 标题")
         whole(desk)
         await desk.pilot.press("escape", "/")
         await desk.shows("/stop")

@@ -34,7 +34,8 @@ from glmtui.language import _
 from glmtui.sanitize import visible
 from glmtui.store import Store
 from glmtui.ui import wording
-from glmtui.ui.chat_screen import UNBOUND, ChatScreen
+from glmtui.ui.bound import UNBOUND, keymap
+from glmtui.ui.chat_screen import ChatScreen
 from glmtui.ui.memory import MemoryWatch
 from glmtui.ui.saver import Saver
 from glmtui.ui.session import Session
@@ -125,7 +126,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self.session.keep_turns = settings.keep_turns
         self._opening = conversation
         if settings.keys != "default" or settings.bindings:
-            self.set_keymap({c.action: c.keys or UNBOUND for c in self.commands})
+            self.set_keymap(keymap(self.commands))
         if not settings.motion:
             self.animation_level = "none"
         for theme in themes():

@@ -9,29 +9,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 
-from glmtui import commands
+from glmtui import slash
 from glmtui.errors import GlmtuiError, UsageError
 from glmtui.language import _
+from glmtui.ui.bound import bindings
 from glmtui.ui.finding_actions import FindingActions
 from glmtui.ui.memory_actions import MemoryActions
 from glmtui.ui.message_actions import MessageActions
 from glmtui.ui.prompt_actions import PromptActions
-
-UNBOUND = "unbound"
-"""A key that no terminal sends, for what has none until the user gives it one."""
 
 
 class ChatScreen(MessageActions, FindingActions, PromptActions, MemoryActions):
     """What the user can do, but for what is said elsewhere of its four parts."""
 
     AUTO_FOCUS = "Prompt"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(command.keys or UNBOUND, command.action, show=False, id=command.action)
-        for command in commands.COMMANDS
-        if not command.scope
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings()
 
     # ---- a question and its reply
 
@@ -40,7 +34,7 @@ class ChatScreen(MessageActions, FindingActions, PromptActions, MemoryActions):
         text = self.prompt.whole
         if not text.strip():
             return
-        if commands.looks_like_command(text):
+        if slash.looks_like_command(text):
             self._command(text)
         elif self.session.run is not None:
             self.idle()
@@ -52,7 +46,7 @@ class ChatScreen(MessageActions, FindingActions, PromptActions, MemoryActions):
 
     def _command(self, text: str) -> None:
         try:
-            command, argument = commands.parse(text)
+            command, argument = slash.parse(text)
         except UsageError as error:
             self.app.tell(str(error), bad=True)
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 from textual import events, on
 
 from glmtui.chat import Message, Role
+from glmtui.commands import hints
 from glmtui.errors import UsageError
 from glmtui.language import _, ngettext
 from glmtui.ui.chat_view import ChatView
@@ -88,11 +89,7 @@ class MessageActions(ChatView):
             "undo": self.session.can_undo,
             "unselect": True,
         }
-        words = [
-            " ".join((command.bare_key_names[0], _(command.title).lower()))
-            for command in self.app.commands
-            if fitting.get(command.action) and command.keys
-        ]
+        words = hints(c for c in self.app.commands if fitting.get(c.action))
         if len(siblings) > 1:
             words.insert(0, f"← {siblings.index(message.id) + 1}/{len(siblings)} →")
         return "  ".join(words)

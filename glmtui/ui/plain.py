@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from glmtui import commands, config, presets
+from glmtui import commands, config, presets, slash
 from glmtui.chat import Conversation, Message
 from glmtui.config import Settings
 from glmtui.engine.api import Engine, Event
@@ -147,14 +147,14 @@ class PlainChat:
     def _take(self, line: str) -> None:
         if not line.strip() or (self.session.model is None and not line.startswith("/")):
             self._say(wording.state(self.session, 0)[0])
-        elif commands.looks_like_command(line):
+        elif slash.looks_like_command(line):
             self._try(lambda: self._command(line))
         else:
             self.session.ask(line)
         self._write_reply()
 
     def _command(self, line: str) -> None:
-        command, argument = commands.parse(line)
+        command, argument = slash.parse(line)
         action = getattr(self, f"do_{command.action}", None)
         if action is None:
             raise UsageError(_("/{word} needs the full screen.").format(word=command.slash))

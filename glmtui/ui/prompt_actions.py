@@ -38,6 +38,7 @@ class PromptActions(ChatView):
     def on_mount(self) -> None:
         """Tells the prompt what there is to recall and to choose from."""
         self.prompt.past = History(self.app.typed.sent_before, self.app.typed.keep_sent)
+        self.prompt.next_key = self.app.how("search_history")
         providers: tuple[Provider, ...] = (
             choices.settings,
             choices.kept(lambda: map(Choice, presets.load()[0])),
