@@ -6,6 +6,7 @@ conversation is kept nor what a model is.
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import ClassVar
 
@@ -29,13 +30,13 @@ class ChatScreen(MessageActions, FindingActions, PromptActions, MemoryActions):
 
     # ---- a question and its reply
 
-    def action_send(self) -> None:
+    async def action_send(self) -> None:
         """Sends what is in the prompt, or does what its command says."""
         text = self.prompt.whole
         if not text.strip():
             return
         if slash.looks_like_command(text):
-            self._command(text)
+            await self._command(text)
         elif self.session.run is not None:
             self.idle()
         elif (question := self.with_files(text.strip("\n"))) is not None:
@@ -44,7 +45,7 @@ class ChatScreen(MessageActions, FindingActions, PromptActions, MemoryActions):
             if editing is not None or not self.app.tool_use.answer(question):
                 self.session.ask(question, editing)
 
-    def _command(self, text: str) -> None:
+    async def _command(self, text: str) -> None:
         try:
             command, argument = slash.parse(text)
         except UsageError as error:
@@ -53,7 +54,9 @@ class ChatScreen(MessageActions, FindingActions, PromptActions, MemoryActions):
         self.prompt.take()
         action = getattr(self, f"action_{command.action}")
         try:
-            action(argument) if command.argument else action()
+            done = action(argument) if command.argument else action()
+            if inspect.isawaitable(done):
+                await done
         except GlmtuiError as error:
             self.app.tell(str(error), bad=True)
 

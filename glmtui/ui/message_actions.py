@@ -170,7 +170,7 @@ class MessageActions(ChatView):
         self.unselect()
         self.prompt.put(f"{before}\n{quoted}\n\n" if before else f"{quoted}\n\n")
 
-    def action_view_message(self) -> None:
+    async def action_view_message(self) -> None:
         """Opens a message in the user's editor; other words for a question go to the prompt."""
         from glmtui.ui.editor import edit_text
 
@@ -178,7 +178,7 @@ class MessageActions(ChatView):
         if message is None:
             return
         text = self._text(message)
-        edited = edit_text(self.app, text)
+        edited = await edit_text(self.app, text)
         if edited is None or edited == text:
             return
         if message.role != "user":
