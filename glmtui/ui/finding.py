@@ -24,6 +24,7 @@ from glmtui.sanitize import one_line
 from glmtui.store import Summary
 from glmtui.ui.bound import bindings
 from glmtui.ui.dialogs import MOST_ROWS, ListDialog
+from glmtui.ui.graphemes import steady
 from glmtui.ui.shelf import Shelf, in_order
 
 PATIENCE = 0.15
@@ -222,7 +223,7 @@ class ConversationPicker(FindingDialog):
 
 
 def _label(summary: Summary, now: datetime) -> Content:
-    title = one_line(summary.title) or _("(no title)")
+    title = steady(one_line(summary.title)) or _("(no title)")
     return Content.assemble(
         when(summary.updated, now),
         ("* " if summary.pinned else "  ", "$text-accent"),
