@@ -20,6 +20,7 @@ from glmtui.engine import catalog
 from glmtui.engine.api import ChatModel, ProgressHook, Reply
 from glmtui.engine.opening import open_model
 from glmtui.errors import GlmtuiError, UsageError
+from glmtui.language import _
 from glmtui.progress_line import ProgressLine
 from glmtui.sanitize import VisibleStream
 
@@ -133,7 +134,9 @@ def question_from(words: list[str]) -> str:
     piped = "" if sys.stdin is None or sys.stdin.isatty() else _decode(sys.stdin.buffer.read())
     question = "\n\n".join(part for part in (typed, piped.strip("\r\n")) if part.strip())
     if not question:
-        raise UsageError("there is no question", "Use it as: glmtui ask 'Why is the sky blue?'")
+        raise UsageError(
+            _("there is no question"), _("Use it as: glmtui ask 'Why is the sky blue?'")
+        )
     return question
 
 

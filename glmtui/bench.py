@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glmtui.errors import EngineError, ModelNotFound, UsageError
+from glmtui.language import _
 
 if TYPE_CHECKING:
     from glmtui.config import Settings
@@ -93,7 +94,8 @@ def plan_of(args: Namespace, settings: Settings) -> Plan:
     model = None if args.synthetic else _model(args, settings)
     if args.synthetic and "model" in args:
         raise UsageError(
-            f"--synthetic {args.synthetic} takes the place of a model", "Leave one of them out."
+            _("--synthetic {model} takes the place of a model").format(model=args.synthetic),
+            _("Leave one of them out."),
         )
     options = settings.load_options
     if args.synthetic:
@@ -125,7 +127,10 @@ def _model(args: Namespace, settings: Settings) -> ModelInfo:
     name = settings.model or catalog.DEFAULT_MODEL
     target = catalog.resolve(name, settings.server_specs(), settings.load_options.family)
     if isinstance(target, ServerSpec):
-        raise UsageError(f"{name} is a server", "Only models that run here can be measured.")
+        raise UsageError(
+            _("{name} is a server").format(name=name),
+            _("Only models that run here can be measured."),
+        )
     return target
 
 
@@ -134,15 +139,19 @@ def _check_peer(engine: EngineName, args: Namespace) -> None:
     if importlib.util.find_spec(MODULES[engine]) is None:
         package = "llama-cpp-python" if engine == "llama-cpp" else engine
         raise EngineError(
-            f"{engine} is not installed here, so nothing can be measured against it.",
-            f"Install it with: pip install {package}",
+            _("{engine} is not installed here, so nothing can be measured against it.").format(
+                engine=engine
+            ),
+            _("Install it with: pip install {package}").format(package=package),
         )
     if engine != "llama-cpp":
         return
     if args.gguf is None:
         raise UsageError(
-            "--against llama-cpp needs a GGUF file, which is all that llama.cpp reads",
-            "Give it the same model with --gguf FILE.",
+            _("--against llama-cpp needs a GGUF file, which is all that llama.cpp reads"),
+            _("Give it the same model with --gguf FILE."),
         )
     if not args.gguf.is_file():
-        raise ModelNotFound(f"There is no file {args.gguf}.", "--gguf names a GGUF file.")
+        raise ModelNotFound(
+            _("There is no file {path}.").format(path=args.gguf), _("--gguf names a GGUF file.")
+        )

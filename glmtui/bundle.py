@@ -21,6 +21,7 @@ from glmtui import __version__, paths
 from glmtui.config import SETTINGS, Settings
 from glmtui.doctor import Finding
 from glmtui.errors import StoreError
+from glmtui.language import _
 
 LOG_BYTES = 64_000  # of the end of each log
 LIBRARIES = ("textual", "torch", "transformers", "tokenizers", "safetensors", "httpx")
@@ -53,7 +54,9 @@ def write(path: Path, findings: Iterable[Finding], settings: Settings) -> None:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(text.encode("utf-8", "replace"))
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from error
+        raise StoreError(
+            _("cannot write {path}: {reason}").format(path=path, reason=error.strerror)
+        ) from error
 
 
 def redacted(text: str, environ: Mapping[str, str] = os.environ) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from glmtui import __version__, bench
 from glmtui.errors import ConfigError, GlmtuiError, StoreError, UsageError
+from glmtui.language import _, speak
 
 if TYPE_CHECKING:
     from glmtui.config import Settings
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     # A locale that lacks a character shows "?" in its place.
     for stream in (sys.stdout, sys.stderr):
         _reconfigure(stream, errors="replace")
+    speak("auto")  # for what is wrong before the settings say another language
     try:
         args = _parse(argv)
         if args.command:  # the app has its own place for warnings
@@ -150,7 +152,9 @@ def _assignment(text: str) -> tuple[str, Value]:
 
     name, equals, value = text.partition("=")
     if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} has no =; write it as temperature=0.7")
+        raise argparse.ArgumentTypeError(
+            _("{text!r} has no =; write it as temperature=0.7").format(text=text)
+        )
     try:
         row = find(name.strip())
         return row.dotted, row.parse(value)
@@ -162,13 +166,18 @@ def _settings(args: Namespace) -> tuple[Settings, list[ConfigError]]:
     from glmtui import config
 
     if args.config and not args.config.exists():
-        raise UsageError(f"there is no file {args.config}", "--config names a settings file.")
+        raise UsageError(
+            _("there is no file {path}").format(path=args.config),
+            _("--config names a settings file."),
+        )
     overrides = dict(args.settings + args.more_settings)
     if "model" in args:
         overrides["model"] = args.model
     if getattr(args, "system", None) is not None:
         overrides["system_prompt"] = args.system
-    return config.load(args.config, overrides=overrides)
+    settings, problems = config.load(args.config, overrides=overrides)
+    speak(settings.language)
+    return settings, problems
 
 
 def _settings_or_complaints(args: Namespace) -> Settings:
@@ -185,16 +194,14 @@ def _settings_or_complaints(args: Namespace) -> Settings:
 def _app(args: Namespace) -> int:
     if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
         raise UsageError(
-            "the app needs a terminal, and this is none",
-            "For one question and one reply: glmtui ask 'Why is the sky blue?'",
+            _("the app needs a terminal, and this is none"),
+            _("For one question and one reply: glmtui ask 'Why is the sky blue?'"),
         )
     gc.disable()  # until the first paint: what is imported is not garbage
-    from glmtui.language import speak
     from glmtui.ui.launch import run
 
     for stream in (sys.stdout, sys.stderr):
         _reconfigure(stream, encoding="utf-8")  # Textual writes it whatever the locale says
-    speak("auto")  # for what is wrong with the settings; they may say another language
     settings, problems = _settings(args)
     return run(settings, problems, open_conversation=args.open, model_asked="model" in args)
 
@@ -222,6 +229,7 @@ def _verify(args: Namespace) -> int:
     from glmtui.engine.pull import verify
     from glmtui.progress_line import ProgressLine
 
+    _settings_or_complaints(args)
     with ProgressLine() as line:
         found = verify(args.ref, line)
     _print(found)
@@ -231,6 +239,7 @@ def _verify(args: Namespace) -> int:
 def _remake(args: Namespace) -> int:
     from glmtui import remaking
 
+    _settings_or_complaints(args)
     try:
         _print(remaking.remake(args))
     except remaking.Stopped as error:
@@ -280,7 +289,9 @@ def _export(args: Namespace) -> int:
         try:
             args.file.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise StoreError(f"cannot write {args.file}: {error.strerror}") from error
+            raise StoreError(
+                _("cannot write {path}: {reason}").format(path=args.file, reason=error.strerror)
+            ) from error
     return 0
 
 
@@ -298,7 +309,7 @@ def _import(args: Namespace) -> int:
 def _config(args: Namespace) -> int:
     from glmtui import config, config_example
 
-    _, problems = _settings(args)
+    _in_force, problems = _settings(args)
     path = args.config or config.config_file()
     for row in config.SETTINGS:
         if os.environ.get(row.variable):

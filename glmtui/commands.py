@@ -1,21 +1,18 @@
 """What a person can do in the app: one row each.
 
 A row feeds the key binding, the slash command and its completion, the command palette, the help
-page and the README's table. `action` names a method of `glmtui.ui.chat_screen.ChatScreen`; a row
-with an `argument` hands it what was typed after the command. Nothing here knows a screen.
+page and the README's table. `action` names a method of what has the keys, mostly of
+`glmtui.ui.chat_screen.ChatScreen`; a row with an `argument` hands it what was typed after the
+command (see `glmtui.slash`). Nothing here knows a screen.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from glmtui.errors import UsageError
 from glmtui.language import _
-
-_SLASH = re.compile(r"/([a-z]+)(?:[ \t]+(\S.*?))?\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +20,14 @@ class Command:
     """One thing to do.
 
     Attributes:
-        action: `action_<action>` of the chat screen.
+        action: `action_<action>` of the chat screen, or of what its scope is.
         title: two or three words, for menus.
         help: one line on what it does.
         keys: key names as Textual has them, comma separated; empty for none.
         slash: the word after "/"; empty for none.
         argument: what may follow the word; in brackets if it may be left out.
-        scope: "message" for what is done while a message is selected; empty for anywhere.
+        scope: where its keys are heard: "message" while a message is selected, "prompt" with text
+            in the prompt, "list" in the list of conversations; empty for anywhere in the chat.
         vim: its keys in the key set of that name, where they differ.
     """
 
@@ -64,8 +62,9 @@ class Command:
         return tuple(_key_name(key) for key in self.keys.split(",") if key)
 
 
-MESSAGE = "message"
+MESSAGE, PROMPT, LIST = "message", "prompt", "list"
 _of_message = partial(Command, scope=MESSAGE)
+_of_list = partial(Command, scope=LIST)
 
 COMMANDS: tuple[Command, ...] = (
     Command("send", "Send", "Send the question; a reply follows.", "enter"),
@@ -85,10 +84,17 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "history",
         "History",
-        "Find a question that was sent before; with text in the prompt, Ctrl+R does.",
+        "Find a question that was sent before.",
         "",
         "history",
         "[TEXT]",
+    ),
+    Command(
+        "search_history",
+        "Search history",
+        "With text in the prompt: find a question that has it; the next one.",
+        "ctrl+r",
+        scope=PROMPT,
     ),
     Command(
         "stop", "Stop", "Stop the reply and keep what there is; close a notice.", "escape", "stop"
@@ -170,6 +176,12 @@ COMMANDS: tuple[Command, ...] = (
         "open",
         "[TITLE]",
     ),
+    _of_list("listed_title", "Title", "In that list: give another title.", "ctrl+r"),
+    _of_list("listed_pin", "Pin", "In that list: have it stand first, or not.", "ctrl+t"),
+    _of_list("listed_delete", "Delete", "In that list: put it into the trash.", "ctrl+d"),
+    _of_list("listed_undo", "Undo", "In that list: bring back what was deleted last.", "ctrl+z"),
+    _of_list("listed_copy", "Open a copy", "In that list: go on in a copy.", "ctrl+y"),
+    _of_list("listed_find", "Search texts", "In that list: find words in all texts.", "ctrl+f"),
     Command(
         "find",
         "Find",
@@ -311,50 +323,6 @@ COMMANDS: tuple[Command, ...] = (
 )
 
 
-def by_word() -> dict[str, Command]:
-    """The slash commands by their words."""
-    return {command.slash: command for command in COMMANDS if command.slash}
-
-
-def looks_like_command(text: str) -> bool:
-    """Whether `text` is one line that begins as a command does; /usr/bin does not."""
-    return _SLASH.fullmatch(text) is not None
-
-
-def parse(text: str) -> tuple[Command, str]:
-    """The command in a line such as "/set top_p 0.8", and its argument ("top_p 0.8").
-
-    Raises:
-        UsageError: no such command, or an argument too few or too many.
-    """
-    found = _SLASH.fullmatch(text)
-    word, argument = (found.group(1), found.group(2) or "") if found else (text, "")
-    known = by_word()
-    command = known.get(word)
-    if command is None:
-        near = difflib.get_close_matches(word, known, n=1)
-        hint = _("/help shows them all.")
-        if near:
-            hint = _("Did you mean {name}?").format(name=f"/{near[0]}")
-        said = _("There is no command /{word}.").format(word=word)
-        raise UsageError(said, hint + " " + _("A space before it sends it."))
-    if argument and not command.argument:
-        raise UsageError(_("/{word} takes nothing after it.").format(word=word))
-    if not argument and command.argument and not command.argument.startswith("["):
-        said = _("/{word} needs more.").format(word=word)
-        raise UsageError(said, _("It is used as: {usage}").format(usage=command.usage))
-    return command, argument
-
-
-def completions(text: str) -> tuple[Command, ...]:
-    """The commands that a line begun with "/" may become; none once an argument is begun."""
-    if not re.fullmatch(r"/[a-z]*", text):
-        return ()
-    word = text[1:]
-    found = (c for c in COMMANDS if c.slash and c.slash.startswith(word))
-    return tuple(sorted(found, key=lambda c: c.slash != word))  # what is whole comes first
-
-
 def markdown_table() -> str:
     """COMMANDS as the README shows them."""
     rows = ["| Key | Command | What it does |", "|---|---|---|"]
@@ -363,6 +331,15 @@ def markdown_table() -> str:
         usage = f"`{command.usage}`" if command.slash else ""
         rows.append(f"| {keys} | {usage} | {command.help} |")
     return "\n".join(rows) + "\n"
+
+
+def hints(commands: Iterable[Command]) -> list[str]:
+    """What the keys of some commands do, in a word each: "c copy"; none for one without a key."""
+    return [
+        " ".join((command.bare_key_names[0], _(command.title).lower()))
+        for command in commands
+        if command.keys
+    ]
 
 
 _KEY_NAMES = {"pageup": "PgUp", "pagedown": "PgDn", "escape": "Esc"}

@@ -21,6 +21,7 @@ from glmtui.chat import SamplingParams
 from glmtui.engine.api import LoadOptions, ServerSpec
 from glmtui.engine.catalog import FAMILIES, KERNELS, QUANTS
 from glmtui.errors import ConfigError
+from glmtui.language import _
 from glmtui.setting import Setting, Value, rows, setting, unknown
 
 MOST_PROBLEMS = 20  # then the rest of the file is left out
@@ -296,8 +297,12 @@ def _from_environment(environ: Mapping[str, str], problems: list[ConfigError]) -
                 problems.append(ConfigError(f"{variable}: {error.message}", error.hint))
         else:
             near = difflib.get_close_matches(variable, known, n=1)
-            hint = f"Did you mean {near[0]}?" if near else ""
-            problems.append(ConfigError(f"{variable} in the environment is no setting", hint))
+            hint = _("Did you mean {name}?").format(name=near[0]) if near else ""
+            problems.append(
+                ConfigError(
+                    _("{variable} in the environment is no setting").format(variable=variable), hint
+                )
+            )
     return values
 
 
@@ -308,7 +313,12 @@ def _from_file(path: Path, problems: list[ConfigError]) -> dict[str, Any]:
     servers: dict[str, dict[str, Any]] = {}
     for entry, value in _entries(document):
         if len(problems) >= MOST_PROBLEMS:
-            problems.append(ConfigError(f"{path}: much is wrong here", "The rest is not in force."))
+            problems.append(
+                ConfigError(
+                    _("{path}: much is wrong here").format(path=path),
+                    _("The rest is not in force."),
+                )
+            )
             break
         try:
             if entry[0] == "keys" and len(entry) == 2:
@@ -356,7 +366,10 @@ def _row_of(entry: tuple[str, ...]) -> Setting:
     elif len(entry) == 3:
         known = rows(Server, f"servers.{entry[1]}")
     else:
-        raise ConfigError(f"{name} is not a server", "It needs a table [servers.NAME] with a url.")
+        raise ConfigError(
+            _("{name} is not a server").format(name=name),
+            _("It needs a table [servers.NAME] with a url."),
+        )
     for row in known:
         if row.dotted == name:
             return row

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from glmtui import __version__, paths
 from glmtui.errors import GlmtuiError
+from glmtui.language import _
 from glmtui.store.durable import make_private_folder
 
 LOG_BYTES = 1_000_000  # a log that is longer begins anew; the old one is kept beside it
@@ -82,11 +83,11 @@ def warnings_to(descriptor: int) -> Iterator[None]:
 def unexpected(error: Exception) -> GlmtuiError:
     """The error in a line; its traceback goes to a log file."""
     log = paths.state_dir() / "crash.log"
-    what = f"unexpected {type(error).__name__}: {error}"
+    what = _("unexpected {kind}: {error}").format(kind=type(error).__name__, error=error)
     try:
         with os.fdopen(open_log(log), "a", encoding="utf-8", errors="replace") as file:
             file.write(f"glmtui {__version__}, {datetime.now():%Y-%m-%d %H:%M:%S}\n")
             file.write("".join(traceback.format_exception(error)) + "\n")
     except OSError:
-        return GlmtuiError(what, f"The details could not be written to {log}.")
-    return GlmtuiError(what, f"The details are in {log}.")
+        return GlmtuiError(what, _("The details could not be written to {log}.").format(log=log))
+    return GlmtuiError(what, _("The details are in {log}.").format(log=log))

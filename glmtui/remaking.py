@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from glmtui.engine import catalog
 from glmtui.engine.api import ServerSpec
 from glmtui.errors import GlmtuiError, ModelError, UsageError
+from glmtui.language import _
 from glmtui.listing import size
 from glmtui.progress_line import ProgressLine
 
@@ -31,7 +32,9 @@ def remake(args: Namespace) -> str:
     """
     source = catalog.resolve(args.source)
     if isinstance(source, ServerSpec):
-        raise UsageError(f"{args.source} is a server, not a model on this machine")
+        raise UsageError(
+            _("{name} is a server, not a model on this machine").format(name=args.source)
+        )
     with _stop_signal() as stopped, ProgressLine() as line:
         try:
             if args.command == "slim":

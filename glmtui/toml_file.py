@@ -13,6 +13,7 @@ from typing import Any
 import tomli
 
 from glmtui.errors import ConfigError
+from glmtui.language import _
 from glmtui.store.durable import read_bounded
 
 MAX_BYTES = 1 << 16  # with every setting it has 4 KB
@@ -22,26 +23,38 @@ _OPENS = re.compile(r"\"{3}|'{3}|[\[{]")  # what a value of several lines begins
 
 def read(path: Path, problems: list[ConfigError]) -> tuple[str, dict[str, Any]]:
     """The text of a file and the document it is; both empty, with a problem more, if it is none."""
-    hint = "Nothing of this file is in force."
+    hint = _("Nothing of this file is in force.")
     try:
         text = read_bounded(path, MAX_BYTES).decode("utf-8-sig")
         return text, tomli.loads(text)
     except RecursionError:
-        problems.append(ConfigError(f"{path}: its tables go too deep", hint))
+        problems.append(ConfigError(_("{path}: its tables go too deep").format(path=path), hint))
     except tomli.TOMLDecodeError as error:
-        where = f"{path}, line {error.lineno}"
-        problems.append(ConfigError(f"{where}: this is not TOML: {error.msg}", hint))
+        where = _("{path}, line {line}").format(path=path, line=error.lineno)
+        problems.append(
+            ConfigError(
+                _("{where}: this is not TOML: {what}").format(where=where, what=error.msg), hint
+            )
+        )
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        problems.append(ConfigError(f"{path}, line {line}: this is not UTF-8", hint))
+        problems.append(
+            ConfigError(
+                _("{path}, line {line}: this is not UTF-8").format(path=path, line=line), hint
+            )
+        )
     except OSError as error:
-        problems.append(ConfigError(f"{path} cannot be read: {error.strerror}", hint))
+        problems.append(
+            ConfigError(
+                _("{path} cannot be read: {reason}").format(path=path, reason=error.strerror), hint
+            )
+        )
     return "", {}
 
 
 def located(error: ConfigError, path: Path, text: str, entry: tuple[str, ...]) -> ConfigError:
     """The error with the file and the line of the entry that it is about."""
-    where = f"{path}, line {line_of(text, entry)}"
+    where = _("{path}, line {line}").format(path=path, line=line_of(text, entry))
     return ConfigError(f"{where}: {error.message}", error.hint)
 
 
@@ -55,7 +68,7 @@ def line_of(text: str, entry: tuple[str, ...]) -> int:
 
     def readable(count: int) -> tuple[int, dict[str, Any]]:
         """The longest document among the beginnings of at most `count` lines."""
-        for _ in range(MOST_STEPS):
+        for _step in range(MOST_STEPS):
             try:
                 return count, tomli.loads("\n".join(lines[:count]))
             except tomli.TOMLDecodeError:  # it ends within a value of several lines

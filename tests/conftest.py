@@ -19,6 +19,9 @@ from glmtui.engine.pull.wheel import fetch_gguf
 from glmtui.errors import DownloadError
 
 prepare_environment()  # before any test imports torch
+for name in ("LC_ALL", "LC_MESSAGES"):
+    os.environ.pop(name, None)
+os.environ["LANG"] = "C.UTF-8"  # tests read English, whoever runs them
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -215,7 +215,7 @@ async def test_a_message_opens_in_the_editor_and_only_a_question_changes(
 ) -> None:
     opened: list[str] = []
 
-    def edit(app: object, text: str) -> str:
+    async def edit(app: object, text: str) -> str:
         opened.append(text)
         return text + "?"
 

@@ -13,6 +13,7 @@ from glmtui.config_example import example_toml
 from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.catalog import MODELS
 from glmtui.errors import DownloadError
+from glmtui.language import speak
 from glmtui.store import Store, loads
 
 
@@ -38,6 +39,30 @@ def saved(place):
         store.save(conversation)
     store.close()
     return first, second
+
+
+# ---- languages
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["export", "nothere"], "没有编号为 'nothere' 的对话"),
+        (["pull", "no-such-model"], "'no-such-model' 不是已知的模型"),
+        (["verify", "http://localhost:1/v1"], "它的文件不在本机"),
+        (["-s", "temperature=9", "list"], "sampling.temperature = 9.0 无效，应为"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_the_language_asked_for(argv, said, capsys, monkeypatch):
+    monkeypatch.setenv("LANG", "zh_CN.UTF-8")
+    assert cli.main(argv) in (1, 2)
+    assert said in capsys.readouterr().err
+    monkeypatch.setenv("LANG", "C")
+    monkeypatch.setenv("GLMTUI_UI_LANGUAGE", "zh")
+    if argv[0] != "-s":  # wrong arguments are found before the settings are read
+        cli.main(argv)
+        assert said in capsys.readouterr().err
+    speak("en")
 
 
 # ---- arguments

@@ -7,15 +7,19 @@ import inspect
 import pytest
 
 from glmtui import commands
-from glmtui.commands import COMMANDS, completions, looks_like_command, parse
+from glmtui.commands import COMMANDS, LIST, PROMPT
 from glmtui.errors import UsageError
+from glmtui.slash import completions, looks_like_command, parse
 
 
-def test_each_row_names_an_action_of_the_screen_that_takes_its_argument() -> None:
+def test_each_row_names_an_action_of_its_place_that_takes_its_argument() -> None:
     from glmtui.ui.chat_screen import ChatScreen
+    from glmtui.ui.finding import ConversationPicker
+    from glmtui.ui.prompt import Prompt
 
+    places = {PROMPT: Prompt, LIST: ConversationPicker}
     for command in COMMANDS:
-        action = getattr(ChatScreen, f"action_{command.action}")
+        action = getattr(places.get(command.scope, ChatScreen), f"action_{command.action}")
         assert action.__module__.startswith("glmtui."), "Textual's own does not count"
         takes = len(inspect.signature(action).parameters) - 1
         assert takes == bool(command.argument), command.action

@@ -59,6 +59,39 @@ def test_what_is_typed_goes_out_and_comes_back(
     assert termios.tcgetattr(terminal.slave) == terminal.modes
 
 
+RELEASED = """engine.held_after = 1; engine.pieces = ["Once", " upon", " a time."]
+    import pathlib, threading, time
+
+    def release():
+        while not pathlib.Path({go!r}).exists():
+            time.sleep(0.02)
+        engine.hold.set()
+
+    threading.Thread(target=release, daemon=True).start()"""
+
+
+def test_a_reply_goes_on_and_is_saved_behind_the_editor(
+    start: Callable[..., Terminal], edit_with: Callable[[str], None], tmp_path: Path
+) -> None:
+    go, done = tmp_path / "go", tmp_path / "done"
+    edit_with(
+        "import pathlib, time\nprint('EDITING', flush=True)\n"
+        f"while not pathlib.Path({str(done)!r}).exists():\n    time.sleep(0.02)\n"
+        + APPEND.format(" more")
+    )
+    terminal = start(RELEASED.format(go=str(go)))
+    terminal.press(b"Hi\r")
+    terminal.shows("Once")
+    terminal.press(b"next\x07typed ahead")
+    terminal.shows("EDITING")
+    go.touch()
+    terminal.until(lambda: terminal.saved() == ["Hi", "Once upon a time."])
+    assert "upon" not in "\n".join(terminal.page.display)
+    done.touch()
+    terminal.shows("Once upon a time.")
+    terminal.shows("next more")
+
+
 def test_an_editor_that_fails_costs_nothing(
     start: Callable[..., Terminal], edit_with: Callable[[str], None], tmp_path: Path
 ) -> None:

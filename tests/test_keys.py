@@ -106,6 +106,24 @@ async def test_the_app_goes_by_the_keys_in_force_and_shows_them(folders: Path) -
     assert "Ctrl+Q" not in shown
 
 
+async def test_keys_of_the_list_and_of_the_prompt_are_changed_like_others(folders: Path) -> None:
+    bound = {"listed_pin": ("f9",), "listed_delete": (), "search_history": ("f7",)}
+    async with running(replace(SERVER, bindings=bound)) as desk:
+        await desk.ask("first question")
+        await desk.pilot.press("ctrl+o")
+        await desk.shows("F9 pin   Ctrl+Z undo")
+        assert "delete" not in desk.screen()
+        await desk.pilot.press("f9")
+        await desk.until(lambda: any(row.pinned for row in desk.store.summaries()))
+        await desk.pilot.press("ctrl+d")
+        await desk.pilot.press("escape", "f", "ctrl+r")
+        assert len(desk.store.summaries()) == 1
+        assert not desk.app.chat.prompt.completions.display
+        await desk.pilot.press("f7")
+        await desk.shows("F7: the next")
+        assert "1/2" not in desk.screen()
+
+
 async def test_vim_keys_scroll_where_nothing_is_typed(folders: Path) -> None:
     async with running(replace(SERVER, keys="vim")) as desk:
         desk.engine.pieces = ["\n\n".join(f"line {n}" for n in range(60))]

@@ -6,6 +6,7 @@ Catalogues are made by ``python -m tests.catalogue``.
 from __future__ import annotations
 
 import ast
+import re
 import string
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from babel.messages.mofile import read_mo
 from fake_engine import FakeEngine
 from rich.cells import cell_len
 
-from glmtui import language
+from glmtui import errors, language
 from glmtui.commands import COMMANDS
 from glmtui.language import LANGUAGES, N_, _, ngettext, speak
 
@@ -102,6 +103,27 @@ def test_babel_finds_every_call() -> None:
                 assert not called & {"_", "ngettext"}, f"{path.name}:{node.lineno}"
 
 
+ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
+
+
+def untranslated(node: ast.expr) -> bool:
+    """Whether an argument of an error is words that are the same in every language."""
+    if isinstance(node, ast.IfExp):
+        return untranslated(node.body) or untranslated(node.orelse)
+    if isinstance(node, ast.JoinedStr):
+        parts = [part.value for part in node.values if isinstance(part, ast.Constant)]
+        return re.search("[a-z]{2}", "".join(map(str, parts))) is not None
+    return isinstance(node, ast.Constant) and bool(node.value)
+
+
+def test_an_error_is_said_in_the_language_that_is_spoken() -> None:
+    for path in language.FOLDER.parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ERRORS:
+                said = [ast.unparse(word) for word in node.args[:2] if untranslated(word)]
+                assert not said, f"{path.name}:{node.lineno}"
+
+
 @pytest.mark.parametrize(
     ("asked", "environ", "spoken"),
     [
@@ -172,7 +194,7 @@ async def test_the_screens_hold_in_chinese(folders: Path) -> None:
         await desk.shows("当前 KV 缓存")
         whole(desk)
         await desk.pilot.press("escape", "ctrl+o")
-        await desk.shows("Enter 打开   Ctrl+R 改标题")
+        await desk.shows("Enter 打开   Ctrl+R 标题")
         whole(desk)
         await desk.pilot.press("escape", "/")
         await desk.shows("/stop")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_prompt import desk
 
-from glmtui import commands
+from glmtui import commands, slash
 from glmtui.ui import choices
 from glmtui.ui.offers import Choice, Offer, offers
 
@@ -23,7 +23,7 @@ def texts(offered: tuple[Offer, ...]) -> list[str]:
 
 def test_every_command_is_offered_and_knows_whether_it_needs_more() -> None:
     offered = {offer.text: offer.sends for offer in offers("/", "", {})}
-    assert len(offered) == len(commands.by_word())
+    assert len(offered) == len(slash.by_word())
     assert offered["/new"]
     assert offered["/theme "]
     assert not offered["/set "]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import _thread
+import inspect
+import shlex
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from terminal import Terminal
 from test_app_terminal import PROGRAM
 
 from glmtui import paths
+from glmtui.commands import COMMANDS
 from glmtui.config import Settings
 from glmtui.errors import BadCheckpoint, ConfigError, EngineError
 from glmtui.store import Store
@@ -145,6 +149,78 @@ def test_the_commands_that_need_no_screen(folders: Path) -> None:
     assert "/keep [N]: Give the model the last N turns only" in text
     assert "/theme" not in text
     assert "There is no conversation 'nothing'." in text
+
+
+NEED_A_SCREEN = {"theme", "quote"}
+
+
+def test_every_command_is_here_but_for_those_that_need_a_screen() -> None:
+    words = {c.slash for c in COMMANDS if c.slash and not hasattr(PlainChat, f"do_{c.action}")}
+    assert words == NEED_A_SCREEN
+    for command in COMMANDS:
+        if command.slash and command.slash not in NEED_A_SCREEN:
+            takes = len(inspect.signature(getattr(PlainChat, f"do_{command.action}")).parameters)
+            assert takes - 1 == bool(command.argument), command.action
+
+
+def test_conversations_are_found_titled_pinned_and_deleted() -> None:
+    text, _ = talk(
+        "What is RoPE?",
+        "/title Rotary embeddings",
+        "/pin",
+        "/find is rope",
+        "/find no such words",
+        "/find",
+        "/trash",
+        "/trash",
+        "/restore",
+        "/restore",
+    )
+    said = text.partition("> /title")[2].splitlines()
+    (row,) = Store(paths.data_dir() / "conversations").summaries()
+    assert (row.title, row.pinned) == ("Rotary embeddings", True)
+    assert f"{row.id}  Rotary embeddings: What is RoPE?" in said
+    for line in ("It stands first now.", "Nothing has it.", "/find needs more."):
+        assert line in said
+    assert "Deleted: Rotary embeddings. /restore brings it back." in said
+    assert "There is nothing in this conversation yet." in said
+    assert "Nothing was deleted since the start." in said
+    assert said.count("user: What is RoPE?") == 1
+
+
+def test_messages_are_copied_deleted_and_asked_otherwise(
+    monkeypatch: pytest.MonkeyPatch, folders: Path
+) -> None:
+    def thoughtful(engine: FakeEngine) -> None:
+        engine.pieces = ["<think>Let me see.</think>", "It is\n```\none\n```\n```\ntwo\n```\n"]
+
+    change = "import sys; p = sys.argv[1]; t = open(p).read(); open(p, 'w').write(t + 'Why?')"
+    monkeypatch.setenv("VISUAL", shlex.join([sys.executable, "-c", change]))
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    copied = paths.state_dir() / "copied.txt"
+    text, engine = talk("/copy", "/thinking", "/edit", "/editor", "/delete", "/undo", "/thinking",
+                        "/code 2", "/edit", "/history why", engine=thoughtful)  # fmt: skip
+    asked = [
+        [m.content for m in request.messages if m.role == "user"] for request in engine.requests
+    ]
+    assert asked == [["Why?"], ["Why?Why?"]]
+    assert copied.read_text("utf-8") == "two"
+    for line in ("There is no reply yet to copy.", "There is no question yet to edit.",
+                 "There are no thoughts before this reply.", "Let me see.", "Block 2 of 2.",
+                 "Deleted 1 message; /undo brings it back.", "Why?\nWhy?Why?\n"):  # fmt: skip
+        assert line in text
+    saved = Store(paths.data_dir() / "conversations").load("last")
+    assert len(saved.messages) == 4  # both questions, each with its reply
+
+
+def test_the_settings_in_force_and_a_preset_of_ones_own() -> None:
+    text, _ = talk("/preset precise", "/set top_p 0.7", "/preset save mine", "/settings", "/preset")
+    assert "temperature = 0.2\n" in text
+    assert "top_p = 0.7\n" in text
+    assert "max_new_tokens = as the model has it\n" in text
+    assert text.rstrip().endswith("mine")
 
 
 def test_in_a_terminal_nothing_is_drawn_twice(tmp_path: Path) -> None:

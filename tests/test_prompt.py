@@ -13,7 +13,7 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.pilot import Pilot
 
-from glmtui import commands
+from glmtui import slash
 from glmtui.ui.prompt import Prompt
 
 
@@ -174,7 +174,7 @@ async def test_arrows_choose_among_what_is_offered() -> None:
     async with desk() as (_, prompt, pilot):
         await pilot.press("slash")
         offered = prompt.completions.offered
-        assert len(offered) == len(commands.completions("/"))
+        assert len(offered) == len(slash.completions("/"))
         await pilot.press("down")
         assert prompt.completions.selected == offered[1]
         await pilot.press("up", "up")
@@ -194,7 +194,7 @@ async def test_a_click_on_a_row_chooses_it() -> None:
     async with desk() as (_, prompt, pilot):
         await pilot.press("slash", *"s")
         await pilot.pause()
-        second = commands.completions("/s")[1]
+        second = slash.completions("/s")[1]
         await pilot.click(type(prompt.completions), offset=(3, 1))
         await pilot.pause()
         assert prompt.text.strip() == f"/{second.slash}"

@@ -30,7 +30,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     },
     {
         "chat": ("chat",),
-        "commands": ("commands", "keys"),
+        "commands": ("commands", "keys", "slash"),
         "device": ("engine.device", "engine.cgroup"),
         "setting": ("setting",),
     },

@@ -109,7 +109,7 @@ def test_a_bad_tool_is_left_out_with_its_line(
     [
         ("enabled = 'yes'\n" + WEATHER.partition("\n")[2], "line 1: enabled is true or false"),
         ("enabled = ", "cannot be read"),
-        ("enabled = true\ncommand = []\n", "line 2: there is no setting 'command'"),
+        ("enabled = true\ncommand = []\n", 'line 2: there is no setting "command"'),
         (b"enabled = true # \xff", "cannot be read"),
     ],
 )

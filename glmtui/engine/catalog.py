@@ -94,7 +94,11 @@ def resolve(
     try:
         info = _on_disk(ref, known, family)
     except OSError as error:  # a name too long for a path, a folder that may not be entered
-        raise ModelNotFound(f"{ref[:80]!r} cannot be looked up: {error.strerror}.") from error
+        raise ModelNotFound(
+            _("{name!r} cannot be looked up: {reason}.").format(
+                name=ref[:80], reason=error.strerror
+            )
+        ) from error
     if info is not None:
         return info
     if known is not None:
@@ -116,7 +120,10 @@ def _on_disk(ref: str, known: KnownModel | None, family: str | None) -> ModelInf
     if path.is_dir():
         return inspect(path.resolve(), family=family)
     if path.suffix == ".gguf" and path.is_file():
-        raise UsageError(f"{ref} is not prepared yet.", f"Take it in with: glmtui pull {ref}")
+        raise UsageError(
+            _("{model} is not prepared yet.").format(model=ref),
+            _("Take it in with: glmtui pull {model}").format(model=ref),
+        )
     return None
 
 

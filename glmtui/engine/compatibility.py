@@ -37,6 +37,7 @@ from glmtui.engine.linear import Choice, LinearLayer, make_linear
 from glmtui.engine.no_memory import out_of_memory
 from glmtui.engine.quant import quantize
 from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
+from glmtui.language import N_, _
 from glmtui.models.hub_format import (
     TemplateFormat,
     TokenizerJson,
@@ -44,7 +45,7 @@ from glmtui.models.hub_format import (
     refuse_packed,
 )
 
-ELSEWHERE = "A server such as vLLM may run it: glmtui -m http://…/v1"
+ELSEWHERE = N_("A server such as vLLM may run it: glmtui -m http://…/v1")
 CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")  # since 5.24, and before it
 
 
@@ -87,9 +88,10 @@ def load(
         empty = empty_model(info.path, dtype)
         if isinstance(quant, Quant) and not packable(empty, quant):
             raise UnsupportedModel(
-                f"{type(empty).__name__} has no linear layers that can be held in "
-                f"{quant.bits} bits.",
-                'Set load.quant to "auto".',
+                _("{model} has no linear layers that can be held in {bits} bits.").format(
+                    model=type(empty).__name__, bits=quant.bits
+                ),
+                _('Set load.quant to "auto".'),
             )
         kv = kv_per_token(empty)
         device = device_of(options.device, device, empty, kv, info.stored, dtype, quant, machine)
@@ -137,7 +139,10 @@ def _refusals(folder: Path, device: torch.device) -> Iterator[None]:
         raise out_of_memory(device) from error
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UnsupportedModel(f"transformers cannot run {folder}: {said}", ELSEWHERE) from error
+        raise UnsupportedModel(
+            _("transformers cannot run {folder}: {said}").format(folder=folder, said=said),
+            _(ELSEWHERE),
+        ) from error
 
 
 def _converted_tokenizer(folder: Path) -> TokenizerJson:
@@ -145,7 +150,8 @@ def _converted_tokenizer(folder: Path) -> TokenizerJson:
     if not any([*folder.glob("*.model"), *folder.glob("vocab.*")]):
         # transformers would make an empty one
         raise UnsupportedModel(
-            f"{folder} has no tokenizer files.", "Fetch the model again with: glmtui pull"
+            _("{folder} has no tokenizer files.").format(folder=folder),
+            _("Fetch the model again with: glmtui pull"),
         )
     tokenizer = AutoTokenizer.from_pretrained(
         folder, trust_remote_code=False, local_files_only=True
@@ -153,8 +159,10 @@ def _converted_tokenizer(folder: Path) -> TokenizerJson:
     fast = getattr(tokenizer, "backend_tokenizer", None)
     if fast is None:
         raise UnsupportedModel(
-            f"{folder} has a tokenizer in Python code of its own ({type(tokenizer).__name__}).",
-            "Put its tokenizer.json beside config.json.",
+            _("{folder} has a tokenizer in Python code of its own ({kind}).").format(
+                folder=folder, kind=type(tokenizer).__name__
+            ),
+            _("Put its tokenizer.json beside config.json."),
         )
     return TokenizerJson(fast)
 
@@ -186,8 +194,10 @@ def _read(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     if missing := sorted(found["missing_keys"]):
         # transformers would go on with random numbers in their place
         raise BadCheckpoint(
-            f"{folder} lacks {len(missing)} tensors of its model, such as {missing[0]}.",
-            "Fetch the model again with: glmtui pull",
+            _("{folder} lacks {count} tensors of its model, such as {name}.").format(
+                folder=folder, count=len(missing), name=missing[0]
+            ),
+            _("Fetch the model again with: glmtui pull"),
         )
     return model.eval().requires_grad_(False)
 
@@ -229,8 +239,10 @@ class Wrapped(Decoder):
         named = [name for name in CACHE_ARGUMENTS if name in takes]
         if not named:
             raise UnsupportedModel(
-                f"{type(inner).__name__} keeps its state in a way of its own, which is not driven.",
-                ELSEWHERE,
+                _("{kind} keeps its state in a way of its own, which is not driven.").format(
+                    kind=type(inner).__name__
+                ),
+                _(ELSEWHERE),
             )
         self._cache_argument = named[0]
         self._can_skip_logits = "logits_to_keep" in takes

@@ -17,6 +17,7 @@ from glmtui.engine.device import Snapshot
 from glmtui.engine.known import QUANTS, Quant
 from glmtui.engine.placement import FIRST_TOKENS, Sizes, place
 from glmtui.errors import EngineError, OutOfMemory
+from glmtui.language import _
 
 
 def device_of(
@@ -43,8 +44,8 @@ def device_of(
     """
     if name == "balanced" and len(machine.gpus) > 1:
         raise EngineError(
-            "Transformers runs this model, and all of it on one device: it cannot be balanced.",
-            'Set load.device to "auto", which takes the GPU with the most free memory.',
+            _("Transformers runs this model, and all of it on one device: it cannot be balanced."),
+            _('Set load.device to "auto", which takes the GPU with the most free memory.'),
         )
     _refuse_conversion(model, stored, dtype, machine)
     cache = (kv_bytes or 0) * FIRST_TOKENS
@@ -90,7 +91,9 @@ def _refuse_conversion(
     if stored == str(dtype).removeprefix("torch.") or free is None or needed <= free:
         return
     raise OutOfMemory(
-        f"Reading the model from {stored} takes {needed / 1e9:.1f} GB of main memory first; "
-        f"{free / 1e9:.1f} GB are free.",
-        f'Set load.dtype = "{stored}", in which it is read as it lies.',
+        _(
+            "Reading the model from {dtype} takes {needed} GB of main memory first; {free} GB are "
+            "free."
+        ).format(dtype=stored, needed=f"{needed / 1e9:.1f}", free=f"{free / 1e9:.1f}"),
+        _('Set load.dtype = "{dtype}", in which it is read as it lies.').format(dtype=stored),
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from glmtui.errors import UnsupportedModel
+from glmtui.language import _
 
 Config: TypeAlias = Mapping[str, Any]
 
@@ -143,17 +144,25 @@ def family_of(config: Config, folder: Path) -> Family:
     for name in _names(config, folder):
         if BASE_MODEL.search(name.rstrip("/")):
             raise UnsupportedModel(
-                f"{folder} is a base model ({Path(name).name}): it continues text and cannot chat.",
-                "Take the chat model of its family, such as THUDM/chatglm3-6b. If this one has "
-                "been trained to chat since, say which family it is of when loading it.",
+                _("{folder} is a base model ({name}): it continues text and cannot chat.").format(
+                    folder=folder, name=Path(name).name
+                ),
+                _(
+                    "Take the chat model of its family, such as THUDM/chatglm3-6b. If this one has "
+                    "been trained to chat since, say which family it is of when loading it."
+                ),
             )
     for family in FAMILIES:
         if family.matches(config, folder):
             return family
     kind = config.get("model_type")
-    said = f"its config.json says model_type {kind!r}" if kind else "config.json has no model_type"
+    said = _("config.json has no model_type")
+    if kind:
+        said = _("its config.json says model_type {kind!r}").format(kind=kind)
     titles = ", ".join(family.title for family in FAMILIES)
     raise UnsupportedModel(
-        f"{folder} is of no family that glmtui runs: {said}.",
-        f"These run here: {titles}. A server such as vLLM can run others: glmtui -m http://…/v1",
+        _("{folder} is of no family that glmtui runs: {said}.").format(folder=folder, said=said),
+        _(
+            "These run here: {titles}. A server such as vLLM can run others: glmtui -m http://…/v1"
+        ).format(titles=titles),
     )

@@ -16,6 +16,7 @@ from typing import Any
 from glmtui.engine.api import ModelInfo
 from glmtui.engine.families import FAMILIES, Family, family_of
 from glmtui.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
+from glmtui.language import N_, _
 
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
@@ -31,7 +32,7 @@ CONTEXT_KEYS = (
     "max_seq_len",
 )
 LFS_POINTER = b"version https://git-lfs"
-AGAIN = "The download is not complete; fetch it again with: glmtui pull"
+AGAIN = N_("The download is not complete; fetch it again with: glmtui pull")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +78,15 @@ class Manifest:
         texts = {}
         for key in ("name", "family", "title", "source", "stored"):
             if not isinstance(content.get(key), str):
-                raise BadCheckpoint(f"{path} has no {key}.", AGAIN)
+                raise BadCheckpoint(_("{path} has no {key}.").format(path=path, key=key), _(AGAIN))
             texts[key] = content[key]
         if content.get("format") != MANIFEST_FORMAT:
-            raise BadCheckpoint(f"{path} is of another glmtui version.", AGAIN)
+            raise BadCheckpoint(
+                _("{path} is of another glmtui version.").format(path=path), _(AGAIN)
+            )
         elsewhere, files = content.get("path"), content.get("files", {})
         if not isinstance(elsewhere, str | None) or not isinstance(files, dict):
-            raise BadCheckpoint(f"{path} is damaged.", AGAIN)
+            raise BadCheckpoint(_("{path} is damaged.").format(path=path), _(AGAIN))
         return cls(**texts, files=files, path=elsewhere)
 
 
@@ -100,13 +103,15 @@ def inspect(folder: Path, name: str = "", family: str | None = None) -> ModelInf
         UnsupportedModel: it is sound but of no family of ours.
     """
     if not folder.is_dir():
-        raise ModelNotFound(f"There is no folder {folder}.")
+        raise ModelNotFound(_("There is no folder {folder}.").format(folder=folder))
     note = Manifest.read(folder) if (folder / MANIFEST).is_file() else None
     where = Path(note.path) if note is not None and note.path is not None else folder
     if not where.is_dir():
         raise BadCheckpoint(
-            f"The files of {folder.name} were in {where}, which is gone.",
-            "Fetch them again with: glmtui pull",
+            _("The files of {name} were in {where}, which is gone.").format(
+                name=folder.name, where=where
+            ),
+            _("Fetch them again with: glmtui pull"),
         )
     config = read_config(where)
     key = family or (note.family if note else None)
@@ -118,7 +123,12 @@ def inspect(folder: Path, name: str = "", family: str | None = None) -> ModelInf
         size = path.stat().st_size
         expected = noted.get(path.name, {}).get("size", size)
         if size != expected:
-            raise BadCheckpoint(f"{path} has {size:,} bytes instead of {expected:,}.", AGAIN)
+            raise BadCheckpoint(
+                _("{path} has {size:,} bytes instead of {expected:,}.").format(
+                    path=path, size=size, expected=expected
+                ),
+                _(AGAIN),
+            )
     for path in (*where.glob("*.model"), *where.glob("tokenizer*.json")):
         refuse_pointer(path)
     return ModelInfo(
@@ -139,7 +149,10 @@ def named_family(key: str) -> Family:
         if family.key == key:
             return family
     known = ", ".join(family.key for family in FAMILIES)
-    raise UnsupportedModel(f"There is no model family {key!r}.", f"There are: {known}.")
+    raise UnsupportedModel(
+        _("There is no model family {key!r}.").format(key=key),
+        _("There are: {known}.").format(known=known),
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -148,10 +161,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     if path.is_file():
         return read_object(path)
     if any(folder.glob("*.gguf")):
-        hint = "A GGUF file is taken in with: glmtui pull FILE.gguf"
+        hint = _("A GGUF file is taken in with: glmtui pull FILE.gguf")
     else:
-        hint = "A model's folder holds config.json, tokenizer and weights."
-    raise BadCheckpoint(f"{folder} is no model folder: it has no config.json.", hint)
+        hint = _("A model's folder holds config.json, tokenizer and weights.")
+    raise BadCheckpoint(
+        _("{folder} is no model folder: it has no config.json.").format(folder=folder), hint
+    )
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -159,9 +174,11 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_small(path, MAX_JSON_BYTES))
     except (ValueError, RecursionError) as error:
-        raise BadCheckpoint(f"{path} is not JSON: {error}.", AGAIN) from error
+        raise BadCheckpoint(
+            _("{path} is not JSON: {error}.").format(path=path, error=error), _(AGAIN)
+        ) from error
     if not isinstance(content, dict):
-        raise BadCheckpoint(f"{path} does not hold a JSON object.", AGAIN)
+        raise BadCheckpoint(_("{path} does not hold a JSON object.").format(path=path), _(AGAIN))
     return content
 
 
@@ -170,10 +187,17 @@ def read_small(path: Path, most: int) -> bytes:
     try:
         refuse_pointer(path)
         if path.stat().st_size > most:
-            raise BadCheckpoint(f"{path} is too large: {path.stat().st_size:,} bytes.", AGAIN)
+            raise BadCheckpoint(
+                _("{path} is too large: {size:,} bytes.").format(
+                    path=path, size=path.stat().st_size
+                ),
+                _(AGAIN),
+            )
         return path.read_bytes()
     except OSError as error:
-        raise BadCheckpoint(f"Cannot read {path}: {error.strerror}.") from error
+        raise BadCheckpoint(
+            _("Cannot read {path}: {reason}.").format(path=path, reason=error.strerror)
+        ) from error
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -190,29 +214,39 @@ def weight_files(folder: Path) -> list[Path]:
         paths = [folder / name for name in SINGLES if (folder / name).is_file()][:1]
     if not paths:
         raise BadCheckpoint(
-            f"{folder} holds no weights: no {' or '.join(SINGLES)}, whole or in shards.", AGAIN
+            _("{folder} holds no weights: no {names}, whole or in shards.").format(
+                folder=folder, names=" or ".join(SINGLES)
+            ),
+            _(AGAIN),
         )
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if missing[3:] else "")
+        named = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
         raise BadCheckpoint(
-            f"{folder} lacks {len(missing)} of {len(paths)} weight files: {named}.", AGAIN
+            _("{folder} lacks {count} of {total} weight files: {named}.").format(
+                folder=folder, count=len(missing), total=len(paths), named=named
+            ),
+            _(AGAIN),
         )
     for path in paths:
         refuse_pointer(path)
         if path.stat().st_size == 0:
-            raise BadCheckpoint(f"{path} is empty.", AGAIN)
+            raise BadCheckpoint(_("{path} is empty.").format(path=path), _(AGAIN))
     return paths
 
 
 def _shards(index: Path) -> list[Path]:
     weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise BadCheckpoint(f"{index} names no weights.", AGAIN)
+        raise BadCheckpoint(_("{index} names no weights.").format(index=index), _(AGAIN))
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if Path(name).name != name:
-            raise BadCheckpoint(f"{index} names a file outside its folder: {name!r}.")
+            raise BadCheckpoint(
+                _("{index} names a file outside its folder: {name!r}.").format(
+                    index=index, name=name
+                )
+            )
     return [index.parent / name for name in names]
 
 
@@ -220,13 +254,13 @@ def refuse_pointer(path: Path) -> None:
     """Raises BadCheckpoint where git left the note about a large file instead of the file, or
     where there is no file at all (a pipe would be waited for)."""
     if not path.is_file():
-        raise BadCheckpoint(f"{path} is no file.", AGAIN)
+        raise BadCheckpoint(_("{path} is no file.").format(path=path), _(AGAIN))
     if path.stat().st_size > 1024:
         return
     if path.read_bytes().startswith(LFS_POINTER):
         raise BadCheckpoint(
-            f"{path} is a git-lfs pointer, not the file itself.",
-            "Run `git lfs install && git lfs pull` in that folder, or use: glmtui pull",
+            _("{path} is a git-lfs pointer, not the file itself.").format(path=path),
+            _("Run `git lfs install && git lfs pull` in that folder, or use: glmtui pull"),
         )
 
 
@@ -238,7 +272,9 @@ def _context_length(config: Mapping[str, Any], folder: Path) -> int:
             if isinstance(value, int) and value > 0:
                 return value
     raise BadCheckpoint(
-        f"{folder / 'config.json'} does not say how long a context may be: no {CONTEXT_KEYS[0]}."
+        _("{path} does not say how long a context may be: no {key}.").format(
+            path=folder / "config.json", key=CONTEXT_KEYS[0]
+        )
     )
 
 

@@ -35,6 +35,7 @@ from glmtui.engine.peak import peak_memory
 from glmtui.engine.prompt import fit_prompt
 from glmtui.engine.sampling import make_sampler
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
+from glmtui.language import _
 
 PREFILL_CHUNK = {"cpu": 512, "cuda": 2048}
 REPLY_ROOM = 256  # tokens kept free for the reply when old turns have to leave the prompt
@@ -85,8 +86,10 @@ class LoadedModel:
         """Raises UnsupportedModel where the folder had no tokenizer files."""
         if self._tokenizer is None:
             raise UnsupportedModel(
-                f"{self.info.name} came without tokenizer files, so it knows ids but no text.",
-                "Put the model's own tokenizer file into its folder.",
+                _("{model} came without tokenizer files, so it knows ids but no text.").format(
+                    model=self.info.name
+                ),
+                _("Put the model's own tokenizer file into its folder."),
             )
         return self._tokenizer
 
@@ -95,8 +98,10 @@ class LoadedModel:
         """Raises UnsupportedModel where the folder had no tokenizer files."""
         if self._chat_format is None:
             raise UnsupportedModel(
-                f"{self.info.name} came without tokenizer files, so it can only go on from ids.",
-                "Put the model's own tokenizer file into its folder.",
+                _("{model} came without tokenizer files, so it can only go on from ids.").format(
+                    model=self.info.name
+                ),
+                _("Put the model's own tokenizer file into its folder."),
             )
         return self._chat_format
 
@@ -153,9 +158,10 @@ class LoadedModel:
         """
         if max(prompt, default=0) >= self.model.vocabulary:  # on a GPU, the end of all work there
             raise BadCheckpoint(
-                f"The tokenizer of {self.info.name} gives the id {max(prompt)}; the model knows "
-                f"{self.model.vocabulary}.",
-                "Tokenizer and weights are not of the same model; fetch it again: glmtui pull",
+                _(
+                    "The tokenizer of {model} gives the id {token}; the model knows {vocabulary}."
+                ).format(model=self.info.name, token=max(prompt), vocabulary=self.model.vocabulary),
+                _("Tokenizer and weights are not of the same model; fetch it again: glmtui pull"),
             )
         limit = min(params.max_length or self.context_length, self.context_length) - len(prompt)
         return TokenStream(
@@ -351,8 +357,8 @@ class TokenStream:
             self._loaded.forget()
             return out_of_memory(self._loaded.device)
         return EngineError(
-            f"The model failed at its work: {str(error).splitlines()[0]}",
-            "Ask again; if it stays, load the model again or on another device.",
+            _("The model failed at its work: {error}").format(error=str(error).splitlines()[0]),
+            _("Ask again; if it stays, load the model again or on another device."),
         )
 
     @property

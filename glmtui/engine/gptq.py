@@ -23,6 +23,7 @@ from torch import Tensor
 
 from glmtui.engine.quant import PackedWeight, pack_nibbles, row_blocks, unpack_nibbles
 from glmtui.errors import BadCheckpoint, UnsupportedModel
+from glmtui.language import _
 
 # The first format stores zero points less one, and subtracts that from whole numbers of several, so
 # it is added to whole numbers too.
@@ -55,9 +56,13 @@ def gptq_format(config: Mapping[str, Any]) -> GptqFormat:
     if method != "gptq" or kind not in FORMATS or bits not in ONES:
         named = f"{method} ({kind})" if method == "gptq" else str(method)
         raise UnsupportedModel(
-            f"The weights are quantised by {named} with {bits} bits, which is not read here.",
-            "Of quantised checkpoints GPTQ of 4 and 8 bits is read, and ChatGLM's own; or take the "
-            "model's own weights, of 16 bits, and load them as int8 or int4.",
+            _(
+                "The weights are quantised by {named} with {bits} bits, which is not read here."
+            ).format(named=named, bits=bits),
+            _(
+                "Of quantised checkpoints GPTQ of 4 and 8 bits is read, and ChatGLM's own; or take "
+                "the model's own weights, of 16 bits, and load them as int8 or int4."
+            ),
         )
     return GptqFormat(bits, ONES[bits] if kind == "gptq" else 0)
 
@@ -79,9 +84,13 @@ def gptq_packing(
         or qzeros.shape != (groups, math.ceil(rows / per_word))
     ):
         raise BadCheckpoint(
-            f"A GPTQ weight {tuple(qweight.shape)} has scales {tuple(scales.shape)} and zero "
-            f"points {tuple(qzeros.shape)}, which do not fit it.",
-            "The checkpoint is damaged; fetch it again.",
+            _(
+                "A GPTQ weight {shape} has scales {scales} and zero points {zeros}, "
+                "which do not fit it."
+            ).format(
+                shape=tuple(qweight.shape), scales=tuple(scales.shape), zeros=tuple(qzeros.shape)
+            ),
+            _("The checkpoint is damaged; fetch it again."),
         )
     group_of = _groups(g_idx, columns, groups)
     # the lowest first: eight numbers of 4 bits, or four of 8, are four of our bytes
@@ -123,7 +132,10 @@ def _groups(g_idx: Tensor | None, columns: int, groups: int) -> Tensor:
         return torch.arange(columns) // math.ceil(columns / groups)
     if g_idx.shape != (columns,) or not 0 <= int(g_idx.min()) <= int(g_idx.max()) < groups:
         raise BadCheckpoint(
-            f"A GPTQ weight of {columns} inputs in {groups} groups has a g_idx that does not fit.",
-            "The checkpoint is damaged; fetch it again.",
+            _(
+                "A GPTQ weight of {columns} inputs in {groups} groups has a g_idx "
+                "that does not fit."
+            ).format(columns=columns, groups=groups),
+            _("The checkpoint is damaged; fetch it again."),
         )
     return g_idx.long()

@@ -40,6 +40,7 @@ from glmtui.engine.sizing import parts, sizes
 from glmtui.engine.spread import spread
 from glmtui.engine.weights import Checkpoint, Rows
 from glmtui.errors import BadCheckpoint, EngineError, UsageError
+from glmtui.language import _
 from glmtui.models.hub_format import read_json
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -59,8 +60,8 @@ def load_model(
     target = catalog.resolve(ref)
     if isinstance(target, ServerSpec):
         raise UsageError(
-            f"{ref} is a server, not a model to load here.",
-            "Use glmtui.engine.server.ServerModel.connect for it.",
+            _("{model} is a server, not a model to load here.").format(model=ref),
+            _("Use glmtui.engine.server.ServerModel.connect for it."),
         )
     return load(target, options, on_progress)
 
@@ -154,7 +155,10 @@ def family_module(key: str) -> Any:
         if family.key == key:
             return importlib.import_module(family.module)
     known = ", ".join(family.key for family in catalog.FAMILIES)
-    raise UsageError(f"{key!r} is no model family.", f"Known are: {known}.")
+    raise UsageError(
+        _("{key!r} is no model family.").format(key=key),
+        _("Known are: {known}.").format(known=known),
+    )
 
 
 def pick_device(name: str) -> torch.device:
@@ -171,12 +175,13 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(
-            f"{name!r} is no device.", 'Use "auto", "cpu", "cuda:0" or "balanced".'
+            _("{name!r} is no device.").format(name=name),
+            _('Use "auto", "cpu", "cuda:0" or "balanced".'),
         ) from error
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise EngineError(
-                "torch sees no GPU here.", 'Use device "cpu", or see what glmtui doctor says.'
+                _("torch sees no GPU here."), _('Use device "cpu", or see what glmtui doctor says.')
             )
         device = torch.device("cuda", device.index or 0)
     return device
@@ -204,7 +209,10 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.float16 if device.type == "cuda" else torch.bfloat16
     if name not in DTYPES:
-        raise UsageError(f"{name!r} is no dtype.", f"Known are: auto, {', '.join(DTYPES)}.")
+        raise UsageError(
+            _("{name!r} is no dtype.").format(name=name),
+            _("Known are: auto, {names}.").format(names=", ".join(DTYPES)),
+        )
     return DTYPES[name]
 
 
@@ -221,7 +229,8 @@ def pick_quant(
         return "auto" if device.type != "cpu" or dtype == torch.bfloat16 else None
     if name is not None and name not in catalog.QUANTS:
         raise UsageError(
-            f"{name!r} is no quantisation.", f"Known are: auto, none, {', '.join(catalog.QUANTS)}."
+            _("{name!r} is no quantisation.").format(name=name),
+            _("Known are: auto, none, {names}.").format(names=", ".join(catalog.QUANTS)),
         )
     return None if name is None else catalog.QUANTS[name]
 
@@ -238,6 +247,8 @@ def build(
             return config, family.Model(config)
     except (KeyError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise BadCheckpoint(
-            f"{folder / 'config.json'} does not describe this kind of model: {error!r}",
-            "Fetch the model again with: glmtui pull",
+            _("{path} does not describe this kind of model: {error!r}").format(
+                path=folder / "config.json", error=error
+            ),
+            _("Fetch the model again with: glmtui pull"),
         ) from error

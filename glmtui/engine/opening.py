@@ -14,6 +14,7 @@ from pathlib import Path
 from glmtui.engine.api import ChatModel, LoadOptions, Progress, ProgressHook, ServerSpec, Target
 from glmtui.engine.device import prepare_environment
 from glmtui.errors import EngineError
+from glmtui.language import _
 
 
 def open_model(
@@ -40,8 +41,8 @@ def open_model(
         from glmtui.engine.no_memory import is_out_of_memory, out_of_memory
     except ImportError as error:
         raise EngineError(
-            f"The engine's libraries do not load: {error}",
-            "Install glmtui again in a fresh environment; glmtui doctor says more.",
+            _("The engine's libraries do not load: {error}").format(error=error),
+            _("Install glmtui again in a fresh environment; glmtui doctor says more."),
         ) from error
     try:
         return load(target, options, on_progress, cancelled)

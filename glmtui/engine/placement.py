@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from glmtui.engine.device import Snapshot
 from glmtui.errors import OutOfMemory
+from glmtui.language import _
 
 # beside weights and cache: CUDA's context, its libraries' workspaces, and one layer unpacked
 GPU_SCRATCH = 700_000_000
@@ -58,7 +59,7 @@ def split(parts: Sequence[int], rooms: Sequence[int]) -> tuple[range, ...] | Non
     """
     best = _filled(parts, rooms, 1.0)
     low, high = 0.0, 1.0
-    for _ in range(STEPS if best else 0):
+    for _step in range(STEPS if best else 0):
         share = (low + high) / 2
         found = _filled(parts, rooms, share)
         if found is None:
@@ -96,8 +97,9 @@ def place(name: str, sizes_of: SizesOf, machine: Snapshot) -> tuple[str, ...]:
     if found is not None:
         return found
     raise OutOfMemory(
-        f"The model needs {_gb(_needed(name, sizes_of(None), machine))} with its first tokens; "
-        f"{_free(name, machine)}.",
+        _("The model needs {size} with its first tokens; {free}.").format(
+            size=_gb(_needed(name, sizes_of(None), machine)), free=_free(name, machine)
+        ),
         _way_out(name, sizes_of, machine),
     )
 
@@ -117,7 +119,7 @@ def _fitting(name: str, sizes: Sizes, machine: Snapshot) -> tuple[str, ...] | No
         if ranges is None:
             return None
         pairs = zip(machine.gpus, ranges, strict=True)
-        return tuple(f"cuda:{gpu.index}" for gpu, held in pairs for _ in held)
+        return tuple(f"cuda:{gpu.index}" for gpu, held in pairs for _part in held)
     if name in ("cpu", "auto"):
         free = machine.memory.available
         return ("cpu",) * everywhere if free is None or sizes.total <= free else None
@@ -133,8 +135,8 @@ def _way_out(name: str, sizes_of: SizesOf, machine: Snapshot) -> str:
         if _fitting(device, sizes_of(quant), machine) is not None:
             settings = [f'load.device = "{device}"'] if device != name else []
             settings += [f'load.quant = "{quant}"'] if quant else []
-            return f"It fits with {' and '.join(settings)}."
-    return "Free memory that other programs hold, or take a smaller model: glmtui models."
+            return _("It fits with: {settings}.").format(settings=", ".join(settings))
+    return _("Free memory that other programs hold, or take a smaller model: glmtui models.")
 
 
 def _changes(name: str, machine: Snapshot) -> Iterator[tuple[str, str | None]]:
@@ -160,14 +162,16 @@ def _free(name: str, machine: Snapshot) -> str:
     """What is free where it was to go."""
     index = name.partition(":")[2]
     gpus = [
-        f"GPU {gpu.index} has {_gb(gpu.free)} free"
+        _("GPU {index} has {size} free").format(index=gpu.index, size=_gb(gpu.free))
         for gpu in machine.gpus
         if gpu.free is not None and (not index or gpu.index == int(index))
     ]
     if gpus and name != "cpu":
         return ", ".join(gpus if name in ("auto", "balanced") else gpus[:1])
     available = machine.memory.available
-    return f"{_gb(available)} of memory are free" if available is not None else "no more is free"
+    if available is None:
+        return _("no more is free")
+    return _("{size} of memory are free").format(size=_gb(available))
 
 
 def _gb(nbytes: int | None) -> str:

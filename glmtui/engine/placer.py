@@ -30,6 +30,7 @@ from glmtui.engine.linear import (
 from glmtui.engine.quant import PackedWeight, dense, joined, quantize
 from glmtui.engine.weights import Checkpoint, Rows
 from glmtui.errors import BadCheckpoint
+from glmtui.language import _
 
 TABLES = ("embedding", "head")  # what every family calls them
 # constants that older checkpoints store, and the head of models whose head is the embedding
@@ -173,8 +174,10 @@ class Placer:
         tensor = self._read(rows, shape, lambda part: part)
         if isinstance(tensor, PackedWeight):
             raise BadCheckpoint(
-                f"{' + '.join(rows.names)} in {self.checkpoint.folder} is quantised, which only "
-                "weights of linear layers and embeddings are.",
+                _(
+                    "{tensor} in {folder} is quantised, which only weights of linear layers and "
+                    "embeddings are."
+                ).format(tensor=" + ".join(rows.names), folder=self.checkpoint.folder),
             )
         return tensor.to(dtype)
 
@@ -190,14 +193,18 @@ class Placer:
         height = sum(each[0] for each in found if each) - rows.start
         if height != shape[0] or any(each[1:] != tuple(shape[1:]) for each in found):
             raise BadCheckpoint(
-                f"{' + '.join(rows.names)} in {self.checkpoint.folder}: shape "
-                f"{' + '.join(map(str, found))}; config.json asks for {tuple(shape)}.",
-                "config.json and weights are not of the same model; fetch it again.",
+                _("{tensor} in {folder}: shape {found}; config.json asks for {wanted}.").format(
+                    tensor=" + ".join(rows.names),
+                    folder=self.checkpoint.folder,
+                    found=" + ".join(map(str, found)),
+                    wanted=tuple(shape),
+                ),
+                _("config.json and weights are not of the same model; fetch it again."),
             )
         return joined([convert(part.to(self.device)) for part in stored], self.dtype)[rows.start :]
 
     def _install(self, path: str, linear: nn.Module) -> None:
-        parent, _, name = path.rpartition(".")
+        parent, _dot, name = path.rpartition(".")
         setattr(self.model.get_submodule(parent), name, linear)
 
     def _check_unread(self) -> None:
@@ -210,13 +217,15 @@ class Placer:
         layers = {name.rpartition(".")[0] for name in read}
         others = []
         for name in sorted(self.checkpoint.names - read):
-            layer, _, kind = name.rpartition(".")
+            layer, _dot, kind = name.rpartition(".")
             if kind == "bias" and layer in layers:
                 if self.checkpoint.raw(name).any():  # some tools write biases of nothing but zeros
                     raise BadCheckpoint(
-                        f"{self.checkpoint.folder} has a tensor {name}, which this kind of model "
-                        "does not add; its answers would be wrong without it.",
-                        "The weights are of another model than its config.json says.",
+                        _(
+                            "{folder} has a tensor {tensor}, which this kind of model does not "
+                            "add; its answers would be wrong without it."
+                        ).format(folder=self.checkpoint.folder, tensor=name),
+                        _("The weights are of another model than its config.json says."),
                     )
             elif not NEEDLESS.search(name):
                 others.append(name)

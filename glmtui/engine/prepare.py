@@ -36,6 +36,7 @@ from glmtui.engine.quant import PackedWeight, quantize
 from glmtui.engine.tensor_file import TensorFile
 from glmtui.engine.weights import GPTQ_CONFIG, Checkpoint, Rows
 from glmtui.errors import UsageError
+from glmtui.language import _
 
 SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "*LICENSE*", CPM_FILE)
 OTHER_PACKINGS = ("quantization_bit", "quantization_embeddings", "quantization_config")
@@ -66,15 +67,18 @@ def prepare(
     """
     target = target.resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"{target} is there already.", "Name a folder that is new or empty.")
+        raise UsageError(
+            _("{target} is there already.").format(target=target),
+            _("Name a folder that is new or empty."),
+        )
     job = Job(target.name, on_progress, cancelled or threading.Event())
     quant = next(quant for quant in catalog.QUANTS.values() if quant.bits == bits)
     raw = read_config(source.path)
     family = family_module(source.family)
     config, model = build(family, raw, source.path, LoadOptions())
     checkpoint = Checkpoint(source.path, raw)
-    with disk_errors(target, ELSEWHERE), work_folder(target) as work:
-        need_room(work, _nbytes(model, quant) + SMALL_BYTES, target.name, ELSEWHERE)
+    with disk_errors(target, _(ELSEWHERE)), work_folder(target) as work:
+        need_room(work, _nbytes(model, quant) + SMALL_BYTES, target.name, _(ELSEWHERE))
         folder = work / "model"
         folder.mkdir()
         _copy_small_files(source.path, folder, raw)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from glmtui.engine.native.rounding import round_into, rounds
 from glmtui.errors import BadCheckpoint
+from glmtui.language import _
 
 # weights handled in float32 at a time: 4 MB stay in a processor's cache; a GPU wants more to do
 BLOCK, GPU_BLOCK = 2**20, 2**24
@@ -54,9 +55,10 @@ class PackedWeight:
         ):
             said = " and ".join(f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in tensors[1:])
             raise BadCheckpoint(
-                f"A quantised weight, {str(self.q.dtype)[6:]} {tuple(self.q.shape)}, has scales "
-                f"that do not fit it: {said}.",
-                "The checkpoint is damaged or of an unknown packing; fetch it again.",
+                _("A quantised weight, {weight}, has scales that do not fit it: {scales}.").format(
+                    weight=f"{str(self.q.dtype)[6:]} {tuple(self.q.shape)}", scales=said
+                ),
+                _("The checkpoint is damaged or of an unknown packing; fetch it again."),
             )
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from glmtui.chat import SamplingParams
 from glmtui.errors import EngineError
+from glmtui.language import _
 
 Sampler: TypeAlias = Callable[[Tensor, Sequence[int]], int]
 
@@ -102,6 +103,9 @@ def _checked(token: int, logits: Tensor) -> int:
 
 def _broken() -> EngineError:
     return EngineError(
-        "The model's numbers broke down (NaN or infinite logits).",
-        'Load it with dtype "bfloat16" or "float32"; if that does not help, its files are damaged.',
+        _("The model's numbers broke down (NaN or infinite logits)."),
+        _(
+            'Load it with dtype "bfloat16" or "float32"; if that does not help, its files are '
+            "damaged."
+        ),
     )

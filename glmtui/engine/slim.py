@@ -28,6 +28,7 @@ from glmtui.engine.slim_check import Checked, compare_replies
 from glmtui.engine.tensor_file import DTYPES
 from glmtui.engine.weights import Checkpoint
 from glmtui.errors import BadCheckpoint, ModelError, UnsupportedModel
+from glmtui.language import _
 from glmtui.models.chatglm import SLIM_PAD_ID, load_config
 from glmtui.models.pieces import load_ice_text
 
@@ -132,12 +133,15 @@ def slim(
     raw = read_config(source)
     cut = _rows_to_cut(source, raw)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ModelError(f"{target} is there already.", "Name a folder that is new or empty.")
+        raise ModelError(
+            _("{target} is there already.").format(target=target),
+            _("Name a folder that is new or empty."),
+        )
     checkpoint = Checkpoint(source, raw)
     shards = _plan(checkpoint, raw["vocab_size"], cut)
     nbytes = sum(part.nbytes for parts in shards.values() for part in parts)
-    with disk_errors(target, ELSEWHERE), work_folder(target) as work:
-        need_room(work, nbytes + SMALL_BYTES, "the Slim model", ELSEWHERE)
+    with disk_errors(target, _(ELSEWHERE)), work_folder(target) as work:
+        need_room(work, nbytes + SMALL_BYTES, _("the Slim model"), _(ELSEWHERE))
         folder = work / "model"
         folder.mkdir()
         _write_small_files(source, folder, raw, cut)
@@ -154,20 +158,27 @@ def slim(
 def _rows_to_cut(source: Path, raw: Mapping[str, Any]) -> int:
     if raw.get("model_type") != "chatglm" or "inner_hidden_size" not in raw:
         raise UnsupportedModel(
-            f"{source} is no ChatGLM-6B; only its first vocabulary has image tokens to leave out.",
-            "ChatGLM2 and later models are as small as they get.",
+            _(
+                "{source} is no ChatGLM-6B; only its first vocabulary has image tokens "
+                "to leave out."
+            ).format(source=source),
+            _("ChatGLM2 and later models are as small as they get."),
         )
     try:
         config = load_config(raw)
     except (KeyError, TypeError) as error:
         raise BadCheckpoint(
-            f"{source / 'config.json'} does not describe ChatGLM-6B: {error!r}",
-            "Fetch the model again with: glmtui pull",
+            _("{path} does not describe ChatGLM-6B: {error!r}").format(
+                path=source / "config.json", error=error
+            ),
+            _("Fetch the model again with: glmtui pull"),
         ) from error
     if not config.image_rows:
         raise UnsupportedModel(
-            f"{source} is slim already: its vocabulary of {config.vocab:,} has no image tokens.",
-            "Use it as it is.",
+            _(
+                "{source} is slim already: its vocabulary of {vocabulary:,} has no image tokens."
+            ).format(source=source, vocabulary=config.vocab),
+            _("Use it as it is."),
         )
     return config.image_rows
 
@@ -179,7 +190,9 @@ def _plan(checkpoint: Checkpoint, vocab: int, cut: int) -> dict[Path, list[_Part
         plan[path] = [_part(name, checkpoint.raw(name), vocab, cut) for name in sorted(names)]
         checkpoint.close()
     if TABLES[0] not in checkpoint:
-        raise BadCheckpoint(f"{checkpoint.folder} has no tensor {TABLES[0]}.")
+        raise BadCheckpoint(
+            _("{folder} has no tensor {name}.").format(folder=checkpoint.folder, name=TABLES[0])
+        )
     return plan
 
 
@@ -189,8 +202,10 @@ def _part(name: str, tensor: Tensor, vocab: int, cut: int) -> _Part:
     rows, *columns = tensor.shape
     if rows != vocab:
         raise BadCheckpoint(
-            f"{name} has {rows:,} rows; config.json says that there are {vocab:,} tokens.",
-            "config.json and weights are not of the same model; fetch it again.",
+            _("{name} has {rows:,} rows; config.json says that there are {vocab:,} tokens.").format(
+                name=name, rows=rows, vocab=vocab
+            ),
+            _("config.json and weights are not of the same model; fetch it again."),
         )
     return _Part(name, cut, tensor.dtype, (rows - cut, *columns))
 
@@ -283,8 +298,10 @@ def _read_back(checkpoint: Checkpoint, path: Path, parts: list[_Part]) -> Iterat
             for piece in _pieces(part.of(checkpoint)):
                 if file.read(len(piece)) != piece:
                     raise BadCheckpoint(
-                        f"{part.name} did not read back from {path.name} as it was written.",
-                        "The disk is not to be trusted; try another.",
+                        _("{name} did not read back from {file} as it was written.").format(
+                            name=part.name, file=path.name
+                        ),
+                        _("The disk is not to be trusted; try another."),
                     )
                 yield len(piece)
 

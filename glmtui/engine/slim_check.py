@@ -18,6 +18,7 @@ from glmtui.engine.folder import read_config
 from glmtui.engine.quant import dense
 from glmtui.engine.weights import Checkpoint, Rows
 from glmtui.errors import BadCheckpoint
+from glmtui.language import _
 from glmtui.models import chatglm
 from glmtui.models.pieces import IceTokenizer
 
@@ -78,8 +79,10 @@ def compare_replies(original: Path, slim: Path, report: Report) -> Checked:
     # written so that NaN is a failure too
     if not worst <= TOLERANCE or not torch.equal(*replies):
         raise BadCheckpoint(
-            f"The Slim model does not answer as {original} does: logits differ by {worst:.3g}.",
-            "The source's files contradict each other; nothing was kept.",
+            _(
+                "The Slim model does not answer as {original} does: logits differ by {worst:.3g}."
+            ).format(original=original, worst=worst),
+            _("The source's files contradict each other; nothing was kept."),
         )
     return Checked(len(asked), REPLY_TOKENS, as_text, worst)
 
@@ -96,7 +99,10 @@ def _prompts(old: StreamedModel, new: StreamedModel) -> tuple[list[list[int]], b
     for text, prompt in zip(QUESTIONS, prompts, strict=True):
         assert theirs is not None, "the Slim tokenizer was made from it"
         if [i - old.cut for i in theirs.encode(text)] != prompt[:-2]:
-            raise BadCheckpoint(f"The tokenizers do not agree on {text!r}.", "Nothing was kept.")
+            raise BadCheckpoint(
+                _("The tokenizers do not agree on {text!r}.").format(text=text),
+                _("Nothing was kept."),
+            )
     return prompts, True
 
 
@@ -140,7 +146,7 @@ class StreamedModel:
         model.prepare(longest + tokens, self._dtype, device)
         cache = model.new_cache(longest + tokens, self._dtype, device, batch=len(prompts))
         steps = []
-        for _ in range(tokens):
+        for _step in range(tokens):
             steps.append(model(ids, cache, padding=padding)[..., self.cut :])
             ids = steps[-1][:, -1:].argmax(-1) + self.cut
         return torch.cat(steps, dim=1)

@@ -21,6 +21,7 @@ from glmtui.engine.folder import read_object
 from glmtui.engine.gptq import GptqFormat, gptq_format, gptq_packing
 from glmtui.engine.quant import PackedWeight, joined
 from glmtui.errors import BadCheckpoint
+from glmtui.language import _
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 GPTQ_CONFIG = "quantize_config.json"
@@ -84,8 +85,10 @@ class Checkpoint:
             if path.is_file():
                 return dict.fromkeys(self._keys(path), path)
         raise BadCheckpoint(
-            f"{self.folder} holds no weights ({', '.join(SINGLES)}, whole or sharded).",
-            "Fetch the model again with: glmtui pull",
+            _("{folder} holds no weights ({names}, whole or sharded).").format(
+                folder=self.folder, names=", ".join(SINGLES)
+            ),
+            _("Fetch the model again with: glmtui pull"),
         )
 
     def _read_index(self, path: Path) -> dict[str, Path]:
@@ -95,12 +98,16 @@ class Checkpoint:
             weight_map = json.loads(path.read_bytes())["weight_map"]
             shards = {str(key): self.folder / str(shard) for key, shard in weight_map.items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise BadCheckpoint(f"{path} is not a weight index: {error}") from error
+            raise BadCheckpoint(
+                _("{path} is not a weight index: {error}").format(path=path, error=error)
+            ) from error
         for shard in sorted(set(shards.values())):
             if shard.parent != self.folder or not shard.is_file():
                 raise BadCheckpoint(
-                    f"{path.name} names {shard.name}, which is not in {self.folder}.",
-                    "The download is not complete; run glmtui pull again.",
+                    _("{file} names {shard}, which is not in {folder}.").format(
+                        file=path.name, shard=shard.name, folder=self.folder
+                    ),
+                    _("The download is not complete; run glmtui pull again."),
                 )
         return shards
 
@@ -148,18 +155,24 @@ class Checkpoint:
             return chatglm_packing(weight, self._tensor(f"{name}_scale"), self.bits)
         if not weight.is_floating_point():
             raise BadCheckpoint(
-                f"{name} in {self.folder} is {str(weight.dtype).removeprefix('torch.')} without "
-                "scales, which is no packing that is known here.",
-                "Take the model's own weights, of 16 bits, and load them as int8 or int4.",
+                _(
+                    "{name} in {folder} is {kind} without scales, which is no packing "
+                    "that is known here."
+                ).format(
+                    name=name, folder=self.folder, kind=str(weight.dtype).removeprefix("torch.")
+                ),
+                _("Take the model's own weights, of 16 bits, and load them as int8 or int4."),
             )
         return weight
 
     def _gptq(self, layer: str) -> PackedWeight:
         if self._gptq_format is None:
             raise BadCheckpoint(
-                f"{self.folder} has a tensor {layer}.qweight, but neither config.json nor "
-                f"{GPTQ_CONFIG} says how it is packed.",
-                "Fetch the model again with: glmtui pull",
+                _(
+                    "{folder} has a tensor {layer}.qweight, but neither config.json nor {path} "
+                    "says how it is packed."
+                ).format(folder=self.folder, layer=layer, path=GPTQ_CONFIG),
+                _("Fetch the model again with: glmtui pull"),
             )
         return gptq_packing(
             self._tensor(f"{layer}.qweight"),
@@ -180,15 +193,19 @@ class Checkpoint:
         path = self._shards.get(name)
         if path is None:
             raise BadCheckpoint(
-                f"{self.folder} has no tensor {name}.",
-                "The checkpoint is of another model than its config.json says, or incomplete.",
+                _("{folder} has no tensor {name}.").format(folder=self.folder, name=name),
+                _("The checkpoint is of another model than its config.json says, or incomplete."),
             )
         self.read.add(name)
         try:
             file = self._file(path)
             tensor = file.get_tensor(name) if path.suffix == ".safetensors" else file[name]
         except (SafetensorError, KeyError) as error:
-            raise BadCheckpoint(f"{path} has no readable tensor {name}: {error}") from error
+            raise BadCheckpoint(
+                _("{path} has no readable tensor {name}: {error}").format(
+                    path=path, name=name, error=error
+                )
+            ) from error
         assert isinstance(tensor, Tensor)
         return tensor
 
@@ -215,8 +232,8 @@ def _open_safetensors(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise BadCheckpoint(
-            f"{path} is not a whole safetensors file: {error}",
-            "Fetch the model again with: glmtui pull",
+            _("{path} is not a whole safetensors file: {error}").format(path=path, error=error),
+            _("Fetch the model again with: glmtui pull"),
         ) from error
 
 
@@ -225,11 +242,17 @@ def _open_bin(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise BadCheckpoint(
-            f"{path} cannot be read as plain weights: {str(error).splitlines()[0]}",
-            "Only tensors are loaded, never code; fetch the model again, or its safetensors.",
+            _("{path} cannot be read as plain weights: {error}").format(
+                path=path, error=str(error).splitlines()[0]
+            ),
+            _("Only tensors are loaded, never code; fetch the model again, or its safetensors."),
         ) from error
     if not isinstance(state, dict):
-        raise BadCheckpoint(f"{path} holds a {type(state).__name__}, not tensors by name.")
+        raise BadCheckpoint(
+            _("{path} holds a {kind}, not tensors by name.").format(
+                path=path, kind=type(state).__name__
+            )
+        )
     return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
 
 

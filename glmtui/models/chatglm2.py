@@ -19,6 +19,7 @@ from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.layers import RotaryTable, inverse_frequencies, rotate_pairs
 from glmtui.engine.weights import Rows
 from glmtui.errors import UnsupportedModel
+from glmtui.language import _
 from glmtui.models.hub_format import refuse_tuned
 from glmtui.models.pieces import PieceTokenizer, load_pieces
 from glmtui.models.prenorm import PreNormDecoder, Shape
@@ -82,8 +83,10 @@ def original_config(
     for name, value in FIXED.items():
         if raw.get(name, value) != value:
             raise UnsupportedModel(
-                f"config.json says {name}: {raw[name]}; models of this family have {value}.",
-                "Only checkpoints of the released shape can be run.",
+                _("config.json says {name}: {found}; models of this family have {value}.").format(
+                    name=name, found=raw[name], value=value
+                ),
+                _("Only checkpoints of the released shape can be run."),
             )
     return Config(
         layers=raw["num_layers"],

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer, ToolCall
 from glmtui.errors import BadCheckpoint
+from glmtui.language import _
 from glmtui.models.chatglm2 import (
     ROPE_BASE,
     SPECIALS,
@@ -84,8 +85,8 @@ class RoleFormat:
         lacking = sorted({*start, *ROLES} - tokenizer.special.keys())
         if lacking:
             raise BadCheckpoint(
-                f"The tokenizer of this model has no {', '.join(lacking)}.",
-                "It is of another model; fetch this one again with: glmtui pull",
+                _("The tokenizer of this model has no {names}.").format(names=", ".join(lacking)),
+                _("It is of another model; fetch this one again with: glmtui pull"),
             )
         self.tokenizer = tokenizer
         self._special = tokenizer.special

@@ -19,6 +19,7 @@ from glmtui.engine.api import ChatFormat, Tokenizer, ToolCall
 from glmtui.engine.folder import MAX_PIECES_BYTES, read_small
 from glmtui.engine.weights import Rows
 from glmtui.errors import BadCheckpoint, UnsupportedModel
+from glmtui.language import _
 from glmtui.models import chatglm2
 from glmtui.models.chatglm2 import ROPE_BASE, Config, Model, original_config, stop_ids
 from glmtui.models.chatglm3 import ROLES, RoleFormat
@@ -63,9 +64,11 @@ def _hf_config(raw: Mapping[str, Any]) -> Config:
     kind = rope.get("rope_type", "default")
     if turned != 0.5 or kind != "default" or raw.get("rope_scaling"):
         raise UnsupportedModel(
-            f"config.json asks for rotary positions of kind {kind!r} over {turned:.0%} of each "
-            "head; GLM-4 has plain ones over half of it.",
-            "Only checkpoints of the released shape can be run.",
+            _(
+                "config.json asks for rotary positions of kind {kind!r} over {turned:.0%} of each "
+                "head; GLM-4 has plain ones over half of it."
+            ).format(kind=kind, turned=turned),
+            _("Only checkpoints of the released shape can be run."),
         )
     heads = raw["num_attention_heads"]
     return Config(
@@ -142,8 +145,8 @@ class RankTokenizer:
                 raise ValueError("ranks are missing")
         except (ValueError, binascii.Error) as error:
             raise BadCheckpoint(
-                f"{path} is not a tiktoken vocabulary: {error}",
-                "Fetch the model again with: glmtui pull",
+                _("{path} is not a tiktoken vocabulary: {error}").format(path=path, error=error),
+                _("Fetch the model again with: glmtui pull"),
             ) from error
         return cls(ranks)
 

@@ -18,6 +18,7 @@ from tokenizers.decoders import ByteLevel
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.folder import read_object, read_small
 from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
+from glmtui.language import _
 from glmtui.models.patience import Patience
 from glmtui.models.template import Template
 
@@ -32,7 +33,7 @@ class TokenizerJson:
 
     def __init__(self, fast: FastTokenizer) -> None:
         self.fast = fast
-        self._patience = Patience("The model's tokenizer")
+        self._patience = Patience(_("The model's tokenizer"))
         # special tokens that a person types stay the characters they are
         fast.encode_special_tokens = True
         self.special = {
@@ -58,7 +59,8 @@ class TokenizerJson:
             raise
         except Exception as error:  # the library raises bare Exception for any damage
             raise BadCheckpoint(
-                f"{path} is not a tokenizer: {error}", "Fetch the model again with: glmtui pull"
+                _("{path} is not a tokenizer: {error}").format(path=path, error=error),
+                _("Fetch the model again with: glmtui pull"),
             ) from error
 
     def encode(self, text: str) -> list[int]:
@@ -137,8 +139,10 @@ class TemplateFormat:
             )
         if not isinstance(template, str):
             raise UnsupportedModel(
-                f"{folder} has no chat template; it is a base model, not one to chat with.",
-                "Pick its -chat or -instruct version.",
+                _(
+                    "{folder} has no chat template; it is a base model, not one to chat with."
+                ).format(folder=folder),
+                _("Pick its -chat or -instruct version."),
             )
         variables = {
             key: value["content"] if isinstance(value, dict) else str(value)
@@ -204,8 +208,8 @@ def refuse_packed(raw: Mapping[str, Any]) -> None:
     if packing:
         method = packing.get("quant_method") if isinstance(packing, dict) else packing
         raise UnsupportedModel(
-            f"The checkpoint is quantised by {method}, which is not read.",
-            "Take the model it was made of, and set load.quant to int8 or int4.",
+            _("The checkpoint is quantised by {method}, which is not read.").format(method=method),
+            _("Take the model it was made of, and set load.quant to int8 or int4."),
         )
 
 
@@ -214,9 +218,11 @@ def refuse_tuned(raw: Mapping[str, Any]) -> None:
     length = raw.get("pre_seq_len")
     if length:
         raise UnsupportedModel(
-            f"The checkpoint was made by P-tuning (pre_seq_len: {length}): it needs learned keys "
-            "and values before every text, which is not built in.",
-            "Take a model that was fine-tuned as a whole, or one into which LoRA was merged.",
+            _(
+                "The checkpoint was made by P-tuning (pre_seq_len: {length}): it needs learned "
+                "keys and values before every text, which is not built in."
+            ).format(length=length),
+            _("Take a model that was fine-tuned as a whole, or one into which LoRA was merged."),
         )
 
 

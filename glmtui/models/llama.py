@@ -17,6 +17,7 @@ from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.layers import RotaryTable, inverse_frequencies, rotate_halves
 from glmtui.engine.weights import Rows
 from glmtui.errors import UnsupportedModel
+from glmtui.language import _
 from glmtui.models.hub_format import TemplateFormat, TokenizerJson, hub_defaults
 from glmtui.models.prenorm import PreNormDecoder, Shape
 
@@ -39,8 +40,10 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise UnsupportedModel(
-            f"This model scales its rotary positions in the way {kind!r}, which is not built in.",
-            "Pick a model with plain rotary positions.",
+            _(
+                "This model scales its rotary positions in the way {kind!r}, which is not built in."
+            ).format(kind=kind),
+            _("Pick a model with plain rotary positions."),
         )
     heads = raw["num_attention_heads"]
     return Config(

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from glmtui.errors import EngineError
+from glmtui.language import N_, _
 
 T = TypeVar("T")
 
-ELSE = "Take the tokenizer.json that the model was published with, or another model."
+ELSE = N_("Take the tokenizer.json that the model was published with, or another model.")
 
 
 class Patience:
@@ -41,14 +42,22 @@ class Patience:
         """
         if self._left is not None and self._left.is_alive():
             raise EngineError(
-                f"{self._what} is still busy with a text that it cannot manage.", ELSE
+                _("{what} is still busy with a text that it cannot manage.").format(
+                    what=self._what
+                ),
+                _(ELSE),
             )
         work = _Work(call)
         work.thread.start()
         work.thread.join(seconds)
         if work.thread.is_alive():
             self._left = work.thread
-            raise EngineError(f"{self._what} takes more than {seconds:.0f} s for this text.", ELSE)
+            raise EngineError(
+                _("{what} takes more than {seconds} s for this text.").format(
+                    what=self._what, seconds=round(seconds)
+                ),
+                _(ELSE),
+            )
         return work.outcome(self._what)
 
 
@@ -71,4 +80,6 @@ class _Work(Generic[T]):
             return self._result  # type: ignore[return-value]
         if isinstance(error, Exception) or type(error).__name__ != "PanicException":
             raise error
-        raise EngineError(f"{what} gave up on this text: {error}", ELSE) from error
+        raise EngineError(
+            _("{what} gave up on this text: {error}").format(what=what, error=error), _(ELSE)
+        ) from error

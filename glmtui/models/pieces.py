@@ -13,6 +13,7 @@ from sentencepiece import SentencePieceProcessor
 
 from glmtui.engine.folder import MAX_PIECES_BYTES, read_small
 from glmtui.errors import BadCheckpoint
+from glmtui.language import _
 
 SPACE = "▁"  # how SentencePiece writes a space
 
@@ -92,8 +93,8 @@ class IceTokenizer:
         self.special = {tag: first_id + processor.piece_to_id(tag) for tag in _CONTROLS}
         if first_id + processor.unk_id() in self.special.values():
             raise BadCheckpoint(
-                "ice_text.model lacks pieces such as [gMASK]; it is not ChatGLM-6B's.",
-                "Fetch the model again with: glmtui pull",
+                _("ice_text.model lacks pieces such as [gMASK]; it is not ChatGLM-6B's."),
+                _("Fetch the model again with: glmtui pull"),
             )
 
     def encode(self, text: str) -> list[int]:
@@ -151,8 +152,8 @@ def _processor(path: Path, model: bytes) -> SentencePieceProcessor:
         processor.load_from_serialized_proto(model)
     except RuntimeError as error:
         raise BadCheckpoint(
-            f"{path} is not a SentencePiece vocabulary: {error}",
-            "Fetch the model again with: glmtui pull",
+            _("{path} is not a SentencePiece vocabulary: {error}").format(path=path, error=error),
+            _("Fetch the model again with: glmtui pull"),
         ) from error
     return processor
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from glmtui.engine.cache import KVCache
 from glmtui.errors import EngineError
+from glmtui.language import _
 
 
 class Marks(NamedTuple):
@@ -45,8 +46,8 @@ class Prefix:
         gmask, mask, sop = (ids == mark for mark in marks)
         if not bool((sop.any(1) & (gmask | mask).any(1)).all()):
             raise EngineError(
-                "Prompts of this model end in [gMASK] and <sop>; these ids do not have both.",
-                "Make prompts with chat_format.encode.",
+                _("Prompts of this model end in [gMASK] and <sop>; these ids do not have both."),
+                _("Make prompts with chat_format.encode."),
             )
         skip = torch.zeros_like(ids[:, 0]) if padding is None else padding.to(ids.device)
         masked = torch.where(gmask.any(1), first_true(gmask), first_true(mask)) - skip

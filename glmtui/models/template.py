@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtui.errors import UnsupportedModel
+from glmtui.language import _
 
 PROGRAM = """
 import sys
@@ -48,7 +49,9 @@ class Template:
         answer = self._ask(process, variables)
         if "error" in answer:
             raise UnsupportedModel(
-                f"The model's chat template refused this conversation: {answer['error']}"
+                _("The model's chat template refused this conversation: {error}").format(
+                    error=answer["error"]
+                )
             )
         return str(answer["text"])
 
@@ -68,7 +71,9 @@ class Template:
         weakref.finalize(self, _end, process)
         answer = self._ask(process, {"source": self._source})
         if "error" in answer:
-            raise UnsupportedModel(f"The model's chat template does not parse: {answer['error']}")
+            raise UnsupportedModel(
+                _("The model's chat template does not parse: {error}").format(error=answer["error"])
+            )
         return process
 
     def _ask(self, process: subprocess.Popen[str], question: dict[str, Any]) -> dict[str, Any]:

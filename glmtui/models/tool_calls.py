@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from glmtui.chat import Message
 from glmtui.engine.api import ToolCall
 from glmtui.errors import EngineError
+from glmtui.language import _
 
 SEPARATOR = "<|assistant|>"
 MAX_CALL_CHARS = 64_000
@@ -88,8 +89,8 @@ def json_arguments(content: str) -> dict[str, Any]:
 
 def _unreadable(content: str, error: BaseException) -> EngineError:
     return EngineError(
-        f"The model's tool call cannot be read: {error}.",
-        f"It wrote: {content.strip()[:200]}",
+        _("The model's tool call cannot be read: {error}.").format(error=error),
+        _("It wrote: {text}").format(text=content.strip()[:200]),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from glmtui.chat import Conversation, Message
 from glmtui.errors import CorruptConversation
+from glmtui.language import _
 from glmtui.store.format import FileFormat, from_table, parse
 
 # ---- in
@@ -30,7 +31,7 @@ def _from_openai(data: dict[str, Any]) -> dict[str, Any]:
     """`data` in our words: roles, contents in parts, and a leading system message."""
     rows = data.get("messages")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise CorruptConversation("there is no list of messages in it")
+        raise CorruptConversation(_("there is no list of messages in it"))
     roles = {"developer": "system", "tool": "observation", "function": "observation"}
     ours = []
     for row in rows:

@@ -28,6 +28,7 @@ from glmtui.errors import (
     CorruptConversation,
     StoreError,
 )
+from glmtui.language import _
 from glmtui.store import journal
 from glmtui.store.durable import make_private_folder, read_bounded, replace_file, sync_folder
 from glmtui.store.format import FileFormat, dumps, loads
@@ -156,7 +157,9 @@ class Store:
         with self._turn:
             there = [path for path, _ in files_of(self._trash) if id_of(path) == conversation_id]
             if not there:
-                raise ConversationNotFound(f"{conversation_id!r} is not in the trash any more")
+                raise ConversationNotFound(
+                    _("{name!r} is not in the trash any more").format(name=conversation_id)
+                )
             self._move(there[0], self.folder / there[0].name)
 
     def _move(self, path: Path, to: Path) -> None:
@@ -222,8 +225,10 @@ class Store:
         if not held:
             holder = self._locks.holder(conversation_id) or "unknown"
             raise ConversationInUse(
-                f"conversation {conversation_id} is open in another glmtui (process {holder})",
-                "Close it there, or go on in a copy of it.",
+                _("conversation {name} is open in another glmtui (process {holder})").format(
+                    name=conversation_id, holder=holder
+                ),
+                _("Close it there, or go on in a copy of it."),
             )
 
     def release(self, conversation_id: str) -> None:
@@ -253,7 +258,9 @@ class Store:
             return files_of(self.folder, id_prefix)
         except OSError as error:
             raise StoreError(
-                f"cannot list the conversations in {str(self.folder)!r}: {error.strerror}"
+                _("cannot list the conversations in {folder!r}: {reason}").format(
+                    folder=str(self.folder), reason=error.strerror
+                )
             ) from error
 
     def _by_age(self) -> list[tuple[Path, os.stat_result]]:
@@ -264,21 +271,21 @@ class Store:
         if wanted == "last":
             if latest := self.latest():
                 return latest.path
-            raise ConversationNotFound("there are no saved conversations yet")
+            raise ConversationNotFound(_("there are no saved conversations yet"))
         files = [path for path, _ in self._files(wanted) if id_of(path).startswith(wanted)]
         exact = [path for path in files if id_of(path) == wanted]
         candidates = exact or (files if wanted else [])
         if not candidates:
             raise ConversationNotFound(
-                f"no saved conversation has the id {id_or_prefix!r}",
-                "`glmtui list` shows them all.",
+                _("no saved conversation has the id {name!r}").format(name=id_or_prefix),
+                _("`glmtui list` shows them all."),
             )
         if len(candidates) > 1:
             names = sorted(repr(path.name) for path in candidates)
-            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            shown = ", ".join(names[:8]) + (", …" if names[8:] else "")
             raise ConversationNotFound(
-                f"{id_or_prefix!r} could be {', '.join(names[:8])}{more}",
-                "Give more of the id, the eight letters at the end of the name.",
+                _("{name!r} could be {names}").format(name=id_or_prefix, names=shown),
+                _("Give more of the id, the eight letters at the end of the name."),
             )
         return candidates[0]
 
@@ -319,8 +326,10 @@ class Store:
                 unchanged = known and known.is_still_at(path)
             if not unchanged:
                 raise ConversationChanged(
-                    f"{path.name!r} was changed by someone else since it was opened here",
-                    "Open it again to see the change, or go on in a copy of the conversation.",
+                    _("{file!r} was changed by someone else since it was opened here").format(
+                        file=path.name
+                    ),
+                    _("Open it again to see the change, or go on in a copy of the conversation."),
                 )
         if there:
             return there[0]
@@ -334,8 +343,8 @@ class Store:
             aside = path.rename(free_name_aside(path))
         except OSError:  # it stays where it is; nothing overwrites it there either
             return error
-        hint = f"It is kept as {aside.name!r}: correct it and `glmtui import` it."
-        return CorruptConversation(error.message, hint)
+        hint = _("It is kept as {file!r}: correct it and `glmtui import` it.")
+        return CorruptConversation(error.message, hint.format(file=aside.name))
 
     def _clean(self) -> None:
         """Removes temporary and lock files whose program is gone."""
@@ -357,10 +366,15 @@ class Store:
     def _unwritable(self, error: OSError) -> StoreError:
         hint = ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "Free some space there, or export the conversation to another disk."
+            hint = _("Free some space there, or export the conversation to another disk.")
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            hint = "Make the folder writable, or set GLMTUI_DATA_DIR to one that is."
-        return StoreError(f"cannot write in {str(self.folder)!r}: {error.strerror}", hint)
+            hint = _("Make the folder writable, or set GLMTUI_DATA_DIR to one that is.")
+        return StoreError(
+            _("cannot write in {folder!r}: {reason}").format(
+                folder=str(self.folder), reason=error.strerror
+            ),
+            hint,
+        )
 
 
 def files_of(folder: Path, id_prefix: str = "") -> list[tuple[Path, os.stat_result]]:

@@ -32,15 +32,13 @@ ignored, as are the ids of a plain list.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import math
 import re
-from collections.abc import Hashable
 from dataclasses import dataclass, fields
-from datetime import date, datetime, timezone
-from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, get_type_hints
+from datetime import datetime, timezone
+from typing import Any, Literal, TypeAlias, get_args
 
 import tomli
 import tomli_w
@@ -57,16 +55,15 @@ from glmtui.chat import (
     title_of,
 )
 from glmtui.errors import CorruptConversation, NewerFormat
+from glmtui.language import _
 from glmtui.store.toml import is_plain, load_toml, message_in
+from glmtui.store.values import Table, numbers_of, one_of, time_of, value_of
 
 FORMAT = 1
 FileFormat: TypeAlias = Literal["toml", "json"]
 ID = re.compile(r"[0-9a-f]{8}")
 ROLES: tuple[str, ...] = get_args(Role)
 REASONS: tuple[str, ...] = get_args(FinishReason)
-
-_Table: TypeAlias = dict[str, Any]
-_Numbers = TypeVar("_Numbers", SamplingParams, GenerationStats)
 
 
 # ---- writing
@@ -82,7 +79,7 @@ def dumps(conversation: Conversation, file_format: FileFormat) -> str:
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
-def _tables(conversation: Conversation) -> _Table:
+def _tables(conversation: Conversation) -> Table:
     """The file's keys and values, empty ones left out."""
     plain = _is_plain(conversation)
     table = {
@@ -112,7 +109,7 @@ def _is_plain(conversation: Conversation) -> bool:
 
 def message_table(message: Message, plain: bool) -> dict[str, Any]:
     """A message's keys and values; `plain` without its place among the others."""
-    table: _Table = {} if plain else {"id": message.id, "parent": message.parent or ""}
+    table: Table = {} if plain else {"id": message.id, "parent": message.parent or ""}
     table["role"] = message.role
     if message.created is not None:
         table["time"] = message.created.astimezone(timezone.utc)
@@ -125,7 +122,7 @@ def message_table(message: Message, plain: bool) -> dict[str, Any]:
     return table
 
 
-def _numbers_set(numbers: SamplingParams | GenerationStats) -> _Table:
+def _numbers_set(numbers: SamplingParams | GenerationStats) -> Table:
     """The fields that differ from their defaults. NaN and infinities say nothing and stay out."""
     values = {f.name: (getattr(numbers, f.name), f.default) for f in fields(numbers)}
     return {
@@ -135,7 +132,7 @@ def _numbers_set(numbers: SamplingParams | GenerationStats) -> _Table:
     }
 
 
-def _toml(table: _Table) -> str:
+def _toml(table: Table) -> str:
     parts = [
         tomli_w.dumps({k: v for k, v in table.items() if k not in ("system", "params", "messages")})
     ]
@@ -223,7 +220,7 @@ def _peeked(conversation: Conversation, count: int) -> Peek:
     return Peek(conversation.title, conversation.model, count, conversation.pinned)
 
 
-def _toml_ends(text: str) -> tuple[_Table, int]:
+def _toml_ends(text: str) -> tuple[Table, int]:
     """The head with the last message, and how many messages there are."""
     between = "\n[[messages]]"
     head = tomli.loads(text[: text.index(between)])
@@ -231,7 +228,7 @@ def _toml_ends(text: str) -> tuple[_Table, int]:
     return head | {"messages": [message_in(text[text.rindex(between) :])]}, count
 
 
-def _json_ends(text: str) -> tuple[_Table, int]:
+def _json_ends(text: str) -> tuple[Table, int]:
     data = json.loads(text)
     return data | {"messages": data["messages"][-1:]}, len(data["messages"])
 
@@ -241,36 +238,40 @@ def parse(text: str, file_format: FileFormat) -> Any:
     try:
         return load_toml(text) if file_format == "toml" else json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CorruptConversation(f"this is not {file_format.upper()}: {error}") from error
+        raise CorruptConversation(
+            _("this is not {kind}: {error}").format(kind=file_format.upper(), error=error)
+        ) from error
 
 
 def from_table(data: Any) -> Conversation:
     """The conversation that a parsed text describes. Raises like `loads`."""
     if not isinstance(data, dict):
-        raise CorruptConversation("this is not a conversation")
-    version = _get(data, "format", int, FORMAT)
+        raise CorruptConversation(_("this is not a conversation"))
+    version = value_of(data, "format", int, FORMAT)
     if version > FORMAT:
         raise NewerFormat(
-            f"its format is {version}; this glmtui reads up to {FORMAT}",
-            "Update glmtui to open it.",
+            _("its format is {version}; this glmtui reads up to {most}").format(
+                version=version, most=FORMAT
+            ),
+            _("Update glmtui to open it."),
         )
-    messages = _messages(_get(data, "messages", list, []))
-    created = _time(data, "created")
+    messages = _messages(value_of(data, "messages", list, []))
+    created = time_of(data, "created")
     if created is None:
         created = next((m.created for m in messages if m.created), None) or now()
     titles = (title_of(m.content) for m in messages if m.role == "user")
-    head: str | None = _get(data, "head", str, messages[-1].id if messages else "")
+    head: str | None = value_of(data, "head", str, messages[-1].id if messages else "")
     if head not in {m.id for m in messages}:
         head = messages[-1].id if messages and head else None
-    conversation_id = _get(data, "id", str, "")
+    conversation_id = value_of(data, "id", str, "")
     return Conversation(
         id=conversation_id if ID.fullmatch(conversation_id) else fresh_id(),
         created=created,
-        title=_get(data, "title", str, "") or next(filter(None, titles), ""),
-        model=_get(data, "model", str, ""),
+        title=value_of(data, "title", str, "") or next(filter(None, titles), ""),
+        model=value_of(data, "model", str, ""),
         pinned=data.get("pinned") is True,
-        system=_get(data, "system", str, None),
-        params=_numbers(SamplingParams, _get(data, "params", dict, {})),
+        system=value_of(data, "system", str, None),
+        params=numbers_of(SamplingParams, value_of(data, "params", dict, {})),
         messages=messages,
         head=head,
     )
@@ -283,15 +284,17 @@ def _messages(rows: list[Any]) -> tuple[Message, ...]:
     for n, row in enumerate(rows, 1):
         try:
             if not isinstance(row, dict):
-                raise CorruptConversation("is not a table")
-            name, parent = _get(row, "id", str, ""), _get(row, "parent", str, last)
+                raise CorruptConversation(_("is not a table"))
+            name, parent = value_of(row, "id", str, ""), value_of(row, "parent", str, last)
             if not name or name in messages:
                 name = _free_id(n, taken)
             if parent and parent not in messages:
                 parent = last
             messages[name] = message_of(row, name, parent or None)
         except CorruptConversation as error:
-            raise CorruptConversation(f"message {n}: {error.message}") from error
+            raise CorruptConversation(
+                _("message {n}: {what}").format(n=n, what=error.message)
+            ) from error
         last = name
     return tuple(messages.values())
 
@@ -303,85 +306,21 @@ def _free_id(n: int, taken: set[str]) -> str:
     return f"m{n}"
 
 
-def message_of(row: _Table, name: str, parent: str | None) -> Message:
+def message_of(row: Table, name: str, parent: str | None) -> Message:
     """The message that a table describes, under this id. Raises CorruptConversation."""
     if "content" not in row:
-        raise CorruptConversation("has no content")
+        raise CorruptConversation(_("has no content"))
     ended = row.get("finish_reason")
-    stats = _get(row, "stats", dict, None)
+    stats = value_of(row, "stats", dict, None)
     return Message(
-        role=_one_of(ROLES, row, "role"),
-        content=_get(row, "content", str, ""),
+        role=one_of(ROLES, row, "role"),
+        content=value_of(row, "content", str, ""),
         id=name,
         parent=parent,
-        created=_time(row, "time"),
-        model=_get(row, "model", str, ""),
-        finish_reason=_one_of(REASONS, row, "finish_reason") if ended else None,
-        stats=None if stats is None else _numbers(GenerationStats, stats),
-        error=_get(row, "error", str, ""),
-        metadata=_get(row, "metadata", str, ""),
+        created=time_of(row, "time"),
+        model=value_of(row, "model", str, ""),
+        finish_reason=one_of(REASONS, row, "finish_reason") if ended else None,
+        stats=None if stats is None else numbers_of(GenerationStats, stats),
+        error=value_of(row, "error", str, ""),
+        metadata=value_of(row, "metadata", str, ""),
     )
-
-
-# ---- values, checked
-
-_Kind = TypeVar("_Kind", str, int, list[Any], dict[str, Any])
-_Default = TypeVar("_Default")
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def _get(table: _Table, key: str, kind: type[_Kind], default: _Default) -> _Kind | _Default:
-    value = table.get(key)
-    if value is None:
-        return default
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise CorruptConversation(f"{key} is not {_WORDS.get(kind, f'a {kind.__name__}')}")
-    return value
-
-
-def _one_of(words: tuple[str, ...], table: _Table, key: str) -> Any:
-    value = table.get(key)
-    if value not in words:
-        known = ", ".join(words)
-        raise CorruptConversation(f"{key} is {str(value)[:40]!r}, not one of {known}")
-    return value
-
-
-def _numbers(kind: type[_Numbers], table: _Table) -> _Numbers:
-    """A dataclass of optional numbers from the keys of `table` that it has."""
-    values: _Table = {}
-    for name, wanted in _number_types(cast(Hashable, kind)).items():
-        value = table.get(name)
-        if value is None:
-            continue
-        given = type(value)
-        if given is int and wanted is float and abs(value) < 2**1000:
-            value = float(value)
-        elif given is not wanted or (given is float and not math.isfinite(value)):
-            raise CorruptConversation(f"{name} is not {_WORDS[wanted]}")
-        values[name] = value
-    return kind(**values)
-
-
-@functools.cache
-def _number_types(kind: Any) -> dict[str, type]:
-    """The type of each field, None apart."""
-    hints = get_type_hints(kind).items()
-    return {name: (get_args(hint) or (hint,))[0] for name, hint in hints}
-
-
-def _time(table: _Table, key: str) -> datetime | None:
-    """A time in UTC; one without a zone is local."""
-    value = table.get(key)
-    if value is None:
-        return None
-    try:
-        if isinstance(value, str):
-            value = datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
-        elif isinstance(value, date) and not isinstance(value, datetime):
-            value = datetime(value.year, value.month, value.day)
-        if isinstance(value, datetime):
-            return value.astimezone(timezone.utc)
-    except (ValueError, OverflowError, OSError):
-        pass
-    raise CorruptConversation(f"{key} is not a time: {str(value)[:40]!r}")

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 from glmtui.chat import Conversation, Message
 from glmtui.errors import CorruptConversation
+from glmtui.language import _
 from glmtui.store.durable import read_bounded, replace_file
 from glmtui.store.format import message_of, message_table, parse
 
@@ -151,7 +152,7 @@ def add_later(conversation: Conversation, text: str, digest: bytes) -> tuple[Con
     data = parse(text, "json")
     rows: Any = data.get("messages") if isinstance(data, dict) else None
     if not isinstance(rows, list):
-        raise CorruptConversation("it is no list of messages")
+        raise CorruptConversation(_("it is no list of messages"))
     fits = data.get("file") == digest.hex()
     messages = {message.id: message for message in conversation.messages}
     places = {name: n for n, name in enumerate(messages)}
@@ -180,5 +181,5 @@ def _rows(rows: Sequence[Any]) -> Iterator[tuple[Message, str]]:
     """Each message with the id of its parent."""
     for row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row["id"]:
-            raise CorruptConversation("a message has no id")
+            raise CorruptConversation(_("a message has no id"))
         yield message_of(row, row["id"], None), str(row.get("parent") or "")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from glmtui.chat import Conversation
 from glmtui.errors import CorruptConversation, StoreError
+from glmtui.language import _
 from glmtui.store.durable import read_bounded
 from glmtui.store.exchange import import_text
 from glmtui.store.format import Peek, peek
@@ -79,9 +80,14 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{path.name!r} cannot be read: {error.strerror}") from error
+        raise StoreError(
+            _("{file!r} cannot be read: {reason}").format(file=path.name, reason=error.strerror)
+        ) from error
     except StoreError as error:
-        raise type(error)(f"{path.name!r} cannot be read: {error.message}", error.hint) from error
+        raise type(error)(
+            _("{file!r} cannot be read: {reason}").format(file=path.name, reason=error.message),
+            error.hint,
+        ) from error
 
 
 def text_of(data: bytes) -> str:
@@ -89,4 +95,6 @@ def text_of(data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")  # some editors put a byte order mark first
     except UnicodeDecodeError as error:
-        raise CorruptConversation(f"this is not UTF-8 text: {error.reason}") from error
+        raise CorruptConversation(
+            _("this is not UTF-8 text: {reason}").format(reason=error.reason)
+        ) from error

@@ -30,6 +30,7 @@ import tomli
 
 from glmtui import paths
 from glmtui.errors import ConfigError, ToolError
+from glmtui.language import _
 from glmtui.sanitize import one_line
 from glmtui.store.durable import read_bounded
 from glmtui.toml_file import line_of
@@ -74,9 +75,14 @@ class Parameter:
             self.kind == "boolean" or not isinstance(value, bool)
         )
         if not right or (self.choices and value not in self.choices):
-            wanted = f"one of {', '.join(self.choices)}" if self.choices else f"a {self.kind}"
+            said = _("{name} should be a {kind}, and the model gives {shown}.")
+            if self.choices:
+                said = _("{name} should be one of {choices}, and the model gives {shown}.")
             shown = one_line(json.dumps(value, ensure_ascii=False, default=str))[:60]
-            raise ToolError(f"{self.name} should be {wanted}, and the model gives {shown}.")
+            choices = ", ".join(self.choices)
+            raise ToolError(
+                said.format(name=self.name, kind=self.kind, choices=choices, shown=shown)
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,15 +135,23 @@ class Tool:
             ToolError: they are not what the tool takes, or would be taken for an option.
         """
         if arguments is None:
-            raise ToolError(f"The model calls {self.name} in a way that cannot be read.")
+            raise ToolError(
+                _("The model calls {tool} in a way that cannot be read.").format(tool=self.name)
+            )
         known = {parameter.name: parameter for parameter in self.parameters}
         for name in arguments.keys() - known.keys():
-            raise ToolError(f"{self.name} takes no {one_line(str(name))[:60]}.")
+            raise ToolError(
+                _("{tool} takes no {name}.").format(tool=self.name, name=one_line(str(name))[:60])
+            )
         for name, parameter in known.items():
             if name in arguments:
                 parameter.check(arguments[name])
             elif not parameter.optional:
-                raise ToolError(f"{self.name} needs {name}, and the model does not give it.")
+                raise ToolError(
+                    _("{tool} needs {name}, and the model does not give it.").format(
+                        tool=self.name, name=name
+                    )
+                )
         texts = {name: _as_text(value) for name, value in arguments.items()}
         argv = list(self.command[:1])
         for word in self.command[1:]:
@@ -156,12 +170,15 @@ class Tool:
         filled = re.sub(f"{{({named})}}", lambda m: texts[m[1]], word) if named else word
         if filled.startswith("-") and not word.startswith("-") and not only_arguments:
             raise ToolError(
-                f"The model gives {self.name} an argument that begins with a dash: "
-                f"{one_line(filled)[:60]}",
-                'Where that is meant, put "--" before it in the command of tools.toml.',
+                _("The model gives {tool} an argument that begins with a dash: {text}").format(
+                    tool=self.name, text=one_line(filled)[:60]
+                ),
+                _('Where that is meant, put "--" before it in the command of tools.toml.'),
             )
         if "\0" in filled:
-            raise ToolError(f"The model gives {self.name} an argument with a NUL character.")
+            raise ToolError(
+                _("The model gives {tool} an argument with a NUL character.").format(tool=self.name)
+            )
         return filled
 
 
@@ -175,8 +192,8 @@ def tool_named(tools: Sequence[Tool], name: str) -> Tool:
         if tool.name == name:
             return tool
     raise ToolError(
-        f"The model calls a tool that does not exist: {one_line(name)[:60]}.",
-        "Answer in its place, or declare it in tools.toml.",
+        _("The model calls a tool that does not exist: {name}.").format(name=one_line(name)[:60]),
+        _("Answer in its place, or declare it in tools.toml."),
     )
 
 
@@ -204,16 +221,32 @@ def load(path: Path | None = None) -> tuple[tuple[Tool, ...], list[ConfigError]]
     except FileNotFoundError:
         return (), []
     except (OSError, ValueError, RecursionError) as error:
-        return (), [ConfigError(f"{path} cannot be read: {error}", "No tool is offered.")]
+        return (), [
+            ConfigError(
+                _("{path} cannot be read: {error}").format(path=path, error=error),
+                _("No tool is offered."),
+            )
+        ]
 
     def wrong(what: str, *entry: str, hint: str = "") -> None:
-        problems.append(ConfigError(f"{path}, line {line_of(text, entry)}: {what}", hint))
+        problems.append(
+            ConfigError(
+                _("{path}, line {line}: {what}").format(
+                    path=path, line=line_of(text, entry), what=what
+                ),
+                hint,
+            )
+        )
 
     enabled, tables = document.get("enabled", False), document.get("tools", {})
     for key in document.keys() - {"enabled", "tools"}:
-        wrong(f"there is no setting {key!r}", key, hint="A tool is a table [tools.NAME].")
+        wrong(
+            _('there is no setting "{name}"').format(name=key),
+            key,
+            hint=_("A tool is a table [tools.NAME]."),
+        )
     if not isinstance(enabled, bool):
-        wrong("enabled is true or false", "enabled", hint="No tool is offered.")
+        wrong(_("enabled is true or false"), "enabled", hint=_("No tool is offered."))
     if enabled is not True or not isinstance(tables, dict):
         return (), problems
     tools = []
@@ -221,60 +254,82 @@ def load(path: Path | None = None) -> tuple[tuple[Tool, ...], list[ConfigError]]
         try:
             tools.append(_tool(name, table))
         except ConfigError as error:
-            wrong(error.message, "tools", name, hint=error.hint or "This tool is not offered.")
+            wrong(error.message, "tools", name, hint=error.hint or _("This tool is not offered."))
     return tuple(tools), problems
 
 
 def _tool(name: str, table: object) -> Tool:
     if not NAME.fullmatch(name):
-        raise ConfigError(f"{name!r} is no name of a tool", "Letters, digits, _ and - make one.")
+        raise ConfigError(
+            _("{name!r} is no name of a tool").format(name=name),
+            _("Letters, digits, _ and - make one."),
+        )
     if not isinstance(table, dict):
-        raise ConfigError(f"tools.{name} is no table")
+        raise ConfigError(_("tools.{name} is no table").format(name=name))
     _only(table, ("description", "command", "timeout", "parameters"), f"tools.{name}")
     description, command = table.get("description"), table.get("command")
     if not isinstance(description, str) or not description.strip():
-        raise ConfigError(f"tools.{name} has no description, from which a model learns its use")
+        raise ConfigError(
+            _("tools.{name} has no description, from which a model learns its use").format(
+                name=name
+            )
+        )
     if not _is_texts(command) or not command or not command[0]:
-        raise ConfigError(f"tools.{name}.command is not a list of texts, the program first")
+        raise ConfigError(
+            _("tools.{name}.command is not a list of texts, the program first").format(name=name)
+        )
     timeout = table.get("timeout", TIMEOUT)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float):
-        raise ConfigError(f"tools.{name}.timeout is no number of seconds")
+        raise ConfigError(_("tools.{name}.timeout is no number of seconds").format(name=name))
     if not 0 < timeout <= MAX_TIMEOUT:
-        raise ConfigError(f"tools.{name}.timeout is not between 0 and {MAX_TIMEOUT:.0f} seconds")
+        raise ConfigError(
+            _("tools.{name}.timeout is not between 0 and {most:.0f} seconds").format(
+                name=name, most=MAX_TIMEOUT
+            )
+        )
     parameters = table.get("parameters", {})
     if not isinstance(parameters, dict):
-        raise ConfigError(f"tools.{name}.parameters is no table")
+        raise ConfigError(_("tools.{name}.parameters is no table").format(name=name))
     taken = tuple(_parameter(f"tools.{name}", key, value) for key, value in parameters.items())
     tool = Tool(name, description, tuple(command), taken, float(timeout))
     if tool._named(command[0]):
-        raise ConfigError(f"tools.{name}.command lets the model choose the program")
+        raise ConfigError(
+            _("tools.{name}.command lets the model choose the program").format(name=name)
+        )
     return tool
 
 
 def _parameter(tool: str, name: str, table: object) -> Parameter:
     where = f"{tool}.parameters.{name}"
     if not NAME.fullmatch(name):
-        raise ConfigError(f"{name!r} is no name of a parameter")
+        raise ConfigError(_("{name!r} is no name of a parameter").format(name=name))
     if not isinstance(table, dict):
-        raise ConfigError(f"{where} is no table")
+        raise ConfigError(_("{where} is no table").format(where=where))
     _only(table, ("description", "type", "optional", "choices"), where)
     description, kind = table.get("description", ""), table.get("type", "string")
     optional, choices = table.get("optional", False), table.get("choices", [])
     if not isinstance(description, str):
-        raise ConfigError(f"{where}.description is no text")
+        raise ConfigError(_("{where}.description is no text").format(where=where))
     if kind not in KINDS:
-        raise ConfigError(f"{where}.type is not one of {', '.join(KINDS)}")
+        raise ConfigError(
+            _("{where}.type is not one of {names}").format(where=where, names=", ".join(KINDS))
+        )
     if not isinstance(optional, bool):
-        raise ConfigError(f"{where}.optional is true or false")
+        raise ConfigError(_("{where}.optional is true or false").format(where=where))
     if not _is_texts(choices) or (choices and kind != "string"):
-        raise ConfigError(f"{where}.choices is not a list of texts, for a string")
+        raise ConfigError(
+            _("{where}.choices is not a list of texts, for a string").format(where=where)
+        )
     return Parameter(name, description, kind, optional, tuple(choices))
 
 
 def _only(table: Mapping[str, object], known: Sequence[str], where: str) -> None:
     for key in table.keys() - set(known):
         near = difflib.get_close_matches(key, known, n=1)
-        raise ConfigError(f"{where} has no {key!r}", f"Did you mean {near[0]}?" if near else "")
+        raise ConfigError(
+            _("{where} has no {key!r}").format(where=where, key=key),
+            _("Did you mean {name}?").format(name=near[0]) if near else "",
+        )
 
 
 def _is_texts(value: object) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from glmtui.errors import ToolError
+from glmtui.language import _
 from glmtui.sanitize import visible
 from glmtui.tools.declared import Invocation
 
@@ -59,8 +60,8 @@ def run(invocation: Invocation, cancelled: Callable[[], bool] = lambda: False) -
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             raise ToolError(
-                f"{invocation.argv[0]} cannot be run: {why}.",
-                "Its command is in tools.toml; a whole path is safest.",
+                _("{program} cannot be run: {why}.").format(program=invocation.argv[0], why=why),
+                _("Its command is in tools.toml; a whole path is safest."),
             ) from error
     try:
         output, end = _read(process, started + invocation.timeout, cancelled)

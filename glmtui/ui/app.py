@@ -34,7 +34,8 @@ from glmtui.language import _
 from glmtui.sanitize import visible
 from glmtui.store import Store
 from glmtui.ui import wording
-from glmtui.ui.chat_screen import UNBOUND, ChatScreen
+from glmtui.ui.bound import UNBOUND, keymap
+from glmtui.ui.chat_screen import ChatScreen
 from glmtui.ui.memory import MemoryWatch
 from glmtui.ui.saver import Saver
 from glmtui.ui.session import Session
@@ -125,7 +126,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self.session.keep_turns = settings.keep_turns
         self._opening = conversation
         if settings.keys != "default" or settings.bindings:
-            self.set_keymap({c.action: c.keys or UNBOUND for c in self.commands})
+            self.set_keymap(keymap(self.commands))
         if not settings.motion:
             self.animation_level = "none"
         for theme in themes():
@@ -155,9 +156,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         gc.freeze()  # what is here now stays; collecting need not look at it again
         gc.enable()
         if not self.is_headless:
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-                loop.add_signal_handler(number, self._leave, number)
+            self.hear_signals(self.leave)
         if self._opening is not None:
             self.session.open(self._opening)
         if not self.chat.prompt.text:  # else someone was quick
@@ -320,7 +319,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
 
     def _do(self, command: Command) -> None:
         if self.chat.prompt.complete(command):
-            self.chat.action_send()
+            self.run_worker(self.chat.action_send())  # an editor would hold up the loop's messages
 
     # ---- what happens meanwhile
 
@@ -354,7 +353,14 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self._exit_renderables.append(Text(text, no_wrap=True, overflow="ignore"))
         self._close_messages_no_wait()
 
-    def _leave(self, number: int) -> None:
+    def hear_signals(self, handler: Callable[[int], None]) -> None:
+        """Has this be called with the number of each signal that would end a program."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            loop.add_signal_handler(number, handler, number)
+
+    def leave(self, number: int) -> None:
+        """Leaves because of a signal."""
         self.signalled = number
         self.exit(return_code=128 + number)
 

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from rich.cells import cell_len
-
+from glmtui.ui.graphemes import cells
 from glmtui.ui.highlight import highlight
 from glmtui.ui.wrap import BLANK, CHROME, INDENT, UNBROKEN, Line, Span, Styles, prefixed, wrap
 
@@ -105,7 +104,7 @@ class Item(Block):
 
     def lines(self, width: int, depth: int) -> list[Line]:
         marker = f"{self.marker or _BULLETS[depth % len(_BULLETS)]} "
-        indent = Span(" " * cell_len(marker), (INDENT,))
+        indent = Span(" " * cells(marker), (INDENT,))
         return _nested(self.blocks, width, depth + 1, Span(marker, ("marker",)), indent)
 
 
@@ -135,7 +134,7 @@ class Table(Block):
         """
         columns = [[row[i] for row in self.rows] for i in range(len(self.alignments))]
         wanted = [
-            max(1, *(cell_len(line.text) for cell in column for line in wrap(cell, UNBROKEN)))
+            max(1, *(cells(line.text) for cell in column for line in wrap(cell, UNBROKEN)))
             for column in columns
         ]
         left = width - len(_COLUMN_GAP) * (len(wanted) - 1)
@@ -158,7 +157,7 @@ class Table(Block):
             spans: list[Span] = []
             for column, width, alignment in zip(columns, widths, self.alignments, strict=True):
                 cell = column[y] if y < len(column) else BLANK
-                slack = width - cell_len(cell.text)
+                slack = width - cells(cell.text)
                 before = {"left": 0, "center": slack // 2, "right": slack}[alignment]
                 after = Span(" " * (slack - before) + _COLUMN_GAP)
                 spans += [Span(" " * before), *cell.spans, after]
@@ -219,7 +218,7 @@ def code_lines(info: str, text: str, width: int) -> list[Line]:
 
 
 def _nested(blocks: Sequence[Block], width: int, depth: int, first: Span, rest: Span) -> list[Line]:
-    inner = width - cell_len(first.text)
+    inner = width - cells(first.text)
     if inner < NARROWEST:
         return [Line((first,)), *lay_out(blocks, width, depth)]
     return prefixed(lay_out(blocks, inner, depth) or [BLANK], first, rest)

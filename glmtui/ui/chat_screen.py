@@ -6,42 +6,37 @@ conversation is kept nor what a model is.
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import ClassVar
 
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 
-from glmtui import commands
+from glmtui import slash
 from glmtui.errors import GlmtuiError, UsageError
 from glmtui.language import _
+from glmtui.ui.bound import bindings
 from glmtui.ui.finding_actions import FindingActions
 from glmtui.ui.memory_actions import MemoryActions
 from glmtui.ui.message_actions import MessageActions
 from glmtui.ui.prompt_actions import PromptActions
-
-UNBOUND = "unbound"
-"""A key that no terminal sends, for what has none until the user gives it one."""
 
 
 class ChatScreen(MessageActions, FindingActions, PromptActions, MemoryActions):
     """What the user can do, but for what is said elsewhere of its four parts."""
 
     AUTO_FOCUS = "Prompt"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(command.keys or UNBOUND, command.action, show=False, id=command.action)
-        for command in commands.COMMANDS
-        if not command.scope
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings()
 
     # ---- a question and its reply
 
-    def action_send(self) -> None:
+    async def action_send(self) -> None:
         """Sends what is in the prompt, or does what its command says."""
         text = self.prompt.whole
         if not text.strip():
             return
-        if commands.looks_like_command(text):
-            self._command(text)
+        if slash.looks_like_command(text):
+            await self._command(text)
         elif self.session.run is not None:
             self.idle()
         elif (question := self.with_files(text.strip("\n"))) is not None:
@@ -50,16 +45,18 @@ class ChatScreen(MessageActions, FindingActions, PromptActions, MemoryActions):
             if editing is not None or not self.app.tool_use.answer(question):
                 self.session.ask(question, editing)
 
-    def _command(self, text: str) -> None:
+    async def _command(self, text: str) -> None:
         try:
-            command, argument = commands.parse(text)
+            command, argument = slash.parse(text)
         except UsageError as error:
             self.app.tell(str(error), bad=True)
             return
         self.prompt.take()
         action = getattr(self, f"action_{command.action}")
         try:
-            action(argument) if command.argument else action()
+            done = action(argument) if command.argument else action()
+            if inspect.isawaitable(done):
+                await done
         except GlmtuiError as error:
             self.app.tell(str(error), bad=True)
 

@@ -17,10 +17,8 @@ from textual.content import Content
 from textual.geometry import Size
 from textual.screen import Screen
 from textual.timer import Timer
-from textual.widgets import Static
 
 from glmtui.language import N_, _, ngettext
-from glmtui.sanitize import visible
 from glmtui.ui import wording
 from glmtui.ui.memory import Memory
 from glmtui.ui.picking import Picking
@@ -28,6 +26,7 @@ from glmtui.ui.prompt import Prompt
 from glmtui.ui.session import Session
 from glmtui.ui.status import StatusBar
 from glmtui.ui.transcript import Transcript
+from glmtui.ui.words import Words
 
 if TYPE_CHECKING:
     from glmtui.ui.app import GlmtuiApp
@@ -38,22 +37,6 @@ SLOW_FRAME = 1 / 2  # where `motion` is false
 STATUS_SECONDS = 0.5
 PLACEHOLDER = N_("Ask anything, or / for commands")
 WIDE = 100  # columns, from which on the panel has room beside the conversation
-
-
-class Words(Static):
-    """Plain text, drawn again only when it changes; an empty one takes no room."""
-
-    def __init__(self, classes: str | None = None) -> None:
-        super().__init__(markup=False, classes=classes)
-        self.display = False
-        self._text = ""
-
-    def say(self, text: str) -> None:
-        """Shows `text` in place of what there was."""
-        if text != self._text:
-            self._text = text
-            self.display = bool(text)
-            self.update(Content(visible(text)))
 
 
 class Notice(Words):

@@ -1,4 +1,4 @@
-"""Dialogs: a list to pick from with a filter, a choice.
+"""Dialogs: a list under a field, one to pick from with a filter, a choice.
 
 A dialog is asked a question and dismissed with the answer; what follows from it is the app's.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -19,8 +19,11 @@ from textual.widgets.option_list import Option
 
 from glmtui.language import _
 from glmtui.sanitize import visible
+from glmtui.ui.words import Words
 
 MOST_ROWS = 200
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,55 +41,85 @@ class Row:
     words: str
 
 
-class Picker(ModalScreen[str | None]):
-    """A filter above a list. Enter answers with the row, Esc with None.
+class ListDialog(ModalScreen[Answer | None]):
+    """A field above a list, which can be walked while it is typed; Esc answers with None.
 
     Args:
+        typed: what is in the field at first.
         note: something to know first.
-        typed_too: whether Enter answers with what was typed where no row fits.
+        foot: what the keys do.
+
+    Attributes:
+        field, list: what the subclass fills and listens to.
     """
 
     AUTO_FOCUS = "Input"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", show=False),
+        Binding("escape", "leave", show=False),
         Binding("up", "move('cursor_up')", show=False),
         Binding("down", "move('cursor_down')", show=False),
         Binding("pageup", "move('page_up')", show=False),
         Binding("pagedown", "move('page_down')", show=False),
     ]
+    DIALOG = "dialog"
+
+    def __init__(
+        self, title: str, typed: str = "", *, placeholder: str, note: str = "", foot: str = ""
+    ) -> None:
+        super().__init__()
+        self._title = title
+        self._foot = foot
+        self.field = Input(typed, placeholder=placeholder, compact=True)
+        self.field.cursor_blink = False
+        self.list = OptionList(compact=True)
+        self.list.can_focus = False
+        self._note, self._said = Words("note"), Words("note")
+        self._note.say(note)
+
+    def compose(self) -> ComposeResult:
+        """Title, note, field, list, what there is to say, the keys."""
+        with Vertical(classes=self.DIALOG):
+            yield Static(Content(self._title), classes="heading")
+            yield self._note
+            yield self.field
+            yield self.list
+            yield self._said
+            yield Static(Content(self._foot), classes="help")
+
+    def say(self, text: str) -> None:
+        """A line under the list; "" takes it away."""
+        self._said.say(text)
+
+    def action_leave(self) -> None:
+        """Closes without an answer."""
+        self.dismiss(None)
+
+    def action_move(self, how: str) -> None:
+        """Moves in the list while the cursor stays in the field."""
+        getattr(self.list, f"action_{how}")()
+
+
+class Picker(ListDialog[str]):
+    """A filter above a list. Enter answers with the row.
+
+    Args:
+        typed_too: whether Enter answers with what was typed where no row fits.
+    """
 
     def __init__(
         self,
         title: str,
         rows: Sequence[Row],
         *,
-        filter_text: str = "",
         selected: str = "",
         note: str = "",
         foot: str = "",
         typed_too: bool = False,
     ) -> None:
-        super().__init__()
-        self._title = title
+        super().__init__(title, placeholder=_("Type to filter"), note=note, foot=foot)
         self._rows = rows
         self._selected = selected
-        self._note = note
-        self._foot = foot
         self._typed_too = typed_too
-        self._filter = Input(filter_text, placeholder=_("Type to filter"), compact=True)
-        self._filter.cursor_blink = False
-        self.list = OptionList(compact=True)
-        self.list.can_focus = False
-
-    def compose(self) -> ComposeResult:
-        """Title, filter, list, a line on the keys."""
-        with Vertical(classes="dialog"):
-            yield Static(Content(self._title), classes="heading")
-            if self._note:
-                yield Static(Content(visible(self._note)), classes="note")
-            yield self._filter
-            yield self.list
-            yield Static(Content(self._foot), classes="help")
 
     def on_mount(self) -> None:
         """Fills the list."""
@@ -109,12 +142,8 @@ class Picker(ModalScreen[str | None]):
         if event.option.id is not None:
             self.dismiss(self._shown[int(event.option.id)].value)
 
-    def action_move(self, how: str) -> None:
-        """Moves in the list while the cursor stays in the filter."""
-        getattr(self.list, f"action_{how}")()
-
     def _fill(self, selected: str) -> None:
-        words = self._filter.value.lower().split()
+        words = self.field.value.lower().split()
         fitting = [row for row in self._rows if all(word in row.words for word in words)]
         self._shown = fitting[:MOST_ROWS]
         self.list.clear_options()

@@ -1,10 +1,13 @@
 """The user's own editor, given the terminal for as long as it takes.
 
-Knows no prompt and no message: a text goes out to it and comes back.
+Knows no prompt and no message: a text goes out to it and comes back. The app's loop goes on
+meanwhile and draws nothing, so that a reply is still taken in and saved.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shlex
 import shutil
@@ -12,10 +15,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from textual.app import SuspendNotSupported
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from glmtui.ui.app import GlmtuiApp
 
 FALLBACKS = ("vi", "nano")
+Tell = Callable[[str], object]
 
 
-def edit_text(app: GlmtuiApp, text: str, suffix: str = ".md") -> str | None:
-    """`text` as it comes back from $VISUAL or $EDITOR; the app waits meanwhile.
+async def edit_text(app: GlmtuiApp, text: str, suffix: str = ".md") -> str | None:
+    """`text` as it comes back from $VISUAL or $EDITOR.
 
     Args:
         suffix: of the file it is edited in, for the editor's colours.
@@ -37,34 +39,34 @@ def edit_text(app: GlmtuiApp, text: str, suffix: str = ".md") -> str | None:
     Returns:
         None where nothing came of it; the user was told why, and what was written is kept.
     """
-    argv = editor()
-    if not argv:
-        app.tell(_("There is no editor: set $VISUAL or $EDITOR to one."), bad=True)
+
+    def tell(said: str) -> None:
+        app.tell(said, bad=True)
+
+    if (sheet := _sheet(text, suffix, tell)) is None:
         return None
-    name = ""
-    try:
-        handle, name = tempfile.mkstemp(suffix=suffix, prefix="glmtui-")
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-        with app.suspend():
-            wrong = _run([*argv, name])
-        edited = Path(name).read_text("utf-8")
-    except SuspendNotSupported:
-        wrong, edited = _("this terminal cannot be lent to it"), text
-    except OSError as error:
-        wrong, edited = error.strerror or str(error), text
-    except UnicodeDecodeError:
-        wrong, edited = _("what it wrote is not UTF-8 text"), ""
-    if not text.endswith("\n"):  # most editors end the last line
-        edited = edited.removesuffix("\n")
-    if name and (not wrong or edited == text):
-        Path(name).unlink(missing_ok=True)
-    if not wrong:
-        return edited
-    said = _("{editor} was no use: {why}.").format(editor=argv[0], why=wrong)
-    kept = _("What was written is in {file}.").format(file=name) if edited != text else ""
-    app.tell(f"{said}\n{kept}".strip(), bad=True)
-    return None
+    if not sheet.wrong:
+        try:
+            with app.batch_update(), app.suspend():
+                sheet.wrong = await _run(app, sheet.argv)
+        except SuspendNotSupported:
+            sheet.wrong = _("this terminal cannot be lent to it")
+    return sheet.text_back(tell)
+
+
+def edit_text_here(text: str, tell: Tell) -> str | None:
+    """As `edit_text`, for a program that has no screen and waits."""
+    if (sheet := _sheet(text, ".md", tell)) is None:
+        return None
+    if not sheet.wrong:
+        before = signal.signal(signal.SIGINT, lambda *_signal: None)  # Ctrl+C is the editor's
+        try:
+            sheet.wrong = _ended(subprocess.call(sheet.argv))
+        except OSError as error:
+            sheet.wrong = _cause(error)
+        finally:
+            signal.signal(signal.SIGINT, before)
+    return sheet.text_back(tell)
 
 
 def editor() -> list[str]:
@@ -78,44 +80,84 @@ def editor() -> list[str]:
     return next(([name] for name in FALLBACKS if shutil.which(name)), [])
 
 
-def _run(argv: list[str]) -> str:
-    """Runs a program on the terminal. Returns what went wrong, "" for nothing."""
+class _Sheet:
+    """A text in a file of its own, and the command that edits it.
+
+    Attributes:
+        wrong: what went wrong; "" for nothing.
+    """
+
+    def __init__(self, command: list[str], text: str, suffix: str) -> None:
+        self._text = text
+        self._name = self.wrong = ""
+        try:
+            handle, self._name = tempfile.mkstemp(suffix=suffix, prefix="glmtui-")
+            with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
+                file.write(text)
+        except OSError as error:
+            self.wrong = _cause(error)
+        self.argv = [*command, self._name]
+
+    def text_back(self, tell: Tell) -> str | None:
+        """The text as it is now; the file goes, unless it is all there is of what was written."""
+        edited = self._text
+        try:
+            if self._name:
+                edited = Path(self._name).read_text("utf-8")
+        except OSError as error:
+            self.wrong = self.wrong or _cause(error)
+        except UnicodeDecodeError:
+            self.wrong, edited = _("what it wrote is not UTF-8 text"), ""
+        if not self._text.endswith("\n"):  # most editors end the last line
+            edited = edited.removesuffix("\n")
+        changed = edited != self._text
+        if self._name and not (self.wrong and changed):
+            Path(self._name).unlink(missing_ok=True)
+        if not self.wrong:
+            return edited
+        said = _("{editor} was no use: {why}.").format(editor=self.argv[0], why=self.wrong)
+        kept = _("What was written is in {file}.").format(file=self._name) if changed else ""
+        tell(f"{said}\n{kept}".strip())
+        return None
+
+
+def _sheet(text: str, suffix: str, tell: Tell) -> _Sheet | None:
+    if command := editor():
+        return _Sheet(command, text, suffix)
+    tell(_("There is no editor: set $VISUAL or $EDITOR to one."))
+    return None
+
+
+async def _run(app: GlmtuiApp, argv: list[str]) -> str:
+    """Runs a program on the terminal. Returns what went wrong, "" for nothing.
+
+    Ctrl+C is the program's; a signal that ends us ends it first.
+    """
     terminal = sys.__stdout__
     output = None if terminal is None else terminal.fileno()
-    with _signals_go_to() as running:
-        try:
-            process = subprocess.Popen(argv, stdout=output, stderr=output)
-        except OSError as error:  # Textual's `suspend` lets none pass
-            return error.strerror or str(error)
-        running.append(process)
-        code = process.wait()
+    try:
+        process = await asyncio.create_subprocess_exec(*argv, stdout=output, stderr=output)
+    except OSError as error:
+        return _cause(error)
+    heard: list[int] = []
+
+    def hand_on(number: int) -> None:
+        if number != signal.SIGINT:
+            heard.append(number)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                process.send_signal(number)
+
+    app.hear_signals(hand_on)
+    code = await process.wait()
+    app.hear_signals(app.leave)
+    for number in heard:
+        app.leave(number)
+    return _ended(code)
+
+
+def _ended(code: int) -> str:
     return _("it ended with code {code}").format(code=code) if code else ""
 
 
-@contextmanager
-def _signals_go_to() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Lets Ctrl+C be the editor's; a signal that ends us ends it first.
-
-    The loop must not hear of them: it would leave as soon as the editor is closed.
-    """
-    running: list[subprocess.Popen[bytes]] = []
-    heard: list[int] = []
-
-    def hand_on(number: int, _frame: FrameType | None) -> None:
-        heard.append(number)
-        for process in running:
-            process.send_signal(number)
-
-    def ignore(_number: int, _frame: FrameType | None) -> None: ...
-
-    wakeup = signal.set_wakeup_fd(-1)
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGHUP)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, ignore)
-    try:
-        yield running
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(wakeup)
-        for ended_by in heard:
-            signal.raise_signal(ended_by)
+def _cause(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import ClassVar
 
-from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.binding import BindingType
 from textual.content import Content
-from textual.screen import ModalScreen
-from textual.widgets import Input, OptionList, Static
+from textual.widgets import Input, OptionList
 from textual.widgets.option_list import Option
 
+from glmtui.commands import LIST, Command, hints
 from glmtui.errors import StoreError
 from glmtui.language import _
-from glmtui.sanitize import one_line, visible
+from glmtui.sanitize import one_line
 from glmtui.store import Summary
-from glmtui.ui.dialogs import MOST_ROWS
+from glmtui.ui.bound import bindings
+from glmtui.ui.dialogs import MOST_ROWS, ListDialog
+from glmtui.ui.graphemes import steady
 from glmtui.ui.shelf import Shelf, in_order
 
 PATIENCE = 0.15
@@ -52,70 +52,23 @@ class Found:
     search: bool = False
 
 
-class FindingDialog(ModalScreen[Found | None]):
-    """A field above a list; what the list has is the subclass's."""
+class FindingDialog(ListDialog[Found]):
+    """A list of conversations, or of places in them; as large as the screen lets it."""
 
-    AUTO_FOCUS = "Input"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", show=False),
-        Binding("up", "move('cursor_up')", show=False),
-        Binding("down", "move('cursor_down')", show=False),
-        Binding("pageup", "move('page_up')", show=False),
-        Binding("pagedown", "move('page_down')", show=False),
-    ]
-
-    def __init__(self, title: str, words: str, placeholder: str, foot: str) -> None:
-        super().__init__()
-        self._title = title
-        self._foot = foot
-        self.field = Input(words, placeholder=placeholder, compact=True)
-        self.field.cursor_blink = False
-        self.list = OptionList(compact=True)
-        self.list.can_focus = False
-        self.said = Static(Content(""), classes="note")
-        self.said.display = False
-
-    def compose(self) -> ComposeResult:
-        """Title, field, list, what there is to say, the keys."""
-        with Vertical(classes="dialog finding"):
-            yield Static(Content(self._title), classes="heading")
-            yield self.field
-            yield self.list
-            yield self.said
-            yield Static(Content(self._foot), classes="help")
-
-    def say(self, text: str) -> None:
-        """A line under the list; "" takes it away."""
-        self.said.display = bool(text)
-        self.said.update(Content(visible(text)))
-
-    def action_leave(self) -> None:
-        """Closes without an answer."""
-        self.dismiss(None)
-
-    def action_move(self, how: str) -> None:
-        """Moves in the list while the cursor stays in the field."""
-        getattr(self.list, f"action_{how}")()
+    DIALOG = "dialog finding"
 
 
 class ConversationPicker(FindingDialog):
     """The saved conversations, pinned ones first, then the newest; a filter for their titles."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+r", "rename", show=False, priority=True),
-        Binding("ctrl+t", "pin", show=False, priority=True),
-        Binding("ctrl+d", "delete", show=False, priority=True),
-        Binding("ctrl+z", "undo", show=False, priority=True),
-        Binding("ctrl+y", "copy", show=False, priority=True),
-        Binding("ctrl+f", "search", show=False, priority=True),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings(LIST, priority=True)
 
-    def __init__(self, shelf: Shelf, filter_text: str = "") -> None:
-        keys = _(
-            "Enter opens   Ctrl+R title   Ctrl+T pin   Ctrl+D delete\n"
-            "Ctrl+Z undo   Ctrl+Y open a copy   Ctrl+F search texts   Esc closes"
-        )
-        super().__init__(_("Saved conversations"), filter_text, _("Type to filter"), keys)
+    def __init__(self, shelf: Shelf, keys: Sequence[Command], filter_text: str = "") -> None:
+        self._keys = [command for command in keys if command.scope == LIST]
+        words = [_("Enter opens"), *hints(self._keys), _("Esc closes")]
+        foot = "\n".join("   ".join(row) for row in (words[:4], words[4:]))
+        placeholder = _("Type to filter")
+        super().__init__(_("Saved conversations"), filter_text, placeholder=placeholder, foot=foot)
         self._shelf = shelf
         self._all: list[tuple[Summary, str]] = []
         self._shown: list[Summary] = []
@@ -220,7 +173,7 @@ class ConversationPicker(FindingDialog):
         else:
             super().action_leave()
 
-    def action_rename(self) -> None:
+    def action_listed_title(self) -> None:
         """Makes the field one for the title."""
         if self.selected is not None and self._titled is None:
             self._titled = self.selected
@@ -235,13 +188,13 @@ class ConversationPicker(FindingDialog):
         self.say("")
         self._fill(selected)
 
-    def action_pin(self) -> None:
+    def action_listed_pin(self) -> None:
         """Pins, or no longer."""
         row = self.selected
         if row is not None and self._done(lambda: self._shelf.pin(row.id, not row.pinned)):
             self._put(replace(row, pinned=not row.pinned))
 
-    def action_delete(self) -> None:
+    def action_listed_delete(self) -> None:
         """Puts it into the trash; the next one is highlighted."""
         if (row := self.selected) is None:
             return
@@ -251,9 +204,14 @@ class ConversationPicker(FindingDialog):
             left = (other for other, _ in self._all if other.id != row.id)
             self._list(left, beside[0].id if beside else "")
             title = one_line(row.title)
-            self.say(_("Deleted: {title}. Ctrl+Z brings it back.").format(title=title))
+            self.say(_("Deleted: {title}.").format(title=title) + self._way_back())
 
-    def action_undo(self) -> None:
+    def _way_back(self) -> str:
+        (undo,) = (command for command in self._keys if command.action == "listed_undo")
+        keys = undo.bare_key_names
+        return " " + _("{key} brings it back.").format(key=keys[0]) if keys else ""
+
+    def action_listed_undo(self) -> None:
         """Brings back what was deleted last."""
         restored = ""
 
@@ -264,12 +222,12 @@ class ConversationPicker(FindingDialog):
         if self._done(undo) and restored:
             self._read(restored)
 
-    def action_copy(self) -> None:
+    def action_listed_copy(self) -> None:
         """Opens a copy."""
         if self.selected is not None:
             self.dismiss(Found(self.selected.id, copy=True))
 
-    def action_search(self) -> None:
+    def action_listed_find(self) -> None:
         """Goes to the search through the texts, with what is typed."""
         self.dismiss(Found(words=self.field.value, search=True))
 
@@ -290,7 +248,7 @@ class ConversationPicker(FindingDialog):
 
 
 def _label(summary: Summary, now: datetime) -> Content:
-    title = one_line(summary.title) or _("(no title)")
+    title = steady(one_line(summary.title)) or _("(no title)")
     return Content.assemble(
         when(summary.updated, now),
         ("* " if summary.pinned else "  ", "$text-accent"),

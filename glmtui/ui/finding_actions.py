@@ -34,7 +34,8 @@ class FindingActions(ChatView):
         from glmtui.ui.finding import ConversationPicker
 
         self.editing = None
-        self.app.push_screen(ConversationPicker(self.app.shelf, title), self._found)
+        picker = ConversationPicker(self.app.shelf, self.app.commands, title)
+        self.app.push_screen(picker, self._found)
 
     def action_find(self, words: str = "") -> None:
         """Lets the user look through the texts of all."""

@@ -77,7 +77,8 @@ def _run_plain(
     conversation: Conversation | None,
     problems: Sequence[ConfigError],
 ) -> int:
-    from glmtui.ui.plain import PlainChat, lines_of_the_terminal
+    from glmtui.ui.plain import PlainChat
+    from glmtui.ui.plain_talk import lines_of_the_terminal
 
     write, read = lines_of_the_terminal()
     chat = PlainChat(settings, store, _start_engine, write=write, read=read)

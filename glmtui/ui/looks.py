@@ -6,15 +6,16 @@ blanks take the look of what they stand beside.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual.cache import LRUCache
 from textual.strip import Strip
 from textual.widget import Widget
 
+from glmtui.ui.graphemes import cells, steadied
 from glmtui.ui.wrap import LEADS_TO, Line, Span, Styles
 
 SELECTED = "selected"
@@ -96,16 +97,16 @@ class Looks:
 
     def _draw(self, margin: Span, line: Line, measure: int, width: int) -> Drawn:
         joined: list[tuple[str, Style]] = []
-        for text, styles in (margin, *line.spans):
+        for text, styles in _steady((margin, *line.spans)):
             self._join(joined, text, self._style(styles))
         text = "".join(text for text, _ in joined)
-        cells = cell_len(text)
-        ink = cell_len(text.rstrip())
+        taken = cells(text)
+        ink = cells(text.rstrip())
         if line.fill:
-            ink = max(cells, measure)
-            self._join(joined, " " * (ink - cells), self._style(line.fill))
-        self._join(joined, " " * (width - max(ink, cells)), self._style(()))
-        return Drawn(Strip([Segment(*part) for part in joined], max(width, cells)), ink)
+            ink = max(taken, measure)
+            self._join(joined, " " * (ink - taken), self._style(line.fill))
+        self._join(joined, " " * (width - max(ink, taken)), self._style(()))
+        return Drawn(Strip([Segment(*part) for part in joined], max(width, taken)), ink)
 
     def _join(self, joined: list[tuple[str, Style]], text: str, style: Style) -> None:
         if not text:
@@ -143,6 +144,21 @@ class Looks:
             color=whole.color if rules.has_rule("color") else None,
             bgcolor=whole.bgcolor if rules.has_rule("background") else None,
         )
+
+
+def _steady(spans: Sequence[Span]) -> Iterator[Span]:
+    """The spans as every terminal draws them alike; a character between two is the first's."""
+    whole = "".join(span.text for span in spans)
+    drawn = steadied(whole)
+    if drawn[0][1] == whole:
+        yield from spans
+        return
+    end, at = 0, 0
+    for text, styles in spans:
+        end, first = end + len(text), at
+        while at < len(drawn) and drawn[at][0] < end:
+            at += 1
+        yield Span("".join(part for _, part in drawn[first:at]), styles)
 
 
 def _blank_alike(one: Style, other: Style) -> bool:

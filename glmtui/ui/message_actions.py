@@ -9,11 +9,13 @@ from __future__ import annotations
 from textual import events, on
 
 from glmtui.chat import Message, Role
-from glmtui.errors import UsageError
-from glmtui.language import _, ngettext
+from glmtui.commands import hints
+from glmtui.language import _
+from glmtui.ui import wording
 from glmtui.ui.chat_view import ChatView
 from glmtui.ui.picking import Picking
-from glmtui.ui.thinking import CLOSING, split
+from glmtui.ui.taking import code_block, said
+from glmtui.ui.thinking import CLOSING
 
 
 class MessageActions(ChatView):
@@ -88,11 +90,7 @@ class MessageActions(ChatView):
             "undo": self.session.can_undo,
             "unselect": True,
         }
-        words = [
-            " ".join((command.bare_key_names[0], _(command.title).lower()))
-            for command in self.app.commands
-            if fitting.get(command.action) and command.keys
-        ]
+        words = hints(c for c in self.app.commands if fitting.get(c.action))
         if len(siblings) > 1:
             words.insert(0, f"← {siblings.index(message.id) + 1}/{len(siblings)} →")
         return "  ".join(words)
@@ -110,11 +108,7 @@ class MessageActions(ChatView):
         run = self.session.run
         if run is not None and run.message.id == message.id:
             message = run.written
-        return (
-            split(message.content)[1].strip("\n")
-            if message.role == "assistant"
-            else message.content
-        )
+        return said(message)
 
     def idle(self) -> bool:
         """Whether no reply is being written; else the user is told."""
@@ -141,25 +135,18 @@ class MessageActions(ChatView):
 
     def action_copy_code(self, number: str = "") -> None:
         """Copies a block of code: by its number, or one after the other. Raises UsageError."""
-        from glmtui.ui.markdown import code_blocks
-
         message = self._message("assistant")
-        blocks = code_blocks(self._text(message)) if message is not None else []
-        if message is None or not blocks:
+        copied, last = self._code_copied
+        last = last if message is not None and copied == message.id else -1
+        block = code_block(self._text(message), number, last) if message is not None else None
+        if message is None or block is None:
             self.app.tell(_("There is no code to copy."))
             return
-        last = self._code_copied[1] if self._code_copied[0] == message.id else -1
-        at = int(number) - 1 if number.isdecimal() else (last + 1) % len(blocks)
-        if (number and not number.isdecimal()) or not 0 <= at < len(blocks):
-            raise UsageError(
-                _("There is no block {number}.").format(number=number),
-                _("There are {count}, counted from 1.").format(count=len(blocks)),
-            )
-        self._code_copied = (message.id, at)
-        self.app.copy_to_clipboard(blocks[at].text)
-        if len(blocks) > 1:
-            said = _("Block {number} of {count}.")
-            self.app.tell(said.format(number=at + 1, count=len(blocks)))
+        self._code_copied = (message.id, block.at)
+        self.app.copy_to_clipboard(block.text)
+        if block.of > 1:
+            told = _("Block {number} of {count}.")
+            self.app.tell(told.format(number=block.at + 1, count=block.of))
 
     def action_quote(self) -> None:
         """Puts a message, or the part that is marked with the mouse, into the prompt."""
@@ -173,7 +160,7 @@ class MessageActions(ChatView):
         self.unselect()
         self.prompt.put(f"{before}\n{quoted}\n\n" if before else f"{quoted}\n\n")
 
-    def action_view_message(self) -> None:
+    async def action_view_message(self) -> None:
         """Opens a message in the user's editor; other words for a question go to the prompt."""
         from glmtui.ui.editor import edit_text
 
@@ -181,7 +168,7 @@ class MessageActions(ChatView):
         if message is None:
             return
         text = self._text(message)
-        edited = edit_text(self.app, text)
+        edited = await edit_text(self.app, text)
         if edited is None or edited == text:
             return
         if message.role != "user":
@@ -217,9 +204,9 @@ class MessageActions(ChatView):
         """Puts a question into the prompt: the marked one, or the one before the marked reply."""
         message = self._message()
         questions = []
-        for said in self.session.conversation.path:
-            questions += [said] if said.role == "user" else []
-            if said == message:
+        for earlier in self.session.conversation.path:
+            questions += [earlier] if earlier.role == "user" else []
+            if earlier == message:
                 break
         if not questions:
             self.app.tell(_("There is no question yet to edit."))
@@ -247,9 +234,7 @@ class MessageActions(ChatView):
             path = self.session.conversation.path
             if marked and path:  # an alternative to it, or the message before
                 self.transcript.pick(path[min(at, len(path) - 1)].id)
-            said = ngettext("Deleted {count} message", "Deleted {count} messages", count)
-            how = _("{said}; /undo brings it back.")
-            self.app.tell(how.format(said=said.format(count=count)))
+            self.app.tell(wording.deleted(count))
 
     def action_undo(self) -> None:
         """Brings back what was deleted last."""

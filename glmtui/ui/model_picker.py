@@ -158,7 +158,7 @@ class Fetching(ModalScreen[ModelInfo | None]):
         except GlmtuiError as error:
             soon(self._fail, error)
         except Exception as error:  # a fault of ours: say so, then let it be logged
-            soon(self._fail, ModelError(f"Fetching failed: {error!r}."))
+            soon(self._fail, ModelError(_("Fetching failed: {error!r}.").format(error=error)))
             raise
         else:
             soon(self._succeed, model)

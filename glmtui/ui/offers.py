@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple, TypeAlias
 
-from glmtui import commands
+from glmtui import slash
+from glmtui.commands import Command
 from glmtui.language import _
 from glmtui.sanitize import one_line
 
@@ -63,8 +64,8 @@ def offers(before: str, after: str, providers: Mapping[str, Provider]) -> tuple[
     if not after and before.startswith("/") and "\n" not in before:
         word, space, argument = before[1:].partition(" ")
         if not space:
-            return tuple(map(written_out, commands.completions(before)))
-        command = commands.by_word().get(word)
+            return tuple(map(written_out, slash.completions(before)))
+        command = slash.by_word().get(word)
         provider = providers.get(command.kind) if command else None
         rows = () if provider is None else islice(provider(argument.lstrip()), MOST)
         return tuple(
@@ -75,7 +76,7 @@ def offers(before: str, after: str, providers: Mapping[str, Provider]) -> tuple[
     return _paths(before, providers)
 
 
-def written_out(command: commands.Command) -> Offer:
+def written_out(command: Command) -> Offer:
     """The offer of a command, sent at once where it needs nothing more."""
     text = f"/{command.slash} " if command.argument else f"/{command.slash}"
     needs_more = bool(command.argument) and not command.argument.startswith("[")

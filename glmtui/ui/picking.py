@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 
 import textual.message
 from textual import events
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 
-from glmtui import commands
 from glmtui.chat import Message
+from glmtui.commands import MESSAGE
+from glmtui.ui.bound import bindings
 from glmtui.ui.transcript import Transcript
 
 
@@ -25,11 +26,7 @@ class Picking(Transcript):
         typed: hears of a key that means nothing here but a character, for the prompt.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding(command.keys, f"screen.{command.action}", show=False, id=command.action)
-        for command in commands.COMMANDS
-        if command.scope == commands.MESSAGE
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings(MESSAGE, within="screen.")
 
     class Picked(textual.message.Message):
         """Another message is marked, or none."""

@@ -1,204 +1,34 @@
-"""PlainChat: the chat as lines that are only ever added, for screen readers and dumb terminals.
+"""PlainChat: what the commands do in a chat without a screen.
 
-What is said is written once, as it comes; states are words on lines of their own. The session,
-the store and the engine are those of the full screen; of its commands those are here that need no
-screen.
+Each `do_*` is named after an action in COMMANDS; those that need a screen have none.
 """
 
 from __future__ import annotations
 
-import contextlib
-import locale
-import queue
-import sys
-from collections.abc import Callable, Mapping, Sequence
+import os
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from glmtui import commands, config, presets
-from glmtui.chat import Conversation, Message
-from glmtui.config import Settings
-from glmtui.engine.api import Engine, Event
-from glmtui.errors import GlmtuiError, StoreError, UsageError
+from glmtui.chat import Message, Role
+from glmtui.errors import StoreError, UsageError
 from glmtui.language import _
-from glmtui.sanitize import one_line, visible
-from glmtui.store import Store
+from glmtui.sanitize import one_line
+from glmtui.store.search import search
 from glmtui.ui import wording
 from glmtui.ui.exporting import export
-from glmtui.ui.run import Place
-from glmtui.ui.saver import Saver
-from glmtui.ui.session import Session
+from glmtui.ui.plain_talk import SAVER_SECONDS, PlainTalk
+from glmtui.ui.taking import code_block, said
+from glmtui.ui.thinking import split
 
-FRAME_SECONDS = 0.1
-ENGINE_SECONDS, SAVER_SECONDS = 0.3, 5.0
-
-Write = Callable[[str], object]
+MOST_LINES = 20
+"""Of what was sent before, or found."""
 
 
-class Lines:
-    """A View that writes what is new and nothing twice.
-
-    Args:
-        write: takes text as it comes, line ends and all.
-    """
-
-    def __init__(self, write: Write) -> None:
-        self._write = write
-        self._at_start = True  # of a line
-
-    def say(self, text: str) -> None:
-        """Lines of their own; an empty text only ends the line there is."""
-        end = "" if self._at_start else "\n"
-        self._text(end + (visible(text) + "\n" if text else ""))
-
-    def show(self, messages: Sequence[Message], places: Mapping[str, Place]) -> None:
-        """Nothing: what was written stands."""
-
-    def begin(self, message: Message, place: Place | None) -> None:
-        """Who speaks; a person's own words are on the screen already."""
-        if message.role == "assistant":
-            which = "" if place is None else f" {place[0]}/{place[1]}"
-            self.say((one_line(message.model) or message.role) + which + ":")
-
-    def append(self, text: str) -> None:
-        """The reply goes on."""
-        self._text(text)
-
-    def finish(self, message: Message, note: str = "") -> None:
-        """How the reply ended."""
-        if message.role != "assistant":
-            return
-        words = [
-            _("error: {what}").format(what=message.error) if message.error else "",
-            _("stopped") if message.finish_reason == "cancelled" else "",
-            note,
-        ]
-        self.say("\n".join(filter(None, words)))
-
-    def _text(self, text: str) -> None:
-        if text:
-            self._write(text)
-            self._at_start = text.endswith("\n")
-
-
-class PlainChat:
-    """The chat, from a line read to the reply written.
-
-    Args:
-        read: asks for a line; raises EOFError at the end and KeyboardInterrupt for Ctrl+C.
-    """
-
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        start_engine: Callable[[Callable[[Event], None]], Engine],
-        *,
-        write: Write,
-        read: Callable[[], str],
-    ) -> None:
-        self.settings = settings
-        self._store = store
-        self._read = read
-        self._lines = Lines(write)
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._saver = Saver(
-            store, lambda error: self._calls.put(lambda: self._say(wording.unsaved(error)))
-        )
-        self._said = ""
-        self._over = False
-        self.session = Session(
-            self._fresh(), self._saver, self._lines, soon=self._calls.put, changed=self._changed
-        )
-        self.session.keep_turns = settings.keep_turns
-        self._engine = start_engine(self.session.hear)
-        self.session.attach(self._engine)
-
-    def run(self, conversation: Conversation | None, problems: Sequence[GlmtuiError]) -> None:
-        """Talks until the user leaves."""
-        for problem in problems:
-            self._say(str(problem))
-        if conversation is not None:
-            self._open(conversation)
-        if name := self.settings.model or self.session.conversation.model or self._installed():
-            self._try(lambda: self._use_model(name))
-        else:
-            self._say(_("No model yet: {key} picks one").format(key="/model NAME"))
-        self._say(_("{key} lists what can be done.").format(key="/help"))
-        while not self._over:
-            try:
-                self._take(self._read())
-            except KeyboardInterrupt:
-                self._say(_("{key} quits.").format(key="/quit"))
-            except EOFError:
-                return
-
-    def close(self) -> tuple[bool, tuple[Conversation, ...]]:
-        """Ends what runs. Returns whether the engine has ended, and what could not be saved."""
-        self.session.close()
-        ended = self._engine.close(ENGINE_SECONDS)
-        unsaved = self._saver.close(SAVER_SECONDS)
-        self._store.close()
-        return ended, unsaved
-
-    # ---- a line
-
-    def _take(self, line: str) -> None:
-        if not line.strip() or (self.session.model is None and not line.startswith("/")):
-            self._say(wording.state(self.session, 0)[0])
-        elif commands.looks_like_command(line):
-            self._try(lambda: self._command(line))
-        else:
-            self.session.ask(line)
-        self._write_reply()
-
-    def _command(self, line: str) -> None:
-        command, argument = commands.parse(line)
-        action = getattr(self, f"do_{command.action}", None)
-        if action is None:
-            raise UsageError(_("/{word} needs the full screen.").format(word=command.slash))
-        action(argument) if command.argument else action()
-
-    def _try(self, call: Callable[[], object]) -> None:
-        try:
-            call()
-        except GlmtuiError as error:
-            self._say(str(error))
-
-    def _write_reply(self) -> None:
-        """Writes until the reply is there; Ctrl+C stops it."""
-        while True:
-            try:
-                while self.session.run is not None or self.session.loading is not None:
-                    self.session.drain()
-                    self._do_calls(FRAME_SECONDS)
-                self._do_calls(0)
-                return
-            except KeyboardInterrupt:
-                if self.session.run is None:  # the model goes on loading
-                    return
-                self.session.stop()
-
-    def _do_calls(self, seconds: float) -> None:
-        with contextlib.suppress(queue.Empty):
-            self._calls.get(block=seconds > 0, timeout=seconds or None)()
-            while True:
-                self._calls.get_nowait()()
-
-    def _changed(self) -> None:
-        """Says how the loading of a model goes: that it began, and how it ended."""
-        session = self.session
-        text = wording.told(session.load_error)
-        if not text and (session.model or session.loading):
-            text = wording.model_line(session, lambda action: "/model NAME")
-        if text and text != self._said:
-            self._said = text
-            self._say(text)
-
-    def _say(self, text: str) -> None:
-        if text:
-            self._lines.say(text)
+class PlainChat(PlainTalk):
+    """The chat and its commands."""
 
     # ---- what the commands do, by their action in COMMANDS
 
@@ -218,7 +48,7 @@ class PlainChat:
 
     def do_new(self) -> None:
         """Begins anew."""
-        self.session.open(self._fresh())
+        self._leave(self._fresh())
         self._say(wording.title(self.session.conversation))
 
     def do_clear(self) -> None:
@@ -234,7 +64,8 @@ class PlainChat:
 
     def do_open(self, title: str = "") -> None:
         """Opens the newest conversation whose title or id has these words, or names them all."""
-        summaries = self._store.summaries()
+        self._saver.settle(SAVER_SECONDS)
+        summaries = self.store.summaries()
         if not title:
             for summary in summaries:
                 self._say(f"{summary.id}  {one_line(summary.title)}")
@@ -244,7 +75,128 @@ class PlainChat:
         found = next(fit, None)
         if found is None:
             raise StoreError(_("There is no conversation {title!r}.").format(title=title))
-        self._open(self._store.load(found.id))
+        self._open(self.store.load(found.id))
+
+    def do_find(self, words: str = "") -> None:
+        """Names the places that have these words, in all conversations, newest first."""
+        if not words:
+            raise UsageError(_("/{word} needs more.").format(word="find"))
+        self._saver.settle(SAVER_SECONDS)
+        hits = (hit for _path, found in search(self.store.paths(), words) for hit in found)
+        found = [
+            f"{hit.conversation_id}  {one_line(hit.title)}: "
+            + one_line(f"{hit.before}{hit.found}{hit.after}")
+            for hit in islice(hits, MOST_LINES)
+        ]
+        self._say("\n".join(found) or _("Nothing has it."))
+
+    def do_title(self, title: str = "") -> None:
+        """Gives the conversation another title, or says what it is."""
+        if title:
+            self.session.change(title=title)
+        self._say(wording.title(self.session.conversation))
+
+    def do_pin(self) -> None:
+        """Has the conversation stand first in the list, or not any more."""
+        if self._is_begun():
+            pinned = not self.session.conversation.pinned
+            self.session.change(pinned=pinned)
+            self._say(_("It stands first now.") if pinned else _("It stands by its age now."))
+
+    def do_trash(self) -> None:
+        """Puts the conversation into the trash."""
+        if self._is_begun():
+            title = wording.title(self.session.conversation)
+            self._shelf.delete(self.session.conversation.id)
+            self._say(_("Deleted: {title}. /restore brings it back.").format(title=title))
+
+    def do_restore(self) -> None:
+        """Brings back and opens what was deleted last."""
+        if restored := self._shelf.undo():
+            self._open(self.store.load(restored))
+        else:
+            self._say(_("Nothing was deleted since the start."))
+
+    def _is_begun(self) -> bool:
+        begun = bool(self.session.conversation.messages)
+        if not begun:
+            self._say(_("There is nothing in this conversation yet."))
+        return begun
+
+    # ---- questions and replies
+
+    def do_editor(self) -> None:
+        """Asks what is written in an editor."""
+        self._edited("", None)
+
+    def do_edit(self) -> None:
+        """Asks the last question in other words, on a branch of its own."""
+        question = self._last("user")
+        if question is None:
+            self._say(_("There is no question yet to edit."))
+        else:
+            self._edited(question.content, question.id)
+
+    def _edited(self, text: str, editing: str | None) -> None:
+        from glmtui.ui.editor import edit_text_here
+
+        edited = edit_text_here(text, self._say)
+        if edited is not None and edited.strip() and edited != text:
+            self._say(edited)
+            self._ask(edited, editing)
+
+    def do_history(self, words: str = "") -> None:
+        """Names the questions that have these words, the newest last."""
+        found = self._sent.having(words)[:MOST_LINES]
+        self._say("\n".join(map(one_line, reversed(found))) or _("Nothing like it"))
+
+    def do_copy_message(self) -> None:
+        """Copies the last reply."""
+        reply = self._last("assistant")
+        if reply is None:
+            self._say(_("There is no reply yet to copy."))
+        else:
+            self._copy(said(reply))
+
+    def do_copy_code(self, number: str = "") -> None:
+        """Copies a block of code of the last reply; without a number the first."""
+        reply = self._last("assistant")
+        block = code_block(said(reply), number) if reply is not None else None
+        if block is None:
+            self._say(_("There is no code to copy."))
+            return
+        self._copy(block.text)
+        if block.of > 1:
+            told = _("Block {number} of {count}.")
+            self._say(told.format(number=block.at + 1, count=block.of))
+
+    def _copy(self, text: str) -> None:
+        from glmtui.ui.clipboard import copy
+
+        self._say(copy(text, self._write, os.environ).words)
+
+    def do_thinking(self) -> None:
+        """Says what the model thought before its last reply."""
+        reply = self._last("assistant")
+        thought = split(reply.content)[0].strip() if reply is not None else ""
+        self._say(thought or _("There are no thoughts before this reply."))
+
+    def do_delete(self) -> None:
+        """Takes the last message out."""
+        path = self.session.conversation.path
+        if path:
+            self._say(wording.deleted(self.session.delete(path[-1].id)))
+        else:
+            self._say(_("There is no message yet."))
+
+    def do_undo(self) -> None:
+        """Brings back what was taken out last."""
+        if self.session.undo() is None:
+            self._say(_("There is nothing to bring back; the conversation went on."))
+
+    def _last(self, role: Role) -> Message | None:
+        path = self.session.conversation.path
+        return next((message for message in reversed(path) if message.role == role), None)
 
     def do_regenerate(self) -> None:
         """Answers the last question again."""
@@ -280,13 +232,27 @@ class PlainChat:
         values: dict[str, Any] = {row.name: parsed}
         self.session.change(params=replace(self.session.conversation.params, **values))
 
+    def do_settings(self) -> None:
+        """Names the settings of this conversation."""
+        params = self.session.conversation.params
+        for row in config.SAMPLING_FIELDS:
+            value = getattr(params, row.name)
+            shown = _("as the model has it") if value is None else value
+            self._say(f"{row.name} = {shown}")
+        shown = self.session.conversation.system or _("as the model has it")
+        self._say(f"system_prompt = {shown}")
+
     def do_system(self, text: str = "") -> None:
         """Says who the model is."""
         self.session.change(system=text or None)
 
     def do_preset(self, name: str = "") -> None:
-        """Takes on a preset, or names them."""
-        if name:
+        """Takes on a preset, saves one, or names them."""
+        word, _space, rest = name.partition(" ")
+        if word == "save" and rest.strip():
+            path = presets.save(rest.strip(), self.session.conversation.params)
+            self._say(_("Saved to {path}.").format(path=path))
+        elif name:
             self.session.change(params=presets.find(name))
         else:
             self._say(", ".join(presets.load()[0]))
@@ -307,45 +273,3 @@ class PlainChat:
         """Writes the conversation where no file is yet."""
         path = export(self.session.conversation, Path(file).expanduser() if file else None)
         self._say(_("Written to {path}").format(path=path))
-
-    # ---- conversations and models
-
-    def _fresh(self) -> Conversation:
-        return Conversation.new(system=self.settings.system_prompt, params=self.settings.sampling)
-
-    def _open(self, conversation: Conversation) -> None:
-        self.session.open(conversation)
-        self._say(wording.title(conversation))
-        for message in self.session.conversation.path:
-            self._say(f"{one_line(message.model) or message.role}: {message.content}")
-
-    def _installed(self) -> str:
-        from glmtui.engine import catalog
-
-        here = [model.name for model in catalog.installed()]
-        return catalog.DEFAULT_MODEL if catalog.DEFAULT_MODEL in here else "".join(here[:1])
-
-    def _use_model(self, name: str) -> None:
-        from glmtui.engine import catalog
-
-        options = self.settings.load_options
-        target = catalog.resolve(name, self.settings.server_specs(), options.family)
-        self.session.load(target, name, options)
-        self._write_reply()
-
-
-def lines_of_the_terminal() -> tuple[Write, Callable[[], str]]:
-    """How to write to the terminal, and how to ask it for a line, with history and editing."""
-    # A locale that came over SSH and is not installed here would have readline take the bytes of
-    # a Chinese character for keys.
-    if "UTF" not in locale.nl_langinfo(locale.CODESET).upper():
-        with contextlib.suppress(locale.Error):
-            locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - `input` edits lines and remembers them
-
-    def write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-    return write, lambda: input("> ")

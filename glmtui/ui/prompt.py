@@ -11,16 +11,17 @@ from typing import ClassVar
 
 from textual import events
 from textual.actions import SkipAction
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.content import Content
 from textual.document._document import Location
 from textual.strip import Strip
 from textual.widgets import TextArea
 
-from glmtui import commands
+from glmtui.commands import PROMPT, Command
 from glmtui.language import _
 from glmtui.sanitize import visible
 from glmtui.ui import graphemes
+from glmtui.ui.bound import bindings
 from glmtui.ui.completions import Completions
 from glmtui.ui.history import History
 from glmtui.ui.offers import Offer, Provider, offers, sent_before, written_out
@@ -34,14 +35,13 @@ class Prompt(TextArea):
     """The text area at the bottom. `completions` is shown above it, by whoever mounts both.
 
     Attributes:
-        past: what Up and Ctrl+R bring back.
+        past: what Up and the search for it bring back.
+        next_key: the key that goes on in that search, as a person reads it.
         providers: the choices for arguments, by `Command.kind`.
         above: asked when Up is pressed in an empty prompt; whether it takes the keys from there.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("ctrl+r", "search_history", show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings(PROMPT)
 
     def __init__(self, placeholder: str = "") -> None:
         # A Content, for a plain string would be read as markup.
@@ -50,6 +50,7 @@ class Prompt(TextArea):
         )
         self.completions = Completions(self._choose)
         self.past = History()
+        self.next_key = ""
         self.providers: Mapping[str, Provider] = {}
         self.above: Callable[[], bool] = lambda: False
         self.cursor_blink = False
@@ -84,7 +85,7 @@ class Prompt(TextArea):
 
     # ---- completion
 
-    def complete(self, command: commands.Command) -> bool:
+    def complete(self, command: Command) -> bool:
         """Writes `command` out. Whether it can be sent as it stands, needing nothing more."""
         return self._take(written_out(command))
 
@@ -141,7 +142,9 @@ class Prompt(TextArea):
 
     def _offer_history(self) -> None:
         found = sent_before(self.past.having(self.text))
-        keys = _("Type to narrow   Ctrl+R next   Enter takes   Esc leaves")
+        keys = _("Type to narrow   Enter takes   Esc leaves")
+        if self.next_key:
+            keys += "   " + _("{key}: the next").format(key=self.next_key)
         self.completions.offer(found, first=True, foot=keys if found else _("Nothing like it"))
 
     def _recall(self, text: str | None) -> None:

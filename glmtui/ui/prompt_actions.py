@@ -38,6 +38,7 @@ class PromptActions(ChatView):
     def on_mount(self) -> None:
         """Tells the prompt what there is to recall and to choose from."""
         self.prompt.past = History(self.app.typed.sent_before, self.app.typed.keep_sent)
+        self.prompt.next_key = self.app.how("search_history")
         providers: tuple[Provider, ...] = (
             choices.settings,
             choices.kept(lambda: map(Choice, presets.load()[0])),
@@ -69,11 +70,11 @@ class PromptActions(ChatView):
         titles = (one_line(summary.title) for summary in found)
         return (Choice(title) for title in dict.fromkeys(filter(None, titles)))
 
-    def action_editor(self) -> None:
+    async def action_editor(self) -> None:
         """Lets the user write in an editor of their own."""
         from glmtui.ui.editor import edit_text
 
-        edited = edit_text(self.app, self.prompt.whole)
+        edited = await edit_text(self.app, self.prompt.whole)
         if edited is not None:
             self.prompt.put(edited)
 

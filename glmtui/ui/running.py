@@ -65,7 +65,10 @@ class Running(ModalScreen[Outcome | ToolError | None]):
         except ToolError as error:
             soon(self._end, error)
         except Exception as error:  # a fault of ours: say so, then let it be logged
-            soon(self._end, ToolError(f"{self._tool} failed: {error!r}."))
+            soon(
+                self._end,
+                ToolError(_("{tool} failed: {error!r}.").format(tool=self._tool, error=error)),
+            )
             raise
         else:
             soon(self._end, outcome)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from glmtui.chat import Conversation
 from glmtui.errors import StoreError
+from glmtui.language import _
 
 RETRY_SECONDS = 10.0
 
@@ -91,7 +92,12 @@ class Saver:
         try:
             self._loop()
         except Exception as error:  # a fault of ours: say so, then let it be logged
-            self._report(StoreError(f"Saving has stopped: {error!r}.", "Export, then start anew."))
+            self._report(
+                StoreError(
+                    _("Saving has stopped: {error!r}.").format(error=error),
+                    _("Export, then start anew."),
+                )
+            )
             raise
 
     def _loop(self) -> None:

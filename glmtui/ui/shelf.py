@@ -7,13 +7,13 @@ no list and no dialog.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from glmtui.chat import Conversation
-from glmtui.store import Summary
+from glmtui.store import Store, Summary
 
 if TYPE_CHECKING:
-    from glmtui.ui.app import GlmtuiApp
+    from glmtui.ui.session import Session
 
 
 def in_order(summaries: Iterable[Summary]) -> list[Summary]:
@@ -22,10 +22,20 @@ def in_order(summaries: Iterable[Summary]) -> list[Summary]:
     return sorted(newest_first, key=lambda summary: not summary.pinned)
 
 
+class Keeper(Protocol):
+    """Who has the conversations: an app, with a screen or without."""
+
+    store: Store
+    session: Session
+
+    def leave_for_deletion(self) -> None:
+        """Shows an empty page in place of the conversation in view, which is let go."""
+
+
 class Shelf:
     """The app's conversations. Everything raises StoreError."""
 
-    def __init__(self, app: GlmtuiApp) -> None:
+    def __init__(self, app: Keeper) -> None:
         self._app = app
         self._deleted: list[str] = []
 

@@ -33,7 +33,8 @@ class TextSearch(FindingDialog):
 
     def __init__(self, paths: Callable[[], list[Path]], words: str = "") -> None:
         keys = _("Enter goes there   Esc closes")
-        super().__init__(_("Find in all conversations"), words, _("Type what to find"), keys)
+        title, placeholder = _("Find in all conversations"), _("Type what to find")
+        super().__init__(title, words, placeholder=placeholder, foot=keys)
         self._paths = paths
         self._hits: list[Hit] = []
         self._files: list[Path] | None = None

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from glmtui.chat import Conversation
-from glmtui.commands import looks_like_command
+from glmtui.slash import looks_like_command
 from glmtui.store.drafts import Drafts
 from glmtui.store.sent import SentFile
 

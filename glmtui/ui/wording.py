@@ -11,7 +11,7 @@ from typing import TypeAlias
 from glmtui.chat import Conversation
 from glmtui.engine.api import LoadedInfo
 from glmtui.errors import ConversationChanged, ConversationInUse, GlmtuiError, StoreError
-from glmtui.language import _
+from glmtui.language import _, ngettext
 from glmtui.sanitize import one_line
 from glmtui.ui.memory import Memory, held, with_held
 from glmtui.ui.meters import gigabytes, tokens
@@ -155,6 +155,12 @@ def told(error: GlmtuiError | None) -> str:
 def title(conversation: Conversation) -> str:
     """The conversation's title, or what stands for one."""
     return one_line(conversation.title) or _("New conversation")
+
+
+def deleted(count: int) -> str:
+    """That so many messages were taken out, and how they come back."""
+    text = ngettext("Deleted {count} message", "Deleted {count} messages", count)
+    return _("{said}; /undo brings it back.").format(said=text.format(count=count))
 
 
 def pressing(session: Session, memories: tuple[Memory, ...], how: How) -> str:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
-from rich.cells import cell_len, split_graphemes
+from glmtui.ui.graphemes import cells, clusters
 
 Styles: TypeAlias = tuple[str, ...]
 """Names of styles that add up, outermost first: ("quote", "strong")."""
@@ -94,7 +94,7 @@ def wrap(spans: Iterable[Span], width: int, fill: Styles = ()) -> list[Line]:
     lines: list[Line] = []
     for row in _rows(spans):
         text = "".join(span.text for span in row)
-        if cell_len(text) <= width:
+        if cells(text) <= width:
             lines.append(Line(tuple(row), None, fill))
             continue
         breaks = list(_breaks(text, width))
@@ -164,30 +164,30 @@ def _rows(spans: Iterable[Span]) -> Iterator[list[Span]]:
 def _breaks(text: str, width: int) -> Iterator[tuple[int, int]]:
     """Where each line starts and ends; the spaces between two lines belong to neither."""
     start = end = 0
-    cells = 0  # of text[start:end] and of the spaces that follow it
+    taken = 0  # of text[start:end] and of the spaces that follow it
     for found in _PIECE.finditer(text):
         piece = found.group()
-        size = cell_len(piece)
-        if cells + size <= width or (piece[0] == " " and end > start):
-            cells += size
+        size = cells(piece)
+        if taken + size <= width or (piece[0] == " " and end > start):
+            taken += size
             if piece[0] != " ":
                 end = found.end()
             continue
         if end > start:
             yield start, end
-        start, end, cells = found.start(), found.end(), size
+        start, end, taken = found.start(), found.end(), size
         if size > width:
-            *parts, (start, end, cells) = _chop(piece, width, found.start())
+            *parts, (start, end, taken) = _chop(piece, width, found.start())
             yield from ((part_start, part_end) for part_start, part_end, _ in parts)
     yield start, max(start, end)
 
 
 def _chop(piece: str, width: int, offset: int) -> Iterator[tuple[int, int, int]]:
     """A piece too long for a line in parts (start, end, cells), cut between graphemes."""
-    start = cells = 0
-    for at, _, size in split_graphemes(piece)[0]:
-        if cells + size > width and at > start:
-            yield offset + start, offset + at, cells
-            start, cells = at, 0
-        cells += size
-    yield offset + start, offset + len(piece), cells
+    start = taken = 0
+    for at, _, size in clusters(piece):
+        if taken + size > width and at > start:
+            yield offset + start, offset + at, taken
+            start, taken = at, 0
+        taken += size
+    yield offset + start, offset + len(piece), taken

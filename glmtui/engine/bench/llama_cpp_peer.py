@@ -10,6 +10,7 @@ from glmtui.engine.bench.clock import timed
 from glmtui.engine.bench.plan import Ready, Subject, Timed
 from glmtui.engine.device import peak_resident
 from glmtui.errors import EngineError
+from glmtui.language import _
 
 
 class LlamaCppPeer:
@@ -32,7 +33,8 @@ class LlamaCppPeer:
             )
         except ValueError as error:
             raise EngineError(
-                f"llama.cpp cannot load {subject.gguf}: {error}.", "Give it another --gguf file."
+                _("llama.cpp cannot load {path}: {error}.").format(path=subject.gguf, error=error),
+                _("Give it another --gguf file."),
             ) from error
         self.ready = Ready(
             engine="llama-cpp",

@@ -20,6 +20,7 @@ from typing import Any
 
 from glmtui.engine.bench.plan import Engine, Ready, Subject, Timed
 from glmtui.errors import EngineError, GlmtuiError
+from glmtui.language import _
 
 SAID_BYTES = 4096  # of what a process that died has printed
 
@@ -112,8 +113,13 @@ class Worker:
         said = self._log.read_bytes()[-SAID_BYTES:].decode(errors="replace").strip()
         last = said.splitlines()[-1] if said else ""
         if code == -signal.SIGKILL:
-            last = "It was killed, as a machine does that has no memory left. " + last
-        return EngineError(f"{self._subject.engine} ended in the middle (exit code {code}).", last)
+            last = _("It was killed, as a machine does that has no memory left.") + " " + last
+        return EngineError(
+            _("{engine} ended in the middle (exit code {code}).").format(
+                engine=self._subject.engine, code=code
+            ),
+            last,
+        )
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from glmtui.engine.bench.plan import (
 )
 from glmtui.engine.bench.process import Worker
 from glmtui.errors import EngineError, UsageError
+from glmtui.language import _
 
 WARM_UP = 8  # tokens
 SEED = 20  # of the prompts, so that two runs read the same
@@ -82,9 +83,14 @@ class Bench:
         self.result.engines.append(measured)
         if ready.vocabulary[1] < self.result.ours.ready.vocabulary[1]:
             raise UsageError(
-                f"{subject.engine} has a model with {ready.vocabulary[1]:,} tokens, not "
-                f"{self.result.ours.ready.vocabulary[1]:,}: it is another one.",
-                f"Give it the file that {subject.name} was made of.",
+                _(
+                    "{engine} has a model with {theirs:,} tokens, not {ours:,}: it is another one."
+                ).format(
+                    engine=subject.engine,
+                    theirs=ready.vocabulary[1],
+                    ours=self.result.ours.ready.vocabulary[1],
+                ),
+                _("Give it the file that {model} was made of.").format(model=subject.name),
             )
         worker.generate(self._prompt(self._shortest), 1)
         measured.start_seconds = time.perf_counter() - started
@@ -117,8 +123,10 @@ class Bench:
         timed = worker.generate(prompt, self.plan.tokens)
         if len(timed.ids) != self.plan.tokens:
             raise EngineError(
-                f"{measured.ready.engine} wrote {len(timed.ids)} of {self.plan.tokens} tokens.",
-                "Its rate would not be comparable.",
+                _("{engine} wrote {count} of {wanted} tokens.").format(
+                    engine=measured.ready.engine, count=len(timed.ids), wanted=self.plan.tokens
+                ),
+                _("Its rate would not be comparable."),
             )
         if context > self._shortest:
             _add(measured, Work("prefill", context), context / timed.first_seconds)

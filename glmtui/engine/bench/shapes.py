@@ -14,6 +14,7 @@ from glmtui.engine.bench.plan import Subject
 from glmtui.engine.device import Snapshot, fits
 from glmtui.engine.known import QUANTS, known_model
 from glmtui.errors import OutOfMemory
+from glmtui.language import _
 
 SCRATCH = 5e8  # bytes, for libraries and activations
 
@@ -108,8 +109,10 @@ def check_memory(subjects: tuple[Subject, ...], machine: Snapshot) -> None:
     if found.fits is False:
         names = " and ".join(subject.engine for subject in subjects)
         raise OutOfMemory(
-            f"{subjects[0].synthetic} in {names} {found.text}.",
-            "Measure it smaller, with -s load.quant=int4 or a shorter load.context_length.",
+            _("{model} in {names} {what}.").format(
+                model=subjects[0].synthetic, names=names, what=found.text
+            ),
+            _("Measure it smaller, with -s load.quant=int4 or a shorter load.context_length."),
         )
 
 

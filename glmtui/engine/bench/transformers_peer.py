@@ -22,6 +22,7 @@ from glmtui.engine.peak import peak_memory
 from glmtui.engine.quant import dense
 from glmtui.engine.weights import Checkpoint
 from glmtui.errors import UnsupportedModel
+from glmtui.language import _
 
 LLAMA, GLM = ("llama",), ("chatglm2", "chatglm3", "glm4")
 
@@ -96,8 +97,8 @@ def empty_model(key: str, raw: Mapping[str, Any]) -> Any:
         config, kind = _glm_config(key, raw), transformers.GlmForCausalLM
     else:
         raise UnsupportedModel(
-            f"transformers has no class of its own for the family {key}.",
-            "It can be compared on Llama-shaped models, ChatGLM2, ChatGLM3 and GLM-4.",
+            _("transformers has no class of its own for the family {key}.").format(key=key),
+            _("It can be compared on Llama-shaped models, ChatGLM2, ChatGLM3 and GLM-4."),
         )
     with torch.device("meta"):
         model = kind(config).eval()
@@ -109,8 +110,8 @@ def _glm_config(key: str, raw: Mapping[str, Any]) -> Any:
     ours = family_module(key).load_config(raw)
     if ours.position_scale != 1:
         raise UnsupportedModel(
-            "transformers' GlmForCausalLM has no stretched positions, as this model has them.",
-            "Compare it on ChatGLM2-6B without -32k, which computes the same.",
+            _("transformers' GlmForCausalLM has no stretched positions, as this model has them."),
+            _("Compare it on ChatGLM2-6B without -32k, which computes the same."),
         )
     return transformers.GlmConfig(
         vocab_size=ours.vocab,

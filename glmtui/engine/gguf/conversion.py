@@ -24,6 +24,7 @@ from glmtui.engine.gguf.blocks import WIDTH, Array, Part, layout, stored_as
 from glmtui.engine.gguf.file import GGUFFile, GGUFTensor, read_gguf
 from glmtui.engine.gguf.tokenizer import build_tokenizer
 from glmtui.errors import BadCheckpoint, UnsupportedModel
+from glmtui.language import _
 
 PIECE = 2**21  # weights converted at a time
 
@@ -98,22 +99,36 @@ def _llama_config(file: GGUFFile) -> dict[str, Any]:
     architecture = file.need("general.architecture", str)
     if architecture != "llama":
         raise UnsupportedModel(
-            f"{file.path}: GGUF files of the kind {architecture!r} are not read, only 'llama'.",
-            "Use the model's own folder from the hub (config.json and safetensors) instead.",
+            _("{path}: GGUF files of the kind {architecture!r} are not read, only 'llama'.").format(
+                path=file.path, architecture=architecture
+            ),
+            _("Use the model's own folder from the hub (config.json and safetensors) instead."),
         )
     scaling = file.get("llama.rope.scaling.type", str)
     if scaling not in (None, "none") or "rope_freqs.weight" in file.tensors:
-        raise UnsupportedModel(f"{file.path}: it scales its rotary angles, which is not read.")
+        raise UnsupportedModel(
+            _("{path}: it scales its rotary angles, which is not read.").format(path=file.path)
+        )
     if file.get("llama.expert_count", int):
-        raise UnsupportedModel(f"{file.path}: it is a mixture of experts, which is not read.")
+        raise UnsupportedModel(
+            _("{path}: it is a mixture of experts, which is not read.").format(path=file.path)
+        )
     hidden = file.need("llama.embedding_length", int)
     heads = file.need("llama.attention.head_count", int)
     key_heads = file.get("llama.attention.head_count_kv", int) or heads
     if heads < 1 or key_heads < 1 or heads % key_heads:
-        raise BadCheckpoint(f"{file.path}: {heads} heads cannot share {key_heads} heads of keys.")
+        raise BadCheckpoint(
+            _("{path}: {heads} heads cannot share {key_heads} heads of keys.").format(
+                path=file.path, heads=heads, key_heads=key_heads
+            )
+        )
     head = file.get("llama.rope.dimension_count", int) or hidden // heads
     if head < 2 or head % 2:
-        raise BadCheckpoint(f"{file.path}: heads of {head} columns cannot be rotated.")
+        raise BadCheckpoint(
+            _("{path}: heads of {head} columns cannot be rotated.").format(
+                path=file.path, head=head
+            )
+        )
     end = file.need("tokenizer.ggml.eos_token_id", int)
     turn_end = file.get("tokenizer.ggml.eot_token_id", int)
     return {
@@ -157,7 +172,11 @@ def _tokenizer_config(file: GGUFFile) -> dict[str, Any]:
     for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         token_id = file.get(f"tokenizer.ggml.{theirs}_token_id", int)
         if token_id is not None and token_id >= len(tokens):
-            raise BadCheckpoint(f"{file.path}: its {ours} token, {token_id}, does not exist.")
+            raise BadCheckpoint(
+                _("{path}: its {ours} token, {token_id}, does not exist.").format(
+                    path=file.path, ours=ours, token_id=token_id
+                )
+            )
         if token_id is not None:
             config[f"{ours}_token"] = tokens[token_id]
     template = file.get("tokenizer.chat_template", str)
@@ -181,23 +200,31 @@ def _llama_tensors(file: GGUFFile, config: Mapping[str, Any]) -> list[Renamed]:
     for theirs, ours, kind in _names(config):
         tensor = file.tensors.get(theirs)
         if tensor is None:
-            raise BadCheckpoint(f"{file.path}: tensor {theirs} is missing.")
+            raise BadCheckpoint(
+                _("{path}: tensor {theirs} is missing.").format(path=file.path, theirs=theirs)
+            )
         if tensor.shape != shapes[kind]:
             raise BadCheckpoint(
-                f"{file.path}: {theirs} has the shape {tensor.shape}, not {shapes[kind]}."
+                _("{path}: {theirs} has the shape {shape}, not {wanted}.").format(
+                    path=file.path, theirs=theirs, shape=tensor.shape, wanted=shapes[kind]
+                )
             )
         try:
             parts = layout(tensor.kind)
         except NotImplementedError:
             raise UnsupportedModel(
-                f"{file.path}: {theirs} is stored as {tensor.kind.name}, which cannot be unpacked."
+                _("{path}: {theirs} is stored as {kind}, which cannot be unpacked.").format(
+                    path=file.path, theirs=theirs, kind=tensor.kind.name
+                )
             ) from None
         turned = theirs.endswith(("attn_q.weight", "attn_k.weight"))
         rows = _unpermuted(tensor.shape[0], head) if turned else None
         found.append(Renamed(ours, tensor, parts, rows))
     strange = file.tensors.keys() - {renamed.tensor.name for renamed in found}
     if strange:
-        raise UnsupportedModel(f"{file.path}: a Llama has no tensor {min(strange)}.")
+        raise UnsupportedModel(
+            _("{path}: a Llama has no tensor {name}.").format(path=file.path, name=min(strange))
+        )
     return found
 
 
@@ -256,7 +283,11 @@ def _write_safetensors(
         for part in renamed.parts:
             for piece in _pieces(renamed, part):
                 if part.dtype == "F16" and not np.isfinite(piece).all():
-                    raise BadCheckpoint(f"{source}: {renamed.name} holds more than float16 can.")
+                    raise BadCheckpoint(
+                        _("{source}: {name} holds more than float16 can.").format(
+                            source=source, name=renamed.name
+                        )
+                    )
                 out.write(piece.tobytes())
                 done += piece.nbytes
                 on_progress(Progress("converting", done, total))

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType
 
 from glmtui.errors import BadCheckpoint, UnsupportedModel
+from glmtui.language import N_, _
 
 Bytes = npt.NDArray[np.uint8]
 T = TypeVar("T")
@@ -72,14 +73,16 @@ class GGUFFile:
         """The value of a metadata key, None if it is absent. Raises BadCheckpoint: another type."""
         value = self.metadata.get(key)
         if value is not None and not isinstance(value, kind):
-            raise _bad(self.path, f"its {key} is not of type {kind.__name__}")
+            raise _bad(
+                self.path, _("its {key} is not of type {kind}").format(key=key, kind=kind.__name__)
+            )
         return value
 
     def need(self, key: str, kind: type[T]) -> T:
         """The value of a metadata key that must be there. Raises BadCheckpoint."""
         value = self.get(key, kind)
         if value is None:
-            raise _bad(self.path, f"it has no {key}")
+            raise _bad(self.path, _("it has no {key}").format(key=key))
         return value
 
 
@@ -92,27 +95,33 @@ def read_gguf(path: Path) -> GGUFFile:
     """
     try:
         if path.stat().st_size == 0:
-            raise _bad(path, "it is empty")
+            raise _bad(path, _("it is empty"))
         mapped: Bytes = np.memmap(path, dtype=np.uint8, mode="r")
     except OSError as error:
-        raise BadCheckpoint(f"Cannot read {path}: {error.strerror}.") from error
+        raise BadCheckpoint(
+            _("Cannot read {path}: {reason}.").format(path=path, reason=error.strerror)
+        ) from error
     header = _Header(path, mapped)
     if header.take(4) != b"GGUF":
-        raise _bad(path, "it does not begin with GGUF", "Is it another kind of file?")
+        raise _bad(path, _("it does not begin with GGUF"), _("Is it another kind of file?"))
     version = header.scalar("I")
     if version not in VERSIONS:
-        raise UnsupportedModel(f"{path}: GGUF version {version} (2 and 3 are known).")
+        raise UnsupportedModel(
+            _("{path}: GGUF version {version} (2 and 3 are known).").format(
+                path=path, version=version
+            )
+        )
     n_tensors, n_keys = header.scalar("Q"), header.scalar("Q")
-    metadata = {header.string(): header.value(header.scalar("I")) for _ in range(n_keys)}
-    described = [header.tensor() for _ in range(n_tensors)]
+    metadata = {header.string(): header.value(header.scalar("I")) for _key in range(n_keys)}
+    described = [header.tensor() for _tensor in range(n_tensors)]
     alignment = metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1:
-        raise _bad(path, f"its alignment is {alignment!r}")
+        raise _bad(path, _("its alignment is {number!r}").format(number=alignment))
     start = -(-header.at // alignment) * alignment
     tensors = {}
     for name, shape, number, offset in described:
         if name in tensors:
-            raise _bad(path, f"it holds two tensors named {name}")
+            raise _bad(path, _("it holds two tensors named {name}").format(name=name))
         tensors[name] = _locate(path, mapped, name, shape, number, start + offset)
     return GGUFFile(path, metadata, tensors)
 
@@ -123,14 +132,29 @@ def _locate(
     try:
         kind = GGMLQuantizationType(number)
     except ValueError:
-        raise UnsupportedModel(f"{path}: tensor {name} is of the unknown type {number}.") from None
+        raise UnsupportedModel(
+            _("{path}: tensor {name} is of the unknown type {number}.").format(
+                path=path, name=name, number=number
+            )
+        ) from None
     per_block, block_bytes = GGML_QUANT_SIZES[kind]
     if shape[-1] % per_block:
-        raise _bad(path, f"rows of {shape[-1]} in {name} do not divide into {kind.name} blocks")
+        raise _bad(
+            path,
+            _("rows of {count} in {name} do not divide into {kind} blocks").format(
+                count=shape[-1], name=name, kind=kind.name
+            ),
+        )
     stored = (*shape[:-1], shape[-1] // per_block * block_bytes)
     end = start + prod(stored)
     if end > mapped.size:
-        raise _bad(path, f"it ends at byte {mapped.size:,} and {name} at {end:,}", TRUNCATED)
+        raise _bad(
+            path,
+            _("it ends at byte {size:,} and {name} at {end:,}").format(
+                size=mapped.size, name=name, end=end
+            ),
+            _(TRUNCATED),
+        )
     return GGUFTensor(name, shape, kind, mapped[start:end].reshape(stored))
 
 
@@ -145,7 +169,7 @@ class _Header:
     def take(self, count: int) -> bytes:
         end = self.at + count
         if end > self.mapped.size:
-            raise _bad(self.path, "it ends inside its header", TRUNCATED)
+            raise _bad(self.path, _("it ends inside its header"), _(TRUNCATED))
         piece = self.mapped[self.at : end].tobytes()
         self.at = end
         return piece
@@ -157,7 +181,9 @@ class _Header:
         try:
             return self.take(self.scalar("Q")).decode("utf-8")
         except UnicodeDecodeError:
-            raise _bad(self.path, f"there is no text before byte {self.at:,}") from None
+            raise _bad(
+                self.path, _("there is no text before byte {at:,}").format(at=self.at)
+            ) from None
 
     def value(self, kind: int) -> Any:
         if kind == STRING:
@@ -165,12 +191,22 @@ class _Header:
         if kind in SCALARS:
             return self.scalar(SCALARS[kind])
         if kind != ARRAY:
-            raise _bad(self.path, f"a value before byte {self.at:,} is of the unknown type {kind}")
+            raise _bad(
+                self.path,
+                _("a value before byte {at:,} is of the unknown type {kind}").format(
+                    at=self.at, kind=kind
+                ),
+            )
         item, count = self.scalar("I"), self.scalar("Q")
         if item == STRING:
             return [self.string() for _ in range(count)]
         if item not in SCALARS:
-            raise _bad(self.path, f"a list before byte {self.at:,} is of the unknown type {item}")
+            raise _bad(
+                self.path,
+                _("a list before byte {at:,} is of the unknown type {kind}").format(
+                    at=self.at, kind=item
+                ),
+            )
         code = np.dtype(SCALARS[item]).newbyteorder("<")
         return np.frombuffer(self.take(count * code.itemsize), code)
 
@@ -179,15 +215,20 @@ class _Header:
         name = self.string()
         n_dimensions = self.scalar("I")
         if not 1 <= n_dimensions <= MAX_DIMENSIONS:
-            raise _bad(self.path, f"tensor {name!r} has {n_dimensions} dimensions")
+            raise _bad(
+                self.path,
+                _("tensor {name!r} has {count} dimensions").format(name=name, count=n_dimensions),
+            )
         shape = struct.unpack(f"<{n_dimensions}Q", self.take(8 * n_dimensions))
         if 0 in shape:
-            raise _bad(self.path, f"tensor {name!r} is empty")
+            raise _bad(self.path, _("tensor {name!r} is empty").format(name=name))
         return name, shape[::-1], self.scalar("I"), self.scalar("Q")
 
 
-TRUNCATED = "The file was cut short: copy or download it again."
+TRUNCATED = N_("The file was cut short: copy or download it again.")
 
 
 def _bad(path: Path, what: str, hint: str = "") -> BadCheckpoint:
-    return BadCheckpoint(f"{path} is damaged or no GGUF file: {what}.", hint)
+    return BadCheckpoint(
+        _("{path} is damaged or no GGUF file: {what}.").format(path=path, what=what), hint
+    )

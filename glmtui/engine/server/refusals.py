@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from glmtui.engine.server.chat_completions import refusal_text
 from glmtui.errors import ServerError
-from glmtui.language import _
+from glmtui.language import N_, _
 from glmtui.sanitize import one_line
 
 MAX_QUOTE = 300
@@ -27,8 +27,8 @@ _TOO_LONG = re.compile(
 _CONTINUING = re.compile(
     r"assistant|prefill|prefix|last (message|role)|final_message|generation_prompt", re.IGNORECASE
 )
-_KEY_HINT = "Put the key into an environment variable and name it as key_env in [servers.NAME]."
-LOG_HINT = "The server's own log says more."
+_KEY_HINT = N_("Put the key into an environment variable and name it as key_env in [servers.NAME].")
+LOG_HINT = N_("The server's own log says more.")
 
 
 class Refused(ServerError):
@@ -96,15 +96,22 @@ def refused(blame: Blame, status: int, headers: Mapping[str, str], body: bytes) 
 
 def failed_inside(blame: Blame, status: int, words: str) -> Refused:
     """The error for an answer that began well and holds an error of the server's."""
-    return Refused(f"{blame.address} failed: {blame.quote(words)}", LOG_HINT, status, words)
+    return Refused(
+        _("{server} failed: {words}").format(server=blame.address, words=blame.quote(words)),
+        _(LOG_HINT),
+        status,
+        words,
+    )
 
 
 def not_a_reply(blame: Blame, body: str) -> ServerError:
     """The error for an answer that is no chat completion, with the beginning of it."""
-    what = _page_title(blame.mask(body)) or blame.quote(body) or "nothing"
+    what = _page_title(blame.mask(body)) or blame.quote(body) or _("nothing")
     return ServerError(
-        f"{blame.address} did not answer like a chat server, but with: {what}",
-        "Check the url: it usually ends in /v1. A login page or a proxy may be in between.",
+        _("{server} did not answer like a chat server, but with: {what}").format(
+            server=blame.address, what=what
+        ),
+        _("Check the url: it usually ends in /v1. A login page or a proxy may be in between."),
     )
 
 
@@ -127,11 +134,16 @@ def unreachable(blame: Blame, error: Exception, *, seconds: float, begun: bool) 
             _("Check the address, and whether a firewall, VPN or proxy is in between."),
         )
     if isinstance(error, httpx.TimeoutException):
-        return ServerError(f"{at} has said nothing for {seconds:.0f} s.", LOG_HINT)
+        return ServerError(
+            _("{server} has said nothing for {seconds:.0f} s.").format(server=at, seconds=seconds),
+            _(LOG_HINT),
+        )
     if isinstance(error, httpx.ProxyError):
         return ServerError(
-            f"The proxy on the way to {at} refused: {blame.quote(str(error))}",
-            "See HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or list the server in NO_PROXY.",
+            _("The proxy on the way to {server} refused: {words}").format(
+                server=at, words=blame.quote(str(error))
+            ),
+            _("See HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or list the server in NO_PROXY."),
         )
     if any(isinstance(cause, socket.gaierror) for cause in causes):
         return ServerError(
@@ -148,75 +160,90 @@ def unreachable(blame: Blame, error: Exception, *, seconds: float, begun: bool) 
         )
     if isinstance(error, httpx.ConnectError):
         return ServerError(
-            f"{at} cannot be reached: {blame.quote(str(error))}", "Check the url and the network."
+            _("{server} cannot be reached: {words}").format(
+                server=at, words=blame.quote(str(error))
+            ),
+            _("Check the url and the network."),
         )
     return broken_off(blame, begun=begun)
 
 
 def broken_off(blame: Blame, *, begun: bool) -> ServerError:
     """The error for an answer that just ends; `begun`: whether a part of the reply has come."""
-    when = "in mid-answer" if begun else "before it answered"
-    message = f"The connection to {blame.address} broke off {when}."
-    return ServerError(message, f"The server may be down. {LOG_HINT}")
+    said = _("The connection to {server} broke off before it answered.")
+    if begun:
+        said = _("The connection to {server} broke off in mid-answer.")
+    hint = _("The server may be down.") + " " + _(LOG_HINT)
+    return ServerError(said.format(server=blame.address), hint)
 
 
 def _explained(
     blame: Blame, status: int, headers: Mapping[str, str], words: str, quoted: str
 ) -> tuple[str, str]:
-    at = blame.address
-    if status == 401:
-        wants = "refuses the API key" if blame.key else "wants an API key"
-        return f"{at} {wants} (401){quoted}", _KEY_HINT
-    if status == 403:
-        return f"{at} does not allow this (403){quoted}", _KEY_HINT
     if status == 404:
         return _not_found(blame, words)
-    if status == 429:
-        return f"{at} is busy, or your quota is used up (429){quoted}", _when(headers)
-    if 300 <= status < 400:
-        goal = blame.quote(headers.get("location", "elsewhere"))
-        hint = "If you trust that address, make it the url; the key is not sent there unasked."
-        return f"{at} sends us on to {goal} ({status}).", hint
-    if status == 407:
-        return f"The proxy on the way to {at} wants a password (407){quoted}", "See HTTPS_PROXY."
-    if status in (400, 413, 422) and _TOO_LONG.search(words):
-        hint = "Ask something shorter, lower max_new_tokens, or start a new conversation."
-        return f"This is too long for {blame.model} at {at}{quoted}", hint
-    if 400 <= status < 500:
-        hint = "A setting may be out of the range this server allows."
-        return f"{at} refused the request ({status}){quoted}", hint
-    if status == 503:
-        return f"{at} is not ready (503){quoted}", _when(headers)
-    return f"{at} failed ({status}){quoted}", LOG_HINT
+    said, hint = _("{server} failed ({status}){quoted}"), _(LOG_HINT)
+    if status == 401:
+        said = _("{server} wants an API key ({status}){quoted}")
+        if blame.key:
+            said = _("{server} refuses the API key ({status}){quoted}")
+        hint = _(_KEY_HINT)
+    elif status == 403:
+        said, hint = _("{server} does not allow this ({status}){quoted}"), _(_KEY_HINT)
+    elif status == 429:
+        said = _("{server} is busy, or your quota is used up ({status}){quoted}")
+        hint = _when(headers)
+    elif 300 <= status < 400:
+        said = _("{server} sends us on to {quoted} ({status}).")
+        quoted = blame.quote(headers.get("location", "?"))
+        hint = _("If you trust that address, make it the url; the key is not sent there unasked.")
+    elif status == 407:
+        said = _("The proxy on the way to {server} wants a password ({status}){quoted}")
+        hint = _("See HTTPS_PROXY.")
+    elif status in (400, 413, 422) and _TOO_LONG.search(words):
+        said = _("This is too long for {model} at {server}{quoted}")
+        hint = _("Ask something shorter, lower max_new_tokens, or start a new conversation.")
+    elif 400 <= status < 500:
+        said = _("{server} refused the request ({status}){quoted}")
+        hint = _("A setting may be out of the range this server allows.")
+    elif status == 503:
+        said, hint = _("{server} is not ready ({status}){quoted}"), _when(headers)
+    filled = said.format(server=blame.address, model=blame.model, status=status, quoted=quoted)
+    return filled, hint
 
 
 def _not_found(blame: Blame, words: str) -> tuple[str, str]:
     # A server that knows the path names what it misses; a wrong path gets a bare "Not Found".
     about_the_model = blame.model and (blame.model in words or "model" in words.lower())
     if about_the_model:
-        message = f"{blame.address} has no model {blame.quote(blame.model)} (404)."
+        message = _("{server} has no model {model} (404).").format(
+            server=blame.address, model=blame.quote(blame.model)
+        )
         listed = ", ".join(map(blame.quote, blame.models[:10]))
-        return message, f"It has: {listed}" if listed else blame.quote(words)
+        return message, _("It has: {names}").format(names=listed) if listed else blame.quote(words)
     return (
-        f"There is no chat server at {blame.address} (404).",
-        "Check the url: it is what comes before /chat/completions, and usually ends in /v1.",
+        _("There is no chat server at {server} (404).").format(server=blame.address),
+        _("Check the url: it is what comes before /chat/completions, and usually ends in /v1."),
     )
 
 
 def _when(headers: Mapping[str, str]) -> str:
     wait = one_line(headers.get("retry-after", ""))[:40]
     if not wait:
-        return "Try again in a little while."
-    return f"Try again in {wait} s." if wait.isdecimal() else f"Try again after {wait}."
+        return _("Try again in a little while.")
+    said = _("Try again in {wait} s.") if wait.isdecimal() else _("Try again after {wait}.")
+    return said.format(wait=wait)
 
 
 def _insecure(at: str, error: ssl.SSLError) -> ServerError:
     reason = one_line(getattr(error, "verify_message", "") or error.reason or str(error))
     if "WRONG_VERSION" in reason or "HTTP_REQUEST" in reason or "RECORD_LAYER" in reason:
-        hint = "It seems to speak plain http there: write http:// in the url."
+        hint = _("It seems to speak plain http there: write http:// in the url.")
     else:
-        hint = "If the certificate is your own, name its CA file in SSL_CERT_FILE."
-    return ServerError(f"No secure connection to {at}: {reason}", hint)
+        hint = _("If the certificate is your own, name its CA file in SSL_CERT_FILE.")
+    return ServerError(
+        _("No secure connection to {server}: {reason}").format(server=at, reason=reason), hint
+    )
 
 
 def _words(text: str) -> str:
@@ -231,7 +258,7 @@ def _page_title(text: str) -> str:
     if not text.lstrip("\ufeff \r\n\t").startswith("<"):
         return ""
     found = re.search(r"<title[^>]*>([^<]{1,200})", text, re.IGNORECASE)
-    return f"a web page, “{one_line(found[1])}”" if found else "a web page"
+    return _("a web page, “{title}”").format(title=one_line(found[1])) if found else _("a web page")
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

@@ -16,6 +16,7 @@ from glmtui.engine.api import PrefillProgress, Reply
 from glmtui.engine.server.call import Call
 from glmtui.engine.server.chat_completions import Chunk, Thinking
 from glmtui.errors import ServerError
+from glmtui.language import _
 
 POLL_SECONDS = 0.02
 LINGER_SECONDS = 5.0  # how long after a complete reply its token counts may come
@@ -163,8 +164,10 @@ class _Tally:
         self._chars += len(text)
         if self._chars > MAX_REPLY_CHARS:
             raise ServerError(
-                f"The reply does not end: {MAX_REPLY_CHARS >> 20} million characters so far.",
-                "Set max_new_tokens.",
+                _("The reply does not end: {count} million characters so far.").format(
+                    count=MAX_REPLY_CHARS >> 20
+                ),
+                _("Set max_new_tokens."),
             )
 
 
