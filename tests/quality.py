@@ -77,7 +77,7 @@ class Subject:
     def cost(
         self, bits: int, group: int | None, *, renumbered: bool, informed: bool = False
     ) -> Cost:
-        """Args: informed: by the importance of each column."""
+        """Of quantising all linear layers; `informed` by the importance of their columns."""
         whole = {path: module.weight for path, module in self.layers.items()}
         squares: dict[str, list[float]] = {}
         random = torch.Generator().manual_seed(0)
