@@ -89,7 +89,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     },
     {
         "bench": ("engine.bench",),
-        "prepare": ("engine.prepare",),
+        "prepare": ("engine.importance", "engine.prepare"),
         "slim": ("engine.slim", "engine.slim_check"),
         "thread": ("engine.thread", "engine"),
     },
