@@ -21,6 +21,7 @@ from typing import Literal
 from glmtui import __version__, config, paths
 from glmtui.config import Settings
 from glmtui.engine import catalog, device
+from glmtui.engine.native.build import NO_COMPILER, Built, built
 from glmtui.errors import ConfigError, GlmtuiError
 
 PROBE_SECONDS = 120
@@ -66,6 +67,7 @@ def findings(
     yield Finding("ok", "Python", f"{platform.python_version()} at {sys.executable}")
     yield Finding("ok", "glmtui", f"{__version__} at {Path(__file__).parent}")
     yield from _torch_and_gpus(device.snapshot())
+    yield cpu_kernels(built())
     yield from _terminal(environ)
     yield from _folders()
     yield from _models(settings)
@@ -159,6 +161,16 @@ def kernels(capability: str, missing: Mapping[str, str]) -> Iterator[Finding]:
             advice = "int8 and int4 are slower without it." if name == "triton" else ""
             yield Finding("warn" if advice else "ok", "kernels", f"no {name}: {reason}", advice)
     yield Finding("ok", "kernels", f"cpm_kernels: {optional or 'can be asked for (quant.kernel)'}")
+
+
+def cpu_kernels(kernels: Built) -> Finding:
+    """What computes on the CPU; asking for it has compiled it."""
+    if kernels.library is not None:
+        return Finding("ok", "CPU", "compiled kernels")
+    said = f"no compiled kernels, torch's are slower: {kernels.problem}"
+    if kernels.problem != NO_COMPILER:
+        return Finding("ok", "CPU", said)
+    return Finding("warn", "CPU", said, "Install a C compiler, such as with: apt install gcc")
 
 
 def _gb(nbytes: int | None) -> str:

@@ -1,5 +1,6 @@
 """``glmtui doctor``: what it finds on machines that are well and on machines that are not."""
 
+import ctypes
 import importlib.util
 import io
 import json
@@ -16,6 +17,7 @@ from glmtui.config import Server, Settings
 from glmtui.engine import gpu_kernels
 from glmtui.engine.device import Gpu, HostMemory, Snapshot
 from glmtui.engine.gpu_kernels import missing
+from glmtui.engine.native.build import NO_COMPILER, Built
 from glmtui.engine.pull import pull
 from glmtui.errors import ConfigError
 
@@ -317,3 +319,18 @@ def test_settings_say_which_file_they_come_from(place):
 def test_a_finding_is_a_line_and_its_advice():
     text = doctor.Finding("warn", "model", "none", "Pull one.").text
     assert text == f"warn  model       none\n{'':18}Pull one."
+
+
+@pytest.mark.parametrize(
+    ("problem", "status", "advice"),
+    [
+        ("", "ok", ""),
+        (NO_COMPILER, "warn", "Install a C compiler, such as with: apt install gcc"),
+        ("this processor lacks avx2", "ok", ""),
+    ],
+)
+def test_what_computes_on_the_cpu_is_said(problem: str, status: str, advice: str) -> None:
+    library = None if problem else ctypes.CDLL(None)
+    found = doctor.cpu_kernels(Built(library, problem))
+    assert (found.level, found.advice) == (status, advice)
+    assert problem in found.what

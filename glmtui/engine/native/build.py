@@ -28,6 +28,7 @@ FLAGS = ("-std=gnu11", "-O3", "-mavx2", "-mfma", "-mf16c", "-fno-math-errno")
 LINKING = ("-shared", "-fPIC", "-fopenmp", "-lm")
 COMPILERS = ("cc", "gcc", "clang")
 NEEDED = {"avx2", "fma", "f16c"}
+NO_COMPILER = "there is no C compiler"
 SECONDS = 120  # for a compiler; it takes about one
 
 logger = logging.getLogger(__name__)
@@ -122,7 +123,7 @@ def _compiler() -> list[str]:
     for argv in filter(None, (asked, *([name] for name in COMPILERS))):
         if shutil.which(argv[0]):
             return argv
-    raise CannotBuild("there is no C compiler")
+    raise CannotBuild(NO_COMPILER)
 
 
 def _others_may_write(folder: Path) -> bool:
