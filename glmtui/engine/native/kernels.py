@@ -18,7 +18,6 @@ from glmtui.engine.native.library import Decoder, Layer, Linear, at, done, libra
 from glmtui.engine.quant import PackedWeight
 
 FEW = 32  # tokens at once; for more, products of whole matrices are faster
-MOST_HEAD_SIZE = 256
 HALVES = (torch.float16, torch.bfloat16)
 
 
@@ -141,7 +140,7 @@ class DecoderStep:
 
     @staticmethod
     def takes(head_size: int) -> bool:
-        return head_size % 32 == 0 and head_size <= MOST_HEAD_SIZE
+        return head_size % 32 == 0
 
     def __call__(
         self,

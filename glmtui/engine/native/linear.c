@@ -19,20 +19,28 @@
 typedef struct {
     int16_t *q;   /* [columns] */
     float *scale; /* [columns / BLOCK] */
-    float *sums;  /* [groups], of the numbers as they were */
+    float *sums;  /* [groups, and zeros up to a multiple of 8], of the numbers as they were */
 } Input;
 
-/* Rounds one token. planes: of each BLOCK every fourth number first, then those after them and so
-   on, the order in which unpacking 4 bits yields the columns. */
-static void round_input(const float *x, long columns, long group, int planes, Input into)
+/* Where column c of a block stands, so that a product adds the first 32 columns up in the lower half
+   of its sums and the others in the upper: of 4 bits every fourth column, as unpacking yields them;
+   of 8 bits eight of the first 32 and eight of the others in turn. */
+INLINE int place_of(int c, int bits)
 {
+    return bits == 4 ? c % 4 * 16 + c / 4 : c % 32 / 8 * 16 + c / 32 * 8 + c % 8;
+}
+
+/* Rounds one token. */
+static void round_input(const float *x, long columns, long group, int bits, Input into)
+{
+    const __m256 unsign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+    memset(into.sums, 0, padded(columns / group) * sizeof(float));
     for (long g = 0; g < columns / group; g++) {
         __m256 sum = _mm256_setzero_ps();
         for (long c = g * group; c < (g + 1) * group; c += 8)
             sum = _mm256_add_ps(sum, _mm256_loadu_ps(x + c));
         into.sums[g] = sum_of(sum);
     }
-    const __m256 unsign = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
     for (long b = 0; b < columns / BLOCK; b++, x += BLOCK) {
         __m256 most = _mm256_setzero_ps(), not_finite = _mm256_setzero_ps();
         for (int c = 0; c < BLOCK; c += 8) {
@@ -42,49 +50,41 @@ static void round_input(const float *x, long columns, long group, int planes, In
         }
         const float largest = largest_of(most);
         const __m256 up = _mm256_set1_ps(largest > 0 ? 32767 / largest : 0);
-        int16_t natural[BLOCK], *q = into.q + b * BLOCK;
-        for (int c = 0; c < BLOCK; c += 16) {
-            const __m256i low = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + c), up));
-            const __m256i high = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + c + 8), up));
-            const __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi32(low, high), 0xd8);
-            _mm256_storeu_si256((__m256i *)(natural + c), both);
+        int32_t natural[BLOCK];
+        for (int c = 0; c < BLOCK; c += 8) {
+            const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(x + c), up);
+            _mm256_storeu_si256((__m256i *)(natural + c), _mm256_cvtps_epi32(scaled));
         }
-        for (int c = 0; c < BLOCK; c++)
-            q[c] = planes ? natural[c % 16 * 4 + c / 16] : natural[c];
+        int16_t *q = into.q + b * BLOCK;
+        if (bits == 4)
+            for (int c = 0; c < BLOCK; c++)
+                q[place_of(c, 4)] = (int16_t)natural[c];
+        else
+            for (int c = 0; c < BLOCK; c++)
+                q[place_of(c, 8)] = (int16_t)natural[c];
         into.scale[b] = largest / 32767 + sum_of(not_finite);
     }
 }
 
-/* Rounds tokens, all in one allocation that begins at the first one's q; NULL: no memory. */
-static Input *round_inputs(const float *x, long tokens, long columns, long group, int planes)
+/* Rounds tokens, all in one allocation that begins with what is returned; NULL: no memory. */
+static Input *round_inputs(const float *x, long tokens, long columns, long group, int bits)
 {
-    const long q = columns * sizeof(int16_t), scale = columns / BLOCK * sizeof(float);
-    const long sums = columns / group * sizeof(float);
-    const long each = (q + scale + sums + 63) / 64 * 64, head = (tokens * sizeof(Input) + 63) / 64 * 64;
+    const long q = columns * sizeof(int16_t), scale = padded(columns / BLOCK) * sizeof(float);
+    const long sums = padded(columns / group) * sizeof(float);
+    const long each = (q + scale + sums + 63) / 64 * 64;
+    const long head = (tokens * sizeof(Input) + 63) / 64 * 64;
     Input *inputs = aligned_alloc(64, head + tokens * each);
     for (long t = 0; inputs && t < tokens; t++) {
         char *at = (char *)inputs + head + t * each;
         inputs[t] = (Input){(int16_t *)at, (float *)(at + q), (float *)(at + q + scale)};
-        round_input(x + t * columns, columns, group, planes, inputs[t]);
+        round_input(x + t * columns, columns, group, bits, inputs[t]);
     }
     return inputs;
 }
 
 /* ---- products */
 
-INLINE float zeros_dot(const f16 *zero, const float *sums, long groups)
-{
-    __m256 sum = _mm256_setzero_ps();
-    float rest = 0;
-    long g = 0;
-    for (; g + 8 <= groups; g += 8)
-        sum = _mm256_fmadd_ps(load_f16(zero + g), _mm256_loadu_ps(sums + g), sum);
-    for (; g < groups; g++)
-        rest += _cvtsh_ss(zero[g]) * sums[g];
-    return sum_of(sum) + rest;
-}
-
-/* 64 weights of 4 bits, spread over 16 bits each, in planes */
+/* The first 64 weights of 4 bits, 16 bits each */
 INLINE void spread4(const uint8_t *q, __m256i w[4])
 {
     const __m256i four = _mm256_set1_epi16(15), packed = _mm256_loadu_si256((const __m256i *)q);
@@ -94,106 +94,115 @@ INLINE void spread4(const uint8_t *q, __m256i w[4])
     w[3] = _mm256_srli_epi16(packed, 12);
 }
 
-/* 64 weights of 8 bits, the same in their order */
+/* The first 64 weights of 8 bits, 16 bits each */
 INLINE void spread8(const int8_t *q, __m256i w[4])
 {
-    for (int i = 0; i < 4; i++)
-        w[i] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)q + i));
+    for (int i = 0; i < 4; i++) {
+        const __m128i low = _mm_loadl_epi64((const __m128i *)(q + 8 * i));
+        const __m128i high = _mm_loadl_epi64((const __m128i *)(q + 32 + 8 * i));
+        w[i] = _mm256_cvtepi8_epi16(_mm_unpacklo_epi64(low, high));
+    }
 }
 
-INLINE __m256i pair_sums(const __m256i *w, const int16_t *x, int first, int last)
+INLINE __m256 dot(const __m256i w[4], const int16_t *x)
 {
     const __m256i *v = (const __m256i *)x;
-    __m256i sum = _mm256_madd_epi16(w[first], v[first]);
-    for (int i = first + 1; i < last; i++)
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(w[i], v[i]));
-    return sum;
+    const __m256i a = _mm256_add_epi32(_mm256_madd_epi16(w[0], v[0]), _mm256_madd_epi16(w[1], v[1]));
+    const __m256i b = _mm256_add_epi32(_mm256_madd_epi16(w[2], v[2]), _mm256_madd_epi16(w[3], v[3]));
+    return _mm256_cvtepi32_ps(_mm256_add_epi32(a, b));
 }
 
-/* The products of a row with n tokens, sums[t]; n and bits are known when this is compiled. */
-INLINE void row_dots(float *sums, const void *q, const f16 *scale, const Input *x, long columns,
-                     long group, const int bits, const int n)
+/* Two groups' scales for the sums of a block */
+INLINE __m256 two_scales(const f16 *scale)
 {
-    __m256 sum[TOKENS], part[TOKENS], weights;
-    __m256i w[4];
+    int32_t two;
+    memcpy(&two, scale, sizeof two);
+    const __m256 both = _mm256_castps128_ps256(_mm_cvtph_ps(_mm_cvtsi32_si128(two)));
+    return _mm256_permutevar8x32_ps(both, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
+}
+
+INLINE __m256 up_to_eight(const f16 *at, long count)
+{
+    if (count >= 8)
+        return load_f16(at);
+    f16 some[8] = {0};
+    memcpy(some, at, count * sizeof(f16));
+    return load_f16(some);
+}
+
+/* The products of row r with n tokens, sums[t]; n, bits and whether groups are small are known
+   when this is compiled. */
+INLINE void row_dots(float *sums, const Linear *w, long r, const Input *x, const int bits,
+                     const int small, const int n)
+{
+    const long groups = w->columns / w->group, blocks = small ? 1 : w->group / BLOCK;
+    const char *q = (const char *)w->q + r * w->columns * bits / 8;
+    const f16 *scale = w->scale + r * groups;
+    __m256 sum[TOKENS], part[TOKENS];
+    __m256i v[4];
     for (int t = 0; t < n; t++)
         sum[t] = _mm256_setzero_ps();
-    const long blocks = group > BLOCK ? group / BLOCK : 1;
-    for (long first = 0; first < columns / BLOCK; first += blocks) {
+    for (long g = 0; w->zero && g < groups; g += 8) {
+        const __m256 zeros = up_to_eight(w->zero + r * groups + g, groups - g);
+        for (int t = 0; t < n; t++)
+            sum[t] = _mm256_fmadd_ps(zeros, _mm256_loadu_ps(x[t].sums + g), sum[t]);
+    }
+    for (long first = 0; first < w->columns / BLOCK; first += blocks) {
         for (int t = 0; t < n; t++)
             part[t] = _mm256_setzero_ps();
         for (long b = first; b < first + blocks; b++) {
             if (bits == 4)
-                spread4((const uint8_t *)q + b * BLOCK / 2, w);
+                spread4((const uint8_t *)q + b * BLOCK / 2, v);
             else
-                spread8((const int8_t *)q + b * BLOCK, w);
+                spread8((const int8_t *)q + b * BLOCK, v);
             for (int t = 0; t < n; t++) {
                 const __m256 unit = _mm256_set1_ps(x[t].scale[b]);
-                const int16_t *v = x[t].q + b * BLOCK;
-                if (bits == 8 && group < BLOCK) {
-                    const __m256 low = _mm256_cvtepi32_ps(pair_sums(w, v, 0, 2));
-                    const __m256 high = _mm256_cvtepi32_ps(pair_sums(w, v, 2, 4));
-                    const __m256 s0 = _mm256_set1_ps(_cvtsh_ss(scale[2 * b]));
-                    const __m256 s1 = _mm256_set1_ps(_cvtsh_ss(scale[2 * b + 1]));
-                    part[t] = _mm256_mul_ps(_mm256_fmadd_ps(high, s1, _mm256_mul_ps(low, s0)), unit);
-                } else {
-                    part[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(pair_sums(w, v, 0, 4)), unit,
-                                              part[t]);
-                }
+                part[t] = _mm256_fmadd_ps(dot(v, x[t].q + b * BLOCK), unit, part[t]);
             }
         }
-        if (bits == 4 && group < BLOCK) { /* the lower half of the sums is the first group's */
-            int32_t two;
-            memcpy(&two, scale + 2 * first, sizeof two);
-            weights = _mm256_permutevar8x32_ps(
-                _mm256_castps128_ps256(_mm_cvtph_ps(_mm_cvtsi32_si128(two))),
-                _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
-        } else {
-            weights = _mm256_set1_ps(group < BLOCK ? 1 : _cvtsh_ss(scale[first / blocks]));
-        }
+        const __m256 scales = small ? two_scales(scale + 2 * first)
+                                    : _mm256_set1_ps(_cvtsh_ss(scale[first / blocks]));
         for (int t = 0; t < n; t++)
-            sum[t] = _mm256_fmadd_ps(part[t], weights, sum[t]);
+            sum[t] = _mm256_fmadd_ps(part[t], scales, sum[t]);
     }
     for (int t = 0; t < n; t++)
         sums[t] = sum_of(sum[t]);
 }
 
-/* The same with n known later. */
-INLINE void row_dots_of(float *sums, const void *q, const f16 *scale, const Input *x, long columns,
-                        long group, const int bits, int n)
+/* The same with all that known later. */
+INLINE void row_dots_of(float *sums, const Linear *w, long r, const Input *x, const int bits,
+                        const int small, int n)
 {
     switch (n) {
-    case 1: row_dots(sums, q, scale, x, columns, group, bits, 1); break;
-    case 2: row_dots(sums, q, scale, x, columns, group, bits, 2); break;
-    case 3: row_dots(sums, q, scale, x, columns, group, bits, 3); break;
-    default: row_dots(sums, q, scale, x, columns, group, bits, TOKENS);
+    case 1: row_dots(sums, w, r, x, bits, small, 1); break;
+    case 2: row_dots(sums, w, r, x, bits, small, 2); break;
+    case 3: row_dots(sums, w, r, x, bits, small, 3); break;
+    default: row_dots(sums, w, r, x, bits, small, TOKENS);
     }
 }
 
 static int multiply_packed(float *y, const float *x, const Linear *w, long tokens, int threads)
 {
-    const long rows = w->rows, columns = w->columns, group = w->group, groups = columns / group;
-    Input *inputs = round_inputs(x, tokens, columns, group, w->bits == 4);
+    const int small = w->group < BLOCK;
+    Input *inputs = round_inputs(x, tokens, w->columns, w->group, w->bits);
     if (!inputs)
         return -1;
     PARALLEL_FOR
-    for (long r = 0; r < rows; r++) {
-        const char *row = (const char *)w->q + r * columns * w->bits / 8;
-        const f16 *scale = w->scale + r * groups;
+    for (long r = 0; r < w->rows; r++)
         for (long first = 0; first < tokens; first += TOKENS) {
             const int n = tokens - first < TOKENS ? (int)(tokens - first) : TOKENS;
             float sums[TOKENS];
-            if (w->bits == 4)
-                row_dots_of(sums, row, scale, inputs + first, columns, group, 4, n);
+            if (w->bits == 4 && small)
+                row_dots_of(sums, w, r, inputs + first, 4, 1, n);
+            else if (w->bits == 4)
+                row_dots_of(sums, w, r, inputs + first, 4, 0, n);
+            else if (small)
+                row_dots_of(sums, w, r, inputs + first, 8, 1, n);
             else
-                row_dots_of(sums, row, scale, inputs + first, columns, group, 8, n);
-            for (int t = 0; t < n; t++) {
-                if (w->zero)
-                    sums[t] += zeros_dot(w->zero + r * groups, inputs[first + t].sums, groups);
-                y[(first + t) * rows + r] = sums[t] + (w->bias ? one_bf16(w->bias[r]) : 0);
-            }
+                row_dots_of(sums, w, r, inputs + first, 8, 0, n);
+            for (int t = 0; t < n; t++)
+                y[(first + t) * w->rows + r] = sums[t] + (w->bias ? one_bf16(w->bias[r]) : 0);
         }
-    }
     free(inputs);
     return 0;
 }

@@ -15,6 +15,11 @@ typedef uint16_t f16;
 #define INLINE static inline __attribute__((always_inline))
 #define PARALLEL_FOR _Pragma("omp parallel for num_threads(threads) schedule(static)")
 
+INLINE long padded(long count) /* to a multiple of 8 */
+{
+    return (count + 7) / 8 * 8;
+}
+
 INLINE __m256 load_bf16(const bf16 *at)
 {
     return _mm256_castsi256_ps(_mm256_slli_epi32(

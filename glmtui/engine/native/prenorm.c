@@ -4,11 +4,12 @@
    same to the last bit, whatever is computed beside it. Sizes are divisible by 32. */
 
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 
 #include "linear.h"
 
-#define MOST_SIZE 256 /* of a head */
+#define QUERIES 3 /* that a key is read for at a time: as many as there are registers for */
 
 typedef struct {
     const float *attention_norm, *mlp_norm; /* [hidden] */
@@ -27,7 +28,7 @@ typedef struct {
 /* What a step needs room for, per token. */
 typedef struct {
     float *x, *normed, *qkv, *attended, *gate_up, *inner;
-    float *scores; /* [heads, context] */
+    float *scores; /* [threads, QUERIES, context] */
 } Buffers;
 
 /* y = x / sqrt(mean(x^2) + eps) * weight */
@@ -65,27 +66,25 @@ static void add(float *x, const float *y, long count)
         x[c] += y[c];
 }
 
-/* The i-th number of a head, turned; its partner stands half a head away or beside it. */
-INLINE float turned(const float *x, const bf16 *cos, const bf16 *sin, long i, long size, int halves)
+/* Turns a head: x = x * cos + partner * sin; the partner of a number stands half a head away or
+   beside it. */
+static void turn(float *x, const bf16 *cos, const bf16 *sin, long size, int halves)
 {
-    const long partner = halves ? (i < size / 2 ? i + size / 2 : i - size / 2) : i ^ 1;
-    return x[i] * one_bf16(cos[i]) + x[partner] * one_bf16(sin[i]);
+    for (long i = 0; i < size / 2; i++) {
+        const long first = halves ? i : 2 * i, second = halves ? i + size / 2 : 2 * i + 1;
+        const float a = x[first], b = x[second];
+        x[first] = a * one_bf16(cos[first]) + b * one_bf16(sin[first]);
+        x[second] = b * one_bf16(cos[second]) + a * one_bf16(sin[second]);
+    }
 }
 
-/* y = softmax(q k^T / sqrt(size)) v for one head; scores: room for length numbers, filled to 8 */
-static void attend(float *y, const float *q, const bf16 *keys, const bf16 *values, long length,
-                   long size, float *scores)
+/* In place; there is room for numbers up to a multiple of 8. */
+static void softmax(float *scores, long length)
 {
-    const float shrink = 1 / sqrtf((float)size);
     float largest = -INFINITY;
-    for (long i = 0; i < length; i++) {
-        __m256 sum = _mm256_setzero_ps();
-        for (long c = 0; c < size; c += 8)
-            sum = _mm256_fmadd_ps(_mm256_loadu_ps(q + c), load_bf16(keys + i * size + c), sum);
-        scores[i] = sum_of(sum) * shrink;
+    for (long i = 0; i < length; i++)
         largest = scores[i] > largest ? scores[i] : largest;
-    }
-    for (long i = length; i % 8; i++)
+    for (long i = length; i < padded(length); i++)
         scores[i] = -INFINITY;
     __m256 total = _mm256_setzero_ps();
     for (long i = 0; i < length; i += 8) {
@@ -96,16 +95,71 @@ static void attend(float *y, const float *q, const bf16 *keys, const bf16 *value
         _mm256_storeu_ps(scores + i, _mm256_and_ps(weight, seen));
         total = _mm256_add_ps(total, _mm256_and_ps(weight, seen));
     }
-    const __m256 inverse = _mm256_set1_ps(1 / sum_of(total));
+    const float inverse = 1 / sum_of(total);
+    for (long i = 0; i < length; i++)
+        scores[i] *= inverse;
+}
+
+/* scores = softmax(q k^T / sqrt(size)) of one key head and n queries that see the same keys.
+   q: [n, size]. scores: [n, stride], of which length are filled. */
+INLINE void weigh(float *scores, const float *q, const bf16 *keys, long length, long stride,
+                  long size, const int n)
+{
+    const float shrink = 1 / sqrtf((float)size);
+    for (long i = 0; i < length; i++) {
+        __m256 sums[QUERIES];
+        for (int j = 0; j < n; j++)
+            sums[j] = _mm256_setzero_ps();
+        for (long c = 0; c < size; c += 8) {
+            const __m256 key = load_bf16(keys + i * size + c);
+            for (int j = 0; j < n; j++)
+                sums[j] = _mm256_fmadd_ps(_mm256_loadu_ps(q + j * size + c), key, sums[j]);
+        }
+        for (int j = 0; j < n; j++)
+            scores[j * stride + i] = sum_of(sums[j]) * shrink;
+    }
+    for (int j = 0; j < n; j++)
+        softmax(scores + j * stride, length);
+}
+
+/* y = scores v; y: [n, size] */
+INLINE void mix(float *y, const float *scores, const bf16 *values, long length, long stride,
+                long size, const int n)
+{
     for (long c = 0; c < size; c += 32) { /* as many sums as there are registers for */
-        __m256 sums[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
-                          _mm256_setzero_ps()};
-        for (long i = 0; i < length; i++)
+        __m256 sums[QUERIES][4];
+        for (int j = 0; j < n; j++)
             for (int k = 0; k < 4; k++)
-                sums[k] = _mm256_fmadd_ps(_mm256_set1_ps(scores[i]),
-                                          load_bf16(values + i * size + c + 8 * k), sums[k]);
-        for (int k = 0; k < 4; k++)
-            _mm256_storeu_ps(y + c + 8 * k, _mm256_mul_ps(sums[k], inverse));
+                sums[j][k] = _mm256_setzero_ps();
+        for (long i = 0; i < length; i++)
+            for (int k = 0; k < 4; k++) {
+                const __m256 value = load_bf16(values + i * size + c + 8 * k);
+                for (int j = 0; j < n; j++)
+                    sums[j][k] = _mm256_fmadd_ps(_mm256_set1_ps(scores[j * stride + i]), value,
+                                                 sums[j][k]);
+            }
+        for (int j = 0; j < n; j++)
+            for (int k = 0; k < 4; k++)
+                _mm256_storeu_ps(y + j * size + c + 8 * k, sums[j][k]);
+    }
+}
+
+/* softmax(q k^T / sqrt(size)) v; y, q: [n, size] */
+static void attend(float *y, float *scores, const float *q, const bf16 *keys, const bf16 *values,
+                   long length, long stride, long size, int n)
+{
+    switch (n) { /* known when each is compiled */
+    case 1:
+        weigh(scores, q, keys, length, stride, size, 1);
+        mix(y, scores, values, length, stride, size, 1);
+        break;
+    case 2:
+        weigh(scores, q, keys, length, stride, size, 2);
+        mix(y, scores, values, length, stride, size, 2);
+        break;
+    default:
+        weigh(scores, q, keys, length, stride, size, QUERIES);
+        mix(y, scores, values, length, stride, size, QUERIES);
     }
 }
 
@@ -114,29 +168,32 @@ static void attend(float *y, const float *q, const bf16 *keys, const bf16 *value
 static void attention(const Decoder *d, const Buffers *b, const bf16 *cos, const bf16 *sin,
                       bf16 *keys, bf16 *values, long tokens, long room, long offset, int threads)
 {
-    const long size = d->size, heads = d->heads, kv_heads = d->kv_heads;
-    const long fused = (heads + 2 * kv_heads) * size, most = (offset + tokens + 7) / 8 * 8;
-    for (long t = 0; t < tokens; t++)
+    const long size = d->size, heads = d->heads, kv_heads = d->kv_heads, group = heads / kv_heads;
+    const long fused = (heads + 2 * kv_heads) * size, stride = padded(offset + tokens);
+    for (long t = 0; t < tokens; t++) {
+        float *qkv = b->qkv + t * fused;
+        for (long h = 0; h < heads + kv_heads; h++)
+            turn(qkv + h * size, cos + t * size, sin + t * size, size, d->halves);
         for (long h = 0; h < kv_heads; h++) {
-            const float *key = b->qkv + t * fused + (heads + h) * size;
+            const float *key = qkv + (heads + h) * size, *value = key + kv_heads * size;
             const long to = (h * room + offset + t) * size;
             for (long i = 0; i < size; i++) {
-                keys[to + i] = to_bf16(turned(key, cos + t * size, sin + t * size, i, size,
-                                              d->halves));
-                values[to + i] = to_bf16(key[kv_heads * size + i]);
+                keys[to + i] = to_bf16(key[i]);
+                values[to + i] = to_bf16(value[i]);
             }
         }
+    }
+    const long parts = (group + QUERIES - 1) / QUERIES; /* of the queries of a key head */
     PARALLEL_FOR
-    for (long h = 0; h < heads; h++) {
-        const long head = h / (heads / kv_heads) * room * size;
-        for (long t = 0; t < tokens; t++) {
-            float q[MOST_SIZE];
-            for (long i = 0; i < size; i++)
-                q[i] = turned(b->qkv + t * fused + h * size, cos + t * size, sin + t * size, i,
-                              size, d->halves);
-            attend(b->attended + (t * heads + h) * size, q, keys + head, values + head,
-                   offset + t + 1, size, b->scores + h * most);
-        }
+    for (long item = 0; item < tokens * kv_heads * parts; item++) {
+        /* neighbours share keys; the tokens that see most come last */
+        const long h = item % (kv_heads * parts) / parts, t = item / (kv_heads * parts);
+        const long first = h * group + item % parts * QUERIES;
+        const long left = (h + 1) * group - first;
+        const long at = (t * heads + first) * size;
+        attend(b->attended + at, b->scores + omp_get_thread_num() * QUERIES * stride,
+               b->qkv + t * fused + first * size, keys + h * room * size, values + h * room * size,
+               offset + t + 1, stride, size, left < QUERIES ? (int)left : QUERIES);
     }
 }
 
@@ -170,8 +227,8 @@ int prenorm_step(float *logits, const bf16 *x, const Decoder *d, const bf16 *cos
 {
     const long fused = (d->heads + 2 * d->kv_heads) * d->size, attended = d->heads * d->size;
     const long each = 2 * d->hidden + fused + attended + 3 * d->inner;
-    const long most = (offset + tokens + 7) / 8 * 8;
-    float *room_for_all = malloc((tokens * each + d->heads * most) * sizeof(float));
+    const long scores = threads * QUERIES * padded(offset + tokens);
+    float *room_for_all = malloc((tokens * each + scores) * sizeof(float));
     if (!room_for_all)
         return -1;
     Buffers b = {.x = room_for_all};
