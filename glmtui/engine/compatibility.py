@@ -69,13 +69,13 @@ def load(
     with _refusals(info.path, device):
         tokenizer = TokenizerJson.load(info.path) or _converted_tokenizer(info.path)
     chat_format = TemplateFormat.load(tokenizer, info.path, raw)
-    on_progress(Progress("loading", 0, info.nbytes))
+    on_progress(Progress(_("loading"), 0, info.nbytes))
     with _refusals(info.path, device):
         inner = _read(info.path, dtype)
         kinds = _pack(inner, quant, device, dtype) if isinstance(quant, Quant) else set()
         model = Wrapped(inner.to(device))
         kv_bytes = model.kv_bytes_per_token(device)
-    on_progress(Progress("loading", info.nbytes, info.nbytes))
+    on_progress(Progress(_("loading"), info.nbytes, info.nbytes))
     context_length = min(options.context_length or info.context_length, info.context_length)
     loaded = LoadedInfo(
         name=info.name,
