@@ -42,7 +42,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         choices=SYNTHETIC,
         help="random weights of this model's size instead of a model; needs no download",
     )
-    parser.add_argument("--rounds", type=_count, default=3, metavar="N", help="medians are of N")
+    parser.add_argument(
+        "--rounds",
+        type=_count,
+        default=3,
+        metavar="N",
+        help="medians are of N, fewer if they take long",
+    )
     parser.add_argument(
         "--tokens", type=_reply, default=64, metavar="N", help="length of each reply"
     )

@@ -112,9 +112,12 @@ def _hardware(result: Result) -> str:
 
 def _explained(result: Result) -> list[str]:
     plan = result.plan
+    rounds = "one round" if result.rounds == 1 else f"{result.rounds} rounds"
+    if result.rounds < plan.rounds:
+        rounds += f", which took too long for {plan.rounds}"
     lines = [
-        f"Medians of {plan.rounds} rounds, engines in turn, each in its own process; everything "
-        f"was done once before, untimed. Replies are greedy, {plan.tokens} tokens long."
+        f"Medians of {rounds}; engines in turn, each in its own process, after an untimed reply. "
+        f"Replies are greedy, {plan.tokens} tokens long."
     ]
     if result.copy:
         lines.append(
@@ -143,7 +146,7 @@ def as_json(result: Result) -> str:
             "platform": platform.platform(),
             "python": platform.python_version(),
             "threads": subject.threads,
-            "rounds": result.plan.rounds,
+            "rounds": result.rounds,
             "tokens": result.plan.tokens,
             "load_average": result.load_average,
             "copy_bytes_per_second": result.copy,

@@ -73,8 +73,8 @@ class GenerationStats:
         prefill_seconds: time spent on the rest of the prompt.
         decode_seconds: from the first generated token to the last.
         first_token_seconds: from the request to the first generated token.
-        peak_memory: most bytes in use so far, of the GPU or else of the whole process; None where
-            unknown.
+        peak_memory: most bytes in use so far, of all GPUs the model is on or else of the whole
+            process; None where unknown.
     """
 
     prompt_tokens: int = 0

@@ -21,12 +21,20 @@ from typing import Literal
 from glmtui import __version__, config, paths
 from glmtui.config import Settings
 from glmtui.engine import catalog, device
+from glmtui.engine.native.build import NO_COMPILER, Built, built
 from glmtui.errors import ConfigError, GlmtuiError
 
 PROBE_SECONDS = 120
 PROBE = """\
-import json, torch
-print(json.dumps({"cuda": torch.version.cuda, "usable": torch.cuda.is_available()}))
+import json, sys, torch
+cuda = torch.cuda
+found = {"cuda": torch.version.cuda, "usable": cuda.is_available(), "missing": {}}
+if cuda.is_available():
+    sys.path.append(sys.argv[1])
+    from glmtui.engine.gpu_kernels import missing
+    for capability in {cuda.get_device_capability(i) for i in range(cuda.device_count())}:
+        found["missing"]["%d.%d" % capability] = missing(capability)
+print(json.dumps(found))
 """
 LOW_SPACE = 2e9  # bytes; less is not enough for any model but the smallest
 
@@ -59,6 +67,7 @@ def findings(
     yield Finding("ok", "Python", f"{platform.python_version()} at {sys.executable}")
     yield Finding("ok", "glmtui", f"{__version__} at {Path(__file__).parent}")
     yield from _torch_and_gpus(device.snapshot())
+    yield cpu_kernels(built())
     yield from _terminal(environ)
     yield from _folders()
     yield from _models(settings)
@@ -97,32 +106,71 @@ def _torch_and_gpus(machine: device.Snapshot) -> Iterator[Finding]:
             "Install a CUDA build of the same version from the torch website.",
         )
     else:
-        yield probe(version)
+        yield from probe(version)
 
 
-def probe(version: str) -> Finding:
-    """Whether torch, of this version, can use the GPUs; asked in a child process."""
+def probe(version: str) -> Iterator[Finding]:
+    """Whether torch, of this version, can use the GPUs, and what multiplies with packed weights
+    there; asked in a child process."""
     advice = "See whether `nvidia-smi` works; torch may need a newer driver."
     try:
         child = subprocess.run(
-            [sys.executable, "-c", PROBE],
+            [sys.executable, "-c", PROBE, str(Path(__file__).parents[1])],
             capture_output=True,
             text=True,
             timeout=PROBE_SECONDS,
             cwd="/",  # -c looks for modules in the working folder first
         )
     except subprocess.TimeoutExpired:
-        return Finding("fail", "torch", f"{version}: CUDA gave no answer in two minutes", advice)
+        yield Finding("fail", "torch", f"{version}: CUDA gave no answer in two minutes", advice)
+        return
     if child.returncode:
         last = (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
-        return Finding("fail", "torch", f"{version} cannot be imported: {last}", advice)
+        yield Finding("fail", "torch", f"{version} cannot be imported: {last}", advice)
+        return
     try:
         found = json.loads(child.stdout)
     except ValueError:
-        return Finding("fail", "torch", f"{version} gave a strange answer: {child.stdout}", advice)
+        yield Finding("fail", "torch", f"{version} gave a strange answer: {child.stdout}", advice)
+        return
     if not found["usable"]:
-        return Finding("warn", "torch", f"{version} cannot use the GPU", advice)
-    return Finding("ok", "torch", f"{version} with CUDA {found['cuda']}")
+        yield Finding("warn", "torch", f"{version} cannot use the GPU", advice)
+        return
+    yield Finding("ok", "torch", f"{version} with CUDA {found['cuda']}")
+    for capability, missing in sorted(found["missing"].items()):
+        yield from kernels(capability, missing)
+
+
+def kernels(capability: str, missing: Mapping[str, str]) -> Iterator[Finding]:
+    """What multiplies with int8 and int4 on GPUs of a compute capability.
+
+    Args:
+        missing: see `engine.gpu_kernels.missing`.
+    """
+    reasons = dict(missing)
+    optional = reasons.pop("cpm_kernels")
+    tried = [name for name, reason in reasons.items() if not reason]
+    yield Finding(
+        "ok",
+        "kernels",
+        f"compute capability {capability}: for packed weights the fastest of "
+        f"{' and '.join([*tried, 'unpacking'])}, tried as a model is loaded",
+    )
+    for name, reason in reasons.items():
+        if reason:
+            advice = "int8 and int4 are slower without it." if name == "triton" else ""
+            yield Finding("warn" if advice else "ok", "kernels", f"no {name}: {reason}", advice)
+    yield Finding("ok", "kernels", f"cpm_kernels: {optional or 'can be asked for (quant.kernel)'}")
+
+
+def cpu_kernels(kernels: Built) -> Finding:
+    """What computes on the CPU; asking for it has compiled it."""
+    if kernels.library is not None:
+        return Finding("ok", "CPU", "compiled kernels")
+    said = f"no compiled kernels, torch's are slower: {kernels.problem}"
+    if kernels.problem != NO_COMPILER:
+        return Finding("ok", "CPU", said)
+    return Finding("warn", "CPU", said, "Install a C compiler, such as with: apt install gcc")
 
 
 def _gb(nbytes: int | None) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from glmtui.errors import GlmtuiError
 from glmtui.language import _
 from glmtui.store.durable import make_private_folder
 
-LOG_BYTES = 1_000_000  # a log that is longer when it is opened begins anew; the old one is kept
+LOG_BYTES = 1_000_000  # a log that is longer begins anew; the old one is kept beside it
+LOOK_SECONDS = 10.0  # between looks at what libraries have written
 
 
 def open_log(log: Path) -> int:
@@ -29,6 +31,39 @@ def open_log(log: Path) -> int:
         log.replace(log.with_suffix(".old.log"))
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(log, flags, 0o600)
+
+
+def renew(log: Path, *descriptors: int) -> None:
+    """Has descriptors that lead to a log that is too long lead to a new one of that name.
+
+    Nothing is lost, and any thread may call it. Where another program has put the long one away
+    already, they join it in its new one. Raises OSError.
+    """
+    if os.fstat(descriptors[0]).st_size <= LOG_BYTES:
+        return
+    fresh = open_log(log)
+    for descriptor in descriptors:
+        os.dup2(fresh, descriptor, inheritable=os.get_inheritable(descriptor))
+    os.close(fresh)
+
+
+@contextmanager
+def kept_short(log: Path, *descriptors: int) -> Iterator[None]:
+    """Meanwhile the log is renewed soon after it has grown too long, whoever writes to it."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            with suppress(OSError):  # the long one goes on
+                renew(log, *descriptors)
+
+    thread = threading.Thread(target=look, name="glmtui-log", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager

@@ -5,7 +5,8 @@
 MODEL (default smollm2) is loaded whole in float32 and its linear layers are quantised in place, one
 way after the other. The embedded model's weights lie on a grid of 4 bits in groups of 32 already,
 so each way is measured a second time with the columns of every matrix renumbered at random, the
-same function of renumbered inputs: then no group lies on one grid.
+same function of renumbered inputs: then no group lies on one grid. What `glmtui quantize` does is
+measured as well: it lets the model read a text first, to know which columns matter.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glmtui.engine import LoadOptions, load_model
+from glmtui.engine import LoadOptions, catalog, load_model
+from glmtui.engine.api import ModelInfo
 from glmtui.engine.generate import LoadedModel
+from glmtui.engine.importance import importance
 from glmtui.engine.linear import Linear
 from glmtui.engine.quant import quantize
 
@@ -50,8 +53,9 @@ class Cost:
 class Subject:
     """A model whose linear layers are quantised, measured and put back."""
 
-    def __init__(self, loaded: LoadedModel, text: str) -> None:
+    def __init__(self, loaded: LoadedModel, text: str, importance: dict[str, Tensor]) -> None:
         self.loaded = loaded
+        self.importance = importance
         self.ids = loaded.tokenizer.encode(text)
         self.layers = {
             path: module
@@ -70,7 +74,10 @@ class Subject:
             count += len(part) - 1
         return math.exp(total / count)
 
-    def cost(self, bits: int, group: int | None, *, renumbered: bool) -> Cost:
+    def cost(
+        self, bits: int, group: int | None, *, renumbered: bool, informed: bool = False
+    ) -> Cost:
+        """Of quantising all linear layers; `informed` by the importance of their columns."""
         whole = {path: module.weight for path, module in self.layers.items()}
         squares: dict[str, list[float]] = {}
         random = torch.Generator().manual_seed(0)
@@ -80,8 +87,10 @@ class Subject:
                 order = torch.arange(columns)
                 if renumbered:
                     order = torch.randperm(columns, generator=random)
-                packed = quantize(whole[path][:, order], bits, group).dequantize(torch.float32)
-                module.weight = packed[:, order.argsort()].contiguous()
+                matters = self.importance[path][order] if informed else None
+                packed = quantize(whole[path][:, order], bits, group, matters)
+                weight = packed.dequantize(torch.float32)
+                module.weight = weight[:, order.argsort()].contiguous()
                 kind = path.rpartition(".")[2]
                 squares.setdefault(kind, []).append(_off(module.weight, whole[path]))
             perplexity = self.perplexity()
@@ -102,16 +111,21 @@ def report(subject: Subject) -> Iterator[str]:
     yield f"{len(subject.ids)} tokens, perplexity {base:.3f} unquantised"
     for renumbered in (False, True):
         yield "off its grid (columns renumbered)" if renumbered else "as it is stored"
-        for name, (bits, group) in WAYS.items():
-            cost = subject.cost(bits, group, renumbered=renumbered)
+        for name, bits, group, informed in [
+            *((name, *way, False) for name, way in WAYS.items()),
+            *((f"{name} informed", *way, True) for name, way in WAYS.items() if way[0] == 4),
+        ]:
+            cost = subject.cost(bits, group, renumbered=renumbered, informed=informed)
             kinds = "  ".join(f"{kind} {100 * error:.2f} %" for kind, error in cost.errors.items())
             change = 100 * (cost.perplexity / base - 1)
-            yield f"  {name:10} perplexity {change:+6.2f} %   error: {kinds}"
+            yield f"  {name:18} perplexity {change:+6.2f} %   error: {kinds}"
 
 
 def subject(model: str, text: str) -> Subject:
     options = LoadOptions(device="cpu", dtype="float32", quant=None)
-    return Subject(load_model(model, options), text)
+    info = catalog.resolve(model)
+    assert isinstance(info, ModelInfo), f"{model} is a server"
+    return Subject(load_model(model, options), text, importance(info, lambda progress: None))
 
 
 if __name__ == "__main__":

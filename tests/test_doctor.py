@@ -1,5 +1,7 @@
 """``glmtui doctor``: what it finds on machines that are well and on machines that are not."""
 
+import ctypes
+import importlib.util
 import io
 import json
 import os
@@ -12,7 +14,10 @@ from checkpoints import llama_files, write_folder
 
 from glmtui import cli, config, doctor
 from glmtui.config import Server, Settings
+from glmtui.engine import gpu_kernels
 from glmtui.engine.device import Gpu, HostMemory, Snapshot
+from glmtui.engine.gpu_kernels import missing
+from glmtui.engine.native.build import NO_COMPILER, Built
 from glmtui.engine.pull import pull
 from glmtui.errors import ConfigError
 
@@ -129,7 +134,7 @@ def test_memory_that_is_not_known_is_not_zero():
 
 
 def test_cuda_that_works(python):
-    python("""echo '{"cuda": "12.8", "usable": true}'""")
+    python("""echo '{"cuda": "12.8", "usable": true, "missing": {}}'""")
     assert (only("torch").level, only("torch").what) == ("ok", "2.13.0+cu128 with CUDA 12.8")
 
 
@@ -164,9 +169,44 @@ def test_the_probe_works_on_the_torch_that_is_here(monkeypatch, tmp_path):
     """Run where a file named torch.py lies in wait."""
     (tmp_path / "torch.py").write_text("raise SystemExit('the wrong torch')")
     monkeypatch.chdir(tmp_path)
-    finding = doctor.probe("2.13")
-    assert finding.what.startswith("2.13 ")
-    assert finding.level != "fail"
+    first, *_ = doctor.probe("2.13")
+    assert first.what.startswith("2.13 ")
+    assert first.level != "fail"
+
+
+def test_what_multiplies_with_packed_weights(python):
+    old = {"tinygemm": "it needs 8.0", "triton": "it is not installed", "cpm_kernels": ""}
+    new = {"tinygemm": "", "triton": "", "cpm_kernels": "it has code for 6.1 to 8.9 alone"}
+    answer = {"cuda": "12.8", "usable": True, "missing": {"9.0": new, "6.1": old}}
+    python(f"echo '{json.dumps(answer)}'")
+    first, tinygemm, triton, cpm, second, no_cpm = found("kernels")
+    assert "6.1: for packed weights the fastest of unpacking" in first.what
+    assert (tinygemm.level, tinygemm.what) == ("ok", "no tinygemm: it needs 8.0")
+    assert (triton.level, triton.what) == ("warn", "no triton: it is not installed")
+    assert cpm.what == "cpm_kernels: can be asked for (quant.kernel)"
+    assert "9.0: for packed weights the fastest of tinygemm and triton and" in second.what
+    assert no_cpm.what == "cpm_kernels: it has code for 6.1 to 8.9 alone"
+
+
+def test_why_a_kernel_is_not_tried(monkeypatch):
+    here = {"triton"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in here else None)
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(gpu_kernels.shutil, "which", lambda name: None)
+    assert "8.0" in missing((7, 5))["tinygemm"]
+    assert missing((8, 0))["tinygemm"] == ""
+    assert "no C compiler" in missing((8, 0))["triton"]
+    monkeypatch.setattr(gpu_kernels.shutil, "which", lambda name: name)
+    monkeypatch.setattr(gpu_kernels.sysconfig, "get_path", lambda name: "/nowhere")
+    assert "header files" in missing((8, 0))["triton"]
+    here.clear()
+    assert missing((8, 0))["triton"] == "it is not installed"
+    assert "7.0" in missing((6, 1))["triton"]
+    assert "6.1 to 8.9" in missing((9, 0))["cpm_kernels"]
+    assert "glmtui[cpm]" in missing((8, 6))["cpm_kernels"]
+    here.add("cpm_kernels")
+    monkeypatch.setitem(sys.modules, "cpm_kernels", None)
+    assert "cannot be imported" in missing((8, 6))["cpm_kernels"]
 
 
 # ---- the terminal
@@ -279,3 +319,18 @@ def test_settings_say_which_file_they_come_from(place):
 def test_a_finding_is_a_line_and_its_advice():
     text = doctor.Finding("warn", "model", "none", "Pull one.").text
     assert text == f"warn  model       none\n{'':18}Pull one."
+
+
+@pytest.mark.parametrize(
+    ("problem", "status", "advice"),
+    [
+        ("", "ok", ""),
+        (NO_COMPILER, "warn", "Install a C compiler, such as with: apt install gcc"),
+        ("this processor lacks avx2", "ok", ""),
+    ],
+)
+def test_what_computes_on_the_cpu_is_said(problem: str, status: str, advice: str) -> None:
+    library = None if problem else ctypes.CDLL(None)
+    found = doctor.cpu_kernels(Built(library, problem))
+    assert (found.level, found.advice) == (status, advice)
+    assert problem in found.what

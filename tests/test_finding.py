@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from app_desk import AppDesk, folders, running
 
 from glmtui import paths
 from glmtui.chat import Conversation, Message
-from glmtui.store import Store
+from glmtui.store import Store, Summary
+from glmtui.ui import finding
 from glmtui.ui.finding import ConversationPicker
 from glmtui.ui.text_search import TextSearch
 
@@ -54,6 +57,34 @@ async def test_the_filter_is_live_and_enter_opens() -> None:
         await desk.until(lambda: titles(found) == ["显存不够"])
         await desk.pilot.press("enter")
         await desk.shows("About 显存不够.")
+
+
+async def test_what_was_read_is_shown_while_the_rest_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved("one", "two", "three")
+    gate = threading.Event()
+    monkeypatch.setattr(finding, "BATCH_SECONDS", 0.0)
+    monkeypatch.setattr(finding, "PATIENCE", 0.01)
+    async with running() as desk:
+        each = desk.app.store.each_summary
+
+        def slowly() -> Iterator[Summary]:
+            for n, row in enumerate(each()):
+                yield row
+                assert n != 1 or gate.wait(30)
+
+        monkeypatch.setattr(desk.app.store, "each_summary", slowly)
+        try:
+            found = await picker(desk)
+            await desk.until(lambda: titles(found) == ["three", "two"])
+            await desk.pilot.press("down", "ctrl+d")  # that was read already
+            await desk.until(lambda: titles(found) == ["three"])
+        finally:
+            gate.set()
+        await desk.until(lambda: titles(found) == ["three", "one"])
+        await desk.until(lambda: not found._reading)
+        assert titles(found) == ["three", "one"]
 
 
 async def test_a_pinned_one_stands_first_and_keeps_its_age() -> None:

@@ -10,6 +10,7 @@ from glmtui.chat import Message, SamplingParams
 from glmtui.engine import generate
 from glmtui.engine.api import PrefillProgress
 from glmtui.engine.generate import LoadedModel
+from glmtui.engine.peak import peak_memory
 from glmtui.engine.prompt import fit_prompt
 from glmtui.errors import EngineError, OutOfMemory, PromptTooLong
 
@@ -180,3 +181,14 @@ def test_logits_come_for_every_position() -> None:
     logits = toy().logits([1, 2, 3])
     assert logits.shape == (3, 300)
     assert logits.argmax(-1).tolist() == [2, 3, 4]
+
+
+def test_peak_memory_is_of_all_gpus_it_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = {"cuda:0": 3, "cuda:1": 40, "cuda:2": 500}
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peaks[str(device)])
+    gpus = [torch.device(name) for name in peaks]
+    assert peak_memory([gpus[0]]) == 3
+    assert peak_memory([gpus[0], gpus[0], gpus[1]]) == 43  # a device for each part of a model
+    resident = peak_memory([torch.device("cpu")])
+    assert resident is not None
+    assert resident > 2**20

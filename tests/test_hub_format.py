@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from glmtui.chat import Message
 from glmtui.engine.detokenizer import Detokenizer
-from glmtui.errors import BadCheckpoint, UnsupportedModel
+from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
+from glmtui.models import hub_format
 from glmtui.models.hub_format import TemplateFormat, TokenizerJson, hub_defaults
 
 TEMPLATE = (
@@ -144,3 +145,49 @@ def test_sampling_defaults_of_the_wrong_type_are_left_out(tmp_path: Path) -> Non
     )
     known = hub_defaults(tmp_path)
     assert (known.temperature, known.top_k, known.do_sample, known.top_p) == (0.2, None, True, 1)
+
+
+# ---- rules that do not come to an end
+
+ENDLESS = r"(a+)+$"  # the library gives up after ten million steps
+LONG = r"(a|aa)+$"  # of a word of 28 letters it takes nearly as many, and goes on to the next
+
+
+def with_rule(pattern: str) -> TokenizerJson:
+    fast = made()
+    fast.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    return TokenizerJson(fast)
+
+
+def test_a_rule_that_the_library_gives_up_on_is_an_error() -> None:
+    with pytest.raises(EngineError, match="gave up on this text") as caught:
+        with_rule(ENDLESS).encode("a" * 40 + "b")
+    assert "tokenizer.json" in caught.value.hint
+
+
+def test_a_rule_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = with_rule(LONG)
+    monkeypatch.setattr(hub_format, "LEAST_SECONDS", 0.05)
+    words = ("a" * 28 + "b ") * 5
+    with pytest.raises(EngineError, match="for this text"):
+        tokenizer.encode(words)
+    with pytest.raises(EngineError, match="still busy"):
+        tokenizer.encode("b")
+    monkeypatch.setattr(hub_format, "LEAST_SECONDS", 60.0)
+    assert tokenizer._patience._left is not None
+    tokenizer._patience._left.join(60)
+    assert tokenizer.encode("b") == [tokenizer.fast.token_to_id("b")]
+
+
+def test_a_decoders_rule_is_bounded_too() -> None:
+    fast = made()
+    fast.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(Regex(ENDLESS), "")])
+    with pytest.raises(EngineError, match="gave up"):
+        TokenizerJson(fast).decode([fast.token_to_id("a")] * 40 + [fast.token_to_id("b")])
+
+
+def test_texts_together_are_encoded_as_each_alone() -> None:
+    tokenizer = TokenizerJson(made())
+    texts = ["he said", "", "\n\n<|end|>", "你好"]
+    assert tokenizer.encode_each(texts) == [tokenizer.encode(text) for text in texts]
+    assert tokenizer.encode_each(texts)[1] == []

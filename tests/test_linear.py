@@ -1,6 +1,8 @@
-"""Products with packed weights: the same as with the weight they stand for."""
+"""Products with packed weights by torch: the same as with the weight they stand for."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,13 +17,30 @@ from glmtui.engine.linear import (
     CpuInt4Linear,
     CpuInt8Linear,
     Linear,
+    LinearLayer,
     PackedLinear,
     cpu,
+    kernel_choice,
     make_head,
     make_linear,
+    native,
     packed_block,
 )
 from glmtui.engine.quant import BLOCK, PackedWeight, per_row, quantize
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without our own kernels."""
+    monkeypatch.setattr(native, "available", lambda: False)
+
+
+def make(weight: Tensor | PackedWeight, bias: Tensor | None) -> LinearLayer:
+    """The layer that such a machine's CPU gets, for activations in bfloat16."""
+    dtype = torch.bfloat16
+    return make_linear(
+        weight, bias, dtype, kernel_choice("auto", Path(), torch.device("cpu"), dtype)
+    )
 
 
 @pytest.fixture(autouse=True, params=[torch.bfloat16, torch.float32], ids=str)
@@ -61,14 +80,14 @@ def test_int4_on_a_cpu(rows: int, group: int, bias: bool) -> None:
         pytest.skip("torch packs int4 in an unknown way on this CPU")
     weight = quantize(normal(rows, 512) + 0.1, 4, group)
     b = normal(1, rows)[0].bfloat16() if bias else None
-    linear = make_linear(weight, b, torch.bfloat16)
+    linear = make(weight, b)
     assert isinstance(linear, CpuInt4Linear)
     check(linear, weight, b)
 
 
 def test_int4_without_zeros_and_with_a_scale_per_row() -> None:
     weight = int4(48, 384, 384, zero=False)
-    linear = make_linear(weight, None, torch.bfloat16)
+    linear = make(weight, None)
     check(linear, weight, None)
     if packed_block():
         assert isinstance(linear, CpuInt4Linear)
@@ -81,14 +100,14 @@ def test_int4_rows_beyond_a_block_are_packed_alike() -> None:
     rows = BLOCK // 4096 + packed_block() + 9
     weight = quantize(normal(rows, 4096), 4, 128)
     x = normal(2, 4096).bfloat16()
-    whole, last = (make_linear(w, None, torch.bfloat16)(x) for w in (weight, weight[-64:]))
+    whole, last = (make(w, None)(x) for w in (weight, weight[-64:]))
     assert torch.equal(whole[:, -64:], last)
 
 
 def test_one_token_and_many_multiply_with_the_same_weight() -> None:
     """The product of a prompt and of its tokens one by one must not drift apart."""
     for weight in (quantize(normal(96, 256), 4, 64), quantize(normal(96, 256), 8)):
-        linear = make_linear(weight, None, torch.bfloat16)
+        linear = make(weight, None)
         x = torch.eye(256, dtype=torch.bfloat16)[:16]
         assert torch.equal(torch.cat([linear(row[None]) for row in x]), linear(x))
 
@@ -97,7 +116,7 @@ def test_one_token_and_many_multiply_with_the_same_weight() -> None:
 def test_int8_on_a_cpu(rows: int) -> None:
     weight = quantize(normal(rows, 320), 8)
     b = normal(1, rows)[0].bfloat16()
-    linear = make_linear(weight, b, torch.bfloat16)
+    linear = make(weight, b)
     assert isinstance(linear, CpuInt8Linear)
     check(linear, weight, b)
 
@@ -109,14 +128,14 @@ def test_int8_on_a_cpu(rows: int) -> None:
     ],
 )
 def test_other_packings_are_unpacked_for_the_product(weight: PackedWeight) -> None:
-    linear = make_linear(weight, None, torch.bfloat16)
+    linear = make(weight, None)
     assert isinstance(linear, PackedLinear)
     check(linear, weight, None)
 
 
 def test_int8_in_groups_gets_a_scale_per_row_on_a_cpu() -> None:
     weight = quantize(normal(24, 96), 8, 32)
-    linear = make_linear(weight, None, torch.bfloat16)
+    linear = make(weight, None)
     assert isinstance(linear, CpuInt8Linear)
     row = per_row(weight)
     assert row.group == 96
@@ -139,12 +158,12 @@ def test_leading_dimensions_come_back() -> None:
     x = normal(2 * 3, 64).bfloat16().view(2, 3, 64)
     kinds = (normal(20, 64), quantize(normal(20, 64), 8), quantize(normal(20, 64), 4, 32))
     for weight in kinds:
-        assert make_linear(weight, None, torch.bfloat16)(x).shape == (2, 3, 20)
+        assert make(weight, None)(x).shape == (2, 3, 20)
 
 
 def test_whole_weights_take_the_dtype_of_activations(product: torch.dtype) -> None:
     weight, b = normal(8, 16).half(), normal(1, 8)[0]
-    linear = make_linear(weight, b, torch.bfloat16)
+    linear = make(weight, b)
     assert type(linear) is (Linear if product == torch.bfloat16 else CpuHalfLinear)
     assert linear.nbytes == 8 * 16 * 2
     for tokens in TOKENS:
@@ -165,6 +184,6 @@ def test_a_half_precision_head_takes_bfloat16() -> None:
 
 def test_modules_say_what_they_hold() -> None:
     weight = quantize(normal(64, 256), 4, 64)
-    linear = make_linear(weight, None, torch.bfloat16)
+    linear = make(weight, None)
     assert linear.nbytes == weight.nbytes == 64 * 128 + 64 * 4 * 4
-    assert make_linear(quantize(normal(64, 256), 8), None, torch.bfloat16).nbytes == 64 * 258
+    assert make(quantize(normal(64, 256), 8), None).nbytes == 64 * 258

@@ -28,7 +28,7 @@ from glmtui.engine import LoadOptions, load_model
 from glmtui.engine.api import LoadCancelled, Progress, ServerSpec
 from glmtui.engine.catalog import resolve
 from glmtui.engine.generate import LoadedModel
-from glmtui.engine.linear import CpuInt8Linear, Linear
+from glmtui.engine.linear import CpuInt8Linear, Linear, NativeLinear
 from glmtui.engine.loader import load
 from glmtui.engine.opening import open_model
 from glmtui.errors import BadCheckpoint, EngineError, ModelNotFound, UsageError
@@ -108,7 +108,7 @@ def test_8_bits_are_nearly_the_same_model(folder: Path) -> None:
     exact = on_cpu(folder).logits(IDS)
     loaded = on_cpu(folder, "bfloat16", quant="int8")
     assert loaded.info.quant == "int8"
-    assert isinstance(loaded.model.layers[0].down, CpuInt8Linear)
+    assert isinstance(loaded.model.layers[0].down, CpuInt8Linear | NativeLinear)
     rows = (HIDDEN + HIDDEN) + HIDDEN + 2 * INNER + HIDDEN  # qkv, out, gate_up, down
     assert loaded.info.weight_bytes == LAYERS * (LAYER_WEIGHTS + rows * 2) + NORM_BYTES + TABLE * 2
     assert float((loaded.logits(IDS) - exact).std() / exact.std()) < 0.03
@@ -123,12 +123,16 @@ def test_a_table_that_is_embedding_and_head_is_held_once(folder: Path) -> None:
 def test_weights_stored_packed_stay_as_they_are_unless_asked_otherwise(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "model", pack_layer_0)
     auto = on_cpu(folder, "bfloat16")
-    assert auto.info.quant == "int8"  # one scale per row is all that a CPU's kernel takes
-    assert isinstance(auto.model.layers[0].down, CpuInt8Linear)
-    assert isinstance(auto.model.layers[1].down, Linear)
+    down = auto.model.layers[0].down
+    if isinstance(down, NativeLinear):
+        assert auto.info.quant == "int8 g32"
+    else:
+        assert isinstance(down, CpuInt8Linear)
+        assert auto.info.quant == "int8"  # one scale per row is all that torch's kernel takes
+    assert isinstance(auto.model.layers[1].down.weight, Tensor)
     unpacked = on_cpu(folder, "bfloat16", quant=None)
     assert unpacked.info.quant == ""
-    assert isinstance(unpacked.model.layers[0].down, Linear)
+    assert isinstance(unpacked.model.layers[0].down.weight, Tensor)
     whole = on_cpu(folder)
     assert (whole.info.quant, whole.info.dtype) == ("", "float32")
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -119,3 +122,23 @@ async def test_a_path_is_completed_where_the_cursor_is(
         await pilot.press("tab", "!")
         assert prompt.text == "first\nread @sub/notes.md! now"
         assert app.sent == []
+
+
+def test_choices_that_take_long_hold_up_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices, "PATIENCE", 0.01)
+    gate, done = threading.Event(), threading.Event()
+
+    def slowly() -> Iterator[Choice]:
+        assert gate.wait(30)
+        yield Choice("ink")
+        done.set()
+
+    provider = choices.kept(slowly, seconds=1e9)
+    assert list(provider("")) == []
+    assert list(provider("i")) == []  # nobody else is sent to look
+    gate.set()
+    assert done.wait(30)
+    deadline = time.monotonic() + 10
+    while not list(provider("i")):
+        assert time.monotonic() < deadline
+    assert [choice.value for choice in provider("i")] == ["ink"]

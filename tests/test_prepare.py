@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,12 @@ def test_it_is_the_model_that_loading_would_quantise(tmp_path: Path, bits: int, 
     whole, small = load_model(str(source), INT[bits]), load_model("small", BF16)
     assert small.info.quant == kind
     assert small.info.weight_bytes == whole.info.weight_bytes
-    assert torch.equal(small.logits(IDS), whole.logits(IDS))
+    if bits == 8:
+        assert torch.equal(small.logits(IDS), whole.logits(IDS))
+    else:  # which knows more of what matters
+        exact = load_model(str(source), replace(BF16, dtype="float32")).logits(IDS)
+        off, plain = (float((m.logits(IDS) - exact).square().sum()) for m in (small, whole))
+        assert 0 < off < plain
     assert small.tokenizer.encode("hello") == whole.tokenizer.encode("hello")
     assert small.stop_ids == whole.stop_ids
 
@@ -119,7 +125,7 @@ def test_stopped_or_failed_it_leaves_nothing(tmp_path: Path) -> None:
         prepare(
             source, tmp_path / "new" / "small", 4, on_progress=stop_after_three, cancelled=cancelled
         )
-    assert [progress.what for progress in seen] == ["quantising"] * 3
+    assert [progress.what for progress in seen] == ["loading"] * 3
     broken = found(folder_of(tmp_path / "broken", lambda tensors: tensors.popitem()))
     with pytest.raises(BadCheckpoint, match="no tensor"):
         prepare(broken, tmp_path / "new" / "small", 4)

@@ -15,6 +15,7 @@ from hubserver import COMMIT, Fault, Hub, hub_server
 
 from glmtui.engine import catalog
 from glmtui.engine.api import Progress
+from glmtui.engine.known import MAX_CPM_BYTES
 from glmtui.engine.pull import fetch, pull, staging
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, DownloadError, ModelNotFound, UnsupportedModel
@@ -68,6 +69,30 @@ def test_only_what_is_needed_comes(hub: Hub) -> None:
     info = pull(REPO, endpoint=hub.url)
     assert {path.name for path in info.path.iterdir()} == {*files, *wanted, "vocab.txt"}
     assert sorted(hub.downloads()) == sorted([*files, *wanted])
+
+
+def test_chatglms_gpu_functions_come_as_text(hub: Hub, tmp_path: Path) -> None:
+    files = llama_files()
+    ran = tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w')".encode()
+    more = {"quantization.py": code, "modeling_chatglm.py": code}
+    hub.repos[REPO] = {**files, **more}
+    assert "quantization.py" not in {
+        path.name for path in pull(REPO, endpoint=hub.url).path.iterdir()
+    }
+    more["tokenization_chatglm.py"] = code
+    hub.repos[REPO] = {**files, **more}
+    info = pull(REPO, endpoint=hub.url)
+    assert {path.name for path in info.path.iterdir()} == {*files, "quantization.py"}
+    assert (info.path / "quantization.py").read_bytes() == code
+    assert not ran.exists()
+
+
+def test_gpu_functions_of_a_strange_size_stay_away(hub: Hub) -> None:
+    large = {"quantization.py": b"x" * (MAX_CPM_BYTES + 1), "tokenization_chatglm.py": b""}
+    hub.repos[REPO] = {**llama_files(), **large}
+    pull(REPO, endpoint=hub.url)
+    assert "quantization.py" not in hub.downloads()
 
 
 def test_bin_files_come_where_there_is_nothing_else(hub: Hub) -> None:

@@ -40,6 +40,16 @@ def test_int8_and_int4_change_perplexity_by_little(subject: Subject) -> None:
     assert subject.perplexity() == base
 
 
+def test_knowing_which_columns_matter_spares_int4_most_of_its_cost(subject: Subject) -> None:
+    base = subject.perplexity()
+    plain, informed = (
+        subject.cost(4, 32, renumbered=True, informed=informed).perplexity / base - 1
+        for informed in (False, True)
+    )
+    assert plain > 0.15
+    assert informed < min(0.12, plain / 2)
+
+
 def test_no_layer_is_further_off_than_its_bits_explain(subject: Subject) -> None:
     eight = subject.cost(8, None, renumbered=True)
     four = subject.cost(4, 32, renumbered=True)

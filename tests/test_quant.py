@@ -151,3 +151,27 @@ def test_groups_of_one_value_stay_what_they_are() -> None:
         assert torch.equal(quantize(weight, 4, 32).dequantize(torch.float32), weight)
     nothing = torch.zeros(3, 64)
     assert torch.equal(quantize(nothing, 8).dequantize(torch.float32), nothing)
+
+
+def test_4_bits_are_nearest_where_it_matters() -> None:
+    weight, importance = normal(40, 192), normal(1, 192, seed=2)[0].abs() ** 6 + 1e-3
+    plain = quantize(weight, 4, 32).dequantize(torch.float32) - weight
+    packed = quantize(weight, 4, 32, importance)
+    off = packed.dequantize(torch.float32) - weight
+    assert float((off.square() * importance).sum()) < 0.5 * float(
+        (plain.square() * importance).sum()
+    )
+    assert float(off.square().sum()) < 2 * float(plain.square().sum())
+    alike = quantize(weight, 4, 32, torch.ones(192)).dequantize(torch.float32) - weight
+    assert float(alike.square().sum()) < 0.91 * float(plain.square().sum())
+    blind = quantize(weight, 4, 32, torch.zeros(192)).dequantize(torch.float32) - weight
+    assert float(blind.square().sum()) < 1.1 * float(plain.square().sum())
+
+
+def test_what_lies_on_a_grid_of_16_steps_stays_there_whatever_matters() -> None:
+    importance = normal(1, 128, seed=2)[0].square()
+    weight = int4(20, 128, 32)
+    weight.q[:, ::16] = 0xF0  # each group has both ends of its grid
+    whole = weight.dequantize(torch.float32)
+    off = quantize(whole, 4, 32, importance).dequantize(torch.float32) - whole
+    assert float(off.abs().max()) <= float(whole.abs().max()) * 2**-10

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmtui.sanitize import VisibleStream, one_line, visible
+from glmtui.sanitize import _UNSAFE, VisibleStream, one_line, visible
 
 NASTY = (
     "\x00\x07\x08\x0b\x0c\r\x1b\x7f\x85\x9b\xad\u061c\u200b\u200e\u2028\u202e\u2066\ufeff\U000e0041"
@@ -93,3 +94,11 @@ def test_honest_text_stays(text: str) -> None:
 
 def test_a_title_loses_its_breaks_only() -> None:
     assert one_line("  第一行\r\n\t second\x1b ") == "第一行 second␛"
+
+
+def test_what_python_can_print_hides_nothing() -> None:
+    """`visible` and `one_line` look no further at such text."""
+    for char in map(chr, range(sys.maxunicode + 1)):
+        if char.isprintable():
+            assert not _UNSAFE.match(char)
+            assert not char.isspace() or char == " "

@@ -135,6 +135,7 @@ def test_the_tokenizer_is_the_released_slim_one_to_the_byte(tmp_path: Path) -> N
     (folder / "tokenizer_config.json").write_text('{"do_lower_case": false}')
     (folder / "generation_config.json").write_text('{"eos_token_id": 150005, "top_p": 0.7}')
     (folder / "MODEL_LICENSE").write_text("licence")
+    (folder / "quantization.py").write_text("code")
     made = slim(folder, tmp_path / "slim")
     tokenizer = (made.folder / "ice_text.model").read_bytes()
     assert hashlib.sha256(tokenizer).hexdigest() == SHARED_SLIM
@@ -143,6 +144,7 @@ def test_the_tokenizer_is_the_released_slim_one_to_the_byte(tmp_path: Path) -> N
     generation = json.loads((made.folder / "generation_config.json").read_bytes())
     assert generation == {"eos_token_id": 130005, "top_p": 0.7}
     assert (made.folder / "MODEL_LICENSE").read_text() == "licence"
+    assert (made.folder / "quantization.py").read_text() == "code"
     assert "2 prompts give the same logits" in made.summary
     text = "第一行\n\tsecond 4  spaces，，🎉"
     before, after = load(folder).tokenizer, load(made.folder).tokenizer

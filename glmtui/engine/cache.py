@@ -62,16 +62,30 @@ class KVCache:
             return self.keys[layer], self.values[layer]
         length = keys.shape[2]
         end = self.offset + length
-        room = self.keys[layer].shape[2]
+        all_keys, all_values = self.with_room_for(layer, length)
+        all_keys.narrow(2, self.offset, length).copy_(keys)
+        all_values.narrow(2, self.offset, length).copy_(values)
+        return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)
+
+    def with_room_for(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Keys and values with room for more tokens, to be written at the offset.
+
+        Returns:
+            Each [batch, heads, room, head_dim], contiguous.
+        """
+        end, room = self.offset + tokens, self.keys[layer].shape[2]
         if end > room:
             assert end <= self.capacity, "the caller keeps within the context length"
             room = max(2 * room, end)
             self.keys[layer] = self._with_room(self.keys[layer], room)
             self.values[layer] = self._with_room(self.values[layer], room)
-        all_keys, all_values = self.keys[layer], self.values[layer]
-        all_keys.narrow(2, self.offset, length).copy_(keys)
-        all_values.narrow(2, self.offset, length).copy_(values)
-        return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)
+        return self.keys[layer], self.values[layer]
+
+    def reserve(self, tokens: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values of every layer, with room for more tokens; see `with_room_for`."""
+        for layer in range(len(self.keys)):
+            self.with_room_for(layer, tokens)
+        return self.keys, self.values
 
     def _with_room(self, old: Tensor, tokens: int) -> Tensor:
         """A tensor with room for `tokens` tokens, which begins as the old one does."""

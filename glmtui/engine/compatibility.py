@@ -15,17 +15,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+)
 from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as transformers_logging
 
 from glmtui.engine.api import LoadedInfo, LoadOptions, ModelInfo, Progress, ProgressHook
 from glmtui.engine.cache import KVCache
+from glmtui.engine.compatibility_sizing import device_of, packable
 from glmtui.engine.decoder import Decoder, common_prefix
+from glmtui.engine.device import Snapshot
 from glmtui.engine.generate import LoadedModel
 from glmtui.engine.known import Quant
-from glmtui.engine.linear import LinearLayer, kernel_choice, make_linear
+from glmtui.engine.linear import Choice, LinearLayer, make_linear
 from glmtui.engine.no_memory import out_of_memory
 from glmtui.engine.quant import quantize
 from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
@@ -48,18 +56,25 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     quant: Quant | Literal["auto"] | None,
+    choice: Choice,
+    machine: Snapshot,
     on_progress: ProgressHook,
 ) -> LoadedModel:
     """Loads the model at `info.path`; see `loader.load`.
 
     Args:
         raw: its config.json.
+        device: that `options.device` stands for before anything is known of the model.
         quant: how linear layers are to be held; "auto" is None, as packed weights are not read.
+        choice: of kernels that multiply with packed ones on a GPU.
+        machine: what is free.
 
     Raises:
-        UnsupportedModel: transformers cannot run it, or it is no model to chat with.
+        UnsupportedModel: transformers cannot run it, it is no model to chat with, or none of its
+            layers can be held as they are to be.
         BadCheckpoint: files are missing or damaged.
-        OutOfMemory: the device has no room for it.
+        EngineError: it was to be spread over several GPUs.
+        OutOfMemory: the device has no room for it; known before it is read, or met on the way.
     """
     started = time.perf_counter()
     transformers_logging.disable_progress_bar()
@@ -69,10 +84,21 @@ def load(
     with _refusals(info.path, device):
         tokenizer = TokenizerJson.load(info.path) or _converted_tokenizer(info.path)
     chat_format = TemplateFormat.load(tokenizer, info.path, raw)
+    with _refusals(info.path, device):
+        empty = empty_model(info.path, dtype)
+        if isinstance(quant, Quant) and not packable(empty, quant):
+            raise UnsupportedModel(
+                _("{model} has no linear layers that can be held in {bits} bits.").format(
+                    model=type(empty).__name__, bits=quant.bits
+                ),
+                _('Set load.quant to "auto".'),
+            )
+        kv = kv_per_token(empty)
+        device = device_of(options.device, device, empty, kv, info.stored, dtype, quant, machine)
     on_progress(Progress(_("loading"), 0, info.nbytes))
     with _refusals(info.path, device):
         inner = _read(info.path, dtype)
-        kinds = _pack(inner, quant, device, dtype) if isinstance(quant, Quant) else set()
+        kinds = _pack(inner, quant, device, dtype, choice) if isinstance(quant, Quant) else set()
         model = Wrapped(inner.to(device))
         kv_bytes = model.kv_bytes_per_token(device)
     on_progress(Progress(_("loading"), info.nbytes, info.nbytes))
@@ -82,6 +108,7 @@ def load(
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         quant=" + ".join(sorted(kinds)),
+        kernel=" + ".join(sorted(choice.used)),
         context_length=context_length,
         weight_bytes=model.nbytes,
         kv_bytes_per_token=kv_bytes,
@@ -140,6 +167,22 @@ def _converted_tokenizer(folder: Path) -> TokenizerJson:
     return TokenizerJson(fast)
 
 
+def empty_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The model on the meta device: its shapes, and no weights."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+
+
+def kv_per_token(empty: PreTrainedModel) -> int | None:
+    """`Wrapped.kv_bytes_per_token` of a model without weights; None where it asks for numbers."""
+    model = Wrapped(empty.eval())
+    try:
+        return model.kv_bytes_per_token(torch.device("meta"))
+    except Exception:  # of the model's own code, whatever it raises; the real one will tell
+        return None
+
+
 def _read(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     model, found = AutoModelForCausalLM.from_pretrained(
         folder,
@@ -160,16 +203,15 @@ def _read(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _pack(
-    model: PreTrainedModel, quant: Quant, device: torch.device, dtype: torch.dtype
+    model: PreTrainedModel,
+    quant: Quant,
+    device: torch.device,
+    dtype: torch.dtype,
+    choice: Choice,
 ) -> set[str]:
     """Puts packed linear layers in place of the model's own; returns of which kinds they are."""
-    head = model.get_output_embeddings()
     kinds = set()
-    choice = kernel_choice("auto", Path(), device, dtype)
-    for path, module in list(model.named_modules()):
-        fits = type(module) is nn.Linear and module.in_features % (quant.group or 1) == 0
-        if not fits or module is head:
-            continue
+    for path, module in packable(model, quant).items():
         packed = quantize(module.weight.to(device), quant.bits, quant.group)
         bias = None if module.bias is None else module.bias.to(device)
         kinds.add(packed.kind)

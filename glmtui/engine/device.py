@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,6 +158,7 @@ def prepare_environment() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # one text at a time: nothing to share
 
 
 def physical_cores() -> int:
@@ -172,6 +174,16 @@ def physical_cores() -> int:
         cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     quota = cgroup.limits().cpus
     return max(1, cores if quota is None else min(cores, int(quota)))
+
+
+def peak_resident() -> int | None:
+    """The most memory this process has had resident, in bytes; None where it is not told."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:

@@ -6,8 +6,6 @@ Neither knows files or screens.
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -33,6 +31,7 @@ from glmtui.engine.detokenizer import Detokenizer
 from glmtui.engine.lookahead import GUESSES, Lookahead
 from glmtui.engine.no_memory import is_out_of_memory, out_of_memory
 from glmtui.engine.pacing import ThreadPacer
+from glmtui.engine.peak import peak_memory
 from glmtui.engine.prompt import fit_prompt
 from glmtui.engine.sampling import make_sampler
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
@@ -49,6 +48,8 @@ class LoadedModel:
         model: filled and prepared.
         tokenizer, chat_format: None where the folder had no tokenizer files; then only ids work.
         stop_ids: ids that end a reply.
+        device: where ids go in.
+        devices: all that hold a part of it; left out, `device` alone.
         options: how it was asked to be held.
     """
 
@@ -62,6 +63,7 @@ class LoadedModel:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        devices: Sequence[torch.device] = (),
         options: LoadOptions = LoadOptions(),
     ) -> None:
         self.model = model
@@ -71,6 +73,7 @@ class LoadedModel:
         self.info = info
         self.dtype = dtype
         self.device = device
+        self._devices = devices or (device,)
         budget = cache_budget(options.cache_gb, device)
         self._caches = CacheShelf(model, self.context_length, dtype, device, budget)
         self._speculation = options.speculation if model.rewinds else "off"
@@ -231,12 +234,9 @@ class LoadedModel:
         return nullcontext()
 
     @property
-    def peak_memory(self) -> int:
-        """Most bytes that were ever in use: on the GPU by torch, else by the whole process."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+    def peak_memory(self) -> int | None:
+        """Most bytes that were ever in use; see `peak.peak_memory`."""
+        return peak_memory(self._devices)
 
     def forget(self) -> None:
         """Gives the memory of all KV caches back; the next prompt is read from its start."""

@@ -49,6 +49,9 @@ QUANTS: Mapping[str, Quant] = MappingProxyType(
 
 # What multiplies with packed weights on a GPU; the key's own help is that of quant.kernel.
 KERNELS = ("auto", "cpm_kernels")
+# ChatGLM's own code, in which the GPU functions of cpm_kernels are; read as text and never run
+CPM_FILE = "quantization.py"
+MAX_CPM_BYTES = 1 << 20  # the published ones have 15 kB
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,18 @@ def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(x * cos, torch.roll(x, x.shape[-1] // 2, -1), sin)
 
 
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates pairs (x[2i], x[2i + 1]), the layout of ChatGLM2 and what came after it.
+
+    Args:
+        x: [..., r].
+        cos: [..., r], each cosine twice.
+        sin: [..., r], each sine twice, the first of the two negated.
+    """
+    swapped = x.view(*x.shape[:-1], -1, 2).flip(-1).flatten(-2)
+    return torch.addcmul(x * cos, swapped, sin)
+
+
 def inverse_frequencies(size: int, base: float) -> Tensor:
     """base ** (-2i / size) for i < size / 2; float32 [size / 2]."""
     return 1.0 / base ** (torch.arange(0, size, 2, dtype=torch.float32) / size)

@@ -96,7 +96,9 @@ def load(
             raise LoadCancelled
 
     if key == catalog.COMPATIBILITY:
-        other: LoadedModel = family.load(info, raw, options, device, dtype, quant, report)
+        other: LoadedModel = family.load(
+            info, raw, options, device, dtype, quant, choice, snapshot(), report
+        )
         return other
     config, model = build(family, raw, info.path, options)
     # the tokenizer first: what it refuses is known before gigabytes are read
@@ -142,6 +144,7 @@ def load(
         loaded,
         dtype=dtype,
         device=device,
+        devices=tuple(places.values()),
         options=options,
     )
 

@@ -15,6 +15,7 @@ from glmtui.language import _
 
 # beside weights and cache: CUDA's context, its libraries' workspaces, and one layer unpacked
 GPU_SCRATCH = 700_000_000
+FIRST_TOKENS = 2048  # the KV cache begins with room for so many
 STEPS = 30  # halvings in the search for the fullest share
 
 

@@ -18,10 +18,19 @@ from torch import Tensor, nn
 from glmtui.engine.api import Progress, ProgressHook
 from glmtui.engine.known import Quant
 from glmtui.engine.layers import Slot
-from glmtui.engine.linear import Choice, CpuInt8Linear, kernel_choice, make_head, make_linear
+from glmtui.engine.linear import (
+    Choice,
+    CpuInt8Linear,
+    NativeEmbedding,
+    kernel_choice,
+    make_head,
+    make_linear,
+    may_stay_packed,
+)
 from glmtui.engine.quant import PackedWeight, dense, joined, quantize
 from glmtui.engine.weights import Checkpoint, Rows
 from glmtui.errors import BadCheckpoint
+from glmtui.language import _
 
 TABLES = ("embedding", "head")  # what every family calls them
 # constants that older checkpoints store, and the head of models whose head is the embedding
@@ -65,7 +74,7 @@ class Placer:
         self.choice = choice or kernel_choice("auto", checkpoint.folder, device, dtype)
         self.quants: set[str] = set()
         self.nbytes = 0
-        self._tables: dict[Rows, Tensor] = {}
+        self._tables: dict[Rows, Tensor | PackedWeight] = {}
 
     def place_all(self, sources: Mapping[str, Rows], on_progress: ProgressHook) -> None:
         """Reads, converts and places every parameter that `sources` names.
@@ -86,7 +95,7 @@ class Placer:
         total = sum(p.numel() for p in self.model.parameters())
         done = 0
         for path, module, shapes in modules:
-            on_progress(Progress("loading", nbytes * done // total, nbytes))
+            on_progress(Progress(_("loading"), nbytes * done // total, nbytes))
             self.device = self._places.get(".".join(path.split(".")[:2]), self.device)
             wanted = {name: sources[f"{path}.{name}"] for name in shapes}
             if path in TABLES:
@@ -98,7 +107,7 @@ class Placer:
             self.checkpoint.close()
             done += sum(shape.numel() for shape in shapes.values())
         self._check_unread()
-        on_progress(Progress("loading", nbytes, nbytes))
+        on_progress(Progress(_("loading"), nbytes, nbytes))
 
     def _place_linear(
         self, path: str, wanted: Mapping[str, Rows], shapes: Mapping[str, torch.Size]
@@ -124,17 +133,22 @@ class Placer:
             self.nbytes += tensor.nbytes
 
     def _place_table(self, path: str, module: nn.Module, rows: Rows, shape: torch.Size) -> None:
-        """The embedding or the head, never below 16 bits; where both are one tensor, held once."""
+        """The embedding or the head, never below 8 bits; where both are one tensor, held once."""
         table = self._tables.get(rows)
         if table is None:
-            read = self._read(rows, shape, lambda part: dense(part, self._table_dtype(part)))
-            assert isinstance(read, Tensor)
-            table = self._tables[rows] = read
+            table = self._tables[rows] = self._read(rows, shape, self._held_table)
             self.nbytes += table.nbytes
         if isinstance(module, Slot):
             self._install(path, make_head(table, self.dtype))
+        elif isinstance(table, PackedWeight):
+            self._install(path, NativeEmbedding(table))
         else:
             module.weight = nn.Parameter(table, requires_grad=False)
+
+    def _held_table(self, stored: Tensor | PackedWeight) -> Tensor | PackedWeight:
+        if self.quant is not None and may_stay_packed(stored, self.dtype):
+            return stored
+        return dense(stored, self._table_dtype(stored))
 
     def _table_dtype(self, stored: Tensor | PackedWeight) -> torch.dtype:
         """float16, not bfloat16, on a CPU if that loses nothing: it is twice as fast there."""
@@ -160,8 +174,10 @@ class Placer:
         tensor = self._read(rows, shape, lambda part: part)
         if isinstance(tensor, PackedWeight):
             raise BadCheckpoint(
-                f"{' + '.join(rows.names)} in {self.checkpoint.folder} is quantised, which only "
-                "weights of linear layers and embeddings are.",
+                _(
+                    "{tensor} in {folder} is quantised, which only weights of linear layers and "
+                    "embeddings are."
+                ).format(tensor=" + ".join(rows.names), folder=self.checkpoint.folder),
             )
         return tensor.to(dtype)
 
@@ -177,14 +193,18 @@ class Placer:
         height = sum(each[0] for each in found if each) - rows.start
         if height != shape[0] or any(each[1:] != tuple(shape[1:]) for each in found):
             raise BadCheckpoint(
-                f"{' + '.join(rows.names)} in {self.checkpoint.folder}: shape "
-                f"{' + '.join(map(str, found))}; config.json asks for {tuple(shape)}.",
-                "config.json and weights are not of the same model; fetch it again.",
+                _("{tensor} in {folder}: shape {found}; config.json asks for {wanted}.").format(
+                    tensor=" + ".join(rows.names),
+                    folder=self.checkpoint.folder,
+                    found=" + ".join(map(str, found)),
+                    wanted=tuple(shape),
+                ),
+                _("config.json and weights are not of the same model; fetch it again."),
             )
         return joined([convert(part.to(self.device)) for part in stored], self.dtype)[rows.start :]
 
     def _install(self, path: str, linear: nn.Module) -> None:
-        parent, _, name = path.rpartition(".")
+        parent, _dot, name = path.rpartition(".")
         setattr(self.model.get_submodule(parent), name, linear)
 
     def _check_unread(self) -> None:
@@ -197,13 +217,15 @@ class Placer:
         layers = {name.rpartition(".")[0] for name in read}
         others = []
         for name in sorted(self.checkpoint.names - read):
-            layer, _, kind = name.rpartition(".")
+            layer, _dot, kind = name.rpartition(".")
             if kind == "bias" and layer in layers:
                 if self.checkpoint.raw(name).any():  # some tools write biases of nothing but zeros
                     raise BadCheckpoint(
-                        f"{self.checkpoint.folder} has a tensor {name}, which this kind of model "
-                        "does not add; its answers would be wrong without it.",
-                        "The weights are of another model than its config.json says.",
+                        _(
+                            "{folder} has a tensor {tensor}, which this kind of model does not "
+                            "add; its answers would be wrong without it."
+                        ).format(folder=self.checkpoint.folder, tensor=name),
+                        _("The weights are of another model than its config.json says."),
                     )
             elif not NEEDLESS.search(name):
                 others.append(name)

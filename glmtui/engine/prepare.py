@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from glmtui.engine import catalog
 from glmtui.engine.api import LoadOptions, ModelInfo, ProgressHook
 from glmtui.engine.folder import INDEXES, MANIFEST, Manifest, inspect, read_config
-from glmtui.engine.known import TABLE_BYTES, Quant
+from glmtui.engine.importance import importance
+from glmtui.engine.known import CPM_FILE, TABLE_BYTES, Quant
 from glmtui.engine.layers import Slot
 from glmtui.engine.loader import build, family_module
 from glmtui.engine.placer import TABLES
@@ -38,7 +39,7 @@ from glmtui.engine.weights import GPTQ_CONFIG, Checkpoint, Rows
 from glmtui.errors import UsageError
 from glmtui.language import _
 
-SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "*LICENSE*")
+SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "*LICENSE*", CPM_FILE)
 OTHER_PACKINGS = ("quantization_bit", "quantization_embeddings", "quantization_config")
 SMALL_BYTES = 64 << 20  # room for the files that hold no weights
 
@@ -83,8 +84,13 @@ def prepare(
         folder.mkdir()
         _copy_small_files(source.path, folder, raw)
         sources = family.sources(config)
+        matters: dict[str, Tensor] = {}
+        if bits == 4:
+            found = importance(source, lambda seen: job.report(seen.what, seen.done, seen.total))
+            for path, columns in found.items():
+                matters |= dict.fromkeys(sources[f"{path}.weight"].names, columns)
         stored = _write_weights(
-            checkpoint, folder / "model.safetensors", sources, model, quant, job
+            checkpoint, folder / "model.safetensors", sources, model, quant, matters, job
         )
         files = {
             path.name: {"size": path.stat().st_size, "sha256": job.hashed(path)}
@@ -112,7 +118,7 @@ def _linear_layers(model: nn.Module) -> Iterator[tuple[str, Slot]]:
 
 
 def _copy_small_files(source: Path, folder: Path, raw: Mapping[str, Any]) -> None:
-    """Everything but weights and code; config.json no longer speaks of another packing."""
+    """Neither weights nor code that runs; config.json no longer speaks of another packing."""
     left_out = {*INDEXES, MANIFEST, GPTQ_CONFIG}
     for pattern in SMALL_FILES:
         for path in source.glob(pattern):
@@ -129,9 +135,17 @@ def _write_weights(
     sources: Mapping[str, Rows],
     model: nn.Module,
     quant: Quant,
+    matters: Mapping[str, Tensor],
     job: Job,
 ) -> str:
-    """Writes every tensor the model is made of. Returns how linear layers are stored now."""
+    """Writes every tensor the model is made of.
+
+    Args:
+        matters: how much each column does, by the names of the tensors.
+
+    Returns:
+        How linear layers are stored now.
+    """
     linear = {name for path, _ in _linear_layers(model) for name in sources[f"{path}.weight"].names}
     names = list(dict.fromkeys(name for rows in sources.values() for name in rows.names))
     kinds: dict[str, None] = {}
@@ -141,7 +155,7 @@ def _write_weights(
         for name in names:
             job.report(_("quantising"), min(done, total), total)
             stored = checkpoint.get(name)
-            weight = _quantised(stored, quant) if name in linear else stored
+            weight = _quantised(stored, quant, matters.get(name)) if name in linear else stored
             for suffix, tensor in _parts(weight):
                 file.add(name + suffix, tensor)
             if name in linear:
@@ -151,12 +165,14 @@ def _write_weights(
     return " + ".join(kinds)
 
 
-def _quantised(weight: Tensor | PackedWeight, quant: Quant) -> Tensor | PackedWeight:
+def _quantised(
+    weight: Tensor | PackedWeight, quant: Quant, matters: Tensor | None
+) -> Tensor | PackedWeight:
     if isinstance(weight, PackedWeight):
         if weight.bits <= quant.bits:
             return weight
         weight = weight.dequantize(weight.scale.dtype)
-    return quantize(weight, quant.bits, quant.group)
+    return quantize(weight, quant.bits, quant.group, matters)
 
 
 def _kind(weight: Tensor | PackedWeight) -> str:

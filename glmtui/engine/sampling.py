@@ -76,10 +76,13 @@ def distribution(
 
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     """Indices of the fewest, most likely tokens that reach `top_p` together (arXiv:1904.09751)."""
-    ordered, order = probabilities.sort(descending=True)
+    # all that are less likely than this make up less than what is left out, so need no sorting
+    least = (1 - top_p) / probabilities.shape[0]
+    likely = (probabilities >= least).nonzero().flatten()
+    ordered, order = probabilities[likely].sort(descending=True)
     before = ordered.cumsum(-1) - ordered
     count = int((before < top_p).sum())
-    return order[: max(count, 1)]
+    return likely[order[: max(count, 1)]]
 
 
 def _penalized(logits: Tensor, ids: Sequence[int], params: SamplingParams) -> Tensor:
@@ -87,7 +90,7 @@ def _penalized(logits: Tensor, ids: Sequence[int], params: SamplingParams) -> Te
     penalty = params.repetition_penalty
     if penalty is None or penalty == 1 or not ids:
         return logits
-    seen = torch.tensor(sorted(set(ids)), device=logits.device)
+    seen = torch.tensor(list(set(ids)), device=logits.device)
     scores = logits[seen]
     return logits.scatter(0, seen, torch.where(scores < 0, scores * penalty, scores / penalty))
 

@@ -11,12 +11,10 @@ from torch import nn
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.known import Quant
 from glmtui.engine.layers import Slot
-from glmtui.engine.placement import Sizes
+from glmtui.engine.placement import FIRST_TOKENS, Sizes
 from glmtui.engine.placer import TABLES
 from glmtui.engine.quant import PackedWeight
 from glmtui.engine.weights import Checkpoint, Rows
-
-FIRST_TOKENS = 2048  # the KV cache begins with room for so many
 
 
 def sizes(

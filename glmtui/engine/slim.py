@@ -22,6 +22,7 @@ from torch import Tensor
 
 from glmtui.engine.api import Progress, ProgressHook
 from glmtui.engine.folder import inspect, read_config, read_object
+from glmtui.engine.known import CPM_FILE
 from glmtui.engine.pull.staging import ELSEWHERE, disk_errors, megabytes, need_room, work_folder
 from glmtui.engine.slim_check import Checked, compare_replies
 from glmtui.engine.tensor_file import DTYPES
@@ -229,7 +230,7 @@ def _write_small_files(source: Path, folder: Path, raw: Mapping[str, Any], cut: 
         settings = source / "tokenizer_config.json"
         known_settings = read_object(settings) if settings.is_file() else {}
         _write_json(folder / settings.name, {**known_settings, "num_image_tokens": 0})
-    for path in source.glob("*LICENSE*"):
+    for path in (*source.glob("*LICENSE*"), *source.glob(CPM_FILE)):
         shutil.copyfile(path, folder / path.name)
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from glmtui.engine.folder import read_object
-from glmtui.engine.gptq import gptq_packing, zero_offset
+from glmtui.engine.gptq import GptqFormat, gptq_format, gptq_packing
 from glmtui.engine.quant import PackedWeight, joined
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
@@ -64,17 +64,17 @@ class Checkpoint:
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         self.folder = folder
         self.bits = config.get("quantization_bit") or 0
-        self._gptq_offset = self._find_gptq(config)
+        self._gptq_format = self._find_gptq(config)
         self.read: set[str] = set()
         self._open: dict[Path, Any] = {}
         self._shards = self._find_shards()
 
-    def _find_gptq(self, config: Mapping[str, Any]) -> int | None:
-        """How GPTQ's zero points are stored; None where nothing is said of GPTQ."""
+    def _find_gptq(self, config: Mapping[str, Any]) -> GptqFormat | None:
+        """How GPTQ's weights are packed; None where nothing is said of GPTQ."""
         said = config.get("quantization_config")
         if said is None and (self.folder / GPTQ_CONFIG).is_file():
             said = read_object(self.folder / GPTQ_CONFIG)
-        return zero_offset(said) if isinstance(said, Mapping) else None
+        return gptq_format(said) if isinstance(said, Mapping) else None
 
     def _find_shards(self) -> dict[str, Path]:
         for name in INDEXES:
@@ -166,7 +166,7 @@ class Checkpoint:
         return weight
 
     def _gptq(self, layer: str) -> PackedWeight:
-        if self._gptq_offset is None:
+        if self._gptq_format is None:
             raise BadCheckpoint(
                 _(
                     "{folder} has a tensor {layer}.qweight, but neither config.json nor {path} "
@@ -179,7 +179,7 @@ class Checkpoint:
             self._tensor(f"{layer}.qzeros"),
             self._tensor(f"{layer}.scales"),
             self._maybe(f"{layer}.g_idx"),
-            self._gptq_offset,
+            self._gptq_format,
         )
 
     def rows(self, rows: Rows) -> Tensor | PackedWeight:

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer
-from glmtui.engine.layers import RotaryTable, inverse_frequencies
+from glmtui.engine.layers import RotaryTable, inverse_frequencies, rotate_pairs
 from glmtui.engine.weights import Rows
 from glmtui.errors import UnsupportedModel
 from glmtui.language import _
@@ -107,18 +106,6 @@ def original_config(
 
 
 # ---- the model
-
-
-def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates pairs (x[2i], x[2i + 1]).
-
-    Args:
-        x: [..., r].
-        cos: [..., r], each cosine twice.
-        sin: [..., r], each sine twice, the first of the two negated.
-    """
-    swapped = x.view(*x.shape[:-1], -1, 2).flip(-1).flatten(-2)
-    return torch.addcmul(x * cos, swapped, sin)
 
 
 class Model(PreNormDecoder):

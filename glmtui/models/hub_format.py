@@ -17,12 +17,15 @@ from tokenizers.decoders import ByteLevel
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.folder import read_object, read_small
-from glmtui.errors import BadCheckpoint, UnsupportedModel
+from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
 from glmtui.language import _
+from glmtui.models.patience import Patience
 from glmtui.models.template import Template
 
 MAX_TOKENIZER_BYTES = 256 << 20  # of 250,000 pieces a tenth is usual
 MAX_TEMPLATE_BYTES = 1 << 20
+# characters, or tokens, a second; the slowest machine does ten times as many
+LEAST_SECONDS, LEAST_RATE = 10.0, 20_000
 
 
 class TokenizerJson:
@@ -30,6 +33,7 @@ class TokenizerJson:
 
     def __init__(self, fast: FastTokenizer) -> None:
         self.fast = fast
+        self._patience = Patience(_("The model's tokenizer"))
         # special tokens that a person types stay the characters they are
         fast.encode_special_tokens = True
         self.special = {
@@ -40,7 +44,7 @@ class TokenizerJson:
         self._special_ids = frozenset(self.special.values())
         self._byte_level = isinstance(fast.decoder, ByteLevel)
         words = [fast.token_to_id(f"▁{letter}") for letter in ascii_letters]
-        begun = [fast.decode([word])[:1] for word in words if word is not None]
+        begun = [self.decode([word])[:1] for word in words if word is not None]
         self.strips_leading_space = bool(begun) and " " not in begun
 
     @classmethod
@@ -51,7 +55,7 @@ class TokenizerJson:
             return None
         try:
             return cls(FastTokenizer.from_buffer(read_small(path, MAX_TOKENIZER_BYTES)))
-        except BadCheckpoint:
+        except GlmtuiError:
             raise
         except Exception as error:  # the library raises bare Exception for any damage
             raise BadCheckpoint(
@@ -60,10 +64,26 @@ class TokenizerJson:
             ) from error
 
     def encode(self, text: str) -> list[int]:
-        return list(self.fast.encode(text, add_special_tokens=False).ids)
+        """Raises EngineError where the tokenizer's rules do not come to an end with it."""
+        return self.encode_each([text])[0]
+
+    def encode_each(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text by itself. Raises like `encode`."""
+
+        def encoded() -> list[list[int]]:
+            # a batch lets other threads run, and this one notes no places in the text
+            batch = self.fast.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [list(one.ids) for one in batch]
+
+        return self._patience.run(encoded, _seconds(sum(map(len, texts))))
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self.fast.decode(list(ids), skip_special_tokens=True))
+        """Raises EngineError where the tokenizer's rules do not come to an end with it."""
+
+        def decoded() -> str:
+            return str(self.fast.decode_batch([list(ids)], skip_special_tokens=True)[0])
+
+        return self._patience.run(decoded, _seconds(len(ids)))
 
     def token_bytes(self, token_id: int) -> bytes:
         token = self.fast.id_to_token(token_id)
@@ -76,6 +96,11 @@ class TokenizerJson:
         if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
             return bytes([int(token[3:5], 16)])
         return str(token).replace("▁", " ").encode()
+
+
+def _seconds(length: int) -> float:
+    """To wait for so many characters or tokens."""
+    return LEAST_SECONDS + length / LEAST_RATE
 
 
 class TemplateFormat:
@@ -150,13 +175,13 @@ class TemplateFormat:
         )
         if going_on:
             text += turns[-1]["content"]
-        ids: list[int] = []
-        at = 0
-        for special in self._cut.finditer(text):
-            ids += self.tokenizer.encode(text[at : special.start()].replace(mark, ""))
-            ids.append(self.tokenizer.special[special.group()])
-            at = special.end()
-        return ids + self.tokenizer.encode(text[at:].replace(mark, ""))
+        texts = [part.replace(mark, "") for part in self._cut.split(text)]
+        first, *others = self.tokenizer.encode_each(texts)
+        specials = [self.tokenizer.special[found] for found in self._cut.findall(text)]
+        ids = first
+        for special, part in zip(specials, others, strict=True):
+            ids += [special, *part]
+        return ids
 
     def postprocess(self, text: str) -> str:
         return text

@@ -6,6 +6,7 @@ Knows no checkpoint and no text.
 
 from __future__ import annotations
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,8 +25,11 @@ from glmtui.engine.layers import (
     attention,
     causal_attention,
     causal_mask,
+    rotate_halves,
     swiglu,
 )
+from glmtui.engine.linear import NativeLinear
+from glmtui.engine.native.kernels import FEW, DecoderStep, LayerWeights
 
 Rotation: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Heads [batch, heads, S, head_dim] turned by cosines and sines, each [S, head_dim]."""
@@ -68,17 +72,16 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
     ) -> Tensor:
-        batch, length, _ = x.shape
-        qkv = self.qkv(x).view(batch, length, -1, self.head_dim).transpose(1, 2)
+        qkv = self.qkv(x).view(*x.shape[:2], -1, self.head_dim)
         # queries and keys turn together: they are neighbours in the fused projection
-        qk, v = qkv.split_with_sizes([self.heads + self.kv_heads, self.kv_heads], dim=1)
-        turned = self.rotate(qk, cos, sin)
-        q, k = turned.split_with_sizes([self.heads, self.kv_heads], dim=1)
+        parts = [self.heads + self.kv_heads, self.kv_heads]
+        qk, v = qkv.transpose(1, 2).split_with_sizes(parts, dim=1)
+        q, k = self.rotate(qk, cos, sin).split_with_sizes([self.heads, self.kv_heads], dim=1)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
         # a mask of two dimensions is the causal one; padding adds more
-        attend = attention if mask is not None and mask.dim() > 2 else causal_attention
-        y: Tensor = self.out(attend(q, k, v, mask))
+        causal = mask is None or mask.dim() == 2
+        y: Tensor = self.out((causal_attention if causal else attention)(q, k, v, mask))
         return y
 
 
@@ -140,6 +143,12 @@ class PreNormDecoder(Decoder):
         if padding is not None:
             at = padded_positions(padding, start, length)
         cos, sin = self.rotary.cos[at], self.rotary.sin[at]
+        if cache is not None and padding is None and self._native and is_short(ids, cache):
+            keys, values = cache.reserve(length)
+            x = self.embedding(ids)[0]
+            said = self._native(x, cos, sin, keys, values, start, last_only=last_only)
+            cache.advance(length)
+            return said[None]
         mask = causal_mask(length, start, dtype=cos.dtype, device=ids.device)
         if cache is not None and fixed is not None:
             mask = cache.visible()
@@ -154,6 +163,40 @@ class PreNormDecoder(Decoder):
             x = x[:, -1:]
         logits: Tensor = self.head(self.norm(x))
         return logits.float()
+
+    @functools.cached_property
+    def _native(self) -> DecoderStep | None:
+        """All of it as the compiled kernels take it; None if a part is not for them."""
+        shape = self.config
+        native = {path: m.native for path, m in self.named_modules() if isinstance(m, NativeLinear)}
+        if len(native) < 4 * shape.layers + 1 or not DecoderStep.takes(shape.head_dim):
+            return None
+        layers = [
+            LayerWeights(
+                self.get_parameter(f"layers.{i}.attention_norm.weight"),
+                native[f"layers.{i}.attention.qkv"],
+                native[f"layers.{i}.attention.out"],
+                self.get_parameter(f"layers.{i}.mlp_norm.weight"),
+                native[f"layers.{i}.gate_up"],
+                native[f"layers.{i}.down"],
+            )
+            for i in range(shape.layers)
+        ]
+        return DecoderStep(
+            layers,
+            self.norm.weight,
+            native["head"],
+            heads=shape.heads,
+            kv_heads=shape.kv_heads,
+            size=shape.head_dim,
+            eps=shape.rms_norm_eps,
+            halves=self.rotate is rotate_halves,
+        )
+
+
+def is_short(ids: Tensor, cache: KVCache) -> bool:
+    """Whether a step over these ids, [batch, S], is one for the compiled kernels."""
+    return ids.shape[0] == 1 and ids.shape[1] <= FEW and cache.position is None
 
 
 def padded_positions(padding: Tensor, start: int, length: int) -> Tensor:

@@ -16,6 +16,7 @@ import re
 import stat
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,8 +177,11 @@ class Store:
 
     def summaries(self) -> list[Summary]:
         """All conversations, newest first. Corrupt files are set aside; see `problems`."""
+        return list(self.each_summary())
+
+    def each_summary(self) -> Iterator[Summary]:
+        """`summaries` as they are read; `problems` are those of the whole once it is."""
         problems: list[StoreError] = []
-        summaries = []
         index = Index(self.folder)
         for path, status in self._by_age():
             there = index.get(path.name, status)
@@ -185,14 +189,13 @@ class Store:
                 if there is None:
                     there = peek_at(path)
                     index.put(path.name, status, there)
-                summaries.append(summary(path, status, there))
+                yield summary(path, status, there)
             except CorruptConversation as error:
                 problems.append(self._set_aside(path, error))
             except StoreError as error:
                 problems.append(error)
         index.save()
         self.problems = tuple(problems)
-        return summaries
 
     def paths(self) -> list[Path]:
         """The files of all conversations, newest first. Raises StoreError."""

@@ -56,7 +56,7 @@ from glmtui.chat import (
 )
 from glmtui.errors import CorruptConversation, NewerFormat
 from glmtui.language import _
-from glmtui.store.toml import is_plain, load_toml
+from glmtui.store.toml import is_plain, load_toml, message_in
 from glmtui.store.values import Table, numbers_of, one_of, time_of, value_of
 
 FORMAT = 1
@@ -225,7 +225,7 @@ def _toml_ends(text: str) -> tuple[Table, int]:
     between = "\n[[messages]]"
     head = tomli.loads(text[: text.index(between)])
     count = len(head.get("messages", ())) + text.count(between)
-    return head | tomli.loads(text[text.rindex(between) :]), count
+    return head | {"messages": [message_in(text[text.rindex(between) :])]}, count
 
 
 def _json_ends(text: str) -> tuple[Table, int]:

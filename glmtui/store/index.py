@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import astuple
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ VERSION = 1
 LEAST = 200
 """Files from which on an index is worth having."""
 MOST_BYTES = 64 * 2**20
+_PARTS = attrgetter(*Peek.__slots__)
 
 
 class Index:
@@ -50,7 +51,7 @@ class Index:
 
     def put(self, name: str, status: os.stat_result, there: Peek) -> None:
         """Keeps this of a file."""
-        self._seen[name] = [_key(status), astuple(there)]
+        self._seen[name] = [_key(status), _PARTS(there)]
         self._changed = True
 
     def save(self) -> None:

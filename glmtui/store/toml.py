@@ -37,9 +37,22 @@ def load_toml(text: str) -> dict[str, Any]:
     return tomli.loads(text)
 
 
+def message_in(part: str) -> dict[str, Any]:
+    """The one message in a text that begins like one. Raises ValueError."""
+    known = None
+    if part.startswith(BEGINS) and is_plain(part):
+        known = _known(part[len(BEGINS) :])
+    return known or _alone(part)
+
+
 def _any(part: str) -> dict[str, Any]:
     """A message read by tomli. Raises ValueError, also where there is more than a message."""
-    table = tomli.loads(BEGINS + part)
+    return _alone(BEGINS + part)
+
+
+def _alone(text: str) -> dict[str, Any]:
+    """As `_any`, its first line included."""
+    table = tomli.loads(text)
     messages: list[dict[str, Any]] = table.pop("messages")
     if table or len(messages) > 1:
         raise ValueError

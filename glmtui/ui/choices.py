@@ -6,6 +6,7 @@ One provider for each `Command.kind`. Nothing here knows the prompt they are off
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -19,6 +20,8 @@ from glmtui.ui.offers import Choice, Provider, fitting
 
 MOST_NAMES = 5_000
 """Names of a folder that are looked at."""
+PATIENCE = 0.15
+"""Seconds that a key waits for choices that are being found."""
 
 
 def among(names: Callable[[], Iterable[Choice]]) -> Provider:
@@ -75,15 +78,25 @@ def file_size(nbytes: int) -> str:
 
 
 def kept(load: Callable[[], Iterable[Choice]], seconds: float = 5.0) -> Provider:
-    """Choices that take time to find: found anew after so long, not at each key."""
+    """Choices that take time to find: found anew after so long, not at each key.
+
+    On a thread, which a key waits for no longer than `PATIENCE`: a later one has them then.
+    """
     found: list[Choice] = []
     until = 0.0
+    thread: threading.Thread | None = None
+
+    def work() -> None:
+        nonlocal found
+        found = list(load())
 
     def provider(typed: str) -> list[Choice]:
-        nonlocal found, until
-        if time.monotonic() > until:
-            found = list(load())
+        nonlocal until, thread
+        if time.monotonic() > until and (thread is None or not thread.is_alive()):
             until = time.monotonic() + seconds
+            thread = threading.Thread(target=work, name="glmtui-choices", daemon=True)
+            thread.start()
+            thread.join(PATIENCE)
         return fitting(typed, found)
 
     return provider

@@ -7,6 +7,7 @@ that a key never waits for a disk.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -29,6 +30,8 @@ from glmtui.ui.shelf import Shelf, in_order
 
 PATIENCE = 0.15
 """Seconds a list may take before it is shown without its rows."""
+BATCH_SECONDS = 0.1
+"""Seconds to the first rows that are shown before all are read; later it takes twice as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +74,29 @@ class ConversationPicker(FindingDialog):
         self._shown: list[Summary] = []
         self._titled: Summary | None = None
         self._filter = filter_text
+        self._reading = False
+        self._changed = False  # since reading began: what was read may be as it was before
 
     def on_mount(self) -> None:
-        """Reads the list; what it takes longer is waited for with an empty one."""
+        """Reads the list; where that takes longer, what was read is shown meanwhile."""
         self._read("")
 
     def _read(self, selected: str) -> None:
+        self._reading, self._changed = True, False
         soon = self.app.call_later  # this dialog may be closed before the thread ends
 
         def work() -> None:
+            listed: list[Summary] = []
+            wrong, told = "", time.monotonic()
+            wait = BATCH_SECONDS
             try:
-                listed, wrong = self._shelf.listed(), ""
+                for row in self._shelf.each():
+                    listed.append(row)
+                    if time.monotonic() - told > wait:
+                        soon(self._take_some, list(listed))
+                        told, wait = time.monotonic(), 2 * wait
             except StoreError as error:
-                listed, wrong = [], str(error)
+                wrong = str(error)
             soon(self._take, listed, wrong, selected)
 
         thread = threading.Thread(target=work, daemon=True)
@@ -92,7 +105,18 @@ class ConversationPicker(FindingDialog):
         if thread.is_alive() and not self._all:
             self.say(_("Reading …"))
 
+    def _take_some(self, listed: list[Summary]) -> None:
+        """What was read so far, if that is more than is shown."""
+        if len(listed) > len(self._all) and self._titled is None and not self._changed:
+            self._list(listed, self.selected.id if self.selected else "")
+
     def _take(self, listed: list[Summary], wrong: str, selected: str) -> None:
+        if self.selected is not None:
+            selected = selected or self.selected.id
+        if self._changed:
+            self._read(selected)
+            return
+        self._reading = False
         self.say(wrong or ("" if listed else _("None yet.")))
         self._list(listed, selected)
 
@@ -214,6 +238,7 @@ class ConversationPicker(FindingDialog):
         except StoreError as error:
             self.say(str(error))
             return False
+        self._changed = self._reading
         self.say("")
         return True
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+from glmtui.chat import Conversation
 from glmtui.errors import StoreError
 from glmtui.language import _
 from glmtui.ui import wording
 from glmtui.ui.chat_view import ChatView
+from glmtui.ui.shown import cleaned
 
 if TYPE_CHECKING:
     from glmtui.ui.finding import Found
+    from glmtui.ui.opening import Reading
 
 
 class FindingActions(ChatView):
@@ -45,30 +49,48 @@ class FindingActions(ChatView):
         if found is not None and found.search:
             self.action_find(found.words)
         elif found is not None:
-            self._open(found.conversation_id, found.message_id)
-            if found.copy:
-                self.app.fork_conversation()
-            self.transcript.show_message(found.message_id, found.words)
+            self._open(found)
 
-    def _open(self, conversation_id: str, message_id: str = "") -> None:
-        """A saved conversation in place of the one in view, on the branch with this message."""
-        here = conversation_id == self.session.conversation.id
+    def _open(self, found: Found) -> None:
+        """A saved conversation in place of the one in view."""
+        here = found.conversation_id == self.session.conversation.id
         if here and self.app.save_error is not None:
             self.app.fork_conversation()  # what could not be saved to it is kept
             here = False
+        if here:
+            self._go_to(found, self.session.conversation)
+            return
+        from glmtui.ui.opening import PATIENCE, Opening, Reading
+
+        reading = Reading(lambda: cleaned(self.app.store.load(found.conversation_id)))
+        if reading.wait(PATIENCE):
+            self._opened(found, reading)
+        else:
+            self.app.push_screen(Opening(reading), partial(self._opened, found))
+
+    def _opened(self, found: Found, reading: Reading | None) -> None:
+        """Shows what was read; None is what was given up."""
+        if reading is None:
+            return
         try:
-            wanted = self.session.conversation if here else self.app.store.load(conversation_id)
+            self._go_to(found, reading.result())
         except StoreError as error:
             self.app.tell_notice("store", str(error))
-            return
+
+    def _go_to(self, found: Found, wanted: Conversation) -> None:
+        """A conversation on the branch with the message that was found, which comes into view."""
+        here = wanted is self.session.conversation
         elsewhere = {m.id for m in wanted.messages} - {m.id for m in wanted.path}
-        if message_id in elsewhere:
+        if found.message_id in elsewhere:
             if here and self.session.run is not None:
                 self.app.tell(_("It is on another branch, and a reply is being written on this."))
                 return
-            wanted = wanted.switch(message_id)
+            wanted = wanted.switch(found.message_id)
         if wanted is not self.session.conversation:
             self.app.leave_conversation(wanted)
+        if found.copy:
+            self.app.fork_conversation()
+        self.transcript.show_message(found.message_id, found.words)
 
     def action_title(self, title: str = "") -> None:
         """Gives the conversation another title, or says what it is."""
@@ -93,8 +115,10 @@ class FindingActions(ChatView):
 
     def action_restore(self) -> None:
         """Brings back and opens what was deleted last. Raises StoreError."""
+        from glmtui.ui.finding import Found
+
         if restored := self.app.shelf.undo():
-            self._open(restored)
+            self._open(Found(restored))
         else:
             self.app.tell(_("Nothing was deleted since the start."))
 

@@ -47,10 +47,14 @@ class Page:
 
     def show(self, messages: Sequence[Message], places: Mapping[str, tuple[int, int]]) -> None:
         """These messages, none of them laid out; `places` is as `Transcript.show` has it."""
-        known = {(entry.message, entry.place): entry for entry in self._entries}
-        wanted = [(message, places.get(message.id)) for message in messages]
+        known = {entry.message.id: entry for entry in self._entries}
         picked = self.picked
-        self._entries = [known.get(key) or Entry(*key) for key in wanted]
+        self._entries = []
+        for message in messages:
+            place, entry = places.get(message.id), known.get(message.id)
+            if entry is None or (entry.message, entry.place) != (message, place):
+                entry = Entry(message, place)
+            self._entries.append(entry)
         self._forget()
         self.pick(picked)
 

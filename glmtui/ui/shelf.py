@@ -6,7 +6,7 @@ no list and no dialog.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from glmtui.chat import Conversation
@@ -39,9 +39,9 @@ class Shelf:
         self._app = app
         self._deleted: list[str] = []
 
-    def listed(self) -> list[Summary]:
-        """All of them, in order. Any thread may ask."""
-        return in_order(self._app.store.summaries())
+    def each(self) -> Iterator[Summary]:
+        """All of them as they are read, the newest first. Any thread may ask."""
+        return self._app.store.each_summary()
 
     def rename(self, conversation_id: str, title: str) -> None:
         """Gives one another title."""

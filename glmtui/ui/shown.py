@@ -22,11 +22,10 @@ def cleaned(conversation: Conversation) -> Conversation:
 
 
 def made_visible(message: Message) -> Message:
-    """The message with all its text made visible."""
-    return replace(
-        message,
-        content=visible(message.content),
-        metadata=one_line(message.metadata),
-        model=one_line(message.model),
-        error=visible(message.error),
-    )
+    """The message with all its text made visible; itself, if it is so already."""
+    before = (message.content, message.metadata, message.model, message.error)
+    content, metadata = visible(message.content), one_line(message.metadata)
+    model, error = one_line(message.model), visible(message.error)
+    if (content, metadata, model, error) == before:
+        return message
+    return replace(message, content=content, metadata=metadata, model=model, error=error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,6 +110,45 @@ def test_a_long_log_begins_anew(tmp_path: Path) -> None:
     os.close(logs.open_log(log))
     sizes = {path.name: path.stat().st_size for path in log.parent.iterdir()}
     assert sizes == {"x.log": 0, "x.old.log": logs.LOG_BYTES + 1}
+
+
+def test_a_log_that_grows_long_begins_anew_while_it_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "LOG_BYTES", 1000)
+    monkeypatch.setattr(logs, "LOOK_SECONDS", 0.01)
+    log = tmp_path / "x.log"
+    first, second = logs.open_log(log), logs.open_log(log)
+    written, deadline = 0, time.monotonic() + 30
+    with logs.kept_short(log, first, second):
+        while not (tmp_path / "x.old.log").exists():  # as a library that writes on and on
+            assert time.monotonic() < deadline
+            os.write(second if written % 2 else first, b"%09d\n" % written)
+            written += 1
+    for handle in (first, second):
+        os.write(handle, b"the end\n")
+        assert os.path.samestat(os.fstat(handle), log.stat())
+        assert not os.get_inheritable(handle)
+        os.close(handle)
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    lines = (tmp_path / "x.old.log").read_text() + log.read_text()
+    numbers = [f"{n:09d}" for n in range(written)]
+    assert sorted(lines.splitlines()) == sorted(["the end", "the end", *numbers])
+
+
+def test_two_programs_with_one_long_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "LOG_BYTES", 10)
+    log = tmp_path / "x.log"
+    ours, theirs = logs.open_log(log), logs.open_log(log)
+    os.write(ours, b"long enough\n")
+    logs.renew(log, ours)
+    os.write(ours, b"new\n")
+    logs.renew(log, theirs)  # what was put away stays, and nothing is put away again
+    os.write(theirs, b"too\n")
+    assert log.read_text() == "new\ntoo\n"
+    assert (tmp_path / "x.old.log").read_text() == "long enough\n"
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_a_log_that_is_a_link_is_not_followed(tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import itertools
 import time
 from collections.abc import Sequence
 
-from glmtui.engine.bench.clock import peak_resident, timed
+from glmtui.engine.bench.clock import timed
 from glmtui.engine.bench.plan import Ready, Subject, Timed
+from glmtui.engine.device import peak_resident
 from glmtui.errors import EngineError
 from glmtui.language import _
 

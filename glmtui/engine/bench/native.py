@@ -6,17 +6,18 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from glmtui import __version__
 from glmtui.chat import SamplingParams
-from glmtui.engine.bench.clock import peak_resident, timed
+from glmtui.engine.bench.clock import timed
 from glmtui.engine.bench.plan import Ready, Subject, Timed
 from glmtui.engine.bench.synthetic import random_model
 from glmtui.engine.generate import LoadedModel
 from glmtui.engine.loader import load
+from glmtui.engine.quant import PackedWeight
 
 COPY_BYTES = 2**28  # far more than any cache holds
 COPIES = 5
@@ -66,7 +67,7 @@ class Native:
         return copy_bandwidth(self._loaded.device)
 
     def peak_memory(self) -> int | None:
-        return peak_memory(self._loaded.device)
+        return self._loaded.peak_memory
 
 
 def step_bytes(loaded: LoadedModel) -> int | None:
@@ -77,13 +78,10 @@ def step_bytes(loaded: LoadedModel) -> int | None:
     embedding = getattr(loaded.model, "embedding", None)
     if embedding is None or loaded.info.weight_bytes is None:
         return None
-    table: Tensor = embedding.weight
-    head = vars(loaded.model.get_submodule("head"))
-    parts = [*head["_parameters"].values(), *head.values()]
-    held = [part for part in parts if isinstance(part, Tensor)]
-    if any(part.data_ptr() == table.data_ptr() for part in held):
-        return loaded.info.weight_bytes
-    return loaded.info.weight_bytes - table.nbytes
+    tables: list[Any] = [embedding.weight, loaded.model.get_submodule("head").weight]
+    held = [table.q if isinstance(table, PackedWeight) else table for table in tables]
+    shared = held[0].data_ptr() == held[1].data_ptr()
+    return loaded.info.weight_bytes - (0 if shared else int(tables[0].nbytes))
 
 
 def copy_bandwidth(device: torch.device) -> float:
@@ -103,10 +101,3 @@ def copy_bandwidth(device: torch.device) -> float:
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """Bytes: on a GPU the most torch has had there, else the most this process had resident."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    return peak_resident()

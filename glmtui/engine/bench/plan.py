@@ -105,7 +105,7 @@ class Engine(Protocol):
         ...
 
     def peak_memory(self) -> int | None:
-        """Most bytes in use so far: on a GPU what torch had there, else resident."""
+        """Most bytes in use so far: on GPUs what torch had there, else resident."""
         ...
 
 
@@ -134,13 +134,15 @@ class Plan:
 
     Attributes:
         subjects: our engine first.
-        rounds: how often everything is measured.
+        rounds: how often everything is measured, unless that takes long.
         tokens: of each reply.
+        enough_seconds: after so many no further round begins.
     """
 
     subjects: tuple[Subject, ...]
     rounds: int = 3
     tokens: int = 64
+    enough_seconds: float = 90
 
 
 @dataclass(slots=True)
@@ -150,8 +152,8 @@ class Measured:
     Attributes:
         start_seconds: from the start of its process, imports included, to its first reply.
         samples: of each work, one number a round.
-        warm_seconds: of what was done once before anything was timed.
-        peak_memory: bytes, up to there; None where unknown.
+        warm_seconds: of what was done before anything was timed.
+        peak_memory: bytes, up to the end; None where unknown.
     """
 
     ready: Ready
@@ -182,6 +184,11 @@ class Result:
     copies: list[float] = field(default_factory=list)
     prompt_tokens: dict[int, int] = field(default_factory=dict)
     load_average: list[float] = field(default_factory=list)
+
+    @property
+    def rounds(self) -> int:
+        """How many there were."""
+        return len(self.copies)
 
     @property
     def ours(self) -> Measured:

@@ -74,7 +74,7 @@ class Bench:
         self._note_load_average()
 
     def begin(self, subject: Subject, start: Callable[[Subject], Measurable]) -> None:
-        """Starts an engine, loads its model, and lets it do everything once, untimed."""
+        """Starts an engine, loads its model, and lets it reply once to a long prompt, untimed."""
         self._report(f"loading {subject.name} in {subject.engine}")
         started = time.perf_counter()
         worker = start(subject)
@@ -94,16 +94,18 @@ class Bench:
             )
         worker.generate(self._prompt(self._shortest), 1)
         measured.start_seconds = time.perf_counter() - started
-        for context in self._contexts:
+        for context in self._contexts[:2]:
             self._report(f"warming up {subject.engine} at {context:,} tokens")
             worker.generate(self._prompt(context), min(self.plan.tokens, WARM_UP))
         measured.warm_seconds = time.perf_counter() - started - measured.start_seconds
-        measured.peak_memory = worker.peak_memory()
         self._workers.append((worker, measured))
 
     def measure(self) -> None:
         """Every round: all works, and at each work all engines."""
+        started = time.perf_counter()
         for number in range(self.plan.rounds):
+            if number and time.perf_counter() - started > self.plan.enough_seconds:
+                break
             self._round = f"round {number + 1} of {self.plan.rounds}"
             self.result.copies.append(self._workers[0][0].copy_bandwidth())
             # who goes first changes, so that a machine that slows down favours nobody
@@ -114,6 +116,8 @@ class Bench:
                     self._measure_reply(worker, measured, context, prompt)
             for worker, measured in order:
                 self._measure_turns(worker, measured)
+        for worker, measured in self._workers:
+            measured.peak_memory = worker.peak_memory()
         self._note_load_average()
 
     def _measure_reply(

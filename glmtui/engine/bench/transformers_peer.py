@@ -13,12 +13,12 @@ import transformers
 from torch import Tensor, nn
 from transformers.generation import BaseStreamer
 
-from glmtui.engine.bench.native import peak_memory
 from glmtui.engine.bench.plan import Ready, Subject, Timed
 from glmtui.engine.bench.shapes import SHAPES
 from glmtui.engine.bench.synthetic import random_matrix
 from glmtui.engine.folder import read_config
 from glmtui.engine.loader import family_module, pick_device, pick_dtype
+from glmtui.engine.peak import peak_memory
 from glmtui.engine.quant import dense
 from glmtui.engine.weights import Checkpoint
 from glmtui.errors import UnsupportedModel
@@ -71,7 +71,7 @@ class TransformersPeer:
         return Timed(first - started, last - first, tuple(clock.ids[len(prompt) :]))
 
     def peak_memory(self) -> int | None:
-        return peak_memory(self._device)
+        return peak_memory([self._device])
 
 
 class _Clock(BaseStreamer):  # type: ignore[misc]

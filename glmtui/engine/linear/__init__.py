@@ -1,8 +1,9 @@
 """Linear layers by how and where their weight lies: `make_linear` picks the one that is fastest.
 
 The loader swaps them in for a family's `layers.Slot`, as gpt-fast does. Attributes are plain ones,
-not parameters or buffers, which Python finds faster. `plain` works everywhere, `cpu` has torch's
-packed kernels, `cuda` and `cpm` those of GPUs, and `choice` uses none that did not prove itself.
+not parameters or buffers, which Python finds faster. `plain` works everywhere, `native` has our
+kernels for CPUs and `cpu` torch's, `cuda` and `cpm` those of GPUs, and `choice` uses none that did
+not prove itself.
 """
 
 from __future__ import annotations
@@ -13,15 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glmtui.engine.linear import cpm, cuda
-from glmtui.engine.linear.choice import Choice
-from glmtui.engine.linear.cpu import (
-    INT4_GROUPS,
-    CpuHalfLinear,
-    CpuInt4Linear,
-    CpuInt8Linear,
-    packed_block,
-)
+from glmtui.engine.linear import cpm, cpu, cuda, native
+from glmtui.engine.linear.choice import Choice, cpu_seconds
+from glmtui.engine.linear.cpu import CpuHalfLinear, CpuInt4Linear, CpuInt8Linear, packed_block
+from glmtui.engine.linear.native import NATIVE, NativeEmbedding, NativeLinear
 from glmtui.engine.linear.plain import (
     GEMV_ROWS,
     Linear,
@@ -30,7 +26,7 @@ from glmtui.engine.linear.plain import (
     ReorderedLinear,
 )
 from glmtui.engine.processor import product_dtype
-from glmtui.engine.quant import PackedWeight, per_row
+from glmtui.engine.quant import PackedWeight
 
 __all__ = [
     "GEMV_ROWS",
@@ -40,11 +36,14 @@ __all__ = [
     "CpuInt8Linear",
     "Linear",
     "LinearLayer",
+    "NativeEmbedding",
+    "NativeLinear",
     "PackedLinear",
     "ReorderedLinear",
     "kernel_choice",
     "make_head",
     "make_linear",
+    "may_stay_packed",
     "packed_block",
 ]
 
@@ -61,33 +60,26 @@ def make_linear(
         weight: [out, in], on the device that will hold it.
         bias: [out] or None.
         dtype: of the activations.
-        choice: of kernels for packed weights on a GPU; without one they are unpacked at every use.
+        choice: of kernels for packed weights; without one they are unpacked at every use.
     """
     if bias is not None:
         bias = bias.to(dtype)
     if isinstance(weight, Tensor):
         weight = weight.to(dtype)
+        if native.takes(weight, dtype):
+            return NativeLinear(weight, bias)
         slow = weight.device.type == "cpu" and dtype == torch.bfloat16 != product_dtype()
         return CpuHalfLinear(weight, bias) if slow else Linear(weight, bias)
     if weight.order is not None:
         inner = make_linear(replace(weight, order=None), bias, dtype, choice)
         return ReorderedLinear(inner, weight.order)
-    if weight.q.device.type == "cpu" and dtype == torch.bfloat16:
-        group = next((g for g in INT4_GROUPS if weight.group % g == 0), None)
-        if weight.bits == 4 and group and packed_block():
-            return CpuInt4Linear(weight.regrouped(group), bias)
-        if weight.bits == 8:
-            # torch's kernel knows no groups, and unpacking them for every token takes many times
-            # as long; int8 loses next to nothing by a scale per row
-            one_scale = weight.group == weight.in_features and weight.zero is None
-            return CpuInt8Linear(weight if one_scale else per_row(weight), bias)
-    if choice is not None and weight.q.device.type == "cuda":
+    if choice is not None:
         return choice.linear(weight, bias, dtype)
     return PackedLinear(weight, bias, dtype)
 
 
 def kernel_choice(wanted: str, folder: Path, device: torch.device, dtype: torch.dtype) -> Choice:
-    """What a model's packed weights are to be multiplied with on a GPU.
+    """What a model's packed weights are to be multiplied with.
 
     Args:
         wanted: a key of `known.KERNELS`.
@@ -98,11 +90,21 @@ def kernel_choice(wanted: str, folder: Path, device: torch.device, dtype: torch.
         EngineError: what is wanted cannot be had here; the message has the reason.
     """
     kernel = cpm.cpm_kernel(folder, device, dtype) if wanted == cpm.NAME else None
+    if device.type == "cpu":  # where unpacking for every token takes many times as long
+        # ours is closer than torch's, and a whole step of it is one call (`native.kernels`)
+        return Choice(cpu.KERNELS, wanted=NATIVE, clock=cpu_seconds, time_plain=False)
     return Choice(cuda.kernels(), wanted=kernel)
 
 
-def make_head(table: Tensor, dtype: torch.dtype) -> Linear:
+def may_stay_packed(table: Tensor | PackedWeight, dtype: torch.dtype) -> bool:
+    """Whether an embedding or head of 8 bits is read as it is stored, as fast as it is small."""
+    return isinstance(table, PackedWeight) and table.bits == 8 and native.takes(table, dtype)
+
+
+def make_head(table: Tensor | PackedWeight, dtype: torch.dtype) -> LinearLayer:
     """The module that turns activations of `dtype` into logits by a [vocab, hidden] table."""
+    if isinstance(table, PackedWeight) or native.takes(table, dtype):
+        return NativeLinear(table, None)
     if table.dtype == torch.float16 and dtype == torch.bfloat16:
         return CpuHalfLinear(table, None)
     return Linear(table, None)

@@ -1,9 +1,9 @@
-"""Choice: which kernel multiplies with packed weights on a GPU; none is believed unproven.
+"""Choice: which kernel multiplies with packed weights on a device; none is believed unproven.
 
 The first layer of each kind decides for all of its kind: every kernel that takes it multiplies with
 its real weight, on the very device, and is compared with the weight unpacked; of those that are
-right the fastest is taken. One that raises or is wrong is left out and logged. The plain layer is
-always among them, so there always is an answer.
+right the fastest is taken. One that raises or is wrong is left out and logged. Where none is left
+the plain layer serves, so there always is an answer.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch.nn import functional as F
 from glmtui.engine.linear.plain import GEMV_ROWS, LinearLayer, PackedLinear
 from glmtui.engine.quant import PackedWeight
 
-PROOF_TOKENS = (1, 2, GEMV_ROWS, GEMV_ROWS + 1)  # one, a few, a full few, and the first of many
-PROOF_ROWS = 4096  # of a weight that are compared: the first and the last of them
+PROOF_TOKENS = (1, 2, GEMV_ROWS, GEMV_ROWS + 1, 65)  # one, a few, a full few, and many for all
+PROOF_ROWS = 1024  # of a weight that are compared: the first and the last of them
 ROUNDS = 20  # products timed
 # of the typical size of the result: what rounding factors and result explains, and no wrong number
-TOLERANCE = {torch.float16: 1 / 32, torch.bfloat16: 1 / 16, torch.float32: 1 / 1024}
+TOLERANCE = {torch.float16: 1 / 32, torch.bfloat16: 1 / 8, torch.float32: 1 / 1024}
 
 Clock: TypeAlias = Callable[[Callable[[], object]], float]
 
@@ -57,6 +57,7 @@ class Choice:
         kernels: to be tried.
         wanted: taken before all others wherever it is right, though it were slower.
         clock: seconds that a call takes, its work on the device included.
+        time_plain: whether the plain layer is taken too where it is the fastest.
 
     Attributes:
         used: names of those chosen so far.
@@ -69,35 +70,39 @@ class Choice:
         *,
         wanted: Kernel | None = None,
         clock: Clock | None = None,
+        time_plain: bool = True,
     ) -> None:
         self._kernels = kernels
         self._wanted = wanted
-        self._clock = clock or device_seconds
+        self._clock = clock or gpu_seconds
+        self._time_plain = time_plain
         self._chosen: dict[tuple[object, ...], Kernel] = {}
         self.used: set[str] = set()
         self.refused: dict[str, str] = {}
 
     def linear(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
         """The layer for a weight without `order`, by the kernel that is best for its kind."""
-        kind = (weight.kind, weight.zero is None, dtype, weight.q.device)
+        # layers of one packing may differ in whom their shape suits
+        known = self._kernels if self._wanted is None else (self._wanted, *self._kernels)
+        takers = tuple(kernel.name for kernel in known if kernel.takes(weight, dtype))
+        kind = (weight.kind, weight.zero is None, dtype, weight.q.device, takers)
         if kind not in self._chosen:
             self._chosen[kind] = self._best(weight, bias, dtype)
         kernel = self._chosen[kind]
-        # a later layer of the kind may have a shape that the kernel does not take
-        if not kernel.takes(weight, dtype):
-            kernel = PLAIN
         self.used.add(kernel.name)
         return kernel.make(weight, bias, dtype)
 
     def _best(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> Kernel:
         if self._wanted is not None and self._tried(self._wanted, weight, bias, dtype) is not None:
             return self._wanted
-        seconds = {PLAIN: self._seconds(PLAIN.make(weight, bias, dtype), weight, dtype)}
+        seconds = {}
+        if self._time_plain:
+            seconds[PLAIN] = self._seconds(PLAIN.make(weight, bias, dtype), weight, dtype)
         for kernel in self._kernels:
             taken = self._tried(kernel, weight, bias, dtype)
             if taken is not None:
                 seconds[kernel] = taken
-        best = min(seconds, key=lambda kernel: seconds[kernel])
+        best = min(seconds, key=lambda kernel: seconds[kernel], default=PLAIN)
         measured = ", ".join(f"{each.name} {1e6 * s:.0f} us" for each, s in seconds.items())
         logger.info("%s in %s: %s of %s", weight.kind, dtype, best.name, measured)
         return best
@@ -135,6 +140,7 @@ def wrong(layer: LinearLayer, weight: PackedWeight, bias: Tensor | None, dtype: 
     cuts = [slice(0, min(rows, PROOF_ROWS))]
     if rows > PROOF_ROWS:
         cuts.append(slice(max(PROOF_ROWS, rows - PROOF_ROWS), rows))
+    whole = [weight[cut].dequantize(torch.float32) for cut in cuts]
     random = torch.Generator().manual_seed(0)
     device = weight.q.device
     for tokens in PROOF_TOKENS:
@@ -142,9 +148,9 @@ def wrong(layer: LinearLayer, weight: PackedWeight, bias: Tensor | None, dtype: 
         y = layer(x)
         if y.shape != (tokens, rows) or y.dtype != dtype:
             return f"{tokens} tokens give {tuple(y.shape)} of {y.dtype}"
-        for cut in cuts:
+        for cut, meant in zip(cuts, whole, strict=True):
             part = None if bias is None else bias[cut].float()
-            exact = F.linear(x.float(), weight[cut].dequantize(torch.float32), part)
+            exact = F.linear(x.float(), meant, part)
             typical = exact.square().mean().sqrt().clamp_min(1e-6)
             off = float((y[:, cut].float() - exact).abs().max() / typical)
             if not off <= TOLERANCE[dtype]:  # NaN is wrong too
@@ -152,14 +158,26 @@ def wrong(layer: LinearLayer, weight: PackedWeight, bias: Tensor | None, dtype: 
     return ""
 
 
-def device_seconds(call: Callable[[], object]) -> float:
+def gpu_seconds(call: Callable[[], object]) -> float:
     """Seconds of one call, the least of some, until the GPU is done with it."""
     call()
-    least = float("inf")
-    for _ in range(ROUNDS):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
+    return min(_seconds(call, torch.cuda.synchronize) for _ in range(ROUNDS))
+
+
+def cpu_seconds(call: Callable[[], object]) -> float:
+    """Seconds of one call by one thread, the least of some: other programs hold up several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
         call()
-        torch.cuda.synchronize()
-        least = min(least, time.perf_counter() - started)
-    return least
+        return min(_seconds(call, lambda: None) for _ in range(ROUNDS))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _seconds(call: Callable[[], object], finish: Callable[[], object]) -> float:
+    finish()
+    started = time.perf_counter()
+    call()
+    finish()
+    return time.perf_counter() - started

@@ -21,18 +21,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glmtui.engine.known import CPM_FILE, MAX_CPM_BYTES
 from glmtui.engine.linear.choice import Kernel
 from glmtui.engine.linear.plain import LinearLayer
 from glmtui.engine.quant import PackedWeight
 from glmtui.errors import EngineError
+from glmtui.language import N_, _
 
 NAME = "cpm_kernels"
-CODE_FILE = "quantization.py"
 CODE_SHA256 = "8df6419ab47f313cbfb8127d7f7381fd6f65bcccea78bce167000ba4c92a1cf1"
-MAX_CODE_BYTES = 1 << 20
 LEAST_CAPABILITY, MOST_CAPABILITY = (6, 1), (8, 9)
 FUNCTIONS = {8: "int8WeightExtractionHalf", 4: "int4WeightExtractionHalf"}
-ELSE = 'Set quant.kernel to "auto"; glmtui picks the fastest of its own.'
+ELSE = N_('Set quant.kernel to "auto"; glmtui picks the fastest of its own.')
 
 
 def cpm_kernel(folder: Path, device: torch.device, dtype: torch.dtype) -> Kernel:
@@ -47,11 +47,15 @@ def cpm_kernel(folder: Path, device: torch.device, dtype: torch.dtype) -> Kernel
         from cpm_kernels.kernels.base import KernelFunction, LazyKernelCModule
     except ImportError as error:
         raise EngineError(
-            f"quant.kernel is {NAME}, which cannot be imported: {error}",
-            f"Install it with: pip install 'glmtui[cpm]'. Or {ELSE[0].lower()}{ELSE[1:]}",
+            _("quant.kernel is {name}, which cannot be imported: {error}").format(
+                name=NAME, error=error
+            ),
+            _("Install it with: pip install 'glmtui[cpm]'.") + " " + _(ELSE),
         ) from error
     except Exception as error:  # it looks for the driver's libraries as it is imported
-        raise EngineError(f"{NAME} finds no CUDA libraries: {error}", ELSE) from error
+        raise EngineError(
+            _("{name} finds no CUDA libraries: {error}").format(name=NAME, error=error), _(ELSE)
+        ) from error
     module = LazyKernelCModule(code)
     functions = {bits: KernelFunction(module, name) for bits, name in FUNCTIONS.items()}
 
@@ -64,39 +68,55 @@ def cpm_kernel(folder: Path, device: torch.device, dtype: torch.dtype) -> Kernel
 def refuse(device: torch.device, dtype: torch.dtype) -> None:
     """Raises EngineError where `cpm_kernels` has nothing to run, with the reason."""
     if device.type != "cuda":
-        raise EngineError(f"{NAME} runs on an NVIDIA GPU, not on {device}.", ELSE)
+        raise EngineError(
+            _("{name} runs on an NVIDIA GPU, not on {device}.").format(name=NAME, device=device),
+            _(ELSE),
+        )
     if dtype != torch.float16:
         said = str(dtype).removeprefix("torch.")
-        raise EngineError(f"{NAME} computes in float16, not in {said}.", ELSE)
+        raise EngineError(
+            _("{name} computes in float16, not in {dtype}.").format(name=NAME, dtype=said), _(ELSE)
+        )
     capability = torch.cuda.get_device_capability(device)
     if not LEAST_CAPABILITY <= capability <= MOST_CAPABILITY:
         raise EngineError(
-            f"{NAME} has machine code for compute capabilities 6.1 to 8.9; {device} has "
-            f"{capability[0]}.{capability[1]}.",
-            ELSE,
+            _(
+                "{name} has machine code for compute capabilities 6.1 to 8.9; {device} has "
+                "{capability}."
+            ).format(name=NAME, device=device, capability=".".join(map(str, capability))),
+            _(ELSE),
         )
 
 
 def machine_code(folder: Path) -> bytes:
     """The published GPU functions, out of a checkpoint's quantization.py. Raises EngineError."""
-    path = folder / CODE_FILE
+    path = folder / CPM_FILE
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_CODE_BYTES).decode("utf-8", "replace")
+            text = file.read(MAX_CPM_BYTES).decode("utf-8", "replace")
     except OSError as error:
         raise EngineError(
-            f"The GPU functions that {NAME} launches are in ChatGLM's {CODE_FILE}, which {folder} "
-            "does not have.",
-            f"Put the file there; it is not run. Or {ELSE[0].lower()}{ELSE[1:]}",
+            _(
+                "The GPU functions that {name} launches are in ChatGLM's {file}, which {folder} "
+                "does not have."
+            ).format(name=NAME, file=CPM_FILE, folder=folder),
+            _(
+                "Fetch the model again with glmtui pull, or put the file of any ChatGLM model "
+                "there; it is not run."
+            )
+            + " "
+            + _(ELSE),
         ) from error
-    for _, coded in re.findall(r"(['\"])\$?(QlpoO[A-Za-z0-9+/=]+)\1", text):
+    for _quote, coded in re.findall(r"(['\"])\$?(QlpoO[A-Za-z0-9+/=]+)\1", text):
         try:
-            code = bz2.BZ2Decompressor().decompress(base64.b64decode(coded), MAX_CODE_BYTES)
+            code = bz2.BZ2Decompressor().decompress(base64.b64decode(coded), MAX_CPM_BYTES)
         except (binascii.Error, OSError, EOFError, ValueError):
             continue
         if hashlib.sha256(code).hexdigest() == CODE_SHA256:
             return code
-    raise EngineError(f"{path} does not hold the GPU functions that were published.", ELSE)
+    raise EngineError(
+        _("{path} does not hold the GPU functions that were published.").format(path=path), _(ELSE)
+    )
 
 
 def cpm_takes(weight: PackedWeight, dtype: torch.dtype) -> bool:

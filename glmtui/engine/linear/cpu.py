@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glmtui.engine.linear.choice import Kernel
 from glmtui.engine.linear.plain import GEMV_ROWS, Linear, LinearLayer, finished
 from glmtui.engine.processor import product_dtype
-from glmtui.engine.quant import PackedWeight, row_blocks
+from glmtui.engine.quant import PackedWeight, per_row, row_blocks
 
 INT4_GROUPS = (256, 128, 64, 32)  # what torch's int4 kernels take
 # up to this many tokens at once the packed kernels win where plain products are in float32
@@ -100,6 +101,36 @@ class CpuInt4Linear(LinearLayer):
         scale, zero = (part.to(dtype).contiguous() for part in self.scales_and_zeros.unbind(-1))
         grouped = q.view(scale.shape[0], self.group, -1).sub_(8)
         return torch.addcmul(zero.unsqueeze(1), grouped, scale.unsqueeze(1)).view(self.columns, -1)
+
+
+def int4_group(weight: PackedWeight) -> int:
+    """The largest group of torch's that the weight's own consists of; 0 if none is."""
+    return next((group for group in INT4_GROUPS if weight.group % group == 0), 0)
+
+
+def _takes_int4(weight: PackedWeight, dtype: torch.dtype) -> bool:
+    fits = weight.bits == 4 and int4_group(weight) > 0 and packed_block() > 0
+    return fits and weight.order is None and dtype == torch.bfloat16
+
+
+def _make_int4(weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
+    return CpuInt4Linear(weight.regrouped(int4_group(weight)), bias)
+
+
+def _takes_int8(weight: PackedWeight, dtype: torch.dtype) -> bool:
+    return weight.bits == 8 and weight.order is None and dtype == torch.bfloat16
+
+
+def _make_int8(weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
+    """torch's kernel knows no groups; int8 loses next to nothing by a scale per row."""
+    one_scale = weight.group == weight.in_features and weight.zero is None
+    return CpuInt8Linear(weight if one_scale else per_row(weight), bias)
+
+
+KERNELS = (
+    Kernel("torch int4", _takes_int4, _make_int4),
+    Kernel("torch int8", _takes_int8, _make_int8),
+)
 
 
 def pack_for_cpu(q: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Getting a model from the Hugging Face hub or a mirror of it, into the hub's own cache.
 
-Only what is needed comes: config, tokenizer, and the weights once. None of the repository's Python
-comes at all. Finding and storing is `huggingface_hub`'s business, so HF_HOME, HF_TOKEN and
-HF_ENDPOINT hold and other programs find the files too; the bytes are `fetch`'s.
+Only what is needed comes: config, tokenizer, and the weights once. Of the repository's Python
+nothing comes but one file of ChatGLM's, as text that is never run (`known.CPM_FILE`). Finding and
+storing is `huggingface_hub`'s business, so HF_HOME, HF_TOKEN and HF_ENDPOINT hold and other
+programs find the files too; the bytes are `fetch`'s.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TypeVar
 
 from glmtui.engine.families import family_of
 from glmtui.engine.folder import read_config
+from glmtui.engine.known import CPM_FILE, MAX_CPM_BYTES
 from glmtui.engine.pull.fetch import RemoteFile, fetch, refused
 from glmtui.engine.pull.staging import Job, disk_errors, need_room
 from glmtui.errors import DownloadError, UnsupportedModel
@@ -27,6 +29,7 @@ HUB = "https://huggingface.co"
 REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 SIDE_FILES = re.compile(r"[^/]+\.(json|model|jinja)|(vocab|merges)\.txt")
 SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
+CHATGLM = "tokenization_chatglm.py"  # what marks a repository as one of ChatGLM's
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")  # of git, or sha256
 BIN = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
 KINDS = ((SAFETENSORS, ".safetensors.index.json"), (BIN, ".bin.index.json"))
@@ -129,6 +132,8 @@ def choose(repo: str, files: Sequence[RemoteFile]) -> list[RemoteFile]:
         if SIDE_FILES.fullmatch(file.name)
         and (not file.name.endswith(".index.json") or file.name.endswith(index_end))
     ]
+    if CHATGLM in names:
+        side += [f for f in files if f.name == CPM_FILE and f.size <= MAX_CPM_BYTES]
     return sorted(side, key=lambda file: file.name != "config.json") + weights
 
 
