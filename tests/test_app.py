@@ -13,6 +13,7 @@ from fake_engine import FakeEngine
 
 from glmtui.chat import Conversation, Message
 from glmtui.errors import ConfigError, EngineError, ModelError, StoreError
+from glmtui.ui.chat_view import SHORTEST_FRAME
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 
@@ -376,3 +377,19 @@ async def test_without_motion_a_reply_is_drawn_twice_a_second_and_whole_at_its_e
         assert "".join(text for _, text in drawn) == "".join(pieces)
         *times, _last = [at for at, _ in drawn]  # the end is drawn when it comes
         assert all(later - earlier > 0.4 for earlier, later in pairwise(times))
+
+
+async def test_a_reply_is_drawn_at_most_so_many_times_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running() as desk:
+        drawn: list[float] = []
+        transcript = desk.app.chat.transcript
+        append = transcript.append
+        monkeypatch.setattr(
+            transcript, "append", lambda text: (drawn.append(time.monotonic()), append(text))
+        )
+        desk.engine.pieces, desk.engine.rate = ["word "] * 60, 100.0
+        await desk.ask("Go")
+        assert drawn
+        assert len(drawn) <= (drawn[-1] - drawn[0]) / SHORTEST_FRAME + 2

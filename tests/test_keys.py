@@ -107,7 +107,12 @@ async def test_the_app_goes_by_the_keys_in_force_and_shows_them(folders: Path) -
 
 
 async def test_keys_of_the_list_and_of_the_prompt_are_changed_like_others(folders: Path) -> None:
-    bound = {"listed_pin": ("f9",), "listed_delete": (), "search_history": ("f7",)}
+    bound = {
+        "listed_pin": ("f9",),
+        "search_history": ("f7",),
+        "regenerate": (),
+        "listed_delete": (),
+    }
     async with running(replace(SERVER, bindings=bound)) as desk:
         await desk.ask("first question")
         await desk.pilot.press("ctrl+o")
@@ -121,7 +126,7 @@ async def test_keys_of_the_list_and_of_the_prompt_are_changed_like_others(folder
         assert not desk.app.chat.prompt.completions.display
         await desk.pilot.press("f7")
         await desk.shows("F7: the next")
-        assert "1/2" not in desk.screen()
+        assert len(desk.engine.requests) == 1
 
 
 async def test_vim_keys_scroll_where_nothing_is_typed(folders: Path) -> None:

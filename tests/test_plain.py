@@ -200,16 +200,22 @@ def test_messages_are_copied_deleted_and_asked_otherwise(
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     copied = paths.state_dir() / "copied.txt"
-    text, engine = talk("/copy", "/thinking", "/edit", "/editor", "/delete", "/undo", "/thinking",
-                        "/code 2", "/edit", "/history why", engine=thoughtful)  # fmt: skip
+    lines = ("/copy", "/thinking", "/edit", "/editor", "/delete", "/undo", "/thinking", "/code 2")
+    text, engine = talk(*lines, "/edit", "/history why", engine=thoughtful)
     asked = [
         [m.content for m in request.messages if m.role == "user"] for request in engine.requests
     ]
     assert asked == [["Why?"], ["Why?Why?"]]
     assert copied.read_text("utf-8") == "two"
-    for line in ("There is no reply yet to copy.", "There is no question yet to edit.",
-                 "There are no thoughts before this reply.", "Let me see.", "Block 2 of 2.",
-                 "Deleted 1 message; /undo brings it back.", "Why?\nWhy?Why?\n"):  # fmt: skip
+    for line in (
+        "There is no reply yet to copy.",
+        "There is no question yet to edit.",
+        "There are no thoughts before this reply.",
+        "Let me see.",
+        "Block 2 of 2.",
+        "Deleted 1 message; /undo brings it back.\n> /undo\nfake: ",
+        "Why?\nWhy?Why?\n",
+    ):
         assert line in text
     saved = Store(paths.data_dir() / "conversations").load("last")
     assert len(saved.messages) == 4  # both questions, each with its reply

@@ -95,13 +95,13 @@ def load(
             )
         kv = kv_per_token(empty)
         device = device_of(options.device, device, empty, kv, info.stored, dtype, quant, machine)
-    on_progress(Progress("loading", 0, info.nbytes))
+    on_progress(Progress(_("loading"), 0, info.nbytes))
     with _refusals(info.path, device):
         inner = _read(info.path, dtype)
         kinds = _pack(inner, quant, device, dtype, choice) if isinstance(quant, Quant) else set()
         model = Wrapped(inner.to(device))
         kv_bytes = model.kv_bytes_per_token(device)
-    on_progress(Progress("loading", info.nbytes, info.nbytes))
+    on_progress(Progress(_("loading"), info.nbytes, info.nbytes))
     context_length = min(options.context_length or info.context_length, info.context_length)
     loaded = LoadedInfo(
         name=info.name,

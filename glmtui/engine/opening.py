@@ -33,7 +33,7 @@ def open_model(
         from glmtui.engine.server import ServerModel
 
         return ServerModel.connect(target)
-    on_progress(Progress("loading"))
+    on_progress(Progress(_("loading")))
     prepare_environment()
     _load_torch_library()
     try:

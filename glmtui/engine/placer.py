@@ -95,7 +95,7 @@ class Placer:
         total = sum(p.numel() for p in self.model.parameters())
         done = 0
         for path, module, shapes in modules:
-            on_progress(Progress("loading", nbytes * done // total, nbytes))
+            on_progress(Progress(_("loading"), nbytes * done // total, nbytes))
             self.device = self._places.get(".".join(path.split(".")[:2]), self.device)
             wanted = {name: sources[f"{path}.{name}"] for name in shapes}
             if path in TABLES:
@@ -107,7 +107,7 @@ class Placer:
             self.checkpoint.close()
             done += sum(shape.numel() for shape in shapes.values())
         self._check_unread()
-        on_progress(Progress("loading", nbytes, nbytes))
+        on_progress(Progress(_("loading"), nbytes, nbytes))
 
     def _place_linear(
         self, path: str, wanted: Mapping[str, Rows], shapes: Mapping[str, torch.Size]

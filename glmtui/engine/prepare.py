@@ -153,7 +153,7 @@ def _write_weights(
     total, done = checkpoint.nbytes, 0
     with TensorFile(target, parts) as file:
         for name in names:
-            job.report("quantising", min(done, total), total)
+            job.report(_("quantising"), min(done, total), total)
             stored = checkpoint.get(name)
             weight = _quantised(stored, quant, matters.get(name)) if name in linear else stored
             for suffix, tensor in _parts(weight):

@@ -255,10 +255,10 @@ def _write_weights(
         name = f"model-{n:05}-of-{len(shards):05}.safetensors" if many else "model.safetensors"
         for size in _write_shard(checkpoint, folder / name, parts):
             done += size
-            job.report(f"writing {name}", done, 2 * total)
+            job.report(_("writing {name}").format(name=name), done, 2 * total)
         for size in _read_back(checkpoint, folder / name, parts):
             done += size
-            job.report(f"reading {name} back", done, 2 * total)
+            job.report(_("reading {name} back").format(name=name), done, 2 * total)
         checkpoint.close()  # lets go of the shard's memory
         weight_map |= {part.name: name for part in parts}
     if len(shards) > 1:

@@ -71,7 +71,7 @@ def compare_replies(original: Path, slim: Path, report: Report) -> Checked:
     for n, model in enumerate((old, new)):
 
         def read(fraction: float, n: int = n) -> None:
-            report("comparing replies", int((n + fraction) / 2 * size), size)
+            report(_("comparing replies"), int((n + fraction) / 2 * size), size)
 
         logits.append(model.greedy_logits(asked, REPLY_TOKENS, read))
     worst = float((logits[0] - logits[1]).abs().max())

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from glmtui.ui.app import GlmtuiApp
     from glmtui.ui.panel import SettingsPanel
 
-SHORTEST_FRAME, LONGEST_FRAME = 1 / 25, 1 / 10
+SHORTEST_FRAME, LONGEST_FRAME = 1 / 15, 1 / 10  # each costs the same, however little is new
 SLOW_FRAME = 1 / 2  # where `motion` is false
 STATUS_SECONDS = 0.5
 PLACEHOLDER = N_("Ask anything, or / for commands")

@@ -209,7 +209,7 @@ class ConversationPicker(FindingDialog):
     def _way_back(self) -> str:
         (undo,) = (command for command in self._keys if command.action == "listed_undo")
         keys = undo.bare_key_names
-        return " " + _("{key} brings it back.").format(key=keys[0]) if keys else ""
+        return _(" {key} brings it back.").format(key=keys[0]) if keys else ""
 
     def action_listed_undo(self) -> None:
         """Brings back what was deleted last."""

@@ -191,8 +191,12 @@ class PlainChat(PlainTalk):
 
     def do_undo(self) -> None:
         """Brings back what was taken out last."""
-        if self.session.undo() is None:
+        restored = self.session.undo()
+        if restored is None:
             self._say(_("There is nothing to bring back; the conversation went on."))
+        for message in self.session.conversation.path:
+            if message.id == restored:
+                self._tell(message)
 
     def _last(self, role: Role) -> Message | None:
         path = self.session.conversation.path

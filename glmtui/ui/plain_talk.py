@@ -228,7 +228,10 @@ class PlainTalk:
         self._leave(conversation)
         self._say(wording.title(conversation))
         for message in self.session.conversation.path:
-            self._say(f"{one_line(message.model) or message.role}: {message.content}")
+            self._tell(message)
+
+    def _tell(self, message: Message) -> None:
+        self._say(f"{one_line(message.model) or message.role}: {message.content}")
 
     def _installed(self) -> str:
         from glmtui.engine import catalog

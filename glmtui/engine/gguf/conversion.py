@@ -290,7 +290,7 @@ def _write_safetensors(
                     )
                 out.write(piece.tobytes())
                 done += piece.nbytes
-                on_progress(Progress("converting", done, total))
+                on_progress(Progress(_("converting"), done, total))
 
 
 def _pieces(renamed: Renamed, part: Part) -> Iterator[Array]:

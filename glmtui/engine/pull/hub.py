@@ -52,7 +52,8 @@ def pull_from_hub(repo: str, endpoint: str | None, job: Job) -> Path:
 
     # it reads HF_ENDPOINT when it is imported, which may have been long ago
     endpoint = (endpoint or os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
-    job.report(f"asking {endpoint.partition('://')[2]} for {repo}")
+    host = endpoint.partition("://")[2]
+    job.report(_("asking {host} for {model}").format(host=host, model=repo))
     try:
         ask = hub.HfApi(endpoint=endpoint).model_info
         info = _asked(partial(ask, repo, files_metadata=True, timeout=API_SECONDS), repo, endpoint)
@@ -60,7 +61,7 @@ def pull_from_hub(repo: str, endpoint: str | None, job: Job) -> Path:
         cached = hub.try_to_load_from_cache(repo, "config.json")
         if not isinstance(cached, str):
             raise
-        job.report(f"{error.message} Taking the copy that is here already.")
+        job.report(error.message + " " + _("Taking the copy that is here already."))
         return Path(cached).parent  # whether it is whole, the caller looks
     revision = _digest(info.sha, endpoint)
     files = [
@@ -86,7 +87,9 @@ def pull_from_hub(repo: str, endpoint: str | None, job: Job) -> Path:
         need_room(cache, sum(file.size for file in missing) + KEPT_FREE, repo)
         blobs.mkdir(parents=True, exist_ok=True)
         for n, file in enumerate(chosen, 1):
-            what = f"downloading {file.name} ({n} of {len(chosen)})"
+            what = _("downloading {name} ({n} of {count})").format(
+                name=file.name, n=n, count=len(chosen)
+            )
             if not (blobs / file.etag).exists():
                 fetch(file, blobs / file.etag, headers, job, what)
             job.report(what, file.size, file.size)

@@ -134,7 +134,7 @@ def _take_folder(folder: Path, job: Job) -> ModelInfo:
 
 def _note(folder: Path, name: str, source: str, job: Job, title: str) -> ModelInfo:
     """Remembers a model whose files stay where they are."""
-    job.report(f"looking at {folder.name}")
+    job.report(_("looking at {name}").format(name=folder.name))
     info = inspect(folder, name=name)
     # a person may well train on in their own folder; the hub's files do not change
     kept = weight_files(folder) if source.startswith("hub:") else []

@@ -66,7 +66,7 @@ class Job:
             while chunk := file.read(CHUNK_BYTES):
                 digest.update(chunk)
                 done += len(chunk)
-                self.report("checking", done, total)
+                self.report(_("checking"), done, total)
         return digest.hexdigest()
 
 

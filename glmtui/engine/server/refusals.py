@@ -173,7 +173,7 @@ def broken_off(blame: Blame, *, begun: bool) -> ServerError:
     said = _("The connection to {server} broke off before it answered.")
     if begun:
         said = _("The connection to {server} broke off in mid-answer.")
-    hint = _("The server may be down.") + " " + _(LOG_HINT)
+    hint = _("The server may be down. The server's own log says more.")
     return ServerError(said.format(server=blame.address), hint)
 
 
