@@ -156,16 +156,19 @@ def test_parts_of_one_layer_keep_a_common_order_and_else_are_unpacked() -> None:
 # ---- as a tool writes them
 
 
-@pytest.mark.parametrize("name", ["act_order", "in_order_v2"])
-def test_logits_are_the_tools(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("act_order", "int4 g32"), ("in_order_v2", "int4 g32"), ("act_order_8_bits", "int8 g32")],
+)
+def test_logits_are_the_tools(name: str, kind: str) -> None:
     expected = load_file(MADE_BY_A_TOOL / name / "logits.safetensors")
     folder = str(MADE_BY_A_TOOL / name)
     ids = expected["ids"].tolist()
     exact = load_model(folder, LoadOptions(device="cpu", dtype="float32"))
     assert float((exact.logits(ids) - expected["logits"]).abs().max()) < 1e-2
     packed = load_model(folder, LoadOptions(device="cpu", dtype="bfloat16"))
-    assert packed.info.quant == "int4 g32"
-    assert float((packed.logits(ids) - expected["logits"]).std()) < 0.03
+    assert packed.info.quant == kind
+    assert float((packed.logits(ids) - expected["logits"]).std()) < 0.04
 
 
 def test_activation_order_is_read_where_the_tool_used_it() -> None:
