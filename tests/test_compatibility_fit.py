@@ -110,7 +110,7 @@ def test_the_kernel_asked_for_is_tried(qwen2: Path, monkeypatch: pytest.MonkeyPa
 
     def kernel_choice(wanted: str, *rest: Any) -> Choice:
         asked.append(wanted)
-        choice = Choice(())
+        choice = Choice((), time_plain=False)
         choice.used.add("unpacking")
         return choice
 

@@ -13,6 +13,7 @@ from test_app_terminal import start
 
 from glmtui.chat import Conversation, Message
 from glmtui.store.drafts import Drafts
+from glmtui.ui.finding import Found
 from glmtui.ui.typed import Typed
 
 __all__ = ["folders", "start"]
@@ -85,11 +86,13 @@ async def test_each_conversation_has_its_own_and_a_new_page_takes_it_along(folde
         await desk.pilot.press("ctrl+n")
         await desk.ask("Second")
         await desk.pilot.press(*"for the second")
-        desk.app.chat._open(first)
+        desk.app.chat._open(Found(first))
+        await desk.until(lambda: desk.app.session.conversation.id == first)
         assert desk.app.chat.prompt.text == ""
         await desk.pilot.press(*"for new", "ctrl+n")
         assert desk.app.chat.prompt.text == "for new"
-        desk.app.chat._open(first)
+        desk.app.chat._open(Found(first))
+        await desk.until(lambda: desk.app.session.conversation.id == first)
         assert desk.app.chat.prompt.text == ""
 
 

@@ -77,7 +77,7 @@ def distribution(
 def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     """Indices of the fewest, most likely tokens that reach `top_p` together (arXiv:1904.09751)."""
     # all that are less likely than this make up less than what is left out, so need no sorting
-    least = (1 - top_p) / probabilities.shape[0]
+    least = (1 - top_p) / max(probabilities.shape[0], 1)
     likely = (probabilities >= least).nonzero().flatten()
     ordered, order = probabilities[likely].sort(descending=True)
     before = ordered.cumsum(-1) - ordered
