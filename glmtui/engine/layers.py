@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from glmtui.engine.processor import product_dtype
 
-QUERY_BLOCK = 256  # queries at a time on a CPU
+QUERY_BLOCK = 64  # queries at a time on a CPU
 FEW_QUERIES = 4  # up to so many a CPU computes each alone
 
 

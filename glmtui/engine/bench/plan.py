@@ -19,8 +19,8 @@ KINDS = ("prefill", "decode", "turn", "reread")
 CONTEXTS = (0, 512, 2048)  # tokens; those that do not fit become what fits
 TURNS = 20
 SHOWN_TURNS = (1, 5, 10, 20)
-QUESTION = 81  # tokens; with the reply 85 a turn, so that turn 20 stands at 1,700
-REPLY = 4
+QUESTION = 41  # tokens; with the reply 85 a turn, so that turn 20 stands at 1,660
+REPLY = 44
 
 
 @dataclass(frozen=True, slots=True)

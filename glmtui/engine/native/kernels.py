@@ -17,7 +17,7 @@ from torch import Tensor
 from glmtui.engine.native.library import Decoder, Layer, Linear, at, done, library
 from glmtui.engine.quant import PackedWeight
 
-FEW = 32  # tokens at once; for more, products of whole matrices are faster
+FEW = 48  # tokens at once; for more, products of whole matrices are faster
 HALVES = (torch.float16, torch.bfloat16)
 
 
