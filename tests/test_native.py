@@ -190,7 +190,7 @@ def decoder(key: str, bits: int, group: int | None) -> PreNormDecoder:
         bias = None if slot.bias is None else slot.bias.bfloat16()
         weight = slot.weight.half() if name == "head" else quantize(slot.weight, bits, group)
         setattr(model.get_submodule(parent), name, NativeLinear(weight, bias))
-    model.embedding.weight.data = model.embedding.weight.bfloat16()
+    model.embedding.weight.data = model.embedding.weight.half()  # as a CPU holds most tables
     model.prepare(300, torch.bfloat16, CPU)
     return model
 

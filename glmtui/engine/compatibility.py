@@ -66,7 +66,7 @@ def load(
         raw: its config.json.
         device: that `options.device` stands for before anything is known of the model.
         quant: how linear layers are to be held; "auto" is None, as packed weights are not read.
-        choice: of kernels that multiply with packed ones on a GPU.
+        choice: of kernels that multiply with packed ones.
         machine: what is free.
 
     Raises:

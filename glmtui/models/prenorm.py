@@ -143,10 +143,10 @@ class PreNormDecoder(Decoder):
         if padding is not None:
             at = padded_positions(padding, start, length)
         cos, sin = self.rotary.cos[at], self.rotary.sin[at]
+        x = self.embedding(ids).to(cos.dtype)
         if cache is not None and padding is None and self._native and is_short(ids, cache):
             keys, values = cache.reserve(length)
-            x = self.embedding(ids)[0]
-            said = self._native(x, cos, sin, keys, values, start, last_only=last_only)
+            said = self._native(x[0], cos, sin, keys, values, start, last_only=last_only)
             cache.advance(length)
             return said[None]
         mask = causal_mask(length, start, dtype=cos.dtype, device=ids.device)
@@ -154,7 +154,6 @@ class PreNormDecoder(Decoder):
             mask = cache.visible()
         elif padding is not None:
             mask = padded_mask(mask, padding, start, length, cos.dtype)
-        x = self.embedding(ids).to(cos.dtype)
         for layer in self.layers:
             x = layer(x, cos, sin, mask, cache)
         if cache is not None:

@@ -52,6 +52,7 @@ class NativeWeight:
         Returns:
             bfloat16 [..., out].
         """
+        assert x.dtype == torch.bfloat16, "the kernels would read other numbers"
         rows, columns = self.shape
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], rows)
@@ -164,6 +165,8 @@ class DecoderStep:
         Returns:
             float32 [S or 1, vocab].
         """
+        numbers = (x, cos, sin, keys[0], values[0])
+        assert all(t.dtype == torch.bfloat16 for t in numbers), "the kernels would read others"
         tokens = x.shape[0]
         logits = torch.empty(1 if last_only else tokens, self._vocab)
         pointers = c_void_p * len(keys)
