@@ -29,7 +29,7 @@ from glmtui.engine.layers import (
     swiglu,
 )
 from glmtui.engine.linear import NativeLinear
-from glmtui.engine.native.kernels import FEW, DecoderStep, LayerWeights
+from glmtui.engine.native.kernels import DecoderStep, LayerWeights, suit
 
 Rotation: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Heads [batch, heads, S, head_dim] turned by cosines and sines, each [S, head_dim]."""
@@ -144,7 +144,7 @@ class PreNormDecoder(Decoder):
             at = padded_positions(padding, start, length)
         cos, sin = self.rotary.cos[at], self.rotary.sin[at]
         x = self.embedding(ids).to(cos.dtype)
-        if cache is not None and padding is None and self._native and is_short(ids, cache):
+        if cache is not None and padding is None and self._native and is_plain(ids, cache):
             keys, values = cache.reserve(length)
             said = self._native(x[0], cos, sin, keys, values, start, last_only=last_only)
             cache.advance(length)
@@ -193,9 +193,9 @@ class PreNormDecoder(Decoder):
         )
 
 
-def is_short(ids: Tensor, cache: KVCache) -> bool:
+def is_plain(ids: Tensor, cache: KVCache) -> bool:
     """Whether a step over these ids, [batch, S], is one for the compiled kernels."""
-    return ids.shape[0] == 1 and ids.shape[1] <= FEW and cache.position is None
+    return ids.shape[0] == 1 and cache.position is None and suit(ids.shape[1])
 
 
 def padded_positions(padding: Tensor, start: int, length: int) -> Tensor:

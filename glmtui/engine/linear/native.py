@@ -1,7 +1,7 @@
 """Linear layers on a CPU by our own kernels (`glmtui.engine.native`), activations in bfloat16.
 
 A few tokens are multiplied with the weight as it is packed, in any source's own groups; for many it
-is unpacked for a plain matrix product, in the dtype this CPU is fast in.
+is unpacked, by the kernels as they go or, where torch has a faster product, for that.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from glmtui.engine.linear.choice import Kernel
 from glmtui.engine.linear.plain import LinearLayer
-from glmtui.engine.native.kernels import FEW, NativeWeight, reads
+from glmtui.engine.native.kernels import NativeWeight, reads, suit
 from glmtui.engine.native.library import available
 from glmtui.engine.processor import product_dtype
 from glmtui.engine.quant import PackedWeight, row_blocks
@@ -30,7 +30,7 @@ class NativeLinear(LinearLayer):
         self.nbytes = weight.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() <= FEW * x.shape[-1]:
+        if suit(x.numel() // x.shape[-1]):
             return self.native.multiply(x)
         dtype = product_dtype()
         wide, bias = x.to(dtype), self.native.bias

@@ -23,8 +23,10 @@ from pathlib import Path
 from glmtui import paths
 
 HERE = Path(__file__).parent
-HEADERS, SOURCES = ("numbers.h", "linear.h"), ("linear.c", "prenorm.c", "quantize.c")
-FLAGS = ("-std=gnu11", "-O3", "-mavx2", "-mfma", "-mf16c", "-fno-math-errno")
+HEADERS = ("numbers.h", "linear.h", "matrix.h", "attention.h")
+SOURCES = ("linear.c", "matrix.c", "attention.c", "prenorm.c", "quantize.c")
+FEW = 8  # tokens that are multiplied with a weight as it is packed; for more it is unpacked
+FLAGS = ("-std=gnu11", "-O3", "-mavx2", "-mfma", "-mf16c", "-fno-math-errno", f"-DFEW={FEW}")
 LINKING = ("-shared", "-fPIC", "-fopenmp", "-lm")
 COMPILERS = ("cc", "gcc", "clang")
 NEEDED = {"avx2", "fma", "f16c"}

@@ -1,7 +1,7 @@
 """The compiled kernels as functions of tensors, which are contiguous and on a CPU.
 
-Callers ask `available` first. A token's result is the same to the last bit whatever is computed
-beside it. As many threads work as torch would use.
+Callers ask `available` first. Of up to FEW tokens a token's result is the same to the last bit,
+whatever is computed beside it. As many threads work as torch would use.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from glmtui.engine.native.library import Decoder, Layer, Linear, at, done, library
+from glmtui.engine.native.build import FEW
+from glmtui.engine.native.library import Decoder, Layer, Linear, Step, at, done, library
+from glmtui.engine.processor import product_dtype
 from glmtui.engine.quant import PackedWeight
 
-FEW = 48  # tokens at once; for more, products of whole matrices are faster
 HALVES = (torch.float16, torch.bfloat16)
+
+
+def suit(tokens: int) -> bool:
+    """Whether the kernels are the fastest there is for so many tokens at once."""
+    return tokens <= FEW or product_dtype() == torch.float32  # as the kernels multiply
 
 
 class NativeWeight:
@@ -93,11 +99,11 @@ class LayerWeights:
 
 
 class DecoderStep:
-    """A whole step of a pre-norm decoder over a few tokens in one call.
+    """A whole step of a pre-norm decoder in one call.
 
     Args:
         norm: float32 [hidden], before the head.
-        heads, kv_heads, size: of the attention; the size of a head divides by 32.
+        heads, kv_heads, size: of the attention; `takes` the size of a head.
         halves: whether heads turn as in `layers.rotate_halves`, else as in `rotate_pairs`.
     """
 
@@ -141,7 +147,7 @@ class DecoderStep:
 
     @staticmethod
     def takes(head_size: int) -> bool:
-        return head_size % 32 == 0
+        return head_size % 32 == 0 and head_size <= 256
 
     def __call__(
         self,
@@ -169,17 +175,18 @@ class DecoderStep:
         assert all(t.dtype == torch.bfloat16 for t in numbers), "the kernels would read others"
         tokens = x.shape[0]
         logits = torch.empty(1 if last_only else tokens, self._vocab)
+        room, threads = keys[0].shape[2], torch.get_num_threads()
+        step = Step(at(cos), at(sin), tokens, room, offset, threads)
         pointers = c_void_p * len(keys)
         done(
             library().prenorm_step(
                 logits.data_ptr(),
                 x.data_ptr(),
                 ctypes.addressof(self._struct),
-                cos.data_ptr(),
-                sin.data_ptr(),
+                ctypes.addressof(step),
                 pointers(*map(at, keys)),
                 pointers(*map(at, values)),
-                *(tokens, keys[0].shape[2], offset, last_only, torch.get_num_threads()),
+                last_only,
             )
         )
         return logits

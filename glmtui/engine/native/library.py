@@ -28,8 +28,7 @@ def library() -> ctypes.CDLL:
     found.linear.argtypes = [c_void_p, c_void_p, c_void_p, c_long, c_int]
     found.unpack.argtypes = [c_void_p, c_void_p, c_long, c_long, c_int, c_int]
     found.quantize.argtypes = [c_void_p, c_void_p, c_float, c_int, c_int]
-    pointers, longs = [c_void_p] * 7, [c_long] * 3
-    found.prenorm_step.argtypes = [*pointers, *longs, c_int, c_int]
+    found.prenorm_step.argtypes = [*[c_void_p] * 6, c_int]
     return found
 
 
@@ -55,6 +54,14 @@ class Decoder(ctypes.Structure):
         *((name, c_int64) for name in ("depth", "hidden", "inner", "heads", "kv_heads", "size")),
         ("eps", c_float),
         ("halves", c_int32),
+    )
+
+
+class Step(ctypes.Structure):
+    _fields_ = (
+        *((name, c_void_p) for name in ("cos", "sin")),
+        *((name, c_int64) for name in ("tokens", "room", "offset")),
+        ("threads", c_int32),
     )
 
 

@@ -1,4 +1,4 @@
-/* Products of a few tokens with weights of 4, 8 and 16 bits, and weights unpacked for many.
+/* Products of a few tokens with weights of 4, 8 and 16 bits, and weights unpacked.
 
    For weights of 4 and 8 bits the activations are rounded to integers of 16 bits with a scale per
    BLOCK, closer than bfloat16 is, and multiplied as integers: two products and their sum per
@@ -233,7 +233,10 @@ static int multiply_half(float *y, const float *x, const Linear *w, long tokens,
 
 int multiply(float *y, const float *x, const Linear *w, long tokens, int threads)
 {
-    return (w->bits == 16 ? multiply_half : multiply_packed)(y, x, w, tokens, threads);
+    if (tokens <= FEW)
+        return (w->bits == 16 ? multiply_half : multiply_packed)(y, x, w, tokens, threads);
+    multiply_many(y, x, w, tokens, threads);
+    return 0;
 }
 
 /* The same with x and y in bfloat16. */
@@ -243,11 +246,13 @@ int linear(bf16 *y, const bf16 *x, const Linear *w, long tokens, int threads)
     float *wide = malloc((in + out) * sizeof(float));
     if (!wide)
         return -1;
+    PARALLEL_IF_MANY
     for (long i = 0; i < in; i++)
         wide[i] = one_bf16(x[i]);
     const int result = multiply(wide + in, wide, w, tokens, threads);
-    for (long i = 0; result == 0 && i < out; i++)
-        y[i] = to_bf16(wide[in + i]);
+    PARALLEL_IF_MANY
+    for (long i = 0; i < out; i++)
+        y[i] = to_bf16(result == 0 ? wide[in + i] : 0);
     free(wide);
     return result;
 }

@@ -21,4 +21,7 @@ typedef struct {
 /* y = x w^T + bias; x: [tokens, columns], y: [tokens, rows]. 0, or -1 where memory is short. */
 int multiply(float *y, const float *x, const Linear *w, long tokens, int threads);
 
+/* The same by panels of the weight in float32: faster where tokens are more than FEW. */
+void multiply_many(float *y, const float *x, const Linear *w, long tokens, int threads);
+
 #endif

@@ -14,6 +14,13 @@ typedef uint16_t f16;
 
 #define INLINE static inline __attribute__((always_inline))
 #define PARALLEL_FOR _Pragma("omp parallel for num_threads(threads) schedule(static)")
+#define PARALLEL_IF_MANY \
+    _Pragma("omp parallel for num_threads(threads) schedule(static) if(tokens > FEW)")
+
+INLINE long lesser(long a, long b)
+{
+    return a < b ? a : b;
+}
 
 INLINE long padded(long count) /* to a multiple of 8 */
 {

@@ -1,15 +1,14 @@
-/* A step of the pre-norm decoder (models/prenorm.py) over a few tokens, from embedding to logits.
+/* A step of the pre-norm decoder (models/prenorm.py), from embedding to logits.
 
-   Computed in float32 but for keys and values, which are kept in bfloat16. A token's result is the
-   same to the last bit, whatever is computed beside it. Sizes are divisible by 32. */
+   Computed in float32 but for keys and values, which are kept in bfloat16. Where tokens are few, a
+   token's result is the same to the last bit, whatever is computed beside it. Sizes are divisible
+   by 32. */
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 
+#include "attention.h"
 #include "linear.h"
-
-#define QUERIES 3 /* that a key is read for at a time: as many as there are registers for */
 
 typedef struct {
     const float *attention_norm, *mlp_norm; /* [hidden] */
@@ -25,45 +24,57 @@ typedef struct {
     int32_t halves; /* a head turns pairs (i, i + size / 2), else (2i, 2i + 1) */
 } Decoder;
 
+typedef struct {
+    const bf16 *cos, *sin;        /* [tokens, size] */
+    int64_t tokens, room, offset; /* of a cache with `room` tokens `offset` are filled */
+    int32_t threads;
+} Step;
+
 /* What a step needs room for, per token. */
 typedef struct {
     float *x, *normed, *qkv, *attended, *gate_up, *inner;
-    float *scores; /* [threads, QUERIES, context] */
+    float *scores; /* [threads, attention_room] */
 } Buffers;
 
 /* y = x / sqrt(mean(x^2) + eps) * weight */
 static void rms_norm(float *y, const float *x, const float *weight, float eps, long tokens,
-                     long size)
+                     long size, int threads)
 {
-    for (long t = 0; t < tokens; t++, x += size, y += size) {
+    PARALLEL_IF_MANY
+    for (long t = 0; t < tokens; t++) {
+        const float *from = x + t * size;
         __m256 squares = _mm256_setzero_ps();
         for (long c = 0; c < size; c += 8)
-            squares = _mm256_fmadd_ps(_mm256_loadu_ps(x + c), _mm256_loadu_ps(x + c), squares);
+            squares = _mm256_fmadd_ps(_mm256_loadu_ps(from + c), _mm256_loadu_ps(from + c), squares);
         const __m256 inverse = _mm256_set1_ps(1 / sqrtf(sum_of(squares) / size + eps));
         for (long c = 0; c < size; c += 8) {
-            const __m256 normed = _mm256_mul_ps(_mm256_loadu_ps(x + c), inverse);
-            _mm256_storeu_ps(y + c, _mm256_mul_ps(normed, _mm256_loadu_ps(weight + c)));
+            const __m256 normed = _mm256_mul_ps(_mm256_loadu_ps(from + c), inverse);
+            _mm256_storeu_ps(y + t * size + c, _mm256_mul_ps(normed, _mm256_loadu_ps(weight + c)));
         }
     }
 }
 
 /* y = silu(gate) * up, x holding size gates and then size ups per token */
-static void swiglu(float *y, const float *x, long tokens, long size)
+static void swiglu(float *y, const float *x, long tokens, long size, int threads)
 {
     const __m256 one = _mm256_set1_ps(1);
-    for (long t = 0; t < tokens; t++, x += 2 * size, y += size)
+    PARALLEL_IF_MANY
+    for (long t = 0; t < tokens; t++)
         for (long c = 0; c < size; c += 8) {
-            const __m256 gate = _mm256_loadu_ps(x + c);
+            const __m256 gate = _mm256_loadu_ps(x + 2 * t * size + c);
+            const __m256 up = _mm256_loadu_ps(x + (2 * t + 1) * size + c);
             const __m256 below = exp_of(_mm256_sub_ps(_mm256_setzero_ps(), gate));
             const __m256 silu = _mm256_div_ps(gate, _mm256_add_ps(one, below));
-            _mm256_storeu_ps(y + c, _mm256_mul_ps(silu, _mm256_loadu_ps(x + size + c)));
+            _mm256_storeu_ps(y + t * size + c, _mm256_mul_ps(silu, up));
         }
 }
 
-static void add(float *x, const float *y, long count)
+static void add(float *x, const float *y, long tokens, long size, int threads)
 {
-    for (long c = 0; c < count; c++)
-        x[c] += y[c];
+    PARALLEL_IF_MANY
+    for (long t = 0; t < tokens; t++)
+        for (long c = t * size; c < (t + 1) * size; c++)
+            x[c] += y[c];
 }
 
 /* Turns a head: x = x * cos + partner * sin; the partner of a number stands half a head away or
@@ -78,156 +89,67 @@ static void turn(float *x, const bf16 *cos, const bf16 *sin, long size, int halv
     }
 }
 
-/* In place; there is room for numbers up to a multiple of 8. */
-static void softmax(float *scores, long length)
+/* Turns the heads in place and adds keys and values to the cache. keys, values:
+   [kv_heads, room, size], written from offset on. */
+static void turn_and_keep(const Decoder *d, const Step *s, float *qkv, bf16 *keys, bf16 *values)
 {
-    float largest = -INFINITY;
-    for (long i = 0; i < length; i++)
-        largest = scores[i] > largest ? scores[i] : largest;
-    for (long i = length; i < padded(length); i++)
-        scores[i] = -INFINITY;
-    __m256 total = _mm256_setzero_ps();
-    for (long i = 0; i < length; i += 8) {
-        const __m256 below = _mm256_sub_ps(_mm256_loadu_ps(scores + i), _mm256_set1_ps(largest));
-        /* exp_of hides NaN, which 0 * below does not; what is far below counts for nothing */
-        const __m256 seen = _mm256_cmp_ps(below, _mm256_set1_ps(-87), _CMP_NLT_UQ);
-        const __m256 weight = _mm256_fmadd_ps(below, _mm256_setzero_ps(), exp_of(below));
-        _mm256_storeu_ps(scores + i, _mm256_and_ps(weight, seen));
-        total = _mm256_add_ps(total, _mm256_and_ps(weight, seen));
-    }
-    const float inverse = 1 / sum_of(total);
-    for (long i = 0; i < length; i++)
-        scores[i] *= inverse;
-}
-
-/* scores = softmax(q k^T / sqrt(size)) of one key head and n queries that see the same keys.
-   q: [n, size]. scores: [n, stride], of which length are filled. */
-INLINE void weigh(float *scores, const float *q, const bf16 *keys, long length, long stride,
-                  long size, const int n)
-{
-    const float shrink = 1 / sqrtf((float)size);
-    for (long i = 0; i < length; i++) {
-        __m256 sums[QUERIES];
-        for (int j = 0; j < n; j++)
-            sums[j] = _mm256_setzero_ps();
-        for (long c = 0; c < size; c += 8) {
-            const __m256 key = load_bf16(keys + i * size + c);
-            for (int j = 0; j < n; j++)
-                sums[j] = _mm256_fmadd_ps(_mm256_loadu_ps(q + j * size + c), key, sums[j]);
-        }
-        for (int j = 0; j < n; j++)
-            scores[j * stride + i] = sum_of(sums[j]) * shrink;
-    }
-    for (int j = 0; j < n; j++)
-        softmax(scores + j * stride, length);
-}
-
-/* y = scores v; y: [n, size] */
-INLINE void mix(float *y, const float *scores, const bf16 *values, long length, long stride,
-                long size, const int n)
-{
-    for (long c = 0; c < size; c += 32) { /* as many sums as there are registers for */
-        __m256 sums[QUERIES][4];
-        for (int j = 0; j < n; j++)
-            for (int k = 0; k < 4; k++)
-                sums[j][k] = _mm256_setzero_ps();
-        for (long i = 0; i < length; i++)
-            for (int k = 0; k < 4; k++) {
-                const __m256 value = load_bf16(values + i * size + c + 8 * k);
-                for (int j = 0; j < n; j++)
-                    sums[j][k] = _mm256_fmadd_ps(_mm256_set1_ps(scores[j * stride + i]), value,
-                                                 sums[j][k]);
-            }
-        for (int j = 0; j < n; j++)
-            for (int k = 0; k < 4; k++)
-                _mm256_storeu_ps(y + j * size + c + 8 * k, sums[j][k]);
-    }
-}
-
-/* softmax(q k^T / sqrt(size)) v; y, q: [n, size] */
-static void attend(float *y, float *scores, const float *q, const bf16 *keys, const bf16 *values,
-                   long length, long stride, long size, int n)
-{
-    switch (n) { /* known when each is compiled */
-    case 1:
-        weigh(scores, q, keys, length, stride, size, 1);
-        mix(y, scores, values, length, stride, size, 1);
-        break;
-    case 2:
-        weigh(scores, q, keys, length, stride, size, 2);
-        mix(y, scores, values, length, stride, size, 2);
-        break;
-    default:
-        weigh(scores, q, keys, length, stride, size, QUERIES);
-        mix(y, scores, values, length, stride, size, QUERIES);
-    }
-}
-
-/* Turns the heads in place, adds keys and values to the cache, and attends: each token to itself
-   and all before it. keys, values: [kv_heads, room, size], written from offset on. */
-static void attention(const Decoder *d, const Buffers *b, const bf16 *cos, const bf16 *sin,
-                      bf16 *keys, bf16 *values, long tokens, long room, long offset, int threads)
-{
-    const long size = d->size, heads = d->heads, kv_heads = d->kv_heads, group = heads / kv_heads;
-    const long fused = (heads + 2 * kv_heads) * size, stride = padded(offset + tokens);
+    const long size = d->size, heads = d->heads, kv_heads = d->kv_heads, tokens = s->tokens;
+    const int threads = s->threads;
+    PARALLEL_IF_MANY
     for (long t = 0; t < tokens; t++) {
-        float *qkv = b->qkv + t * fused;
+        float *head = qkv + t * (heads + 2 * kv_heads) * size;
         for (long h = 0; h < heads + kv_heads; h++)
-            turn(qkv + h * size, cos + t * size, sin + t * size, size, d->halves);
+            turn(head + h * size, s->cos + t * size, s->sin + t * size, size, d->halves);
         for (long h = 0; h < kv_heads; h++) {
-            const float *key = qkv + (heads + h) * size, *value = key + kv_heads * size;
-            const long to = (h * room + offset + t) * size;
-            for (long i = 0; i < size; i++) {
-                keys[to + i] = to_bf16(key[i]);
-                values[to + i] = to_bf16(value[i]);
+            const float *key = head + (heads + h) * size, *value = key + kv_heads * size;
+            const long to = (h * s->room + s->offset + t) * size;
+            for (long i = 0; i < size; i += 8) {
+                store_bf16(keys + to + i, _mm256_loadu_ps(key + i));
+                store_bf16(values + to + i, _mm256_loadu_ps(value + i));
             }
         }
     }
-    const long parts = (group + QUERIES - 1) / QUERIES; /* of the queries of a key head */
-    PARALLEL_FOR
-    for (long item = 0; item < tokens * kv_heads * parts; item++) {
-        /* neighbours share keys; the tokens that see most come last */
-        const long h = item % (kv_heads * parts) / parts, t = item / (kv_heads * parts);
-        const long first = h * group + item % parts * QUERIES;
-        const long left = (h + 1) * group - first;
-        const long at = (t * heads + first) * size;
-        attend(b->attended + at, b->scores + omp_get_thread_num() * QUERIES * stride,
-               b->qkv + t * fused + first * size, keys + h * room * size, values + h * room * size,
-               offset + t + 1, stride, size, left < QUERIES ? (int)left : QUERIES);
-    }
 }
 
-static int run_layer(const Decoder *d, const Layer *layer, const Buffers *b, const bf16 *cos,
-                     const bf16 *sin, bf16 *keys, bf16 *values, long tokens, long room, long offset,
-                     int threads)
+/* A layer; what comes out is of the tokens from `first` on. */
+static int run_layer(const Decoder *d, const Layer *layer, const Step *s, const Buffers *b,
+                     bf16 *keys, bf16 *values, long first)
 {
-    rms_norm(b->normed, b->x, layer->attention_norm, d->eps, tokens, d->hidden);
-    if (multiply(b->qkv, b->normed, &layer->qkv, tokens, threads))
+    const long fused = (d->heads + 2 * d->kv_heads) * d->size, tokens = s->tokens - first;
+    float *x = b->x + first * d->hidden;
+    rms_norm(b->normed, b->x, layer->attention_norm, d->eps, s->tokens, d->hidden, s->threads);
+    if (multiply(b->qkv, b->normed, &layer->qkv, s->tokens, s->threads))
         return -1;
-    attention(d, b, cos, sin, keys, values, tokens, room, offset, threads);
-    if (multiply(b->normed, b->attended, &layer->out, tokens, threads))
+    turn_and_keep(d, s, b->qkv, keys, values);
+    const Attention a = {.y = b->attended, .q = b->qkv + first * fused, .keys = keys,
+                         .values = values, .tokens = tokens, .q_stride = fused, .room = s->room,
+                         .offset = s->offset + first, .heads = d->heads, .kv_heads = d->kv_heads,
+                         .size = d->size};
+    attend(&a, b->scores, s->threads);
+    if (multiply(b->normed, b->attended, &layer->out, tokens, s->threads))
         return -1;
-    add(b->x, b->normed, tokens * d->hidden);
-    rms_norm(b->normed, b->x, layer->mlp_norm, d->eps, tokens, d->hidden);
-    if (multiply(b->gate_up, b->normed, &layer->gate_up, tokens, threads))
+    add(x, b->normed, tokens, d->hidden, s->threads);
+    rms_norm(b->normed, x, layer->mlp_norm, d->eps, tokens, d->hidden, s->threads);
+    if (multiply(b->gate_up, b->normed, &layer->gate_up, tokens, s->threads))
         return -1;
-    swiglu(b->inner, b->gate_up, tokens, d->inner);
-    if (multiply(b->normed, b->inner, &layer->down, tokens, threads))
+    swiglu(b->inner, b->gate_up, tokens, d->inner, s->threads);
+    if (multiply(b->normed, b->inner, &layer->down, tokens, s->threads))
         return -1;
-    add(b->x, b->normed, tokens * d->hidden);
+    add(x, b->normed, tokens, d->hidden, s->threads);
     return 0;
 }
 
 /* logits: [tokens, vocab], or [1, vocab] of the last token. x: [tokens, hidden], embedded.
-   cos, sin: [tokens, size]. keys, values: one of [kv_heads, room, size] per layer, of which
-   `offset` tokens are filled. 0, or -1 where memory is short. */
-int prenorm_step(float *logits, const bf16 *x, const Decoder *d, const bf16 *cos, const bf16 *sin,
-                 bf16 *const *keys, bf16 *const *values, long tokens, long room, long offset,
-                 int last_only, int threads)
+   keys, values: one of [kv_heads, room, size] per layer. 0, or -1 where memory is short. */
+int prenorm_step(float *logits, const bf16 *x, const Decoder *d, const Step *s, bf16 *const *keys,
+                 bf16 *const *values, int last_only)
 {
+    const long tokens = s->tokens, first = last_only ? tokens - 1 : 0;
     const long fused = (d->heads + 2 * d->kv_heads) * d->size, attended = d->heads * d->size;
     const long each = 2 * d->hidden + fused + attended + 3 * d->inner;
-    const long scores = threads * QUERIES * padded(offset + tokens);
+    const Attention all = {.tokens = tokens, .offset = s->offset, .heads = d->heads,
+                           .kv_heads = d->kv_heads, .size = d->size};
+    const long scores = s->threads * attention_room(&all);
     float *room_for_all = malloc((tokens * each + scores) * sizeof(float));
     if (!room_for_all)
         return -1;
@@ -242,12 +164,12 @@ int prenorm_step(float *logits, const bf16 *x, const Decoder *d, const bf16 *cos
         b.x[i] = one_bf16(x[i]);
     int result = 0;
     for (long l = 0; l < d->depth && result == 0; l++)
-        result = run_layer(d, d->layers + l, &b, cos, sin, keys[l], values[l], tokens, room, offset,
-                           threads);
+        result = run_layer(d, d->layers + l, s, &b, keys[l], values[l],
+                           l == d->depth - 1 ? first : 0);
     if (result == 0) {
-        const long first = last_only ? tokens - 1 : 0;
-        rms_norm(b.normed, b.x + first * d->hidden, d->norm, d->eps, tokens - first, d->hidden);
-        result = multiply(logits, b.normed, &d->head, tokens - first, threads);
+        rms_norm(b.normed, b.x + first * d->hidden, d->norm, d->eps, tokens - first, d->hidden,
+                 s->threads);
+        result = multiply(logits, b.normed, &d->head, tokens - first, s->threads);
     }
     free(room_for_all);
     return result;
