@@ -222,5 +222,5 @@ def test_frames_are_whole_where_the_terminal_has_synchronized_output(
     terminal.press(b"\x1b[?2026;2$y")
     terminal.press(b"Hi\r")
     terminal.shows("Hello there.")
-    drawn = terminal.output.partition(b"\x1b[?2026h")[2]
-    assert drawn.count(b"\x1b[?2026l") >= drawn.count(b"\x1b[?2026h") > 0
+    begun, ended = b"\x1b[?2026h", b"\x1b[?2026l"
+    terminal.until(lambda: terminal.output.count(ended) == terminal.output.count(begun) > 0)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from glmtui.engine.pacing import PROBE_EVERY, ThreadPacer
+from glmtui.engine.pacing import LOOK, LOOK_EVERY, ThreadPacer
 
 
 class Machine:
-    """Steps that take a set time for each number of threads, on a clock of its own."""
+    """Steps that take a set time for each number of threads, on a clock of its own.
+
+    Attributes:
+        waking: what the first step after a change takes more.
+    """
 
     def __init__(self, seconds: dict[int, float]) -> None:
         self.seconds = seconds
         self.now = 0.0
+        self.waking = 0.05
         self.threads = max(seconds)
         self.changes = 0
         self.pacer = ThreadPacer(self.threads, self.set, clock=lambda: self.now)
@@ -18,6 +23,7 @@ class Machine:
     def set(self, threads: int) -> None:
         self.threads = threads
         self.changes += 1
+        self.now += self.waking
 
     def run(self, steps: int) -> list[int]:
         used = []
@@ -28,32 +34,56 @@ class Machine:
         return used
 
 
-def test_the_faster_number_is_kept_and_the_other_looked_at_now_and_then() -> None:
-    used = Machine({4: 0.010, 3: 0.012}).run(10 * PROBE_EVERY)
-    assert used.count(3) == 11  # once to know it, then at every probe
-    assert used[-2:] == [4, 3]
+def test_both_are_tried_once_and_the_faster_is_kept() -> None:
+    machine = Machine({4: 0.010, 3: 0.012})
+    used = machine.run(10 * LOOK_EVERY)
+    assert used == [4] * LOOK + [3] * LOOK + [4] * (len(used) - 2 * LOOK)
+
+
+def test_fewer_are_kept_where_they_are_faster_with_a_look_at_all_now_and_then() -> None:
+    used = Machine({4: 0.012, 3: 0.010}).run(LOOK + 5 * (LOOK_EVERY + LOOK))
+    assert used.count(4) == 6 * LOOK
 
 
 def test_a_taken_core_is_noticed_at_once_and_its_return_soon() -> None:
     machine = Machine({4: 0.010, 3: 0.012})
-    machine.run(PROBE_EVERY)
+    machine.run(LOOK_EVERY)
     machine.seconds[4] = 0.100
-    assert machine.run(5).count(4) <= 1
-    machine.run(10 * PROBE_EVERY)
+    assert machine.run(10).count(4) <= 3
+    machine.run(10 * LOOK_EVERY)
     machine.seconds[4] = 0.010
-    machine.run(6 * PROBE_EVERY)
-    assert machine.run(10).count(4) >= 9
+    machine.run(LOOK_EVERY + 2 * LOOK)
+    assert set(machine.run(LOOK_EVERY)) == {4}
+
+
+def test_what_slows_a_step_now_and_then_changes_nothing() -> None:
+    machine = Machine({2: 0.013, 1: 0.021})
+    machine.run(LOOK_EVERY)
+    for _ in range(100):  # a frame is drawn
+        machine.seconds[2] = 0.035
+        machine.run(1)
+        machine.seconds[2] = 0.013
+        assert machine.run(4) == [2] * 4
+
+
+def test_all_that_become_slower_are_compared_again() -> None:
+    machine = Machine({2: 0.013, 1: 0.021})
+    machine.run(LOOK_EVERY)
+    changes = machine.changes
+    machine.seconds = {2: 0.020, 1: 0.030}  # the context has grown
+    assert machine.run(LOOK_EVERY).count(1) == LOOK
+    assert machine.changes == changes + 2
 
 
 def test_one_thread_stays_one() -> None:
     machine = Machine({1: 0.01})
-    assert set(machine.run(3 * PROBE_EVERY)) == {1}
+    assert set(machine.run(3 * LOOK_EVERY)) == {1}
     assert machine.changes == 0
 
 
 def test_work_in_large_pieces_gets_all() -> None:
     machine = Machine({2: 0.1, 1: 0.01})
-    machine.run(5)
+    machine.run(2 * LOOK)
     assert machine.threads == 1
     machine.pacer.all_threads()
     assert machine.threads == 2

@@ -2,16 +2,22 @@
 
 One step is a few hundred short parallel loops, each as slow as its slowest thread. With a core to
 itself every thread helps; if another program wants a core, the thread that shares it holds up all
-others at every loop, and one thread less is several times faster. Knows clocks, no tensors.
+others at every loop, and one thread less is several times faster. Medians count, since what passes
+soon, as the drawing of what was said, slows a step now and then. Knows clocks, no tensors.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median
 
-PROBE_EVERY = 32  # steps between two looks at the choice that is not in use
+LOOK = 4  # steps that tell how fast a number of threads is; the first, which wakes them, is slower
+LOOK_EVERY = 64  # steps with fewer threads than there could be, then a look at all
+WORSE = 1.25  # times slower than they were: a look at one less
+MEMORY = 5  # steps that count
 
 
 class ThreadPacer:
@@ -29,11 +35,13 @@ class ThreadPacer:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._most = most
+        self._less = max(most - 1, 1)
         self._set_threads = set_threads
         self._clock = clock
-        self._seconds = dict.fromkeys((most, max(most - 1, 1)), 0.0)  # 0: not tried yet
+        self._seconds = {n: deque[float](maxlen=MEMORY) for n in (self._less, most)}
         self._in_use = most
-        self._steps = 0
+        self._steps = 0  # since the number changed
+        self._expected = 0.0  # seconds of a step with all threads, when they were chosen
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -41,21 +49,32 @@ class ThreadPacer:
         self._use(self._next())
         started = self._clock()
         yield
-        took, known = self._clock() - started, self._seconds[self._in_use]
-        self._seconds[self._in_use] = (known + took) / 2 if known else took
+        self._steps += 1
+        if self._steps > 1:
+            self._seconds[self._in_use].append(self._clock() - started)
+        if self._steps == LOOK and self._in_use == self._most:
+            self._expected = median(self._seconds[self._most])
 
     def all_threads(self) -> None:
         """For work in large pieces, which more threads always help."""
         self._use(self._most)
 
     def _next(self) -> int:
-        self._steps += 1
-        best = min(self._seconds, key=self._seconds.__getitem__)
-        if self._steps % PROBE_EVERY == 0:
-            return next((n for n in self._seconds if n != best), best)
-        return best
+        if self._steps < LOOK:
+            return self._in_use
+        other = self._less if self._in_use == self._most else self._most
+        if not self._seconds[other]:
+            return other
+        now = median(self._seconds[self._in_use])
+        if median(self._seconds[other]) < now:
+            return other
+        all_in_use = self._in_use == self._most
+        look = now > WORSE * self._expected if all_in_use else self._steps >= LOOK_EVERY
+        return other if look else self._in_use
 
     def _use(self, threads: int) -> None:
         if threads != self._in_use:
             self._in_use = threads
+            self._steps = 0
+            self._seconds[threads].clear()
             self._set_threads(threads)
