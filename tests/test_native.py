@@ -202,7 +202,11 @@ def decoder(key: str, bits: int, group: int | None, **sizes: int) -> PreNormDeco
         bias = None if slot.bias is None else slot.bias.bfloat16()
         weight = slot.weight.half() if name == "head" else quantize(slot.weight, bits, group)
         setattr(model.get_submodule(parent), name, NativeLinear(weight, bias))
-    model.embedding.weight.data = model.embedding.weight.half()  # as a CPU holds most tables
+    table = model.embedding.weight  # a CPU holds most in float16, those of GGUF files as they are
+    if bits == 8:
+        model.embedding = NativeEmbedding(quantize(table, 8, 32))  # type: ignore[assignment]
+    else:
+        table.data = table.half()
     model.prepare(300, torch.bfloat16, CPU)
     return model
 

@@ -29,7 +29,13 @@ from glmtui.engine.layers import (
     swiglu,
 )
 from glmtui.engine.linear import NativeLinear
-from glmtui.engine.native.kernels import DecoderStep, LayerWeights, suit
+from glmtui.engine.native.kernels import (
+    DecoderStep,
+    LayerWeights,
+    NativeWeight,
+    reads,
+    suit,
+)
 
 Rotation: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Heads [batch, heads, S, head_dim] turned by cosines and sines, each [S, head_dim]."""
@@ -143,12 +149,12 @@ class PreNormDecoder(Decoder):
         if padding is not None:
             at = padded_positions(padding, start, length)
         cos, sin = self.rotary.cos[at], self.rotary.sin[at]
-        x = self.embedding(ids).to(cos.dtype)
         if cache is not None and padding is None and self._native and is_plain(ids, cache):
             keys, values = cache.reserve(length)
-            said = self._native(x[0], cos, sin, keys, values, start, last_only=last_only)
+            said = self._native(ids[0], cos, sin, keys, values, start, last_only=last_only)
             cache.advance(length)
             return said[None]
+        x = self.embedding(ids).to(cos.dtype)
         mask = causal_mask(length, start, dtype=cos.dtype, device=ids.device)
         if cache is not None and fixed is not None:
             mask = cache.visible()
@@ -168,7 +174,10 @@ class PreNormDecoder(Decoder):
         """All of it as the compiled kernels take it; None if a part is not for them."""
         shape = self.config
         native = {path: m.native for path, m in self.named_modules() if isinstance(m, NativeLinear)}
+        table = self.embedding.weight
         if len(native) < 4 * shape.layers + 1 or not DecoderStep.takes(shape.head_dim):
+            return None
+        if not reads(table):
             return None
         layers = [
             LayerWeights(
@@ -182,6 +191,7 @@ class PreNormDecoder(Decoder):
             for i in range(shape.layers)
         ]
         return DecoderStep(
+            NativeWeight(table, None),
             layers,
             self.norm.weight,
             native["head"],

@@ -102,6 +102,7 @@ class DecoderStep:
     """A whole step of a pre-norm decoder in one call.
 
     Args:
+        embedding: [vocab, hidden].
         norm: float32 [hidden], before the head.
         heads, kv_heads, size: of the attention; `takes` the size of a head.
         halves: whether heads turn as in `layers.rotate_halves`, else as in `rotate_pairs`.
@@ -109,6 +110,7 @@ class DecoderStep:
 
     def __init__(
         self,
+        embedding: NativeWeight,
         layers: Sequence[LayerWeights],
         norm: Tensor,
         head: NativeWeight,
@@ -119,7 +121,7 @@ class DecoderStep:
         eps: float,
         halves: bool,
     ) -> None:
-        self._held = (layers, norm, head)
+        self._held = (embedding, layers, norm, head)
         self._vocab = head.shape[0]
         self._layers = (Layer * len(layers))(
             *(
@@ -134,6 +136,7 @@ class DecoderStep:
         self._struct = Decoder(
             layers=ctypes.addressof(self._layers),
             norm=at(norm),
+            embedding=embedding.struct,
             head=head.struct,
             depth=len(layers),
             hidden=norm.shape[0],
@@ -151,7 +154,7 @@ class DecoderStep:
 
     def __call__(
         self,
-        x: Tensor,
+        ids: Tensor,
         cos: Tensor,
         sin: Tensor,
         keys: Sequence[Tensor],
@@ -163,7 +166,7 @@ class DecoderStep:
         """Logits after each token, or after the last.
 
         Args:
-            x: bfloat16 [S, hidden], the ids embedded.
+            ids: int64 [S], of the vocabulary.
             cos, sin: bfloat16 [S, size].
             keys, values: bfloat16 [1, kv heads, room, size] of each layer, all with the same room,
                 of which `offset` tokens are filled; those of the S tokens are written.
@@ -171,9 +174,9 @@ class DecoderStep:
         Returns:
             float32 [S or 1, vocab].
         """
-        numbers = (x, cos, sin, keys[0], values[0])
+        numbers = (cos, sin, keys[0], values[0])
         assert all(t.dtype == torch.bfloat16 for t in numbers), "the kernels would read others"
-        tokens = x.shape[0]
+        tokens, ids = ids.shape[0], ids.contiguous()
         logits = torch.empty(1 if last_only else tokens, self._vocab)
         room, threads = keys[0].shape[2], torch.get_num_threads()
         step = Step(at(cos), at(sin), tokens, room, offset, threads)
@@ -181,7 +184,7 @@ class DecoderStep:
         done(
             library().prenorm_step(
                 logits.data_ptr(),
-                x.data_ptr(),
+                ids.data_ptr(),
                 ctypes.addressof(self._struct),
                 ctypes.addressof(step),
                 pointers(*map(at, keys)),

@@ -50,7 +50,7 @@ class Layer(ctypes.Structure):
 class Decoder(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("layers", "norm")),
-        ("head", Linear),
+        *((name, Linear) for name in ("embedding", "head")),
         *((name, c_int64) for name in ("depth", "hidden", "inner", "heads", "kv_heads", "size")),
         ("eps", c_float),
         ("halves", c_int32),

@@ -271,25 +271,46 @@ INLINE __m256i eight_of4(const uint8_t *q)
                             _mm256_set1_epi32(15));
 }
 
+/* A row of a packed weight in float32 or bfloat16, known when this is compiled */
+INLINE void unpack_row(void *row, const Linear *w, long r, const int as_bf16)
+{
+    const long groups = w->columns / w->group;
+    for (long g = 0; g < groups; g++) {
+        const __m256 scale = _mm256_set1_ps(_cvtsh_ss(w->scale[r * groups + g]));
+        const __m256 zero = _mm256_set1_ps(w->zero ? _cvtsh_ss(w->zero[r * groups + g]) : 0);
+        for (long c = g * w->group; c < (g + 1) * w->group; c += 8) {
+            const long at = r * w->columns + c;
+            const __m256i number = w->bits == 4 ? eight_of4((const uint8_t *)w->q + at / 2)
+                                                : eight_of8((const int8_t *)w->q + at);
+            const __m256 weight = _mm256_fmadd_ps(_mm256_cvtepi32_ps(number), scale, zero);
+            if (as_bf16)
+                store_bf16((bf16 *)row + c, weight);
+            else
+                _mm256_storeu_ps((float *)row + c, weight);
+        }
+    }
+}
+
 /* Rows of a packed weight, from first to before last, in float32 or bfloat16. */
 int unpack(void *whole, const Linear *w, long first, long last, int as_bf16, int threads)
 {
-    const long groups = w->columns / w->group;
     PARALLEL_FOR
     for (long r = first; r < last; r++)
-        for (long g = 0; g < groups; g++) {
-            const __m256 scale = _mm256_set1_ps(_cvtsh_ss(w->scale[r * groups + g]));
-            const __m256 zero = _mm256_set1_ps(w->zero ? _cvtsh_ss(w->zero[r * groups + g]) : 0);
-            const long start = r * w->columns + g * w->group, skipped = first * w->columns;
-            for (long c = start; c < start + w->group; c += 8) {
-                const __m256i number = w->bits == 4 ? eight_of4((const uint8_t *)w->q + c / 2)
-                                                    : eight_of8((const int8_t *)w->q + c);
-                const __m256 weight = _mm256_fmadd_ps(_mm256_cvtepi32_ps(number), scale, zero);
-                if (as_bf16)
-                    store_bf16((bf16 *)whole + c - skipped, weight);
-                else
-                    _mm256_storeu_ps((float *)whole + c - skipped, weight);
-            }
-        }
+        if (as_bf16)
+            unpack_row((bf16 *)whole + (r - first) * w->columns, w, r, 1);
+        else
+            unpack_row((float *)whole + (r - first) * w->columns, w, r, 0);
     return 0;
+}
+
+void embed(float *x, const int64_t *ids, const Linear *table, long tokens)
+{
+    for (long t = 0; t < tokens; t++, x += table->columns) {
+        const uint16_t *half = (const uint16_t *)table->q + ids[t] * table->columns;
+        if (table->bits < 16)
+            unpack_row(x, table, ids[t], 0);
+        else
+            for (long c = 0; c < table->columns; c += 8)
+                _mm256_storeu_ps(x + c, table->is_bf16 ? load_bf16(half + c) : load_f16(half + c));
+    }
 }

@@ -24,4 +24,7 @@ int multiply(float *y, const float *x, const Linear *w, long tokens, int threads
 /* The same by panels of the weight in float32: faster where tokens are more than FEW. */
 void multiply_many(float *y, const float *x, const Linear *w, long tokens, int threads);
 
+/* x[t] = table[ids[t]] */
+void embed(float *x, const int64_t *ids, const Linear *table, long tokens);
+
 #endif

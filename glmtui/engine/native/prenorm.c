@@ -18,7 +18,7 @@ typedef struct {
 typedef struct {
     const Layer *layers;
     const float *norm; /* [hidden] */
-    Linear head;
+    Linear embedding, head;
     int64_t depth, hidden, inner, heads, kv_heads, size;
     float eps;
     int32_t halves; /* a head turns pairs (i, i + size / 2), else (2i, 2i + 1) */
@@ -139,10 +139,10 @@ static int run_layer(const Decoder *d, const Layer *layer, const Step *s, const 
     return 0;
 }
 
-/* logits: [tokens, vocab], or [1, vocab] of the last token. x: [tokens, hidden], embedded.
+/* logits: [tokens, vocab], or [1, vocab] of the last token. ids: [tokens], of the vocabulary.
    keys, values: one of [kv_heads, room, size] per layer. 0, or -1 where memory is short. */
-int prenorm_step(float *logits, const bf16 *x, const Decoder *d, const Step *s, bf16 *const *keys,
-                 bf16 *const *values, int last_only)
+int prenorm_step(float *logits, const int64_t *ids, const Decoder *d, const Step *s,
+                 bf16 *const *keys, bf16 *const *values, int last_only)
 {
     const long tokens = s->tokens, first = last_only ? tokens - 1 : 0;
     const long fused = (d->heads + 2 * d->kv_heads) * d->size, attended = d->heads * d->size;
@@ -160,8 +160,7 @@ int prenorm_step(float *logits, const bf16 *x, const Decoder *d, const Step *s, 
     b.gate_up = b.attended + tokens * attended;
     b.inner = b.gate_up + tokens * 2 * d->inner;
     b.scores = b.inner + tokens * d->inner;
-    for (long i = 0; i < tokens * d->hidden; i++)
-        b.x[i] = one_bf16(x[i]);
+    embed(b.x, ids, &d->embedding, tokens);
     int result = 0;
     for (long l = 0; l < d->depth && result == 0; l++)
         result = run_layer(d, d->layers + l, s, &b, keys[l], values[l],
