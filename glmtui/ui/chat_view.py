@@ -7,7 +7,6 @@ only what the session tells.
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import TYPE_CHECKING
 
 from textual import events, on
@@ -20,6 +19,7 @@ from textual.timer import Timer
 
 from glmtui.language import N_, _, ngettext
 from glmtui.ui import wording
+from glmtui.ui.kept import KeptLines
 from glmtui.ui.memory import Memory
 from glmtui.ui.picking import Picking
 from glmtui.ui.prompt import Prompt
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from glmtui.ui.panel import SettingsPanel
 
 SHORTEST_FRAME, LONGEST_FRAME = 1 / 15, 1 / 10  # each costs the same, however little is new
+SHARED_FRAME = 1 / 6  # where a frame holds up the model, which computes on this processor
 SLOW_FRAME = 1 / 2  # where `motion` is false
 STATUS_SECONDS = 0.5
 PLACEHOLDER = N_("Ask anything, or / for commands")
@@ -59,7 +60,7 @@ class Notice(Words):
         return had
 
 
-class ChatView(Screen[None]):
+class ChatView(KeptLines, Screen[None]):
     """The conversation, the prompt and the status bar; the settings panel beside or over them.
 
     Attributes:
@@ -85,7 +86,8 @@ class ChatView(Screen[None]):
         self.memories: tuple[Memory, ...] = ()
         self._pressing = False
         self._status_at = 0.0
-        self._timer: Timer | None = None
+        self._timer: Timer | None = None  # of the next frame,
+        self._due = 0.0  # and when that is due
         self._transcript_size = Size()
 
     def compose(self) -> ComposeResult:
@@ -143,9 +145,10 @@ class ChatView(Screen[None]):
         self.status.tell(wording.facts(self.session, self.memories, now, unsaved=unsaved))
 
     def _next_frame(self, delay: float) -> None:
-        self._timer = self.set_timer(delay, partial(self._frame, time.monotonic() + delay))
+        self._due = time.monotonic() + delay
+        self._timer = self.set_timer(delay, self._frame)
 
-    def _frame(self, due: float) -> None:
+    def _frame(self) -> None:
         """Shows what was written since the last frame. Where time is short, frames are fewer."""
         self._timer = None
         if self.session.run is None:
@@ -155,8 +158,10 @@ class ChatView(Screen[None]):
         blocked = self.app.terminal_blocked
         self.session.drain(show=not blocked)  # what cannot be shown is saved all the same
         if not blocked:
-            spent = time.monotonic() - due  # the lateness of the loop with it
+            spent = time.monotonic() - self._due  # the lateness of the loop with it
             delay = min(LONGEST_FRAME, max(SHORTEST_FRAME, 3 * spent))
+        if self.session.model is not None and self.session.model.device == "cpu":
+            delay = SHARED_FRAME
         if not self.app.settings.motion:
             delay = SLOW_FRAME
         if began - self._status_at >= STATUS_SECONDS:

@@ -53,6 +53,8 @@ def clusters(text: str) -> list[tuple[int, int, int]]:
 
 def cells(text: str) -> int:
     """How many cells terminals draw `text` in, once it is `steady`."""
+    if text.isascii() and text.isprintable():
+        return len(text)
     return cell_len(_JOINS_NOTHING.sub(_NON_JOINER, text) if _JOINER in text else text)
 
 

@@ -24,6 +24,7 @@ from glmtui.ui import graphemes
 from glmtui.ui.bound import bindings
 from glmtui.ui.completions import Completions
 from glmtui.ui.history import History
+from glmtui.ui.kept import KeptLines
 from glmtui.ui.offers import Offer, Provider, offers, sent_before, written_out
 from glmtui.ui.pasted import Pasted, is_large
 
@@ -31,7 +32,7 @@ JOINERS = ("\u200c", "\u200d")
 """Zero width, as typed by input methods: within words of Persian, within emoji."""
 
 
-class Prompt(TextArea):
+class Prompt(KeptLines, TextArea):
     """The text area at the bottom. `completions` is shown above it, by whoever mounts both.
 
     Attributes:

@@ -13,6 +13,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 from glmtui.language import _
+from glmtui.ui.kept import KeptLines
 from glmtui.ui.memory import Memory, memory_meters
 from glmtui.ui.meters import OURS, bar, tokens
 
@@ -85,7 +86,7 @@ def status_line(facts: Facts, width: int) -> Content:
 # ---- the widget
 
 
-class StatusBar(Widget):
+class StatusBar(KeptLines, Widget):
     """The line at the bottom; drawn again only when its text changes."""
 
     def __init__(self) -> None:

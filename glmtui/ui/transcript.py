@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import textual.message
 from textual import events
@@ -22,10 +22,13 @@ from textual.widget import Widget
 
 from glmtui.chat import Message
 from glmtui.ui.entry import MARGIN
-from glmtui.ui.looks import CSS, LOOKS, SELECTED, Drawn, Looks
+from glmtui.ui.looks import CSS, LOOKS, SELECTED, Looks
 from glmtui.ui.page import Page
 from glmtui.ui.terminal import shows_links
 from glmtui.ui.wrap import cut, marked, plain_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 WIDEST = 100
 """Cells of the longest line of text: longer ones are hard to read."""
@@ -76,7 +79,8 @@ class Transcript(ScrollView, can_focus=True):
         self._page = Page()
         self._seen = 0  # lines that were there, or came into view, since following ended
         self._told = (True, 0)
-        self._inked: dict[int, int] = {}  # cells drawn, by row of the view
+        self._rows: dict[int, Strip] = {}  # of the view, as they were drawn last,
+        self._inked: dict[int, int] = {}  # and how many cells of each
         self._scrolled_at = 0.0  # when the end last came into view by scrolling,
         self._scrolled_to = 0  # and how many lines there were
         self._late = False  # whether that will be done soon
@@ -137,6 +141,11 @@ class Transcript(ScrollView, can_focus=True):
     def _width(self) -> int:
         """Cells of a line of text; 0 as long as the widget has no size."""
         return max(0, min(WIDEST, self.size.width - len(MARGIN.text) - 1))
+
+    @property
+    def _measure(self) -> int:
+        """Cells up to the end of a line of text."""
+        return len(MARGIN.text) + self._width
 
     def _lay_out_end(self) -> None:
         self._page.lay_out(self._width, 2 * self.size.height)
@@ -285,34 +294,55 @@ class Transcript(ScrollView, can_focus=True):
             self.refresh()
             return
         width, height = self.size
-        top = self.scroll_offset.y
+        measure, top = self._measure, self.scroll_offset.y
         regions = []
         for row in range(max(0, first - top), height):
-            ink = max(self._drawn(top + row).ink, self._inked.get(row, width))
+            drawn = self._looks.draw(*self._page.line(top + row), measure, width)
+            ink = max(drawn.ink, self._inked.get(row, width))
             if ink:
                 regions.append(Region(0, row, ink, 1))
         if regions:
             self.refresh(*regions)
 
-    def _drawn(self, y: int) -> Drawn:
-        margin, line = self._page.line(y)
-        span = self.text_selection.get_span(y) if self.text_selection is not None else None
+    def render_line(self, y: int) -> Strip:
+        """A row of the view."""
+        at = self.scroll_offset.y + y
+        margin, line = self._page.line(at)
+        span = self.text_selection.get_span(at) if self.text_selection is not None else None
         if span is not None:
             start, end = span
             line = marked(line, max(0, start), len(line.text) if end < 0 else end, SELECTED)
-        measure = len(MARGIN.text) + self._width
-        return self._looks.draw(margin, line, measure, self.size.width)
+        strip, self._inked[y] = self._looks.draw(margin, line, self._measure, self.size.width)
+        return strip.apply_offsets(-len(MARGIN.text), at)
 
-    def render_line(self, y: int) -> Strip:
-        """A row of the view."""
-        line = self.scroll_offset.y + y
-        strip, self._inked[y] = self._drawn(line)
-        return strip.apply_offsets(-len(MARGIN.text), line)
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Rows of the view, of which only those that changed are drawn: there is no border."""
+        if missing := [y for y in crop.line_range if y not in self._rows]:
+            filters, ground = self.get_line_filters(), self.background_colors[1]
+            for y in missing:
+                strip = self.render_line(y)
+                for line_filter in filters:
+                    strip = strip.apply_filter(line_filter, ground)
+                self._rows[y] = strip
+        start, end = crop.column_span
+        rows = [self._rows[y] for y in crop.line_range]
+        return rows if end - start == self.size.width else [row.crop(start, end) for row in rows]
+
+    def refresh(self, *regions: Region, **how: Any) -> Self:
+        """These regions changed, or else all."""
+        if regions:
+            for region in regions:
+                for y in region.line_range:
+                    self._rows.pop(y, None)
+        else:
+            self._rows.clear()
+        return super().refresh(*regions, **how)
 
     def notify_style_update(self) -> None:
         """Another theme."""
         super().notify_style_update()
         self._looks.forget()
+        self._rows.clear()
 
     # ---- selecting with the mouse
 
