@@ -3,7 +3,7 @@
 Where each token is read before the next step is launched, the GPU has a pause at every token. Here
 a token is drawn where its logits are and goes straight into the next step; its number is copied to
 the host on the way and read while that step runs. The step behind a reply's last token is taken in
-vain: what it read is not noted, and what was not noted the next prompt overwrites. (vLLM calls this
+vain: its token is not noted, and what was not noted the next prompt is read over. (vLLM calls this
 async scheduling, SGLang the overlap scheduler.) Knows ids and devices, no model and no graph.
 """
 
