@@ -208,7 +208,7 @@ class LoadedModel:
             room: how many ids will be asked for at most.
         """
         if self._overlaps:
-            sampler = DeviceSampler(params, prompt, len(logits), self.device)
+            sampler = DeviceSampler(params, prompt, len(logits), logits.device)
             return overlapped(self, sampler, logits, prompt, room)
         return Lookahead(self, prompt, room, self._speculation).draw(logits, make_sampler(params))
 
