@@ -199,13 +199,11 @@ class LoadedModel:
     def draw(
         self, logits: Tensor, prompt: Sequence[int], params: SamplingParams, room: int
     ) -> Iterator[int]:
-        """The ids of a reply as they are drawn; none is fed before the next is asked for.
-
-        That, or it is fed in vain and forgotten; see `overlap`.
+        """The ids of a reply as they are drawn; one counts as read when the next is asked for.
 
         Args:
             logits: after the prompt, which was read.
-            room: how many ids will be asked for at most.
+            room: how many ids there will be at most.
         """
         if self._overlaps:
             sampler = DeviceSampler(params, prompt, len(logits), logits.device)
@@ -224,7 +222,7 @@ class LoadedModel:
 
     @torch.inference_mode()
     def feed(self, ids: Tensor, *, last_only: bool = True) -> Tensor:
-        """As `step`, but ids [1, S] that are on the device, and may not be known elsewhere yet.
+        """As `step`, with ids, int64 [1, S], that may be known to the device alone so far.
 
         They count as read once `note` is told of them.
         """

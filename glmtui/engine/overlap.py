@@ -70,12 +70,9 @@ class Mailbox:
     def __init__(self, device: torch.device) -> None:
         on_gpu = device.type == "cuda"
         self._number = torch.empty(1, dtype=torch.int64, pin_memory=on_gpu)
-        # sleeps rather than spins: there is work for a whole step
-        self._arrived = (
-            torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-            if on_gpu
-            else None
-        )
+        self._arrived: torch.cuda.Event | None = None
+        if on_gpu:  # waiting sleeps and does not spin: the GPU has work for a whole step
+            self._arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
     def send(self, number: Tensor) -> None:
         """Starts the way of an int64 [1]; the last one must have been received."""
