@@ -170,7 +170,9 @@ class Settings:
         "Memory for the KV caches of conversations, in GB.", None, table="load", low=0, example=2.0
     )
     speculation: Literal["auto", "on", "off"] = setting(
-        "Read ahead what repeats earlier text; auto does while it is faster.", "auto", table="load"
+        "Read ahead what repeats earlier text; auto: while it is faster, on one GPU never.",
+        "auto",
+        table="load",
     )
 
     kernel: str = setting(

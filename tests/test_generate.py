@@ -12,12 +12,13 @@ from glmtui.engine.api import PrefillProgress
 from glmtui.engine.generate import LoadedModel
 from glmtui.engine.peak import peak_memory
 from glmtui.engine.prompt import fit_prompt
+from glmtui.engine.token_stream import TokenStream
 from glmtui.errors import EngineError, OutOfMemory, PromptTooLong
 
 GREEDY = SamplingParams(temperature=0)
 
 
-def ask(model: LoadedModel, *contents: str, **params: int) -> generate.TokenStream:
+def ask(model: LoadedModel, *contents: str, **params: int) -> TokenStream:
     roles = ("user", "assistant")
     messages = [Message(roles[i % 2], c) for i, c in enumerate(contents)]
     return model.stream(messages, SamplingParams(temperature=0, **params))

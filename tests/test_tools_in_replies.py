@@ -16,7 +16,8 @@ from toy import CPU, Counter
 from glmtui.chat import Conversation, GenerationStats, Message, SamplingParams, with_tools
 from glmtui.engine.api import LoadedInfo, ToolCall
 from glmtui.engine.cache import KVCache
-from glmtui.engine.generate import PREFILL_CHUNK, LoadedModel, TokenStream
+from glmtui.engine.generate import PREFILL_CHUNK, LoadedModel
+from glmtui.engine.token_stream import TokenStream
 from glmtui.models.chatglm3 import ROLES, RoleFormat
 from glmtui.models.glm4 import ToolFormat
 from glmtui.tools import Parameter, Tool

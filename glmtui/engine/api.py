@@ -63,7 +63,7 @@ Target: TypeAlias = ModelInfo | ServerSpec
 
 
 Speculation: TypeAlias = Literal["auto", "on", "off"]
-"""Guesses at the next tokens: while measured faster, at every chance, never. Replies are alike."""
+"""Guesses at the next tokens: while faster (on one GPU never), always, never. Replies are alike."""
 
 
 class LoadCancelled(Exception):

@@ -77,7 +77,10 @@ class CacheShelf:
         return self.cache
 
     def note(self, ids: Sequence[int]) -> None:
-        """Says what the cache in use has read; where it grew for that, the oldest give way."""
+        """Says what the cache in use has read; where it grew for that, the oldest give way.
+
+        What it read and nobody noted counts for nothing: the next prompt is read over it.
+        """
         self._kept[-1][1].extend(ids)
         self._keep_within_budget()
 

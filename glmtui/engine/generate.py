@@ -1,40 +1,35 @@
-"""One reply from a model in memory: prompt, prefix reuse, chunked prefill, decode loop.
+"""LoadedModel: a decoder with its caches, and the work of a reply: prefix reuse, prefill, steps.
 
-`LoadedModel` holds a decoder and its caches; `TokenStream` is one reply, as ids or as text.
-Neither knows files or screens.
+The reply itself, and when it ends, is a `TokenStream`. Knows no files and no screens.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from glmtui.chat import FinishReason, GenerationStats, Message, SamplingParams
+from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import (
     ChatFormat,
     LoadedInfo,
     LoadOptions,
     PrefillProgress,
-    Reply,
     Tokenizer,
-    ToolChatFormat,
 )
 from glmtui.engine.caches import CacheShelf, cache_budget
 from glmtui.engine.cuda_graph import GraphedSteps
 from glmtui.engine.decoder import Decoder
-from glmtui.engine.detokenizer import Detokenizer
 from glmtui.engine.lookahead import GUESSES, Lookahead
-from glmtui.engine.no_memory import is_out_of_memory, out_of_memory
+from glmtui.engine.overlap import overlapped
 from glmtui.engine.pacing import ThreadPacer
 from glmtui.engine.peak import peak_memory
 from glmtui.engine.prompt import fit_prompt
-from glmtui.engine.sampling import make_sampler
-from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
+from glmtui.engine.sampling import DeviceSampler, make_sampler
+from glmtui.engine.token_stream import TokenStream
+from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.language import _
 
 PREFILL_CHUNK = {"cpu": 512, "cuda": 2048}
@@ -79,6 +74,8 @@ class LoadedModel:
         self._speculation = options.speculation if model.rewinds else "off"
         graphed = model.rewinds and not model.spread
         self._graphs = GraphedSteps(model) if device.type == "cuda" and graphed else None
+        # guesses need each token at once, and were never measured faster there
+        self._overlaps = self._graphs is not None and self._speculation != "on"
         self._pacer: ThreadPacer | None = None
 
     @property
@@ -199,27 +196,48 @@ class LoadedModel:
             on_prefill(PrefillProgress(cache.offset - reused, len(prompt) - reused))
         return logits, reused
 
-    @torch.inference_mode()
+    def draw(
+        self, logits: Tensor, prompt: Sequence[int], params: SamplingParams, room: int
+    ) -> Iterator[int]:
+        """The ids of a reply as they are drawn; one counts as read when the next is asked for.
+
+        Args:
+            logits: after the prompt, which was read.
+            room: how many ids there will be at most.
+        """
+        if self._overlaps:
+            sampler = DeviceSampler(params, prompt, len(logits), logits.device)
+            return overlapped(self, sampler, logits, prompt, room)
+        return Lookahead(self, prompt, room, self._speculation).draw(logits, make_sampler(params))
+
     def step(self, ids: Sequence[int], *, last_only: bool = True) -> Tensor:
         """Feeds ids behind what is cached.
 
         Returns:
             Logits after the last, float32 [vocab], or after each, [len(ids), vocab].
         """
-        batch = torch.tensor([list(ids)], device=self.device)
-        with self._paced(len(ids)):
+        logits = self.feed(torch.tensor([list(ids)], device=self.device), last_only=last_only)
+        self.note(ids)
+        return logits
+
+    @torch.inference_mode()
+    def feed(self, ids: Tensor, *, last_only: bool = True) -> Tensor:
+        """As `step`, with ids, int64 [1, S], that may be known to the device alone so far.
+
+        They count as read once `note` is told of them.
+        """
+        with self._paced(ids.shape[1]):
             decode = self._graphs or self.model
-            logits: Tensor = decode(batch, self._caches.cache, last_only=last_only)[0]
-        self._caches.note(ids)
+            logits: Tensor = decode(ids, self._caches.cache, last_only=last_only)[0]
         return logits[-1] if last_only else logits
+
+    def note(self, ids: Sequence[int]) -> None:
+        """Says what was fed."""
+        self._caches.note(ids)
 
     def rewind(self, tokens: int) -> None:
         """Takes back the last ids that were fed."""
         self._caches.rewind(tokens)
-
-    def lookahead(self, prompt: Sequence[int], room: int) -> Lookahead:
-        """The decode steps of one reply of at most `room` tokens to a prompt that was read."""
-        return Lookahead(self, prompt, room, self._speculation)
 
     def _paced(self, tokens: int) -> AbstractContextManager[None]:
         """On a CPU: the number of threads that suits a step of so many tokens."""
@@ -250,141 +268,3 @@ class LoadedModel:
         """Gives the memory of weights and caches back."""
         self.forget()
         del self.model, self._caches, self._graphs
-
-
-class TokenStream:
-    """A reply as it is generated: iterate for text, or call `ids` to iterate token ids.
-
-    Attributes:
-        dropped_turns: how many of the oldest messages were left out of the prompt.
-        goes_on: whether the reply continues one, so that its first space is meant.
-        tools_declared: whether the prompt offers tools.
-    """
-
-    def __init__(
-        self,
-        loaded: LoadedModel,
-        prompt: list[int],
-        params: SamplingParams,
-        limit: int,
-        cancelled: Callable[[], bool],
-        on_prefill: Callable[[PrefillProgress], None],
-    ) -> None:
-        self._loaded = loaded
-        self._prompt = prompt
-        self._params = params
-        self._limit = limit
-        self._cancelled = cancelled
-        self._on_prefill = on_prefill
-        self._closed = False
-        self._text: list[str] = []
-        self._ids: list[int] = []
-        self._finish: FinishReason = "cancelled"
-        self._stats = GenerationStats(prompt_tokens=len(prompt))
-        self.dropped_turns = 0
-        self.goes_on = False
-        self.tools_declared = False
-
-    def __iter__(self) -> Iterator[str]:
-        tokenizer = self._loaded.tokenizer
-        detokenizer = Detokenizer(
-            tokenizer.token_bytes,
-            strips_leading_space=tokenizer.strips_leading_space and not self.goes_on,
-        )
-        # what calls tools begins with a line of metadata, which is empty for plain talk
-        begun = self.goes_on or not isinstance(self._loaded.chat_format, ToolChatFormat)
-        for token in self.ids():
-            text = detokenizer.feed(token)
-            text = text if begun else text.lstrip()
-            if text:
-                begun = True
-                self._text.append(text)
-                yield text
-        if text := detokenizer.flush():
-            self._text.append(text)
-            yield text
-
-    def ids(self) -> Iterator[int]:
-        """Generates the reply's ids, stop ids left out.
-
-        Raises:
-            OutOfMemory: no room on the device; what was generated is kept in `result`.
-            EngineError: the model failed otherwise.
-        """
-        try:
-            yield from self._generate()
-        except EngineError:
-            self._finish = "error"
-            raise
-        except (RuntimeError, MemoryError) as error:  # torch's, out of memory among them
-            self._finish = "error"
-            raise self._explained(error) from error
-
-    def _generate(self) -> Iterator[int]:
-        loaded, ids = self._loaded, self._ids
-        sampler = make_sampler(self._params)
-        stop_ids = loaded.stop_ids
-        started = time.perf_counter()
-        logits, reused = loaded.read(self._prompt, self._stopped, self._on_prefill)
-        prefilled = first = time.perf_counter()
-        ahead = loaded.lookahead(self._prompt, self._limit)
-        while logits is not None:
-            token = sampler(logits, self._prompt + ids if self._penalizes else ())
-            if not ids:
-                first = time.perf_counter()
-            if token in stop_ids:
-                self._finish = "stop"
-                return
-            ids.append(token)
-            self._stats = replace(
-                self._stats,
-                reused_tokens=reused,
-                generated_tokens=len(ids),
-                prefill_seconds=prefilled - started,
-                first_token_seconds=first - started,
-                decode_seconds=time.perf_counter() - first,
-            )
-            yield token
-            if len(ids) >= self._limit:
-                self._finish = "length"
-                return
-            if self._stopped():
-                return
-            logits = ahead.step(token)
-
-    def _explained(self, error: RuntimeError | MemoryError) -> EngineError:
-        if is_out_of_memory(error):
-            self._loaded.forget()
-            return out_of_memory(self._loaded.device)
-        return EngineError(
-            _("The model failed at its work: {error}").format(error=str(error).splitlines()[0]),
-            _("Ask again; if it stays, load the model again or on another device."),
-        )
-
-    @property
-    def _penalizes(self) -> bool:
-        return self._params.repetition_penalty not in (None, 1)
-
-    def _stopped(self) -> bool:
-        return self._closed or self._cancelled()
-
-    @property
-    def result(self) -> Reply:
-        text = "".join(self._text)
-        stats = replace(self._stats, peak_memory=self._loaded.peak_memory)
-        reply = Reply(text, tuple(self._ids), self._finish, stats, self.dropped_turns)
-        if self.goes_on or not text:
-            return reply
-        chat_format = self._loaded.chat_format
-        whole = self._finish == "stop"
-        if not isinstance(chat_format, ToolChatFormat):
-            return replace(reply, text=chat_format.postprocess(text)) if whole else reply
-        # the pieces of a stream have a space where the text after a special token begins
-        text = self._loaded.tokenizer.decode(self._ids)
-        said = chat_format.messages(text)
-        last = replace(said[-1], content=chat_format.postprocess(text))
-        call = chat_format.tool_call(last, declared=self.tools_declared) if whole else None
-        return replace(reply, text=last.content, messages=(*said[:-1], last), call=call)
-
-    def close(self) -> None:
-        self._closed = True

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from statistics import median
 from typing import Protocol
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from glmtui.engine.api import Speculation
+from glmtui.engine.sampling import Sampler
 
 GUESSES = 3  # tokens at once: with the one that is due as many as packed kernels are fast for
 NGRAM = 3  # ids that have to have stood there before
@@ -130,6 +131,19 @@ class Lookahead:
         self._logits: list[Tensor] = []  # after each of them
         self._agreed = 0
         self._took = 0.0
+
+    def draw(self, logits: Tensor, sampler: Sampler) -> Iterator[int]:
+        """The reply's ids, without end; each is fed when the next is asked for.
+
+        Args:
+            logits: after the prompt.
+        """
+        ids = list(self._prompt)
+        while True:
+            token = sampler(logits, ids)
+            ids.append(token)
+            yield token
+            logits = self.step(token)
 
     def step(self, token: int) -> Tensor:
         """Logits after `token`, which was drawn from what the last call returned."""

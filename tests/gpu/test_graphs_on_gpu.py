@@ -1,11 +1,14 @@
-"""Decoding through a CUDA graph on a real GPU: the same replies, and faster.
+"""Decoding on a real GPU, through a graph and overlapped: the same replies, and faster.
 
-pytest -m gpu tests/gpu/test_cuda_graph.py -s          # prints the rates
+pytest -m gpu tests/gpu/test_graphs_on_gpu.py -s          # prints the rates
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,50 +18,142 @@ from glmtui.chat import SamplingParams
 from glmtui.engine import LoadOptions, load_model
 from glmtui.engine.bench.synthetic import random_model
 from glmtui.engine.generate import LoadedModel
+from glmtui.engine.sampling import DeviceSampler, distribution, shares
 
 pytestmark = pytest.mark.gpu
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=48)
+SAMPLED = SamplingParams(
+    temperature=0.8, top_k=50, top_p=0.8, repetition_penalty=1.1, seed=3, max_new_tokens=48
+)
+TINY = ["v2_32k_tiny", "glm4_tiny", "v1_twin_orig"]
 
 
-def replies(model: LoadedModel, graphs: bool) -> tuple[list[list[int]], float]:
-    """Of two conversations by turns, and tokens per second."""
+def prompt(model: LoadedModel, length: int) -> list[int]:
     config = model.model.config
     marks = getattr(config, "marks", None)
     first = getattr(config, "cut", 0)
-    end = [marks.gmask, marks.sop] if marks else []
+    return [*range(first + 5, first + length), *([marks.gmask, marks.sop] if marks else [])]
+
+
+@contextmanager
+def decoding(model: LoadedModel, *, graphs: bool, overlaps: bool) -> Iterator[None]:
     model.forget()
     model.stop_ids = frozenset()
-    kept = model._graphs
-    if not graphs:
-        model._graphs = None
-    started = time.perf_counter()
-    said = [
-        list(model.stream_ids([*range(first + 5, first + n), *end], GREEDY).ids())
-        for n in (25, 40, 25)
-    ]
-    seconds = time.perf_counter() - started
-    model._graphs = kept
-    return said, sum(map(len, said)) / seconds
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model, "_overlaps", overlaps)
+        if not graphs:
+            patch.setattr(model, "_graphs", None)
+        yield
 
 
-@pytest.mark.parametrize("name", ["v2_32k_tiny", "glm4_tiny", "v1_twin_orig"])
-def test_replies_are_the_same_with_a_graph(name: str, gpu: torch.device) -> None:
-    options = LoadOptions("cuda", "float32", None, speculation="off")
-    model = load_model(str(GOLDEN / name), options)
+def replies(
+    model: LoadedModel,
+    params: SamplingParams = GREEDY,
+    *,
+    graphs: bool = True,
+    overlaps: bool = True,
+) -> list[list[int]]:
+    """Of two conversations by turns."""
+    with decoding(model, graphs=graphs, overlaps=overlaps):
+        return [list(model.stream_ids(prompt(model, n), params).ids()) for n in (25, 40, 25)]
+
+
+def rate(model: LoadedModel, params: SamplingParams, *, graphs: bool, overlaps: bool) -> float:
+    """Tokens per second once the reply is under way, and the graph captured."""
+    with decoding(model, graphs=graphs, overlaps=overlaps):
+        tokens = model.stream_ids(prompt(model, 25), replace(params, max_new_tokens=216)).ids()
+        for _ in range(16):
+            next(tokens)
+        started = time.perf_counter()
+        return len(list(tokens)) / (time.perf_counter() - started)
+
+
+def tiny(name: str) -> LoadedModel:
+    model = load_model(str(GOLDEN / name), LoadOptions("cuda", "float32", None, speculation="off"))
+    model.stop_ids = frozenset()
+    return model
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_replies_are_the_same_with_a_graph_and_overlapped(name: str, gpu: torch.device) -> None:
+    model = tiny(name)
+    assert model._overlaps
     assert model._graphs is not None
-    assert replies(model, True)[0] == replies(model, False)[0]
+    expected = replies(model, graphs=False, overlaps=False)
+    assert replies(model, overlaps=False) == expected
+    assert replies(model) == expected
+    assert replies(model, graphs=False) == expected
     assert model._graphs.refused == ""
+    replies(model)
     assert model._graphs._graph is not None
 
 
+@pytest.mark.parametrize("name", TINY)
+def test_what_a_reply_leaves_serves_the_next(name: str, gpu: torch.device) -> None:
+    """Cancelled replies leave a step that was launched in vain, some of them while it runs."""
+    model = tiny(name)
+    ids = prompt(model, 30)
+    whole = list(model.stream_ids(ids, GREEDY).ids())
+    for most in (1, 2, 7, 20):
+        said: list[int] = []
+        stream = model.stream_ids(ids, GREEDY, cancelled=lambda said=said, n=most: len(said) >= n)
+        for token in stream.ids():
+            said.append(token)
+        assert said == whole[:most]
+        going_on = model.stream_ids([*ids, *said], GREEDY)
+        assert next(going_on.ids()) == whole[most]
+        assert going_on.result.stats.reused_tokens >= len(ids) + most - 1
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_seed_repeats_a_reply(name: str, gpu: torch.device) -> None:
+    model = tiny(name)
+    assert replies(model, SAMPLED) == replies(model, SAMPLED)
+
+
+def test_the_distribution_is_that_of_the_cpu(gpu: torch.device) -> None:
+    some = torch.randn(65_024, generator=torch.Generator().manual_seed(1)) * 4
+    seen = torch.zeros(len(some), dtype=torch.bool).scatter(0, torch.arange(500), True)
+    candidates, probabilities = distribution(some, range(500), SAMPLED)
+    wanted = torch.zeros_like(some).scatter(0, candidates, probabilities)
+    ours = shares(some.to(gpu), seen.to(gpu), SAMPLED).cpu()
+    torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=1e-5)
+    broken = some.to(gpu).index_fill(0, torch.tensor([7], device=gpu), torch.nan)
+    for params in (GREEDY, SamplingParams()):
+        assert int(DeviceSampler(params, [1], len(some), gpu)(broken)) == -1
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_no_step_waits_for_the_gpu(params: SamplingParams, gpu: torch.device) -> None:
+    model = tiny("glm4_tiny")
+    tokens = model.stream_ids(prompt(model, 25), params).ids()
+    for _ in range(12):  # plain steps, then the graph
+        next(tokens)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(12):
+            next(tokens)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize("quant", [None, "int8", "int4"])
-def test_a_graph_is_faster_at_full_size(quant: str | None, gpu: torch.device) -> None:
+def test_a_graph_and_overlapping_are_faster_at_full_size(
+    quant: str | None, gpu: torch.device
+) -> None:
     options = LoadOptions("cuda", "float16", quant, context_length=2048, speculation="off")
     model = random_model("chatglm3-6b", options)
     assert model._graphs is not None
-    replies(model, True)
-    rates = {graphs: replies(model, graphs)[1] for graphs in (True, False)}
-    print(f"{quant or 'float16'}: {rates[True]:.0f} tok/s with a graph, {rates[False]:.0f} without")
-    assert model._graphs.refused == ""
-    assert rates[True] > rates[False]
+    ways = {
+        "plain": {"graphs": False, "overlaps": False},
+        "graph": {"graphs": True, "overlaps": False},
+        "graph, overlapped": {"graphs": True, "overlaps": True},
+    }
+    for name, params in {"greedy": GREEDY, "sampled": SAMPLED}.items():
+        rates = {way: rate(model, params, **how) for way, how in 2 * [*ways.items()]}  # warm ones
+        told = ", ".join(f"{r:.0f} tok/s {way}" for way, r in rates.items())
+        print(f"{quant or 'float16'}, {name}: {told}")
+        assert model._graphs.refused == ""
+        assert rates["graph"] > rates["plain"]
+        assert rates["graph, overlapped"] > 0.97 * rates["graph"]
