@@ -13,6 +13,7 @@
 
 #define BLOCK 64 /* columns that share a scale of the activations */
 #define TOKENS 4 /* that a row is unpacked for at a time */
+#define AHEAD 2048 /* bytes of a weight that are fetched before they are needed */
 
 /* ---- activations as integers */
 
@@ -22,12 +23,21 @@ typedef struct {
     float *sums;  /* [groups, and zeros up to a multiple of 8], of the numbers as they were */
 } Input;
 
-/* Where column c of a block stands, so that a product adds the first 32 columns up in the lower half
-   of its sums and the others in the upper: of 4 bits every fourth column, as unpacking yields them;
-   of 8 bits eight of the first 32 and eight of the others in turn. */
-INLINE int place_of(int c, int bits)
+/* Where column c of a block stands: of 4 bits every fourth column is beside it, as unpacking yields
+   them. Where groups are small, a product adds the first 32 columns up in the lower half of its sums
+   and the others in the upper: with 4 bits it does so anyway, with 8 bits eight of the first 32 and
+   eight of the others stand in turn. */
+INLINE int place_of(int c, const int bits, const int small)
 {
-    return bits == 4 ? c % 4 * 16 + c / 4 : c % 32 / 8 * 16 + c / 32 * 8 + c % 8;
+    if (bits == 4)
+        return c % 4 * 16 + c / 4;
+    return small ? c % 32 / 8 * 16 + c / 32 * 8 + c % 8 : c;
+}
+
+INLINE void place(int16_t *q, const int32_t *natural, const int bits, const int small)
+{
+    for (int c = 0; c < BLOCK; c++)
+        q[place_of(c, bits, small)] = (int16_t)natural[c];
 }
 
 /* Rounds one token. */
@@ -57,11 +67,11 @@ static void round_input(const float *x, long columns, long group, int bits, Inpu
         }
         int16_t *q = into.q + b * BLOCK;
         if (bits == 4)
-            for (int c = 0; c < BLOCK; c++)
-                q[place_of(c, 4)] = (int16_t)natural[c];
+            place(q, natural, 4, 0);
+        else if (group < BLOCK)
+            place(q, natural, 8, 1);
         else
-            for (int c = 0; c < BLOCK; c++)
-                q[place_of(c, 8)] = (int16_t)natural[c];
+            place(q, natural, 8, 0);
         into.scale[b] = largest / 32767 + sum_of(not_finite);
     }
 }
@@ -95,9 +105,13 @@ INLINE void spread4(const uint8_t *q, __m256i w[4])
 }
 
 /* The first 64 weights of 8 bits, 16 bits each */
-INLINE void spread8(const int8_t *q, __m256i w[4])
+INLINE void spread8(const int8_t *q, __m256i w[4], const int small)
 {
     for (int i = 0; i < 4; i++) {
+        if (!small) {
+            w[i] = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(q + 16 * i)));
+            continue;
+        }
         const __m128i low = _mm_loadl_epi64((const __m128i *)(q + 8 * i));
         const __m128i high = _mm_loadl_epi64((const __m128i *)(q + 32 + 8 * i));
         w[i] = _mm256_cvtepi8_epi16(_mm_unpacklo_epi64(low, high));
@@ -151,10 +165,11 @@ INLINE void row_dots(float *sums, const Linear *w, long r, const Input *x, const
         for (int t = 0; t < n; t++)
             part[t] = _mm256_setzero_ps();
         for (long b = first; b < first + blocks; b++) {
+            _mm_prefetch(q + b * BLOCK * bits / 8 + AHEAD, _MM_HINT_T0);
             if (bits == 4)
                 spread4((const uint8_t *)q + b * BLOCK / 2, v);
             else
-                spread8((const int8_t *)q + b * BLOCK, v);
+                spread8((const int8_t *)q + b * BLOCK, v, small);
             for (int t = 0; t < n; t++) {
                 const __m256 unit = _mm256_set1_ps(x[t].scale[b]);
                 part[t] = _mm256_fmadd_ps(dot(v, x[t].q + b * BLOCK), unit, part[t]);
@@ -216,13 +231,15 @@ static int multiply_half(float *y, const float *x, const Linear *w, long tokens,
         for (long t = 0; t < tokens; t++) {
             __m256 sums[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(),
                               _mm256_setzero_ps()};
-            for (long c = 0; c < columns; c += 32)
+            for (long c = 0; c < columns; c += 32) {
+                _mm_prefetch((const char *)(row + c) + AHEAD, _MM_HINT_T0);
                 for (int i = 0; i < 4; i++) {
                     const uint16_t *at = row + c + 8 * i;
                     const __m256 weights = w->is_bf16 ? load_bf16(at) : load_f16(at);
                     const __m256 numbers = _mm256_loadu_ps(x + t * columns + c + 8 * i);
                     sums[i] = _mm256_fmadd_ps(weights, numbers, sums[i]);
                 }
+            }
             const float sum = sum_of(_mm256_add_ps(_mm256_add_ps(sums[0], sums[1]),
                                                    _mm256_add_ps(sums[2], sums[3])));
             y[t * rows + r] = sum + (w->bias ? one_bf16(w->bias[r]) : 0);
