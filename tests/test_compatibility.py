@@ -151,8 +151,8 @@ def test_a_window_is_reused_while_it_moves_on(tmp_path: Path) -> None:
 def test_a_long_prompt_is_read_in_chunks(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(str(qwen2), OPTIONS)
     whole = list(model.stream_ids(PROMPT, GREEDY).ids())
-    model.forget()
-    monkeypatch.setitem(sys.modules["glmtui.engine.generate"].PREFILL_CHUNK, "cpu", 7)
+    monkeypatch.setitem(sys.modules["glmtui.engine.generate"].PREFILL_CHUNK, "cpu", (7, 7))
+    model = load_model(str(qwen2), OPTIONS)
     seen: list[int] = []
     stream = model.stream_ids(
         PROMPT, GREEDY, on_prefill=lambda progress: seen.append(progress.done)

@@ -85,7 +85,7 @@ def test_the_same_prompt_again_reads_its_last_token_only() -> None:
 
 
 def test_a_long_prompt_is_read_in_chunks_with_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(generate.PREFILL_CHUNK, "cpu", 4)
+    monkeypatch.setitem(generate.PREFILL_CHUNK, "cpu", (4, 4))
     seen: list[PrefillProgress] = []
     stream = toy().stream(
         [Message("user", "abcdefghi")], SamplingParams(max_new_tokens=1), on_prefill=seen.append
@@ -95,7 +95,7 @@ def test_a_long_prompt_is_read_in_chunks_with_progress(monkeypatch: pytest.Monke
 
 
 def test_cancelling_is_seen_between_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(generate.PREFILL_CHUNK, "cpu", 4)
+    monkeypatch.setitem(generate.PREFILL_CHUNK, "cpu", (4, 4))
     model = toy()
     stream = model.stream(
         [Message("user", "abcdefghi")], cancelled=lambda: len(counter(model).fed) == 1

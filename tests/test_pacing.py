@@ -1,8 +1,9 @@
-"""ThreadPacer: all threads on a quiet machine, one less when a core is taken, and back again."""
+"""Pacing: all threads on a quiet machine, one less when a core is taken, and back again; and
+chunks of a prompt between which a cancel is heard soon."""
 
 from __future__ import annotations
 
-from glmtui.engine.pacing import LOOK, LOOK_EVERY, ThreadPacer
+from glmtui.engine.pacing import CHUNK_SECONDS, LOOK, LOOK_EVERY, ChunkPacer, ThreadPacer
 
 
 class Machine:
@@ -87,3 +88,23 @@ def test_work_in_large_pieces_gets_all() -> None:
     assert machine.threads == 1
     machine.pacer.all_threads()
     assert machine.threads == 2
+
+
+def chunks_of(tokens: int, rate: float) -> list[int]:
+    """In which a prompt is read by a model that reads so many tokens a second."""
+    now = 0.0
+    pacer = ChunkPacer(64, 512, clock=lambda: now)
+    chunks = []
+    while tokens:
+        chunks.append(min(tokens, pacer.tokens))
+        with pacer.reading(chunks[-1]):
+            now += chunks[-1] / rate
+        tokens -= chunks[-1]
+    return chunks
+
+
+def test_chunks_are_as_long_as_a_cancel_may_wait() -> None:
+    assert chunks_of(1200, rate=1000) == [64, 512, 512, 112]
+    assert chunks_of(1000, rate=150) == [64, 256, 256, 256, 168]
+    assert all(chunk / 150 <= CHUNK_SECONDS for chunk in chunks_of(1000, rate=150))
+    assert chunks_of(200, rate=6) == [64, 64, 64, 8]  # fewer at once would be slower to read

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
+import shutil
 import sys
 import threading
 import zipfile
@@ -208,3 +210,22 @@ def test_the_real_one(smollm2: Path) -> None:
     assert (info.name, info.family, info.context_length) == ("smollm2", "llama", 8192)
     assert info.stored == "int4 g32 + int8 g32"
     assert info.nbytes == catalog.MODELS[0].disk_nbytes
+
+
+def test_the_size_of_a_folder_that_pip_empties_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("kept/a", "unpacked/b", "unpacked/c"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"12345")
+    scandir = os.scandir
+
+    def emptying(path: Any) -> Any:
+        if path == str(tmp_path / "unpacked"):
+            shutil.rmtree(path)
+        return scandir(path)
+
+    assert wheel._size(tmp_path) == 15
+    monkeypatch.setattr(os, "scandir", emptying)
+    assert wheel._size(tmp_path) == 5

@@ -16,7 +16,8 @@ from toy import CPU, Counter
 from glmtui.chat import Conversation, GenerationStats, Message, SamplingParams, with_tools
 from glmtui.engine.api import LoadedInfo, ToolCall
 from glmtui.engine.cache import KVCache
-from glmtui.engine.generate import PREFILL_CHUNK, LoadedModel
+from glmtui.engine.generate import LoadedModel
+from glmtui.engine.pacing import ChunkPacer
 from glmtui.engine.token_stream import TokenStream
 from glmtui.models.chatglm3 import ROLES, RoleFormat
 from glmtui.models.glm4 import ToolFormat
@@ -26,6 +27,7 @@ MARKS = ("[gMASK]", "sop", *ROLES)
 TOOL = Tool("get_weather", "天气", ("echo", "{city}"), (Parameter("city", "城市"),))
 CALL = "get_weather\n```python\ntool_call(city='北京')\n```"
 FENCE = "```python\ntool_call(city='北京')\n```"
+CHUNK = 512  # of a prompt
 
 
 class Bytes:
@@ -67,7 +69,7 @@ class Speaker(Counter):
         assert cache is not None
         cache.advance(ids.shape[1])
         logits = torch.zeros(1, 1, 300)
-        if ids.shape[1] < PREFILL_CHUNK["cpu"]:  # the prompt ends here
+        if ids.shape[1] < CHUNK:  # the prompt ends here
             logits[0, 0, self.says.pop(0)] = 10.0
         return logits
 
@@ -81,9 +83,11 @@ def speaker(says: str, kind: type[RoleFormat] = RoleFormat) -> LoadedModel:
     ids.append(tokenizer.special["<|observation|>"])
     form = kind(tokenizer, MARKS[:2], frozenset())
     info = LoadedInfo(name="speaker", device="cpu", context_length=4096, calls_tools=True)
-    return LoadedModel(
+    model = LoadedModel(
         Speaker(ids), tokenizer, form, form.stop_ids, info, dtype=torch.float32, device=CPU
     )
+    model._chunks = ChunkPacer(CHUNK, CHUNK)
+    return model
 
 
 def said(model: LoadedModel, messages: Sequence[Message], **params: int) -> tuple[str, TokenStream]:

@@ -24,7 +24,7 @@ from glmtui.engine.cuda_graph import GraphedSteps
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.lookahead import GUESSES, Lookahead
 from glmtui.engine.overlap import overlapped
-from glmtui.engine.pacing import ThreadPacer
+from glmtui.engine.pacing import ChunkPacer, ThreadPacer
 from glmtui.engine.peak import peak_memory
 from glmtui.engine.prompt import fit_prompt
 from glmtui.engine.sampling import DeviceSampler, make_sampler
@@ -32,7 +32,7 @@ from glmtui.engine.token_stream import TokenStream
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.language import _
 
-PREFILL_CHUNK = {"cpu": 512, "cuda": 2048}
+PREFILL_CHUNK = {"cpu": (128, 512), "cuda": (2048, 2048)}  # tokens at once, from and to
 REPLY_ROOM = 256  # tokens kept free for the reply when old turns have to leave the prompt
 
 
@@ -77,6 +77,7 @@ class LoadedModel:
         # guesses need each token at once, and were never measured faster there
         self._overlaps = self._graphs is not None and self._speculation != "on"
         self._pacer: ThreadPacer | None = None
+        self._chunks = ChunkPacer(*PREFILL_CHUNK[device.type])
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -185,14 +186,18 @@ class LoadedModel:
         """
         cache = self._caches.open(prompt)
         reused = cache.offset
-        chunk = PREFILL_CHUNK.get(self.device.type, 512) if self.model.causal else len(prompt)
         logits = None
         on_prefill(PrefillProgress(0, len(prompt) - reused))
         while cache.offset < len(prompt):
             if cancelled():
                 return None, reused
-            part = prompt[cache.offset : cache.offset + chunk]
-            logits = self.step(part)
+            part = prompt[cache.offset :]
+            if self.model.causal:
+                part = part[: self._chunks.tokens]
+            with self._chunks.reading(len(part)):
+                logits = self.step(part)
+                if logits.is_cuda:  # what was launched is not done yet
+                    torch.cuda.current_stream(logits.device).synchronize()
             on_prefill(PrefillProgress(cache.offset - reused, len(prompt) - reused))
         return logits, reused
 

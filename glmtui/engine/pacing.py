@@ -1,9 +1,10 @@
-"""ThreadPacer: how many threads a decode step should use right now, found by timing the steps.
+"""How many threads a decode step should use right now, and how many tokens a prompt is read by.
 
-One step is a few hundred short parallel loops, each as slow as its slowest thread. With a core to
-itself every thread helps; if another program wants a core, the thread that shares it holds up all
-others at every loop, and one thread less is several times faster. Medians count, since what passes
-soon, as the drawing of what was said, slows a step now and then. Knows clocks, no tensors.
+Both are found by timing. One step is a few hundred short parallel loops, each as slow as its
+slowest thread. With a core to itself every thread helps; if another program wants a core, the
+thread that shares it holds up all others at every loop, and one thread less is several times
+faster. Medians count, since what passes soon, as the drawing of what was said, slows a step now and
+then. A prompt is read in chunks, and only between them is a cancel heard. Knows clocks, no tensors.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ LOOK = 4  # steps that tell how fast a number of threads is; the first, which wa
 LOOK_EVERY = 64  # steps with fewer threads than there could be, then a look at all
 WORSE = 1.25  # times slower than they were: a look at one less
 MEMORY = 5  # steps that count
+
+CHUNK_SECONDS = 2.0  # that a cancel waits, about
 
 
 class ThreadPacer:
@@ -78,3 +81,31 @@ class ThreadPacer:
             self._steps = 0
             self._seconds[threads].clear()
             self._set_threads(threads)
+
+
+class ChunkPacer:
+    """Chooses chunks of a prompt that take about as long as a cancel may wait.
+
+    Args:
+        fewest: tokens of the first chunk, and of all others where even they take longer.
+        most: tokens that are enough for full speed.
+
+    Attributes:
+        tokens: of the next chunk.
+    """
+
+    def __init__(
+        self, fewest: int, most: int, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._fewest = self.tokens = fewest
+        self._most = most
+        self._clock = clock
+
+    @contextmanager
+    def reading(self, tokens: int) -> Iterator[None]:
+        """Around a chunk of so many tokens: learns from how long it took."""
+        started = self._clock()
+        yield
+        took = max(self._clock() - started, 1e-9)
+        fits = int(tokens * CHUNK_SECONDS / took) // self._fewest * self._fewest
+        self.tokens = min(max(fits, self._fewest), self._most)

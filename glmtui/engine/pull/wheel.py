@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 from glmtui.engine.known import Wheel
@@ -149,12 +150,12 @@ def _run(command: list[str], wheel: Wheel, download: Path, job: Job) -> None:
 
 
 def _size(folder: Path) -> int:
+    """Bytes of its files; what another process takes away while we look does not count."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # moved while we looked
-            continue
+    for parent, _folders, names in os.walk(folder):  # which skips folders that are gone
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(parent) / name).stat().st_size
     return total
 
 
