@@ -97,16 +97,18 @@ static void attend_few(float *y, float *scores, const float *q, const bf16 *keys
     }
 }
 
-/* All queries of a token that share a key head; h: the key head. */
-static void attend_token(const Attention *a, long t, long h, float *scores)
+/* A thread's part of the queries of all tokens, by as many as share keys and there are registers
+   for */
+static void attend_part(const Attention *a, long first, long end, float *scores)
 {
-    const long size = a->size, group = a->heads / a->kv_heads, length = a->offset + t + 1;
-    const bf16 *keys = a->keys + h * a->room * size, *values = a->values + h * a->room * size;
-    for (long first = h * group; first < (h + 1) * group; first += QUERIES) {
-        const int n = (int)lesser((h + 1) * group - first, QUERIES);
-        attend_few(a->y + (t * a->heads + first) * size, scores,
-                   a->q + t * a->q_stride + first * size, keys, values, length, padded(length),
-                   size, n);
+    const long size = a->size, group = a->heads / a->kv_heads;
+    for (long query = first; query < end;) {
+        const long t = query / a->heads, head = query % a->heads, h = head / group;
+        const long n = lesser(lesser(end - query, QUERIES), (h + 1) * group - head);
+        const long keys = h * a->room * size, length = a->offset + t + 1;
+        attend_few(a->y + query * size, scores, a->q + t * a->q_stride + head * size,
+                   a->keys + keys, a->values + keys, length, padded(length), size, (int)n);
+        query += n;
     }
 }
 
@@ -135,6 +137,7 @@ static void fill_values(Panel panel, const bf16 *values, long size, long count)
     }
 }
 
+/* `multiply_tile` for all tokens */
 static void multiply_panel(float *y, long y_stride, const float *x, long x_stride,
                            const float *panel, long depth, const float *start, long tokens)
 {
@@ -186,25 +189,26 @@ static void attend_block(const Attention *a, long first, long h, float *scores)
 
 /* ---- all */
 
-static int is_few(const Attention *a)
-{
-    return a->tokens <= FEW;
-}
-
 long attention_room(const Attention *a)
 {
     const long stride = (a->offset + a->tokens + WIDE - 1) / WIDE * WIDE;
-    return is_few(a) ? QUERIES * stride : a->heads / a->kv_heads * together(a) * stride;
+    const long rows = a->tokens <= FEW ? QUERIES : a->heads / a->kv_heads * together(a);
+    return rows * stride;
 }
 
 void attend(const Attention *a, float *room, int threads)
 {
-    const long each = attention_room(a), step = is_few(a) ? 1 : together(a);
-    const long items = (a->tokens + step - 1) / step * a->kv_heads;
-#pragma omp parallel for num_threads(threads) schedule(static, 1) /* later tokens see more */
-    for (long item = 0; item < items; item++) {
-        const long first = item / a->kv_heads * step, h = item % a->kv_heads;
-        float *scores = room + omp_get_thread_num() * each;
-        (is_few(a) ? attend_token : attend_block)(a, first, h, scores);
+    const long each = attention_room(a), queries = a->tokens * a->heads, step = together(a);
+    const long blocks = (a->tokens + step - 1) / step * a->kv_heads;
+    if (a->tokens <= FEW) {
+        PARALLEL_FOR
+        for (long part = 0; part < threads; part++)
+            attend_part(a, queries * part / threads, queries * (part + 1) / threads,
+                        room + part * each);
+        return;
     }
+#pragma omp parallel for num_threads(threads) schedule(static, 1) /* later tokens see more */
+    for (long block = 0; block < blocks; block++)
+        attend_block(a, block / a->kv_heads * step, block % a->kv_heads,
+                     room + omp_get_thread_num() * each);
 }

@@ -66,7 +66,6 @@ static void fill(Panel panel, const Linear *w, long row, long first, long depth)
     }
 }
 
-
 /* The tile of a panel that has fewer than WIDE rows */
 static void multiply_edge(float *y, long y_stride, const float *x, long x_stride,
                           const float *panel, long depth, const float *start, long n, long width)
