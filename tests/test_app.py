@@ -55,7 +55,7 @@ async def test_ctrl_r_answers_again_and_says_which_of_how_many() -> None:
         desk.engine.pieces = ["Another"]
         await desk.pilot.press("ctrl+r")
         await desk.shows("Another")
-        await desk.shows("2/2")
+        await desk.shows("fake  2/2")
         assert "Hello there." not in desk.screen()
 
 

@@ -144,7 +144,7 @@ async def test_asked_again_the_remark_goes_with_its_call(tools: Path) -> None:
         assert [m.role for m in desk.app.session.conversation.path] == ["user", "assistant"]
         assert desk.engine.requests[1].messages[-1].role == "user"
         assert "Let me look." not in desk.screen()
-        assert "2/2" in desk.screen()
+        assert "fake  2/2" in desk.screen()
 
 
 async def test_escape_kills_a_tool_that_runs(tools: Path) -> None:

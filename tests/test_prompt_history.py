@@ -117,7 +117,7 @@ async def test_with_an_empty_prompt_ctrl_r_answers_again() -> None:
     async with running() as desk:
         await desk.ask("Hi")
         await desk.pilot.press("ctrl+r")
-        await desk.until(lambda: "2/2" in desk.screen())
+        await desk.until(lambda: "fake  2/2" in desk.screen())
 
 
 async def test_with_an_empty_prompt_up_goes_to_what_is_above() -> None:
