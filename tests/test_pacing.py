@@ -3,7 +3,9 @@ chunks of a prompt between which a cancel is heard soon."""
 
 from __future__ import annotations
 
-from glmtui.engine.pacing import CHUNK_SECONDS, LOOK, LOOK_EVERY, ChunkPacer, ThreadPacer
+from itertools import groupby
+
+from glmtui.engine.pacing import CHUNK_SECONDS, LATE, LOOK, SOON, ChunkPacer, ThreadPacer
 
 
 class Machine:
@@ -37,29 +39,41 @@ class Machine:
 
 def test_both_are_tried_once_and_the_faster_is_kept() -> None:
     machine = Machine({4: 0.010, 3: 0.012})
-    used = machine.run(10 * LOOK_EVERY)
+    used = machine.run(500)
     assert used == [4] * LOOK + [3] * LOOK + [4] * (len(used) - 2 * LOOK)
 
 
-def test_fewer_are_kept_where_they_are_faster_with_a_look_at_all_now_and_then() -> None:
-    used = Machine({4: 0.012, 3: 0.010}).run(LOOK + 5 * (LOOK_EVERY + LOOK))
-    assert used.count(4) == 6 * LOOK
+def test_fewer_are_kept_where_they_are_faster_with_looks_at_all_that_become_rare() -> None:
+    used = Machine({4: 0.012, 3: 0.010}).run(2000)
+    stints = [len(list(same)) for threads, same in groupby(used) if threads == 3][:-1]
+    assert stints == sorted(stints)
+    assert (stints[0], stints[-1]) == (SOON, LATE)
+    assert used.count(4) == LOOK * (len(stints) + 1)
 
 
 def test_a_taken_core_is_noticed_at_once_and_its_return_soon() -> None:
     machine = Machine({4: 0.010, 3: 0.012})
-    machine.run(LOOK_EVERY)
+    machine.run(100)
     machine.seconds[4] = 0.100
     assert machine.run(10).count(4) <= 3
-    machine.run(10 * LOOK_EVERY)
+    machine.run(1000)
     machine.seconds[4] = 0.010
-    machine.run(LOOK_EVERY + 2 * LOOK)
-    assert set(machine.run(LOOK_EVERY)) == {4}
+    machine.run(LATE + 2 * LOOK)
+    assert set(machine.run(100)) == {4}
+
+
+def test_a_core_that_was_taken_for_a_moment_is_missed_for_a_moment() -> None:
+    machine = Machine({2: 0.013, 1: 0.021})
+    machine.run(100)
+    machine.seconds[2] = 0.100
+    machine.run(3)
+    machine.seconds[2] = 0.013
+    assert machine.run(100).count(1) <= SOON + LOOK
 
 
 def test_what_slows_a_step_now_and_then_changes_nothing() -> None:
     machine = Machine({2: 0.013, 1: 0.021})
-    machine.run(LOOK_EVERY)
+    machine.run(100)
     for _ in range(100):  # a frame is drawn
         machine.seconds[2] = 0.035
         machine.run(1)
@@ -69,16 +83,16 @@ def test_what_slows_a_step_now_and_then_changes_nothing() -> None:
 
 def test_all_that_become_slower_are_compared_again() -> None:
     machine = Machine({2: 0.013, 1: 0.021})
-    machine.run(LOOK_EVERY)
+    machine.run(100)
     changes = machine.changes
     machine.seconds = {2: 0.020, 1: 0.030}  # the context has grown
-    assert machine.run(LOOK_EVERY).count(1) == LOOK
+    assert machine.run(100).count(1) == LOOK
     assert machine.changes == changes + 2
 
 
 def test_one_thread_stays_one() -> None:
     machine = Machine({1: 0.01})
-    assert set(machine.run(3 * LOOK_EVERY)) == {1}
+    assert set(machine.run(200)) == {1}
     assert machine.changes == 0
 
 

@@ -6,6 +6,7 @@ Whatever has to happen before torch is imported happens here.
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib.util
 import os
 import threading
@@ -44,6 +45,7 @@ def open_model(
             _("The engine's libraries do not load: {error}").format(error=error),
             _("Install glmtui again in a fresh environment; glmtui doctor says more."),
         ) from error
+    gc.freeze()  # torch stays: collecting need not look at it for 80 ms every time
     try:
         return load(target, options, on_progress, cancelled)
     except (RuntimeError, MemoryError) as error:

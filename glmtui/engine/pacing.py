@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from statistics import median
 
 LOOK = 4  # steps that tell how fast a number of threads is; the first, which wakes them, is slower
-LOOK_EVERY = 64  # steps with fewer threads than there could be, then a look at all
+SOON, LATE = 8, 128  # steps with fewer threads than there could be, then a look at all
 WORSE = 1.25  # times slower than they were: a look at one less
 MEMORY = 5  # steps that count
 
@@ -45,6 +45,7 @@ class ThreadPacer:
         self._in_use = most
         self._steps = 0  # since the number changed
         self._expected = 0.0  # seconds of a step with all threads, when they were chosen
+        self._patience = SOON  # steps until the next look at all, longer after each in vain
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -55,8 +56,10 @@ class ThreadPacer:
         self._steps += 1
         if self._steps > 1:
             self._seconds[self._in_use].append(self._clock() - started)
-        if self._steps == LOOK and self._in_use == self._most:
+        if self._in_use == self._most and self._steps == LOOK:
             self._expected = median(self._seconds[self._most])
+        if self._in_use == self._most and self._steps > LOOK:  # they were found to be faster
+            self._patience = SOON
 
     def all_threads(self) -> None:
         """For work in large pieces, which more threads always help."""
@@ -71,9 +74,12 @@ class ThreadPacer:
         now = median(self._seconds[self._in_use])
         if median(self._seconds[other]) < now:
             return other
-        all_in_use = self._in_use == self._most
-        look = now > WORSE * self._expected if all_in_use else self._steps >= LOOK_EVERY
-        return other if look else self._in_use
+        if self._in_use == self._most:
+            return other if now > WORSE * self._expected else self._in_use
+        if self._steps < self._patience:
+            return self._in_use
+        self._patience = min(2 * self._patience, LATE)
+        return other
 
     def _use(self, threads: int) -> None:
         if threads != self._in_use:
