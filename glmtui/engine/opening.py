@@ -9,6 +9,7 @@ import ctypes
 import gc
 import importlib.util
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def open_model(
         return ServerModel.connect(target)
     on_progress(Progress(_("loading")))
     prepare_environment()
+    first = "torch" not in sys.modules
     _load_torch_library()
     try:
         from glmtui.engine.loader import load
@@ -45,7 +47,8 @@ def open_model(
             _("The engine's libraries do not load: {error}").format(error=error),
             _("Install glmtui again in a fresh environment; glmtui doctor says more."),
         ) from error
-    gc.freeze()  # torch stays: collecting need not look at it for 80 ms every time
+    if first:  # torch stays: collecting need not look at it for 80 ms every time; a model does not
+        gc.freeze()
     try:
         return load(target, options, on_progress, cancelled)
     except (RuntimeError, MemoryError) as error:

@@ -56,10 +56,11 @@ class ThreadPacer:
         self._steps += 1
         if self._steps > 1:
             self._seconds[self._in_use].append(self._clock() - started)
-        if self._in_use == self._most and self._steps == LOOK:
-            self._expected = median(self._seconds[self._most])
-        if self._in_use == self._most and self._steps > LOOK:  # they were found to be faster
-            self._patience = SOON
+        if self._in_use == self._most:
+            if self._steps == LOOK:
+                self._expected = median(self._seconds[self._most])
+            elif self._steps > LOOK:  # they were found to be faster
+                self._patience = SOON
 
     def all_threads(self) -> None:
         """For work in large pieces, which more threads always help."""

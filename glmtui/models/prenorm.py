@@ -175,9 +175,8 @@ class PreNormDecoder(Decoder):
         shape = self.config
         native = {path: m.native for path, m in self.named_modules() if isinstance(m, NativeLinear)}
         table = self.embedding.weight
-        if len(native) < 4 * shape.layers + 1 or not DecoderStep.takes(shape.head_dim):
-            return None
-        if not reads(table):
+        whole = len(native) >= 4 * shape.layers + 1
+        if not (whole and DecoderStep.takes(shape.head_dim) and reads(table)):
             return None
         layers = [
             LayerWeights(

@@ -80,6 +80,7 @@ class Transcript(ScrollView, can_focus=True):
         self._seen = 0  # lines that were there, or came into view, since following ended
         self._told = (True, 0)
         self._rows: dict[int, Strip] = {}  # of the view, as they were drawn last,
+        self._drawn_size = Size()  # in this size,
         self._inked: dict[int, int] = {}  # and how many cells of each
         self._scrolled_at = 0.0  # when the end last came into view by scrolling,
         self._scrolled_to = 0  # and how many lines there were
@@ -317,6 +318,9 @@ class Transcript(ScrollView, can_focus=True):
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """Rows of the view, of which only those that changed are drawn: there is no border."""
+        if self._drawn_size != self.size:
+            self._drawn_size = self.size
+            self._rows.clear()
         if missing := [y for y in crop.line_range if y not in self._rows]:
             filters, ground = self.get_line_filters(), self.background_colors[1]
             for y in missing:

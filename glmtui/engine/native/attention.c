@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include "attention.h"
+#include "linear.h"
 #include "matrix.h"
 
 #define QUERIES 3 /* that a key is read for at a time: as many as there are registers for */
@@ -114,21 +115,7 @@ static void attend_part(const Attention *a, long first, long end, float *scores)
 
 /* ---- many */
 
-/* Panels of keys, whose numbers are the columns, and of values, whose numbers are the rows */
-static void fill_keys(Panel panel, const bf16 *keys, long size, long count)
-{
-    for (int half = 0; half < WIDE; half += 8) {
-        const long left = count - half, from = left > 0 ? half : count - 1;
-        for (long c = 0; c < size; c += 2) {
-            const __m256i two = eight_apart(keys + from * size + c, size * sizeof *keys,
-                                            left > 0 ? left - 1 : 0);
-            float *to = panel + c * WIDE + half;
-            _mm256_store_ps(to, from_bf16(two));
-            _mm256_store_ps(to + WIDE, from_bf16(_mm256_srli_epi32(two, 16)));
-        }
-    }
-}
-
+/* A panel of values: a token's numbers are a column */
 static void fill_values(Panel panel, const bf16 *values, long size, long count)
 {
     for (long i = 0; i < count; i++, panel += WIDE, values += size) {
@@ -159,13 +146,15 @@ static void attend_block(const Attention *a, long first, long h, float *scores)
     const long size = a->size, group = a->heads / a->kv_heads;
     const long tokens = lesser(a->tokens - first, together(a)), before = a->offset + first;
     const long length = before + tokens, stride = (length + WIDE - 1) / WIDE * WIDE;
-    const bf16 *keys = a->keys + h * a->room * size, *values = a->values + h * a->room * size;
+    const Linear keys = {.q = a->keys + h * a->room * size, .rows = length, .columns = size,
+                         .bits = 16, .is_bf16 = 1};
+    const bf16 *values = a->values + h * a->room * size;
     const float *q = a->q + first * a->q_stride + h * group * size;
     float *y = a->y + (first * a->heads + h * group) * size;
     const float shrink = 1 / sqrtf((float)size), zeros[WIDE] = {0};
     Panel panel;
     for (long k = 0; k < length; k += WIDE) {
-        fill_keys(panel, keys + k * size, size, lesser(length - k, WIDE));
+        fill_panel(panel, &keys, k, 0, size);
         for (long j = 0; j < group; j++)
             multiply_panel(scores + j * tokens * stride + k, stride, q + j * size, a->q_stride,
                            panel, size, zeros, tokens);

@@ -267,9 +267,11 @@ int linear(bf16 *y, const bf16 *x, const Linear *w, long tokens, int threads)
     for (long i = 0; i < in; i++)
         wide[i] = one_bf16(x[i]);
     const int result = multiply(wide + in, wide, w, tokens, threads);
-    PARALLEL_IF_MANY
-    for (long i = 0; i < out; i++)
-        y[i] = to_bf16(result == 0 ? wide[in + i] : 0);
+    if (result == 0) {
+        PARALLEL_IF_MANY
+        for (long i = 0; i < out; i++)
+            y[i] = to_bf16(wide[in + i]);
+    }
     free(wide);
     return result;
 }

@@ -5,7 +5,29 @@
 
 #define PANELS 8 /* that are multiplied with a token while it is in the first-level cache */
 
-/* ---- half a panel: eight rows from `row` on, or where there are fewer, the last of them again */
+/* ---- panels, half by half: eight rows from `row` on, or where there are fewer, the last of them
+   again */
+
+/* The 32 bits at eight places `stride` bytes apart, the last of them where there are fewer */
+INLINE __m256i eight_apart(const void *at, long stride, long last)
+{
+    int32_t some[8];
+    for (int i = 0; i < 8; i++)
+        memcpy(some + i, (const char *)at + (i < last ? i : last) * stride, sizeof *some);
+    return _mm256_loadu_si256((const __m256i *)some);
+}
+
+/* Halves of 16 bits in lanes of 32, wide */
+INLINE __m256 from_f16(__m256i lanes)
+{
+    const __m256i packed = _mm256_packus_epi32(lanes, lanes);
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
+}
+
+INLINE __m256 from_bf16(__m256i lanes)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(lanes, 16));
+}
 
 INLINE __m256 eight_halves(const f16 *at, long stride, long last)
 {
@@ -50,9 +72,7 @@ static void fill_half(float *panel, const Linear *w, long row, long last, long f
     }
 }
 
-/* ---- products */
-
-static void fill(Panel panel, const Linear *w, long row, long first, long depth)
+void fill_panel(Panel panel, const Linear *w, long row, long first, long depth)
 {
     for (int half = 0; half < WIDE; half += 8) {
         const long left = w->rows - row - half; /* of none at all the last row is taken */
@@ -65,6 +85,8 @@ static void fill(Panel panel, const Linear *w, long row, long first, long depth)
             fill_half(panel + half, w, from, last, first, depth);
     }
 }
+
+/* ---- products */
 
 /* The tile of a panel that has fewer than WIDE rows */
 static void multiply_edge(float *y, long y_stride, const float *x, long x_stride,
@@ -88,7 +110,7 @@ static void multiply_rows(float *y, const float *x, const Linear *w, long tokens
     for (long first = 0; first < w->columns; first += DEPTH) {
         const long depth = lesser(w->columns - first, DEPTH);
         for (long r = row; r < end; r += WIDE)
-            fill(panels[(r - row) / WIDE], w, r, first, depth);
+            fill_panel(panels[(r - row) / WIDE], w, r, first, depth);
         for (long t = 0; t < tokens; t += TALL)
             for (long r = row; r < end; r += WIDE) {
                 float *to = y + t * w->rows + r;

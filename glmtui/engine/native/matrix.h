@@ -4,7 +4,7 @@
 #ifndef GLMTUI_MATRIX_H
 #define GLMTUI_MATRIX_H
 
-#include "numbers.h"
+#include "linear.h"
 
 #define WIDE 16   /* rows of a panel */
 #define TALL 6    /* tokens at a time: with WIDE as many sums as there are registers for */
@@ -15,26 +15,9 @@
 
 typedef float Panel[DEPTH * WIDE] __attribute__((aligned(64)));
 
-/* The 32 bits at eight places `stride` bytes apart, the last of them where there are fewer */
-INLINE __m256i eight_apart(const void *at, long stride, long last)
-{
-    int32_t some[8];
-    for (int i = 0; i < 8; i++)
-        memcpy(some + i, (const char *)at + (i < last ? i : last) * stride, sizeof *some);
-    return _mm256_loadu_si256((const __m256i *)some);
-}
-
-/* Halves of 16 bits in lanes of 32, wide */
-INLINE __m256 from_f16(__m256i lanes)
-{
-    const __m256i packed = _mm256_packus_epi32(lanes, lanes);
-    return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08)));
-}
-
-INLINE __m256 from_bf16(__m256i lanes)
-{
-    return _mm256_castsi256_ps(_mm256_slli_epi32(lanes, 16));
-}
+/* Fills a panel with rows of a weight from `row` on, of which there may be fewer than WIDE, and
+   `depth` of their columns. */
+void fill_panel(Panel panel, const Linear *w, long row, long first, long depth);
 
 /* y[t] = start + the sum over c of x[t][c] panel[c]; start NULL: of what y[t] was. n tokens, known
    when this is compiled. */
