@@ -67,7 +67,7 @@ def findings(
     yield Finding("ok", "Python", f"{platform.python_version()} at {sys.executable}")
     yield Finding("ok", "glmtui", f"{__version__} at {Path(__file__).parent}")
     yield from _torch_and_gpus(device.snapshot())
-    yield cpu_kernels(built())
+    yield _cpu()
     yield from _terminal(environ)
     yield from _folders()
     yield from _models(settings)
@@ -163,10 +163,17 @@ def kernels(capability: str, missing: Mapping[str, str]) -> Iterator[Finding]:
     yield Finding("ok", "kernels", f"cpm_kernels: {optional or 'can be asked for (quant.kernel)'}")
 
 
+def _cpu() -> Finding:
+    try:
+        return cpu_kernels(built())  # which compiles them, if need be
+    except ConfigError as error:
+        return Finding("fail", "CPU", error.message, error.hint)
+
+
 def cpu_kernels(kernels: Built) -> Finding:
-    """What computes on the CPU; asking for it has compiled it."""
+    """What computes on the CPU."""
     if kernels.library is not None:
-        return Finding("ok", "CPU", "compiled kernels")
+        return Finding("ok", "CPU", f"compiled kernels for {kernels.isa}")
     said = f"no compiled kernels, torch's are slower: {kernels.problem}"
     if kernels.problem != NO_COMPILER:
         return Finding("ok", "CPU", said)

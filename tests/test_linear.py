@@ -112,6 +112,15 @@ def test_one_token_and_many_multiply_with_the_same_weight() -> None:
         assert torch.equal(torch.cat([linear(row[None]) for row in x]), linear(x))
 
 
+@pytest.mark.parametrize("columns", [8, 24, 40])
+def test_widths_that_torchs_int8_kernel_reads_beyond_are_not_given_to_it(columns: int) -> None:
+    """With AVX-512 it reads 16 numbers at a time, the last of them beyond the weight's end."""
+    weight = quantize(normal(50, columns), 8)
+    linear = make(weight, None)
+    assert not isinstance(linear, CpuInt8Linear)
+    check(linear, weight, None)
+
+
 @pytest.mark.parametrize("rows", [16, 50])
 def test_int8_on_a_cpu(rows: int) -> None:
     weight = quantize(normal(rows, 320), 8)

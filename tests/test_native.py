@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from emulation import ISAS, kernels_for
 from test_quant import int4, normal
 from torch import Tensor
 from torch.nn import functional as F
@@ -45,6 +47,13 @@ KINDS = {
 }
 
 
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Every instruction set in turn, emulated where this machine lacks it."""
+    with kernels_for(request.param, monkeypatch):
+        yield request.param
+
+
 def error(ours: Tensor, exact: Tensor) -> float:
     """How far off, beside the size of what is meant."""
     return float((ours.double() - exact).norm() / exact.double().norm())
@@ -54,13 +63,17 @@ def error(ours: Tensor, exact: Tensor) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tokens", [1, 3, 4, 7, kernels.FEW, kernels.FEW + 1, 40])
 @pytest.mark.parametrize("rows", [50, 300])
-def test_products_are_as_exact_as_their_result_can_say(kind: str, tokens: int, rows: int) -> None:
+def test_products_are_as_exact_as_their_result_can_say(
+    isa: str, kind: str, tokens: int, rows: int
+) -> None:
     weight = quantize(normal(rows, 384) + 0.1, *KINDS[kind])
     bias = normal(1, rows)[0].bfloat16()
     x = normal(tokens, 384, seed=tokens).bfloat16()
     exact = F.linear(x.float(), weight.dequantize(torch.float32), bias.float())
     rounding = error(exact.bfloat16(), exact)
-    assert error(kernels.NativeWeight(weight, bias).multiply(x), exact) < 1.1 * rounding
+    # tiles take the weight in bfloat16, which rounds once more
+    allowed = 2 if isa == "amx" and tokens > kernels.FEW else 1.1
+    assert error(kernels.NativeWeight(weight, bias).multiply(x), exact) < allowed * rounding
 
 
 @needs_kernels
@@ -78,14 +91,14 @@ def test_where_torch_has_a_faster_product_many_tokens_go_there(
 
 @needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("tokens", [3, kernels.FEW])
-def test_whole_weights_are_multiplied_as_they_are(dtype: torch.dtype, tokens: int) -> None:
+@pytest.mark.parametrize("tokens", [3, kernels.FEW, 21])
+def test_whole_weights_are_multiplied_as_they_are(isa: str, dtype: torch.dtype, tokens: int) -> None:
     weight, bias = normal(50, 96).to(dtype), normal(1, 50)[0].bfloat16()
     x = normal(2 * tokens, 96).bfloat16().view(2, tokens, 96)
     exact = F.linear(x.float(), weight.float(), bias.float())
     y = NativeLinear(weight, bias)(x)
     assert (y.shape, y.dtype) == (exact.shape, torch.bfloat16)
-    assert error(y, exact) < 1.1 * error(exact.bfloat16(), exact)
+    assert error(y, exact) < (2 if isa == "amx" else 1.1) * error(exact.bfloat16(), exact)
 
 
 @needs_kernels
@@ -142,7 +155,7 @@ def test_a_token_gets_the_same_to_the_last_bit_in_any_company(kind: str) -> None
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("tokens", [2, kernels.FEW + 2])
-def test_what_is_no_number_stays_none(kind: str, bad: float, tokens: int) -> None:
+def test_what_is_no_number_stays_none(isa: str, kind: str, bad: float, tokens: int) -> None:
     layer = NativeLinear(quantize(normal(50, 384), *KINDS[kind]), None)
     x = normal(tokens, 384).bfloat16()
     x[1, 70] = bad
@@ -233,7 +246,7 @@ class Uncompiled:
 @pytest.mark.parametrize("key", SHAPES)
 @pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, None)])
 def test_a_step_in_one_call_is_the_step_layer_by_layer(
-    key: str, bits: int, group: int | None
+    isa: str, key: str, bits: int, group: int | None
 ) -> None:
     model = decoder(key, bits, group)
     ids = torch.randint(0, 96, (1, 60), generator=torch.Generator().manual_seed(2))
@@ -265,7 +278,7 @@ def test_a_step_in_one_call_is_the_step_layer_by_layer(
 @needs_kernels
 @torch.inference_mode()
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (8, 2), (10, 2), (32, 1)])
-def test_many_tokens_attend_as_a_few_do(heads: int, kv_heads: int) -> None:
+def test_many_tokens_attend_as_a_few_do(isa: str, heads: int, kv_heads: int) -> None:
     model = decoder("llama", 8, None, heads=heads, kv_heads=kv_heads)
     ids = torch.randint(0, 96, (1, 290), generator=torch.Generator().manual_seed(3))
     few, many = (model.new_cache(300, torch.bfloat16, CPU) for _ in range(2))
@@ -278,7 +291,7 @@ def test_many_tokens_attend_as_a_few_do(heads: int, kv_heads: int) -> None:
 
 @needs_kernels
 @torch.inference_mode()
-def test_a_step_in_one_call_goes_on_where_the_cache_grows() -> None:
+def test_a_step_in_one_call_goes_on_where_the_cache_grows(isa: str) -> None:
     model = decoder("llama", 4, 32)
     cache = model.new_cache(300, torch.bfloat16, CPU)
     cache.keys = [keys[:, :, :50].clone() for keys in cache.keys]

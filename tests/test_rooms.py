@@ -31,7 +31,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
         "chat": ("chat",),
         "commands": ("commands", "keys", "slash"),
-        "device": ("engine.device", "engine.cgroup"),
+        "device": ("engine.device", "engine.cgroup", "engine.instruction_sets"),
         "setting": ("setting",),
     },
     {"store": ("store",), "api": ("engine.api",)},

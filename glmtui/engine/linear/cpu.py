@@ -20,6 +20,7 @@ from glmtui.engine.processor import product_dtype
 from glmtui.engine.quant import PackedWeight, per_row, row_blocks
 
 INT4_GROUPS = (256, 128, 64, 32)  # what torch's int4 kernels take
+INT8_COLUMNS = 16  # torch's int8 kernel reads so many at a time, past the end of other rows
 # up to this many tokens at once the packed kernels win where plain products are in float32
 FEW_INT4, FEW_INT8 = 64, 16
 
@@ -118,7 +119,8 @@ def _make_int4(weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) ->
 
 
 def _takes_int8(weight: PackedWeight, dtype: torch.dtype) -> bool:
-    return weight.bits == 8 and weight.order is None and dtype == torch.bfloat16
+    whole = weight.in_features % INT8_COLUMNS == 0
+    return weight.bits == 8 and whole and weight.order is None and dtype == torch.bfloat16
 
 
 def _make_int8(weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:

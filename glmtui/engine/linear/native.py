@@ -34,10 +34,14 @@ class NativeLinear(LinearLayer):
             return self.native.multiply(x)
         dtype = product_dtype()
         wide, bias = x.to(dtype), self.native.bias
+        bias = None if bias is None else bias.to(dtype)  # added before the product is rounded
+        blocks = list(row_blocks(self.native.shape, block=UNPACKED))
+        if len(blocks) == 1:
+            return F.linear(wide, self.native.whole(dtype), bias).to(x.dtype)
         y = x.new_empty(*x.shape[:-1], self.native.shape[0])
-        for rows in row_blocks(self.native.shape, block=UNPACKED):
-            part = F.linear(wide, self.native.whole(dtype, rows))
-            y[..., rows] = part if bias is None else part + bias[rows]
+        for rows in blocks:
+            part = None if bias is None else bias[rows]
+            y[..., rows] = F.linear(wide, self.native.whole(dtype, rows), part)
         return y
 
 

@@ -1,17 +1,19 @@
-/* Attention of a few queries key by key, and of many by panels. */
+/* Attention of a few queries by chunks of keys, and of many by panels. */
 
 #include <math.h>
 #include <omp.h>
 
 #include "attention.h"
+#include "isa.h"
 #include "linear.h"
 #include "matrix.h"
 
 #define QUERIES 3 /* that a key is read for at a time: as many as there are registers for */
 #define ROWS 96   /* queries that share a panel of keys, about */
 
-/* softmax(x * shrink) in place; there is room for numbers up to a multiple of 8. */
-static void softmax(float *x, float shrink, long length)
+/* x = exp((x - most) * shrink) in place, for numbers up to a multiple of 8, for which there is room;
+   returns their sum. `most` becomes the largest. NaN stays NaN. */
+static float weigh_scores(float *x, float shrink, long length, float *most)
 {
     const __m256 factor = _mm256_set1_ps(shrink);
     __m256 largest = _mm256_set1_ps(-INFINITY), total = _mm256_setzero_ps();
@@ -19,7 +21,8 @@ static void softmax(float *x, float shrink, long length)
         x[i] = -INFINITY;
     for (long i = 0; i < length; i += 8)
         largest = _mm256_max_ps(_mm256_loadu_ps(x + i), largest);
-    largest = _mm256_set1_ps(largest_of(largest));
+    *most = largest_of(largest);
+    largest = _mm256_set1_ps(*most);
     for (long i = 0; i < length; i += 8) {
         const __m256 below = _mm256_mul_ps(_mm256_sub_ps(_mm256_loadu_ps(x + i), largest), factor);
         /* exp_of hides NaN, which 0 * below does not; what is far below counts for nothing */
@@ -28,88 +31,146 @@ static void softmax(float *x, float shrink, long length)
         _mm256_storeu_ps(x + i, _mm256_and_ps(weight, seen));
         total = _mm256_add_ps(total, _mm256_and_ps(weight, seen));
     }
-    const __m256 inverse = _mm256_set1_ps(1 / sum_of(total));
+    return sum_of(total);
+}
+
+/* softmax(x * shrink) in place; there is room for numbers up to a multiple of 8. */
+static void softmax(float *x, float shrink, long length)
+{
+    float most;
+    const __m256 inverse = _mm256_set1_ps(1 / weigh_scores(x, shrink, length, &most));
     for (long i = 0; i < length; i += 8)
         _mm256_storeu_ps(x + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), inverse));
 }
 
 /* ---- a few */
 
-/* scores = softmax(q k^T / sqrt(size)) of one key head and n queries that see the same keys.
-   q: [n, size]. scores: [n, stride], of which length are filled. */
-INLINE void weigh(float *scores, const float *q, const bf16 *keys, long length, long stride,
-                  long size, const int n)
+/* scores = q k^T of one key head and n queries that see the same keys. q: [n, size].
+   scores: [n, CHUNK]. */
+INLINE void score_keys(float *scores, const float *q, const bf16 *keys, long count, long size,
+                       const int n)
 {
-    const float shrink = 1 / sqrtf((float)size);
-    for (long i = 0; i < length; i++) {
+    for (long i = 0; i < count; i++) {
         __m256 sums[QUERIES];
         for (int j = 0; j < n; j++)
             sums[j] = _mm256_setzero_ps();
         for (long c = 0; c < size; c += 8) {
+            if (c % 32 == 0)
+                _mm_prefetch((const char *)(keys + i * size + c) + KEYS_AHEAD, _MM_HINT_T0);
             const __m256 key = load_bf16(keys + i * size + c);
             for (int j = 0; j < n; j++)
                 sums[j] = _mm256_fmadd_ps(_mm256_loadu_ps(q + j * size + c), key, sums[j]);
         }
         for (int j = 0; j < n; j++)
-            scores[j * stride + i] = sum_of(sums[j]);
+            scores[j * CHUNK + i] = sum_of(sums[j]);
     }
-    for (int j = 0; j < n; j++)
-        softmax(scores + j * stride, shrink, length);
 }
 
-/* y = scores v; y: [n, size] */
-INLINE void mix(float *y, const float *scores, const bf16 *values, long length, long stride,
-                long size, const int n)
+/* parts[j] = the sum of values, each weighted by a score. parts: [n, part_size]. */
+INLINE void mix_values(float *parts, const float *scores, const bf16 *values, long count, long size,
+                       const int n)
 {
     for (long c = 0; c < size; c += 32) { /* as many sums as there are registers for */
         __m256 sums[QUERIES][4];
         for (int j = 0; j < n; j++)
             for (int k = 0; k < 4; k++)
                 sums[j][k] = _mm256_setzero_ps();
-        for (long i = 0; i < length; i++)
+        for (long i = 0; i < count; i++) {
+            _mm_prefetch((const char *)(values + i * size + c) + KEYS_AHEAD, _MM_HINT_T0);
             for (int k = 0; k < 4; k++) {
                 const __m256 value = load_bf16(values + i * size + c + 8 * k);
                 for (int j = 0; j < n; j++)
-                    sums[j][k] = _mm256_fmadd_ps(_mm256_set1_ps(scores[j * stride + i]), value,
+                    sums[j][k] = _mm256_fmadd_ps(_mm256_set1_ps(scores[j * CHUNK + i]), value,
                                                  sums[j][k]);
             }
+        }
         for (int j = 0; j < n; j++)
             for (int k = 0; k < 4; k++)
-                _mm256_storeu_ps(y + j * size + c + 8 * k, sums[j][k]);
+                _mm256_storeu_ps(parts + j * part_size(size) + c + 8 * k, sums[j][k]);
     }
 }
 
-/* softmax(q k^T / sqrt(size)) v; y, q: [n, size] */
-static void attend_few(float *y, float *scores, const float *q, const bf16 *keys,
-                       const bf16 *values, long length, long stride, long size, int n)
+/* attend_chunk for n queries, known when this is compiled */
+INLINE void chunk_of(float *parts, const float *q, const bf16 *keys, const bf16 *values, long count,
+                     long size, const int n)
 {
-    switch (n) { /* known when each is compiled */
-    case 1:
-        weigh(scores, q, keys, length, stride, size, 1);
-        mix(y, scores, values, length, stride, size, 1);
-        break;
-    case 2:
-        weigh(scores, q, keys, length, stride, size, 2);
-        mix(y, scores, values, length, stride, size, 2);
-        break;
-    default:
-        weigh(scores, q, keys, length, stride, size, QUERIES);
-        mix(y, scores, values, length, stride, size, QUERIES);
+    float scores[QUERIES * CHUNK];
+    score_keys(scores, q, keys, count, size, n);
+    for (int j = 0; j < n; j++) {
+        float *end = parts + j * part_size(size) + size;
+        end[1] = weigh_scores(scores + j * CHUNK, 1 / sqrtf((float)size), count, end);
+    }
+    mix_values(parts, scores, values, count, size, n);
+}
+
+static void attend_chunk(float *parts, const float *q, const bf16 *keys, const bf16 *values,
+                         long count, long size, long queries)
+{
+    for (long j = 0; j < queries; j += QUERIES) {
+        float *to = parts + j * part_size(size);
+        const float *from = q + j * size;
+        switch (queries - j) {
+        case 1: chunk_of(to, from, keys, values, count, size, 1); break;
+        case 2: chunk_of(to, from, keys, values, count, size, 2); break;
+        default: chunk_of(to, from, keys, values, count, size, QUERIES);
+        }
     }
 }
 
-/* A thread's part of the queries of all tokens, by as many as share keys and there are registers
-   for */
-static void attend_part(const Attention *a, long first, long end, float *scores)
+/* y = the mean of a query's values, from the parts of its chunks, which are `stride` apart. Parts
+   are added in their order, whichever threads they came from. */
+static void add_parts(float *y, const float *parts, long chunks, long stride, long size)
 {
-    const long size = a->size, group = a->heads / a->kv_heads;
-    for (long query = first; query < end;) {
-        const long t = query / a->heads, head = query % a->heads, h = head / group;
-        const long n = lesser(lesser(end - query, QUERIES), (h + 1) * group - head);
-        const long keys = h * a->room * size, length = a->offset + t + 1;
-        attend_few(a->y + query * size, scores, a->q + t * a->q_stride + head * size,
-                   a->keys + keys, a->values + keys, length, padded(length), size, (int)n);
-        query += n;
+    const float shrink = 1 / sqrtf((float)size);
+    float most = -INFINITY, total = 0;
+    for (long c = 0; c < chunks; c++)
+        most = parts[c * stride + size] > most ? parts[c * stride + size] : most;
+    for (long i = 0; i < size; i += 8)
+        _mm256_storeu_ps(y + i, _mm256_setzero_ps());
+    for (long c = 0; c < chunks; c++) {
+        const float *part = parts + c * stride;
+        const float weight = expf((part[size] - most) * shrink);
+        const __m256 weights = _mm256_set1_ps(weight);
+        total += part[size + 1] * weight;
+        for (long i = 0; i < size; i += 8)
+            _mm256_storeu_ps(y + i, _mm256_fmadd_ps(_mm256_loadu_ps(part + i), weights,
+                                                    _mm256_loadu_ps(y + i)));
+    }
+    const __m256 inverse = _mm256_set1_ps(1 / total);
+    for (long i = 0; i < size; i += 8)
+        _mm256_storeu_ps(y + i, _mm256_mul_ps(_mm256_loadu_ps(y + i), inverse));
+}
+
+INLINE long chunks_of(long length)
+{
+    return (length + CHUNK - 1) / CHUNK;
+}
+
+/* Every chunk of keys is read by one thread. parts: [tokens, chunks, heads, part_size]. */
+static void attend_few(const Attention *a, float *parts, int threads)
+{
+    const long size = a->size, group = a->heads / a->kv_heads, tokens = a->tokens;
+    const long chunks = chunks_of(a->offset + tokens), stride = a->heads * part_size(size);
+    AttendChunk *const chunk = USES_AVX512 ? attend_chunk_avx512 : attend_chunk;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(static)
+        for (long task = 0; task < a->kv_heads * chunks * tokens; task++) {
+            const long t = task % tokens, c = task / tokens % chunks, h = task / tokens / chunks;
+            const long count = lesser(a->offset + t + 1 - c * CHUNK, CHUNK);
+            const long from = (h * a->room + c * CHUNK) * size;
+            if (count > 0) /* else the chunk holds later tokens only */
+                chunk(parts + (t * chunks + c) * stride + h * group * part_size(size),
+                      a->q + t * a->q_stride + h * group * size, a->keys + from, a->values + from,
+                      count, size, group);
+        }
+#pragma omp for schedule(static)
+        for (long query = 0; query < tokens * a->heads; query++) {
+            const long t = query / a->heads, head = query % a->heads;
+            add_parts(a->y + query * size,
+                      parts + t * chunks * stride + head * part_size(size),
+                      chunks_of(a->offset + t + 1), stride, size);
+        }
     }
 }
 
@@ -153,6 +214,7 @@ static void attend_block(const Attention *a, long first, long h, float *scores)
     float *y = a->y + (first * a->heads + h * group) * size;
     const float shrink = 1 / sqrtf((float)size), zeros[WIDE] = {0};
     Panel panel;
+    _Static_assert(LARGEST_HEAD <= DEPTH, "a panel holds keys whole");
     for (long k = 0; k < length; k += WIDE) {
         fill_panel(panel, &keys, k, 0, size);
         for (long j = 0; j < group; j++)
@@ -178,26 +240,33 @@ static void attend_block(const Attention *a, long first, long h, float *scores)
 
 /* ---- all */
 
-long attention_room(const Attention *a)
+/* Numbers that a thread needs for many queries */
+static long room_of_block(const Attention *a)
 {
     const long stride = (a->offset + a->tokens + WIDE - 1) / WIDE * WIDE;
-    const long rows = a->tokens <= FEW ? QUERIES : a->heads / a->kv_heads * together(a);
-    return rows * stride;
+    return a->heads / a->kv_heads * together(a) * stride;
+}
+
+long attention_room(const Attention *a, int threads)
+{
+    if (a->tokens <= FEW)
+        return a->tokens * chunks_of(a->offset + a->tokens) * a->heads * part_size(a->size);
+    return USES_AMX ? attention_room_amx(a, threads) : threads * room_of_block(a);
 }
 
 void attend(const Attention *a, float *room, int threads)
 {
-    const long each = attention_room(a), queries = a->tokens * a->heads, step = together(a);
-    const long blocks = (a->tokens + step - 1) / step * a->kv_heads;
+    const long step = together(a), blocks = (a->tokens + step - 1) / step * a->kv_heads;
     if (a->tokens <= FEW) {
-        PARALLEL_FOR
-        for (long part = 0; part < threads; part++)
-            attend_part(a, queries * part / threads, queries * (part + 1) / threads,
-                        room + part * each);
+        attend_few(a, room, threads);
+        return;
+    }
+    if (USES_AMX) {
+        attend_amx(a, room, threads);
         return;
     }
 #pragma omp parallel for num_threads(threads) schedule(static, 1) /* later tokens see more */
     for (long block = 0; block < blocks; block++)
         attend_block(a, block / a->kv_heads * step, block % a->kv_heads,
-                     room + omp_get_thread_num() * each);
+                     room + omp_get_thread_num() * room_of_block(a));
 }

@@ -14,17 +14,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from glmtui.engine.native.build import FEW
+from glmtui.engine.native.build import FEW, built
 from glmtui.engine.native.library import Decoder, Layer, Linear, Step, at, done, library
 from glmtui.engine.processor import product_dtype
 from glmtui.engine.quant import PackedWeight
 
 HALVES = (torch.float16, torch.bfloat16)
+LARGEST_HEAD = 256  # see attention.h
 
 
 def suit(tokens: int) -> bool:
     """Whether the kernels are the fastest there is for so many tokens at once."""
-    return tokens <= FEW or product_dtype() == torch.float32  # as the kernels multiply
+    if tokens <= FEW or product_dtype() == torch.float32:  # as the kernels multiply
+        return True
+    return built().isa == "amx"
 
 
 class NativeWeight:
@@ -150,7 +153,7 @@ class DecoderStep:
 
     @staticmethod
     def takes(head_size: int) -> bool:
-        return head_size % 32 == 0 and head_size <= 256
+        return head_size % 32 == 0 and head_size <= LARGEST_HEAD
 
     def __call__(
         self,

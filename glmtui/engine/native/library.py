@@ -14,6 +14,9 @@ from torch import Tensor
 from glmtui.engine.native.build import built
 
 
+REFUSED = -2  # see linear.h
+
+
 @functools.cache
 def available() -> bool:
     """Whether there are kernels on this machine; they are compiled if need be."""
@@ -29,6 +32,7 @@ def library() -> ctypes.CDLL:
     found.unpack.argtypes = [c_void_p, c_void_p, c_long, c_long, c_int, c_int]
     found.quantize.argtypes = [c_void_p, c_void_p, c_float, c_int, c_int]
     found.prenorm_step.argtypes = [*[c_void_p] * 6, c_int]
+    found.use_isa.argtypes = [c_int]
     return found
 
 
@@ -71,6 +75,13 @@ def at(tensor: Tensor | None) -> int | None:
 
 
 def done(result: int) -> None:
-    """Raises MemoryError for what a kernel returned."""
+    """Looks at what a kernel returned.
+
+    Raises:
+        MemoryError: it could not allocate.
+        ValueError: sizes that it does not take, or ids beyond the vocabulary; nothing was computed.
+    """
+    if result == REFUSED:
+        raise ValueError("the compiled kernels do not take these sizes")
     if result:
         raise MemoryError

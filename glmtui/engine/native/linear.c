@@ -5,7 +5,7 @@
    instruction and lane. A token's result is the same to the last bit, whatever is computed beside
    it. NaN and infinity come out as NaN.
 
-   Matrices are row-major. Functions return 0, or -1 where memory is short. */
+   Matrices are row-major. */
 
 #include <stdlib.h>
 
@@ -201,7 +201,7 @@ static int multiply_packed(float *y, const float *x, const Linear *w, long token
     const int small = w->group < BLOCK;
     Input *inputs = round_inputs(x, tokens, w->columns, w->group, w->bits);
     if (!inputs)
-        return -1;
+        return NO_MEMORY;
     PARALLEL_FOR
     for (long r = 0; r < w->rows; r++)
         for (long first = 0; first < tokens; first += TOKENS) {
@@ -219,7 +219,7 @@ static int multiply_packed(float *y, const float *x, const Linear *w, long token
                 y[(first + t) * w->rows + r] = sums[t] + (w->bias ? one_bf16(w->bias[r]) : 0);
         }
     free(inputs);
-    return 0;
+    return DONE;
 }
 
 static int multiply_half(float *y, const float *x, const Linear *w, long tokens, int threads)
@@ -245,24 +245,37 @@ static int multiply_half(float *y, const float *x, const Linear *w, long tokens,
             y[t * rows + r] = sum + (w->bias ? one_bf16(w->bias[r]) : 0);
         }
     }
-    return 0;
+    return DONE;
 }
 
 int multiply(float *y, const float *x, const Linear *w, long tokens, int threads)
 {
     if (tokens <= FEW)
         return (w->bits == 16 ? multiply_half : multiply_packed)(y, x, w, tokens, threads);
-    multiply_many(y, x, w, tokens, threads);
-    return 0;
+    return multiply_many(y, x, w, tokens, threads);
+}
+
+int is_linear(const Linear *w)
+{
+    const long most = 1L << 40; /* so that no product of sizes overflows */
+    if (!w->q || w->rows <= 0 || w->columns <= 0 || w->rows > most / w->columns)
+        return 0;
+    if (w->bits == 16)
+        return w->columns % 32 == 0;
+    if (!w->scale || (w->bits != 4 && w->bits != 8) || w->columns % BLOCK || w->group <= 0)
+        return 0;
+    return (w->group == 32 || w->group % BLOCK == 0) && w->columns % w->group == 0;
 }
 
 /* The same with x and y in bfloat16. */
 int linear(bf16 *y, const bf16 *x, const Linear *w, long tokens, int threads)
 {
+    if (!is_linear(w) || !are_counts(tokens, threads))
+        return REFUSED;
     const long in = tokens * w->columns, out = tokens * w->rows;
     float *wide = malloc((in + out) * sizeof(float));
     if (!wide)
-        return -1;
+        return NO_MEMORY;
     PARALLEL_IF_MANY
     for (long i = 0; i < in; i++)
         wide[i] = one_bf16(x[i]);
@@ -313,13 +326,15 @@ INLINE void unpack_row(void *row, const Linear *w, long r, const int as_bf16)
 /* Rows of a packed weight, from first to before last, in float32 or bfloat16. */
 int unpack(void *whole, const Linear *w, long first, long last, int as_bf16, int threads)
 {
+    if (!is_linear(w) || w->bits == 16 || first < 0 || last > w->rows || !are_counts(1, threads))
+        return REFUSED;
     PARALLEL_FOR
     for (long r = first; r < last; r++)
         if (as_bf16)
             unpack_row((bf16 *)whole + (r - first) * w->columns, w, r, 1);
         else
             unpack_row((float *)whole + (r - first) * w->columns, w, r, 0);
-    return 0;
+    return DONE;
 }
 
 void embed(float *x, const int64_t *ids, const Linear *table, long tokens)

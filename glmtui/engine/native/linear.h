@@ -18,11 +18,27 @@ typedef struct {
     int32_t bits, is_bf16; /* of 16 bits: bfloat16, else float16 */
 } Linear;
 
-/* y = x w^T + bias; x: [tokens, columns], y: [tokens, rows]. 0, or -1 where memory is short. */
+/* What the functions of the library return, which Python calls */
+enum { DONE = 0, NO_MEMORY = -1, REFUSED = -2 /* sizes that are not as described */ };
+
+/* Whether sizes are as described above; what is none of this would be read beyond its end. */
+int is_linear(const Linear *w);
+
+/* The same of tokens and threads */
+INLINE int are_counts(long tokens, int threads)
+{
+    return tokens > 0 && tokens <= 1L << 32 && threads > 0 && threads <= 4096;
+}
+
+/* y = x w^T + bias; x: [tokens, columns], y: [tokens, rows]. Returns DONE or NO_MEMORY. */
 int multiply(float *y, const float *x, const Linear *w, long tokens, int threads);
 
-/* The same by panels of the weight in float32: faster where tokens are more than FEW. */
-void multiply_many(float *y, const float *x, const Linear *w, long tokens, int threads);
+/* The same by panels of the weight, unpacked to float32, or with AMX to bfloat16: faster where tokens
+   are more than FEW. */
+int multiply_many(float *y, const float *x, const Linear *w, long tokens, int threads);
+
+/* Of processors with AMX */
+int multiply_amx(float *y, const float *x, const Linear *w, long tokens, int threads);
 
 /* x[t] = table[ids[t]] */
 void embed(float *x, const int64_t *ids, const Linear *table, long tokens);

@@ -1,5 +1,6 @@
 /* Products of many tokens with a weight, which is unpacked to float32 a panel at a time. */
 
+#include "isa.h"
 #include "linear.h"
 #include "matrix.h"
 
@@ -125,13 +126,16 @@ static void multiply_rows(float *y, const float *x, const Linear *w, long tokens
     }
 }
 
-void multiply_many(float *y, const float *x, const Linear *w, long tokens, int threads)
+int multiply_many(float *y, const float *x, const Linear *w, long tokens, int threads)
 {
     const long panels = (w->rows + WIDE - 1) / WIDE;
+    if (USES_AMX)
+        return multiply_amx(y, x, w, tokens, threads);
     PARALLEL_FOR
     for (long part = 0; part < threads; part++) {
         const long end = lesser(panels * (part + 1) / threads * WIDE, w->rows);
         for (long row = panels * part / threads * WIDE; row < end; row += PANELS * WIDE)
             multiply_rows(y, x, w, tokens, row, lesser(end, row + PANELS * WIDE));
     }
+    return DONE;
 }

@@ -10,9 +10,6 @@
 #define TALL 6    /* tokens at a time: with WIDE as many sums as there are registers for */
 #define DEPTH 256 /* columns of a panel at most; that many are 16 KB, half of a first-level cache */
 
-/* Before a loop over sums, which thereby stay in registers */
-#define UNROLLED _Pragma("GCC unroll 8")
-
 typedef float Panel[DEPTH * WIDE] __attribute__((aligned(64)));
 
 /* Fills a panel with rows of a weight from `row` on, of which there may be fewer than WIDE, and

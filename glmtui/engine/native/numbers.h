@@ -13,6 +13,8 @@ typedef uint16_t bf16;
 typedef uint16_t f16;
 
 #define INLINE static inline __attribute__((always_inline))
+/* Before a loop over sums, which thereby stay in registers */
+#define UNROLLED _Pragma("GCC unroll 8")
 #define PARALLEL_FOR _Pragma("omp parallel for num_threads(threads) schedule(static)")
 #define PARALLEL_IF_MANY \
     _Pragma("omp parallel for num_threads(threads) schedule(static) if(tokens > FEW)")

@@ -33,7 +33,7 @@ typedef struct {
 /* What a step needs room for, per token. */
 typedef struct {
     float *x, *normed, *qkv, *attended, *gate_up, *inner;
-    float *scores; /* [threads, attention_room] */
+    float *scores; /* [attention_room] */
 } Buffers;
 
 /* y = x / sqrt(mean(x^2) + eps) * weight */
@@ -119,7 +119,7 @@ static int run_layer(const Decoder *d, const Layer *layer, const Step *s, const 
     float *x = b->x + first * d->hidden;
     rms_norm(b->normed, b->x, layer->attention_norm, d->eps, s->tokens, d->hidden, s->threads);
     if (multiply(b->qkv, b->normed, &layer->qkv, s->tokens, s->threads))
-        return -1;
+        return NO_MEMORY;
     turn_and_keep(d, s, b->qkv, keys, values);
     const Attention a = {.y = b->attended, .q = b->qkv + first * fused, .keys = keys,
                          .values = values, .tokens = tokens, .q_stride = fused, .room = s->room,
@@ -127,32 +127,66 @@ static int run_layer(const Decoder *d, const Layer *layer, const Step *s, const 
                          .size = d->size};
     attend(&a, b->scores, s->threads);
     if (multiply(b->normed, b->attended, &layer->out, tokens, s->threads))
-        return -1;
+        return NO_MEMORY;
     add(x, b->normed, tokens, d->hidden, s->threads);
     rms_norm(b->normed, x, layer->mlp_norm, d->eps, tokens, d->hidden, s->threads);
     if (multiply(b->gate_up, b->normed, &layer->gate_up, tokens, s->threads))
-        return -1;
+        return NO_MEMORY;
     swiglu(b->inner, b->gate_up, tokens, d->inner, s->threads);
     if (multiply(b->normed, b->inner, &layer->down, tokens, s->threads))
-        return -1;
+        return NO_MEMORY;
     add(x, b->normed, tokens, d->hidden, s->threads);
-    return 0;
+    return DONE;
+}
+
+static int is_layer(const Decoder *d, const Layer *l)
+{
+    const long fused = (d->heads + 2 * d->kv_heads) * d->size;
+    return l->attention_norm && l->mlp_norm && is_linear(&l->qkv) && l->qkv.rows == fused &&
+           l->qkv.columns == d->hidden && is_linear(&l->out) && l->out.rows == d->hidden &&
+           l->out.columns == d->heads * d->size && is_linear(&l->gate_up) &&
+           l->gate_up.rows == 2 * d->inner && l->gate_up.columns == d->hidden &&
+           is_linear(&l->down) && l->down.rows == d->hidden && l->down.columns == d->inner;
+}
+
+/* Whether all fits together */
+static int is_decoder(const Decoder *d)
+{
+    const long most = 1L << 20; /* heads, and numbers of each */
+    int fits = d->heads > 0 && d->heads <= most && d->kv_heads > 0 && d->size > 0 &&
+               d->size <= LARGEST_HEAD && d->size % 32 == 0 && d->heads % d->kv_heads == 0 && d->norm &&
+               is_linear(&d->embedding) && d->embedding.columns == d->hidden &&
+               is_linear(&d->head) && d->head.columns == d->hidden;
+    for (long l = 0; fits && l < d->depth; l++)
+        fits = is_layer(d, d->layers + l);
+    return fits;
+}
+
+static int is_step(const Decoder *d, const Step *s, const int64_t *ids)
+{
+    int fits = are_counts(s->tokens, s->threads) && s->offset >= 0 && s->offset <= s->room &&
+               s->tokens <= s->room - s->offset;
+    for (long t = 0; fits && t < s->tokens; t++)
+        fits = ids[t] >= 0 && ids[t] < d->embedding.rows;
+    return fits;
 }
 
 /* logits: [tokens, vocab], or [1, vocab] of the last token. ids: [tokens], of the vocabulary.
-   keys, values: one of [kv_heads, room, size] per layer. 0, or -1 where memory is short. */
+   keys, values: one of [kv_heads, room, size] per layer. Returns DONE, NO_MEMORY or REFUSED. */
 int prenorm_step(float *logits, const int64_t *ids, const Decoder *d, const Step *s,
                  bf16 *const *keys, bf16 *const *values, int last_only)
 {
+    if (!is_decoder(d) || !is_step(d, s, ids))
+        return REFUSED;
     const long tokens = s->tokens, first = last_only ? tokens - 1 : 0;
     const long fused = (d->heads + 2 * d->kv_heads) * d->size, attended = d->heads * d->size;
     const long each = 2 * d->hidden + fused + attended + 3 * d->inner;
     const Attention all = {.tokens = tokens, .offset = s->offset, .heads = d->heads,
                            .kv_heads = d->kv_heads, .size = d->size};
-    const long scores = s->threads * attention_room(&all);
+    const long scores = attention_room(&all, s->threads);
     float *room_for_all = malloc((tokens * each + scores) * sizeof(float));
     if (!room_for_all)
-        return -1;
+        return NO_MEMORY;
     Buffers b = {.x = room_for_all};
     b.normed = b.x + tokens * d->hidden;
     b.qkv = b.normed + tokens * d->hidden;
@@ -161,11 +195,11 @@ int prenorm_step(float *logits, const int64_t *ids, const Decoder *d, const Step
     b.inner = b.gate_up + tokens * 2 * d->inner;
     b.scores = b.inner + tokens * d->inner;
     embed(b.x, ids, &d->embedding, tokens);
-    int result = 0;
-    for (long l = 0; l < d->depth && result == 0; l++)
+    int result = DONE;
+    for (long l = 0; l < d->depth && result == DONE; l++)
         result = run_layer(d, d->layers + l, s, &b, keys[l], values[l],
                            l == d->depth - 1 ? first : 0);
-    if (result == 0) {
+    if (result == DONE) {
         rms_norm(b.normed, b.x + first * d->hidden, d->norm, d->eps, tokens - first, d->hidden,
                  s->threads);
         result = multiply(logits, b.normed, &d->head, tokens - first, s->threads);

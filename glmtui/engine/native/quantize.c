@@ -91,9 +91,13 @@ INLINE void row(const Linear *to, const void *w, long r, float least_scale, Kind
 }
 
 /* Fills a packed weight, of 4 bits with zeros, from w, [rows, columns]; group divisible by 8.
-   least_scale: what no scale goes below. */
+   least_scale: what no scale goes below. Returns DONE or REFUSED. */
 int quantize(const Linear *to, const void *w, float least_scale, Kind kind, int threads)
 {
+    if (!to->q || !to->scale || !w || !are_counts(1, threads) || to->rows <= 0 || to->group <= 0 ||
+        to->group % 8 || to->columns <= 0 || to->columns % to->group ||
+        (to->bits == 4) != (to->zero != NULL) || (to->bits != 4 && to->bits != 8))
+        return REFUSED;
     PARALLEL_FOR
     for (long r = 0; r < to->rows; r++)
         switch (kind) {
@@ -101,5 +105,5 @@ int quantize(const Linear *to, const void *w, float least_scale, Kind kind, int 
         case BFLOAT16: row(to, w, r, least_scale, BFLOAT16); break;
         default: row(to, w, r, least_scale, FLOAT32);
         }
-    return 0;
+    return DONE;
 }
