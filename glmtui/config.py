@@ -289,9 +289,10 @@ def _from_environment(environ: Mapping[str, str], problems: list[ConfigError]) -
     known = {row.variable: row for row in SETTINGS}
     values: dict[str, Any] = {}
     for variable, text in environ.items():
-        # GLMTUI_DATA_DIR and its like move folders (see paths), and GLMTUI_CPU_ISA is for kernels
-        # (see engine.instruction_sets); they are not settings.
-        if not variable.startswith("GLMTUI_") or variable.endswith(("_DIR", "_CPU_ISA")) or not text:
+        # GLMTUI_DATA_DIR and its like move folders (see paths), GLMTUI_CPU_ISA picks kernels (see
+        # engine.instruction_sets); they are not settings.
+        other = variable.endswith(("_DIR", "_CPU_ISA"))
+        if not variable.startswith("GLMTUI_") or other or not text:
             continue
         if row := known.get(variable):
             try:

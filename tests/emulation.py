@@ -23,8 +23,7 @@ HEADER = Path(__file__).with_name("emulated.h")
 FLAGS = ("-DEMULATED", "-Wno-psabi", "-include", str(HEADER))
 
 
-@functools.cache
-def emulated(more: tuple[str, ...] = ()) -> ctypes.CDLL:
+def compiled(more: tuple[str, ...] = ()) -> Path:
     """The library with every instruction set, those beyond AVX2 emulated; compiled once."""
     flags = (*FLAGS, *more)
     content = f"{build._fingerprint(list(ISAS))} {more}".encode() + HEADER.read_bytes()
@@ -36,7 +35,12 @@ def emulated(more: tuple[str, ...] = ()) -> ctypes.CDLL:
             made = Path(unfinished) / path.name
             build.compile_library(made, ISAS, flags)
             made.replace(path)
-    return ctypes.CDLL(str(path))
+    return path
+
+
+@functools.cache
+def emulated() -> ctypes.CDLL:
+    return ctypes.CDLL(str(compiled()))
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,13 +92,30 @@ def test_where_torch_has_a_faster_product_many_tokens_go_there(
 @needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("tokens", [3, kernels.FEW, 21])
-def test_whole_weights_are_multiplied_as_they_are(isa: str, dtype: torch.dtype, tokens: int) -> None:
+def test_whole_weights_are_multiplied_as_they_are(
+    isa: str, dtype: torch.dtype, tokens: int
+) -> None:
     weight, bias = normal(50, 96).to(dtype), normal(1, 50)[0].bfloat16()
     x = normal(2 * tokens, 96).bfloat16().view(2, tokens, 96)
     exact = F.linear(x.float(), weight.float(), bias.float())
     y = NativeLinear(weight, bias)(x)
     assert (y.shape, y.dtype) == (exact.shape, torch.bfloat16)
     assert error(y, exact) < (2 if isa == "amx" else 1.1) * error(exact.bfloat16(), exact)
+
+
+@needs_kernels
+@pytest.mark.parametrize("block", [2**22, 96 * 16], ids=["at once", "in blocks"])
+def test_a_bias_is_added_before_the_product_is_rounded(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(linear.native, "suit", lambda tokens: False)
+    monkeypatch.setattr(linear.native, "product_dtype", lambda: torch.bfloat16)
+    monkeypatch.setattr(linear.native, "UNPACKED", block)
+    weight, bias = normal(50, 96).bfloat16(), normal(1, 50)[0].bfloat16()
+    x = normal(40, 96).bfloat16()
+    exact = F.linear(x.float(), weight.float(), bias.float())
+    y = NativeLinear(weight, bias)(x)
+    assert error(y, exact) < 1.1 * error(exact.bfloat16(), exact)
 
 
 @needs_kernels

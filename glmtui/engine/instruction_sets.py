@@ -1,4 +1,4 @@
-"""Which instruction sets of this CPU the kernels may use. Knows flags, neither torch nor a kernel."""
+"""Which instruction sets of this CPU the kernels may use. Knows neither torch nor a kernel."""
 
 from __future__ import annotations
 

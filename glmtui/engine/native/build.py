@@ -88,7 +88,7 @@ class Built:
 
     Attributes:
         library: None where there is none.
-        isa: the instruction set that the library uses, a key of `instruction_sets.INSTRUCTION_SETS`.
+        isa: what the library uses, a key of `instruction_sets.INSTRUCTION_SETS`.
         problem: why there is no library, in words.
     """
 
@@ -112,7 +112,7 @@ def built() -> Built:
         return Built(None, problem=str(error))
     isa = list(PARTS)[library.use_isa(len(names) - 1)]
     if isa != names[-1]:
-        logger.warning("%s is listed by the processor and failed a trial; %s is used", names[-1], isa)
+        logger.warning("%s failed its trial on this processor; %s is used", names[-1], isa)
     return Built(library, isa)
 
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from glmtui.engine.native.build import built
 
-
 REFUSED = -2  # see linear.h
 
 
