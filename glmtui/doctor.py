@@ -23,6 +23,7 @@ from glmtui.config import Settings
 from glmtui.engine import catalog, device
 from glmtui.engine.native.build import NO_COMPILER, Built, built
 from glmtui.errors import ConfigError, GlmtuiError
+from glmtui.programs import SAFE_FOLDER
 
 PROBE_SECONDS = 120
 PROBE = """\
@@ -119,7 +120,7 @@ def probe(version: str) -> Iterator[Finding]:
             capture_output=True,
             text=True,
             timeout=PROBE_SECONDS,
-            cwd="/",  # -c looks for modules in the working folder first
+            cwd=SAFE_FOLDER,  # -c looks for modules in the working folder first
         )
     except subprocess.TimeoutExpired:
         yield Finding("fail", "torch", f"{version}: CUDA gave no answer in two minutes", advice)

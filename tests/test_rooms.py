@@ -26,6 +26,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "errors": ("errors",),
         "language": ("language",),
         "paths": ("paths",),
+        "programs": ("programs",),
         "sanitize": ("sanitize",),
     },
     {
