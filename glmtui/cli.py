@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from glmtui import __version__, bench
+from glmtui.addresses import without_credentials
 from glmtui.errors import ConfigError, GlmtuiError, StoreError, UsageError
 from glmtui.language import _, speak
 
@@ -316,7 +317,8 @@ def _config(args: Namespace) -> int:
             _print(f"# {row.variable} in the environment overrides {row.dotted}")
     if path.exists():
         with contextlib.suppress(OSError):  # `problems` says so
-            _print(f"# {path}\n{path.read_text('utf-8', 'replace').rstrip()}")
+            text = without_credentials(path.read_text("utf-8", "replace"))
+            _print(f"# {path}\n{text.rstrip()}")
     else:
         _print(f"# {path} is not there yet. It could say:")
         _print(f"\n{config_example.example_toml().rstrip()}")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from glmtui import __version__, config, paths
+from glmtui.addresses import shown_address, shown_name
 from glmtui.config import Settings
 from glmtui.engine import catalog, device
 from glmtui.engine.native.build import NO_COMPILER, Built, built
@@ -261,7 +262,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
     except GlmtuiError as error:
         yield Finding("warn", "model", error.message, error.hint)
     else:
-        yield Finding("ok", "model", f"{ref} is the one that opens")
+        yield Finding("ok", "model", f"{shown_name(ref)} is the one that opens")
 
 
 def _config(
@@ -276,4 +277,4 @@ def _config(
             what = f"{name}: the environment variable {server.key_env} is not set"
             yield Finding("warn", "server", what, f"export {server.key_env} with its API key in it")
         else:
-            yield Finding("ok", "server", f"{name} at {server.url} (not called)")
+            yield Finding("ok", "server", f"{name} at {shown_address(server.url)} (not called)")

@@ -15,6 +15,7 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+from glmtui.addresses import without_credentials
 from glmtui.engine.known import Wheel
 from glmtui.engine.pull.staging import CHUNK_BYTES, Job
 from glmtui.errors import DownloadError
@@ -177,7 +178,7 @@ def _explained(wheel: Wheel, log: str) -> DownloadError:
             )
     lines = [line for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")] or lines[-1:]
-    said = re.sub(r"://[^/\s@]*@", "://", one_line(errors[0])) if errors else _("it said nothing")
+    said = without_credentials(one_line(errors[0])) if errors else _("it said nothing")
     return DownloadError(
         _("{package} could not be fetched. The installer: {said}").format(
             package=wheel.requirement, said=said[:200]
