@@ -31,8 +31,8 @@ def is_address(text: str) -> bool:
 def shown_address(url: str) -> str:
     """`url` on one line, as it may be shown or stored: without user, password, query and fragment.
 
-    A path with an "@" is left out as a whole. Text that is no sound URL is cut harder, so that a mistyped one does not show its password
-    either: of that, nothing is left before the last "@" and after the first "?" or "#".
+    A mistyped URL is cut harder, so that it does not show its password either: a path with an "@"
+    is left out, and of what is no sound URL all before the last "@" and after a "?" or "#".
     """
     url = url.strip()
     parts = split_address(url)

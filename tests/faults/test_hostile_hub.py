@@ -305,6 +305,14 @@ def test_what_is_made_is_not_for_others_to_write(hub: Hub, home: Path) -> None:
         os.umask(before)
     made = [path for path in (home / "cache").rglob("*") if not path.is_symlink()]
     assert [path for path in made if path.stat().st_mode & 0o002] == []
-    ours = [path for path in made if path.is_relative_to(home / "cache" / "glmtui")]
-    assert ours
-    assert [path for path in ours if path.stat().st_mode & 0o077] == []
+    ours = home / "cache" / "glmtui"
+    assert {path.stat().st_mode & 0o777 for path in (ours, ours / "models")} == {0o700}
+    assert [path for path in ours.rglob("*") if path.stat().st_mode & 0o022] == []
+
+
+def test_a_cache_that_others_could_write_to_is_closed(hub: Hub, home: Path) -> None:
+    models = home / "cache" / "glmtui" / "models"
+    models.mkdir(parents=True)
+    models.chmod(0o777)
+    assert tried(hub) is None
+    assert models.stat().st_mode & 0o002 == 0
