@@ -8,10 +8,12 @@ come from the environment. Knows nothing of hubs or chats. Imports httpx: import
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ssl import SSLContext
 from typing import Any
@@ -104,8 +106,11 @@ def http_client(
         proxies: whether proxies and certificates are taken from the environment.
 
     Raises ImportError, ValueError or httpx.InvalidURL for a proxy that cannot be used; their text
-    may hold the proxy's password.
+    may hold the proxy's password. Raises OSError for certificates that cannot be read.
     """
+    if verify is True:
+        names = ("SSL_CERT_FILE", "SSL_CERT_DIR") if proxies else ()
+        verify = _tls(tuple(os.environ.get(name) for name in names))
     ours = {
         "Accept": "*/*",
         "Accept-Encoding": "identity",  # `refuse_encodings` holds the server to it
@@ -124,6 +129,12 @@ def http_client(
             "response": [refuse_encodings],
         },
     )
+
+
+@lru_cache(maxsize=4)
+def _tls(named: tuple[str | None, ...]) -> SSLContext:
+    """The certificates to trust, which take 0.1 s to read; `named` is what the environment says."""
+    return httpx.create_ssl_context(trust_env=bool(named))
 
 
 def refuse_encodings(response: httpx.Response) -> None:

@@ -186,7 +186,7 @@ def _is_intact(part: Path, file: RemoteFile, job: Job) -> bool:
 
 
 def client_on(line: Line) -> httpx.Client:
-    """A client to fetch with. Raises DownloadError for a proxy that cannot be used."""
+    """A client to fetch with. Raises DownloadError for a proxy or certificates that are none."""
     try:
         return http_client(line)
     except (ImportError, ValueError, httpx.InvalidURL) as error:
@@ -197,6 +197,11 @@ def client_on(line: Line) -> httpx.Client:
                 "See HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; a SOCKS proxy needs `pip install "
                 "httpx[socks]`."
             ),
+        ) from error
+    except OSError as error:
+        raise DownloadError(
+            _("The certificates to trust cannot be read: {reason}.").format(reason=error.strerror),
+            _("Check your certificate settings (SSL_CERT_FILE, SSL_CERT_DIR)."),
         ) from error
 
 
