@@ -12,6 +12,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -295,6 +296,30 @@ def test_a_link_in_the_cache_is_not_written_through(hub: Hub, home: Path) -> Non
         blob.with_name(blob.name + ".incomplete").symlink_to(aim)
     assert isinstance(tried(hub), DownloadError)
     assert not aim.exists()
+
+
+def test_two_at_once(hub: Hub, home: Path) -> None:
+    hub.faults[WEIGHTS] = Fault(drip_seconds=5.0)
+    cancelled, started = threading.Event(), threading.Event()
+
+    def on_progress(progress: Progress) -> None:
+        if WEIGHTS in progress.what:
+            started.set()
+
+    def first() -> None:
+        with suppress(PullCancelled):
+            pull(REPO, endpoint=hub.url, on_progress=on_progress, cancelled=cancelled)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert started.wait(10)
+    while WEIGHTS not in hub.downloads():
+        time.sleep(0.01)
+    assert "Another program is downloading" in str(tried(hub))
+    cancelled.set()
+    thread.join(10)
+    assert tried(hub) is None
+    assert strangers(home, hub) == set()
 
 
 def test_what_is_made_is_not_for_others_to_write(hub: Hub, home: Path) -> None:

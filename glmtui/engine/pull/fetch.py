@@ -7,6 +7,7 @@ nothing of the hub's addresses or cache.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -72,47 +73,66 @@ def fetch(file: RemoteFile, target: Path, private: Mapping[str, str], job: Job, 
         PullCancelled, OSError.
     """
     part = target.with_name(target.name + ".incomplete")
-    failures = most = 0
     line = Line()
     with client_on(line) as client, os.fdopen(os.open(part, FLAGS, FILE_MODE), "ab") as out:
+        _lock(out, file.name)
         if out.tell() > file.size:  # left by something else
             out.truncate(0)
             out.seek(0)
-        most = out.tell()
+        failures, most = 0, out.tell()
         while out.tell() < file.size:
             try:
                 with ending(line, job.cancelled.is_set):
                     _receive(client, file, private, out, job, what)
             except (_Broken, httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
                 job.check()
-                gained = out.tell() - most
-                failures = 0 if gained >= PROGRESS_BYTES else failures + 1
+                failures = 0 if out.tell() - most >= PROGRESS_BYTES else failures + 1
                 most = max(most, out.tell())
                 if failures == ATTEMPTS:
-                    raise DownloadError(
-                        _(
-                            "The connection for {name} broke again and again ({error}). "
-                            "{kept} of {size} are kept."
-                        ).format(
-                            name=file.name,
-                            error=one_line(without_credentials(str(error)))[:200],
-                            kept=megabytes(out.tell()),
-                            size=megabytes(file.size),
-                        ),
-                        _("Go on from there with: glmtui pull {model}").format(model=job.name),
-                    ) from error
+                    raise _given_up(file, job, out.tell(), str(error)) from error
                 if failures:
                     job.cancelled.wait(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
                     job.check()
-    if part.stat().st_size != file.size or not _is_intact(part, file, job):
-        part.unlink()
+        out.flush()
+        if part.stat().st_size != file.size or not _is_intact(part, file, job):
+            part.unlink()
+            raise DownloadError(
+                _("{name} arrived damaged: its size or checksum is not what the hub says.").format(
+                    name=file.name
+                ),
+                _(
+                    "Try again; if it stays so, the mirror is out of step: set another "
+                    "(hub.endpoint)."
+                ),
+            )
+        part.replace(target)
+
+
+def _lock(out: IO[bytes], name: str) -> None:
+    """Keeps other processes from writing to the file until it is closed."""
+    try:
+        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
         raise DownloadError(
-            _("{name} arrived damaged: its size or checksum is not what the hub says.").format(
-                name=file.name
-            ),
-            _("Try again; if it stays so, the mirror is out of step: set another (hub.endpoint)."),
-        )
-    part.replace(target)
+            _("Another program is downloading {name} just now.").format(name=name),
+            _("Wait until it is done, then try again."),
+        ) from error
+    except OSError:  # a file system without locks
+        return
+
+
+def _given_up(file: RemoteFile, job: Job, kept: int, reason: str) -> DownloadError:
+    return DownloadError(
+        _(
+            "The connection for {name} broke again and again ({error}). {kept} of {size} are kept."
+        ).format(
+            name=file.name,
+            error=one_line(without_credentials(reason))[:200],
+            kept=megabytes(kept),
+            size=megabytes(file.size),
+        ),
+        _("Go on from there with: glmtui pull {model}").format(model=job.name),
+    )
 
 
 def _receive(
