@@ -31,6 +31,7 @@ class Fault:
         status: answered instead of the file.
         body: sent instead of the file.
         drip_seconds: between one byte of the answer and the next.
+        drips: what comes so: "body", or "headers", which then have no end.
         redirect: address of another host that has the file, at the same path.
         times: how often; then all is well.
     """
@@ -39,6 +40,7 @@ class Fault:
     status: int | None = None
     body: bytes | None = None
     drip_seconds: float | None = None
+    drips: str = "body"
     redirect: str | None = None
     times: int = 1
 
@@ -140,6 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header("Location", fault.redirect + self.path)
                 self.send_header("Content-Length", "0")
                 return self.end_headers()
+            if fault.drips == "headers":
+                return self._drip(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1000, fault.drip_seconds or 0)
             if fault.body is not None:
                 content = fault.body
         else:
@@ -164,15 +168,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return None
         if fault is not None and fault.drip_seconds is not None:
-            with suppress(ConnectionError):
-                for n in range(start, len(content)):
-                    self.wfile.write(content[n : n + 1])
-                    time.sleep(fault.drip_seconds)
-            self.close_connection = True
-            return None
+            return self._drip(content[start:], fault.drip_seconds)
         with suppress(ConnectionError):
             self.wfile.write(content[start:])
         return None
+
+    def _drip(self, content: bytes, seconds: float) -> None:
+        with suppress(ConnectionError):
+            for n in range(len(content)):
+                self.wfile.write(content[n : n + 1])
+                time.sleep(seconds)
+        self.close_connection = True
 
 
 def _etag(content: bytes) -> str:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import gzip
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -29,6 +32,7 @@ from glmtui.errors import DownloadError, GlmtuiError
 
 REPO = "someone/tiny"
 WEIGHTS = "model.safetensors"
+ROOT = str(Path(__file__).parents[2])
 MOST_BYTES = 64 << 20  # of memory that an answer may cost
 MOST_SECONDS = 10.0
 
@@ -246,18 +250,22 @@ def test_an_answer_that_drips_is_left_at_once(hub: Hub) -> None:
     assert time.monotonic() - began < 2
 
 
-def test_a_file_that_drips_is_given_up(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("drips", ["headers", "body"])
+def test_a_file_that_drips_is_given_up(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, drips: str
+) -> None:
     monkeypatch.setattr(fetch, "STALL_SECONDS", 0.05)
     content = hub.repos[REPO][WEIGHTS]
-    hub.faults[WEIGHTS] = Fault(drip_seconds=0.02, times=100)
+    hub.faults[WEIGHTS] = Fault(drip_seconds=0.02, drips=drips, times=100)
     assert "broke again and again" in str(tried(hub))
     hub.faults.clear()
     assert tried(hub) is None
     assert len(content) > fetch.PROGRESS_BYTES
 
 
-def test_a_file_that_drips_is_left_at_once(hub: Hub) -> None:
-    hub.faults[WEIGHTS] = Fault(drip_seconds=5.0)
+@pytest.mark.parametrize("drips", ["headers", "body"])
+def test_a_file_that_drips_is_left_at_once(hub: Hub, drips: str) -> None:
+    hub.faults[WEIGHTS] = Fault(drip_seconds=5.0, drips=drips)
     cancelled = threading.Event()
 
     def on_progress(progress: Progress) -> None:
@@ -278,6 +286,19 @@ def test_a_range_that_was_not_asked_for(hub: Hub, home: Path, said: str) -> None
     hub.headers.clear()
     assert tried(hub) is None
     assert strangers(home, hub) == set()
+
+
+def test_ctrl_c_ends_it(hub: Hub, home: Path) -> None:
+    hub.answer = drip
+    environ = {**os.environ, "HF_HOME": str(home / "cache" / "huggingface"), "PYTHONPATH": ROOT}
+    command = [sys.executable, "-m", "glmtui", "-s", f"hub.endpoint={hub.url}", "pull", REPO]
+    with subprocess.Popen(command, env=environ, cwd="/", stderr=subprocess.PIPE) as process:
+        while not hub.asked:
+            time.sleep(0.01)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 130
+    assert time.monotonic() - began < 3
 
 
 def test_a_file_without_an_end(hub: Hub, home: Path) -> None:

@@ -73,17 +73,16 @@ def fetch(file: RemoteFile, target: Path, private: Mapping[str, str], job: Job, 
         PullCancelled, OSError.
     """
     part = target.with_name(target.name + ".incomplete")
-    line = Line()
-    with client_on(line) as client, os.fdopen(os.open(part, FLAGS, FILE_MODE), "ab") as out:
+    with os.fdopen(os.open(part, FLAGS, FILE_MODE), "ab") as out:
         _lock(out, file.name)
         if out.tell() > file.size:  # left by something else
             out.truncate(0)
             out.seek(0)
         failures, most = 0, out.tell()
+        job.report(what, most, file.size)
         while out.tell() < file.size:
             try:
-                with ending(line, job.cancelled.is_set):
-                    _receive(client, file, private, out, job, what)
+                _receive(file, private, out, job, what)
             except (_Broken, httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
                 job.check()
                 failures = 0 if out.tell() - most >= PROGRESS_BYTES else failures + 1
@@ -135,8 +134,22 @@ def _given_up(file: RemoteFile, job: Job, kept: int, reason: str) -> DownloadErr
     )
 
 
+class _Pace:
+    """Whether a connection has brought next to nothing for long, in headers or in the body."""
+
+    def __init__(self, count: int) -> None:
+        self._since, self._count = time.monotonic(), count
+
+    def stalled(self, count: int) -> bool:
+        """Looks again, at the bytes there are now."""
+        now = time.monotonic()
+        if count - self._count >= PROGRESS_BYTES:
+            self._since, self._count = now, count
+        self._count = min(self._count, count)  # it began anew
+        return now - self._since > STALL_SECONDS
+
+
 def _receive(
-    client: httpx.Client,
     file: RemoteFile,
     private: Mapping[str, str],
     out: IO[bytes],
@@ -144,8 +157,13 @@ def _receive(
     what: str,
 ) -> None:
     """One request for what is missing. Raises _Broken if less came than was promised."""
-    have = out.tell()
-    with getting(client, file.url, {"Range": f"bytes={have}-"}, private) as response:
+    have, line = out.tell(), Line()
+    pace = _Pace(have)
+    with (
+        ending(line, lambda: job.cancelled.is_set() or pace.stalled(out.tell())),
+        client_on(line) as client,
+        getting(client, file.url, {"Range": f"bytes={have}-"}, private) as response,
+    ):
         status, host = response.status_code, one_line(response.url.host)
         if status in (408, 429) or status >= 500:
             raise _Broken(_("{host} answers {status}").format(host=host, status=status))
@@ -175,24 +193,15 @@ def _begins(response: httpx.Response) -> int:
 
 def _copy(response: httpx.Response, out: IO[bytes], size: int, job: Job, what: str) -> None:
     """Writes the body to `out`, until it ends or is longer than it should be."""
-    reported, since, came = 0.0, time.monotonic(), 0
+    reported = 0.0
     for chunk in response.iter_raw():
         out.write(chunk)
         job.check()
         if out.tell() > size:
             return  # more than there should be: the caller sees the size
-        now, came = time.monotonic(), came + len(chunk)
-        if now - since > STALL_SECONDS:
-            if came < PROGRESS_BYTES:
-                raise _Broken(
-                    _("it ended after {count:,} of {total:,} bytes").format(
-                        count=out.tell(), total=size
-                    )
-                )
-            since, came = now, 0
-        if now - reported > REPORT_SECONDS:
+        if time.monotonic() - reported > REPORT_SECONDS:
             job.report(what, out.tell(), size)
-            reported = now
+            reported = time.monotonic()
 
 
 def _is_intact(part: Path, file: RemoteFile, job: Job) -> bool:
