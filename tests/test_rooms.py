@@ -23,18 +23,20 @@ LINES = 400
 # level by level: room -> its modules (a package stands for all that is in it)
 ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
-        "errors": ("errors",),
         "language": ("language",),
         "paths": ("paths",),
+        "programs": ("programs",),
         "sanitize": ("sanitize",),
     },
+    {"addresses": ("addresses",)},
+    {"errors": ("errors",)},
     {
         "chat": ("chat",),
         "commands": ("commands", "keys", "slash"),
         "device": ("engine.device", "engine.cgroup", "engine.instruction_sets"),
         "setting": ("setting",),
     },
-    {"store": ("store",), "api": ("engine.api",)},
+    {"store": ("store",), "api": ("engine.api",), "http": ("engine.http_client",)},
     {
         "catalog": ("engine.catalog", "engine.families", "engine.folder", "engine.known"),
         "gguf": ("engine.gguf",),

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import get_args
 
+import hub_answers
 import tomli
 
 from glmtui import config, config_example
@@ -250,4 +251,14 @@ TARGETS: dict[str, Target] = {
     "safetensors": Target(take_safetensors, safetensors, (b"data_offsets", b"shape", b"I4", b"F8")),
     "index": Target(take_index, indexes, (b"weight_map", b"../", b"\\u0000")),
     "config": Target(take_config, configs, (b"model_type", b"text_config", b"quantization_config")),
+    "hub": Target(
+        hub_answers.take_description,
+        hub_answers.descriptions,
+        (b"../", b"\\u0000", b"siblings", b"rfilename", b"sha256", b"-1", b"1e999", b"null"),
+    ),
+    "hub response": Target(
+        hub_answers.take_response,
+        hub_answers.responses,
+        (b"Location: ", b"http://", b"Content-Encoding: ", b"Transfer-Encoding: chunked", b"\r\n"),
+    ),
 }

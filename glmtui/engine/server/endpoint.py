@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from glmtui import __version__
+from glmtui.addresses import shown_address
 from glmtui.engine.api import ServerSpec
 from glmtui.errors import ServerError
 from glmtui.language import _
@@ -109,9 +110,7 @@ class _Address:
         host = parts.hostname or ""
         if parts.scheme not in ("http", "https") or not host:
             raise ServerError(
-                _("This is no address of a server: {url}").format(
-                    url=one_line(url).rpartition("@")[2]
-                ),
+                _("This is no address of a server: {url}").format(url=shown_address(url)),
                 _("It looks like http://localhost:8000/v1 and ends before /chat/completions."),
             )
         name = f"[{host}]" if ":" in host else host
