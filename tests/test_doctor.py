@@ -331,6 +331,6 @@ def test_a_finding_is_a_line_and_its_advice():
 )
 def test_what_computes_on_the_cpu_is_said(problem: str, status: str, advice: str) -> None:
     library = None if problem else ctypes.CDLL(None)
-    found = doctor.cpu_kernels(Built(library, problem))
+    found = doctor.cpu_kernels(Built(library, problem=problem))
     assert (found.level, found.advice) == (status, advice)
     assert problem in found.what

@@ -84,6 +84,31 @@ def compiler(folder: Path, script: str) -> str:
 
 
 @needs_kernels
+def test_a_folder_beside_the_source_that_others_may_write_to_is_passed_over(
+    elsewhere: Path,
+) -> None:
+    (elsewhere / "__pycache__").mkdir()
+    (elsewhere / "__pycache__").chmod(0o777)
+    assert build.built().library is not None
+    assert not list((elsewhere / "__pycache__").iterdir())
+    (made,) = (elsewhere.parent / "cache" / "native").iterdir()
+    assert made.stat().st_mode & 0o777 == 0o755
+
+
+@needs_kernels
+def test_no_compiler_of_the_folder_one_stands_in_is_run(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = elsewhere.parent / "unpacked"
+    hostile.mkdir()
+    compiler(hostile, f"touch {hostile}/mark; exit 1")
+    monkeypatch.chdir(hostile)
+    monkeypatch.setenv("PATH", f".::{os.environ['PATH']}")
+    assert build.built().library is not None
+    assert not (hostile / "mark").exists()
+
+
+@needs_kernels
 def test_a_compiler_that_fails_leaves_nothing_and_says_why(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

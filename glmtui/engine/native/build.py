@@ -28,6 +28,8 @@ from glmtui.engine.instruction_sets import (
     cpu_flags,
     instruction_sets,
 )
+from glmtui.programs import find_program
+from glmtui.store.durable import make_private_folder
 
 HERE = Path(__file__).parent
 HEADERS = (
@@ -143,22 +145,26 @@ def _loaded(names: list[str]) -> ctypes.CDLL:
 
 def _loaded_for(names: list[str]) -> ctypes.CDLL:
     name = f"kernels-{names[-1]}-{_fingerprint(names)}.so"
-    beside, cache = HERE / "__pycache__" / name, paths.cache_dir() / "native" / name
+    beside, cache = HERE / "__pycache__", paths.cache_dir() / "native"
     try:
-        return _compiled(beside, names)
-    except OSError:  # a folder where nothing may be written, or nothing run
-        cache.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if _others_may_write(cache.parent):
-            raise CannotBuild(f"others may write to {cache.parent}") from None
-        return _compiled(cache, names)
+        beside.mkdir(mode=0o755, exist_ok=True)
+        if not _others_may_write(beside):
+            return _compiled(beside / name, names)
+    except OSError as error:  # a folder where nothing may be written, or nothing run
+        logger.info("the kernels cannot lie in %s: %s", beside, error)
+    make_private_folder(cache)
+    for folder in (cache, cache.parent):
+        if _others_may_write(folder):
+            raise CannotBuild(f"others may write to {folder}")
+    return _compiled(cache / name, names)
 
 
 def _compiled(path: Path, names: list[str]) -> ctypes.CDLL:
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="kernels-", dir=path.parent) as folder:
             unfinished = Path(folder) / path.name
             compile_library(unfinished, names)
+            unfinished.chmod(0o755)  # all who may run the program may load it
             unfinished.replace(path)  # whole or not at all, whoever else does the same
     return ctypes.CDLL(str(path))
 
@@ -205,14 +211,17 @@ def _run(argv: list[str], folder: Path) -> None:
 
 
 def _compiler() -> list[str]:
-    """What $CC says, or the first C compiler there is."""
+    """What $CC says, or the first C compiler there is in an absolute folder of PATH."""
     asked = shlex.split(os.environ.get("CC", ""))
-    for argv in filter(None, (asked, *([name] for name in COMPILERS))):
-        if shutil.which(argv[0]):
-            return argv
+    if asked and (named := shutil.which(asked[0])):
+        return [str(Path(named).absolute()), *asked[1:]]
+    for found in map(find_program, COMPILERS):
+        if found:
+            return [found]
     raise CannotBuild(NO_COMPILER)
 
 
 def _others_may_write(folder: Path) -> bool:
+    """Whether somebody other than this user and the administrator may, in groups included."""
     status = folder.stat()
-    return status.st_uid != os.getuid() or bool(status.st_mode & 0o022)
+    return status.st_uid not in (0, os.getuid()) or bool(status.st_mode & 0o022)
