@@ -6,7 +6,7 @@ two rows: the place in the text, and the place in the generated block. Knows no 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -53,6 +53,15 @@ class Prefix:
         masked = torch.where(gmask.any(1), first_true(gmask), first_true(mask)) - skip
         return cls(skip, first_true(sop), masked, padding is not None)
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.padding, self.context, self.masked
+
+    def clone(self) -> Prefix:
+        """The same in tensors of its own."""
+        padding, context, masked = (tensor.clone() for tensor in self.tensors)
+        return Prefix(padding, context, masked, self.padded)
+
     def positions(self, start: int | Tensor, length: int) -> Tensor:
         """int64 [batch, length, 2]: place in the text, place in the generated block."""
         at = torch.arange(length, device=self.context.device) + start
@@ -94,8 +103,44 @@ class PrefixCache(KVCache):
     A context is cached whole or not at all: each of its tokens has seen all the others.
     """
 
-    prefix: Prefix | None = None
+    _prefix: Prefix | None = None
+
+    @property
+    def prefix(self) -> Prefix | None:
+        """The context in the cache.
+
+        Setting it copies its numbers into tensors that the cache keeps from its first context on:
+        a captured step goes on reading them there.
+        """
+        return self._prefix
+
+    @prefix.setter
+    def prefix(self, prefix: Prefix) -> None:
+        if self._prefix is None:
+            self._prefix = prefix.clone()
+        elif prefix is not self._prefix:
+            for kept, new in zip(self._prefix.tensors, prefix.tensors, strict=True):
+                kept.copy_(new)
+            self._prefix = replace(self._prefix, padded=prefix.padded)
+
+    def tensors(self) -> list[Tensor]:
+        return [*super().tensors(), *(self._prefix.tensors if self._prefix else ())]
+
+    def visible(self) -> Tensor:
+        """As of every cache, without the padding: bool [batch, 1, 1, room]."""
+        seen = super().visible()
+        if self._prefix is None:
+            return seen
+        columns = torch.arange(self.room, device=seen.device)
+        return seen & (columns >= self._prefix.padding[:, None, None, None])
 
     def trim(self, length: int) -> None:
-        whole = self.prefix is not None and length >= int(self.prefix.context.max())
+        whole = self._prefix is not None and length >= int(self._prefix.context.max())
         super().trim(length if whole else 0)
+
+    def fork(self, length: int) -> KVCache:
+        twin = super().fork(length)
+        assert isinstance(twin, PrefixCache)
+        if twin._prefix is not None:  # each cache writes its next context into its own
+            twin._prefix = twin._prefix.clone()
+        return twin
