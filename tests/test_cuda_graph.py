@@ -127,6 +127,24 @@ def test_what_cannot_be_captured_is_done_as_ever(model: LoadedModel) -> None:
     close(logits_of(model, fail, new_cache(model), 8), expected)
 
 
+def test_padding_is_hidden_from_a_captured_step(tmp_path: Path) -> None:
+    """Of ChatGLM-6B, whose cache knows the padding."""
+    model = loaded("v1_twin_orig", tmp_path).model
+    marks = model.config.marks
+    first = model.config.cut + 5
+    rows = [[first] * 4 + [first, marks.gmask, marks.sop], [*range(first, first + 5), *marks[::2]]]
+    padding, token = torch.tensor([4, 0]), torch.full((2, 1), first)
+    said = []
+    for steps in (model, GraphedSteps(model, Recorder())):
+        cache = model.new_cache(64, torch.float32, CPU, batch=2)
+        with torch.inference_mode():
+            model(torch.tensor(rows), cache, last_only=True, padding=padding)
+            said.append([steps(token, cache, last_only=True).clone() for _ in range(8)])
+    assert isinstance(steps, GraphedSteps)
+    assert steps._graph is not None
+    close(torch.cat(said[1]), torch.cat(said[0]))
+
+
 # ---- replies
 
 

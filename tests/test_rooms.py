@@ -52,6 +52,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.decoder",
             "engine.detokenizer",
             "engine.gptq",
+            "engine.gpu_attention",
             "engine.gpu_kernels",
             "engine.layers",
             "engine.linear",

@@ -33,25 +33,34 @@ class Prefix:
         padding: int64 [batch], padding tokens before the text.
         context: int64 [batch], index of the first <sop>.
         masked: int64 [batch], position of the first [gMASK], or [MASK] where there is none.
+        padded: whether there is any padding.
+        end: the last of `context`, known on the host.
     """
 
     padding: Tensor
     context: Tensor
     masked: Tensor
     padded: bool
+    end: int
 
     @classmethod
     def of(cls, ids: Tensor, marks: Marks, padding: Tensor | None) -> Prefix:
-        """From the ids [batch, S] of whole contexts. Raises EngineError without <sop> or a mask."""
+        """From the ids [batch, S] of whole contexts. Raises EngineError without <sop> or a mask.
+
+        On a GPU the host waits here once, for `end`.
+        """
         gmask, mask, sop = (ids == mark for mark in marks)
-        if not bool((sop.any(1) & (gmask | mask).any(1)).all()):
+        context = first_true(sop)
+        complete = (sop.any(1) & (gmask | mask).any(1)).all()
+        end = int(context.max().masked_fill(~complete, -1))
+        if end < 0:
             raise EngineError(
                 _("Prompts of this model end in [gMASK] and <sop>; these ids do not have both."),
                 _("Make prompts with chat_format.encode."),
             )
         skip = torch.zeros_like(ids[:, 0]) if padding is None else padding.to(ids.device)
         masked = torch.where(gmask.any(1), first_true(gmask), first_true(mask)) - skip
-        return cls(skip, first_true(sop), masked, padding is not None)
+        return cls(skip, context, masked, padding is not None, end)
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +69,7 @@ class Prefix:
     def clone(self) -> Prefix:
         """The same in tensors of its own."""
         padding, context, masked = (tensor.clone() for tensor in self.tensors)
-        return Prefix(padding, context, masked, self.padded)
+        return replace(self, padding=padding, context=context, masked=masked)
 
     def positions(self, start: int | Tensor, length: int) -> Tensor:
         """int64 [batch, length, 2]: place in the text, place in the generated block."""
@@ -71,7 +80,7 @@ class Prefix:
 
     def ends_before(self, start: int) -> bool:
         """Whether all that stands from `start` on is in the block, which is causal."""
-        return not self.padded and start >= int(self.context.max())
+        return not self.padded and start >= self.end
 
     def mask(self, start: int, length: int, dtype: torch.dtype) -> Tensor | None:
         """What to add to the scores so that a token sees the context and what is before itself.
@@ -121,7 +130,7 @@ class PrefixCache(KVCache):
         elif prefix is not self._prefix:
             for kept, new in zip(self._prefix.tensors, prefix.tensors, strict=True):
                 kept.copy_(new)
-            self._prefix = replace(self._prefix, padded=prefix.padded)
+            self._prefix = replace(self._prefix, padded=prefix.padded, end=prefix.end)
 
     def tensors(self) -> list[Tensor]:
         return [*super().tensors(), *(self._prefix.tensors if self._prefix else ())]
@@ -135,7 +144,7 @@ class PrefixCache(KVCache):
         return seen & (columns >= self._prefix.padding[:, None, None, None])
 
     def trim(self, length: int) -> None:
-        whole = self._prefix is not None and length >= int(self._prefix.context.max())
+        whole = self._prefix is not None and length >= self._prefix.end
         super().trim(length if whole else 0)
 
     def fork(self, length: int) -> KVCache:
