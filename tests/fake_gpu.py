@@ -1,23 +1,19 @@
 """CUDA tensors without a GPU: torch's fake tensors, and the rules of its attention kernels.
 
 Under `FakeTensorMode` a tensor has a device, a shape and a dtype, and no numbers: operations on
-tensors of two devices raise, as they do on GPUs. A build of torch without CUDA takes such tensors
-once there is a device guard for CUDA, which `ready` compiles and loads.
+tensors of two devices raise, as they do on GPUs.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import shutil
-import subprocess
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cuda_guard import register_guard
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.backends import cuda
@@ -25,33 +21,13 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-GUARD = """
-#include <c10/core/impl/DeviceGuardImplInterface.h>
-namespace {
-struct Guard final : c10::impl::NoOpDeviceGuardImpl<c10::DeviceType::CUDA> {
-  c10::DeviceIndex deviceCount() const noexcept override { return 4; }
-};
-C10_REGISTER_GUARD_IMPL(CUDA, Guard);
-}
-"""
 
-
-def ready(folder: Path) -> str:
-    """Makes fake CUDA tensors work in this process; the reason where they cannot.
-
-    Args:
-        folder: where to compile the device guard, should torch need one.
-    """
-    if not torch.backends.cuda.is_built():
-        compiler = os.environ.get("CXX") or next(
-            filter(shutil.which, ("c++", "g++", "clang++")), ""
-        )
-        headers = Path(torch.__path__[0]) / "include"
-        if not compiler or not shutil.which(compiler):
-            return "there is no C++ compiler"
-        if not (headers / "c10/core/impl/DeviceGuardImplInterface.h").is_file():
-            return "torch came without its C++ headers"
-        ctypes.CDLL(str(_compiled_guard(compiler, headers, folder)), mode=ctypes.RTLD_GLOBAL)
+@functools.cache
+def unavailable() -> str:
+    """Why there are no fake CUDA tensors in this process; empty where there are."""
+    problem: str = register_guard()
+    if problem:
+        return problem
     try:
         with FakeTensorMode():
             a = torch.empty(2, 2, device="cuda:1")
@@ -61,20 +37,13 @@ def ready(folder: Path) -> str:
     return ""
 
 
-def _compiled_guard(compiler: str, headers: Path, folder: Path) -> Path:
-    source, library = folder / "guard.cpp", folder / "guard.so"
-    source.write_text(GUARD)
-    command = [
-        compiler,
-        *("-shared", "-fPIC", "-O0", f"-I{headers}", str(source), "-o", str(library)),
-        f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
-        *(f"-L{headers.parent / 'lib'}", "-lc10"),
-    ]
-    for standard in ("c++20", "c++17"):
-        built = subprocess.run([*command, f"-std={standard}"], capture_output=True, text=True)
-        if built.returncode == 0:
-            return library
-    raise RuntimeError(f"the device guard does not compile: {built.stderr[-2000:]}")
+@contextmanager
+def fake_tensors() -> Iterator[None]:
+    """Tensors made inside are fake, on whatever device. Skips the test where they cannot be."""
+    if unavailable():
+        pytest.skip(f"fake CUDA tensors: {unavailable()}")
+    with FakeTensorMode(), torch.inference_mode():
+        yield
 
 
 class OnDevice(TorchDispatchMode):

@@ -1,6 +1,6 @@
 """The way of tokens over GPUs, on fake ones: no device is mixed up, and nothing waits for the host.
 
-Skipped where `fake_gpu.ready` gives a reason.
+Skipped where `fake_gpu.unavailable` gives a reason.
 """
 
 from __future__ import annotations
@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fake_gpu
 import pytest
 import torch
 from checkpoints import LLAMA_CONFIG
-from fake_gpu import OnDevice, fused_attention
+from fake_gpu import OnDevice, fake_tensors, fused_attention
 from goldens import GOLDEN
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from glmtui.chat import SamplingParams
 from glmtui.engine import sampling
@@ -50,16 +48,9 @@ HELD = {
 }
 
 
-@pytest.fixture(scope="session")
-def guard(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return fake_gpu.ready(tmp_path_factory.mktemp("guard"))
-
-
 @pytest.fixture(autouse=True)
-def fake(guard: str) -> Iterator[None]:
-    if guard:
-        pytest.skip(guard)
-    with FakeTensorMode(), torch.inference_mode():
+def fake() -> Iterator[None]:
+    with fake_tensors():
         yield
 
 
