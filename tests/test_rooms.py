@@ -53,6 +53,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.detokenizer",
             "engine.gptq",
             "engine.gpu_attention",
+            "engine.gpu_capture",
             "engine.gpu_kernels",
             "engine.layers",
             "engine.linear",

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from glmtui.engine.cache import KVCache
 from glmtui.engine.decoder import Decoder
+from glmtui.engine.gpu_capture import Replay, capture
 
 BEFORE = 4  # steps in the same room of a cache before capturing pays
 TOLERANCE = 1 / 16  # of the logits' deviation: what another order of the same sums explains
 
-Replay: TypeAlias = Callable[[], None]
 Record: TypeAlias = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
 """Captures a step: gives what runs it again, and the tensor that its result appears in."""
 
@@ -131,21 +131,3 @@ class GraphedSteps:
 def same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     """Whether both are the very same tensors."""
     return len(some) == len(others) and all(map(operator.is_, some, others))
-
-
-def capture(step: Callable[[], Tensor], device: torch.device) -> tuple[Replay, Tensor]:
-    """A `Record`: the step once as it is, so that libraries set themselves up, then captured.
-
-    Both on a stream of this device. Without one, `torch.cuda.graph` captures on a stream that it
-    makes once for the process, on whatever GPU it was first used.
-    """
-    with torch.cuda.device(device):
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            step()
-        torch.cuda.current_stream(device).wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            logits = step()
-        return graph.replay, logits

@@ -53,7 +53,7 @@ def test_which_is_fastest_at_one_token(kind: str, dtype: torch.dtype, gpu: torch
         for kernel in (PLAIN, *cuda.kernels()):
             if kernel.takes(weight, dtype):
                 layer = kernel.make(weight, None, dtype)
-                seconds[kernel.name] = gpu_seconds(lambda layer=layer: layer(x))
+                seconds[kernel.name] = gpu_seconds(lambda layer=layer: layer(x), gpu)
     rate = weight.nbytes / min(seconds.values()) / 1e9
     print(
         kind, dtype, {name: f"{1e6 * s:.0f} us" for name, s in seconds.items()}, f"{rate:.0f} GB/s"
