@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 import torch
@@ -23,15 +24,20 @@ from glmtui.engine.cuda_graph import GraphedSteps, Record, Replay
 from glmtui.engine.generate import LoadedModel
 
 CPU = torch.device("cpu")
+Talk: TypeAlias = Callable[[LoadedModel], list[list[int]]]
 
 
 FAMILIES = ["llama", "v1_twin_orig", "v1_int4_qe", "v2_32k_tiny", "v3_32k_tiny", "glm4_tiny"]
 
 
+def source(family: str, folder: Path) -> Path:
+    """The folder of a tiny model; Llama's is written to `folder`."""
+    return write_llama(folder) if family == "llama" else GOLDEN / family
+
+
 def loaded(family: str, folder: Path) -> LoadedModel:
     """A tiny model that does not end its replies."""
-    source = write_llama(folder) if family == "llama" else GOLDEN / family
-    model: LoadedModel = load(source)
+    model: LoadedModel = load(source(family, folder))
     model.stop_ids = frozenset()
     return model
 
@@ -202,7 +208,16 @@ def cleared_between(model: LoadedModel) -> list[list[int]]:
     return said
 
 
-TALKS = [
+def arrange(talk: Talk, patch: pytest.MonkeyPatch) -> None:
+    """Makes a short talk do what a long one does."""
+    patch.setattr(cuda_graph, "BEFORE", 2)
+    if talk is conversations_in_turn:
+        patch.setattr("glmtui.engine.caches.WORTH_KEEPING", 4)
+    if talk is outgrown_caches:
+        patch.setattr("glmtui.engine.cache.BLOCK", 16)
+
+
+TALKS: list[Talk] = [
     prompts_in_turn,
     conversations_in_turn,
     reused_prefixes,
@@ -217,15 +232,11 @@ TALKS = [
 )
 def test_replies_are_those_without_a_graph(
     model: LoadedModel,
-    talk: Callable[[LoadedModel], list[list[int]]],
+    talk: Talk,
     overlaps: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cuda_graph, "BEFORE", 2)
-    if talk is conversations_in_turn:
-        monkeypatch.setattr("glmtui.engine.caches.WORTH_KEEPING", 4)
-    if talk is outgrown_caches:
-        monkeypatch.setattr("glmtui.engine.cache.BLOCK", 16)
+    arrange(talk, monkeypatch)
     model.forget()
     expected = talk(model)
     with recorded(model, overlaps=overlaps) as recorder:
