@@ -186,3 +186,9 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return folder
+
+
+def write_llama(folder: Path) -> Path:
+    """A Hugging Face Llama folder that can be loaded: random weights in float32."""
+    tensors = {hub_name(name): value for name, value in llama_tensors().items()}
+    return write_folder(folder, llama_files() | {"model.safetensors": save(tensors)})

@@ -10,7 +10,7 @@ from goldens import SHARED, read_json
 from safetensors.torch import load_file
 
 from glmtui.errors import EngineError
-from glmtui.models.prefix import Marks, Prefix
+from glmtui.models.prefix import Marks, Prefix, PrefixCache
 
 GMASK, MASK, SOP = 90, 91, 92
 MARKS = Marks(GMASK, MASK, SOP)
@@ -65,6 +65,23 @@ def test_padding_is_seen_by_nobody_and_counts_for_nothing() -> None:
     later = both.mask(5, 1, torch.float32)
     assert later is not None
     assert torch.isinf(later[:, 0, 0]).tolist() == [[True] * 2 + [False] * 4, [False] * 6]
+
+
+def test_a_copy_of_a_cache_keeps_its_context_when_the_other_reads_another() -> None:
+    cache = PrefixCache(1, 1, 4, 64, dtype=torch.float32, device=torch.device("cpu"))
+    cache.prefix = prefix(5, GMASK, SOP, 7)
+    cache.advance(4)
+    first = cache.tensors()
+    twin = cache.fork(4)
+    assert isinstance(twin, PrefixCache)
+    twin.trim(0)
+    twin.prefix = prefix(5, 6, 8, GMASK, SOP)
+    assert cache.prefix.positions(4, 1).tolist() == [[[1, 3]]]
+    assert twin.prefix.positions(5, 1).tolist() == [[[3, 2]]]
+    cache.trim(0)
+    cache.prefix = prefix(5, 6, GMASK, SOP)
+    assert cache.prefix.positions(4, 1).tolist() == [[[2, 2]]]
+    assert all(a is b for a, b in zip(cache.tensors(), first, strict=True))
 
 
 def test_ids_without_their_marks_are_refused() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glmtui.engine.linear import Choice, PackedLinear, cpm, cuda, kernel_choice
-from glmtui.engine.linear.choice import PLAIN, Kernel, wrong
+from glmtui.engine.linear.choice import PLAIN, Clock, Kernel, wrong
 from glmtui.engine.linear.plain import LinearLayer
 from glmtui.engine.quant import PackedWeight, pack_nibbles, quantize
 from glmtui.errors import EngineError
@@ -45,11 +45,11 @@ def kernel(name: str, change: Callable[[Tensor], Tensor] = lambda y: y) -> Kerne
     return Kernel(name, lambda w, d: True, lambda w, b, d: Doctored(w, b, change))
 
 
-def ticks(*seconds: float) -> Callable[[Callable[[], object]], float]:
+def ticks(*seconds: float) -> Clock:
     """A clock that reads these, one call after the other."""
     left = iter(seconds)
 
-    def clock(call: Callable[[], object]) -> float:
+    def clock(call: Callable[[], object], device: torch.device) -> float:
         call()
         return next(left)
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 from goldens import GOLDEN, load
-from test_cuda_graph import Recorder, prompt
+from tape import Recorder
+from test_cuda_graph import prompt
 from torch import Tensor
 from toy import STOP, VOCAB, Counter, toy
 
@@ -169,9 +170,9 @@ def test_greedy_replies_are_the_same_in_conversations_by_turns(
     monkeypatch.setattr("glmtui.engine.caches.WORTH_KEEPING", 4)
     params = SamplingParams(temperature=0, max_new_tokens=10, repetition_penalty=1.1)
     expected = replies(model, params)
-    recorder = Recorder(lambda: model._caches.cache)
+    recorder = Recorder()
     if graphs:
-        monkeypatch.setattr(model, "_graphs", GraphedSteps(model.model, recorder.record))
+        monkeypatch.setattr(model, "_graphs", GraphedSteps(model.model, recorder))
     monkeypatch.setattr(model, "_overlaps", True)
     assert replies(model, params) == expected
     assert (recorder.replayed > 10) is graphs

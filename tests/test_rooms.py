@@ -54,6 +54,8 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.decoder",
             "engine.detokenizer",
             "engine.gptq",
+            "engine.gpu_attention",
+            "engine.gpu_capture",
             "engine.gpu_kernels",
             "engine.layers",
             "engine.linear",

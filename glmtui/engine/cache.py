@@ -102,6 +102,13 @@ class KVCache:
         """Forgets everything after the first `length` tokens."""
         self.offset = min(self.offset, length)
 
+    def tensors(self) -> list[Tensor]:
+        """All that a step reads and writes here besides `position`.
+
+        They stay the same tensors, at the same addresses, until the cache grows.
+        """
+        return [*self.keys, *self.values]
+
     @property
     def room(self) -> int:
         """Tokens there is memory for so far."""

@@ -9,7 +9,8 @@ give what the step gave that was run as ever, or graphs are left alone. Knows ca
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,11 +19,11 @@ from torch import Tensor
 
 from glmtui.engine.cache import KVCache
 from glmtui.engine.decoder import Decoder
+from glmtui.engine.gpu_capture import Replay, capture
 
 BEFORE = 4  # steps in the same room of a cache before capturing pays
 TOLERANCE = 1 / 16  # of the logits' deviation: what another order of the same sums explains
 
-Replay: TypeAlias = Callable[[], None]
 Record: TypeAlias = Callable[[Callable[[], Tensor]], tuple[Replay, Tensor]]
 """Captures a step: gives what runs it again, and the tensor that its result appears in."""
 
@@ -42,8 +43,9 @@ class _Graph:
 class GraphedSteps:
     """Calls a decoder; single tokens go through a graph once there is one that has proven itself.
 
-    A graph belongs to the memory of one cache. Another conversation, or a cache that has grown,
-    takes a few plain steps and then gets its own.
+    A graph belongs to the memory of one cache: to every tensor of `KVCache.tensors`, which a new
+    prompt in the same cache leaves where they are. Another conversation, or a cache that has
+    grown, takes a few plain steps and then gets its own.
 
     Args:
         record: how to capture; for tests.
@@ -53,7 +55,7 @@ class GraphedSteps:
         self._model = model
         self._record = record
         self._graph: _Graph | None = None
-        self._memory: Tensor | None = None  # of the cache that the graph, or the count, is for
+        self._memory: Sequence[Tensor] = ()  # of the cache that the graph, or the count, is for
         self._steps = 0
         self.refused = ""
 
@@ -61,9 +63,10 @@ class GraphedSteps:
         """Logits as the decoder gives them. Call it in inference mode, always on one thread."""
         if self.refused or ids.shape[1] != 1 or cache.offset >= cache.room:
             return self._plain(ids, cache, last_only)
-        if self._memory is not cache.keys[0]:
+        memory = cache.tensors()
+        if not same(self._memory, memory):
             self.forget()
-            self._memory = cache.keys[0]
+            self._memory = memory
         if self._graph is not None:
             cache.advance(1)
             return self._replayed(self._graph, ids, cache.offset - 1)
@@ -75,7 +78,8 @@ class GraphedSteps:
 
     def forget(self) -> None:
         """Lets go of the graph and the memory it works in."""
-        self._graph = self._memory = None
+        self._graph = None
+        self._memory = ()
         self._steps = 0
 
     def _plain(self, ids: Tensor, cache: KVCache, last_only: bool) -> Tensor:
@@ -124,15 +128,6 @@ class GraphedSteps:
         logger.warning("decoding goes on without a CUDA graph: %s", why)
 
 
-def capture(step: Callable[[], Tensor], device: torch.device) -> tuple[Replay, Tensor]:
-    """A `Record`: the step once as it is, so that libraries set themselves up, then captured."""
-    with torch.cuda.device(device):
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            logits = step()
-        return graph.replay, logits
+def same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether both are the very same tensors."""
+    return len(some) == len(others) and all(map(operator.is_, some, others))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from glmtui.engine import gpu_attention
 from glmtui.engine.processor import product_dtype
 
 QUERY_BLOCK = 64  # queries at a time on a CPU
@@ -133,6 +134,15 @@ def causal_mask(
     return mask.triu_(offset + 1)
 
 
+def chunk_mask(
+    queries: int, offset: int, *, dtype: torch.dtype, device: torch.device
+) -> Tensor | None:
+    """`causal_mask`, where `causal_attention` needs one: on a GPU its kernels leave keys out."""
+    if device.type != "cpu":
+        return None
+    return causal_mask(queries, offset, dtype=dtype, device=device)
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v, several query heads to one key head.
 
@@ -153,6 +163,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Te
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 != product_dtype():
         mask = mask.float() if mask is not None and mask.is_floating_point() else mask
         return attention(q.float(), k.float(), v.float(), mask).to(q.dtype)
+    if q.device.type != "cpu" and mask is not None:
+        return gpu_attention.masked_attention(q, k, v, mask)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
     return y.transpose(1, 2).flatten(2)
 
@@ -167,10 +179,12 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
     changes no reply.
 
     Args:
-        mask: what `causal_mask` gives for S queries at the end of T keys.
+        mask: what `chunk_mask` gives for S queries at the end of T keys.
     """
     batch, heads, length, head_dim = q.shape
-    if length == 1 or mask is None or q.device.type != "cpu":
+    if length > 1 and q.device.type != "cpu":
+        return gpu_attention.causal_attention(q, k, v)
+    if length == 1 or mask is None:
         return attention(q, k, v, mask)
     kv_heads, before = k.shape[1], k.shape[2] - length
     if length <= FEW_QUERIES:

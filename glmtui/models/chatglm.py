@@ -27,7 +27,7 @@ from glmtui.engine.layers import (
     Slot,
     attention,
     causal_attention,
-    causal_mask,
+    chunk_mask,
     inverse_frequencies,
     rotate_halves,
 )
@@ -139,9 +139,9 @@ class Attention(nn.Module):
         v = v.flatten(3).transpose(1, 2)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
-        # a mask of two dimensions is the causal one
-        attend = causal_attention if mask is not None and mask.dim() == 2 else attention
-        y: Tensor = self.out(attend(q, k, v, mask))
+        # the context's mask has four dimensions
+        causal = mask is None or mask.dim() == 2
+        y: Tensor = self.out((causal_attention if causal else attention)(q, k, v, mask))
         return y
 
 
@@ -266,7 +266,7 @@ class Model(Decoder):
     @staticmethod
     def _mask(prefix: Prefix, start: int, length: int, dtype: torch.dtype) -> Tensor | None:
         if length > 1 and prefix.ends_before(start):
-            return causal_mask(length, start, dtype=dtype, device=prefix.context.device)
+            return chunk_mask(length, start, dtype=dtype, device=prefix.context.device)
         return prefix.mask(start, length, dtype)
 
 

@@ -6,7 +6,7 @@ two rows: the place in the text, and the place in the generated block. Knows no 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -33,25 +33,43 @@ class Prefix:
         padding: int64 [batch], padding tokens before the text.
         context: int64 [batch], index of the first <sop>.
         masked: int64 [batch], position of the first [gMASK], or [MASK] where there is none.
+        padded: whether there is any padding.
+        end: the last of `context`, known on the host.
     """
 
     padding: Tensor
     context: Tensor
     masked: Tensor
     padded: bool
+    end: int
 
     @classmethod
     def of(cls, ids: Tensor, marks: Marks, padding: Tensor | None) -> Prefix:
-        """From the ids [batch, S] of whole contexts. Raises EngineError without <sop> or a mask."""
+        """From the ids [batch, S] of whole contexts. Raises EngineError without <sop> or a mask.
+
+        On a GPU the host waits here once, for `end`.
+        """
         gmask, mask, sop = (ids == mark for mark in marks)
-        if not bool((sop.any(1) & (gmask | mask).any(1)).all()):
+        context = first_true(sop)
+        complete = (sop.any(1) & (gmask | mask).any(1)).all()
+        end = int(context.max().masked_fill(~complete, -1))
+        if end < 0:
             raise EngineError(
                 _("Prompts of this model end in [gMASK] and <sop>; these ids do not have both."),
                 _("Make prompts with chat_format.encode."),
             )
         skip = torch.zeros_like(ids[:, 0]) if padding is None else padding.to(ids.device)
         masked = torch.where(gmask.any(1), first_true(gmask), first_true(mask)) - skip
-        return cls(skip, first_true(sop), masked, padding is not None)
+        return cls(skip, context, masked, padding is not None, end)
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.padding, self.context, self.masked
+
+    def clone(self) -> Prefix:
+        """The same in tensors of its own."""
+        padding, context, masked = (tensor.clone() for tensor in self.tensors)
+        return replace(self, padding=padding, context=context, masked=masked)
 
     def positions(self, start: int | Tensor, length: int) -> Tensor:
         """int64 [batch, length, 2]: place in the text, place in the generated block."""
@@ -62,7 +80,7 @@ class Prefix:
 
     def ends_before(self, start: int) -> bool:
         """Whether all that stands from `start` on is in the block, which is causal."""
-        return not self.padded and start >= int(self.context.max())
+        return not self.padded and start >= self.end
 
     def mask(self, start: int, length: int, dtype: torch.dtype) -> Tensor | None:
         """What to add to the scores so that a token sees the context and what is before itself.
@@ -94,8 +112,44 @@ class PrefixCache(KVCache):
     A context is cached whole or not at all: each of its tokens has seen all the others.
     """
 
-    prefix: Prefix | None = None
+    _prefix: Prefix | None = None
+
+    @property
+    def prefix(self) -> Prefix | None:
+        """The context in the cache.
+
+        Setting it copies its numbers into tensors that the cache keeps from its first context on:
+        a captured step goes on reading them there.
+        """
+        return self._prefix
+
+    @prefix.setter
+    def prefix(self, prefix: Prefix) -> None:
+        if self._prefix is None:
+            self._prefix = prefix.clone()
+        elif prefix is not self._prefix:
+            for kept, new in zip(self._prefix.tensors, prefix.tensors, strict=True):
+                kept.copy_(new)
+            self._prefix = replace(self._prefix, padded=prefix.padded, end=prefix.end)
+
+    def tensors(self) -> list[Tensor]:
+        return [*super().tensors(), *(self._prefix.tensors if self._prefix else ())]
+
+    def visible(self) -> Tensor:
+        """As of every cache, without the padding: bool [batch, 1, 1, room]."""
+        seen = super().visible()
+        if self._prefix is None:
+            return seen
+        columns = torch.arange(self.room, device=seen.device)
+        return seen & (columns >= self._prefix.padding[:, None, None, None])
 
     def trim(self, length: int) -> None:
-        whole = self.prefix is not None and length >= int(self.prefix.context.max())
+        whole = self._prefix is not None and length >= self._prefix.end
         super().trim(length if whole else 0)
+
+    def fork(self, length: int) -> KVCache:
+        twin = super().fork(length)
+        assert isinstance(twin, PrefixCache)
+        if twin._prefix is not None:  # each cache writes its next context into its own
+            twin._prefix = twin._prefix.clone()
+        return twin

@@ -25,6 +25,7 @@ from glmtui.engine.layers import (
     attention,
     causal_attention,
     causal_mask,
+    chunk_mask,
     rotate_halves,
     swiglu,
 )
@@ -155,11 +156,13 @@ class PreNormDecoder(Decoder):
             cache.advance(length)
             return said[None]
         x = self.embedding(ids).to(cos.dtype)
-        mask = causal_mask(length, start, dtype=cos.dtype, device=ids.device)
         if cache is not None and fixed is not None:
-            mask = cache.visible()
+            mask: Tensor | None = cache.visible()
         elif padding is not None:
-            mask = padded_mask(mask, padding, start, length, cos.dtype)
+            causal = causal_mask(length, start, dtype=cos.dtype, device=ids.device)
+            mask = padded_mask(causal, padding, start, length, cos.dtype)
+        else:
+            mask = chunk_mask(length, start, dtype=cos.dtype, device=ids.device)
         for layer in self.layers:
             x = layer(x, cos, sin, mask, cache)
         if cache is not None:

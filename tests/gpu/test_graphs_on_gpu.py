@@ -6,18 +6,22 @@ pytest -m gpu tests/gpu/test_graphs_on_gpu.py -s          # prints the rates
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from goldens import GOLDEN
+from test_cuda_graph import FAMILIES, TALKS, Talk, arrange, source
+from torch import Tensor
 
 from glmtui.chat import SamplingParams
-from glmtui.engine import LoadOptions, load_model
+from glmtui.engine import LoadOptions, cuda_graph, load_model
 from glmtui.engine.bench.synthetic import random_model
 from glmtui.engine.generate import LoadedModel
+from glmtui.engine.gpu_capture import Replay, capture
 from glmtui.engine.sampling import DeviceSampler, distribution, shares
 
 pytestmark = pytest.mark.gpu
@@ -27,6 +31,7 @@ SAMPLED = SamplingParams(
     temperature=0.8, top_k=50, top_p=0.8, repetition_penalty=1.1, seed=3, max_new_tokens=48
 )
 TINY = ["v2_32k_tiny", "glm4_tiny", "v1_twin_orig"]
+SECOND = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is no second GPU")
 
 
 def prompt(model: LoadedModel, length: int) -> list[int]:
@@ -87,6 +92,39 @@ def test_replies_are_the_same_with_a_graph_and_overlapped(name: str, gpu: torch.
     assert model._graphs.refused == ""
     replies(model)
     assert model._graphs._graph is not None
+
+
+def talked(model: LoadedModel, talk: Talk, *, graphs: bool, overlaps: bool) -> list[list[int]]:
+    with decoding(model, graphs=graphs, overlaps=overlaps), pytest.MonkeyPatch.context() as patch:
+        arrange(talk, patch)
+        return talk(model)
+
+
+@pytest.mark.parametrize("device", ["cuda:0", pytest.param("cuda:1", marks=SECOND)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_replies_of_every_family_are_those_without_a_graph(
+    family: str, device: str, tmp_path: Path, gpu: torch.device
+) -> None:
+    """Several prompts, conversations by turns, reused prefixes, grown caches; on each GPU."""
+    options = LoadOptions(device, "float32", None, speculation="off")
+    model = load_model(str(source(family, tmp_path / family)), options)
+    assert model._graphs is not None
+    captured = []
+
+    def counted(step: Callable[[], Tensor], device: torch.device) -> tuple[Replay, Tensor]:
+        captured.append(device)
+        return capture(step, device)
+
+    for talk in TALKS:
+        expected = talked(model, talk, graphs=False, overlaps=False)
+        for overlaps in (False, True):
+            captured.clear()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(cuda_graph, "capture", counted)
+                said = talked(model, talk, graphs=True, overlaps=overlaps)
+            assert said == expected, talk.__name__
+            assert model._graphs.refused == ""
+            assert set(captured) == {torch.device(device)}
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -53,7 +53,7 @@ def test_which_is_fastest_at_one_token(kind: str, dtype: torch.dtype, gpu: torch
         for kernel in (PLAIN, *cuda.kernels()):
             if kernel.takes(weight, dtype):
                 layer = kernel.make(weight, None, dtype)
-                seconds[kernel.name] = gpu_seconds(lambda layer=layer: layer(x))
+                seconds[kernel.name] = gpu_seconds(lambda layer=layer: layer(x), gpu)
     rate = weight.nbytes / min(seconds.values()) / 1e9
     print(
         kind, dtype, {name: f"{1e6 * s:.0f} us" for name, s in seconds.items()}, f"{rate:.0f} GB/s"
@@ -62,6 +62,20 @@ def test_which_is_fastest_at_one_token(kind: str, dtype: torch.dtype, gpu: torch
     layer = choice.linear(weight, None, dtype)
     assert type(layer) is not PackedLinear
     assert not choice.refused
+
+
+def test_a_kernel_is_timed_by_its_own_gpu(gpu: torch.device) -> None:
+    """By what no GPU can do: a copy has a bandwidth, and ten of them take ten times as long."""
+    last = torch.device("cuda", torch.cuda.device_count() - 1)
+    some = torch.zeros(64 << 20, dtype=torch.uint8, device=last)
+    other = torch.empty_like(some)
+    one = gpu_seconds(lambda: other.copy_(some), last)
+    ten = gpu_seconds(lambda: [other.copy_(some) for _ in range(10)], last)
+    print(f"{2 * some.nbytes / one / 1e9:.0f} GB/s")
+    assert 20e9 < 2 * some.nbytes / one < 40e12
+    assert 8 < ten / one < 12
+    waiting = gpu_seconds(lambda: other.copy_(some)[:1].item(), last)  # cannot be captured
+    assert waiting > 0.9 * one
 
 
 def test_a_step_can_be_captured_as_a_graph(gpu: torch.device) -> None:

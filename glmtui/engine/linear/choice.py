@@ -18,16 +18,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from glmtui.engine.gpu_capture import capture
 from glmtui.engine.linear.plain import GEMV_ROWS, LinearLayer, PackedLinear
 from glmtui.engine.quant import PackedWeight
 
 PROOF_TOKENS = (1, 2, GEMV_ROWS, GEMV_ROWS + 1, 65)  # one, a few, a full few, and many for all
 PROOF_ROWS = 1024  # of a weight that are compared: the first and the last of them
-ROUNDS = 20  # products timed
+ROUNDS = 20  # times a product is timed
+LAUNCHES = 20  # products that are timed together on a GPU
 # of the typical size of the result: what rounding factors and result explains, and no wrong number
 TOLERANCE = {torch.float16: 1 / 32, torch.bfloat16: 1 / 8, torch.float32: 1 / 1024}
 
-Clock: TypeAlias = Callable[[Callable[[], object]], float]
+Clock: TypeAlias = Callable[[Callable[[], object], torch.device], float]
+"""Seconds that a call takes on the device it works on."""
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ class Choice:
     Args:
         kernels: to be tried.
         wanted: taken before all others wherever it is right, though it were slower.
-        clock: seconds that a call takes, its work on the device included.
+        clock: that kernels are timed by; `gpu_seconds` unless told otherwise.
         time_plain: whether the plain layer is taken too where it is the fastest.
 
     Attributes:
@@ -77,6 +80,7 @@ class Choice:
         self._clock = clock or gpu_seconds
         self._time_plain = time_plain
         self._chosen: dict[tuple[object, ...], Kernel] = {}
+        self._broken: set[str] = set()  # raised when asked whether they take a weight
         self.used: set[str] = set()
         self.refused: dict[str, str] = {}
 
@@ -84,7 +88,7 @@ class Choice:
         """The layer for a weight without `order`, by the kernel that is best for its kind."""
         # layers of one packing may differ in whom their shape suits
         known = self._kernels if self._wanted is None else (self._wanted, *self._kernels)
-        takers = tuple(kernel.name for kernel in known if kernel.takes(weight, dtype))
+        takers = tuple(kernel.name for kernel in known if self._takes(kernel, weight, dtype))
         kind = (weight.kind, weight.zero is None, dtype, weight.q.device, takers)
         if kind not in self._chosen:
             self._chosen[kind] = self._best(weight, bias, dtype)
@@ -111,9 +115,9 @@ class Choice:
         self, kernel: Kernel, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype
     ) -> float | None:
         """Seconds that it takes for one token; None where it is not to be used."""
+        if not self._takes(kernel, weight, dtype):
+            return None
         try:
-            if not kernel.takes(weight, dtype):
-                return None
             layer = kernel.make(weight, bias, dtype)
             problem = wrong(layer, weight, bias, dtype)
             if not problem:
@@ -121,16 +125,32 @@ class Choice:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a compiler, a driver, a library: whatever it raises
-            problem = f"{type(error).__name__}: {error}".splitlines()[0]
-        self.refused[kernel.name] = problem
-        logger.warning("%s is not used for %s: %s", kernel.name, weight.kind, problem)
+            problem = _told(error)
+        self._refuse(kernel, weight, problem)
         return None
+
+    def _takes(self, kernel: Kernel, weight: PackedWeight, dtype: torch.dtype) -> bool:
+        """Whether it is made for such a weight; not if it raises, as an import that fails does."""
+        if kernel.name in self._broken:
+            return False
+        try:
+            return kernel.takes(weight, dtype)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            self._broken.add(kernel.name)
+            self._refuse(kernel, weight, _told(error))
+            return False
+
+    def _refuse(self, kernel: Kernel, weight: PackedWeight, why: str) -> None:
+        self.refused[kernel.name] = why
+        logger.warning("%s is not used for %s: %s", kernel.name, weight.kind, why)
 
     def _seconds(self, layer: LinearLayer, weight: PackedWeight, dtype: torch.dtype) -> float:
         """Of the product of one token."""
         x = torch.ones(1, weight.in_features, dtype=dtype, device=weight.q.device)
         with torch.inference_mode():
-            return self._clock(lambda: layer(x))
+            return self._clock(lambda: layer(x), x.device)
 
 
 @torch.inference_mode()
@@ -158,26 +178,56 @@ def wrong(layer: LinearLayer, weight: PackedWeight, bias: Tensor | None, dtype: 
     return ""
 
 
-def gpu_seconds(call: Callable[[], object]) -> float:
-    """Seconds of one call, the least of some, until the GPU is done with it."""
-    call()
-    return min(_seconds(call, torch.cuda.synchronize) for _ in range(ROUNDS))
+def gpu_seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call on a GPU, the least of some.
+
+    Of calls in a CUDA graph, as decoding makes them: what Python takes to launch a kernel counts
+    for nothing there. Of a call that cannot be captured, its launches are timed too.
+    """
+
+    def calls() -> None:
+        for _ in range(LAUNCHES):
+            call()
+
+    with torch.cuda.device(device):
+        call()
+        try:
+            work, _result = capture(calls, device)
+        except RuntimeError as error:
+            logger.info("timed without a CUDA graph: %s", _told(error))
+            work = calls
+        return min(_event_seconds(work, device) for _ in range(ROUNDS)) / LAUNCHES
 
 
-def cpu_seconds(call: Callable[[], object]) -> float:
+def _event_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds between two events on the device's current stream, the work between them."""
+    stream = torch.cuda.current_stream(device)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start.record(stream)
+    work()
+    end.record(stream)
+    end.synchronize()
+    milliseconds: float = start.elapsed_time(end)
+    return milliseconds / 1000
+
+
+def cpu_seconds(call: Callable[[], object], device: torch.device) -> float:
     """Seconds of one call by one thread, the least of some: other programs hold up several."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         call()
-        return min(_seconds(call, lambda: None) for _ in range(ROUNDS))
+        return min(_seconds(call) for _ in range(ROUNDS))
     finally:
         torch.set_num_threads(threads)
 
 
-def _seconds(call: Callable[[], object], finish: Callable[[], object]) -> float:
-    finish()
+def _seconds(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
-    finish()
     return time.perf_counter() - started
+
+
+def _told(error: Exception) -> str:
+    """The first line of an error."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
