@@ -56,9 +56,12 @@ class AllocationLog(TorchDispatchMode):
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls the operation; a composite one as the operations it is made of."""
-        with self:
-            whole = func.decompose(*args, **kwargs)
-        return func(*args, **kwargs) if whole is NotImplemented else whole
+        if func.namespace == "aten":
+            with self:
+                whole = func.decompose(*args, **kwargs)
+            if whole is not NotImplemented:
+                return whole
+        return func(*args, **kwargs)
 
     def _meet(self, tensor: Tensor, made_by: str | None) -> None:
         """Counts a storage seen for the first time, unless it was there before the log began."""

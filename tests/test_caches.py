@@ -172,3 +172,16 @@ def test_switching_changes_no_reply(name: str) -> None:
     for prompt, reply in zip(prompts, replies, strict=True):
         model.forget()
         assert list(model.stream_ids(prompt, greedy).ids()) == reply
+
+
+def test_a_long_prompt_takes_whole_blocks_so_that_its_reply_has_room() -> None:
+    cache = KVCache(1, 1, 1, 64, dtype=torch.float32, device=CPU)
+    for tokens, room in ((10, 16), (20, 32), (10, 64)):
+        read = torch.zeros(1, 1, tokens, 1)
+        cache.update(0, read, read)
+        cache.advance(tokens)
+        assert cache.room == room
+    cache = KVCache(1, 1, 1, 100, dtype=torch.float32, device=CPU)
+    read = torch.zeros(1, 1, 46, 1)
+    cache.update(0, read, read)
+    assert cache.room == 48  # not 46, which the next token would double

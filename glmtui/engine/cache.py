@@ -76,7 +76,7 @@ class KVCache:
         end, room = self.offset + tokens, self.keys[layer].shape[2]
         if end > room:
             assert end <= self.capacity, "the caller keeps within the context length"
-            room = max(2 * room, end)
+            room = max(2 * room, -(-end // BLOCK) * BLOCK)
             self.keys[layer] = self._with_room(self.keys[layer], room)
             self.values[layer] = self._with_room(self.values[layer], room)
         return self.keys[layer], self.values[layer]
