@@ -67,7 +67,8 @@ def sizes(
 
 def _position_bytes(model: Decoder, length: int, dtype: torch.dtype) -> int:
     """Of what `Decoder.prepare` makes for so many positions."""
-    model.prepare(POSITIONS, dtype, torch.device("meta"))
+    # not on the meta device, where torch would import its compiler: seconds and 0.1 GB
+    model.prepare(POSITIONS, dtype, torch.device("cpu"))
     if model.rotary is None:
         return 0
     nbytes = model.rotary.cos.nbytes + model.rotary.sin.nbytes
