@@ -61,9 +61,6 @@ class Pretender:
         first = self.seconds_per_read * (len(prompt) - kept)
         return Timed(first, self.seconds_per_token * (tokens - 1), tuple(reply))
 
-    def copy_bandwidth(self) -> float:
-        return 1e9
-
     def peak_memory(self) -> int | None:
         return 3 * 10**9
 
@@ -94,7 +91,7 @@ def measured(*pretenders: Pretender, rounds: int = 2, tokens: int = 16) -> Resul
     bench = Bench(Plan(tuple(subject(p.ready.engine) for p in pretenders), rounds, tokens), print)
     for pretender in pretenders:
         bench.begin(subject(pretender.ready.engine), lambda subject, p=pretender: p)
-    bench.measure()
+    bench.measure(lambda: 1e9)
     return bench.result
 
 
@@ -191,7 +188,7 @@ def test_engines_take_turns_and_everything_is_done_once_before(
 def test_no_round_begins_once_enough_was_measured(ours: Pretender) -> None:
     bench = Bench(Plan((subject("glmtui"),), rounds=5, tokens=4, enough_seconds=0), print)
     bench.begin(subject("glmtui"), lambda subject: ours)
-    bench.measure()
+    bench.measure(lambda: 1e9)
     assert bench.result.rounds == 1
     assert "one round, which took too long for 5" in " ".join(
         bench_report.as_table(bench.result, 200).split()

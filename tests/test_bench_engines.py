@@ -19,9 +19,10 @@ from safetensors.numpy import save
 from glmtui import bench, cli
 from glmtui.engine.api import LoadOptions, ModelInfo
 from glmtui.engine.bench import shapes, synthetic, transformers_peer
+from glmtui.engine.bench.bandwidth import COPY_BYTES
 from glmtui.engine.bench.native import Native, step_bytes
 from glmtui.engine.bench.plan import EngineName, Subject
-from glmtui.engine.bench.process import Worker
+from glmtui.engine.bench.process import Worker, copy_worker
 from glmtui.engine.bench.shapes import SHAPES, Shape, check_memory
 from glmtui.engine.bench.transformers_peer import TransformersPeer
 from glmtui.engine.device import HostMemory, Snapshot
@@ -87,7 +88,6 @@ def test_ours_replies_as_long_as_asked_and_reads_on(folder: Path) -> None:
     assert engine.ready.vocabulary == (0, LLAMA_CONFIG["vocab_size"])
     # embedding and head are one table, which every token reads
     assert engine.ready.step_bytes == engine.ready.weight_bytes
-    assert engine.copy_bandwidth() > 1e6
     assert engine.peak_memory() > engine.ready.weight_bytes
 
 
@@ -222,6 +222,35 @@ def test_an_engine_works_in_a_process_of_its_own(folder: Path) -> None:
         # an error is told as what it is, and what dies is named
         with pytest.raises(EngineError, match="ended in the middle"):
             worker.generate(["no id"], 2)  # type: ignore[list-item]
+
+
+def test_a_copy_is_measured_beside_the_engine(folder: Path) -> None:
+    ours = subject(model=inspect(folder))
+    with Worker(ours) as worker:
+        ready = worker.load()
+        before = worker.peak_memory() or 0
+        with copy_worker(ours, ready) as copier:
+            copier.load()
+            assert copier.copy_bandwidth() > 1e6
+        worker.generate([5, 6, 7], 2)
+        assert (worker.peak_memory() or 0) < before + COPY_BYTES // 4
+
+
+def test_ours_keeps_one_cache_whatever_it_reads(folder: Path) -> None:
+    engine = Native(subject(model=inspect(folder)))
+    for first in (5, 50, 100):
+        engine.generate(range(first, first + 30), 4)
+        assert len(engine._loaded._caches) == 1
+
+
+def test_smollm2_is_measured_in_half_a_gigabyte() -> None:
+    """The engine, its libraries, weights, and the cache of the longest row; random weights do."""
+    options = LoadOptions(device="cpu", quant="int4")
+    with Worker(subject(key="smollm2", options=options)) as worker:
+        worker.load()
+        for tokens in (1, 512, 2048):
+            worker.generate(range(tokens, 2 * tokens), 4)
+        assert (worker.peak_memory() or 0) < 0.55e9
 
 
 def test_an_engine_that_cannot_load_says_why(tmp_path: Path, folder: Path) -> None:

@@ -172,3 +172,29 @@ def test_switching_changes_no_reply(name: str) -> None:
     for prompt, reply in zip(prompts, replies, strict=True):
         model.forget()
         assert list(model.stream_ids(prompt, greedy).ids()) == reply
+
+
+def test_a_long_prompt_takes_whole_blocks_so_that_its_reply_has_room() -> None:
+    cache = KVCache(1, 1, 1, 64, dtype=torch.float32, device=CPU)
+    for tokens, room in ((10, 16), (20, 32), (3, 48), (30, 64)):
+        read = torch.zeros(1, 1, tokens, 1)
+        cache.update(0, read, read)
+        cache.advance(tokens)
+        assert cache.room == room
+    cache = KVCache(1, 1, 1, 100, dtype=torch.float32, device=CPU)
+    read = torch.zeros(1, 1, 46, 1)
+    cache.update(0, read, read)
+    assert cache.room == 48
+
+
+def test_a_prompt_gets_its_room_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    some = shelf()
+    rooms = []
+    for length in (20, 40, 64):  # the last fills the context
+        cache = some.open(range(1000 * length, 1000 * length + length))
+        rooms.append(cache.room)
+        kept = cache.keys[0]
+        read = torch.zeros(1, 1, length - 1, 1)
+        cache.update(0, read, read)
+        assert cache.keys[0] is kept
+    assert rooms == [32, 48, 64]

@@ -193,6 +193,7 @@ def test_a_tinygemm_layer_means_its_weight(monkeypatch: pytest.MonkeyPatch) -> N
         return F.linear(x.float(), weight).bfloat16()
 
     monkeypatch.setattr(cuda, "int4pack_mm", multiply)
+    monkeypatch.setattr(cuda, "GPU_BLOCK", 16 * 192)  # unpacked in several blocks, the last smaller
     for weight in (quantize(normal(24, 192) + 0.2, 4, 32), int4(16, 512, 512, zero=True)):
         bias = normal(1, weight.shape[0])[0].bfloat16()
         layer = cuda.TinygemmLinear(weight, bias, torch.bfloat16)

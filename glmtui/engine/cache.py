@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 BLOCK = 512  # tokens
+GROWTH = 4  # a room that is full grows by one part in so many, or by a block
 
 
 class KVCache:
     """Preallocated keys and values, one pair of tensors per layer.
 
     A forward pass over S tokens calls `update` once per layer with the same S and `advance` once
-    at the end. Room is made for BLOCK tokens and doubled when it is full, layer by layer, so that
-    a short conversation with a model of long context takes little memory.
+    at the end. Room is made for BLOCK tokens and grows by a quarter when it is full, layer by
+    layer and in whole blocks, so that a conversation takes little more memory than its tokens do.
 
     Args:
         layers: number of decoder layers.
@@ -76,7 +77,7 @@ class KVCache:
         end, room = self.offset + tokens, self.keys[layer].shape[2]
         if end > room:
             assert end <= self.capacity, "the caller keeps within the context length"
-            room = max(2 * room, end)
+            room = -(-max(room + room // GROWTH, end) // BLOCK) * BLOCK
             self.keys[layer] = self._with_room(self.keys[layer], room)
             self.values[layer] = self._with_room(self.values[layer], room)
         return self.keys[layer], self.values[layer]

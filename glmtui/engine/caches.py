@@ -74,6 +74,10 @@ class CacheShelf:
         else:
             self._kept.append(self._branch(best, length))
         self._keep_within_budget()
+        # at once, so that what is there is copied once, and with room for a reply to begin
+        room = min(len(prompt) + 1, self._context_length)
+        self.cache.reserve(max(room - self.cache.offset, 0))
+        self._keep_within_budget()
         return self.cache
 
     def note(self, ids: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from glmtui.engine.device import Snapshot
 from glmtui.engine.known import QUANTS, Quant
-from glmtui.engine.placement import FIRST_TOKENS, Sizes, place
+from glmtui.engine.placement import FIRST_TOKENS, Sizes, place, scratch
 from glmtui.errors import EngineError, OutOfMemory
 from glmtui.language import _
 
@@ -49,10 +49,14 @@ def device_of(
         )
     _refuse_conversion(model, stored, dtype, machine)
     cache = (kv_bytes or 0) * FIRST_TOKENS
+    head = model.get_output_embeddings()
+    vocabulary = len(head.weight) if isinstance(head, nn.Linear) else 0
+    linear = [m.weight.shape for m in model.modules() if type(m) is nn.Linear and m is not head]
 
     def sizes_of(key: str | None) -> Sizes:
         asked = quant if key is None else QUANTS[key]
-        return Sizes(weight_bytes(model, asked) + cache, (), 0)
+        beside = scratch(linear, vocabulary, dtype.itemsize, packed=isinstance(asked, Quant))
+        return Sizes(weight_bytes(model, asked) + cache, (), 0, beside)
 
     name = "cpu" if device.type == "cpu" else name
     return torch.device(place(name, sizes_of, machine)[0])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from glmtui.engine.cache import KVCache
+from glmtui.engine.layers import RotaryTable
 
 
 class Decoder(nn.Module, ABC):
@@ -20,12 +21,14 @@ class Decoder(nn.Module, ABC):
         causal: whether no token sees a later one, so that a prompt can be read in chunks.
         rewinds: whether what was last read can be taken back at every length.
         spread: whether its layers are on several devices (see `engine.spread`).
+        rotary: what `prepare` made.
     """
 
     config: Any
     causal = True
     rewinds = True
     spread = False
+    rotary: RotaryTable | None = None
 
     @property
     def vocabulary(self) -> int:

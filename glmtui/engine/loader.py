@@ -108,7 +108,7 @@ def load(
 
     def sizes_of(key: str | None) -> Sizes:
         asked = quant if key is None else catalog.QUANTS[key]
-        return sizes(model, checkpoint, sources, dtype, asked)
+        return sizes(model, checkpoint, sources, dtype, asked, options.context_length)
 
     places = find_places(options.device, device, sizes_of, sources, snapshot())
     device = places["embedding"]

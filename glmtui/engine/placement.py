@@ -6,16 +6,19 @@ and asks no device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from glmtui.engine.device import Snapshot
 from glmtui.errors import OutOfMemory
 from glmtui.language import _
 
-# beside weights and cache: CUDA's context, its libraries' workspaces, and one layer unpacked
-GPU_SCRATCH = 700_000_000
-FIRST_TOKENS = 2048  # the KV cache begins with room for so many
+# bytes on each GPU that torch does not count: CUDA's context with torch's kernels takes 0.3 to
+# 0.5 GB, workspaces of cuBLAS and what the allocator rounds up the rest
+GPU_CONTEXT = 550_000_000
+FIRST_TOKENS = 2048  # room of the KV cache, and length of a prompt, that there has to be memory for
+UNPACKING = 40_000_000  # bytes beside a weight while it is unpacked in blocks (`quant.GPU_BLOCK`)
+DRAWING = 32  # bytes to each id of the vocabulary: logits, and the sorts of sampling
 STEPS = 30  # halvings in the search for the fullest share
 
 
@@ -27,11 +30,13 @@ class Sizes:
         first: the embedding, with the head where both are one.
         layers: each decoder layer, with its share of the KV cache.
         last: the norm, with the head where it has a table of its own.
+        scratch: what is held beside these on each GPU while it computes.
     """
 
     first: int
     layers: tuple[int, ...]
     last: int
+    scratch: int = 0
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -41,6 +46,37 @@ class Sizes:
     @property
     def total(self) -> int:
         return sum(self.parts)
+
+    @property
+    def beside(self) -> int:
+        """What each GPU takes beside its parts."""
+        return GPU_CONTEXT + self.scratch
+
+
+def scratch(
+    linear: Iterable[Sequence[int]],
+    vocabulary: int,
+    itemsize: int,
+    *,
+    packed: bool,
+    tokens: int = FIRST_TOKENS,
+) -> int:
+    """Most bytes that a forward pass holds beside weights and cache.
+
+    Args:
+        linear: shapes of the linear layers, each (out, in); not of the head.
+        itemsize: bytes of a number in the activations.
+        packed: whether weights are unpacked when many tokens are multiplied.
+        tokens: read at once.
+    """
+    shapes = list(linear)
+    widest = max((out for out, _ in shapes), default=0)
+    hidden = min((min(shape) for shape in shapes), default=0)
+    # the widest activation before and after its nonlinearity, the residual around it, the mask
+    elements = tokens * (2 * widest + 4 * hidden + tokens)
+    if packed:
+        elements += max((out * columns for out, columns in shapes), default=0)
+    return elements * itemsize + DRAWING * vocabulary + (UNPACKING if packed else 0)
 
 
 SizesOf = Callable[[str | None], Sizes]
@@ -114,7 +150,7 @@ def _fitting(name: str, sizes: Sizes, machine: Snapshot) -> tuple[str, ...] | No
             return alone
         name = "balanced"
     if name == "balanced":
-        rooms = [max((gpu.free or 0) - GPU_SCRATCH, 0) for gpu in machine.gpus]
+        rooms = [max((gpu.free or 0) - sizes.beside, 0) for gpu in machine.gpus]
         ranges = split(sizes.parts, rooms)
         if ranges is None:
             return None
@@ -125,7 +161,7 @@ def _fitting(name: str, sizes: Sizes, machine: Snapshot) -> tuple[str, ...] | No
         return ("cpu",) * everywhere if free is None or sizes.total <= free else None
     index = int(name.partition(":")[2] or 0)
     free = next((gpu.free for gpu in machine.gpus if gpu.index == index), None)
-    fits = free is None or sizes.total + GPU_SCRATCH <= free
+    fits = free is None or sizes.total + sizes.beside <= free
     return (f"cuda:{index}",) * everywhere if fits else None
 
 
@@ -155,7 +191,7 @@ def _changes(name: str, machine: Snapshot) -> Iterator[tuple[str, str | None]]:
 
 def _needed(name: str, sizes: Sizes, machine: Snapshot) -> int:
     gpus = {"balanced": len(machine.gpus), "cpu": 0}.get(name, 1 if machine.gpus else 0)
-    return sizes.total + gpus * GPU_SCRATCH
+    return sizes.total + gpus * sizes.beside
 
 
 def _free(name: str, machine: Snapshot) -> str:

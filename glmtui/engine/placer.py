@@ -188,9 +188,9 @@ class Placer:
         convert: Callable[[Tensor | PackedWeight], Tensor | PackedWeight],
     ) -> Tensor | PackedWeight:
         """What `rows` describes; each of its tensors is converted on the device, then joined."""
-        stored = [self.checkpoint.get(name) for name in rows.names]
+        stored = self.checkpoint.parts(rows)
         found = [tuple(part.shape) for part in stored]
-        height = sum(each[0] for each in found if each) - rows.start
+        height = sum(each[0] for each in found if each)
         if height != shape[0] or any(each[1:] != tuple(shape[1:]) for each in found):
             raise BadCheckpoint(
                 _("{tensor} in {folder}: shape {found}; config.json asks for {wanted}.").format(
@@ -201,7 +201,7 @@ class Placer:
                 ),
                 _("config.json and weights are not of the same model; fetch it again."),
             )
-        return joined([convert(part.to(self.device)) for part in stored], self.dtype)[rows.start :]
+        return joined([convert(part.to(self.device)) for part in stored], self.dtype)
 
     def _install(self, path: str, linear: nn.Module) -> None:
         parent, _dot, name = path.rpartition(".")

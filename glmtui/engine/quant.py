@@ -19,8 +19,9 @@ from glmtui.engine.native.rounding import round_into, rounds
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
 
-# weights handled in float32 at a time: 4 MB stay in a processor's cache; a GPU wants more to do
-BLOCK, GPU_BLOCK = 2**20, 2**24
+# weights handled in float32 at a time: 4 MB stay in a processor's cache; a GPU wants more to do,
+# in little memory
+BLOCK, GPU_BLOCK = 2**20, 2**22
 SEARCH_BLOCK = 2**18  # where a handful of buffers are gone over many times
 LEAST_SCALE = 2.0**-24  # of float16
 

@@ -11,10 +11,12 @@ from torch import nn
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.known import Quant
 from glmtui.engine.layers import Slot
-from glmtui.engine.placement import FIRST_TOKENS, Sizes
+from glmtui.engine.placement import FIRST_TOKENS, Sizes, scratch
 from glmtui.engine.placer import TABLES
 from glmtui.engine.quant import PackedWeight
 from glmtui.engine.weights import Checkpoint, Rows
+
+POSITIONS = 64  # that stand for all when the size of position tables is measured
 
 
 def sizes(
@@ -23,12 +25,14 @@ def sizes(
     sources: Mapping[str, Rows],
     dtype: torch.dtype,
     quant: Quant | Literal["auto"] | None,
+    context_length: int | None = None,
 ) -> Sizes:
     """What the parts of a model on the meta device will take.
 
     Args:
         dtype: of what is not packed.
         quant: how linear layers are to be held; of "auto" one that is stored stands for all.
+        context_length: that is asked for; left out, the model's own.
 
     Raises:
         BadCheckpoint, UnsupportedModel: that one cannot be read.
@@ -45,13 +49,30 @@ def sizes(
         del taken["head"]
     layers = [name for name in taken if name.startswith("layers.")]
     cache = model.new_cache(1, dtype, torch.device("meta")).nbytes
-    length = min(model.config.context_length, FIRST_TOKENS)
+    context = min(context_length or model.config.context_length, model.config.context_length)
+    length = min(context, FIRST_TOKENS)
     kv = cache * length // max(len(layers), 1)
+    linear = [  # without the head, which multiplies one token and is never packed
+        module.weight.shape
+        for path, module in model.named_modules()
+        if isinstance(module, Slot) and path not in TABLES
+    ]
     return Sizes(
-        round(taken["embedding"]),
+        round(taken["embedding"]) + _position_bytes(model, context, dtype),
         tuple(round(taken[f"layers.{i}"]) + kv for i in range(len(layers))),
         round(taken["norm"] + taken.get("head", 0)),
+        scratch(linear, model.vocabulary, dtype.itemsize, packed=quant is not None, tokens=length),
     )
+
+
+def _position_bytes(model: Decoder, length: int, dtype: torch.dtype) -> int:
+    """Of what `Decoder.prepare` makes for so many positions."""
+    # not on the meta device, where torch would import its compiler: seconds and 0.1 GB
+    model.prepare(POSITIONS, dtype, torch.device("cpu"))
+    if model.rotary is None:
+        return 0
+    nbytes = model.rotary.cos.nbytes + model.rotary.sin.nbytes
+    return -(-nbytes * length // POSITIONS)
 
 
 def part_of(path: str) -> str:

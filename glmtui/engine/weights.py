@@ -136,23 +136,29 @@ class Checkpoint:
         """One tensor as it lies in its file, packed or not. Raises BadCheckpoint."""
         return self._tensor(name)
 
-    def get(self, name: str) -> Tensor | PackedWeight:
+    def get(self, name: str, start: int = 0) -> Tensor | PackedWeight:
         """One weight as it is stored, on the CPU.
+
+        Args:
+            start: first row to read. The rows before it are left in the file: nothing that is
+                computed here takes memory for them.
 
         Raises:
             BadCheckpoint: it is not there, or packed in a way that is not known.
         """
         layer = name.removesuffix(".weight")
         if f"{layer}.qweight" in self:
-            return self._gptq(layer)
-        weight = self._tensor(name)
+            return self._gptq(layer)[start:]  # GPTQ packs linear layers alone, never a table
+        weight = from_row(start, self._tensor(name))
         if f"{name}.scale" in self:
-            scale = self._tensor(f"{name}.scale")
-            return PackedWeight(
-                weight, scale, self._maybe(f"{name}.zero"), self._maybe(f"{name}.order")
-            )
+            scale = from_row(start, self._tensor(f"{name}.scale"))
+            zero = self._maybe(f"{name}.zero")
+            if zero is not None:
+                zero = from_row(start, zero)
+            return PackedWeight(weight, scale, zero, self._maybe(f"{name}.order"))
         if f"{name}_scale" in self and weight.dtype == torch.int8:
-            return chatglm_packing(weight, self._tensor(f"{name}_scale"), self.bits)
+            scale = from_row(start, self._tensor(f"{name}_scale"))
+            return chatglm_packing(weight, scale, self.bits)
         if not weight.is_floating_point():
             raise BadCheckpoint(
                 _(
@@ -184,7 +190,25 @@ class Checkpoint:
 
     def rows(self, rows: Rows) -> Tensor | PackedWeight:
         """The tensor that `rows` describes; in float32 if its parts are not packed alike."""
-        return joined([self.get(name) for name in rows.names], torch.float32)[rows.start :]
+        return joined(self.parts(rows), torch.float32)
+
+    def parts(self, rows: Rows) -> list[Tensor | PackedWeight]:
+        """The tensors that `rows` describes, without the rows that it leaves out."""
+        found: list[Tensor | PackedWeight] = []
+        left_out = rows.start
+        for i, name in enumerate(rows.names, 1):
+            height = self._height(name) if left_out else 0
+            if left_out and left_out >= height and i < len(rows.names):
+                left_out -= height
+                continue
+            found.append(self.get(name, left_out))
+            left_out = 0
+        return found
+
+    def _height(self, name: str) -> int:
+        """Rows of one weight, as a rule without unpacking anything."""
+        stored = self._tensor(name) if name in self else self.get(name)
+        return sum(stored.shape[:1])
 
     def _maybe(self, name: str) -> Tensor | None:
         return self._tensor(name) if name in self else None
@@ -225,6 +249,11 @@ class Checkpoint:
         A tensor still in use keeps its own; what is asked for next opens its file again.
         """
         self._open.clear()
+
+
+def from_row(start: int, tensor: Tensor) -> Tensor:
+    """A view of the rows from `start` on; a tensor without rows as it is."""
+    return tensor[start:] if start and tensor.ndim else tensor
 
 
 def _open_safetensors(path: Path) -> Any:

@@ -1,9 +1,7 @@
-"""Our own engine as a bench sees it, and what a copy achieves on its device."""
+"""Our own engine as a bench sees it."""
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,15 +17,16 @@ from glmtui.engine.generate import LoadedModel
 from glmtui.engine.loader import load
 from glmtui.engine.quant import PackedWeight
 
-COPY_BYTES = 2**28  # far more than any cache holds
-COPIES = 5
-
 
 class Native:
-    """glmtui's engine, loaded as the app loads it; it reads ahead only if asked to."""
+    """glmtui's engine, loaded as the app loads it; it reads ahead only if asked to.
+
+    It keeps the cache of the last prompt alone: no other serves a later one here, and they would
+    count as memory that the engine needs.
+    """
 
     def __init__(self, subject: Subject) -> None:
-        options = subject.options
+        options = replace(subject.options, cache_gb=0)
         if options.speculation == "auto":
             # random prompts make replies that repeat themselves, which no question does
             options = replace(options, speculation="off")
@@ -63,9 +62,6 @@ class Native:
         params = SamplingParams(temperature=0, max_new_tokens=tokens)
         return timed(self._loaded.stream_ids(prompt, params).ids())
 
-    def copy_bandwidth(self) -> float:
-        return copy_bandwidth(self._loaded.device)
-
     def peak_memory(self) -> int | None:
         return self._loaded.peak_memory
 
@@ -82,22 +78,3 @@ def step_bytes(loaded: LoadedModel) -> int | None:
     held = [table.q if isinstance(table, PackedWeight) else table for table in tables]
     shared = held[0].data_ptr() == held[1].data_ptr()
     return loaded.info.weight_bytes - (0 if shared else int(tables[0].nbytes))
-
-
-def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second, read and written, of a copy of COPY_BYTES; median of COPIES."""
-    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=device)
-    target = torch.zeros_like(source)
-    seconds = []
-    for _ in range(COPIES):
-        _finish(device)
-        started = time.perf_counter()
-        target.copy_(source)
-        _finish(device)
-        seconds.append(time.perf_counter() - started)
-    return 2 * COPY_BYTES / statistics.median(seconds)
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

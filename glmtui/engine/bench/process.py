@@ -1,5 +1,7 @@
 """Worker: an engine in a process of its own, so that none shares memory or threads with another.
 
+`copy_worker` is one for the bandwidth of a copy, whose buffers would count as the engine's memory.
+
 Knows processes and pipes. The engines themselves are imported in their process alone; here there
 is no torch, so Ctrl+C ends everything at once.
 """
@@ -11,7 +13,8 @@ import multiprocessing
 import os
 import signal
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,11 +34,14 @@ class Worker:
 
     A context manager: the process starts with it and ends with it, whatever it is doing.
 
+    Args:
+        make: makes the engine, in the process; left out, the one that the subject names.
+
     Raises:
         GlmtuiError: every call does, if the engine failed or its process died.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, subject: Subject, make: Callable[[Subject], Any] | None = None) -> None:
         self._subject = subject
         spawning = multiprocessing.get_context("spawn")
         self._connection, self._theirs = spawning.Pipe()
@@ -43,7 +49,7 @@ class Worker:
         os.close(descriptor)
         self._log = Path(name)
         self._process = spawning.Process(
-            target=serve, args=(self._theirs, subject, name), daemon=True
+            target=serve, args=(self._theirs, subject, name, make or _made), daemon=True
         )
 
     def __enter__(self) -> Worker:
@@ -83,7 +89,7 @@ class Worker:
         return timed
 
     def copy_bandwidth(self) -> float:
-        """See `native.copy_bandwidth`; our own engine alone measures it."""
+        """See `bandwidth.Copier`, which a `copy_worker` holds."""
         bandwidth: float = self._ask("copy_bandwidth")
         return bandwidth
 
@@ -137,20 +143,39 @@ def _held_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def serve(connection: Connection, subject: Subject, log: str) -> None:
+def copy_worker(subject: Subject, ready: Ready) -> Worker:
+    """A process that measures copies.
+
+    Args:
+        subject: our engine.
+        ready: what it said when it was loaded; of several devices the first is measured.
+    """
+    device = ready.device.partition(" + ")[0]
+    return Worker(replace(subject, options=replace(subject.options, device=device)), _copier)
+
+
+def serve(
+    connection: Connection, subject: Subject, log: str, make: Callable[[Subject], Any]
+) -> None:
     """The other side: loads the engine, answers until nobody asks any more."""
     with open(log, "ab", buffering=0) as file:  # noqa: PTH123
         os.dup2(file.fileno(), 1)  # libraries speak on both, a terminal and JSON are not for them
         os.dup2(file.fileno(), 2)
     with contextlib.suppress(EOFError, OSError):  # the asker has gone
         try:
-            engine = _made(subject)
+            engine = make(subject)
             connection.send(engine.ready)
             while True:
                 what, args = connection.recv()
                 connection.send(getattr(engine, what)(*args))
         except GlmtuiError as error:
             connection.send(error)
+
+
+def _copier(subject: Subject) -> Any:
+    from glmtui.engine.bench.bandwidth import Copier
+
+    return Copier(subject)
 
 
 def _made(subject: Subject) -> Engine:

@@ -26,7 +26,7 @@ from glmtui.engine.bench.plan import (
     shown,
     turns_within,
 )
-from glmtui.engine.bench.process import Worker
+from glmtui.engine.bench.process import Worker, copy_worker
 from glmtui.errors import EngineError, UsageError
 from glmtui.language import _
 
@@ -41,7 +41,6 @@ class Measurable(Protocol):
 
     def load(self) -> Ready: ...
     def generate(self, prompt: Sequence[int], tokens: int) -> Timed: ...
-    def copy_bandwidth(self) -> float: ...
     def peak_memory(self) -> int | None: ...
 
 
@@ -58,7 +57,9 @@ def bench(plan: Plan, report: Report = lambda text: None) -> Result:
         bench = Bench(plan, report)
         for subject in plan.subjects:
             bench.begin(subject, lambda subject: running.enter_context(Worker(subject)))
-        bench.measure()
+        copier = running.enter_context(copy_worker(plan.subjects[0], bench.result.ours.ready))
+        copier.load()
+        bench.measure(copier.copy_bandwidth)
         return bench.result
 
 
@@ -100,14 +101,18 @@ class Bench:
         measured.warm_seconds = time.perf_counter() - started - measured.start_seconds
         self._workers.append((worker, measured))
 
-    def measure(self) -> None:
-        """Every round: all works, and at each work all engines."""
+    def measure(self, copy_bandwidth: Callable[[], float]) -> None:
+        """Every round: all works, and at each work all engines.
+
+        Args:
+            copy_bandwidth: measures what a copy achieves, bytes per second read and written.
+        """
         started = time.perf_counter()
         for number in range(self.plan.rounds):
             if number and time.perf_counter() - started > self.plan.enough_seconds:
                 break
             self._round = f"round {number + 1} of {self.plan.rounds}"
-            self.result.copies.append(self._workers[0][0].copy_bandwidth())
+            self.result.copies.append(copy_bandwidth())
             # who goes first changes, so that a machine that slows down favours nobody
             order = self._workers if number % 2 == 0 else self._workers[::-1]
             for context in self._contexts:

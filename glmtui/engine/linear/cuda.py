@@ -21,8 +21,9 @@ from torch.nn import functional as F
 from glmtui.engine.linear.choice import Kernel
 from glmtui.engine.linear.cpu import INT4_GROUPS
 from glmtui.engine.linear.plain import GEMV_ROWS, LinearLayer, finished
-from glmtui.engine.quant import PackedWeight, unpack_nibbles
+from glmtui.engine.quant import GPU_BLOCK, PackedWeight, row_blocks, unpack_nibbles
 
+TILE_ROWS = 8  # of the weight
 K_TILES = (8, 4, 2)  # how many tiles of 16 columns tinygemm can pack together
 TINYGEMM_CAPABILITY = (8, 0)
 TRITON_CAPABILITY = (7, 0)
@@ -46,7 +47,7 @@ def tinygemm_takes(weight: PackedWeight, dtype: torch.dtype) -> bool:
         weight.bits == 4
         and dtype == torch.bfloat16
         and _tinygemm_group(weight) is not None
-        and rows % 8 == 0
+        and rows % TILE_ROWS == 0
         and _k_tiles(columns) is not None
         and torch.cuda.get_device_capability(weight.q.device) >= TINYGEMM_CAPABILITY
     )
@@ -100,11 +101,15 @@ class TinygemmLinear(LinearLayer):
         return finished(y, self.bias, x.shape)
 
     def _unpacked(self) -> Tensor:
-        """W in bfloat16, [out, in]."""
-        q = unpack_tinygemm(self.packed)
-        scale, zero = self.scales_and_zeros.transpose(0, 1).unsqueeze(2).unbind(-1)
-        grouped = q.view(*scale.shape[:2], self.group).to(torch.bfloat16).sub_(8)
-        return torch.addcmul(zero, grouped, scale).flatten(1)
+        """W in bfloat16, [out, in]; some rows at a time, to take little memory beside it."""
+        groups, rows, _two = self.scales_and_zeros.shape
+        whole = self.scales_and_zeros.new_empty(rows, groups, self.group)
+        for some in row_blocks((rows, groups * self.group), TILE_ROWS, block=GPU_BLOCK):
+            q = unpack_tinygemm(self.packed[some.start // TILE_ROWS : some.stop // TILE_ROWS])
+            scale, zero = self.scales_and_zeros[:, some].transpose(0, 1).unsqueeze(2).unbind(-1)
+            grouped = q.view(-1, groups, self.group).to(torch.bfloat16).sub_(8)
+            torch.addcmul(zero, grouped, scale, out=whole[some])
+        return whole.flatten(1)
 
 
 def scales_and_zeros(weight: PackedWeight) -> Tensor:
@@ -136,7 +141,7 @@ def unpack_tinygemm(packed: Tensor) -> Tensor:
     halves = unpack_nibbles(packed.contiguous().view(-1, 1).view(torch.uint8))
     # row, and column in a tile; then which of two tiles, which half of it: odd, tile, half
     tiles = halves.view(high, wide, 8, 4, pairs, 2, 2, 2)
-    return tiles.permute(0, 2, 1, 4, 6, 7, 3, 5).reshape(high * 8, -1)
+    return tiles.permute(0, 2, 1, 4, 6, 7, 3, 5).reshape(high * TILE_ROWS, -1)
 
 
 # ---- Triton

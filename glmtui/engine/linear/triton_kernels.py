@@ -20,6 +20,8 @@ from glmtui.engine.quant import PackedWeight
 ROWS = 4  # of the weight, to a program
 STEP = 512  # bytes of each row that a program reads at once: 16 for each of its 128 threads
 LEAST_STRIP, MOST_STRIP = 16, 64  # columns
+# the defaults of Triton so far; unsaid, Triton 3.9 warns on stderr that the second will change
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 def strip(weight: PackedWeight) -> int:
@@ -67,6 +69,7 @@ def multiply(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
         TOKENS=triton.next_power_of_2(x.shape[0]),
         ZERO=weight.zero is not None,
         BIAS=bias is not None,
+        **OPTIONS,
     )
     return y
 
@@ -89,6 +92,7 @@ def unpack(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
         STRIPS=strips(weight),
         ROWS=ROWS,
         ZERO=weight.zero is not None,
+        **OPTIONS,
     )
     return whole
 
