@@ -36,7 +36,16 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     },
     {"store": ("store",), "api": ("engine.api",)},
     {
-        "catalog": ("engine.catalog", "engine.families", "engine.folder", "engine.known"),
+        "catalog": (
+            "engine.catalog",
+            "engine.config_check",
+            "engine.config_rules",
+            "engine.families",
+            "engine.family_fields",
+            "engine.folder",
+            "engine.known",
+            "engine.transformers_fields",
+        ),
         "gguf": ("engine.gguf",),
         "server": ("engine.server",),
         "logs": ("logs",),

@@ -28,9 +28,10 @@ from transformers.utils import logging as transformers_logging
 
 from glmtui.engine.api import LoadedInfo, LoadOptions, ModelInfo, Progress, ProgressHook
 from glmtui.engine.cache import KVCache
-from glmtui.engine.compatibility_sizing import device_of, packable
+from glmtui.engine.compatibility_sizing import check_size, device_of, packable
 from glmtui.engine.decoder import Decoder, common_prefix
 from glmtui.engine.device import Snapshot
+from glmtui.engine.families import left_to_transformers
 from glmtui.engine.generate import LoadedModel
 from glmtui.engine.known import Quant
 from glmtui.engine.linear import Choice, LinearLayer, make_linear
@@ -86,6 +87,7 @@ def load(
     chat_format = TemplateFormat.load(tokenizer, info.path, raw)
     with _refusals(info.path, device):
         empty = empty_model(info.path, dtype)
+        check_size(empty, info.nbytes or None, info.path / "config.json")
         if isinstance(quant, Quant) and not packable(empty, quant):
             raise UnsupportedModel(
                 _("{model} has no linear layers that can be held in {bits} bits.").format(
@@ -115,6 +117,7 @@ def load(
         load_seconds=time.perf_counter() - started,
         defaults=hub_defaults(info.path),
         backend="compatibility",
+        why_compatible=left_to_transformers(raw, info.path),
     )
     return LoadedModel(
         model,
