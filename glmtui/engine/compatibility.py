@@ -100,7 +100,7 @@ def load(
     on_progress(Progress(_("loading"), 0, info.nbytes))
     with _refusals(info.path, device):
         inner = _read(info.path, dtype)
-        kinds = _pack(inner, quant, device, dtype, choice) if isinstance(quant, Quant) else set()
+        held = _pack(inner, quant, device, dtype, choice) if isinstance(quant, Quant) else ""
         model = Wrapped(inner.to(device))
         kv_bytes = model.kv_bytes_per_token(device)
     on_progress(Progress(_("loading"), info.nbytes, info.nbytes))
@@ -109,7 +109,7 @@ def load(
         name=info.name,
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
-        quant=" + ".join(sorted(kinds)),
+        quant=held,
         kernel=" + ".join(sorted(choice.used)),
         context_length=context_length,
         weight_bytes=model.nbytes,
@@ -211,16 +211,32 @@ def _pack(
     device: torch.device,
     dtype: torch.dtype,
     choice: Choice,
-) -> set[str]:
-    """Puts packed linear layers in place of the model's own; returns of which kinds they are."""
-    kinds = set()
+) -> str:
+    """Puts packed linear layers in place of the model's own.
+
+    Returns:
+        How weights are held now, as `LoadedInfo.quant`; with the share of all weights that was
+        packed where others than embedding and head stay whole, such as experts in one tensor.
+    """
+    kinds, count = set(), 0
+    total = sum(parameter.numel() for parameter in model.parameters())
     for path, module in packable(model, quant).items():
         packed = quantize(module.weight.to(device), quant.bits, quant.group)
         bias = None if module.bias is None else module.bias.to(device)
         kinds.add(packed.kind)
-        parent, _, name = path.rpartition(".")
+        count += module.weight.numel()
+        parent, _dot, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, make_linear(packed, bias, dtype, choice))
-    return kinds
+    held = " + ".join(sorted(kinds))
+    tables = {
+        id(table.weight)
+        for table in (model.get_input_embeddings(), model.get_output_embeddings())
+        if table is not None
+    }
+    whole = sum(p.numel() for p in model.parameters() if p.dim() > 1 and id(p) not in tables)
+    if not whole:
+        return held
+    return _("{held} ({share:.0%} of weights)").format(held=held, share=count / total)
 
 
 class Wrapped(Decoder):
