@@ -96,7 +96,12 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.sizing",
             "engine.spread",
         ),
-        "compatibility": ("engine.compatibility", "engine.compatibility_sizing"),
+        "compatibility": (
+            "engine.compatibility",
+            "engine.compatibility_sizing",
+            "engine.length_scaling",
+            "engine.transformers_cache",
+        ),
     },
     {
         "bench": ("engine.bench",),

@@ -27,9 +27,11 @@ class KVCache:
     Attributes:
         position: int64 [1], where a step writes and looks, while it is captured (`cuda_graph`):
             shapes and addresses then depend on the room alone, and not on the offset.
+        whole: how many tokens the prompt that is being read has, with what follows in it.
     """
 
     position: Tensor | None = None
+    whole = 0
 
     def __init__(
         self,
@@ -101,6 +103,13 @@ class KVCache:
     def trim(self, length: int) -> None:
         """Forgets everything after the first `length` tokens."""
         self.offset = min(self.offset, length)
+
+    def serves(self, shared: int, total: int) -> int:
+        """How many of the first `shared` tokens serve a prompt of `total` tokens: all of them.
+
+        Fewer where keys depend on how long the whole text is.
+        """
+        return shared
 
     @property
     def room(self) -> int:

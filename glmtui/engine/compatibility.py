@@ -20,10 +20,8 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    DynamicCache,
     PreTrainedModel,
 )
-from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as transformers_logging
 
 from glmtui.engine.api import LoadedInfo, LoadOptions, ModelInfo, Progress, ProgressHook
@@ -34,9 +32,11 @@ from glmtui.engine.device import Snapshot
 from glmtui.engine.families import left_to_transformers
 from glmtui.engine.generate import LoadedModel
 from glmtui.engine.known import Quant
+from glmtui.engine.length_scaling import LengthScaling
 from glmtui.engine.linear import Choice, LinearLayer, make_linear
 from glmtui.engine.no_memory import out_of_memory
 from glmtui.engine.quant import quantize
+from glmtui.engine.transformers_cache import TransformersCache
 from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
 from glmtui.language import N_, _
 from glmtui.models.hub_format import (
@@ -47,6 +47,7 @@ from glmtui.models.hub_format import (
 )
 
 ELSEWHERE = N_("A server such as vLLM may run it: glmtui -m http://…/v1")
+RESTART_CHUNK = 512  # tokens at once, of a text that is read again
 CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")  # since 5.24, and before it
 
 
@@ -265,6 +266,7 @@ class Wrapped(Decoder):
             )
         self._cache_argument = named[0]
         self._can_skip_logits = "logits_to_keep" in takes
+        self._scaling = LengthScaling.find(inner)
 
     @property
     def vocabulary(self) -> int:
@@ -277,7 +279,7 @@ class Wrapped(Decoder):
     def new_cache(
         self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
     ) -> TransformersCache:
-        return TransformersCache(self.config, capacity)
+        return TransformersCache(self.config, capacity, self._scaling)
 
     def reusable_prefix(self, old: Sequence[int], new: Sequence[int]) -> int:
         return common_prefix(old, new) if self.causal else 0
@@ -291,17 +293,32 @@ class Wrapped(Decoder):
         padding: Tensor | None = None,
     ) -> Tensor:
         assert padding is None, "batches of different lengths are not needed here"
+        new = ids.shape[1]
+        if isinstance(cache, TransformersCache) and cache.restarts_with(new):
+            ids = torch.cat((*cache.read, ids), dim=1)
+            cache.trim(0)
+            cache.whole = ids.shape[1]
+        size = RESTART_CHUNK if ids.shape[1] > new else new
+        parts = [self._step(part, cache, last_only) for part in torch.split(ids, size, dim=1)]
+        return parts[-1] if last_only else torch.cat(parts, dim=1)[:, -new:]
+
+    def _step(self, ids: Tensor, cache: KVCache | None, last_only: bool) -> Tensor:
         options: dict[str, Any] = {"use_cache": cache is not None}
         if last_only and self._can_skip_logits:
             options["logits_to_keep"] = 1
         if isinstance(cache, TransformersCache):
             options[self._cache_argument] = cache.inner
+        if self._scaling is not None:
+            end = ids.shape[1] + (cache.offset if cache is not None else 0)
+            self._scaling.begin(end, max(end, cache.whole if cache is not None else 0))
         try:
             logits: Tensor = self.inner(input_ids=ids, **options).logits
         except BaseException:
             if cache is not None:
                 cache.trim(0)  # some of its layers may have the new tokens and some not
             raise
+        if isinstance(cache, TransformersCache):
+            cache.keep(ids)
         if cache is not None:
             cache.advance(ids.shape[1])
         return (logits[:, -1:] if last_only else logits).float()
@@ -318,38 +335,3 @@ class Wrapped(Decoder):
         cache = TransformersCache(self.config, 1)
         self(torch.zeros((1, 1), dtype=torch.long, device=device), cache)
         return cache.nbytes if self.causal else None
-
-
-class TransformersCache(KVCache):
-    """Keys and values in a cache of transformers' own, which grows as it is written to."""
-
-    def __init__(self, config: Any, capacity: int) -> None:
-        super().__init__(0, 0, 0, capacity, dtype=torch.float32, device=torch.device("cpu"))
-        self._config = config
-        self.inner = DynamicCache(config=config)
-
-    def trim(self, length: int) -> None:
-        if length and length >= self.offset:
-            return
-        # layers that see a window have let go of what was before it
-        if length and all(type(layer) is DynamicLayer for layer in self.inner.layers):
-            self.inner.crop(length - self.offset)
-            self.offset = length
-        else:
-            self.inner = DynamicCache(config=self._config)
-            self.offset = 0
-
-    def fork(self, length: int) -> TransformersCache:
-        """As the base class says; empty where a layer cannot be cut (see `trim`)."""
-        twin = TransformersCache(self._config, self.capacity)
-        if all(type(layer) is DynamicLayer for layer in self.inner.layers):
-            for i, layer in enumerate(self.inner.layers):
-                keys, values = layer.keys[:, :, :length], layer.values[:, :, :length]
-                twin.inner.update(keys.clone(), values.clone(), i)
-            twin.offset = min(length, self.offset)
-        return twin
-
-    @property
-    def nbytes(self) -> int:
-        parts = (t for layer in self.inner.layers for t in (layer.keys, layer.values))
-        return sum(t.nbytes for t in parts if isinstance(t, Tensor))

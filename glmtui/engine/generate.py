@@ -228,6 +228,7 @@ class LoadedModel:
             still in the cache.
         """
         cache = self._caches.open(prompt)
+        cache.whole = len(prompt)
         reused = cache.offset
         logits = None
         on_prefill(PrefillProgress(0, len(prompt) - reused))
