@@ -31,6 +31,7 @@ from glmtui.engine.family_fields import (
     INNER,
     LAYERS,
     ROPE_BASE,
+    TOKENS,
     VOCABULARY,
     divides,
 )
@@ -42,10 +43,14 @@ ROWS: tuple[tuple[Rule, tuple[str, ...]], ...] = (
     (HEADS, ("num_attention_heads", "n_head", "n_heads")),
     (HIDDEN, ("hidden_size", "n_embd", "d_model")),
     (VOCABULARY, ("vocab_size",)),
+    (TOKENS, ("eos_token_id",)),
     # some releases have one of these for each layer
-    (Either(HEADS), ("num_key_value_heads", "num_kv_heads", "n_head_kv")),
-    (Either(INNER), ("intermediate_size", "ffn_dim", "n_inner", "moe_intermediate_size")),
-    (Either(HEAD_DIM), ("head_dim",)),
+    (Either(HEADS, gaps=True), ("num_key_value_heads", "num_kv_heads", "n_head_kv")),
+    (
+        Either(INNER, gaps=True),
+        ("intermediate_size", "ffn_dim", "n_inner", "moe_intermediate_size"),
+    ),
+    (Either(HEAD_DIM, gaps=True), ("head_dim",)),
     (CONTEXT, ("max_position_embeddings", "n_positions", "original_max_position_embeddings")),
     (EXPERTS, ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")),
     (ROPE_BASE, ("rope_theta", "rotary_emb_base", "rope_base")),

@@ -105,17 +105,18 @@ class OneOf:
 
 @dataclass(frozen=True, slots=True)
 class Either:
-    """What a rule allows, or a list of it; null in a list stands for the class's default."""
+    """What a rule allows, or a list of it; with `gaps` a list may have null in places."""
 
     one: Rule
     most: int = 4096  # entries of a list
+    gaps: bool = False
 
     def allows(self, value: Any) -> bool:
-        if isinstance(value, list):
-            return len(value) <= self.most and all(
-                one is None or self.one.allows(one) for one in value
-            )
-        return self.one.allows(value)
+        if not isinstance(value, list):
+            return self.one.allows(value)
+        return len(value) <= self.most and all(
+            self.one.allows(one) or (one is None and self.gaps) for one in value
+        )
 
     def __str__(self) -> str:
         return _("{rule}, or a list of such").format(rule=self.one)

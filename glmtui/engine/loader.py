@@ -251,9 +251,11 @@ def gpu_capability(name: str) -> tuple[int, int] | None:
     """
     if not torch.cuda.is_available():
         return None
+    gpus = range(torch.cuda.device_count())
     if name.startswith("cuda:"):
-        return torch.cuda.get_device_capability(torch.device(name))
-    return min(map(torch.cuda.get_device_capability, range(torch.cuda.device_count())))
+        index = torch.device(name).index
+        return torch.cuda.get_device_capability(index) if index in gpus else None
+    return min(map(torch.cuda.get_device_capability, gpus))
 
 
 def pick_quant(

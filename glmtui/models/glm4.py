@@ -22,7 +22,7 @@ from glmtui.engine.weights import Rows
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
 from glmtui.models import chatglm2
-from glmtui.models.chatglm2 import ROPE_BASE, Config, Model, original_config, stop_ids
+from glmtui.models.chatglm2 import ROPE_BASE, Config, Model, original_config
 from glmtui.models.chatglm3 import ROLES, RoleFormat
 from glmtui.models.hub_format import TokenizerJson
 from glmtui.models.tool_calls import Tool, declared_for_glm4, json_arguments, read_call
@@ -173,6 +173,12 @@ def load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Tokenizer | None:
 def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> ChatFormat:
     assert isinstance(tokenizer, (TokenizerJson, RankTokenizer))
     return ToolFormat(tokenizer, ("[gMASK]", "<sop>"), stop_ids(raw))
+
+
+def stop_ids(raw: Mapping[str, Any]) -> frozenset[int]:
+    """Ids that end a reply, as config.json says, or else those of the releases."""
+    eos = read_fields(raw, "glm4")["eos_token_id"]
+    return frozenset(eos if isinstance(eos, list) else [eos])
 
 
 def defaults(folder: Path, raw: Mapping[str, Any]) -> SamplingParams:

@@ -62,6 +62,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'; allowed is true"),
     ("llama", {"hidden_act": ["silu"]}, "hidden_act is ['silu']; allowed is a text"),
     ("llama", {"eos_token_id": {"id": 2}}, "eos_token_id is {'id': 2}"),
+    ("llama", {"eos_token_id": [2, None]}, "eos_token_id is [2, None]"),
     ("chatglm2", {"multi_query_group_num": 3}, "multi_query_group_num is 3; it has to be a div"),
     ("chatglm2", {"multi_query_group_num": -1}, "multi_query_group_num is -1"),
     ("chatglm2", {"num_layers": 0}, "num_layers is 0"),
@@ -101,6 +102,7 @@ GENERAL: list[tuple[dict[str, Any], str]] = [
     ({"text_config": []}, "text_config is []; allowed is a table"),
     ({"text_config": {"num_hidden_layers": HUGE}}, "num_hidden_layers is 10000000"),
     ({"another": {"deeper": {"rope_theta": math.nan}}}, "rope_theta is nan"),
+    ({"eos_token_id": [[2]]}, "eos_token_id is [[2]]"),
     ({"some_float": math.nan}, "some_float is nan"),
 ]
 SOURCES = {
