@@ -11,8 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from glmtui.engine.config_rules import (
-    Either,
     Field,
+    OneOrMore,
     Real,
     Rule,
     Table,
@@ -45,12 +45,12 @@ ROWS: tuple[tuple[Rule, tuple[str, ...]], ...] = (
     (VOCABULARY, ("vocab_size",)),
     (TOKENS, ("eos_token_id",)),
     # some releases have one of these for each layer
-    (Either(HEADS, gaps=True), ("num_key_value_heads", "num_kv_heads", "n_head_kv")),
+    (OneOrMore(HEADS, gaps=True), ("num_key_value_heads", "num_kv_heads", "n_head_kv")),
     (
-        Either(INNER, gaps=True),
+        OneOrMore(INNER, gaps=True),
         ("intermediate_size", "ffn_dim", "n_inner", "moe_intermediate_size"),
     ),
-    (Either(HEAD_DIM, gaps=True), ("head_dim",)),
+    (OneOrMore(HEAD_DIM, gaps=True), ("head_dim",)),
     (CONTEXT, ("max_position_embeddings", "n_positions", "original_max_position_embeddings")),
     (EXPERTS, ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")),
     (ROPE_BASE, ("rope_theta", "rotary_emb_base", "rope_base")),

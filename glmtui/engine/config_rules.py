@@ -104,7 +104,7 @@ class OneOf:
 
 
 @dataclass(frozen=True, slots=True)
-class Either:
+class OneOrMore:
     """What a rule allows, or a list of it; with `gaps` a list may have null in places."""
 
     one: Rule

@@ -13,11 +13,11 @@ from types import MappingProxyType
 from typing import Any
 
 from glmtui.engine.config_rules import (
-    Either,
     Field,
     Flag,
     Layout,
     OneOf,
+    OneOrMore,
     Real,
     Relation,
     Table,
@@ -45,7 +45,7 @@ EPSILON = Real(0.0, 1.0, closed=True)
 ROPE_BASE = Real(0.0, 1e15)
 RATIO = Real(0.0, 1e6)
 TOKEN = Whole(-1, 1 << 22)
-TOKENS = Either(TOKEN, most=1000)
+TOKENS = OneOrMore(TOKEN, most=1000)
 
 
 # ---- what must hold between fields
