@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import MERGES, TEMPLATE, TOKENS
+from hub_models import make
 from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -226,6 +227,18 @@ def test_linear_layers_can_be_packed(qwen2: Path, quant: str, kind: str) -> None
     assert packed.info.weight_bytes < whole.info.weight_bytes
     a, b = whole.logits(PROMPT).flatten(), packed.logits(PROMPT).flatten()
     assert float(torch.corrcoef(torch.stack((a, b)))[0, 1]) > (0.99 if quant == "int8" else 0.7)
+
+
+def test_a_share_is_said_where_much_stays_whole(tmp_path: Path) -> None:
+    """A mixture keeps its experts in one tensor for each layer, which is not packed."""
+    theirs = make(tmp_path, "mixtral", num_local_experts=4, sliding_window=None)
+    packed = load_model(str(tmp_path), LoadOptions(device="cpu", dtype="float32", quant="int4"))
+    linear = [m for m in theirs.model.modules() if type(m) is torch.nn.Linear]
+    share = sum(m.weight.numel() for m in linear) / sum(p.numel() for p in theirs.parameters())
+    assert 0 < share < 0.5
+    assert packed.info.quant == f"int4 g32 ({share:.0%} of weights)"
+    assert packed.info.weight_bytes is not None
+    assert packed.info.weight_bytes > 4 * (1 - share) * sum(p.numel() for p in theirs.parameters())
 
 
 # ---- which models

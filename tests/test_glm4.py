@@ -225,6 +225,13 @@ def test_its_prompts_are_those_of_the_original_layout(hf_folder: Path) -> None:
     assert model.chat_format.stop_ids == {256, 263, 265}
 
 
+def test_ends_are_those_of_the_releases_where_a_file_names_none(hf_folder: Path) -> None:
+    raw = json.loads((hf_folder / "config.json").read_bytes())
+    assert glm4.stop_ids(raw) == set(raw["eos_token_id"])
+    del raw["eos_token_id"]
+    assert glm4.stop_ids(raw) == {151329, 151336, 151338}
+
+
 def test_rotary_positions_of_another_kind_are_refused(hf_folder: Path) -> None:
     raw = json.loads((hf_folder / "config.json").read_bytes())
     assert glm4.load_config(raw).rope_base == 5e6

@@ -29,7 +29,7 @@ from glmtui.engine.api import LoadCancelled, Progress, ServerSpec
 from glmtui.engine.catalog import resolve
 from glmtui.engine.generate import LoadedModel
 from glmtui.engine.linear import CpuInt8Linear, Linear, NativeLinear
-from glmtui.engine.loader import load
+from glmtui.engine.loader import gpu_capability, load, pick_dtype, stored_dtype
 from glmtui.engine.opening import open_model
 from glmtui.errors import BadCheckpoint, EngineError, ModelNotFound, UsageError
 
@@ -293,3 +293,55 @@ def test_a_model_found_is_the_model_loaded(folder: Path) -> None:
     assert loaded.info.name == str(folder)
     assert loaded.info.load_seconds > 0
     assert loaded.info.kv_bytes_per_token == LAYERS * 2 * 2 * 16 * 2
+
+
+# ---- the dtype
+
+
+@pytest.mark.parametrize(
+    ("device", "stored", "capability", "wanted"),
+    [
+        ("cuda", "bfloat16", (8, 0), torch.bfloat16),
+        ("cuda", "bfloat16", (12, 0), torch.bfloat16),
+        ("cuda", "bfloat16", (7, 5), torch.float16),  # it would compute in float32 there
+        ("cuda", "bfloat16", None, torch.float16),
+        ("cuda", "float16", (9, 0), torch.float16),
+        ("cuda", "float32", (9, 0), torch.float16),
+        ("cuda", "", (9, 0), torch.float16),
+        ("cpu", "float16", None, torch.bfloat16),
+        ("cpu", "bfloat16", (9, 0), torch.bfloat16),
+    ],
+)
+def test_the_dtype_by_itself(
+    device: str, stored: str, capability: tuple[int, int] | None, wanted: torch.dtype
+) -> None:
+    assert pick_dtype("auto", torch.device(device), stored, capability) == wanted
+    for name in ("float32", "bfloat16", "float16"):
+        asked = pick_dtype(name, torch.device(device), stored, capability)
+        assert asked == getattr(torch, name)
+
+
+def test_the_dtype_of_a_checkpoint_is_that_of_its_config() -> None:
+    for raw, wanted in (
+        ({"torch_dtype": "bfloat16"}, "bfloat16"),
+        ({"dtype": "bfloat16", "quantization_bit": 4}, "bfloat16"),
+        ({"torch_dtype": "torch.float16"}, "float16"),
+        ({"text_config": {"dtype": "bfloat16"}}, "bfloat16"),
+        ({"torch_dtype": None, "text_config": None}, ""),
+        ({"torch_dtype": ["bfloat16"]}, ""),
+    ):
+        assert stored_dtype(raw) == wanted
+
+
+def test_of_several_gpus_the_oldest_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = [(9, 0), (7, 5)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: gpus[index])
+    assert gpu_capability("cuda:7") is None
+    assert gpu_capability("cuda:0") == (9, 0)
+    assert gpu_capability("cuda:1") == (7, 5)
+    for name in ("auto", "balanced", "cuda"):
+        assert gpu_capability(name) == (7, 5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_capability("auto") is None

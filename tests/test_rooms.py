@@ -38,7 +38,16 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     },
     {"store": ("store",), "api": ("engine.api",), "http": ("engine.http_client",)},
     {
-        "catalog": ("engine.catalog", "engine.families", "engine.folder", "engine.known"),
+        "catalog": (
+            "engine.catalog",
+            "engine.config_check",
+            "engine.config_rules",
+            "engine.families",
+            "engine.family_fields",
+            "engine.folder",
+            "engine.known",
+            "engine.transformers_fields",
+        ),
         "gguf": ("engine.gguf",),
         "server": ("engine.server",),
         "logs": ("logs",),
@@ -91,7 +100,12 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.sizing",
             "engine.spread",
         ),
-        "compatibility": ("engine.compatibility", "engine.compatibility_sizing"),
+        "compatibility": (
+            "engine.compatibility",
+            "engine.compatibility_sizing",
+            "engine.length_scaling",
+            "engine.transformers_cache",
+        ),
     },
     {
         "bench": ("engine.bench",),

@@ -1,9 +1,8 @@
 """The engine's face: what is asked of it, what it answers. Imports no torch and no textual.
 
 A *Request* goes in, *Events* come out, each with the request's id. Two things can answer: a model
-in this process (`glmtui.engine.generate.LoadedModel`) and an OpenAI-compatible server
-(`glmtui.engine.server.ServerModel`). Both are a `ChatModel`, so the thread that drives them, the
-app and ``glmtui ask`` know only this file.
+in this process (`engine.generate.LoadedModel`) and an OpenAI-compatible server
+(`engine.server.ServerModel`). Both are a `ChatModel`; whoever drives them knows only this file.
 """
 
 from __future__ import annotations
@@ -109,11 +108,11 @@ class LoadedInfo:
         quant: how its weights are held, such as "int4 g32"; empty where they are not quantised.
         kernel: what multiplies with them on a GPU, such as "triton"; empty elsewhere.
         context_length: None where a server does not say.
-        weight_bytes: memory of the weights; None for a server.
-        kv_bytes_per_token: memory of the KV cache per token; None for a server.
+        weight_bytes, kv_bytes_per_token: memory, the latter of the KV cache; None for a server.
         saved_bytes: memory that leaving out unused rows of the checkpoint saved.
         defaults: the model's own sampling parameters.
         backend: "native" is our engine, "compatibility" is transformers, "server" is elsewhere.
+        why_compatible: the field for which transformers runs a model of a family of ours.
         calls_tools: whether tools can be declared to it (`chat.with_tools`).
     """
 
@@ -129,6 +128,7 @@ class LoadedInfo:
     load_seconds: float = 0.0
     defaults: SamplingParams = field(default_factory=SamplingParams)
     backend: Literal["native", "compatibility", "server"] = "native"
+    why_compatible: str = ""
     calls_tools: bool = False
 
 

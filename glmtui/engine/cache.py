@@ -28,9 +28,11 @@ class KVCache:
     Attributes:
         position: int64 [1], where a step writes and looks, while it is captured (`cuda_graph`):
             shapes and addresses then depend on the room alone, and not on the offset.
+        whole: how many tokens the prompt that is being read has, with what follows in it.
     """
 
     position: Tensor | None = None
+    whole = 0
 
     def __init__(
         self,
@@ -109,6 +111,13 @@ class KVCache:
         They stay the same tensors, at the same addresses, until the cache grows.
         """
         return [*self.keys, *self.values]
+
+    def serves(self, shared: int, total: int) -> int:
+        """How many of the first `shared` tokens serve a prompt of `total` tokens: all of them.
+
+        Fewer where keys depend on how long the whole text is.
+        """
+        return shared
 
     @property
     def room(self) -> int:

@@ -65,7 +65,7 @@ class CacheShelf:
         """
         for cache, ids in self._kept:
             del ids[cache.offset :]  # a step that failed may have noted ids that were never read
-        shared = [min(self._shared(ids, prompt), len(prompt) - 1) for _, ids in self._kept]
+        shared = [min(self._shared(kept, prompt), len(prompt) - 1) for kept in self._kept]
         length = max(shared, default=0)
         # of equals the one used last
         best = max((i for i, n in enumerate(shared) if n == length), default=None)
@@ -98,8 +98,9 @@ class CacheShelf:
         """Gives the memory of all caches back."""
         self._kept.clear()
 
-    def _shared(self, old: Sequence[int], new: Sequence[int]) -> int:
-        return self._model.reusable_prefix(old, new)
+    def _shared(self, kept: tuple[KVCache, list[int]], new: Sequence[int]) -> int:
+        cache, old = kept
+        return cache.serves(self._model.reusable_prefix(old, new), len(new))
 
     def _branch(self, index: int, length: int) -> tuple[KVCache, list[int]]:
         """The first `length` tokens of a cache: itself, or a copy where more is at stake."""

@@ -20,22 +20,23 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    DynamicCache,
     PreTrainedModel,
 )
-from transformers.cache_utils import DynamicLayer
 from transformers.utils import logging as transformers_logging
 
 from glmtui.engine.api import LoadedInfo, LoadOptions, ModelInfo, Progress, ProgressHook
 from glmtui.engine.cache import KVCache
-from glmtui.engine.compatibility_sizing import device_of, packable
+from glmtui.engine.compatibility_sizing import check_size, device_of, packable
 from glmtui.engine.decoder import Decoder, common_prefix
 from glmtui.engine.device import Snapshot
+from glmtui.engine.families import left_to_transformers
 from glmtui.engine.generate import LoadedModel
 from glmtui.engine.known import Quant
+from glmtui.engine.length_scaling import LengthScaling
 from glmtui.engine.linear import Choice, LinearLayer, make_linear
 from glmtui.engine.no_memory import out_of_memory
 from glmtui.engine.quant import quantize
+from glmtui.engine.transformers_cache import TransformersCache
 from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
 from glmtui.language import N_, _
 from glmtui.models.hub_format import (
@@ -46,6 +47,7 @@ from glmtui.models.hub_format import (
 )
 
 ELSEWHERE = N_("A server such as vLLM may run it: glmtui -m http://…/v1")
+RESTART_CHUNK = 512  # tokens at once, of a text that is read again
 CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")  # since 5.24, and before it
 
 
@@ -86,6 +88,7 @@ def load(
     chat_format = TemplateFormat.load(tokenizer, info.path, raw)
     with _refusals(info.path, device):
         empty = empty_model(info.path, dtype)
+        check_size(empty, info.nbytes or None, info.path / "config.json")
         if isinstance(quant, Quant) and not packable(empty, quant):
             raise UnsupportedModel(
                 _("{model} has no linear layers that can be held in {bits} bits.").format(
@@ -98,7 +101,7 @@ def load(
     on_progress(Progress(_("loading"), 0, info.nbytes))
     with _refusals(info.path, device):
         inner = _read(info.path, dtype)
-        kinds = _pack(inner, quant, device, dtype, choice) if isinstance(quant, Quant) else set()
+        held = _pack(inner, quant, device, dtype, choice) if isinstance(quant, Quant) else ""
         model = Wrapped(inner.to(device))
         kv_bytes = model.kv_bytes_per_token(device)
     on_progress(Progress(_("loading"), info.nbytes, info.nbytes))
@@ -107,7 +110,7 @@ def load(
         name=info.name,
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
-        quant=" + ".join(sorted(kinds)),
+        quant=held,
         kernel=" + ".join(sorted(choice.used)),
         context_length=context_length,
         weight_bytes=model.nbytes,
@@ -115,6 +118,7 @@ def load(
         load_seconds=time.perf_counter() - started,
         defaults=hub_defaults(info.path),
         backend="compatibility",
+        why_compatible=left_to_transformers(raw, info.path),
     )
     return LoadedModel(
         model,
@@ -208,16 +212,32 @@ def _pack(
     device: torch.device,
     dtype: torch.dtype,
     choice: Choice,
-) -> set[str]:
-    """Puts packed linear layers in place of the model's own; returns of which kinds they are."""
-    kinds = set()
+) -> str:
+    """Puts packed linear layers in place of the model's own.
+
+    Returns:
+        How weights are held now, as `LoadedInfo.quant`; with the share of all weights that was
+        packed where others than embedding and head stay whole, such as experts in one tensor.
+    """
+    kinds, count = set(), 0
+    total = sum(parameter.numel() for parameter in model.parameters())
     for path, module in packable(model, quant).items():
         packed = quantize(module.weight.to(device), quant.bits, quant.group)
         bias = None if module.bias is None else module.bias.to(device)
         kinds.add(packed.kind)
-        parent, _, name = path.rpartition(".")
+        count += module.weight.numel()
+        parent, _dot, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, make_linear(packed, bias, dtype, choice))
-    return kinds
+    held = " + ".join(sorted(kinds))
+    tables = {
+        id(table.weight)
+        for table in (model.get_input_embeddings(), model.get_output_embeddings())
+        if table is not None
+    }
+    whole = sum(p.numel() for p in model.parameters() if p.dim() > 1 and id(p) not in tables)
+    if not whole:
+        return held
+    return _("{held} ({share:.0%} of weights)").format(held=held, share=count / total)
 
 
 class Wrapped(Decoder):
@@ -246,6 +266,7 @@ class Wrapped(Decoder):
             )
         self._cache_argument = named[0]
         self._can_skip_logits = "logits_to_keep" in takes
+        self._scaling = LengthScaling.find(inner)
 
     @property
     def vocabulary(self) -> int:
@@ -258,7 +279,7 @@ class Wrapped(Decoder):
     def new_cache(
         self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
     ) -> TransformersCache:
-        return TransformersCache(self.config, capacity)
+        return TransformersCache(self.config, capacity, self._scaling)
 
     def reusable_prefix(self, old: Sequence[int], new: Sequence[int]) -> int:
         return common_prefix(old, new) if self.causal else 0
@@ -272,17 +293,32 @@ class Wrapped(Decoder):
         padding: Tensor | None = None,
     ) -> Tensor:
         assert padding is None, "batches of different lengths are not needed here"
+        new = ids.shape[1]
+        if isinstance(cache, TransformersCache) and cache.restarts_with(new):
+            ids = torch.cat((*cache.read, ids), dim=1)
+            cache.trim(0)
+            cache.whole = ids.shape[1]
+        size = RESTART_CHUNK if ids.shape[1] > new else new
+        parts = [self._step(part, cache, last_only) for part in torch.split(ids, size, dim=1)]
+        return parts[-1] if last_only else torch.cat(parts, dim=1)[:, -new:]
+
+    def _step(self, ids: Tensor, cache: KVCache | None, last_only: bool) -> Tensor:
         options: dict[str, Any] = {"use_cache": cache is not None}
         if last_only and self._can_skip_logits:
             options["logits_to_keep"] = 1
         if isinstance(cache, TransformersCache):
             options[self._cache_argument] = cache.inner
+        if self._scaling is not None:
+            end = ids.shape[1] + (cache.offset if cache is not None else 0)
+            self._scaling.begin(end, max(end, cache.whole if cache is not None else 0))
         try:
             logits: Tensor = self.inner(input_ids=ids, **options).logits
         except BaseException:
             if cache is not None:
                 cache.trim(0)  # some of its layers may have the new tokens and some not
             raise
+        if isinstance(cache, TransformersCache):
+            cache.keep(ids)
         if cache is not None:
             cache.advance(ids.shape[1])
         return (logits[:, -1:] if last_only else logits).float()
@@ -299,38 +335,3 @@ class Wrapped(Decoder):
         cache = TransformersCache(self.config, 1)
         self(torch.zeros((1, 1), dtype=torch.long, device=device), cache)
         return cache.nbytes if self.causal else None
-
-
-class TransformersCache(KVCache):
-    """Keys and values in a cache of transformers' own, which grows as it is written to."""
-
-    def __init__(self, config: Any, capacity: int) -> None:
-        super().__init__(0, 0, 0, capacity, dtype=torch.float32, device=torch.device("cpu"))
-        self._config = config
-        self.inner = DynamicCache(config=config)
-
-    def trim(self, length: int) -> None:
-        if length and length >= self.offset:
-            return
-        # layers that see a window have let go of what was before it
-        if length and all(type(layer) is DynamicLayer for layer in self.inner.layers):
-            self.inner.crop(length - self.offset)
-            self.offset = length
-        else:
-            self.inner = DynamicCache(config=self._config)
-            self.offset = 0
-
-    def fork(self, length: int) -> TransformersCache:
-        """As the base class says; empty where a layer cannot be cut (see `trim`)."""
-        twin = TransformersCache(self._config, self.capacity)
-        if all(type(layer) is DynamicLayer for layer in self.inner.layers):
-            for i, layer in enumerate(self.inner.layers):
-                keys, values = layer.keys[:, :, :length], layer.values[:, :, :length]
-                twin.inner.update(keys.clone(), values.clone(), i)
-            twin.offset = min(length, self.offset)
-        return twin
-
-    @property
-    def nbytes(self) -> int:
-        parts = (t for layer in self.inner.layers for t in (layer.keys, layer.values))
-        return sum(t.nbytes for t in parts if isinstance(t, Tensor))

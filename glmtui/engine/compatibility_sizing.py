@@ -7,17 +7,21 @@ on the meta device, so that nobody has to know what each of its config files cal
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from glmtui.engine.config_rules import OTHER_CONFIG, check_weights
 from glmtui.engine.device import Snapshot
 from glmtui.engine.known import QUANTS, Quant
 from glmtui.engine.placement import FIRST_TOKENS, Sizes, place, scratch
-from glmtui.errors import EngineError, OutOfMemory
+from glmtui.errors import BadCheckpoint, EngineError, OutOfMemory
 from glmtui.language import _
+
+MOST_TABLES = 1 << 30  # bytes of what a model computes for itself, such as cosines of positions
 
 
 def device_of(
@@ -72,6 +76,29 @@ def packable(model: PreTrainedModel, quant: Quant) -> Mapping[str, nn.Linear]:
         and module is not head
         and module.in_features % (quant.group or 1) == 0
     }
+
+
+def check_size(model: PreTrainedModel, nbytes: int | None, path: Path) -> None:
+    """Whether weight files can hold a model, and its tables are no larger than such a model's.
+
+    Args:
+        model: on the meta device.
+        nbytes: of the weight files; None where it is not known.
+        path: its config.json.
+
+    Raises:
+        BadCheckpoint: config.json describes a larger model.
+    """
+    check_weights(sum(p.numel() for p in model.parameters()), 1, nbytes, path)
+    tables = sum(buffer.nbytes for buffer in model.buffers())
+    if tables > MOST_TABLES:
+        raise BadCheckpoint(
+            _(
+                "{path} describes a model with tables of {tables:,} bytes beside its weights; "
+                "{most:,} are allowed."
+            ).format(path=path, tables=tables, most=MOST_TABLES),
+            _(OTHER_CONFIG),
+        )
 
 
 def weight_bytes(model: PreTrainedModel, quant: Quant | Literal["auto"] | None) -> int:

@@ -36,6 +36,11 @@ class Decoder(nn.Module, ABC):
         return int(self.config.vocab)
 
     @property
+    def first_id(self) -> int:
+        """The ids below this one have no row in memory."""
+        return 0
+
+    @property
     def left_out_bytes(self) -> int:
         """Memory saved by rows of the checkpoint that were not kept."""
         return 0

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from glmtui.engine.config_rules import shown
+from glmtui.engine.family_fields import not_honoured
 from glmtui.errors import UnsupportedModel
 from glmtui.language import _
 
@@ -42,12 +44,7 @@ class Family:
 
 def _is_llama(config: Config, folder: Path) -> bool:
     """Llama as our decoder has it; its variations are left to transformers, where it has them."""
-    if config.get("model_type") != "llama":
-        return False
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    plain = rope.get("rope_type", rope.get("type", "default")) == "default"
-    gated = config.get("hidden_act", "silu") == "silu" and not config.get("mlp_bias")
-    return (plain and gated) or not _runs_in_transformers(config, folder)
+    return config.get("model_type") == "llama" and not left_to_transformers(config, folder)
 
 
 def _is_chatglm(config: Config, folder: Path) -> bool:
@@ -55,9 +52,13 @@ def _is_chatglm(config: Config, folder: Path) -> bool:
 
 
 def _is_glm4(config: Config, folder: Path) -> bool:
-    """Of the original layout, GLM-4 alone has several end tokens; Hugging Face calls it "glm"."""
+    """Of the original layout, GLM-4 alone has several end tokens; Hugging Face calls it "glm".
+
+    GLM-Edge is a "glm" too, with other positions, tied embeddings and a tokenizer of its own; what
+    our decoder does not compute is left to transformers.
+    """
     if config.get("model_type") == "glm":
-        return True
+        return not left_to_transformers(config, folder)
     original = config.get("model_type") == "chatglm" and "padded_vocab_size" in config
     several_ends = isinstance(config.get("eos_token_id"), list)
     return original and (several_ends or config["padded_vocab_size"] == 151552)
@@ -82,9 +83,39 @@ def _is_chatglm2(config: Config, folder: Path) -> bool:
     return config.get("model_type") == "chatglm" and "padded_vocab_size" in config
 
 
+NATIVE_TYPES = {"llama": "llama", "glm": "glm4"}  # family by model_type, known to transformers too
+
+
+def left_to_transformers(config: Config, folder: Path) -> str:
+    """Why a model of a family of ours is run by transformers; "" where it is not.
+
+    A file without ``architectures`` is run as its model_type says.
+    """
+    kind = config.get("model_type")
+    family = NATIVE_TYPES.get(kind) if isinstance(kind, str) else None
+    if family is None or not _runs_in_transformers(config, folder):
+        return ""
+    others = not_honoured(config, family)
+    if others:
+        return ", ".join(f"{name}: {shown(value)}" for name, value in others.items())
+    return _("a tokenizer of its own") if kind == "glm" and _lacks_glm4_marks(folder) else ""
+
+
+def _lacks_glm4_marks(folder: Path) -> bool:
+    """Whether there is a tokenizer, and not one of GLM-4's, whose prompts begin with marks."""
+    beginning = _beginning(folder / "tokenizer.json")
+    return bool(beginning) and not (b'"[gMASK]"' in beginning and b'"<sop>"' in beginning)
+
+
 def _runs_in_transformers(config: Config, folder: Path) -> bool:
     known = transformers_classes().get(str(config.get("model_type")))
-    return known is not None and known in (config.get("architectures") or ())
+    named = config.get("architectures")
+    if known is None:
+        return False
+    if isinstance(named, list) and known in named:
+        return True
+    # a variation of a family of ours, which is told by model_type alone
+    return not named and config.get("model_type") in NATIVE_TYPES
 
 
 def transformers_classes() -> dict[str, str]:

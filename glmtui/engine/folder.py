@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtui.engine.api import ModelInfo
+from glmtui.engine.config_check import check_config
 from glmtui.engine.families import FAMILIES, Family, family_of
 from glmtui.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
 from glmtui.language import N_, _
@@ -99,7 +100,8 @@ def inspect(folder: Path, name: str = "", family: str | None = None) -> ModelInf
 
     Raises:
         ModelNotFound: there is no such folder.
-        BadCheckpoint: files are missing, damaged, or only pointers to files.
+        BadCheckpoint: files are missing, damaged, or only pointers to files; or a number of
+            config.json cannot be.
         UnsupportedModel: it is sound but of no family of ours.
     """
     if not folder.is_dir():
@@ -118,6 +120,7 @@ def inspect(folder: Path, name: str = "", family: str | None = None) -> ModelInf
     row = named_family(key) if key else family_of(config, where)
     weights = weight_files(where)
     nbytes = sum(path.stat().st_size for path in weights)
+    check_config(config, row.key, where / "config.json", nbytes)
     noted = note.files if note else {}
     for path in weights:
         size = path.stat().st_size

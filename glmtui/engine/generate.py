@@ -29,7 +29,7 @@ from glmtui.engine.peak import peak_memory
 from glmtui.engine.prompt import fit_prompt
 from glmtui.engine.sampling import DeviceSampler, make_sampler
 from glmtui.engine.token_stream import TokenStream
-from glmtui.errors import BadCheckpoint, UnsupportedModel
+from glmtui.errors import BadCheckpoint, PromptTooLong, UnsupportedModel, UsageError
 from glmtui.language import _
 
 PREFILL_CHUNK = {"cpu": (128, 512), "cuda": (2048, 2048)}  # tokens at once, from and to
@@ -114,7 +114,10 @@ class LoadedModel:
 
         Returns:
             float32 [len(ids), vocab], on the CPU.
+
+        Raises as `check_ids`.
         """
+        self.check_ids(ids)
         batch = torch.tensor([list(ids)], device=self.device)
         logits: Tensor = self.model(batch)[0]
         return logits.float().cpu()
@@ -150,16 +153,21 @@ class LoadedModel:
         cancelled: Callable[[], bool] = lambda: False,
         on_prefill: Callable[[PrefillProgress], None] = lambda progress: None,
     ) -> TokenStream:
-        """Starts a reply to prompt ids, which must be fewer than the context length.
+        """Starts a reply to prompt ids.
 
-        Raises BadCheckpoint if the model does not know one of them.
+        Raises:
+            UsageError, BadCheckpoint: as `check_ids`; or there are none.
+            PromptTooLong: there are more than the context length.
         """
-        if max(prompt, default=0) >= self.model.vocabulary:  # on a GPU, the end of all work there
-            raise BadCheckpoint(
-                _(
-                    "The tokenizer of {model} gives the id {token}; the model knows {vocabulary}."
-                ).format(model=self.info.name, token=max(prompt), vocabulary=self.model.vocabulary),
-                _("Tokenizer and weights are not of the same model; fetch it again: glmtui pull"),
+        self.check_ids(prompt)
+        if not prompt:
+            raise UsageError(_("There is no prompt: a reply needs at least one token to follow."))
+        if len(prompt) > self.context_length:
+            raise PromptTooLong(
+                _("The prompt is {long:,} tokens long; {most:,} fit into the context.").format(
+                    long=len(prompt), most=self.context_length
+                ),
+                _("Shorten it, or raise load.context_length if the model allows more."),
             )
         limit = min(params.max_length or self.context_length, self.context_length) - len(prompt)
         return TokenStream(
@@ -170,6 +178,41 @@ class LoadedModel:
             cancelled,
             on_prefill,
         )
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Whether the model has a row for each id; one without would be read past its memory.
+
+        Raises:
+            UsageError: one is no token id, or the row of an image token that was left out.
+            BadCheckpoint: one is above the vocabulary, as the tokenizer of another model gives it.
+        """
+        for token in ids:
+            if not isinstance(token, int):
+                raise UsageError(_("{token} is no token id.").format(token=f"{token!r:.60}"))
+        least, most = min(ids, default=self.model.first_id), max(ids, default=0)
+        if most >= self.model.vocabulary:
+            raise BadCheckpoint(
+                _(
+                    "The tokenizer of {model} gives the id {token}; the model knows {vocabulary}."
+                ).format(model=self.info.name, token=most, vocabulary=self.model.vocabulary),
+                _("Tokenizer and weights are not of the same model; fetch it again: glmtui pull"),
+            )
+        if least < 0:
+            raise UsageError(
+                _("{token} is no token id.").format(token=least),
+                _("Ids of {model} are whole numbers from {first} to {last}.").format(
+                    model=self.info.name,
+                    first=self.model.first_id,
+                    last=self.model.vocabulary - 1,
+                ),
+            )
+        if least < self.model.first_id:
+            raise UsageError(
+                _(
+                    "The id {token} is an image token of {model}, which was left out of memory."
+                ).format(token=least, model=self.info.name),
+                _("Set load.slim to false to keep image tokens."),
+            )
 
     @torch.inference_mode()
     def read(
@@ -185,6 +228,7 @@ class LoadedModel:
             still in the cache.
         """
         cache = self._caches.open(prompt)
+        cache.whole = len(prompt)
         reused = cache.offset
         logits = None
         on_prefill(PrefillProgress(0, len(prompt) - reused))

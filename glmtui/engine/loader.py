@@ -28,6 +28,7 @@ from glmtui.engine.api import (
     ServerSpec,
     ToolChatFormat,
 )
+from glmtui.engine.config_check import check_config
 from glmtui.engine.decoder import Decoder
 from glmtui.engine.device import Snapshot, physical_cores, snapshot
 from glmtui.engine.generate import LoadedModel
@@ -43,6 +44,7 @@ from glmtui.errors import BadCheckpoint, EngineError, UsageError
 from glmtui.language import _
 from glmtui.models.hub_format import read_json
 
+BFLOAT16_SINCE = (8, 0)  # compute capability of the first GPUs with bfloat16 products
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -81,14 +83,15 @@ def load(
     """
     started = time.perf_counter()
     device = pick_device(options.device)
-    dtype = pick_dtype(options.dtype, device)
+    raw = read_json(info.path / "config.json")
+    dtype = pick_dtype(options.dtype, device, stored_dtype(raw), gpu_capability(options.device))
     quant = pick_quant(options.quant, device, dtype)
     choice = kernel_choice(options.kernel, info.path, device, dtype)
     if device.type == "cpu":
         torch.set_num_threads(physical_cores())
-    raw = read_json(info.path / "config.json")
     key = options.family or info.family
     family = family_module(key)
+    check_config(raw, key, info.path / "config.json", info.nbytes or None)
 
     def report(progress: Progress) -> None:
         on_progress(progress)
@@ -204,16 +207,55 @@ def find_places(
     return {part: torch.device(where) for part, where in parts(sources, found).items()}
 
 
-def pick_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype for a name; "auto" is float16 on a GPU and bfloat16 on a CPU."""
+def pick_dtype(
+    name: str,
+    device: torch.device,
+    stored: str = "",
+    capability: tuple[int, int] | None = None,
+) -> torch.dtype:
+    """The dtype for a name; "auto" is bfloat16 on a CPU.
+
+    On a GPU "auto" is float16, but bfloat16 for a checkpoint in bfloat16 where the GPU computes
+    with it: values of such a model can be too large for float16, as those of GLM-4 are.
+
+    Args:
+        stored: the dtype of the checkpoint, as its config.json calls it.
+        capability: the compute capability of the oldest GPU that may be used; None if unknown.
+    """
     if name == "auto":
-        return torch.float16 if device.type == "cuda" else torch.bfloat16
+        wide = stored == "bfloat16" and capability is not None and capability >= BFLOAT16_SINCE
+        return torch.float16 if device.type == "cuda" and not wide else torch.bfloat16
     if name not in DTYPES:
         raise UsageError(
             _("{name!r} is no dtype.").format(name=name),
             _("Known are: auto, {names}.").format(names=", ".join(DTYPES)),
         )
     return DTYPES[name]
+
+
+def stored_dtype(raw: Mapping[str, Any]) -> str:
+    """The dtype that a config.json gives, of what is not packed; "" where it gives none."""
+    inner = raw.get("text_config")  # of models that read more than text
+    for source in (raw, inner if isinstance(inner, Mapping) else {}):
+        said = source.get("torch_dtype") or source.get("dtype")
+        if isinstance(said, str):
+            return said.removeprefix("torch.")
+    return ""
+
+
+def gpu_capability(name: str) -> tuple[int, int] | None:
+    """The compute capability of the oldest GPU that a device's name may stand for.
+
+    Args:
+        name: as `pick_device` takes it.
+    """
+    if not torch.cuda.is_available():
+        return None
+    gpus = range(torch.cuda.device_count())
+    if name.startswith("cuda:"):
+        index = torch.device(name).index
+        return torch.cuda.get_device_capability(index) if index in gpus else None
+    return min(map(torch.cuda.get_device_capability, gpus))
 
 
 def pick_quant(

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from glmtui.engine.api import Progress, ProgressHook
+from glmtui.engine.config_check import check_config
 from glmtui.engine.folder import inspect, read_config, read_object
 from glmtui.engine.known import CPM_FILE
 from glmtui.engine.pull.staging import ELSEWHERE, disk_errors, megabytes, need_room, work_folder
@@ -164,15 +165,8 @@ def _rows_to_cut(source: Path, raw: Mapping[str, Any]) -> int:
             ).format(source=source),
             _("ChatGLM2 and later models are as small as they get."),
         )
-    try:
-        config = load_config(raw)
-    except (KeyError, TypeError) as error:
-        raise BadCheckpoint(
-            _("{path} does not describe ChatGLM-6B: {error!r}").format(
-                path=source / "config.json", error=error
-            ),
-            _("Fetch the model again with: glmtui pull"),
-        ) from error
+    check_config(raw, "chatglm", source / "config.json")
+    config = load_config(raw)
     if not config.image_rows:
         raise UnsupportedModel(
             _(

@@ -21,6 +21,7 @@ from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.cache import KVCache
 from glmtui.engine.decoder import Decoder, common_prefix
+from glmtui.engine.family_fields import read_fields
 from glmtui.engine.layers import (
     Embedding,
     RotaryTable,
@@ -32,7 +33,6 @@ from glmtui.engine.layers import (
     rotate_halves,
 )
 from glmtui.engine.weights import Rows
-from glmtui.models.hub_format import refuse_tuned
 from glmtui.models.pieces import IceTokenizer, load_ice_text
 from glmtui.models.prefix import Marks, Prefix, PrefixCache
 from glmtui.models.rounds import TRAINING_TIME, rounds
@@ -75,22 +75,23 @@ class Config:
 
 
 def load_config(raw: Mapping[str, Any]) -> Config:
-    """The shape from a config.json of either vocabulary. Raises UnsupportedModel."""
-    refuse_tuned(raw)
+    """The shape from a config.json of either vocabulary. Raises BadCheckpoint, UnsupportedModel."""
+    known = read_fields(raw, "chatglm")
     first = image_rows(raw)
+    gmask, mask = known["gmask_token_id"], known["mask_token_id"]
     return Config(
-        layers=raw["num_layers"],
-        hidden=raw["hidden_size"],
-        inner=raw["inner_hidden_size"],
-        heads=raw["num_attention_heads"],
-        vocab=raw["vocab_size"],
-        context_length=raw.get("max_sequence_length", 2048),
-        layer_norm_eps=raw.get("layernorm_epsilon", 1e-5),
+        layers=known["num_layers"],
+        hidden=known["hidden_size"],
+        inner=known["inner_hidden_size"],
+        heads=known["num_attention_heads"],
+        vocab=known["vocab_size"],
+        context_length=known["max_sequence_length"],
+        layer_norm_eps=known["layernorm_epsilon"],
         marks=Marks(
             # the first releases have these two in their code alone
-            gmask=raw.get("gmask_token_id", 130_001 + first),
-            mask=raw.get("mask_token_id", 130_000 + first),
-            sop=raw["bos_token_id"],
+            gmask=130_001 + first if gmask is None else gmask,
+            mask=130_000 + first if mask is None else mask,
+            sop=known["bos_token_id"],
         ),
         image_rows=first,
     )
@@ -187,6 +188,12 @@ class Model(Decoder):
         table.cos = torch.cat((table.cos, table.cos), dim=-1)
         table.sin = torch.cat((-table.sin, table.sin), dim=-1)
         self.rotary = table
+
+    @property
+    def first_id(self) -> int:
+        """Those of image tokens come first, and may be left out."""
+        cut: int = self.config.cut
+        return cut
 
     @property
     def left_out_bytes(self) -> int:

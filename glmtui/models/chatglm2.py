@@ -16,11 +16,9 @@ from torch.nn import functional as F
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer
+from glmtui.engine.family_fields import read_fields
 from glmtui.engine.layers import RotaryTable, inverse_frequencies, rotate_pairs
 from glmtui.engine.weights import Rows
-from glmtui.errors import UnsupportedModel
-from glmtui.language import _
-from glmtui.models.hub_format import refuse_tuned
 from glmtui.models.pieces import PieceTokenizer, load_pieces
 from glmtui.models.prenorm import PreNormDecoder, Shape
 from glmtui.models.rounds import TRAINING_TIME, rounds
@@ -28,13 +26,6 @@ from glmtui.models.rounds import TRAINING_TIME, rounds
 TRAINED_LENGTH = 8192  # what ChatGLM2-6B was trained on; its config.json says 32768
 ROPE_BASE = 10_000.0
 SPECIALS = ("[MASK]", "[gMASK]", "[sMASK]", "sop", "eop")
-FIXED = {  # what the families have in common and the decoder below takes for granted
-    "multi_query_attention": True,
-    "rmsnorm": True,
-    "post_layer_norm": True,
-    "add_bias_linear": False,
-    "apply_residual_connection_post_layernorm": False,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +45,11 @@ class Config(Shape):
 
 def load_config(raw: Mapping[str, Any]) -> Config:
     """The shape from a config.json of ChatGLM2-6B or -32k."""
+    known = read_fields(raw, "chatglm2")
     return original_config(
-        raw,
+        known,
         context_length=context_length(raw),
-        position_scale=float(raw.get("rope_ratio", 1)),
+        position_scale=float(known["rope_ratio"]),
     )
 
 
@@ -68,37 +60,28 @@ def context_length(raw: Mapping[str, Any]) -> int:
 
 
 def original_config(
-    raw: Mapping[str, Any],
+    known: Mapping[str, Any],
     *,
     context_length: int,
     rope_base: float = ROPE_BASE,
     position_scale: float = 1.0,
 ) -> Config:
-    """The shape from a config.json in the layout that ChatGLM2, 3 and GLM-4 share.
+    """The shape in the layout that ChatGLM2, 3 and GLM-4 share.
 
-    Raises:
-        UnsupportedModel: it asks for a variation of the decoder that no release has.
+    Args:
+        known: the values that `family_fields.read_fields` gave.
     """
-    refuse_tuned(raw)
-    for name, value in FIXED.items():
-        if raw.get(name, value) != value:
-            raise UnsupportedModel(
-                _("config.json says {name}: {found}; models of this family have {value}.").format(
-                    name=name, found=raw[name], value=value
-                ),
-                _("Only checkpoints of the released shape can be run."),
-            )
     return Config(
-        layers=raw["num_layers"],
-        hidden=raw["hidden_size"],
-        inner=raw["ffn_hidden_size"],
-        heads=raw["num_attention_heads"],
-        kv_heads=raw["multi_query_group_num"],
-        head_dim=raw["kv_channels"],
-        vocab=raw["padded_vocab_size"],
+        layers=known["num_layers"],
+        hidden=known["hidden_size"],
+        inner=known["ffn_hidden_size"],
+        heads=known["num_attention_heads"],
+        kv_heads=known["multi_query_group_num"],
+        head_dim=known["kv_channels"],
+        vocab=known["padded_vocab_size"],
         context_length=context_length,
-        rms_norm_eps=raw["layernorm_epsilon"],
-        qkv_bias=raw["add_qkv_bias"],
+        rms_norm_eps=known["layernorm_epsilon"],
+        qkv_bias=known["add_qkv_bias"],
         out_bias=False,
         rope_base=rope_base,
         position_scale=position_scale,

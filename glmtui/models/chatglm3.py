@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer, ToolCall
+from glmtui.engine.family_fields import read_fields
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
 from glmtui.models.chatglm2 import (
@@ -49,10 +50,11 @@ ROLES = ("<|system|>", "<|user|>", "<|assistant|>", "<|observation|>")
 
 def load_config(raw: Mapping[str, Any]) -> Config:
     """The shape from a config.json of ChatGLM3-6B or -32k, which stretches the rotary base."""
+    known = read_fields(raw, "chatglm3")
     return original_config(
-        raw,
-        context_length=raw["seq_length"],
-        rope_base=ROPE_BASE * raw.get("rope_ratio", 1),
+        known,
+        context_length=known["seq_length"],
+        rope_base=ROPE_BASE * known["rope_ratio"],
     )
 
 

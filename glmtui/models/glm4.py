@@ -16,12 +16,13 @@ import tiktoken
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer, ToolCall
+from glmtui.engine.family_fields import read_fields
 from glmtui.engine.folder import MAX_PIECES_BYTES, read_small
 from glmtui.engine.weights import Rows
-from glmtui.errors import BadCheckpoint, UnsupportedModel
+from glmtui.errors import BadCheckpoint
 from glmtui.language import _
 from glmtui.models import chatglm2
-from glmtui.models.chatglm2 import ROPE_BASE, Config, Model, original_config, stop_ids
+from glmtui.models.chatglm2 import ROPE_BASE, Config, Model, original_config
 from glmtui.models.chatglm3 import ROLES, RoleFormat
 from glmtui.models.hub_format import TokenizerJson
 from glmtui.models.tool_calls import Tool, declared_for_glm4, json_arguments, read_call
@@ -48,42 +49,32 @@ MAX_LENGTH = 8192  # of the original's `model.chat`; the context is far longer
 
 
 def load_config(raw: Mapping[str, Any]) -> Config:
-    """The shape from a config.json of either layout. Raises UnsupportedModel."""
+    """The shape from a config.json of either layout. Raises BadCheckpoint, UnsupportedModel."""
+    known = read_fields(raw, "glm4")
     if "padded_vocab_size" not in raw:
-        return _hf_config(raw)
+        return _hf_config(known)
     return original_config(
-        raw,
-        context_length=raw["seq_length"],
-        rope_base=ROPE_BASE * raw.get("rope_ratio", 1),
+        known,
+        context_length=known["seq_length"],
+        rope_base=ROPE_BASE * known["rope_ratio"],
     )
 
 
-def _hf_config(raw: Mapping[str, Any]) -> Config:
-    rope = raw.get("rope_parameters") or raw
-    turned = rope.get("partial_rotary_factor", raw.get("partial_rotary_factor", 0.5))
-    kind = rope.get("rope_type", "default")
-    if turned != 0.5 or kind != "default" or raw.get("rope_scaling"):
-        raise UnsupportedModel(
-            _(
-                "config.json asks for rotary positions of kind {kind!r} over {turned:.0%} of each "
-                "head; GLM-4 has plain ones over half of it."
-            ).format(kind=kind, turned=turned),
-            _("Only checkpoints of the released shape can be run."),
-        )
-    heads = raw["num_attention_heads"]
+def _hf_config(known: Mapping[str, Any]) -> Config:
+    heads = known["num_attention_heads"]
     return Config(
-        layers=raw["num_hidden_layers"],
-        hidden=raw["hidden_size"],
-        inner=raw["intermediate_size"],
+        layers=known["num_hidden_layers"],
+        hidden=known["hidden_size"],
+        inner=known["intermediate_size"],
         heads=heads,
-        kv_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
-        vocab=raw["vocab_size"],
-        context_length=raw["max_position_embeddings"],
-        rms_norm_eps=raw["rms_norm_eps"],
-        qkv_bias=raw.get("attention_bias", False),
+        kv_heads=known["num_key_value_heads"],
+        head_dim=known["head_dim"] or known["hidden_size"] // heads,
+        vocab=known["vocab_size"],
+        context_length=known["max_position_embeddings"],
+        rms_norm_eps=known["rms_norm_eps"],
+        qkv_bias=known["attention_bias"],
         out_bias=False,
-        rope_base=rope.get("rope_theta", ROPE_BASE),
+        rope_base=known["rope_theta"],
         hf_names=True,
     )
 
@@ -182,6 +173,12 @@ def load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Tokenizer | None:
 def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> ChatFormat:
     assert isinstance(tokenizer, (TokenizerJson, RankTokenizer))
     return ToolFormat(tokenizer, ("[gMASK]", "<sop>"), stop_ids(raw))
+
+
+def stop_ids(raw: Mapping[str, Any]) -> frozenset[int]:
+    """Ids that end a reply, as config.json says, or else those of the releases."""
+    eos = read_fields(raw, "glm4")["eos_token_id"]
+    return frozenset(eos if isinstance(eos, list) else [eos])
 
 
 def defaults(folder: Path, raw: Mapping[str, Any]) -> SamplingParams:

@@ -213,19 +213,6 @@ def refuse_packed(raw: Mapping[str, Any]) -> None:
         )
 
 
-def refuse_tuned(raw: Mapping[str, Any]) -> None:
-    """Raises UnsupportedModel for what P-tuning adds (arXiv:2110.07602), which is not built in."""
-    length = raw.get("pre_seq_len")
-    if length:
-        raise UnsupportedModel(
-            _(
-                "The checkpoint was made by P-tuning (pre_seq_len: {length}): it needs learned "
-                "keys and values before every text, which is not built in."
-            ).format(length=length),
-            _("Take a model that was fine-tuned as a whole, or one into which LoRA was merged."),
-        )
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; empty where there is no file. Raises BadCheckpoint."""
     if not path.is_file():

@@ -14,10 +14,9 @@ import torch
 
 from glmtui.chat import SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer
+from glmtui.engine.family_fields import read_fields
 from glmtui.engine.layers import RotaryTable, inverse_frequencies, rotate_halves
 from glmtui.engine.weights import Rows
-from glmtui.errors import UnsupportedModel
-from glmtui.language import _
 from glmtui.models.hub_format import TemplateFormat, TokenizerJson, hub_defaults
 from glmtui.models.prenorm import PreNormDecoder, Shape
 
@@ -34,32 +33,25 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     """The shape from a config.json.
 
     Raises:
-        UnsupportedModel: rotary positions are scaled, or weights packed by another program.
+        BadCheckpoint: a field is not valid, or is missing.
+        UnsupportedModel: it asks for a variation that is not built in, such as scaled positions.
     """
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise UnsupportedModel(
-            _(
-                "This model scales its rotary positions in the way {kind!r}, which is not built in."
-            ).format(kind=kind),
-            _("Pick a model with plain rotary positions."),
-        )
-    heads = raw["num_attention_heads"]
+    known = read_fields(raw, "llama")
+    heads = known["num_attention_heads"]
     return Config(
-        layers=raw["num_hidden_layers"],
-        hidden=raw["hidden_size"],
-        inner=raw["intermediate_size"],
+        layers=known["num_hidden_layers"],
+        hidden=known["hidden_size"],
+        inner=known["intermediate_size"],
         heads=heads,
-        kv_heads=raw.get("num_key_value_heads") or heads,
-        head_dim=raw.get("head_dim") or raw["hidden_size"] // heads,
-        vocab=raw["vocab_size"],
-        context_length=raw.get("max_position_embeddings", 2048),
-        rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
-        qkv_bias=raw.get("attention_bias", False),
-        out_bias=raw.get("attention_bias", False),
-        rope_base=rope.get("rope_theta") or raw.get("rope_theta") or 10000.0,
-        tied=raw.get("tie_word_embeddings", False),
+        kv_heads=known["num_key_value_heads"] or heads,
+        head_dim=known["head_dim"] or known["hidden_size"] // heads,
+        vocab=known["vocab_size"],
+        context_length=known["max_position_embeddings"],
+        rms_norm_eps=known["rms_norm_eps"],
+        qkv_bias=known["attention_bias"],
+        out_bias=known["attention_bias"],
+        rope_base=known["rope_theta"],
+        tied=known["tie_word_embeddings"],
     )
 
 

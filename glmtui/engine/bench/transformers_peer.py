@@ -17,7 +17,13 @@ from glmtui.engine.bench.plan import Ready, Subject, Timed
 from glmtui.engine.bench.shapes import SHAPES
 from glmtui.engine.bench.synthetic import random_matrix
 from glmtui.engine.folder import read_config
-from glmtui.engine.loader import family_module, pick_device, pick_dtype
+from glmtui.engine.loader import (
+    family_module,
+    gpu_capability,
+    pick_device,
+    pick_dtype,
+    stored_dtype,
+)
 from glmtui.engine.peak import peak_memory
 from glmtui.engine.quant import dense
 from glmtui.engine.weights import Checkpoint
@@ -34,12 +40,17 @@ class TransformersPeer:
         started = time.perf_counter()
         torch.set_num_threads(subject.threads)
         self._device = pick_device(subject.options.device)
-        dtype = pick_dtype(subject.options.dtype, self._device)
         if subject.model is not None:
             key = subject.options.family or subject.model.family
             raw: Mapping[str, Any] = read_config(subject.model.path)
         else:
             key, raw = SHAPES[subject.synthetic].family, SHAPES[subject.synthetic].config
+        dtype = pick_dtype(
+            subject.options.dtype,
+            self._device,
+            stored_dtype(raw),
+            gpu_capability(subject.options.device),
+        )
         self._model = empty_model(key, raw)
         if subject.model is not None:
             checkpoint = Checkpoint(subject.model.path, raw)

@@ -1,0 +1,224 @@
+"""Numbers of config.json that no model has: each is named, with its field and what is allowed,
+before anything is allocated, on every way in."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import LLAMA_CONFIG, TOKENS
+from folders import checkpoint
+from hub_models import change, make
+from transformers import AutoConfig
+
+from glmtui.engine import catalog, load_model
+from glmtui.engine.api import LoadOptions, ModelInfo
+from glmtui.engine.loader import build, family_module, load
+from glmtui.engine.prepare import prepare
+from glmtui.engine.slim import slim
+from glmtui.errors import BadCheckpoint
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
+HUGE = 10**7
+VOCABULARY = len(TOKENS)
+
+# family, what of its config.json is changed, and words of the error beside the file's name
+CASES: list[tuple[str, dict[str, Any], str]] = [
+    ("llama", {"num_attention_heads": 2, "num_key_value_heads": 4}, "divisor of num_attention"),
+    ("llama", {"num_attention_heads": 1023, "num_key_value_heads": 512}, "is 512; it has to be a"),
+    ("llama", {"num_attention_heads": 63, "num_key_value_heads": 32}, "num_attention_heads (63)"),
+    ("llama", {"num_key_value_heads": -2}, "num_key_value_heads is -2; allowed is a whole"),
+    ("llama", {"num_key_value_heads": 0}, "num_key_value_heads is 0"),
+    ("llama", {"num_hidden_layers": 0}, "num_hidden_layers is 0; allowed is a whole"),
+    ("llama", {"num_hidden_layers": HUGE}, "num_hidden_layers is 10000000; allowed is a whole"),
+    ("llama", {"num_hidden_layers": 2.0}, "num_hidden_layers is 2.0"),
+    ("llama", {"num_hidden_layers": True}, "num_hidden_layers is true"),
+    ("llama", {"num_hidden_layers": [2]}, "num_hidden_layers is [2]"),
+    ("llama", {"num_hidden_layers": "2"}, "num_hidden_layers is '2'"),
+    ("llama", {"num_attention_heads": 0}, "num_attention_heads is 0"),
+    ("llama", {"head_dim": 15}, "head_dim is 15; it has to be a multiple of 2"),
+    ("llama", {"head_dim": -16}, "head_dim is -16"),
+    ("llama", {"head_dim": None, "hidden_size": 62}, "hidden_size is 62; it has to be a multiple"),
+    ("llama", {"hidden_size": 2**62}, "hidden_size is 4611686018427387904"),
+    ("llama", {"hidden_size": -64}, "hidden_size is -64"),
+    ("llama", {"intermediate_size": 0}, "intermediate_size is 0"),
+    ("llama", {"vocab_size": 10**12}, "vocab_size is 1000000000000"),
+    ("llama", {"vocab_size": {}}, "vocab_size is {}"),
+    ("llama", {"max_position_embeddings": 2**40}, "max_position_embeddings is 1099511627776"),
+    ("llama", {"rms_norm_eps": math.nan}, "rms_norm_eps is nan; allowed is a number from 0 to 1"),
+    ("llama", {"rms_norm_eps": math.inf}, "rms_norm_eps is inf"),
+    ("llama", {"rms_norm_eps": -1e-5}, "rms_norm_eps is -1e-05"),
+    ("llama", {"rope_theta": math.nan}, "rope_theta is nan"),
+    ("llama", {"rope_theta": 0}, "rope_theta is 0; allowed is a number above 0"),
+    ("llama", {"rope_parameters": {"rope_theta": -math.inf}}, "rope_theta is -inf"),
+    ("llama", {"rope_parameters": ["linear", 2]}, "rope_parameters is ['linear', 2]"),
+    ("llama", {"rope_scaling": "linear"}, "rope_scaling is 'linear'; allowed is a table"),
+    ("llama", {"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'; allowed is true"),
+    ("llama", {"hidden_act": ["silu"]}, "hidden_act is ['silu']; allowed is a text"),
+    ("llama", {"eos_token_id": {"id": 2}}, "eos_token_id is {'id': 2}"),
+    ("llama", {"eos_token_id": [2, None]}, "eos_token_id is [2, None]"),
+    ("chatglm2", {"multi_query_group_num": 3}, "multi_query_group_num is 3; it has to be a div"),
+    ("chatglm2", {"multi_query_group_num": -1}, "multi_query_group_num is -1"),
+    ("chatglm2", {"num_layers": 0}, "num_layers is 0"),
+    ("chatglm2", {"num_layers": HUGE}, "num_layers is 10000000"),
+    ("chatglm2", {"kv_channels": 18}, "kv_channels is 18; it has to be a multiple of 4"),
+    ("chatglm2", {"layernorm_epsilon": math.nan}, "layernorm_epsilon is nan"),
+    ("chatglm2", {"rope_ratio": math.inf}, "rope_ratio is inf"),
+    ("chatglm2", {"rope_ratio": 0}, "rope_ratio is 0"),
+    ("chatglm2", {"rmsnorm": 1}, "rmsnorm is 1; allowed is true, false"),
+    ("chatglm2", {"quantization_bit": 3}, "quantization_bit is 3; allowed is 0, 4, 8"),
+    ("chatglm2", {"pre_seq_len": [1]}, "pre_seq_len is [1]"),
+    ("chatglm3", {"num_attention_heads": 5}, "multi_query_group_num is 2; it has to be a div"),
+    ("glm4", {"padded_vocab_size": [384]}, "padded_vocab_size is [384]"),
+    ("glm4", {"seq_length": 2**24, "kv_channels": 128}, "seq_length is 16777216; it has to be at"),
+    ("chatglm", {"num_attention_heads": 3}, "hidden_size is 64; it has to be a multiple of num"),
+    ("chatglm", {"num_attention_heads": 32}, "hidden_size is 64; it has to be a multiple of 4"),
+    ("chatglm", {"pad_token_id": 1000}, "pad_token_id is 1000; it has to be below vocab_size"),
+    ("chatglm", {"pad_token_id": [3]}, "pad_token_id is [3]"),
+    ("chatglm", {"inner_hidden_size": -256}, "inner_hidden_size is -256"),
+    ("chatglm", {"max_sequence_length": -1}, "max_sequence_length is -1"),
+]
+GENERAL: list[tuple[dict[str, Any], str]] = [
+    ({"num_key_value_heads": 3}, "num_key_value_heads is 3; it has to be a divisor"),
+    ({"num_key_value_heads": -2}, "num_key_value_heads is -2"),
+    ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+    ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+    ({"num_hidden_layers": HUGE}, "num_hidden_layers is 10000000"),
+    ({"num_experts": HUGE}, "num_experts is 10000000"),
+    ({"num_other_layers": HUGE}, "num_other_layers is 10000000"),
+    ({"hidden_size": 2**40}, "hidden_size is 1099511627776"),
+    ({"vocab_size": -1}, "vocab_size is -1"),
+    ({"sliding_window": 2**80}, f"sliding_window is {2**80}"),
+    ({"rms_norm_eps": math.nan}, "rms_norm_eps is nan"),
+    ({"rope_theta": math.inf}, "rope_theta is inf"),
+    ({"rope_parameters": [1]}, "rope_parameters is [1]; allowed is a table"),
+    ({"rope_parameters": {"rope_type": "linear", "factor": math.nan}}, "factor is nan"),
+    ({"text_config": []}, "text_config is []; allowed is a table"),
+    ({"text_config": {"num_hidden_layers": HUGE}}, "num_hidden_layers is 10000000"),
+    ({"another": {"deeper": {"rope_theta": math.nan}}}, "rope_theta is nan"),
+    ({"eos_token_id": [[2]]}, "eos_token_id is [[2]]"),
+    ({"some_float": math.nan}, "some_float is nan"),
+]
+SOURCES = {
+    "chatglm": "v1_tiny_sharded_fp16",
+    "chatglm2": "v2_32k_tiny",
+    "chatglm3": "v3_32k_tiny",
+    "glm4": "glm4_tiny",
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A sound folder of each family."""
+    root = tmp_path_factory.mktemp("sound")
+    made = {key: Path(shutil.copytree(GOLDEN / name, root / key)) for key, name in SOURCES.items()}
+    made["llama"] = checkpoint(root / "llama")
+    make(root / "qwen2", "qwen2")
+    return made | {"qwen2": root / "qwen2"}
+
+
+@pytest.fixture
+def changed(folders: dict[str, Path], tmp_path: Path) -> Any:
+    """A folder of a family whose config.json says something else."""
+
+    def copied(key: str, fields: dict[str, Any]) -> Path:
+        folder = Path(shutil.copytree(folders[key], tmp_path / "model", copy_function=_link))
+        (folder / "config.json").unlink()
+        shutil.copyfile(folders[key] / "config.json", folder / "config.json")
+        change(folder, **fields)
+        return folder
+
+    return copied
+
+
+def _link(source: str, target: str) -> None:
+    Path(target).symlink_to(source)
+
+
+def check_named(error: BadCheckpoint, folder: Path, said: str) -> None:
+    assert str(folder / "config.json") in error.message
+    assert said in error.message
+    assert error.hint
+
+
+@pytest.mark.parametrize(("key", "fields", "said"), CASES, ids=str)
+def test_a_number_that_cannot_be(changed: Any, key: str, fields: dict[str, Any], said: str) -> None:
+    folder = changed(key, fields)
+    for family in (None, key):
+        with pytest.raises(BadCheckpoint) as caught:
+            catalog.resolve(str(folder), family=family)
+        check_named(caught.value, folder, said)
+    # a file that changes after it was looked at, or was never looked at
+    info = ModelInfo(name="m", path=folder, family=key, context_length=64, nbytes=0, stored="")
+    with pytest.raises(BadCheckpoint) as caught:
+        load(info, OPTIONS)
+    if said.startswith("pad_token_id is 1000"):
+        return  # which only a folder with weights has to keep to
+    with pytest.raises(BadCheckpoint, match=r"config\.json"):
+        build(family_module(key), json.loads((folder / "config.json").read_text()), folder, OPTIONS)
+
+
+@pytest.mark.parametrize(("fields", "said"), GENERAL, ids=str)
+@pytest.mark.parametrize("key", ["qwen2", "llama"])
+def test_transformers_is_not_entered_with_it(
+    changed: Any, monkeypatch: pytest.MonkeyPatch, key: str, fields: dict[str, Any], said: str
+) -> None:
+    entered: list[object] = []
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *args, **kwargs: entered.append(args))
+    folder = changed(key, fields)
+    with pytest.raises(BadCheckpoint) as caught:
+        load_model(str(folder), replace(OPTIONS, family="compatibility"))
+    assert "config.json" in str(caught.value)
+    if key == "qwen2":
+        check_named(caught.value, folder, said)
+    assert not entered
+
+
+@pytest.mark.parametrize(
+    ("key", "fields"),
+    [
+        ("llama", {"num_hidden_layers": 1024}),
+        ("llama", {"intermediate_size": 1 << 20}),
+        ("llama", {"vocab_size": 1 << 22}),
+        ("chatglm", {"num_layers": 1024}),
+        ("chatglm2", {"ffn_hidden_size": 1 << 20}),
+        ("glm4", {"hidden_size": 1 << 16}),
+        ("qwen2", {"num_hidden_layers": 1024, "layer_types": None, "hidden_size": 1 << 16}),
+        ("qwen2", {"vocab_size": 1 << 22}),
+        ("qwen2", {"intermediate_size": 1 << 20}),
+    ],
+    ids=str,
+)
+def test_sizes_that_the_weight_files_cannot_hold(
+    changed: Any, key: str, fields: dict[str, Any]
+) -> None:
+    folder = changed(key, fields)
+    with pytest.raises(BadCheckpoint, match=r"weight files of [0-9,]+ bytes cannot hold") as caught:
+        load_model(str(folder), OPTIONS)
+    assert str(folder / "config.json") in caught.value.message
+
+
+def test_no_way_in_leads_around(folders: dict[str, Path], tmp_path: Path) -> None:
+    """What makes other folders of a folder checks it as well."""
+    change(folders["llama"], num_key_value_heads=3)
+    info = ModelInfo("m", folders["llama"], "llama", 64, 0, "float16")
+    with pytest.raises(BadCheckpoint, match="num_key_value_heads is 3"):
+        prepare(info, tmp_path / "made", 8)
+    change(folders["llama"], num_key_value_heads=LLAMA_CONFIG["num_key_value_heads"])
+    twin = Path(shutil.copytree(GOLDEN / "v1_twin_orig", tmp_path / "twin"))
+    change(twin, num_layers=HUGE)
+    with pytest.raises(BadCheckpoint, match="num_layers is 10000000"):
+        slim(twin, tmp_path / "slim")
+
+
+def test_sound_folders_are_taken(folders: dict[str, Path]) -> None:
+    for key, folder in folders.items():
+        info = catalog.resolve(str(folder))
+        assert isinstance(info, ModelInfo)
+        assert info.family == ("compatibility" if key == "qwen2" else key)

@@ -1,0 +1,82 @@
+"""Token ids from outside: what the model has no row for is refused before anything reads it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from folders import checkpoint
+from hub_models import make
+
+from glmtui.chat import SamplingParams
+from glmtui.engine import load_model
+from glmtui.engine.api import LoadOptions
+from glmtui.engine.generate import LoadedModel
+from glmtui.errors import BadCheckpoint, PromptTooLong, UsageError
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+GREEDY = SamplingParams(temperature=0, max_new_tokens=2)
+OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
+
+
+@pytest.fixture(scope="module", params=["native", "native int8", "compatibility", "image rows"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    folder, options = tmp_path_factory.mktemp("model") / "model", OPTIONS
+    if request.param == "compatibility":
+        make(folder, "qwen2")
+    elif request.param == "image rows":
+        folder = GOLDEN / "v1_twin_orig"
+    else:
+        checkpoint(folder)
+        if request.param == "native int8":  # the compiled kernels' own embedding
+            options = replace(options, dtype="bfloat16", quant="int8")
+    return load_model(str(folder), options)
+
+
+@pytest.mark.parametrize("token", [-1, -(10**9), -(2**63), 2**31, 2**64, 1.5, "3", None])
+def test_an_id_that_is_none(model: LoadedModel, token: Any) -> None:
+    last = model.model.vocabulary - 1
+    for ids in ([token], [last, last, token]):
+        for door in (lambda: model.stream_ids(ids, GREEDY), lambda: model.logits(ids)):  # noqa: B023
+            with pytest.raises((UsageError, BadCheckpoint), match=str(token)):
+                door()
+
+
+def test_the_last_and_the_next_id(model: LoadedModel) -> None:
+    vocabulary = model.model.vocabulary
+    if model.model.causal:
+        check_answers(model, [vocabulary - 1])
+    with pytest.raises(BadCheckpoint, match=f"the id {vocabulary}; the model knows {vocabulary}"):
+        model.stream_ids([vocabulary], GREEDY)
+
+
+def test_no_id_and_too_many(model: LoadedModel) -> None:
+    with pytest.raises(UsageError, match="no prompt"):
+        model.stream_ids([], GREEDY)
+    last = model.model.vocabulary - 1
+    with pytest.raises(PromptTooLong, match=f"{model.context_length:,} fit"):
+        model.stream_ids([last] * (model.context_length + 1), GREEDY)
+
+
+def test_image_tokens_that_were_left_out() -> None:
+    folder = str(GOLDEN / "v1_twin_orig")
+    left_out = load_model(folder, OPTIONS)
+    first = left_out.model.first_id
+    assert first == 64
+    prompt = [first + 40, 265, 268]
+    kept = load_model(folder, replace(OPTIONS, slim=False))
+    for token in (0, first - 1):
+        with pytest.raises(UsageError, match=f"{token} is an image token") as caught:
+            left_out.stream_ids([token, *prompt], GREEDY)
+        assert "load.slim" in caught.value.hint
+        check_answers(kept, [token, *prompt])
+    for model in (left_out, kept):
+        check_answers(model, [first, *prompt])
+
+
+def check_answers(model: LoadedModel, prompt: list[int]) -> None:
+    stream = model.stream_ids(prompt, GREEDY)
+    list(stream.ids())
+    assert stream.result.finish_reason in ("stop", "length")
