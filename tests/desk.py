@@ -85,7 +85,7 @@ class Desk:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Runs the loop, and the screen's frames, until something is so."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < end, "it never came to be"
             self.session.drain()

@@ -98,7 +98,7 @@ class FakeEngine:
     def _load(self, target: Target) -> None:
         name = getattr(target, "name", None) or target.url
         self.emit(Loading(name, 0.43))
-        self.load_gate.wait(10)
+        self.load_gate.wait(60)
         if self.fail_load is not None:
             self.emit(LoadFailed(name, self.fail_load))
         else:
@@ -110,7 +110,7 @@ class FakeEngine:
         self.emit(Prefilling(request.id, PrefillProgress(0, 12)))
         for n, piece in enumerate(self.pieces):
             if n == self.held_after:
-                self.hold.wait(10)
+                self.hold.wait(60)
             if self.closed or request.id in self.cancelled:
                 reason = "cancelled"
                 break

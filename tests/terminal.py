@@ -76,7 +76,7 @@ class Terminal:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Reads until something is so."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < end, "\n".join(self.page.display)
             self.read()

@@ -56,7 +56,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetched]:
         fake.names.append(name)
         fake.cancelled = cancelled
         on_progress(Progress("downloading [red]model.gguf", 45, 100))
-        fake.go.wait(10)
+        fake.go.wait(60)
         if fake.errors:
             raise fake.errors.pop()
         return HERE

@@ -62,7 +62,7 @@ def test_closing_waits_for_the_last_save(tmp_path: Path) -> None:
     save = desk.save
 
     def slow(conversation: Conversation) -> Path:
-        gate.wait(10)
+        gate.wait(60)
         return save(conversation)
 
     desk.save = slow  # type: ignore[method-assign]

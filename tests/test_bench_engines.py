@@ -351,7 +351,7 @@ def test_ctrl_c_ends_it_at_once(tmp_path: Path, folder: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert (process.returncode, out, err) == (130, b"", b"")

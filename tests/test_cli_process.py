@@ -71,7 +71,7 @@ def start(tmp_path):
 
 def end(process, stdin=None):
     """Exit code, stdout and stderr of a process that ends by itself."""
-    out, err = process.communicate(stdin, timeout=20)
+    out, err = process.communicate(stdin, timeout=60)
     return process.returncode, (out or b"").decode(), err.decode()
 
 
@@ -148,7 +148,7 @@ def test_a_reader_that_goes_away_is_no_error(start):
     assert process.stdout.readline() == b"line\n"
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait(20) == 141
+    assert process.wait(60) == 141
 
 
 def test_a_full_disk_is_one_line(start):
@@ -180,7 +180,7 @@ def test_on_a_terminal_nothing_acts(start):
     while data := _read(ours):
         shown += data
     os.close(ours)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     assert b"\x1b[31m" not in shown
     assert "a␛[31m\ufffdb\r\n".encode() in shown
 

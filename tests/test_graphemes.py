@@ -107,3 +107,7 @@ def test_a_terminal_keeps_its_columns(start: Callable[..., Terminal]) -> None:
     assert columns[0] == 2 + 6 + 1  # after the bar, three characters and a space
     assert len(columns) == len(rows) + 1
     assert len(set(columns[1:])) == 1
+
+
+def test_flags_beside_each_other_are_two() -> None:
+    assert clusters("🇦🇧🇨🇩") == [(0, 2, 2), (2, 4, 2)]

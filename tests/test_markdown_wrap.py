@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len, split_graphemes
 
@@ -23,7 +23,7 @@ from glmtui.ui.wrap import (
 CLOSING, OPENING = "，。、；：？！）》」”…", "（《「“"
 WIDTHS = st.integers(2, 40)
 TEXTS = st.text(
-    st.sampled_from(f"abc .,-(){CLOSING}{OPENING}你好显存ーっ한글é\u0301👩\u200d🍁👍🏽🇨🇳️️\n")
+    st.sampled_from(f"abc   .,-(){CLOSING}{OPENING}你好显存ーっ한글é\u0301👩\u200d🍁👍🏽🇨🇳️️\n")
 )
 
 
@@ -39,11 +39,17 @@ def test_no_line_is_wider_than_the_width(text: str, width: int) -> None:
 
 
 @given(TEXTS, WIDTHS)
+@example(" 、", 2)
+@example("     ", 2)
+@example("a     ", 4)
+@example("    averyverylongword", 8)
+@example("（    ", 3)
+@example("字    ，", 3)
 def test_joined_again_the_lines_are_the_text(text: str, width: int) -> None:
-    joined = plain_text(wrap([Span(text)], width))
-    assert [row.rstrip() for row in joined.split("\n")] == [
-        row.rstrip() for row in text.split("\n")
-    ]
+    """To the last space."""
+    lines = wrap([Span(text)], width)
+    assert plain_text(lines) == text
+    assert sum(line.extent for line in lines) == len(text.replace("\n", ""))
 
 
 @given(st.lists(st.tuples(TEXTS, st.sampled_from(["a", "b", ""]))), WIDTHS)
@@ -59,13 +65,29 @@ def test_every_character_keeps_its_style(parts: list[tuple[str, str]], width: in
     assert [k for k in kept if k[0] != " "] == [s for s in sent if s[0] != " "]
 
 
-@given(st.lists(st.sampled_from(["显存", "占", "GPU", "12.3 GB", *CLOSING]), min_size=1), WIDTHS)
-def test_closing_punctuation_starts_no_line(words: list[str], width: int) -> None:
-    text = "随" + "".join(
-        word for i, word in enumerate(words) if word not in CLOSING or words[i - 1] not in CLOSING
-    )
-    if width >= 6:
-        assert not any(line[0] in CLOSING for line in wrapped(text, width)[1:])
+def could_have_stayed(text: str, mark: int, width: int) -> bool:
+    """Whether a line could end earlier, so that the mark at this place does not begin the next."""
+    place = mark
+    while place > 0:
+        place -= 1
+        before = text[:place].rstrip(" ")[-1:]
+        if text[place] != " " and text[place] not in f"{CLOSING}.,-)" and before not in OPENING:
+            break
+    return place > 0 and cell_len(text[place : mark + 1]) <= width
+
+
+@given(st.lists(st.sampled_from(["显存", "占", "GPU", "12.3 GB", " ", *CLOSING, *OPENING])), WIDTHS)
+@example(["随", "GPU", "GPU", "，"], 6)
+@example(["GPU", "GPU", " ", "，"], 6)
+@example(["占", " ", "，"], 4)
+def test_closing_punctuation_starts_no_line_that_can_be_helped(
+    words: list[str], width: int
+) -> None:
+    text, at = "".join(words), 0
+    for line in wrap([Span(text)], width):
+        if at and line.text and line.text[0] in CLOSING:
+            assert not could_have_stayed(text, at, width)
+        at += line.extent
 
 
 @given(st.lists(st.sampled_from(["显存", "占", *OPENING]), min_size=1), st.integers(6, 40))
@@ -89,6 +111,14 @@ def test_opening_punctuation_ends_no_line(words: list[str], width: int) -> None:
         ("    indented text", 12, ["    indented", "text"]),
         ("一\t二", 20, ["一    二"]),
         ("一\n\n二", 20, ["一", "", "二"]),
+        ("随GPUGPU，", 6, ["随", "GPUGP", "U，"]),
+        ("占 GPUGPU ，", 6, ["占", "GPUGP", "U ，"]),
+        ("他说 “ 你好 ”", 7, ["他说", "“ 你", "好 ”"]),
+        ("，，，，", 4, ["，，", "，，"]),
+        (" 、", 2, [" ", "、"]),
+        ("  averyverylongword", 8, ["  averyv", "erylongw", "ord"]),
+        ("      short words", 8, ["      ", "short", "words"]),
+        ("averylong, x", 9, ["averylon", "g, x"]),
         ("👩‍🍁👩‍🍁", 3, ["👩‍🍁", "👩‍🍁"]),
         ("", 5, [""]),
     ],

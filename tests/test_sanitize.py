@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from glmtui.sanitize import _UNSAFE, VisibleStream, one_line, visible
+from glmtui.sanitize import _UNSAFE, MOST_MARKS, VisibleStream, one_line, visible
+from glmtui.ui.graphemes import clusters
 
 NASTY = (
     "\x00\x07\x08\x0b\x0c\r\x1b\x7f\x85\x9b\xad\u061c\u200b\u200e\u2028\u202e\u2066\ufeff\U000e0041"
@@ -51,6 +53,47 @@ def test_a_stream_gives_what_the_whole_gives(pieces: list[str]) -> None:
     stream = VisibleStream()
     shown = "".join(map(stream.feed, pieces)) + stream.end()
     assert shown == visible("".join(pieces))
+
+
+MARKS = "\u0301\u0e34\u1161\u200d\ufe0f\U0001f3fd\u0903"
+RUNS = st.lists(
+    st.tuples(
+        st.sampled_from([*MARKS, "a", "क", "👩", "\ufffd", "\r", "\n", "—"]), st.integers(1, 70)
+    )
+).map(lambda parts: "".join(char * count for char, count in parts))
+
+
+@given(RUNS)
+@example("a" + "\u0301" * 100)
+@example("👩\u200d" * 40)
+@example("\u1100" + "\u1161" * 31)
+@example("\u200d\u0301" * 31)
+def test_no_character_is_drawn_from_more_than_a_few_dozen(text: str) -> None:
+    shown = visible(text)
+    assert visible(shown) == shown
+    assert len(shown) == len(text) - text.count("\r\n")
+    for line in shown.split("\n"):
+        for start, end, _ in clusters(line):
+            assert end - start <= MOST_MARKS + 2  # with the first, and one that a joiner joins
+
+
+@given(RUNS, st.lists(st.integers(0, 500)))
+def test_marks_are_counted_over_the_pieces_of_a_stream(text: str, cuts: list[int]) -> None:
+    stream, at = VisibleStream(), sorted(cuts)
+    pieces = [text[a:b] for a, b in pairwise([0, *at, max([len(text), *at])])]
+    assert "".join(pieces) == text
+    assert "".join(map(stream.feed, pieces)) + stream.end() == visible(text)
+
+
+def test_marks_that_a_language_needs_stay() -> None:
+    for text in (
+        "שָׁלוֹם עֲלֵיכֶם",
+        "བསྒྲུབས",
+        "क्ष्म्य",
+        "e" + "\u0301" * MOST_MARKS,
+        "👨🏽\u200d❤\ufe0f\u200d💋\u200d👨🏽",
+    ):
+        assert visible(text) == text
 
 
 @given(TEXTS)

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+from work import calls
 
 from glmtui.chat import Conversation, Message
 from glmtui.errors import (
@@ -21,7 +22,7 @@ from glmtui.errors import (
     NewerFormat,
     StoreError,
 )
-from glmtui.store import Store, dumps
+from glmtui.store import Store, Summary, dumps
 from glmtui.store.format import FileFormat
 
 
@@ -320,11 +321,9 @@ def test_listing_reads_conversations_by_their_ends(folder: Path) -> None:
     text = dumps(talk, "toml")
     for n in range(200):
         (folder / f"2026-11-22-chat-{n:08x}.toml").write_text(text)
-    start = time.perf_counter()
-    listed = store.summaries()
-    listing = time.perf_counter() - start
-    start = time.perf_counter()
-    whole = [store.load(summary.id) for summary in listed]
-    reading = time.perf_counter() - start
+    listed: list[Summary] = []
+    whole: list[Conversation] = []
+    listing = calls(lambda: listed.extend(store.summaries()))
+    reading = calls(lambda: whole.extend(store.load(summary.id) for summary in listed))
     assert [s.message_count for s in listed] == [len(c.messages) for c in whole] == [45] * 201
     assert listing < reading / 2

@@ -22,7 +22,7 @@ def python(code: str, *arguments: str, stdin: str = "", timeout: float = 20.0) -
 
 def ends(pid: int) -> bool:
     """Whether a process that was sent a signal ends of it, given a moment."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

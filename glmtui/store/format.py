@@ -61,6 +61,9 @@ from glmtui.store.toml import is_plain, load_toml, message_in
 from glmtui.store.values import Table, numbers_of, one_of, time_of, value_of
 
 FORMAT = 1
+LARGE_TOML = 1 << 20
+"""Characters of a TOML file from which on a list does not parse all of it: tomli takes a second and
+60 MB for each million."""
 FileFormat: TypeAlias = Literal["toml", "json"]
 ID = re.compile(r"[0-9a-f]{8}")
 ROLES: tuple[str, ...] = get_args(Role)
@@ -203,7 +206,8 @@ class Peek:
 def peek(text: str, file_format: FileFormat) -> Peek:
     """What `loads` would say, from the head and the last message alone: 20 times as fast.
 
-    Finds what is wrong there, and so a file that was cut short; not a fault in the middle.
+    Finds what is wrong there, and so a file that was cut short; not a fault in the middle. Of a
+    large TOML file that is not as we write it, nothing is parsed but what looks like its title.
     Raises like `loads`.
     """
     try:
@@ -213,6 +217,8 @@ def peek(text: str, file_format: FileFormat) -> Peek:
             return _peeked(conversation, count)
     except (CorruptConversation, ValueError, LookupError, TypeError, RecursionError):
         pass  # not as we write it, or a text that looks like a message: the whole decides
+    if file_format == "toml" and len(text) > LARGE_TOML:
+        return _glimpse(text)
     conversation = loads(text, file_format)
     return _peeked(conversation, len(conversation.messages))
 
@@ -221,12 +227,22 @@ def _peeked(conversation: Conversation, count: int) -> Peek:
     return Peek(conversation.title, conversation.model, count, conversation.pinned)
 
 
+def _glimpse(text: str) -> Peek:
+    """What can be said of a TOML file without parsing it."""
+    found = {key: re.search(rf'^{key} = "([^"\\\n]*)"$', text, re.M) for key in ("title", "model")}
+    title, model = (match[1] if match else "" for match in found.values())
+    return Peek(title, model, text.count("[[messages]]"), False)
+
+
 def _toml_ends(text: str) -> tuple[Table, int]:
     """The head with the last message, and how many messages there are."""
     between = "\n[[messages]]"
-    head = tomli.loads(text[: text.index(between)])
+    end = text.index(between)
+    if end > LARGE_TOML:
+        raise ValueError
+    head = tomli.loads(text[:end])
     count = len(head.get("messages", ())) + text.count(between)
-    return head | {"messages": [message_in(text[text.rindex(between) :])]}, count
+    return head | {"messages": [message_in(text[text.rindex(between) :], LARGE_TOML)]}, count
 
 
 def _json_ends(text: str) -> tuple[Table, int]:

@@ -37,11 +37,16 @@ def load_toml(text: str) -> dict[str, Any]:
     return tomli.loads(text)
 
 
-def message_in(part: str) -> dict[str, Any]:
-    """The one message in a text that begins like one. Raises ValueError."""
+def message_in(part: str, most: int) -> dict[str, Any]:
+    """The one message in a text that begins like one.
+
+    Raises ValueError, also where a message of more than `most` characters is not as we write it.
+    """
     known = None
     if part.startswith(BEGINS) and is_plain(part):
         known = _known(part[len(BEGINS) :])
+    if known is None and len(part) > most:
+        raise ValueError
     return known or _alone(part)
 
 

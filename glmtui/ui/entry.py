@@ -174,7 +174,8 @@ class Entry:
     def finish(self, message: Message, note: str) -> int:
         """The message as it is at its end. Returns the first line that is not as it was."""
         text = visible(message.content)
-        as_written = text == self._text and not message.metadata and self._stream is not None
+        as_written = text == self._text and not message.metadata
+        as_written = as_written and self._stream is not None and not self._stream.plain
         self.message, self.note, self._text = message, note, text
         self._growing = False
         if not as_written:

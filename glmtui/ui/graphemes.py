@@ -20,6 +20,7 @@ _JOINS_NOTHING = re.compile(f"{_JOINER}(?![\u2190-\u2bff\U0001f000-\U0001faff])"
 """A joiner not before an emoji, as in Indic words: what follows is drawn in cells of its own."""
 _MODIFIERS = ("\U0001f3fb", "\U0001f3ff")
 _FLAG_LETTERS = "".join(map(chr, range(0x1F1E6, 0x1F200)))
+_LETTERS_ALONE = frozenset(_FLAG_LETTERS)
 _LETTERS = {ord(flag): letter for flag, letter in zip(_FLAG_LETTERS, ascii_uppercase, strict=True)}
 _TAGS = ("\U000e0020", "\U000e007f")
 
@@ -44,7 +45,7 @@ def clusters(text: str) -> list[tuple[int, int, int]]:
     """Where each character as a reader sees it begins and ends, and the cells it takes."""
     found: list[tuple[int, int, int]] = []
     for start, end, size in split_graphemes(_JOINS_NOTHING.sub(_NON_JOINER, text))[0]:
-        if text[start] in _FLAG_LETTERS and found and text[slice(*found[-1][:2])] in _FLAG_LETTERS:
+        if text[start] in _FLAG_LETTERS and found and text[slice(*found[-1][:2])] in _LETTERS_ALONE:
             begin, _, before = found.pop()
             start, size = begin, before + size
         found.append((start, end, size))

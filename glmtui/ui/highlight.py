@@ -5,11 +5,15 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from glmtui.ui.time_limit import OutOfTime, within
 from glmtui.ui.wrap import Span, Styles
 
 if TYPE_CHECKING:
     from pygments.lexer import Lexer
     from pygments.token import _TokenType
+
+MOST_SECONDS = 0.1
+"""For one piece of code: some lexers take minutes for 40 kB of an unclosed bracket."""
 
 # Pygments' names for tokens; one that is not here looks like its nearest ancestor.
 _LOOKS = {
@@ -33,10 +37,20 @@ _LOOKS = {
 
 
 def highlight(code: str, language: str, base: Styles = ()) -> list[Span]:
-    """`code` as spans of `base` and a "syntax-..." style; plain where the language is unknown."""
+    """`code` as spans of `base` and a "syntax-..." style.
+
+    Plain where the language is unknown, or its lexer takes longer than `MOST_SECONDS`.
+    """
     lexer = _lexer(language)
     if lexer is None:
         return [Span(code, base)]
+    try:
+        return within(MOST_SECONDS, lambda: _spans(lexer, code, base))
+    except OutOfTime:
+        return [Span(code, base)]
+
+
+def _spans(lexer: Lexer, code: str, base: Styles) -> list[Span]:
     spans: list[Span] = []
     for _, token_type, text in lexer.get_tokens_unprocessed(code):
         look = _look(token_type)

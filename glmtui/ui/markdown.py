@@ -29,11 +29,15 @@ from glmtui.ui.blocks import (
     lay_out,
 )
 from glmtui.ui.formulas import BLOCK, INLINE, add_formulas, shown
-from glmtui.ui.wrap import LEADS_TO, Line, Span
+from glmtui.ui.time_limit import OutOfTime, within
+from glmtui.ui.wrap import LEADS_TO, Line, Span, wrap
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
+
+MOST_SECONDS = 0.5
+"""For the Markdown of one message; the parser takes minutes for 100 kB of some texts."""
 
 _DEEPEST = 40
 """Levels of nesting that are drawn; what goes deeper is shown as its source."""
@@ -62,12 +66,18 @@ class Placed(NamedTuple):
 
 
 def render(text: str, width: int) -> list[Line]:
-    """`text` in lines of at most `width` cells."""
-    return lay_out([placed.block for placed in parse(text)], width)
+    """`text` in lines of at most `width` cells; as it stands, if that takes too long."""
+    try:
+        return within(MOST_SECONDS, lambda: lay_out([p.block for p in parse(text)], width))
+    except OutOfTime:
+        return wrap([Span(visible(text))], width)
 
 
 def code_blocks(text: str) -> list[Code]:
-    """The blocks of code in `text`, from the top, also those in lists and quotes."""
+    """The blocks of code in `text`, from the top, also those in lists and quotes.
+
+    None of a text that takes too long to parse, which is not shown as Markdown either.
+    """
     found: list[Code] = []
 
     def look(blocks: Sequence[Block]) -> None:
@@ -77,7 +87,10 @@ def code_blocks(text: str) -> list[Code]:
             elif isinstance(block, Item | Quote):
                 look(block.blocks)
 
-    look([placed.block for placed in parse(text)])
+    try:
+        look([placed.block for placed in within(MOST_SECONDS, lambda: parse(text))])
+    except OutOfTime:
+        return []
     return found
 
 

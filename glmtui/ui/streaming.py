@@ -2,18 +2,24 @@
 
 Only what can still change is parsed again. CommonMark reads line by line, so a block is final once
 a later one has begun on complete lines; a list is final item by item. Code in an open fence, which
-may be long, is not parsed at all. What a piece of text costs is the size of the block it falls in.
+may be long, is not parsed at all. What a piece of text costs is the size of the block it falls in;
+where that takes too long, the text from there on is shown as it stands.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from glmtui.sanitize import visible
-from glmtui.ui.blocks import Code, code_label, code_lines, lay_out
+from glmtui.ui.blocks import Code, code_label, code_lines
 from glmtui.ui.markdown import Placed, parse
-from glmtui.ui.wrap import BLANK, Line
+from glmtui.ui.time_limit import OutOfTime, within
+from glmtui.ui.wrap import BLANK, TAB, Line, Span, wrap
+
+MOST_SECONDS = 0.1
+"""For one piece of text. The app draws, saves and takes keys only between two of them."""
 
 # A last line that may yet become something else: "-" an item, a rule, or the underline of a
 # heading; "``" a fence; "$" a formula. Drawn, it would flicker; it waits for its next character.
@@ -31,6 +37,7 @@ class MarkdownStream:
 
     Attributes:
         lines: what there is to draw, at most `width` cells each.
+        plain: whether it became too costly to be anything but text.
     """
 
     def __init__(self, width: int) -> None:
@@ -41,38 +48,91 @@ class MarkdownStream:
         self._gap = False  # whether an empty line came before it
         self._number: int | None = None  # of the item it begins with
         self._fence: _OpenFence | None = None  # set where it is nothing but code
+        self.plain = False
 
     def feed(self, text: str) -> int:
         """Adds to the text. Returns the first of `lines` that is not as it was."""
         self._open += text
+        if self.plain:
+            return self._draw_plain()
         if self._fence and self._fence.closed_in(self._open):
             self._fence = None
         kept = self._fence.kept if self._fence else self._final
         before = self.lines[kept:]
         del self.lines[kept:]
-        if self._fence is None:
-            self._draw_blocks()
-        if self._fence is not None:
-            self._draw_code(self._fence)
+        try:
+            if self._fence is None:
+                self._draw_blocks()
+            if self._fence is not None:
+                self._draw_code(self._fence)
+        except OutOfTime:
+            self._give_up()
         return kept + _same(before, self.lines[kept:])
 
     def finish(self) -> int:
-        """The text is complete: `lines` are what `render` makes of it. Returns as `feed` does."""
-        before = self.lines[self._final :]
-        del self.lines[self._final :]
-        self._add(parse(self._open, gap=self._gap, number=self._number))
-        return self._final + _same(before, self.lines[self._final :])
+        """The text is complete: unless `plain`, `lines` are what `render` makes of it.
 
-    def _add(self, placed: Sequence[Placed]) -> None:
-        if placed and self.lines and placed[0].block.gap:
+        Returns as `feed` does.
+        """
+        if self.plain:
+            return len(self.lines)
+        kept = self._final
+        before = self.lines[kept:]
+        del self.lines[kept:]
+        try:
+            self._add(self._laid_out(self._open))
+        except OutOfTime:
+            self._fence = None
+            self._give_up()
+        return kept + _same(before, self.lines[kept:])
+
+    def _laid_out(self, source: str) -> list[_Drawn]:
+        """The blocks of the open text, with their lines. Raises OutOfTime."""
+
+        def draw() -> list[_Drawn]:
+            placed = parse(source, gap=self._gap, number=self._number)
+            return [_Drawn(p, p.block.lines(self._width, 0)) for p in placed]
+
+        return within(MOST_SECONDS, draw)
+
+    def _add(self, blocks: Sequence[_Drawn]) -> None:
+        for placed, lines in blocks:
+            if self.lines and placed.block.gap:
+                self.lines.append(BLANK)
+            self.lines += lines
+
+    def _give_up(self) -> None:
+        """From here on, the text is shown as it stands."""
+        self.plain = True
+        del self.lines[self._fence.kept if self._fence else self._final :]
+        if self._fence:
+            self._open = "\n".join([*self._fence.code, self._open[self._fence.read :]])
+        elif self.lines and self._gap:
             self.lines.append(BLANK)
-        self.lines += lay_out([p.block for p in placed], self._width)
+        self._fence = None
+        self._final = len(self.lines)
+        self._draw_plain()
+
+    def _draw_plain(self) -> int:
+        """Wraps what is new. Returns as `feed` does."""
+        kept = self._final
+        before = self.lines[kept:]
+        complete, newline, self._open = self._open.replace("\t", TAB).rpartition("\n")
+        new = wrap([Span(complete)], self._width) if newline else []
+        last = wrap([Span(self._open)], self._width)
+        # Of a line that goes on, the last two rows can change: a word, or a comma after it.
+        done = last[:-2]
+        self._open = self._open[sum(line.extent for line in done) :]
+        self.lines[kept:] = [*new, *last]
+        self._final = kept + len(new) + len(done)
+        return kept + _same(before, self.lines[kept:])
 
     def _draw_blocks(self) -> None:
         complete = self._open.count("\n")
         *source, last = self._open.split("\n")
         source.append("" if _UNDECIDED.fullmatch(last) else last)
-        placed = parse("\n".join(source), gap=self._gap, number=self._number)
+        drawn = self._laid_out("\n".join(source))
+        placed = [p for p, _ in drawn]
 
         # Final is what comes before a block that has begun with a complete line.
         begun = max((i for i, p in enumerate(placed) if p.start < complete), default=0)
@@ -86,7 +146,7 @@ class MarkdownStream:
             self._open_from(block.start, gap=block.block.gap, number=block.number)
         else:
             return
-        self._add(placed[:final])
+        self._add(drawn[:final])
         self._final = len(self.lines)
 
         rest = placed[final:]
@@ -95,7 +155,7 @@ class MarkdownStream:
         if fence and len(rest) == 1 and isinstance(rest[0].block, Code):
             self._open_fence(fence, rest[0].block.info)
         else:
-            self._add(rest)
+            self._add(drawn[final:])
 
     def _open_fence(self, fence: re.Match[str], info: str) -> None:
         if self.lines and self._gap:
@@ -110,15 +170,32 @@ class MarkdownStream:
             self._gap, self._number = gap, number
 
     def _draw_code(self, fence: _OpenFence) -> None:
-        while len(fence.code) >= _STRETCH:
-            stretch = "\n".join(fence.code[:_STRETCH])
-            del fence.code[:_STRETCH]
-            self.lines += code_lines(fence.info, stretch, self._width)
+        """Raises OutOfTime, before anything has changed."""
+        whole = len(fence.code) // _STRETCH * _STRETCH
+
+        def draw() -> tuple[list[Line], list[Line]]:
+            stretches = [fence.code[n : n + _STRETCH] for n in range(0, whole, _STRETCH)]
+            done = [code_lines(fence.info, "\n".join(code), self._width) for code in stretches]
+            last, code = fence.inside(self._open[fence.read :]), fence.code[whole:]
+            if last.strip(" \t`~"):
+                code.append(last)
+            shown = bool(code) or not (whole or fence.drawn)
+            rest = code_lines(fence.info, "\n".join(code), self._width) if shown else []
+            return [line for lines in done for line in lines], rest
+
+        done, rest = within(MOST_SECONDS, draw)
+        self.lines += done
+        if whole:
+            del fence.code[:whole]
             fence.kept, fence.drawn = len(self.lines), True
-        last = fence.inside(self._open[fence.read :])
-        code = [*fence.code, last] if last.strip(" \t`~") else fence.code
-        if code or not fence.drawn:
-            self.lines += code_lines(fence.info, "\n".join(code), self._width)
+        self.lines += rest
+
+
+class _Drawn(NamedTuple):
+    """A block and its lines."""
+
+    placed: Placed
+    lines: list[Line]
 
 
 class _OpenFence:

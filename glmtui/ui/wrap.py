@@ -1,9 +1,14 @@
 """Styled text cut into lines of a given width, in the cells a terminal has.
 
-Chinese and Japanese may break between any two characters, but no line starts with closing
-punctuation or ends with an opening one (what typesetters call kinsoku); other words break at
-spaces, and where one is wider than the line, between graphemes. Styles are names here; what they
-look like, and where lines are drawn, is not known.
+A line breaks at spaces, and between any two characters of Chinese or Japanese. It never begins with
+closing punctuation or ends with opening punctuation (kinsoku, UAX #14), even where a space stands
+between the mark and its word. A word wider than the line is cut between graphemes, at the last
+place where the next line does not begin with closing punctuation; only where there is none, because
+the marks alone are wider than the line, is the mark cut off.
+
+No character is lost: spaces at a break are the line's `joint`, spaces after the last word are its
+`hanging`, and spaces before the first word are text. Styles are names here; what they look like,
+and where lines are drawn, is not known.
 """
 
 from __future__ import annotations
@@ -44,11 +49,13 @@ class Line(NamedTuple):
         joint: what stood in the text where the line was broken, "" or spaces; None at the end of
             a line of the text itself. Copying needs it to undo the breaking.
         fill: styles of the rest of the row.
+        hanging: spaces at the end of a line of the text that have no room on the row.
     """
 
     spans: tuple[Span, ...] = ()
     joint: str | None = None
     fill: Styles = ()
+    hanging: str = ""
 
     @property
     def text(self) -> str:
@@ -56,9 +63,9 @@ class Line(NamedTuple):
 
     @property
     def extent(self) -> int:
-        """Characters of the text on this line and in its joint: the same sum at any width."""
+        """Characters of the text on this line and after it: the same sum at any width."""
         words = (text for text, styles in self.spans if not {CHROME, INDENT} & set(styles))
-        return sum(map(len, words)) + len(self.joint or "")
+        return sum(map(len, words)) + len(self.joint or "") + len(self.hanging)
 
 
 BLANK = Line()
@@ -76,13 +83,18 @@ _OPENING = "（〔［｛〈《「『【〖〘〚“‘"
 _JOINED = "\u0300-\u036f\u200d\u20d0-\u20ff\u3099\u309a\ufe00-\ufe0f\U000e0100-\U000e01ef"
 _WORD = rf"[^ {_IDEOGRAPH}{_CLOSING}{_OPENING}]+"
 
-# What no line breaks: spaces, or one word with the punctuation that must stay with it.
+_CLOSING_ASCII = r",.:;?!)\]}%"
+# What stays on the line of the character before it, and after it.
+_STARTS_NO_LINE = re.compile(f"[{_CLOSING}{_CLOSING_ASCII}]")
+_ENDS_NO_LINE = re.compile(f"[{_OPENING}]")
+
+# What no line breaks: spaces, or one word with the punctuation that must stay with it. Matches the
+# empty text only at the end, and each character once: no input makes it slow.
 _PIECE = re.compile(
     rf" +"
-    rf"|(?:[{_OPENING}]|[(\[{{](?=[{_IDEOGRAPH}]))*"
-    rf"(?:(?![{_CLOSING}])[{_IDEOGRAPH}][{_JOINED}]*|{_WORD})"
-    rf"(?:[{_CLOSING}]|(?<=[{_IDEOGRAPH}{_CLOSING}])[,.:;?!)\]}}%])*"
-    rf"|[{_CLOSING}]+|[{_OPENING}]+"
+    rf"|(?:[{_OPENING}] *|[(\[{{](?=[{_IDEOGRAPH}]))*"
+    rf"(?:(?![{_CLOSING}])[{_IDEOGRAPH}][{_JOINED}]*|{_WORD})?"
+    rf"(?: *[{_CLOSING}][{_JOINED}]*|(?<! )[{_CLOSING_ASCII}])*"
 )
 
 
@@ -99,8 +111,11 @@ def wrap(spans: Iterable[Span], width: int, fill: Styles = ()) -> list[Line]:
             continue
         breaks = list(_breaks(text, width))
         for i, (start, end) in enumerate(breaks):
-            joint = text[end : breaks[i + 1][0]] if i + 1 < len(breaks) else None
-            lines.append(Line(cut(row, start, end), joint, fill))
+            if i + 1 < len(breaks):
+                joint = text[end : breaks[i + 1][0]]
+                lines.append(Line(cut(row, start, end), joint, fill))
+            else:
+                lines.append(Line(cut(row, start, end), None, fill, text[end:]))
     return lines
 
 
@@ -145,7 +160,7 @@ def plain_text(lines: Iterable[Line]) -> str:
         unwanted = (CHROME, INDENT) if broken else (CHROME,)
         parts += (text for text, styles in line.spans if not any(u in styles for u in unwanted))
         broken = line.joint is not None
-        parts.append("\n" if line.joint is None else line.joint)
+        parts.append(f"{line.hanging}\n" if line.joint is None else line.joint)
     return "".join(parts).removesuffix("\n")
 
 
@@ -166,28 +181,52 @@ def _breaks(text: str, width: int) -> Iterator[tuple[int, int]]:
     start = end = 0
     taken = 0  # of text[start:end] and of the spaces that follow it
     for found in _PIECE.finditer(text):
-        piece = found.group()
+        piece, at = found.group(), found.start()
+        is_space = piece[:1] == " "
         size = cells(piece)
-        if taken + size <= width or (piece[0] == " " and end > start):
+        if is_space and at:
             taken += size
-            if piece[0] != " ":
-                end = found.end()
-            continue
-        if end > start:
-            yield start, end
-        start, end, taken = found.start(), found.end(), size
-        if size > width:
-            *parts, (start, end, taken) = _chop(piece, width, found.start())
+        elif is_space:  # before the first word
+            yield from ((n, n + width) for n in range(0, size - width, width))
+            start = (size - 1) // width * width
+            end, taken = size, size - start
+        elif taken + size <= width:
+            end, taken = found.end(), taken + size
+        elif size <= width:
+            if end > start:
+                yield start, end
+            start, end, taken = at, found.end(), size
+        else:
+            # Indented by no more than half a line, a word that is cut anyway begins where it is.
+            if start or taken > width // 2 or not text[:at].isspace():
+                if end > start:
+                    yield start, end
+                start, taken = at, 0
+            *parts, (start, end, taken) = _chop(piece, width, at, start, taken)
             yield from ((part_start, part_end) for part_start, part_end, _ in parts)
     yield start, max(start, end)
 
 
-def _chop(piece: str, width: int, offset: int) -> Iterator[tuple[int, int, int]]:
-    """A piece too long for a line in parts (start, end, cells), cut between graphemes."""
-    start = taken = 0
-    for at, _, size in clusters(piece):
-        if taken + size > width and at > start:
-            yield offset + start, offset + at, taken
-            start, taken = at, 0
+def _chop(
+    piece: str, width: int, at: int, start: int, taken: int
+) -> Iterator[tuple[int, int, int]]:
+    """A piece too long for a line in parts (start, end, cells), cut between graphemes.
+
+    Args:
+        at: where the piece begins in its text.
+        start: where the line begins, on which `taken` cells before the piece are taken.
+    """
+    good, before_good = start, 0  # the last good place to cut, and the cells up to it
+    before = " "
+    for first, _, size in clusters(piece):
+        here, char = at + first, piece[first]
+        joined = _STARTS_NO_LINE.match(char) or _ENDS_NO_LINE.match(before)
+        if here > start and not joined and " " not in (char, before):
+            good, before_good = here, taken
+        while taken + size > width and here > start and char != " ":
+            place, upto = (good, before_good) if good > start else (here, taken)
+            yield start, at + len(piece[: place - at].rstrip(" ")), upto
+            start, taken, before_good = place, taken - upto, 0
         taken += size
-    yield offset + start, offset + len(piece), taken
+        before = char
+    yield start, at + len(piece.rstrip(" ")), taken

@@ -47,7 +47,7 @@ def test_a_file_edited_by_hand_while_a_reply_is_written(
             return
         exchange.start()
         exchange.event(delta("First half, "))
-        edited.wait(20)
+        edited.wait(60)
         if not ends:
             exchange.event(delta("and "))
             exchange.wait_for_hang_up()

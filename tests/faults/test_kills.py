@@ -97,7 +97,7 @@ def deaths(tmp_path: Path, count: int) -> list[Death]:
     )
     assert nursery.stdin is not None
     assert nursery.stdout is not None
-    moments = random.Random()
+    moments = random.Random(count)  # other moments with another --kills
     done: list[Death] = []
     try:
         for first in range(0, count, SHARE):
@@ -186,12 +186,13 @@ def test_the_real_engine_killed(
 ) -> None:
     """A small model of random weights, and every part of the program."""
     model = checkpoint(tmp_path / "model", max_position_embeddings=100_000, eos_token_id=None)
+    moments = random.Random(0)
     for _ in range(request.config.getoption("--real-kills")):
         terminal = glmtui("-m", str(model), "-s", "temperature=0", "-s", "load.dtype=float32")
         terminal.shows("ready")
         terminal.press(b"Go on\r")
         terminal.shows("tok/s")
-        began, seconds = time.monotonic(), random.uniform(1.0, 2.0)
+        began, seconds = time.monotonic(), moments.uniform(1.0, 2.0)
         terminal.until(lambda: time.monotonic() - began > seconds)  # noqa: B023
         terminal.process.kill()
         terminal.process.wait()

@@ -52,7 +52,7 @@ def test_a_link_that_drops_in_mid_reply(glmtui: Start, counter: FakeServer) -> N
     terminal.shows(" 20 ")
     os.close(terminal.slave)
     os.close(terminal.master)
-    terminal.process.wait(10)
+    terminal.process.wait(60)
     terminal.master, terminal.slave = pty.openpty()  # for the fixture to close
     check_saved(terminal.folder, 20)
 
@@ -62,7 +62,7 @@ def test_a_terminal_that_takes_nothing_does_not_keep_the_reply_from_the_disk(
 ) -> None:
     terminal = asked(glmtui, counter)
     store = Store(terminal.folder / "data/conversations")
-    size, grown, end = 0, 0, time.monotonic() + 20
+    size, grown, end = 0, 0, time.monotonic() + 60
     while grown < 4:  # nobody reads the terminal: its buffer fills, and the app's write waits
         assert time.monotonic() < end
         now = len(store.load("last").path[-1].content)

@@ -47,7 +47,7 @@ def on_terminal(folder: Path, *argv: str) -> bytes:
     except OSError:  # EIO: its end
         pass
     os.close(master)
-    process.wait(20)
+    process.wait(60)
     return output
 
 
