@@ -10,7 +10,13 @@ import re
 from itertools import chain, count
 from pathlib import Path
 
-from glmtui.store.durable import make_private_folder, read_bounded, replace_lightly
+from glmtui.store.durable import (
+    make_private_folder,
+    read_bounded,
+    remove_left_behind,
+    replace_file,
+    utf8,
+)
 from glmtui.store.locks import FolderLocks
 
 MOST_BYTES = 16 * 2**20
@@ -43,7 +49,7 @@ class Drafts:
                 path.unlink(missing_ok=True)
                 return
             make_private_folder(self._folder)
-            replace_lightly(path, text.encode(errors="replace"))
+            replace_file(path, utf8(text), synced=False)
 
     def close(self) -> None:
         """Lets another program have the draft for a new conversation."""
@@ -53,6 +59,7 @@ class Drafts:
     def _path(self, conversation_id: str) -> Path:
         if not conversation_id and not self._new:
             make_private_folder(self._folder)
+            remove_left_behind(self._folder)
             self._new = self._claim()
         return self._folder / (conversation_id or self._new)
 
@@ -60,4 +67,4 @@ class Drafts:
         """A name for the new one's draft that no running program has: one left behind if any."""
         left = sorted(path.name for path in self._folder.iterdir() if _NEW.fullmatch(path.name))
         names = chain(left, (f"new{n}" for n in count(1)))
-        return next(name for name in names if self._locks.take(name))
+        return next(name for name in names if self._locks.take(name, seconds=0))

@@ -8,11 +8,12 @@ from glmtui.chat import Conversation
 from glmtui.errors import StoreError
 from glmtui.language import _
 from glmtui.store import dumps, to_markdown
+from glmtui.store.durable import create_file, utf8
 from glmtui.store.naming import file_name, format_of
 
 
 def export(conversation: Conversation, path: Path | None) -> Path:
-    """Writes where no file is yet: .toml and .json exactly, all else as Markdown.
+    """Writes where no file is yet, a whole file or none: .toml and .json exactly, else Markdown.
 
     Args:
         path: None makes a name of the title.
@@ -24,8 +25,7 @@ def export(conversation: Conversation, path: Path | None) -> Path:
     exact = path.suffix in (".toml", ".json")
     text = dumps(conversation, format_of(path)) if exact else to_markdown(conversation)
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+        create_file(path, utf8(text))
     except OSError as error:
         said = _("{path} cannot be written: {cause}")
         raise StoreError(said.format(path=path, cause=error.strerror)) from error
