@@ -1,0 +1,106 @@
+"""What the data folder would not take, put elsewhere when the program ends.
+
+Nothing here waits for a disk that hangs, nor needs a terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from glmtui import paths
+from glmtui.chat import Conversation
+from glmtui.language import _
+from glmtui.logs import append
+from glmtui.sanitize import visible
+from glmtui.store import dumps
+from glmtui.store.durable import replace_file, utf8
+
+PLACE_SECONDS = 3.0
+"""How long each place may take: after that its disk counts as one that hangs."""
+LOG_SECONDS = 1.0
+
+T = TypeVar("T")
+
+
+def rescue(unsaved: Iterable[Conversation]) -> list[str]:
+    """Writes each to a file of its own, in the first folder that takes it.
+
+    All are written before anything is said or logged: the terminal may be gone, and the log's
+    disk full.
+
+    Returns:
+        Where each is, a line for each.
+    """
+    bad: set[Path] = set()
+    kept = [(conversation, _write(conversation, bad)) for conversation in unsaved]
+    if kept:
+        within(LOG_SECONDS, lambda: _log(kept))
+    return [_said(conversation, path) for conversation, path in kept]
+
+
+def within(seconds: float, call: Callable[[], T]) -> T | None:
+    """What a call gives on a thread of its own; None if it fails, or takes longer."""
+    given: list[T] = []
+
+    def run() -> None:
+        with contextlib.suppress(Exception):  # whatever it is, the next is to be tried
+            given.append(call())
+
+    thread = threading.Thread(target=run, name="glmtui-rescue", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return given[0] if given else None
+
+
+def _write(conversation: Conversation, bad: set[Path]) -> Path | None:
+    """The file it is in now; `bad` are the folders that have taken nothing."""
+
+    def write(place: Path) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="glmtui-", dir=place))
+        path = folder / f"{conversation.id}.toml"
+        try:
+            replace_file(path, utf8(dumps(conversation, "toml")))
+        except BaseException:
+            folder.rmdir()
+            raise
+        return path
+
+    for place in _places():
+        if place not in bad:
+            if path := within(PLACE_SECONDS, lambda place=place: write(place)):  # type: ignore[misc]
+                return path
+            bad.add(place)
+    return None
+
+
+def _places() -> Iterator[Path]:
+    """Folders that there are on most systems: on several disks, and in memory."""
+    named = (os.environ.get(name, "") for name in ("TMPDIR", "HOME", "PWD", "XDG_RUNTIME_DIR"))
+    temporary, *others = named
+    texts = (temporary, "/tmp", "/var/tmp", *others, "/dev/shm")
+    yield from dict.fromkeys(Path(text) for text in texts if text.startswith("/"))
+
+
+def _said(conversation: Conversation, path: Path | None) -> str:
+    name = visible(conversation.title)
+    if path is None:
+        return _("{name!r} could not be saved, in no folder of this computer.").format(name=name)
+    text = _("{name!r} could not be saved; it is in {path} (glmtui import {path}).")
+    return text.format(name=name, path=path)
+
+
+def _log(kept: Iterable[tuple[Conversation, Path | None]]) -> None:
+    """Without titles: the first of what was said is one."""
+    text = "".join(
+        f"{datetime.now():%Y-%m-%d %H:%M:%S} conversation {conversation.id} could not be saved; "
+        f"it is in {path or 'no folder'}\n"
+        for conversation, path in kept
+    )
+    append(paths.state_dir() / "glmtui.log", text)
