@@ -7,6 +7,7 @@ where it was, since another program has it or has changed it, goes into a copy a
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -129,12 +130,7 @@ class Saver:
         try:
             self._loop()
         except Exception as error:  # a fault of ours: say so, then let it be logged
-            self._report(
-                StoreError(
-                    _("Saving has stopped: {error!r}.").format(error=error),
-                    _("Export, then start anew."),
-                )
-            )
+            self._report(_stopped(error))
             raise
 
     def _loop(self) -> None:
@@ -152,9 +148,11 @@ class Saver:
             watch.start()
             error = self._write(batch)
             self._tell(error)
-            for call in then:
-                call()
-            self._release()
+            for call in (*then, self._release):
+                try:
+                    call()
+                except Exception:  # a fault of ours must not keep what is said from the disk
+                    traceback.print_exc()
             with self._changed:
                 self._busy = self._hung = False
             watch.cancel()
@@ -173,6 +171,10 @@ class Saver:
                 conversation = self._save(conversation)
             except StoreError as failed:
                 error = failed
+                continue
+            except Exception as fault:  # of ours; the others are saved all the same
+                if str(self._error) != str(error := _stopped(fault)):
+                    traceback.print_exc()
                 continue
             with self._changed:
                 if self._waiting.get(conversation.id) is conversation:
@@ -230,3 +232,9 @@ class Saver:
             self._left.difference_update(done)
         for conversation_id in done:
             self._disk.release(conversation_id)
+
+
+def _stopped(error: Exception) -> StoreError:
+    return StoreError(
+        _("Saving has stopped: {error!r}.").format(error=error), _("Export, then start anew.")
+    )
