@@ -41,15 +41,21 @@ class Drafts:
             return read_bounded(self._path(conversation_id), MOST_BYTES).decode()
         return ""
 
-    def write(self, conversation_id: str, text: str) -> None:
-        """Keeps `text` as the draft for a conversation; an empty one is none."""
-        with contextlib.suppress(OSError):
+    def write(self, conversation_id: str, text: str) -> bool:
+        """Keeps `text` as the draft for a conversation; an empty one is none.
+
+        Returns: False where the disk did not take it.
+        """
+        try:
             path = self._path(conversation_id)
-            if not text.strip():
+            if text.strip():
+                make_private_folder(self._folder)
+                replace_file(path, utf8(text), synced=False)
+            else:
                 path.unlink(missing_ok=True)
-                return
-            make_private_folder(self._folder)
-            replace_file(path, utf8(text), synced=False)
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Lets another program have the draft for a new conversation."""

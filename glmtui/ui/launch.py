@@ -165,7 +165,7 @@ class _Guard:
     def _end(self) -> bool:
         with end_signals.ignored():
             ended, unsaved = self._app.close()
-            self.said = rescue(unsaved)
+            self.said = rescue(unsaved, self._app.typed.unsaved())
         return ended
 
     def _force(self) -> None:

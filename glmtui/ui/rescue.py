@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,7 +30,7 @@ LOG_SECONDS = 1.0
 T = TypeVar("T")
 
 
-def rescue(unsaved: Iterable[Conversation]) -> list[str]:
+def rescue(unsaved: Iterable[Conversation], drafts: Iterable[str] = ()) -> list[str]:
     """Writes each to a file of its own, in the first folder that takes it.
 
     All are written before anything is said or logged: the terminal may be gone, and the log's
@@ -39,10 +40,16 @@ def rescue(unsaved: Iterable[Conversation]) -> list[str]:
         Where each is, a line for each.
     """
     bad: set[Path] = set()
-    kept = [(conversation, _write(conversation, bad)) for conversation in unsaved]
-    if kept:
-        within(LOG_SECONDS, lambda: _log(kept))
-    return [_said(conversation, path) for conversation, path in kept]
+    kept = [
+        (talk, _write(f"{talk.id}.toml", partial(dumps, talk, "toml"), bad)) for talk in unsaved
+    ]
+    typed = [_write("draft.txt", partial(str, draft), bad) for draft in drafts]
+    # Without titles: the first of what was said is one.
+    named = [(f"conversation {talk.id}", path) for talk, path in kept]
+    named += [("a draft", path) for path in typed]
+    if named:
+        within(LOG_SECONDS, lambda: _log(named))
+    return [_said(talk, path) for talk, path in kept] + [_said_of_a_draft(path) for path in typed]
 
 
 def within(seconds: float, call: Callable[[], T]) -> T | None:
@@ -59,14 +66,14 @@ def within(seconds: float, call: Callable[[], T]) -> T | None:
     return given[0] if given else None
 
 
-def _write(conversation: Conversation, bad: set[Path]) -> Path | None:
-    """The file it is in now; `bad` are the folders that have taken nothing."""
+def _write(name: str, text: Callable[[], str], bad: set[Path]) -> Path | None:
+    """The file that a text is in now; `bad` are the folders that have taken nothing."""
 
     def write(place: Path) -> Path:
         folder = Path(tempfile.mkdtemp(prefix="glmtui-", dir=place))
-        path = folder / f"{conversation.id}.toml"
+        path = folder / name
         try:
-            replace_file(path, utf8(dumps(conversation, "toml")))
+            replace_file(path, utf8(text()))
         except BaseException:
             folder.rmdir()
             raise
@@ -96,11 +103,16 @@ def _said(conversation: Conversation, path: Path | None) -> str:
     return text.format(name=name, path=path)
 
 
-def _log(kept: Iterable[tuple[Conversation, Path | None]]) -> None:
-    """Without titles: the first of what was said is one."""
+def _said_of_a_draft(path: Path | None) -> str:
+    if path is None:
+        return _("What you had typed could not be saved, in no folder of this computer.")
+    return _("What you had typed could not be saved; it is in {path}.").format(path=path)
+
+
+def _log(kept: Iterable[tuple[str, Path | None]]) -> None:
     text = "".join(
-        f"{datetime.now():%Y-%m-%d %H:%M:%S} conversation {conversation.id} could not be saved; "
+        f"{datetime.now():%Y-%m-%d %H:%M:%S} {name} could not be saved; "
         f"it is in {path or 'no folder'}\n"
-        for conversation, path in kept
+        for name, path in kept
     )
     append(paths.state_dir() / "glmtui.log", text)

@@ -95,10 +95,11 @@ def counting(terminal: Terminal, question: bytes = b"Count") -> None:
 
 
 def block(folder: Path) -> None:
-    """From now on the folder of the conversations takes nothing, not even root's."""
-    conversations = folder / "data/conversations"
-    conversations.rename(folder / "moved")
-    conversations.write_text("a file in the way")
+    """From now on the folders of conversations and drafts take nothing, not even from root."""
+    for name in ("data/conversations", "state/drafts"):
+        if (folder / name).exists():
+            (folder / name).rename(folder / f"moved-{name.partition('/')[2]}")
+        (folder / name).write_text("a file in the way")
 
 
 def rescued(folder: Path) -> dict[str, Conversation]:
@@ -225,13 +226,18 @@ def test_the_link_drops_with_several_conversations_unsaved(
         terminal.until(lambda: " 20 " not in "\n".join(terminal.page.display))
         terminal.press(question + b"\r")
         terminal.shows(" 20 ")
+    terminal.press(b"What I was about to ask")
+    terminal.shows("What I was about")
     hang_up(terminal, signal.SIGHUP)
+    (draft,) = (tmp_path / "temporary").glob("glmtui-*/draft.txt")
+    assert draft.read_text() == "What I was about to ask"
     found = rescued(tmp_path)
     assert sorted(found) == ["Count", "Second", "Third"]
     for talk in found.values():
         check_counted(talk, 20)
     log = logged(tmp_path)
     assert len(re.findall(r"could not be saved; it is in \S+\.toml", log)) == 3
+    assert "a draft could not be saved" in log
     assert "Second" not in log
 
 
