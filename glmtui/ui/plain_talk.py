@@ -11,6 +11,7 @@ import locale
 import queue
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -161,7 +162,10 @@ class PlainTalk:
 
     def close(self) -> tuple[bool, tuple[Conversation, ...]]:
         """Ends what runs. Returns whether it has ended, and what could not be saved."""
-        self.session.close()
+        try:
+            self.session.close()
+        except Exception:  # a fault of ours; what there is has to be saved all the same
+            traceback.print_exc()
         ended = self._engine.close(ENGINE_SECONDS)
         unsaved = self._saver.close(SAVER_SECONDS, self._let_go)
         return ended and self._saver.ended, unsaved

@@ -314,8 +314,7 @@ class Session:
             stats=reply.stats if reply else None,
             error=visible(str(error)) if error else "",
         )
-        self.reply_error, self.answered = error, True
-        self.stopped = reason == "cancelled"
+        self.reply_error, self.answered, self.stopped = error, True, reason == "cancelled"
         if reply is not None:
             self.cached_tokens = reply.stats.prompt_tokens + reply.stats.generated_tokens
         self.dropped_turns = reply.dropped_turns if reply else self.dropped_turns

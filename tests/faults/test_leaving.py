@@ -5,6 +5,7 @@ What the data folder does not take is in a temporary folder when the program has
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import re
@@ -21,8 +22,9 @@ from fakeserver import Exchange, FakeServer, delta, serving
 from terminal import Start, Terminal
 
 from glmtui.chat import Conversation, Message
+from glmtui.errors import StoreError
 from glmtui.store import Store, durable, read_file
-from glmtui.ui import rescue
+from glmtui.ui import exporting, rescue
 
 PLAIN = ("-s", "ui.plain=true")
 
@@ -344,6 +346,18 @@ def test_each_place_is_tried_and_one_that_hangs_is_left(
     assert list((tmp_path / "full").iterdir()) == []
     monkeypatch.setattr(rescue, "_places", lambda: iter(places[:1]))
     assert "no folder" in rescue.rescue(talks[:1])[0]
+
+
+def test_an_export_to_a_disk_that_hangs_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    sync = os.fsync
+    monkeypatch.setattr(durable.os, "fsync", lambda handle: gate.wait(10) and sync(handle))
+    monkeypatch.setattr(exporting, "WRITE_SECONDS", 0.1)
+    with pytest.raises(StoreError, match=os.strerror(errno.ETIMEDOUT)):
+        exporting.export(an_old_one(), tmp_path / "file.md")
+    gate.set()
 
 
 # ---- an app that does not come to its end
