@@ -97,8 +97,9 @@ def move_file(path: Path, to: Path) -> None:
 def remove_left_behind(folder: Path) -> None:
     """Removes temporary files of `replace_file` whose program was killed."""
     for path in folder.glob(f"{PREFIX}*.tmp"):
-        if time.time() - path.lstat().st_mtime > LEFT_BEHIND_SECONDS:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another program was quicker
+            if time.time() - path.lstat().st_mtime > LEFT_BEHIND_SECONDS:
+                path.unlink()
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,18 +26,12 @@ from glmtui.errors import (
 )
 from glmtui.language import _
 from glmtui.store import journal
-from glmtui.store.durable import (
-    LEFT_BEHIND_SECONDS,
-    make_private_folder,
-    read_bounded,
-    remove_file,
-    remove_left_behind,
-    replace_file,
-)
+from glmtui.store.durable import make_private_folder, read_bounded, remove_file, replace_file
 from glmtui.store.file_listing import files_of
 from glmtui.store.format import FileFormat, dumps, loads
 from glmtui.store.index import Index
 from glmtui.store.journal import Known, beside, digest_of, stamp_of
+from glmtui.store.leftovers import remove_leftovers
 from glmtui.store.locks import FolderLocks
 from glmtui.store.naming import file_name, format_of, free_name_aside, id_of
 from glmtui.store.reading import MAX_BYTES, Summary, naming, peek_at, summary, text_of, writing_in
@@ -48,7 +40,6 @@ from glmtui.store.trash import Trash
 TURN_SECONDS = 5.0
 """How long a load waits for a save to end; one of 50 MB takes less."""
 MOST_READS = 3
-_LEFT_BEHIND = re.compile(r"\.([0-9a-f]{8})(?:\.lock|-\w+\.tmp)")
 
 
 class Store:
@@ -115,6 +106,7 @@ class Store:
                     if known.stamp == stamp_of(path):
                         break
             self._known[known.conversation.id] = known
+            self._tried.pop(known.conversation.id, None)
             return known.conversation
 
     def _read(self, path: Path) -> Known:
@@ -162,10 +154,12 @@ class Store:
         with self._in_turn():
             path = self._find(id_or_prefix)
             self.hold(id_of(path))
-            with writing_in(self.folder):
-                self._trash.put(path)
-            self._known.pop(id_of(path), None)
-            self.release(id_of(path))
+            try:
+                with writing_in(self.folder):
+                    self._trash.put(path)
+                self._known.pop(id_of(path), None)
+            finally:
+                self.release(id_of(path))
 
     def restore(self, conversation_id: str) -> None:
         """Brings a deleted conversation back. Raises ConversationNotFound, StoreError."""
@@ -342,6 +336,7 @@ class Store:
         self._known[conversation.id] = Known(
             path, digest, stamp_of(path), len(data), conversation, count
         )
+        self._tried.pop(conversation.id, None)
         return path
 
     def _place(self, conversation: Conversation) -> Path:
@@ -384,16 +379,6 @@ class Store:
         return CorruptConversation(error.message, hint.format(file=aside.name))
 
     def _clean(self) -> None:
-        """Removes temporary and lock files whose program is gone."""
-        for path in list(self.folder.iterdir()):
-            match = _LEFT_BEHIND.fullmatch(path.name)
-            if match is None or not self._locks.take(match[1], seconds=0):
-                continue
-            # Without locks only age tells. A lock file goes with its release.
-            old = time.time() - path.lstat().st_mtime > LEFT_BEHIND_SECONDS
-            if path.suffix == ".tmp" and (old or not self._locks.missing):
-                path.unlink(missing_ok=True)
-            self._locks.release(match[1])
-        remove_left_behind(self.folder)
-
+        """Removes what no program uses any more."""
+        remove_leftovers(self.folder, self._locks)
         self._trash.remove_old()

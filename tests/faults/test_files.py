@@ -242,6 +242,26 @@ def test_releasing_a_lock_leaves_that_of_another(tmp_path: Path, removed_by: str
             other.communicate("")
 
 
+def test_two_programs_that_clean_up_at_once_hold_no_lock_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one finds left behind the other has just removed."""
+    for name in ("1f2e3d4c", "5a5a5a5a"):
+        (tmp_path / f".{name}-abcd1234.tmp").write_text("left behind")
+    take = FolderLocks.take
+
+    def slow_take(locks: FolderLocks, name: str, seconds: float = 0) -> bool:
+        taken = take(locks, name, seconds)
+        (tmp_path / f".{name}-abcd1234.tmp").unlink()
+        return taken
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderLocks, "take", slow_take)
+        store = Store(tmp_path)
+    assert store._locks.held() == ()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_moved_away_is_locked_again(tmp_path: Path) -> None:
     store, talk = Store(tmp_path / "chats"), Conversation.new().add(Message("user", "q"))
     store.save(talk)
