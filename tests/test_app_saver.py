@@ -187,8 +187,9 @@ def test_a_copy_that_waits_at_the_end_is_handed_back(copies: Copies) -> None:
 
 
 def test_a_fault_of_ours_keeps_nothing_else_from_the_disk(
-    copies: Copies, capfd: pytest.CaptureFixture[str]
+    copies: Copies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("GLMTUI_STATE_DIR", str(tmp_path))
     other = Conversation.new().add(Message("user", "other"))
     save = copies.disk.save
 
@@ -204,7 +205,7 @@ def test_a_fault_of_ours_keeps_nothing_else_from_the_disk(
     assert [*copies.disk.saved] == [mine.id]
     assert "Saving has stopped: ZeroDivisionError()" in str(copies.reports[0])
     assert copies.saver.close(5) == (other,)
-    assert capfd.readouterr().err.count("Traceback") == 2
+    assert (tmp_path / "crash.log").read_text().count("Traceback") == 2
 
 
 @pytest.mark.parametrize("where", ["save", "release", "call"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from glmtui.store.durable import (
     make_private_folder,
     read_bounded,
-    remove_left_behind,
+    remove_if_left_behind,
     replace_file,
     utf8,
 )
@@ -65,7 +65,8 @@ class Drafts:
     def _path(self, conversation_id: str) -> Path:
         if not conversation_id and not self._new:
             make_private_folder(self._folder)
-            remove_left_behind(self._folder)
+            for path in list(self._folder.iterdir()):
+                remove_if_left_behind(path)
             self._new = self._claim()
         return self._folder / (conversation_id or self._new)
 

@@ -94,9 +94,9 @@ def move_file(path: Path, to: Path) -> None:
     sync_folder(path.parent)
 
 
-def remove_left_behind(folder: Path) -> None:
-    """Removes temporary files of `replace_file` whose program was killed."""
-    for path in folder.glob(f"{PREFIX}*.tmp"):
+def remove_if_left_behind(path: Path) -> None:
+    """Removes a temporary file of `replace_file` whose program was killed, and no other file."""
+    if path.name.startswith(PREFIX) and path.suffix == ".tmp":
         with contextlib.suppress(FileNotFoundError):  # another program was quicker
             if time.time() - path.lstat().st_mtime > LEFT_BEHIND_SECONDS:
                 path.unlink()

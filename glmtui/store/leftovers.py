@@ -7,7 +7,7 @@ import re
 import time
 from pathlib import Path
 
-from glmtui.store.durable import LEFT_BEHIND_SECONDS, remove_left_behind
+from glmtui.store.durable import LEFT_BEHIND_SECONDS, remove_if_left_behind
 from glmtui.store.locks import FolderLocks
 
 _LEFT_BEHIND = re.compile(r"\.([0-9a-f]{8})(?:\.lock|-\w+\.tmp)")
@@ -16,6 +16,7 @@ _LEFT_BEHIND = re.compile(r"\.([0-9a-f]{8})(?:\.lock|-\w+\.tmp)")
 def remove_leftovers(folder: Path, locks: FolderLocks) -> None:
     """Removes temporary and lock files whose program is gone. Raises OSError."""
     for path in list(folder.iterdir()):
+        remove_if_left_behind(path)
         match = _LEFT_BEHIND.fullmatch(path.name)
         if match is None or not locks.take(match[1], seconds=0):
             continue
@@ -27,4 +28,3 @@ def remove_leftovers(folder: Path, locks: FolderLocks) -> None:
                     path.unlink()
         finally:
             locks.release(match[1])
-    remove_left_behind(folder)

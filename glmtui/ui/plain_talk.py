@@ -11,7 +11,6 @@ import locale
 import queue
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -21,6 +20,7 @@ from glmtui.config import Settings
 from glmtui.engine.api import Engine, Event
 from glmtui.errors import GlmtuiError, StoreError, UsageError
 from glmtui.language import _
+from glmtui.logs import unexpected
 from glmtui.sanitize import one_line, visible
 from glmtui.store import Store
 from glmtui.ui import wording
@@ -152,20 +152,26 @@ class PlainTalk:
         self._say(_("{key} lists what can be done.").format(key="/help"))
         while not self._over:
             try:
-                with self._rest():
-                    line = self._read()
+                if (line := self._line()) is None:
+                    return
                 self._take(line)
             except KeyboardInterrupt:
                 self._say(_("{key} quits.").format(key="/quit"))
-            except (EOFError, OSError):  # the latter of a terminal that has gone
-                return
+
+    def _line(self) -> str | None:
+        """What the user types next; None where nothing comes any more."""
+        try:
+            with self._rest():
+                return self._read()
+        except (EOFError, OSError):  # the latter of a terminal that has gone
+            return None
 
     def close(self) -> tuple[bool, tuple[Conversation, ...]]:
         """Ends what runs. Returns whether it has ended, and what could not be saved."""
         try:
             self.session.close()
-        except Exception:  # a fault of ours; what there is has to be saved all the same
-            traceback.print_exc()
+        except Exception as fault:  # of ours; what there is has to be saved all the same
+            unexpected(fault)
         ended = self._engine.close(ENGINE_SECONDS)
         unsaved = self._saver.close(SAVER_SECONDS, self._let_go)
         return ended and self._saver.ended, unsaved

@@ -7,7 +7,6 @@ where it was, since another program has it or has changed it, goes into a copy a
 from __future__ import annotations
 
 import threading
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Protocol
 from glmtui.chat import Conversation
 from glmtui.errors import ConversationChanged, ConversationInUse, StoreError
 from glmtui.language import _
+from glmtui.logs import unexpected
 
 RETRY_SECONDS = 10.0
 SLOW_SECONDS = 2.0
@@ -151,8 +151,8 @@ class Saver:
             for call in (*then, self._release):
                 try:
                     call()
-                except Exception:  # a fault of ours must not keep what is said from the disk
-                    traceback.print_exc()
+                except Exception as fault:  # of ours; it keeps nothing that is said from the disk
+                    unexpected(fault)
             with self._changed:
                 self._busy = self._hung = False
             watch.cancel()
@@ -174,7 +174,7 @@ class Saver:
                 continue
             except Exception as fault:  # of ours; the others are saved all the same
                 if str(self._error) != str(error := _stopped(fault)):
-                    traceback.print_exc()
+                    unexpected(fault)
                 continue
             with self._changed:
                 if self._waiting.get(conversation.id) is conversation:

@@ -110,6 +110,8 @@ def test_each_call_fails(tried: Tried) -> None:
     failed = 0
     for at in range(len(calls)):
         number = ERRORS[at % len(ERRORS)]
+        if calls[at] == "close":  # which never fails here, see `calls`
+            continue
         for lasting in (False, True):
             found = seen(tried.run(str(number), at, lasting=lasting))
             assert not tried.outcome.died, (calls[: at + 1], "it failed again")
@@ -124,9 +126,8 @@ def test_writes_that_take_a_part_only(tried: Tried) -> None:
     assert seen(tried.run("short", 0, lasting=True)) == tried.good[-1]
 
 
+@pytest.mark.parametrize("tried", [a for a in acts.ACTS if a != "a draft"], indirect=True)
 def test_a_power_cut_at_each_call(tried: Tried, prepared: Path, tmp_path: Path) -> None:
-    if "draft" in tried._act:
-        pytest.skip("drafts do not outlive a power cut")
     tried.run()
     states = 0
     cuts = states_after_a_power_cut(disk(prepared), tried.outcome.log)
