@@ -23,6 +23,7 @@ from glmtui.config import SETTINGS, Settings
 from glmtui.doctor import Finding
 from glmtui.errors import StoreError
 from glmtui.language import _
+from glmtui.store.durable import create_file, utf8
 
 LOG_BYTES = 64_000  # of the end of each log
 LIBRARIES = ("textual", "torch", "transformers", "tokenizers", "safetensors", "httpx")
@@ -52,8 +53,7 @@ def write(path: Path, findings: Iterable[Finding], settings: Settings) -> None:
         parts += [f"== {log.name}", _end_of(log)]
     text = redacted("\n".join(parts) + "\n")
     try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(text.encode("utf-8", "replace"))
+        create_file(path, utf8(text))
     except OSError as error:
         raise StoreError(
             _("cannot write {path}: {reason}").format(path=path, reason=error.strerror)

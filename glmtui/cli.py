@@ -277,6 +277,7 @@ def _list(args: Namespace) -> int:
 
 def _export(args: Namespace) -> int:
     from glmtui.store import dumps, to_markdown
+    from glmtui.store.durable import replace_file, utf8
 
     conversation = _store(args).load(args.id)
     ending = args.file.suffix[1:] if args.file else ""
@@ -289,7 +290,7 @@ def _export(args: Namespace) -> int:
         _print(text.rstrip("\n"))
     else:
         try:
-            args.file.write_text(text, encoding="utf-8")
+            replace_file(args.file, utf8(text))
         except OSError as error:
             raise StoreError(
                 _("cannot write {path}: {reason}").format(path=args.file, reason=error.strerror)

@@ -23,6 +23,7 @@ from glmtui.store.durable import make_private_folder
 
 LOG_BYTES = 1_000_000  # a log that is longer begins anew; the old one is kept beside it
 LOOK_SECONDS = 10.0  # between looks at what libraries have written
+JOIN_SECONDS = 1.0  # the log's disk may hang
 
 
 def open_log(log: Path) -> int:
@@ -64,7 +65,7 @@ def kept_short(log: Path, *descriptors: int) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        thread.join()
+        thread.join(JOIN_SECONDS)
 
 
 @contextmanager
@@ -86,14 +87,19 @@ class _Formatter(logging.Formatter):
         return without_credentials(super().format(record))
 
 
+def append(log: Path, text: str) -> None:
+    """Adds text to a log, without passwords of addresses. Raises OSError."""
+    with os.fdopen(open_log(log), "a", encoding="utf-8", errors="replace") as file:
+        file.write(without_credentials(text))
+
+
 def unexpected(error: Exception) -> GlmtuiError:
     """The error in a line; its traceback goes to a log file."""
     log = paths.state_dir() / "crash.log"
     what = _("unexpected {kind}: {error}").format(kind=type(error).__name__, error=error)
     try:
-        with os.fdopen(open_log(log), "a", encoding="utf-8", errors="replace") as file:
-            file.write(f"glmtui {__version__}, {datetime.now():%Y-%m-%d %H:%M:%S}\n")
-            file.write(without_credentials("".join(traceback.format_exception(error))) + "\n")
+        head = f"glmtui {__version__}, {datetime.now():%Y-%m-%d %H:%M:%S}\n"
+        append(log, head + "".join(traceback.format_exception(error)) + "\n")
     except OSError:
         return GlmtuiError(what, _("The details could not be written to {log}.").format(log=log))
     return GlmtuiError(what, _("The details are in {log}.").format(log=log))

@@ -50,7 +50,7 @@ def test_programs_that_run_at_once_have_a_new_draft_each(tmp_path: Path) -> None
 def test_a_folder_that_cannot_be_used_has_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     drafts = Drafts(tmp_path / "file")
-    drafts.write("", "lost")
+    assert not drafts.write("", "lost")
     assert drafts.read("") == ""
 
 

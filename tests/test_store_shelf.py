@@ -11,7 +11,8 @@ import pytest
 
 from glmtui.chat import Conversation, Message
 from glmtui.errors import ConversationChanged, ConversationInUse, ConversationNotFound
-from glmtui.store import Store, folder, index, reading
+from glmtui.store import Store, index, reading, trash
+from glmtui.store import folder as store_folder
 from glmtui.store.format import FileFormat, dumps, loads
 
 TALK = Conversation.new(model="smollm2").add(Message("user", "A question"))
@@ -43,7 +44,7 @@ def test_what_is_deleted_can_be_brought_back_by_the_next_session_too(store: Stor
 def test_after_a_month_it_is_gone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.save(TALK)
     store.delete(TALK.id)
-    later = time.time() + 24 * 3600 * (folder.TRASH_DAYS - 1)
+    later = time.time() + 24 * 3600 * (trash.TRASH_DAYS - 1)
     monkeypatch.setattr(time, "time", lambda: later)
     assert len(list((store.folder / "trash").iterdir())) == 1
     Store(store.folder)
@@ -124,7 +125,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(path.name)
         return reading.peek_at(path)
 
-    monkeypatch.setattr(folder, "peek_at", peek_at)
+    monkeypatch.setattr(store_folder, "peek_at", peek_at)
     return names
 
 

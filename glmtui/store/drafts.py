@@ -10,7 +10,13 @@ import re
 from itertools import chain, count
 from pathlib import Path
 
-from glmtui.store.durable import make_private_folder, read_bounded, replace_lightly
+from glmtui.store.durable import (
+    make_private_folder,
+    read_bounded,
+    remove_if_left_behind,
+    replace_file,
+    utf8,
+)
 from glmtui.store.locks import FolderLocks
 
 MOST_BYTES = 16 * 2**20
@@ -35,15 +41,21 @@ class Drafts:
             return read_bounded(self._path(conversation_id), MOST_BYTES).decode()
         return ""
 
-    def write(self, conversation_id: str, text: str) -> None:
-        """Keeps `text` as the draft for a conversation; an empty one is none."""
-        with contextlib.suppress(OSError):
+    def write(self, conversation_id: str, text: str) -> bool:
+        """Keeps `text` as the draft for a conversation; an empty one is none.
+
+        Returns: False where the disk did not take it.
+        """
+        try:
             path = self._path(conversation_id)
-            if not text.strip():
+            if text.strip():
+                make_private_folder(self._folder)
+                replace_file(path, utf8(text), synced=False)
+            else:
                 path.unlink(missing_ok=True)
-                return
-            make_private_folder(self._folder)
-            replace_lightly(path, text.encode(errors="replace"))
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Lets another program have the draft for a new conversation."""
@@ -53,6 +65,8 @@ class Drafts:
     def _path(self, conversation_id: str) -> Path:
         if not conversation_id and not self._new:
             make_private_folder(self._folder)
+            for path in list(self._folder.iterdir()):
+                remove_if_left_behind(path)
             self._new = self._claim()
         return self._folder / (conversation_id or self._new)
 
@@ -60,4 +74,4 @@ class Drafts:
         """A name for the new one's draft that no running program has: one left behind if any."""
         left = sorted(path.name for path in self._folder.iterdir() if _NEW.fullmatch(path.name))
         names = chain(left, (f"new{n}" for n in count(1)))
-        return next(name for name in names if self._locks.take(name))
+        return next(name for name in names if self._locks.take(name, seconds=0))

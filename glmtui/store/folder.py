@@ -10,12 +10,8 @@ file is a conversation of its own.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import re
-import stat
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,17 +26,20 @@ from glmtui.errors import (
 )
 from glmtui.language import _
 from glmtui.store import journal
-from glmtui.store.durable import make_private_folder, read_bounded, replace_file, sync_folder
+from glmtui.store.durable import make_private_folder, read_bounded, remove_file, replace_file
+from glmtui.store.file_listing import files_of
 from glmtui.store.format import FileFormat, dumps, loads
 from glmtui.store.index import Index
 from glmtui.store.journal import Known, beside, digest_of, stamp_of
+from glmtui.store.leftovers import remove_leftovers
 from glmtui.store.locks import FolderLocks
 from glmtui.store.naming import file_name, format_of, free_name_aside, id_of
-from glmtui.store.reading import MAX_BYTES, Summary, naming, peek_at, summary, text_of
+from glmtui.store.reading import MAX_BYTES, Summary, naming, peek_at, summary, text_of, writing_in
+from glmtui.store.trash import Trash
 
-TRASH_DAYS = 30
-_NAMED_BY_ID = re.compile(r"[0-9a-f]{8}\.(?:toml|json)$")
-_LEFT_BEHIND = re.compile(r"\.([0-9a-f]{8})(?:\.lock|-\w+\.tmp)")
+TURN_SECONDS = 5.0
+"""How long a load waits for a save to end; one of 50 MB takes less."""
+MOST_READS = 3
 
 
 class Store:
@@ -60,8 +59,9 @@ class Store:
         self.folder = folder
         self.file_format: FileFormat = file_format
         self.problems: tuple[StoreError, ...] = ()
-        self._trash = folder / "trash"
+        self._trash = Trash(folder)
         self._known: dict[str, Known] = {}
+        self._tried: dict[str, Known] = {}  # what the last file that was begun is to be
         self._locks = FolderLocks(folder)
         self._turn = threading.RLock()
         # A folder that cannot be read or written says so when it is used.
@@ -88,10 +88,8 @@ class Store:
         """
         with self._turn:
             self.hold(conversation.id)
-            try:
+            with writing_in(self.folder):
                 return self._write(conversation)
-            except OSError as error:
-                raise self._unwritable(error) from error
 
     def load(self, id_or_prefix: str) -> Conversation:
         """The conversation whose id starts so, or the newest for "last".
@@ -99,22 +97,31 @@ class Store:
         Raises ConversationNotFound if there is none or more than one, CorruptConversation after
         setting the file aside, NewerFormat, StoreError.
         """
-        with self._turn:
+        with self._in_turn():
             path = self._find(id_or_prefix)
-            try:
+            for _attempt in range(MOST_READS):
+                known = self._read(path)
+                # Two files: another program may have written one of them between our reads.
                 with naming(path):
-                    stamp, data = stamp_of(path), read_bounded(path, MAX_BYTES)
-                    conversation = replace(loads(text_of(data), format_of(path)), id=id_of(path))
-            except CorruptConversation as error:
-                raise self._set_aside(path, error) from error
-            more = beside(path, conversation.id)
-            try:
-                with naming(more):
-                    known = journal.read(path, data, stamp, conversation)
-            except CorruptConversation as error:
-                raise self._set_aside(more, error) from error
-            self._known[conversation.id] = known
+                    if known.stamp == stamp_of(path):
+                        break
+            self._known[known.conversation.id] = known
+            self._tried.pop(known.conversation.id, None)
             return known.conversation
+
+    def _read(self, path: Path) -> Known:
+        try:
+            with naming(path):
+                stamp, data = stamp_of(path), read_bounded(path, MAX_BYTES)
+                conversation = replace(loads(text_of(data), format_of(path)), id=id_of(path))
+        except CorruptConversation as error:
+            raise self._set_aside(path, error) from error
+        more = beside(path, conversation.id)
+        try:
+            with naming(more):
+                return journal.read(path, data, stamp, conversation)
+        except CorruptConversation as error:
+            raise self._set_aside(more, error) from error
 
     def amend(
         self, id_or_prefix: str, *, title: str | None = None, pinned: bool | None = None
@@ -123,7 +130,7 @@ class Store:
 
         It keeps its place in the list. Raises like `load` and `save`.
         """
-        with self._turn:
+        with self._in_turn():
             conversation = self.load(id_or_prefix)
             held = conversation.id in self._locks.held()
             if title is not None:
@@ -131,11 +138,10 @@ class Store:
             if pinned is not None:
                 conversation = replace(conversation, pinned=pinned)
             try:
-                before = self._known[conversation.id].path.stat()
-                path = self.save(conversation)
-                os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-            except OSError as error:
-                raise self._unwritable(error) from error
+                with writing_in(self.folder):
+                    before = self._known[conversation.id].path.stat()
+                    path = self.save(conversation)
+                    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
             finally:
                 if not held:
                     self.release(conversation.id)
@@ -143,35 +149,39 @@ class Store:
     def delete(self, id_or_prefix: str) -> None:
         """Puts a conversation's file into the trash, from where `restore` brings it back.
 
-        After `TRASH_DAYS` it is gone for good. Raises like `load` and `save`.
+        After `trash.TRASH_DAYS` it is gone for good. Raises like `load` and `save`.
         """
-        with self._turn:
+        with self._in_turn():
             path = self._find(id_or_prefix)
             self.hold(id_of(path))
-            self._move(path, self._trash / path.name)
-            self._known.pop(id_of(path), None)
-            self.release(id_of(path))
+            try:
+                with writing_in(self.folder):
+                    self._trash.put(path)
+                self._known.pop(id_of(path), None)
+            finally:
+                self.release(id_of(path))
 
     def restore(self, conversation_id: str) -> None:
         """Brings a deleted conversation back. Raises ConversationNotFound, StoreError."""
-        with self._turn:
-            there = [path for path, _ in files_of(self._trash) if id_of(path) == conversation_id]
-            if not there:
+        with self._in_turn():
+            there = self._trash.find(conversation_id)
+            if there is None:
                 raise ConversationNotFound(
                     _("{name!r} is not in the trash any more").format(name=conversation_id)
                 )
-            self._move(there[0], self.folder / there[0].name)
-
-    def _move(self, path: Path, to: Path) -> None:
-        try:
-            make_private_folder(to.parent)
-            with contextlib.suppress(FileNotFoundError):
-                beside(path, id_of(path)).replace(beside(to, id_of(to)))
-            path.replace(to)
-            sync_folder(self._trash)
-            sync_folder(self.folder)
-        except OSError as error:
-            raise self._unwritable(error) from error
+            if any(id_of(path) == conversation_id for path, _ in self._files(conversation_id)):
+                raise StoreError(
+                    _("conversation {name} is there again; it is not overwritten").format(
+                        name=conversation_id
+                    ),
+                    _("The deleted one is in {path}.").format(path=there),
+                )
+            self.hold(conversation_id)
+            try:
+                with writing_in(self.folder):
+                    self._trash.give_back(there)
+            finally:
+                self.release(conversation_id)
 
     # ---- all of them
 
@@ -216,12 +226,9 @@ class Store:
         Raises ConversationInUse if another program holds it, StoreError if nothing can be written
         here at all.
         """
-        try:
-            with self._turn:
-                make_private_folder(self.folder)
-                held = self._locks.take(conversation_id)
-        except OSError as error:
-            raise self._unwritable(error) from error
+        with self._turn, writing_in(self.folder):
+            make_private_folder(self.folder)
+            held = self._locks.take(conversation_id)
         if not held:
             holder = self._locks.holder(conversation_id) or "unknown"
             raise ConversationInUse(
@@ -250,6 +257,19 @@ class Store:
         """Gives up all that is held."""
         for conversation_id in self._locks.held():
             self.release(conversation_id)
+
+    @contextlib.contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """Waits for a save to end, though not for a disk that hangs."""
+        if not self._turn.acquire(timeout=TURN_SECONDS):
+            raise StoreError(
+                _("the disk of {folder!r} does not answer").format(folder=str(self.folder)),
+                _("Try again when it does."),
+            )
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     # ---- finding files
 
@@ -303,13 +323,20 @@ class Store:
         data = dumps(conversation, format_of(path)).encode()
         known, digest = self._known.get(conversation.id), digest_of(data)
         if known is None or (known.path, known.digest) != (path, digest) or not path.exists():
+            if known is not None and known.later:
+                known.announce(digest)
+            later, count = (known.later if known else b""), len(conversation.messages)
+            self._tried[conversation.id] = Known(
+                path, digest, (0, 0, 0), len(data), conversation, count, later
+            )
             replace_file(path, data, prefix=f".{conversation.id}-")
         if known is not None and known.later:
-            beside(path, conversation.id).unlink(missing_ok=True)
+            remove_file(beside(path, conversation.id))
         count = len(conversation.messages)
         self._known[conversation.id] = Known(
             path, digest, stamp_of(path), len(data), conversation, count
         )
+        self._tried.pop(conversation.id, None)
         return path
 
     def _place(self, conversation: Conversation) -> Path:
@@ -324,6 +351,11 @@ class Store:
         for path in there:
             with naming(path):
                 unchanged = known and known.is_still_at(path)
+                # A save that failed may have got as far as the new file.
+                tried = None if unchanged else self._tried.get(conversation.id)
+                if tried is not None and tried.is_still_at(path):
+                    self._known[conversation.id] = replace(tried, stamp=stamp_of(path))
+                    unchanged = True
             if not unchanged:
                 raise ConversationChanged(
                     _("{file!r} was changed by someone else since it was opened here").format(
@@ -347,53 +379,6 @@ class Store:
         return CorruptConversation(error.message, hint.format(file=aside.name))
 
     def _clean(self) -> None:
-        """Removes temporary and lock files whose program is gone."""
-        for path in list(self.folder.iterdir()):
-            match = _LEFT_BEHIND.fullmatch(path.name)
-            if match is None or not self._locks.take(match[1]):
-                continue
-            # Without locks only age tells: no save lasts an hour.
-            if not self._locks.missing or time.time() - path.stat().st_mtime > 3600:
-                path.unlink(missing_ok=True)
-            self._locks.release(match[1])
-
-        for path, status in files_of(self._trash):
-            # A file is changed, though not modified, when it is put there.
-            if time.time() - status.st_ctime > TRASH_DAYS * 24 * 3600:
-                beside(path, id_of(path)).unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
-
-    def _unwritable(self, error: OSError) -> StoreError:
-        hint = ""
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = _("Free some space there, or export the conversation to another disk.")
-        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            hint = _("Make the folder writable, or set GLMTUI_DATA_DIR to one that is.")
-        return StoreError(
-            _("cannot write in {folder!r}: {reason}").format(
-                folder=str(self.folder), reason=error.strerror
-            ),
-            hint,
-        )
-
-
-def files_of(folder: Path, id_prefix: str = "") -> list[tuple[Path, os.stat_result]]:
-    """The conversation files in a folder, in no order; of all only those whose id may begin so.
-
-    Raises OSError.
-    """
-    found = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or not entry.name.endswith((".toml", ".json")):
-                    continue
-                if id_prefix not in entry.name and _NAMED_BY_ID.search(entry.name):
-                    continue
-                with contextlib.suppress(OSError):  # a link to nowhere or to itself
-                    status = entry.stat()
-                    if stat.S_ISREG(status.st_mode):
-                        found.append((folder / entry.name, status))
-    except FileNotFoundError:
-        return []
-    return found
+        """Removes what no program uses any more."""
+        remove_leftovers(self.folder, self._locks)
+        self._trash.remove_old()

@@ -12,7 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from glmtui.store.durable import read_bounded, replace_lightly
+from glmtui.store.durable import read_bounded, replace_file, utf8
 from glmtui.store.format import Peek
 
 NAME = ".index.json"
@@ -61,7 +61,7 @@ class Index:
             return
         data = json.dumps({"version": VERSION, "files": self._seen}, ensure_ascii=False)
         with contextlib.suppress(OSError):  # a folder that cannot be written
-            replace_lightly(self._path, data.encode(errors="replace"))
+            replace_file(self._path, utf8(data), synced=False)
 
 
 def _key(status: os.stat_result) -> list[int]:

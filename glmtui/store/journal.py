@@ -7,6 +7,7 @@ to ``.<id>.new``. Knows what was last read and written of a conversation, and no
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -71,9 +72,21 @@ class Known:
             return None
         if later != self.later:
             replace_file(beside(self.path, conversation.id), data, prefix=f".{conversation.id}-")
-            os.utime(self.path)  # it is the conversation written last
+            with contextlib.suppress(PermissionError):  # a file of another user
+                os.utime(self.path)  # it is the conversation written last
         stamp = stamp_of(self.path)
         return replace(self, stamp=stamp, conversation=conversation, whole=whole, later=later)
+
+    def announce(self, digest: bytes) -> None:
+        """Has what lies beside the file count for nothing beside one of this digest.
+
+        To be called before a file that has it all is written, else a program that is killed before
+        it removes what lies beside it would leave messages there that were deleted. Raises OSError.
+        """
+        data = dumps_later(self.conversation, self.whole, self.digest, within=digest).encode()
+        replace_file(
+            beside(self.path, self.conversation.id), data, prefix=f".{self.conversation.id}-"
+        )
 
 
 def beside(path: Path, conversation_id: str) -> Path:
@@ -129,10 +142,15 @@ def shared(before: Conversation, now: Conversation) -> int | None:
     return same if all(message.id in there for message in before.messages[same:]) else None
 
 
-def dumps_later(conversation: Conversation, start: int, digest: bytes) -> str:
-    """The messages from `start` on, to be added to a file of this digest."""
+def dumps_later(conversation: Conversation, start: int, digest: bytes, within: bytes = b"") -> str:
+    """The messages from `start` on, to be added to a file of this digest.
+
+    Args:
+        within: digest of a file that has them already, if one is about to be written.
+    """
     table = {
         "file": digest.hex(),
+        "within": within.hex(),
         "model": shown_name(conversation.model),
         "head": conversation.head,
         "messages": [message_table(m, plain=False) for m in conversation.messages[start:]],
@@ -146,7 +164,8 @@ def add_later(conversation: Conversation, text: str, digest: bytes) -> tuple[Con
 
     A file that is not the one it was made for has been changed by hand since, or has it all
     already: then a message that is there is only replaced by one that goes on where it ends, and a
-    parent that is gone by the last message.
+    parent that is gone by the last message. To a file that they were announced to be within,
+    nothing is added.
 
     Raises CorruptConversation.
     """
@@ -154,6 +173,8 @@ def add_later(conversation: Conversation, text: str, digest: bytes) -> tuple[Con
     rows: Any = data.get("messages") if isinstance(data, dict) else None
     if not isinstance(rows, list):
         raise CorruptConversation(_("it is no list of messages"))
+    if data.get("within") == digest.hex():
+        return conversation, len(conversation.messages)
     fits = data.get("file") == digest.hex()
     messages = {message.id: message for message in conversation.messages}
     places = {name: n for n, name in enumerate(messages)}

@@ -10,9 +10,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import time
 from io import FileIO
 from pathlib import Path
 
+WAIT_SECONDS = 0.3
+"""A program that starts takes each lock that was left behind, for a moment."""
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -28,10 +31,24 @@ class FolderLocks:
         self._held: dict[str, FileIO] = {}
         self.missing = ""
 
-    def take(self, name: str) -> bool:
-        """Whether the lock is ours, now or already. OSError where no file can be made."""
-        if name in self._held:
-            return True
+    def take(self, name: str, seconds: float = WAIT_SECONDS) -> bool:
+        """Whether the lock is ours, now or already, or within `seconds`.
+
+        Raises OSError where no file can be made.
+        """
+        end = time.monotonic() + seconds
+        while not self._take(name):
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _take(self, name: str) -> bool:
+        if (file := self._held.get(name)) is not None:
+            if self.missing or _is_there(file, self._path(name)):
+                return True
+            # Someone removed the file or moved the folder; other programs would not see our lock.
+            self._held.pop(name).close()
         while True:
             file = self._open(name)
             try:
@@ -48,8 +65,8 @@ class FolderLocks:
                 break
             file.close()  # its last holder removed it between our open and our lock
         with contextlib.suppress(OSError):  # on a full disk, a lock without a name
-            file.truncate(0)
-            file.write(f"{os.getpid()} on {os.uname().nodename}".encode())
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{os.getpid()} on {os.uname().nodename}".encode())
         self._held[name] = file
         return True
 
@@ -64,8 +81,10 @@ class FolderLocks:
         """Gives the lock back, if it is ours."""
         if file := self._held.pop(name, None):
             try:
-                # Before it is unlocked: whoever locks it next must find it gone.
-                self._path(name).unlink(missing_ok=True)
+                # Before it is unlocked: whoever locks it next must find it gone. A file that is
+                # not the one we locked is another program's lock.
+                if _is_there(file, self._path(name)):
+                    self._path(name).unlink(missing_ok=True)
             finally:
                 file.close()
 

@@ -6,6 +6,7 @@ Knows no folder. What is wrong is said with the file's name.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,6 +88,25 @@ def naming(path: Path) -> Iterator[None]:
         raise type(error)(
             _("{file!r} cannot be read: {reason}").format(file=path.name, reason=error.message),
             error.hint,
+        ) from error
+
+
+@contextlib.contextmanager
+def writing_in(folder: Path) -> Iterator[None]:
+    """Says what to do about a folder that does not take what is written."""
+    try:
+        yield
+    except OSError as error:
+        hint = ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = _("Free some space there, or export the conversation to another disk.")
+        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            hint = _("Make the folder writable, or set GLMTUI_DATA_DIR to one that is.")
+        raise StoreError(
+            _("cannot write in {folder!r}: {reason}").format(
+                folder=str(folder), reason=error.strerror
+            ),
+            hint,
         ) from error
 
 

@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from glmtui.store.durable import make_private_folder, read_bounded, replace_lightly
+from glmtui.store.durable import make_private_folder, read_bounded, replace_file, utf8
 
 MOST = 1_000
 """Texts that are kept."""
@@ -55,12 +55,12 @@ class SentFile:
             make_private_folder(self._path.parent)
             handle = os.open(self._path, flags, 0o600)
             with os.fdopen(handle, "ab", buffering=0) as file:
-                file.write(line.encode(errors="replace"))
+                file.write(utf8(line))
 
     def _shorten(self, lines: list[bytes]) -> list[bytes]:
         """Keeps the last of these lines, as many as there is room for, and no others."""
         while sum(map(len, lines)) > MOST_BYTES:
             lines = lines[len(lines) // 2 + 1 :]
         with contextlib.suppress(OSError):  # else another time
-            replace_lightly(self._path, b"".join(lines))
+            replace_file(self._path, b"".join(lines), synced=False)
         return lines

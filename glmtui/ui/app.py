@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from threading import Thread
 from typing import Any, ClassVar
@@ -20,9 +20,7 @@ from rich.text import Text
 from textual import events
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.content import Content
-from textual.screen import ModalScreen, Screen
-from textual.widgets import Static
+from textual.screen import Screen
 
 from glmtui import keys, paths
 from glmtui.addresses import shown_name
@@ -34,35 +32,22 @@ from glmtui.errors import ConfigError, GlmtuiError, ModelNotFound, StoreError
 from glmtui.language import _
 from glmtui.sanitize import visible
 from glmtui.store import Store
-from glmtui.ui import wording
+from glmtui.ui import end_signals, wording
 from glmtui.ui.bound import UNBOUND, keymap
 from glmtui.ui.chat_screen import ChatScreen
+from glmtui.ui.end_signals import END_SIGNALS
 from glmtui.ui.memory import MemoryWatch
 from glmtui.ui.saver import Saver
 from glmtui.ui.session import Session
 from glmtui.ui.shelf import Shelf
 from glmtui.ui.themes import DARK, LIGHT, TERMINAL, themes
+from glmtui.ui.too_small import TooSmall, is_too_small
 from glmtui.ui.tool_use import ToolUse
 from glmtui.ui.typed import Typed
 
 EngineFactory = Callable[[Callable[[Event], None]], Engine]
 
-LEAST_WIDTH, LEAST_HEIGHT = 40, 10
 ENGINE_SECONDS, SAVER_SECONDS = 0.3, 5.0
-
-
-class TooSmall(ModalScreen[None]):
-    """Instead of a broken layout; goes when the window has grown."""
-
-    def compose(self) -> Iterable[Static]:
-        """The message."""
-        yield Static(
-            Content(
-                _("Too small: {width}x{height} is needed.").format(
-                    width=LEAST_WIDTH, height=LEAST_HEIGHT
-                )
-            )
-        )
 
 
 class GlmtuiApp(App[None], inherit_bindings=False):
@@ -75,6 +60,9 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         conversation: the one to open; None begins a new one.
         terminal_blocked: whether the terminal has not yet taken what was drawn before.
         few_colours: whether the terminal has 16 or fewer.
+
+    Attributes:
+        leaving: called when the app begins to end.
     """
 
     CSS_PATH = "app.tcss"
@@ -103,14 +91,19 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self.store = store
         self.save_error: StoreError | None = None
         self.signalled = 0
-        self._told_unlocked = False
+        self.leaving: Callable[[], object] = lambda: None
+        self._hears_signals = self._told_unlocked = False
         self.commands = keys.in_force(settings.keys, settings.bindings)
         self._problems = list(problems)
         self._blocked = terminal_blocked
         self._engine_factory = engine_factory
         self._engine: Engine | None = None
         self._memory = MemoryWatch(lambda found: self._soon(lambda: self.chat.show_memory(found)))
-        self._saver = Saver(store, lambda error: self._soon(lambda: self._save_failed(error)))
+        self._saver = Saver(
+            store,
+            lambda error: self._soon(lambda: self._save_failed(error)),
+            lambda name, why: self._soon(lambda: self._goes_on_in_a_copy(name, why)),
+        )
         self.typed = Typed(paths.state_dir(), self._saver.call)
         self.chat = ChatScreen()
         self.tool_use = ToolUse(self)
@@ -326,7 +319,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
 
     def on_resize(self, event: events.Resize) -> None:
         """A window too small for anything gets a message instead."""
-        small = event.size.width < LEAST_WIDTH or event.size.height < LEAST_HEIGHT
+        small = is_too_small(event.size)
         if small and not isinstance(self.screen, TooSmall):
             self.push_screen(TooSmall())
         elif not small and isinstance(self.screen, TooSmall):
@@ -343,6 +336,12 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self.tell_notice("store", wording.unsaved(error))
         self.chat.refresh_state()
 
+    def _goes_on_in_a_copy(self, conversation_id: str, why: StoreError) -> None:
+        copy_id = self._saver.moved(conversation_id)
+        if copy_id and self.session.conversation.id == conversation_id:
+            self.session.conversation = replace(self.session.conversation, id=copy_id)
+        self.tell_notice("copy", wording.copied(why))
+
     def _soon(self, call: Callable[[], None]) -> None:
         self.call_later(call)
 
@@ -352,12 +351,14 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         """A fault of ours: its traceback to the log, without the values that Textual would add."""
         text = "".join(traceback.format_exception(self._exception))
         self._exit_renderables.append(Text(text, no_wrap=True, overflow="ignore"))
+        self.leaving()
         self._close_messages_no_wait()
 
     def hear_signals(self, handler: Callable[[int], None]) -> None:
         """Has this be called with the number of each signal that would end a program."""
+        self._hears_signals = True
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        for number in END_SIGNALS:
             loop.add_signal_handler(number, handler, number)
 
     def leave(self, number: int) -> None:
@@ -365,16 +366,33 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self.signalled = number
         self.exit(return_code=128 + number)
 
-    def close(self) -> tuple[bool, tuple[Conversation, ...]]:
-        """After `run`: ends the reply, the threads and the store.
+    def exit(self, *args: Any, **how: Any) -> None:
+        """Leaves; what would end the program does so no more, for it is ending."""
+        if self._hears_signals:
+            loop = asyncio.get_running_loop()
+            for number in END_SIGNALS:
+                loop.remove_signal_handler(number)
+            end_signals.ignore()
+        self.leaving()
+        super().exit(*args, **how)
 
-        Returns: whether the engine's thread has ended, and what could not be saved.
+    def close(self) -> tuple[bool, tuple[Conversation, ...]]:
+        """After `run`: ends the reply, the threads and the store. Does not wait for a disk that
+        hangs.
+
+        Returns: whether the engine's thread and the saver's have ended, and what could not be
+            saved.
         """
         self._memory.stop()
-        self.keep_draft()
-        self.session.close()
+        for step in (self.keep_draft, self.session.close):
+            try:
+                step()
+            except Exception:  # a fault of ours; what there is has to be saved all the same
+                traceback.print_exc()
         ended = self._engine is None or self._engine.close(ENGINE_SECONDS)
-        unsaved = self._saver.close(SAVER_SECONDS)
+        unsaved = self._saver.close(SAVER_SECONDS, self._let_go)
+        return ended and self._saver.ended, unsaved
+
+    def _let_go(self) -> None:
         self.typed.close()
         self.store.close()
-        return ended, unsaved

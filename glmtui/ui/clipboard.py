@@ -7,16 +7,15 @@ tmux or GNU screen where one is in between. What a terminal would not take goes 
 from __future__ import annotations
 
 import base64
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from glmtui import paths
 from glmtui.language import _
 from glmtui.programs import SAFE_FOLDER, find_program
+from glmtui.store.durable import make_private_folder, replace_file, utf8
 
 LIMIT = 74_994
 """Bytes of text that terminals take in one OSC 52: xterm and tmux stop at 100,000 with the rest."""
@@ -127,17 +126,9 @@ def _fed(argv: Sequence[str], text: str) -> bool:
 def _to_file(text: str, why: str) -> Copied:
     path = paths.state_dir() / "copied.txt"
     try:
-        _write_private(path, text)
+        make_private_folder(path.parent)
+        replace_file(path, utf8(text))
     except OSError as error:
         failed = _("{why}\n{path} cannot be written: {error}.")
         return Copied(failed.format(why=why, path=path, error=error.strerror), failed=True)
     return Copied(_("{why}\nThe text is in {path}.").format(why=why, path=path))
-
-
-def _write_private(path: Path, text: str) -> None:
-    """A file for its owner alone, from its first byte on."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path.unlink(missing_ok=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-        file.write(text)

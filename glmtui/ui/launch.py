@@ -5,12 +5,13 @@ Knows folders, the terminal and the exit code; what happens between them is the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import TextIO
 
 from glmtui import paths
 from glmtui.addresses import shown_name
@@ -19,10 +20,15 @@ from glmtui.config import Settings
 from glmtui.engine.api import Engine, Event
 from glmtui.errors import ConfigError
 from glmtui.language import _, speak
-from glmtui.sanitize import visible
-from glmtui.store import Store, dumps
+from glmtui.store import Store
+from glmtui.ui import end_signals
 from glmtui.ui.app import GlmtuiApp
+from glmtui.ui.rescue import rescue
 from glmtui.ui.themes import few_colours
+
+LEAVE_SECONDS = 8.0
+"""After the user has left, until the process ends whatever a thread of it waits for; more than
+`app.SAVER_SECONDS`."""
 
 
 def run(
@@ -65,13 +71,16 @@ def run(
             few_colours=few_colours(),
             driver_class=TerminalDriver,
         )
-        app.run(mouse=settings.mouse)
-        ended, unsaved = app.close()
+        guard = _Guard(app)
+        app.leaving = guard.start
+        try:
+            app.run(mouse=settings.mouse)
+        finally:
+            ended = guard.end()
     code = app.return_code or 0
     if code == 1:
-        sys.stderr.write(_("glmtui met an error of its own; {log} has it.").format(log=log) + "\n")
-    sys.stderr.writelines(_rescue(unsaved))
-    return _end(code, ended)
+        guard.said.insert(0, _("glmtui met an error of its own; {log} has it.").format(log=log))
+    return _end(code, _say(guard.said) and ended)
 
 
 def _run_plain(
@@ -85,17 +94,39 @@ def _run_plain(
 
     write, read = lines_of_the_terminal()
     chat = PlainChat(settings, store, _start_engine, write=write, read=read)
-    chat.run(conversation, problems)
-    ended, unsaved = chat.close()
-    sys.stderr.writelines(_rescue(unsaved))
-    return _end(0, ended)
+    chat.hear_signals()
+    try:
+        chat.run(conversation, problems)
+    finally:
+        with end_signals.ignored():
+            ended, unsaved = chat.close()
+            said = rescue(unsaved)
+        ended &= _say(said)
+    return _end(128 + chat.signalled if chat.signalled else 0, ended)
+
+
+def _say(lines: Iterable[str], file: TextIO | None = None) -> bool:
+    """Writes lines, to stderr if nothing else is named; False where nobody can be told."""
+    file = file or sys.stderr
+    try:
+        file.writelines(line + "\n" for line in lines)
+        file.flush()
+        sys.stdout.flush()
+    except OSError:  # the link has dropped
+        return False
+    return True
 
 
 def _end(code: int, ended: bool) -> int:
-    """The exit code, where the engine has ended; else the process ends here."""
-    if not ended:  # still inside torch, whose threads would abort the process at its end
-        sys.stdout.flush()
-        sys.stderr.flush()
+    """The exit code, where all has ended; else the process ends here.
+
+    Torch's threads would abort the process at its end, a disk that hangs would hold it up, and a
+    terminal that has gone would be written to once more.
+    """
+    if not ended:
+        for file in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError):
+                file.flush()
         os._exit(code)
     return code
 
@@ -108,16 +139,41 @@ def _start_engine(emit: Callable[[Event], None]) -> Engine:
     return thread
 
 
-def _rescue(unsaved: Iterable[Conversation]) -> Iterator[str]:
-    """Puts what the data folder would not take into the temporary one; says where."""
-    for conversation in unsaved:
-        name = visible(conversation.title)
-        try:
-            path = Path(tempfile.mkdtemp(prefix="glmtui-")) / f"{conversation.id}.toml"
-            path.write_text(dumps(conversation, "toml"), encoding="utf-8")
-        except OSError as error:
-            text = _("{name!r} could not be saved: {cause}")
-            yield text.format(name=name, cause=error.strerror) + "\n"
-        else:
-            text = _("{name!r} could not be saved; it is in {path} (glmtui import {path}).")
-            yield text.format(name=name, path=path) + "\n"
+class _Guard:
+    """The end of an app: what there is is saved, there or elsewhere, whatever hangs.
+
+    Attributes:
+        said: where what could not be saved is now.
+    """
+
+    def __init__(self, app: GlmtuiApp) -> None:
+        self._app = app
+        self._ends = threading.Lock()
+        self._timer = threading.Timer(LEAVE_SECONDS, self._force)
+        self._timer.daemon = True
+        self.said: list[str] = []
+
+    def start(self) -> None:
+        """From now on the app has so many seconds to come to its end."""
+        if not self._timer.is_alive() and not self._timer.finished.is_set():
+            self._timer.start()
+
+    def end(self) -> bool:
+        """Ends the app once it does not run any more. Returns whether all of it has ended."""
+        if not self._ends.acquire(blocking=False):
+            threading.Event().wait()  # too late: the process ends
+        self._timer.cancel()
+        return self._end()
+
+    def _end(self) -> bool:
+        with end_signals.ignored():
+            ended, unsaved = self._app.close()
+            self.said = rescue(unsaved, self._app.typed.unsaved())
+        return ended
+
+    def _force(self) -> None:
+        if self._ends.acquire(blocking=False):
+            self._end()
+            if sys.__stderr__ is not None:  # the terminal
+                _say(self.said, sys.__stderr__)
+            os._exit(self._app.return_code or 0)

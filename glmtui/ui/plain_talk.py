@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import locale
 import queue
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from glmtui import paths, slash
 from glmtui.chat import Conversation, Message
 from glmtui.config import Settings
 from glmtui.engine.api import Engine, Event
-from glmtui.errors import GlmtuiError, UsageError
+from glmtui.errors import GlmtuiError, StoreError, UsageError
 from glmtui.language import _
+from glmtui.logs import unexpected
 from glmtui.sanitize import one_line, visible
 from glmtui.store import Store
 from glmtui.ui import wording
@@ -80,11 +83,18 @@ class Lines:
             self._at_start = text.endswith("\n")
 
 
+class Leaving(BaseException):
+    """A signal came that ends the program; no error."""
+
+
 class PlainTalk:
     """The chat, from a line read to the reply written.
 
     Args:
         read: asks for a line; raises EOFError at the end and KeyboardInterrupt for Ctrl+C.
+
+    Attributes:
+        signalled: the number of the signal that ended it; 0 for none.
     """
 
     def __init__(
@@ -100,13 +110,16 @@ class PlainTalk:
         self.store = store
         self._read = read
         self._write = write
-        self._lines = Lines(write)
+        self._lines = Lines(self._write_text)
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._saver = Saver(
-            store, lambda error: self._calls.put(lambda: self._say(wording.unsaved(error)))
+            store,
+            lambda error: self._calls.put(lambda: self._say(wording.unsaved(error))),
+            lambda name, why: self._calls.put(lambda: self._goes_on_in_a_copy(name, why)),
         )
         self._said = ""
-        self._over = False
+        self._over = self._at_rest = False
+        self.signalled = 0
         self.session = Session(
             self._fresh(), self._saver, self._lines, soon=self._calls.put, changed=self._changed
         )
@@ -117,8 +130,17 @@ class PlainTalk:
         self._engine = start_engine(self.session.hear)
         self.session.attach(self._engine)
 
+    def hear_signals(self) -> None:
+        """Has signals that would end the program end `run` instead."""
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
     def run(self, conversation: Conversation | None, problems: Sequence[GlmtuiError]) -> None:
-        """Talks until the user leaves."""
+        """Talks until the user leaves, or a signal comes; then `signalled` is its number."""
+        with contextlib.suppress(Leaving):
+            self._talk(conversation, problems)
+
+    def _talk(self, conversation: Conversation | None, problems: Sequence[GlmtuiError]) -> None:
         for problem in problems:
             self._say(str(problem))
         if conversation is not None:
@@ -130,20 +152,59 @@ class PlainTalk:
         self._say(_("{key} lists what can be done.").format(key="/help"))
         while not self._over:
             try:
-                self._take(self._read())
+                if (line := self._line()) is None:
+                    return
+                self._take(line)
             except KeyboardInterrupt:
                 self._say(_("{key} quits.").format(key="/quit"))
-            except EOFError:
-                return
+
+    def _line(self) -> str | None:
+        """What the user types next; None where nothing comes any more."""
+        try:
+            with self._rest():
+                return self._read()
+        except (EOFError, OSError):  # the latter of a terminal that has gone
+            return None
 
     def close(self) -> tuple[bool, tuple[Conversation, ...]]:
-        """Ends what runs. Returns whether the engine has ended, and what could not be saved."""
-        self.session.close()
+        """Ends what runs. Returns whether it has ended, and what could not be saved."""
+        try:
+            self.session.close()
+        except Exception as fault:  # of ours; what there is has to be saved all the same
+            unexpected(fault)
         ended = self._engine.close(ENGINE_SECONDS)
-        unsaved = self._saver.close(SAVER_SECONDS)
+        unsaved = self._saver.close(SAVER_SECONDS, self._let_go)
+        return ended and self._saver.ended, unsaved
+
+    def _let_go(self) -> None:
         self._typed.close()
         self.store.close()
-        return ended, unsaved
+
+    # ---- signals: they end `run` where it waits, never in the middle of a change
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if not self.signalled:
+            self.signalled = number
+            if self._at_rest:
+                raise Leaving
+
+    @contextlib.contextmanager
+    def _rest(self) -> Iterator[None]:
+        """What may be cut short by a signal."""
+        self._at_rest = True
+        try:
+            if self.signalled:
+                raise Leaving
+            yield
+        finally:
+            self._at_rest = False
+
+    def _write_text(self, text: str) -> None:
+        try:
+            with self._rest():
+                self._write(text)
+        except OSError:  # the terminal, or who reads the pipe, has gone
+            self._over = True
 
     # ---- a line
 
@@ -177,7 +238,7 @@ class PlainTalk:
         """Writes until the reply is there; Ctrl+C stops it."""
         while True:
             try:
-                while self.session.run is not None or self.session.loading is not None:
+                while self._waits_for_the_engine():
                     self.session.drain()
                     self._do_calls(FRAME_SECONDS)
                 self._do_calls(0)
@@ -187,9 +248,15 @@ class PlainTalk:
                     return
                 self.session.stop()
 
+    def _waits_for_the_engine(self) -> bool:
+        works = self.session.run is not None or self.session.loading is not None
+        return works and not self._over
+
     def _do_calls(self, seconds: float) -> None:
         with contextlib.suppress(queue.Empty):
-            self._calls.get(block=seconds > 0, timeout=seconds or None)()
+            with self._rest():
+                call = self._calls.get(block=seconds > 0, timeout=seconds or None)
+            call()
             while True:
                 self._calls.get_nowait()()
 
@@ -208,6 +275,12 @@ class PlainTalk:
             self._lines.say(text)
 
     # ---- conversations and models
+
+    def _goes_on_in_a_copy(self, conversation_id: str, why: StoreError) -> None:
+        copy_id = self._saver.moved(conversation_id)
+        if copy_id and self.session.conversation.id == conversation_id:
+            self.session.conversation = replace(self.session.conversation, id=copy_id)
+        self._say(wording.copied(why))
 
     def _fresh(self) -> Conversation:
         return Conversation.new(system=self.settings.system_prompt, params=self.settings.sampling)

@@ -238,13 +238,13 @@ class Session:
         prompt = prompt if self.keep_turns is None else last_turns(prompt, self.keep_turns)
         request = Request(next(self._ids), prompt, asked.params)
         run = self.run = Run(request, begun, saved_at=self._clock())
-        self._view.begin(begun, places(self.conversation).get(begun.id))
 
         def saved() -> None:
             run.on_disk = True
             self._submit()
 
         self._saver.save(asked, lambda: self._soon(saved))
+        self._view.begin(begun, places(self.conversation).get(begun.id))
         self._changed()
 
     def _submit(self) -> None:
@@ -315,19 +315,19 @@ class Session:
             stats=reply.stats if reply else None,
             error=visible(str(error)) if error else "",
         )
-        self.reply_error, self.answered = error, True
-        self.stopped = reason == "cancelled"
+        self.reply_error, self.answered, self.stopped = error, True, reason == "cancelled"
         if reply is not None:
             self.cached_tokens = reply.stats.prompt_tokens + reply.stats.generated_tokens
         self.dropped_turns = reply.dropped_turns if reply else self.dropped_turns
         said = [made_visible(m) for m in reply.messages] if reply else []
         if self.stopped and not message.content and len(said) < 2:  # nothing was said
             self.conversation = self.conversation.delete(message.id)
+            self._saver.save(self.conversation)
             self._show(self.conversation.path)
         else:
             self.conversation = self.conversation.put_reply(message, said)
+            self._saver.save(self.conversation)  # before it is shown, which may fail
             self._finish(message.id, left_out(reply.dropped_turns) if reply else "")
-        self._saver.save(self.conversation)
         self._changed()
 
     def _finish(self, message_id: str, note: str) -> None:

@@ -13,7 +13,7 @@ import selectors
 import sys
 from codecs import getincrementaldecoder
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from textual._xterm_parser import XTermParser
@@ -78,8 +78,9 @@ def own_terminal(log: Path) -> Iterator[TerminalFile]:
         with kept_short(log, log_fd, 1, 2), warnings_to(log_fd):
             yield terminal
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # the log's disk is full
+                stream.flush()
         os.dup2(kept_out, 1)
         os.dup2(kept_err, 2)
         sys.__stdout__, sys.__stderr__ = kept_streams  # type: ignore[misc]

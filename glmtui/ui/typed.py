@@ -27,12 +27,13 @@ class Typed:
         self._sent = SentFile(folder / "sent.jsonl")
         self._later = later
         self._drafts: dict[str, str] = {}
+        self._unsaved: dict[str, str] = {}
         self._kept = ("", "")
 
     def keep_draft(self, conversation: Conversation, text: str) -> None:
         """`text` is what is typed while this conversation is in view."""
         draft = (_name(conversation), text)
-        if draft == self._kept:
+        if draft == self._kept and draft[0] not in self._unsaved:
             return
         if self._kept[1] and self._kept[0] != draft[0]:
             self._put(self._kept[0], "")  # it has moved along
@@ -48,8 +49,16 @@ class Typed:
         return self._kept[1]
 
     def _put(self, name: str, text: str) -> None:
-        self._drafts[name] = text
-        self._later(lambda: self._files.write(name, text))
+        self._drafts[name] = self._unsaved[name] = text
+        self._later(lambda: self._write(name, text))
+
+    def _write(self, name: str, text: str) -> None:
+        if self._files.write(name, text) and self._unsaved.get(name) == text:
+            del self._unsaved[name]
+
+    def unsaved(self) -> list[str]:
+        """The drafts that the disk has not taken."""
+        return [text for text in tuple(self._unsaved.values()) if text.strip()]
 
     def sent_before(self) -> list[str]:
         """What was sent in earlier sessions, oldest first."""

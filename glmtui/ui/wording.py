@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from glmtui.chat import Conversation
 from glmtui.engine.api import LoadedInfo
-from glmtui.errors import ConversationChanged, ConversationInUse, GlmtuiError, StoreError
+from glmtui.errors import GlmtuiError, StoreError
 from glmtui.language import _, ngettext
 from glmtui.sanitize import one_line
 from glmtui.ui.memory import Memory, held, with_held
@@ -191,10 +191,13 @@ def unsaved(error: StoreError | None) -> str:
     """What is said while a conversation cannot be saved; "" when it can."""
     if error is None:
         return ""
-    taken = isinstance(error, ConversationChanged | ConversationInUse)
-    way = _("/fork goes on in a copy.") if taken else _("/export puts it elsewhere.")
-    kept = _("Nothing is lost: it is kept and tried again.")
-    return f"{error}\n{kept} {way}"
+    kept = _("It is kept in memory and tried again; /export puts it elsewhere.")
+    return f"{error}\n{kept}"
+
+
+def copied(why: StoreError) -> str:
+    """What is said when a conversation that others have goes on in a copy."""
+    return f"{why.message}\n" + _("You go on in a copy of it, where all that you say is saved.")
 
 
 def unlocked(reason: str) -> str:

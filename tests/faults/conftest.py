@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from fakeserver import FakeServer, serving
@@ -26,9 +27,12 @@ def glmtui(tmp_path: Path) -> Iterator[Start]:
     made: list[Terminal] = []
 
     def start(
-        *argv: str, folder: Path = tmp_path, before: Callable[[], object] = lambda: None
+        *argv: str,
+        folder: Path = tmp_path,
+        before: Callable[[], object] = lambda: None,
+        environ: Mapping[str, str] = MappingProxyType({}),
     ) -> Terminal:
-        made.append(Terminal(folder, ["-m", "glmtui", *argv], before))
+        made.append(Terminal(folder, ["-m", "glmtui", *argv], before, environ))
         return made[-1]
 
     yield start

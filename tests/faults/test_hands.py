@@ -36,10 +36,11 @@ def ask(terminal: Terminal, text: str) -> None:
     terminal.press(text.encode() + b"\r")
 
 
-@pytest.mark.parametrize(("way", "ends"), [("/fork", True), ("/open", True), ("/fork", False)])
+@pytest.mark.parametrize(("way", "ends"), [("", True), ("/open", True), ("", False)])
 def test_a_file_edited_by_hand_while_a_reply_is_written(
     glmtui: Start, tmp_path: Path, way: str, ends: bool
 ) -> None:
+    """The file stays as it was edited, and what is said goes on in a copy."""
     edited = threading.Event()
 
     def answer(exchange: Exchange) -> None:
@@ -66,19 +67,19 @@ def test_a_file_edited_by_hand_while_a_reply_is_written(
         path.write_text(by_hand)
         edited.set()
         terminal.shows("second half." if ends else "half, and")
-        terminal.shows("not saved")
         terminal.shows(path.name[:20])  # the notice names the file
-        terminal.shows("/fork")
+        terminal.shows("You go on in a copy")
         assert path.read_text() == by_hand
-        if way == "/open":  # the file as it is now; what was said here goes to a copy
+        terminal.until(lambda: len(list(path.parent.glob("*.toml"))) == 2)
+        assert "not saved" not in "\n".join(terminal.page.display)
+        if way == "/open":  # the file as it is now
+            (copy,) = set(path.parent.glob("*.toml")) - {path}
+            terminal.until(lambda: "second half" in copy.read_text())
+            os.utime(path)  # the newest, first in the list
             ask(terminal, "/open Old")
             terminal.shows("Enter opens")
             terminal.press(b"\r")
             terminal.shows("My words")
-        else:
-            ask(terminal, "/fork")
-        terminal.until(lambda: len(list(path.parent.glob("*.toml"))) == 2)
-        terminal.until(lambda: "not saved" not in "\n".join(terminal.page.display))
         terminal.press(b"\x11")  # Ctrl+Q
         assert terminal.ends() == 0
     assert path.read_text() == by_hand
@@ -90,10 +91,15 @@ def test_a_file_edited_by_hand_while_a_reply_is_written(
 
 
 def test_two_apps_on_one_conversation(glmtui: Start, tmp_path: Path) -> None:
+    """What is said in the second is in a copy before its model hears of it."""
     path = kept(tmp_path)
+    asked_with: list[int] = []
 
     def answer(exchange: Exchange) -> None:
         if not exchange.models():
+            texts = [file.read_text() for file in path.parent.glob("*.toml")]
+            if len(asked_with) < 2:
+                asked_with.append(sum("From the" in text for text in texts))
             exchange.say("Fine.")
 
     with serving(answer) as server:
@@ -106,11 +112,11 @@ def test_two_apps_on_one_conversation(glmtui: Start, tmp_path: Path) -> None:
         second.shows("ready")
         ask(second, "From the second")
         second.shows("is open in another")
+        second.shows("You go on in a copy")
         second.until(lambda: "\n".join(second.page.display).count("Fine.") == 2)
         second.shows(f"{first.process.pid} on")
-        assert saved(tmp_path)[2:] == ["From the first", "Fine."]
-        ask(second, "/fork")
-        second.until(lambda: len(list(path.parent.glob("*.toml"))) == 2)
+        assert "not saved" not in "\n".join(second.page.display)
+        assert asked_with == [1, 2]
         ask(first, "Again")
         first.until(lambda: "Again" in path.read_text())
         for app in (first, second):
