@@ -29,12 +29,13 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "sanitize": ("sanitize",),
     },
     {
+        "addresses": ("addresses",),
         "chat": ("chat",),
         "commands": ("commands", "keys", "slash"),
         "device": ("engine.device", "engine.cgroup"),
         "setting": ("setting",),
     },
-    {"store": ("store",), "api": ("engine.api",)},
+    {"store": ("store",), "api": ("engine.api",), "http": ("engine.http_client",)},
     {
         "catalog": ("engine.catalog", "engine.families", "engine.folder", "engine.known"),
         "gguf": ("engine.gguf",),

@@ -1,0 +1,230 @@
+"""The HTTP client that everything in glmtui uses: bounded in bytes and time, ended from outside.
+
+A server may be hostile or broken. Responses are never decompressed, redirects are followed one by
+one under `next_address`'s rules, cookies and netrc are not used, and only proxies and certificates
+come from the environment. Knows nothing of hubs or chats. Imports httpx: import it late.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from ssl import SSLContext
+from typing import Any
+
+import httpx
+
+from glmtui import __version__
+from glmtui.addresses import is_local_service
+
+CONNECT_SECONDS = 10.0
+SILENCE_SECONDS = 15.0
+MAX_REDIRECTS = 5
+POLL_SECONDS = 0.05  # how late a cancelled or overdue request is ended
+
+# Each is an httpx.HTTPError, so whoever handles those handles these.
+
+
+class UnaskedEncoding(httpx.DecodingError):
+    """The response is compressed, which was not asked for: a few bytes can become gigabytes."""
+
+
+class ResponseTooLong(httpx.DecodingError):
+    """The body is longer than any sound response to this request."""
+
+
+class TimeUp(httpx.ReadTimeout):
+    """The whole response did not come within its time, however many bytes came meanwhile."""
+
+
+class BadRedirect(httpx.RemoteProtocolError):
+    """A redirect that is not followed: too many, to another scheme, or into this machine."""
+
+
+class Line:
+    """The sockets of a client's requests, which any thread can shut down at any moment."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+        self._sockets: list[socket.socket] = []
+
+    @property
+    def ended(self) -> bool:
+        """Whether `hang_up` was called."""
+        return self._ended.is_set()
+
+    def hang_up(self) -> None:
+        """Ends the client's requests, and those it would send later, with an httpx.HTTPError.
+
+        From any thread, any number of times. A look-up of a host name is not cut short.
+        """
+        self._ended.set()
+        for sock in tuple(self._sockets):
+            # Not the method of an SSLSocket, which is not made for a second thread.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def on_request(self, request: httpx.Request) -> None:
+        """An httpx event hook: learns the request's socket as early as there is one."""
+        self._check(request)
+        request.extensions = {**request.extensions, "trace": self.on_trace}
+
+    def on_trace(self, event: str, info: dict[str, Any]) -> None:
+        """httpcore's trace extension."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            sock = info["return_value"].get_extra_info("socket")
+            self._sockets = [s for s in self._sockets if s.fileno() >= 0] + [sock]
+            if self.ended:
+                self.hang_up()
+
+    def _check(self, request: httpx.Request) -> None:
+        if self.ended:
+            raise httpx.ReadError("the request was ended", request=request)
+
+
+def http_client(
+    line: Line | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+    auth: tuple[str, str] | None = None,
+    silence: float = SILENCE_SECONDS,
+    proxies: bool = True,
+    verify: SSLContext | bool = True,
+) -> httpx.Client:
+    """A client for requests to one server; to be closed.
+
+    Args:
+        line: ends its requests.
+        headers: sent with each request, to whatever host it goes.
+        silence: seconds to wait for the next bytes of a response.
+        proxies: whether proxies and certificates are taken from the environment.
+
+    Raises ImportError, ValueError or httpx.InvalidURL for a proxy that cannot be used; their text
+    may hold the proxy's password.
+    """
+    ours = {
+        "Accept": "*/*",
+        "Accept-Encoding": "identity",  # `refuse_encodings` holds the server to it
+        "User-Agent": f"glmtui/{__version__}",
+    }
+    return httpx.Client(
+        auth=auth,
+        headers={**ours, **(headers or {})},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        timeout=httpx.Timeout(silence, connect=CONNECT_SECONDS),
+        follow_redirects=False,
+        trust_env=proxies,
+        verify=verify,
+        event_hooks={
+            "request": [] if line is None else [line.on_request],
+            "response": [refuse_encodings],
+        },
+    )
+
+
+def refuse_encodings(response: httpx.Response) -> None:
+    """An httpx event hook, called before a byte of the body is read. Raises UnaskedEncoding."""
+    encodings = response.headers.get_list("content-encoding", split_commas=True)
+    if any(encoding.strip().lower() not in ("", "identity") for encoding in encodings):
+        raise UnaskedEncoding(
+            "the response is compressed, which was not asked for", request=response.request
+        )
+
+
+def read_whole(response: httpx.Response, limit: int) -> bytes:
+    """The body of a response. Raises ResponseTooLong for more than `limit` bytes."""
+    body = bytearray()
+    for piece in response.iter_raw():
+        body += piece
+        if len(body) > limit:
+            raise ResponseTooLong(
+                f"the response is longer than {limit:,} bytes", request=response.request
+            )
+    return bytes(body)
+
+
+@contextlib.contextmanager
+def ending(
+    line: Line, cancelled: Callable[[], bool] = lambda: False, seconds: float | None = None
+) -> Iterator[None]:
+    """Meanwhile `line` is hung up once `cancelled()` is true, or after `seconds` in all.
+
+    Raises TimeUp when the time was up, and httpx.ReadError when it was cancelled: also where the
+    request seems to have come to its end, for a socket that is shut down looks like a body that
+    is whole, if the server did not say how long it is.
+    """
+    done, late = threading.Event(), threading.Event()
+    deadline = None if seconds is None else time.monotonic() + seconds
+
+    def watch() -> None:
+        while not done.wait(POLL_SECONDS):
+            if deadline is not None and time.monotonic() > deadline:
+                late.set()
+            if late.is_set() or cancelled():
+                line.hang_up()
+
+    threading.Thread(target=watch, name="http-watch", daemon=True).start()
+    try:
+        yield
+        if line.ended:
+            raise httpx.ReadError("the request was ended")
+    except httpx.HTTPError as error:
+        if late.is_set():
+            raise TimeUp(f"no whole response within {seconds:.0f} s") from error
+        raise
+    finally:
+        done.set()
+
+
+@contextlib.contextmanager
+def getting(
+    client: httpx.Client,
+    url: str,
+    headers: Mapping[str, str] | None = None,
+    private: Mapping[str, str] | None = None,
+) -> Iterator[httpx.Response]:
+    """The response to a GET, after its redirects; the body is not read yet.
+
+    Args:
+        private: headers for the host of `url` alone, such as an authorization.
+
+    Raises httpx.HTTPError (BadRedirect among them), httpx.InvalidURL.
+    """
+    address = first = httpx.URL(url)
+    for _ in range(MAX_REDIRECTS + 1):
+        own = private if private and _same_origin(address, first) else {}
+        with client.stream("GET", address, headers={**(headers or {}), **own}) as response:
+            following = response.next_request
+            if following is None:
+                yield response
+                return
+            address = next_address(address, following.url)
+    raise BadRedirect(f"more than {MAX_REDIRECTS} redirects")
+
+
+def next_address(here: httpx.URL, there: httpx.URL) -> httpx.URL:
+    """`there`, if a redirect from `here` may lead there; without user and password.
+
+    Raises BadRedirect for a step from https to http, another scheme, or from another host to a
+    service of this machine or of its network link (loopback and link-local addresses).
+    """
+    if there.scheme not in ("http", "https") or not there.host:
+        raise BadRedirect("a redirect to what is no http address")
+    if here.scheme == "https" and there.scheme == "http":
+        raise BadRedirect("a redirect from https to http")
+    if is_local_service(there.host) and not is_local_service(here.host):
+        raise BadRedirect("a redirect to a service on this machine")
+    return there.copy_with(username=None, password=None, fragment=None)
+
+
+def _same_origin(one: httpx.URL, other: httpx.URL) -> bool:
+    ports = {"http": 80, "https": 443}
+    return (one.scheme, one.host, one.port or ports.get(one.scheme)) == (
+        other.scheme,
+        other.host,
+        other.port or ports.get(other.scheme),
+    )

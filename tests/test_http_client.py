@@ -1,0 +1,210 @@
+"""The client against servers that compress, redirect, drip and never end; all on 127.0.0.1."""
+
+from __future__ import annotations
+
+import gzip
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+
+from glmtui.engine.http_client import (
+    BadRedirect,
+    Line,
+    ResponseTooLong,
+    TimeUp,
+    UnaskedEncoding,
+    ending,
+    getting,
+    http_client,
+    next_address,
+    read_whole,
+)
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def answering(answer: Answer) -> Iterator[str]:
+    """A server that answers each GET with a function; its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with suppress(ConnectionError):
+                answer(self)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def send(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def fetched(url: str, limit: int = 1000, **private: str) -> bytes:
+    with http_client() as client, getting(client, url, private=private) as response:
+        return read_whole(response, limit)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip", "Identity,deflate", "br", "unknown"])
+def test_what_is_compressed_unasked_is_not_decompressed(encoding: str) -> None:
+    bomb = gzip.compress(gzip.compress(bytes(50 << 20)))
+    with (
+        answering(lambda handler: send(handler, bomb, Content_Encoding=encoding)) as url,
+        pytest.raises(UnaskedEncoding),
+    ):
+        fetched(url)
+
+
+def test_identity_was_asked_for() -> None:
+    asked = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.headers["Accept-Encoding"])
+        send(handler, b"ok", Content_Encoding="identity")
+
+    with answering(answer) as url:
+        assert fetched(url) == b"ok"
+    assert asked == ["identity"]
+
+
+def test_a_body_without_an_end() -> None:
+    sent = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        send(handler, b"")
+        while True:
+            sent.append(handler.wfile.write(bytes(1 << 16)))
+
+    with answering(answer) as url, pytest.raises(ResponseTooLong):
+        fetched(url, limit=1 << 20)
+    assert sum(sent) < 64 << 20
+
+
+def test_the_body_of_a_redirect_is_not_read() -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if handler.path == "/there":
+            return send(handler, b"ok")
+        send(handler, b"", 302, Location="/there")
+        while True:
+            handler.wfile.write(bytes(1 << 16))
+
+    with answering(answer) as url:
+        assert fetched(url) == b"ok"
+
+
+def test_redirects_for_ever() -> None:
+    with (
+        answering(lambda handler: send(handler, b"", 302, Location=handler.path + "x")) as url,
+        pytest.raises(BadRedirect),
+    ):
+        fetched(url)
+
+
+@pytest.mark.parametrize("where", ["http://a b/", "http://[::1/", "//", "http://\u2603.\u3002/"])
+def test_a_redirect_to_nowhere(where: str) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        send(handler, b"", 302, Location=where.encode().decode("latin-1"))
+
+    with answering(answer) as url, pytest.raises(httpx.HTTPError):
+        fetched(url)
+
+
+def test_what_is_private_stays_with_its_host() -> None:
+    seen: list[str | None] = []
+
+    def last(handler: BaseHTTPRequestHandler) -> None:
+        seen.append(handler.headers["Authorization"])
+        send(handler, b"ok")
+
+    with answering(last) as elsewhere:
+
+        def first(handler: BaseHTTPRequestHandler) -> None:
+            seen.append(handler.headers["Authorization"])
+            away = elsewhere if handler.path == "/away" else "/away"
+            send(handler, b"", 307, Location=away)
+
+        with answering(first) as url:
+            assert fetched(url, Authorization="Bearer canary") == b"ok"
+    assert seen == ["Bearer canary", "Bearer canary", None]
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [
+        ("https://hub.example/", "http://hub.example/"),
+        ("https://hub.example/", "ftp://hub.example/"),
+        ("https://hub.example/", "https://localhost/"),
+        ("http://hub.example/", "http://169.254.169.254/latest/meta-data"),
+        ("http://hub.example/", "http://[::ffff:127.0.0.1]/"),
+    ],
+)
+def test_where_a_redirect_may_not_lead(here: str, there: str) -> None:
+    with pytest.raises(BadRedirect):
+        next_address(httpx.URL(here), httpx.URL(there))
+
+
+def test_a_redirect_brings_no_password() -> None:
+    there = next_address(httpx.URL("http://a/"), httpx.URL("https://u:p@b/x?y=1#z"))
+    assert str(there) == "https://b/x?y=1"
+
+
+@pytest.mark.parametrize("part", ["headers", "body"])
+@pytest.mark.parametrize("by", ["time", "hand"])
+def test_a_response_that_drips(part: str, by: str) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + (b"\r\n" if part == "body" else b"X: "))
+        while True:
+            handler.wfile.write(b"x")
+            time.sleep(0.01)
+
+    line, started = Line(), time.monotonic()
+
+    def cancelled() -> bool:
+        return by == "hand" and time.monotonic() - started > 0.2
+
+    with answering(answer) as url:
+        with (
+            pytest.raises(TimeUp if by == "time" else httpx.HTTPError),
+            http_client(line) as client,
+            ending(line, cancelled, seconds=0.2 if by == "time" else 60),
+            getting(client, url) as response,
+        ):
+            read_whole(response, 1 << 20)
+        with pytest.raises(httpx.HTTPError), http_client(line) as client:
+            client.get(url)  # an ended line stays ended
+    assert line.ended
+    assert time.monotonic() - started < 5
+
+
+def test_cookies_are_not_kept() -> None:
+    asked = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.headers["Cookie"])
+        send(handler, b"", Set_Cookie="a=b")
+
+    with answering(answer) as url, http_client() as client:
+        for _ in range(2):
+            with getting(client, url) as response:
+                read_whole(response, 10)
+    assert asked == [None, None]
