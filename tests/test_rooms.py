@@ -30,16 +30,16 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     },
     {
         "addresses": ("addresses",),
-        "chat": ("chat",),
+        "chat": ("chat", "turns"),
         "commands": ("commands", "keys", "slash"),
         "device": ("engine.device", "engine.cgroup"),
         "setting": ("setting",),
     },
-    {"store": ("store",), "api": ("engine.api",), "http": ("engine.http_client",)},
+    {"store": ("store",), "api": ("engine.api",), "http": ("engine.http_client", "engine.proxies")},
     {
         "catalog": ("engine.catalog", "engine.families", "engine.folder", "engine.known"),
         "gguf": ("engine.gguf",),
-        "server": ("engine.server",),
+        "server": ("engine.server", "engine.detached"),
         "logs": ("logs",),
     },
     {

@@ -15,11 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ssl import SSLContext
 from typing import Any
+from urllib.request import getproxies
 
 import httpx
 
 from glmtui import __version__
 from glmtui.addresses import is_local_service
+from glmtui.engine.proxies import proxy_for
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 15.0
@@ -43,6 +45,64 @@ class TimeUp(httpx.ReadTimeout):
 
 class BadRedirect(httpx.RemoteProtocolError):
     """A redirect that is not followed: too many, to another scheme, or into this machine."""
+
+
+class UnusableProxy(httpx.ProxyError):
+    """The environment names a proxy for this request that cannot be used; its text shows none."""
+
+
+class UnusableCertificates(httpx.ConnectError):
+    """The certificates that SSL_CERT_FILE or SSL_CERT_DIR name cannot be read."""
+
+
+class EnvironmentProxies(httpx.BaseTransport):
+    """Sends each request by the proxy that the environment names for its host (see `proxies`).
+
+    httpx reads the same variables when a client is made, and raises for any entry that it cannot
+    take, whether or not a request would use it.
+
+    Args:
+        settings: as of `urllib.request.getproxies`; empty for no proxy.
+        certificates: whether they too come from the environment, where `verify` is True.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, str], verify: SSLContext | bool, *, certificates: bool
+    ) -> None:
+        self._settings = settings
+        self._verify = verify
+        self._certificates = certificates
+        self._transports: dict[tuple[str | None, bool], httpx.HTTPTransport] = {}
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        proxy = proxy_for(url.scheme, url.host, url.port, self._settings)
+        route = (proxy, url.scheme == "https")
+        if route not in self._transports:
+            self._transports[route] = self._made(*route)
+        return self._transports[route].handle_request(request)
+
+    def close(self) -> None:
+        for transport in self._transports.values():
+            transport.close()
+
+    def _made(self, proxy: str | None, secure: bool) -> httpx.HTTPTransport:
+        verify = self._verify
+        if isinstance(verify, bool):
+            try:  # certificates are read where they are needed, for reading them takes a while
+                verify = httpx.create_ssl_context(
+                    verify and secure, trust_env=self._certificates and secure
+                )
+            except OSError as error:  # of which ssl.SSLError is one
+                raise UnusableCertificates(f"the certificates cannot be read: {error}") from error
+        try:
+            return httpx.HTTPTransport(verify=verify, trust_env=False, proxy=proxy)
+        except ImportError as error:
+            words = "a SOCKS proxy needs the package socksio"
+            raise UnusableProxy(words) from error
+        except (ValueError, httpx.InvalidURL):  # whose text may hold the proxy's password
+            words = "the proxy set in the environment is of no kind that can be used"
+            raise UnusableProxy(words) from None
 
 
 class Line:
@@ -103,8 +163,7 @@ def http_client(
         silence: seconds to wait for the next bytes of a response.
         proxies: whether proxies and certificates are taken from the environment.
 
-    Raises ImportError, ValueError or httpx.InvalidURL for a proxy that cannot be used; their text
-    may hold the proxy's password.
+    A proxy that cannot be used is an UnusableProxy of the requests that would take it.
     """
     ours = {
         "Accept": "*/*",
@@ -117,8 +176,8 @@ def http_client(
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         timeout=httpx.Timeout(silence, connect=CONNECT_SECONDS),
         follow_redirects=False,
-        trust_env=proxies,
-        verify=verify,
+        trust_env=False,
+        transport=EnvironmentProxies(getproxies() if proxies else {}, verify, certificates=proxies),
         event_hooks={
             "request": [] if line is None else [line.on_request],
             "response": [refuse_encodings],
