@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,7 @@ from glmtui.engine.proxies import proxy_for
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 15.0
 MAX_REDIRECTS = 5
+_RESET = struct.pack("ii", 1, 0)  # linger for 0 s, as of socket(7)
 POLL_SECONDS = 0.05  # how late a cancelled or overdue request is ended
 
 # Each is an httpx.HTTPError, so whoever handles those handles these.
@@ -126,6 +128,8 @@ class Line:
         for sock in tuple(self._sockets):
             # Not the method of an SSLSocket, which is not made for a second thread.
             with contextlib.suppress(OSError):
+                # Closed later, it is reset: a server that waits to write sees that at once.
+                socket.socket.setsockopt(sock, socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def on_request(self, request: httpx.Request) -> None:

@@ -243,8 +243,12 @@ class Call:
             raise unreachable(self._blame, error, seconds=waited, begun=begun) from error
 
     def _listen(self, response: httpx.Response) -> Iterator[bytes]:
+        import httpx
+
         size = 0
         for piece in response.iter_raw():
+            if self._hung_up.is_set():  # a server that writes without a pause is still heard
+                raise httpx.ReadError("the call was ended")
             self._heard = time.monotonic()
             size += len(piece)
             if size > MAX_STREAM_BYTES:
