@@ -24,6 +24,7 @@ from glmtui.engine.server.chat_completions import (
     continues,
     error_in,
     prepared,
+    refusal_text,
     request_body,
     shortened,
 )
@@ -91,13 +92,14 @@ class Call:
         self.dropped = 0
         self._endpoint = endpoint
         self._blame = blame
-        self._messages = prepared(messages)
+        self._messages = tuple(messages)
+        self._strict = False  # the server takes neither a system role nor a reply at the beginning
         self._params = params
         self._extra = extra
         self._known = known
         self._fields = known.copy()
         self._tries = 0
-        self._continues = continues(messages)
+        self._continues = continues(prepared(messages))
         self._open_thoughts = _only_thoughts(messages)
         self._answer = Answer()
         self._hung_up = threading.Event()
@@ -152,7 +154,7 @@ class Call:
         self._tries += 1
         if self._tries > MAX_TRIES:
             raise refusal
-        body = self._body()
+        body, turns = self._body(), prepared(self._messages)
         if refusal.too_long:
             fewer = shortened(self._messages)
             if fewer is None:
@@ -161,8 +163,8 @@ class Call:
             self._messages = fewer
         elif self._fields.adjust(body, refusal.words):
             pass
-        elif refusal.about_turns and strict_turns(self._messages) != self._messages:
-            self._messages = strict_turns(self._messages)
+        elif refusal.about_turns and not self._strict and strict_turns(turns) != turns:
+            self._strict = True
         elif refusal.bad_request and (unneeded := self._unneeded(body, refusal.words)):
             self._fields.dropped |= unneeded
         elif refusal.about_continuing and continues(self._messages):
@@ -203,7 +205,9 @@ class Call:
         known.learn(fields)
 
     def _body(self) -> dict[str, Any]:
-        body = request_body(self._blame.model, self._messages, self._params)
+        turns = prepared(self._messages)
+        turns = strict_turns(turns) if self._strict else turns
+        body = request_body(self._blame.model, turns, self._params)
         return self._fields.apply(body | dict(self._extra))
 
     # ---- one request
@@ -334,8 +338,10 @@ class Call:
     def _parsed(self, text: str, *, is_error: bool = False) -> dict[str, Any]:
         """The JSON object in `text`; empty if there is none. Raises what error it tells of."""
         data = parse_json(text.removeprefix("\ufeff"))
-        if is_error and error_in(data) is None:
-            data = {"error": data or text or "?"}
+        if is_error and not refusal_text(data):
+            data = {"error": text.strip() or "?"}
+        elif is_error and error_in(data) is None:
+            data = {"error": data}
         failure = error_in(data)
         if failure is not None:
             raise failed_inside(self._blame, *failure)

@@ -30,22 +30,22 @@ def events(pieces: Iterable[bytes]) -> Iterator[tuple[str, str]]:
 
     Raises ValueError for an endless line or event.
     """
-    kind, data, size = "data", list[str](), 0
+    kind, data, size, bare = "data", list[str](), 0, False
     for line in _lines(pieces):
         if not line:
             if data or kind == "error":
                 yield kind, "\n".join(data)
-            kind, data, size = "data", [], 0
+            kind, data, size, bare = "data", [], 0, False
             continue
-        if line.startswith("{"):
+        if line.startswith("{") and not bare:
             if data:
                 yield kind, "\n".join(data)
-                data, size = [], 0
-            yield kind, line
-            kind = "data"
-            continue
-        name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
+            data, size, bare = [], 0, not line.rstrip().endswith("}")
+            if not bare:  # it is whole
+                yield kind, line
+                kind = "data"
+                continue
+        name, value = ("data", line) if bare else _field(line)
         if name == "event" and "error" in value.lower():
             kind = "error"
         if name not in ("data", "error"):
@@ -57,6 +57,11 @@ def events(pieces: Iterable[bytes]) -> Iterator[tuple[str, str]]:
             raise ValueError("an event without an end")
     if data or kind == "error":
         yield kind, "\n".join(data)
+
+
+def _field(line: str) -> tuple[str, str]:
+    name, _, value = line.partition(":")
+    return name, value.removeprefix(" ")
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
