@@ -2,7 +2,12 @@
 
 import sys
 
-from glmtui.cli import main
+import glmtui
+from glmtui.programs import drop_working_folder
+
+drop_working_folder(glmtui.__file__)  # before anything is imported that could be found there
+
+from glmtui.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

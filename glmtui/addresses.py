@@ -6,16 +6,19 @@ that prints, logs or stores a URL takes it through `shown_address` first. Knows 
 
 from __future__ import annotations
 
-import ipaddress
 import re
+from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from glmtui.sanitize import one_line
 
+if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
+
 SCHEMES = ("http://", "https://")
 # The user part may itself hold "/", "?", "#" or "@" that nobody encoded: it ends at the last "@"
 # before a blank or a quote.
-_IN_TEXT = re.compile(r"\b[a-z][a-z0-9+.-]{0,31}://[^\s\"'<>\\^`{|}]+", re.IGNORECASE)
+_IN_TEXT = re.compile(r"\b[a-z][a-z0-9+.-]{0,31}://[^\s\"'<>]+", re.IGNORECASE)
 _TRAILING = ".,;:!?)]"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE)
 
@@ -28,13 +31,16 @@ def is_address(text: str) -> bool:
 def shown_address(url: str) -> str:
     """`url` on one line, as it may be shown or stored: without user, password, query and fragment.
 
-    Text that is no sound URL is cut harder, so that a mistyped one does not show its password
-    either: of that, nothing is left before the last "@" and after the first "?" or "#".
+    A mistyped URL is cut harder, so that it does not show its password either: a path with an "@"
+    is left out, and of what is no sound URL all before the last "@" and after a "?" or "#".
     """
     url = url.strip()
     parts = split_address(url)
     if parts is not None:
-        return one_line(f"{origin(parts)}{parts.path}")
+        host = parts.netloc.rpartition("@")[2]
+        # an "@" there may be the end of a password with a "/" in it
+        path = "/…" if "@" in parts.path else parts.path
+        return one_line(f"{parts.scheme}://{host}{path}")
     scheme, separator, rest = url.partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
         scheme, separator, rest = "", "", url
@@ -44,12 +50,12 @@ def shown_address(url: str) -> str:
 
 def shown_name(name: str) -> str:
     """The name of a model, as it may be shown or stored; of a URL, `shown_address`."""
-    return shown_address(name) if is_address(name) else name
+    return shown_address(name) if "://" in name else name
 
 
 def without_credentials(text: str) -> str:
     """`text` with each URL in it as `shown_address` has it: for messages of libraries."""
-    return _IN_TEXT.sub(_shown_in_text, text)
+    return _IN_TEXT.sub(_shown_in_text, text) if "://" in text else text
 
 
 def is_this_machine(host: str) -> bool:
@@ -93,7 +99,9 @@ def _shown_in_text(found: re.Match[str]) -> str:
     return shown_address(bare) + url[len(bare) :]
 
 
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _ip(host: str) -> IPv4Address | IPv6Address | None:
+    import ipaddress
+
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

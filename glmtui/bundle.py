@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from glmtui import __version__, paths
+from glmtui.addresses import without_credentials
 from glmtui.config import SETTINGS, Settings
 from glmtui.doctor import Finding
 from glmtui.errors import StoreError
@@ -63,7 +64,7 @@ def redacted(text: str, environ: Mapping[str, str] = os.environ) -> str:
     """`text` without keys, hosts, addresses, the home folder and the user's name."""
     for value in sorted(_secrets(environ), key=len, reverse=True):
         text = text.replace(value, "[key]")
-    text = _KEYS.sub("[key]", text)
+    text = _KEYS.sub("[key]", without_credentials(text))
     text = _HOST_OF_URL.sub(r"\1[host]", text)
     text = _ADDRESS.sub("[address]", text)
     text = text.replace(str(Path.home()), "~")

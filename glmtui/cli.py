@@ -15,7 +15,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from glmtui import __version__, bench
+from glmtui import __version__, bench, paths
+from glmtui.addresses import without_credentials
 from glmtui.errors import ConfigError, GlmtuiError, StoreError, UsageError
 from glmtui.language import _, speak
 
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     # A locale that lacks a character shows "?" in its place.
     for stream in (sys.stdout, sys.stderr):
         _reconfigure(stream, errors="replace")
+    paths.keep_from_others()
     speak("auto")  # for what is wrong before the settings say another language
     try:
         args = _parse(argv)
@@ -316,7 +318,7 @@ def _config(args: Namespace) -> int:
             _print(f"# {row.variable} in the environment overrides {row.dotted}")
     if path.exists():
         with contextlib.suppress(OSError):  # `problems` says so
-            _print(f"# {path}\n{path.read_text('utf-8', 'replace').rstrip()}")
+            _print(without_credentials(f"# {path}\n{path.read_text('utf-8', 'replace').rstrip()}"))
     else:
         _print(f"# {path} is not there yet. It could say:")
         _print(f"\n{config_example.example_toml().rstrip()}")
@@ -347,7 +349,6 @@ def _bench(args: Namespace) -> int:
 
 
 def _store(args: Namespace) -> Store:
-    from glmtui import paths
     from glmtui.store import Store
 
     settings = _settings_or_complaints(args)

@@ -19,10 +19,12 @@ from pathlib import Path
 from typing import Literal
 
 from glmtui import __version__, config, paths
+from glmtui.addresses import shown_address, shown_name
 from glmtui.config import Settings
 from glmtui.engine import catalog, device
 from glmtui.engine.native.build import NO_COMPILER, Built, built
 from glmtui.errors import ConfigError, GlmtuiError
+from glmtui.programs import SAFE_FOLDER
 
 PROBE_SECONDS = 120
 PROBE = """\
@@ -119,7 +121,7 @@ def probe(version: str) -> Iterator[Finding]:
             capture_output=True,
             text=True,
             timeout=PROBE_SECONDS,
-            cwd="/",  # -c looks for modules in the working folder first
+            cwd=SAFE_FOLDER,  # -c looks for modules in the working folder first
         )
     except subprocess.TimeoutExpired:
         yield Finding("fail", "torch", f"{version}: CUDA gave no answer in two minutes", advice)
@@ -260,7 +262,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
     except GlmtuiError as error:
         yield Finding("warn", "model", error.message, error.hint)
     else:
-        yield Finding("ok", "model", f"{ref} is the one that opens")
+        yield Finding("ok", "model", f"{shown_name(ref)} is the one that opens")
 
 
 def _config(
@@ -275,4 +277,4 @@ def _config(
             what = f"{name}: the environment variable {server.key_env} is not set"
             yield Finding("warn", "server", what, f"export {server.key_env} with its API key in it")
         else:
-            yield Finding("ok", "server", f"{name} at {server.url} (not called)")
+            yield Finding("ok", "server", f"{name} at {shown_address(server.url)} (not called)")

@@ -24,9 +24,11 @@ They are raised at the place that knows the cause, and caught in three: the comm
 engine thread's loop, and the app's handler of failed requests. Nothing here knows who shows them.
 """
 
+from glmtui.addresses import without_credentials
+
 
 class GlmtuiError(Exception):
-    """An error for the user's eyes.
+    """An error for the user's eyes. Passwords and queries of URLs in its text are left out.
 
     Args:
         message: what happened, naming the file, model or setting.
@@ -34,9 +36,9 @@ class GlmtuiError(Exception):
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = without_credentials(message)
+        self.hint = without_credentials(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from rich.cells import cell_len, set_cell_size
 
+from glmtui.addresses import shown_address, shown_name
 from glmtui.config import Server
 from glmtui.engine.api import ModelInfo
 from glmtui.engine.device import Snapshot, fits
@@ -56,7 +57,13 @@ def size(nbytes: int) -> str:
 def conversations(summaries: Sequence[Summary], width: int) -> str:
     """A table of conversations, in the order they come."""
     rows = [
-        (s.id, _when(s.updated), str(s.message_count), s.model or "-", s.title or "(no title)")
+        (
+            s.id,
+            _when(s.updated),
+            str(s.message_count),
+            shown_name(s.model) or "-",
+            s.title or "(no title)",
+        )
         for s in summaries
     ]
     return table(("ID", "LAST CHANGED", " MESSAGES", "MODEL", "TITLE"), rows, width, elastic=4)
@@ -128,5 +135,8 @@ def _fitting(model: KnownModel, machine: Snapshot) -> str:
 
 def servers(named: Mapping[str, Server], width: int) -> str:
     """A table of the servers in the settings."""
-    rows = [(name, server.model or "(its first)", server.url) for name, server in named.items()]
+    rows = [
+        (name, server.model or "(its first)", shown_address(server.url))
+        for name, server in named.items()
+    ]
     return table(("SERVER", "MODEL", "ADDRESS"), rows, width, elastic=2)

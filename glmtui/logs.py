@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 from glmtui import __version__, paths
+from glmtui.addresses import without_credentials
 from glmtui.errors import GlmtuiError
 from glmtui.language import _
 from glmtui.store.durable import make_private_folder
@@ -71,13 +72,18 @@ def warnings_to(descriptor: int) -> Iterator[None]:
     """Meanwhile, what any part of the program warns of is written to this descriptor."""
     with open(descriptor, "a", encoding="utf-8", errors="replace", closefd=False) as file:
         handler = logging.StreamHandler(file)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         handler.setLevel(logging.WARNING)
         logging.getLogger().addHandler(handler)
         try:
             yield
         finally:
             logging.getLogger().removeHandler(handler)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return without_credentials(super().format(record))
 
 
 def unexpected(error: BaseException) -> GlmtuiError:
@@ -87,7 +93,7 @@ def unexpected(error: BaseException) -> GlmtuiError:
     try:
         with os.fdopen(open_log(log), "a", encoding="utf-8", errors="replace") as file:
             file.write(f"glmtui {__version__}, {datetime.now():%Y-%m-%d %H:%M:%S}\n")
-            file.write("".join(traceback.format_exception(error)) + "\n")
+            file.write(without_credentials("".join(traceback.format_exception(error))) + "\n")
     except OSError:
         return GlmtuiError(what, _("The details could not be written to {log}.").format(log=log))
     return GlmtuiError(what, _("The details are in {log}.").format(log=log))

@@ -28,6 +28,14 @@ def state_dir() -> Path:
     return _folder("GLMTUI_STATE_DIR", platformdirs.user_state_path("glmtui"))
 
 
+def keep_from_others() -> None:
+    """Lets no file or folder of this process, or of what it starts, be for others to write.
+
+    The umask may allow that; the bit of the group stays as it is, for folders that a group shares.
+    """
+    os.umask(os.umask(0o077) | 0o002)
+
+
 def _folder(variable: str, usual: Path) -> Path:
     moved = os.environ.get(variable)
     return Path(moved).expanduser() if moved else usual

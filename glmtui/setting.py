@@ -15,6 +15,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from types import NoneType
 from typing import Any, TypeAlias, get_args, get_type_hints
 
+from glmtui.addresses import shown_address
 from glmtui.errors import ConfigError
 from glmtui.language import _
 
@@ -110,6 +111,8 @@ class Setting:
         same = type(held) is self.kind
         if same and isinstance(held, str | int | float) and self._allows(held):
             return held
+        if isinstance(value, str) and ("://" in value or "@" in value):
+            value = shown_address(value)  # mistyped, and perhaps with a password
         shown = json.dumps(value, ensure_ascii=False, default=str)
         shown = shown if len(shown) <= 60 else shown[:59] + "…"
         near = difflib.get_close_matches(str(value), self.choices, n=1)

@@ -2,7 +2,7 @@
 
 Serves ``/api/models/ORG/NAME`` and ``/ORG/NAME/resolve/COMMIT/FILE`` with Range, ETag and the hub's
 own headers. `faults` breaks connections, sends wrong bytes or statuses for a file, so often and no
-more.
+more; `headers`, `digests`, `entries` and `answer` are what a hostile hub says.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -29,6 +30,8 @@ class Fault:
         cut_after: bytes of the answer after which the connection breaks.
         status: answered instead of the file.
         body: sent instead of the file.
+        drip_seconds: between one byte of the answer and the next.
+        drips: what comes so: "body", or "headers", which then have no end.
         redirect: address of another host that has the file, at the same path.
         times: how often; then all is well.
     """
@@ -36,6 +39,8 @@ class Fault:
     cut_after: int | None = None
     status: int | None = None
     body: bytes | None = None
+    drip_seconds: float | None = None
+    drips: str = "body"
     redirect: str | None = None
     times: int = 1
 
@@ -51,6 +56,9 @@ class Hub:
     status: int | None = None  # of every answer
     resumes: bool = True  # whether Range is honoured
     url: str = ""
+    headers: dict[str, str] = field(default_factory=dict)  # said of every file, and override
+    entries: list[Any] = field(default_factory=list)  # listed as well, as they are
+    answer: Callable[[BaseHTTPRequestHandler], object] | None = None  # instead of the API's
     asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, range
     tokens: list[str | None] = field(default_factory=list)  # the Authorization of each
 
@@ -83,6 +91,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             return self._refuse(401)
         if path.startswith("/api/models/"):
+            if self.hub.answer is not None:
+                with suppress(ConnectionError):
+                    self.hub.answer(self)
+                self.close_connection = True
+                return None
             return self._describe(path.removeprefix("/api/models/"))
         repo, _, rest = path.removeprefix("/").partition("/resolve/")
         name = rest.partition("/")[2]
@@ -109,7 +122,8 @@ class _Handler(BaseHTTPRequestHandler):
             _sibling(name, files[name], said.get(name, _etag(files[name]))) for name in files
         ]
         sha = said.get("commit", COMMIT)
-        body = json.dumps({"id": repo, "sha": sha, "siblings": siblings}).encode()
+        listed = [*siblings, *self.hub.entries]
+        body = json.dumps({"id": repo, "sha": sha, "siblings": listed}).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -128,21 +142,23 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header("Location", fault.redirect + self.path)
                 self.send_header("Content-Length", "0")
                 return self.end_headers()
+            if fault.drips == "headers":
+                return self._drip(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 1000, fault.drip_seconds or 0)
             if fault.body is not None:
                 content = fault.body
         else:
             fault = None
-        start = 0
+        start, said = 0, {"X-Repo-Commit": COMMIT, "ETag": f'"{_etag(content)}"'}
         asked = self.headers.get("Range")
         if asked and self.hub.resumes:
             start = int(asked.removeprefix("bytes=").partition("-")[0])
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            said["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         else:
             self.send_response(200)
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("ETag", f'"{_etag(content)}"')
-        self.send_header("Content-Length", str(len(content) - start))
+        said["Content-Length"] = str(len(content) - start)
+        for header, value in (said | self.hub.headers).items():
+            self.send_header(header, value)
         self.end_headers()
         if self.command == "HEAD":
             return None
@@ -151,8 +167,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.close_connection = True
             return None
-        self.wfile.write(content[start:])
+        if fault is not None and fault.drip_seconds is not None:
+            return self._drip(content[start:], fault.drip_seconds)
+        with suppress(ConnectionError):
+            self.wfile.write(content[start:])
         return None
+
+    def _drip(self, content: bytes, seconds: float) -> None:
+        with suppress(ConnectionError):
+            for n in range(len(content)):
+                self.wfile.write(content[n : n + 1])
+                time.sleep(seconds)
+        self.close_connection = True
 
 
 def _etag(content: bytes) -> str:

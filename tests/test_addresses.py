@@ -14,11 +14,12 @@ SECRET = "canary"
     [
         ("http://localhost:8000/v1", "http://localhost:8000/v1"),
         (f"http://user:{SECRET}@host:8000/v1?api_key={SECRET}#{SECRET}", "http://host:8000/v1"),
-        (f"HTTPS://{SECRET}@Host/v1/", "https://host/v1/"),
+        (f"HTTPS://{SECRET}@Host/v1/", "https://Host/v1/"),
         (f"http://u:{SECRET}@[::1]:80/v1", "http://[::1]:80/v1"),
         (f"http://u:{SECRET}@x@host/v1", "http://host/v1"),
         (f"http://u:{SECRET}/w@host/v1", "http://host/v1"),
         (f"http://u:{SECRET}?w@host/v1", "http://host/v1"),
+        (f"http://u:/{SECRET}@host/v1", "http://u:/…"),
         (f"u:{SECRET}@host/v1", "host/v1"),
         (f"http:/u:{SECRET}@host", "host"),
         (f"ftp://u:{SECRET}@host/?{SECRET}", "ftp://host/"),

@@ -1,5 +1,6 @@
 """The commands other than ``ask``, within this process."""
 
+import subprocess
 import sys
 import types
 
@@ -318,3 +319,10 @@ def test_config_that_is_a_folder(capsys, place):
 def test_sampling_flags_are_the_parameters(app):
     assert cli.main(["-s", "do_sample=off", "-s", "max_new_tokens=5"]) == 7
     assert app[0][0].sampling == SamplingParams(do_sample=False, max_new_tokens=5)
+
+
+def test_what_it_makes_is_not_for_others_to_write(place):
+    code = "import os; os.umask(0); from glmtui.cli import main; main(['--version']); "
+    code += f"open({str(place / 'made')!r}, 'w')"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    assert (place / "made").stat().st_mode & 0o777 == 0o664

@@ -121,6 +121,6 @@ def test_a_proxy_that_cannot_be_used_is_said_where_it_is(environment, proxy):
 def test_certificates_that_cannot_be_read_are_said(environment, monkeypatch, tmp_path):
     environment()
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
-    with pytest.raises(ServerError, match="certificates cannot be read") as caught:
+    with pytest.raises(ServerError, match="certificates to trust cannot be read") as caught:
         ask("https://127.0.0.1:9/v1")
     assert "SSL_CERT_FILE" in caught.value.hint

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import huggingface_hub
 import huggingface_hub.constants
 import pytest
 from checkpoints import llama_files
@@ -318,3 +319,82 @@ def test_what_is_no_name(hub: Hub) -> None:
     for ref in ("nothing", "a/b/c", "a b/c", "/nowhere"):
         with pytest.raises(ModelNotFound):
             pull(ref, endpoint=hub.url)
+
+
+def test_certificates_that_are_none(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
+    with pytest.raises(DownloadError, match="certificates to trust cannot be read"):
+        pull(REPO, endpoint=hub.url.replace("http:", "https:"))
+
+
+def test_a_proxy_that_is_none(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "nonsense://user:canary@proxy")
+    with pytest.raises(DownloadError, match="proxy set in the environment") as caught:
+        pull(REPO, endpoint=hub.url)
+    assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("endpoint", ["hub", "http://", "http://h:x/", "ftp://u:canary@h/"])
+def test_an_endpoint_that_is_no_address(hub: Hub, endpoint: str) -> None:
+    with pytest.raises(DownloadError, match="is no address of a hub") as caught:
+        pull(REPO, endpoint=endpoint)
+    assert "canary" not in str(caught.value)
+
+
+def test_an_endpoint_with_a_login_and_a_path(hub: Hub) -> None:
+    host = hub.url.removeprefix("http://")
+    assert pull(REPO, endpoint=f"http://me:p%40ss@{host}/").name == REPO
+    assert {*hub.tokens} == {"Basic bWU6cEBzcw=="}
+
+
+def test_a_token_that_cannot_be_sent(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_\u2603canary")
+    with pytest.raises(DownloadError, match="characters that cannot be sent") as caught:
+        pull(REPO, endpoint=hub.url)
+    assert "canary" not in str(caught.value)
+
+
+def test_offline_is_honoured(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
+        pull(REPO, endpoint=hub.url)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    info = pull(REPO, endpoint=hub.url)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub.asked.clear()
+    assert pull(REPO, endpoint=hub.url) == info
+    assert hub.asked == []
+
+
+def test_huggingface_hub_finds_what_we_placed(hub: Hub) -> None:
+    info = pull(REPO, endpoint=hub.url)
+    found = huggingface_hub.try_to_load_from_cache(REPO, "config.json")
+    assert found == str(info.path / "config.json")
+    blob = (info.path / WEIGHTS).resolve()
+    assert blob.parent.name == "blobs"
+    assert (info.path / WEIGHTS).readlink() == Path("../../blobs", blob.name)
+    again = huggingface_hub.snapshot_download(REPO, endpoint=hub.url, local_files_only=True)
+    assert Path(again) == info.path
+    scanned = huggingface_hub.scan_cache_dir()
+    assert (len(scanned.repos), scanned.warnings) == (1, [])
+
+
+def test_what_huggingface_hub_has_fetched_is_not_fetched_again(hub: Hub) -> None:
+    for name in hub.repos[REPO]:
+        huggingface_hub.hf_hub_download(REPO, name, endpoint=hub.url)
+    hub.asked.clear()
+    assert pull(REPO, endpoint=hub.url).nbytes == len(hub.repos[REPO][WEIGHTS])
+    assert hub.downloads() == []
+
+
+def test_a_file_system_without_links(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(self: Path, target: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "symlink_to", none)
+    info = pull(REPO, endpoint=hub.url)
+    assert (info.path / WEIGHTS).read_bytes() == hub.repos[REPO][WEIGHTS]
+    assert not (info.path / WEIGHTS).is_symlink()
+    hub.asked.clear()
+    assert pull(REPO, endpoint=hub.url) == info
+    assert hub.downloads() == []

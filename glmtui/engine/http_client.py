@@ -8,11 +8,13 @@ come from the environment. Knows nothing of hubs or chats. Imports httpx: import
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ssl import SSLContext
 from typing import Any
@@ -23,6 +25,7 @@ import httpx
 from glmtui import __version__
 from glmtui.addresses import is_local_service
 from glmtui.engine.proxies import proxy_for
+from glmtui.language import _
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 15.0
@@ -90,21 +93,21 @@ class EnvironmentProxies(httpx.BaseTransport):
 
     def _made(self, proxy: str | None, secure: bool) -> httpx.HTTPTransport:
         verify = self._verify
-        if isinstance(verify, bool):
-            try:  # certificates are read where they are needed, for reading them takes a while
-                verify = httpx.create_ssl_context(
-                    verify and secure, trust_env=self._certificates and secure
-                )
+        if verify is True and secure:
+            names = ("SSL_CERT_FILE", "SSL_CERT_DIR") if self._certificates else ()
+            try:
+                verify = _tls(tuple(os.environ.get(name) for name in names))
             except OSError as error:  # of which ssl.SSLError is one
-                raise UnusableCertificates(f"the certificates cannot be read: {error}") from error
+                words = _("The certificates to trust cannot be read: {error}").format(error=error)
+                raise UnusableCertificates(words) from error
+        elif verify is True:
+            verify = False  # of a plain http request: there is nothing to verify
         try:
             return httpx.HTTPTransport(verify=verify, trust_env=False, proxy=proxy)
         except ImportError as error:
-            words = "a SOCKS proxy needs the package socksio"
-            raise UnusableProxy(words) from error
+            raise UnusableProxy(_("a SOCKS proxy needs the package socksio")) from error
         except (ValueError, httpx.InvalidURL):  # whose text may hold the proxy's password
-            words = "the proxy set in the environment is of no kind that can be used"
-            raise UnusableProxy(words) from None
+            raise UnusableProxy(_("it is of no kind that can be used")) from None
 
 
 class Line:
@@ -189,6 +192,12 @@ def http_client(
     )
 
 
+@lru_cache(maxsize=4)
+def _tls(named: tuple[str | None, ...]) -> SSLContext:
+    """The certificates to trust, which take 0.1 s to read; `named` is what the environment says."""
+    return httpx.create_ssl_context(trust_env=bool(named))
+
+
 def refuse_encodings(response: httpx.Response) -> None:
     """An httpx event hook, called before a byte of the body is read. Raises UnaskedEncoding."""
     encodings = response.headers.get_list("content-encoding", split_commas=True)
@@ -258,7 +267,7 @@ def getting(
     Raises httpx.HTTPError (BadRedirect among them), httpx.InvalidURL.
     """
     address = first = httpx.URL(url)
-    for _ in range(MAX_REDIRECTS + 1):
+    for _hop in range(MAX_REDIRECTS + 1):
         own = private if private and _same_origin(address, first) else {}
         with client.stream("GET", address, headers={**(headers or {}), **own}) as response:
             following = response.next_request

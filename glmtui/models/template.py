@@ -12,11 +12,11 @@ import os
 import subprocess
 import sys
 import weakref
-from pathlib import Path
 from typing import Any
 
 from glmtui.errors import UnsupportedModel
 from glmtui.language import _
+from glmtui.programs import SAFE_FOLDER, import_path
 
 PROGRAM = """
 import sys
@@ -56,15 +56,14 @@ class Template:
         return str(answer["text"])
 
     def _start(self) -> subprocess.Popen[str]:
-        path = [str(Path(folder).absolute()) for folder in sys.path]
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", PROGRAM.format(path=path)],
+            [sys.executable, "-I", "-S", "-c", PROGRAM.format(path=import_path())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             encoding="ascii",
             env={name: os.environ[name] for name in KEPT if name in os.environ},
-            cwd="/",
+            cwd=SAFE_FOLDER,
             start_new_session=True,  # Ctrl+C is not meant for it
         )
         self._process = process

@@ -16,7 +16,7 @@ from glmtui.store.durable import read_bounded, replace_lightly
 from glmtui.store.format import Peek
 
 NAME = ".index.json"
-VERSION = 1
+VERSION = 2
 LEAST = 200
 """Files from which on an index is worth having."""
 MOST_BYTES = 64 * 2**20

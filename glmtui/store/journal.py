@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from glmtui.addresses import shown_name
 from glmtui.chat import Conversation, Message
 from glmtui.errors import CorruptConversation
 from glmtui.language import _
@@ -132,7 +133,7 @@ def dumps_later(conversation: Conversation, start: int, digest: bytes) -> str:
     """The messages from `start` on, to be added to a file of this digest."""
     table = {
         "file": digest.hex(),
-        "model": conversation.model,
+        "model": shown_name(conversation.model),
         "head": conversation.head,
         "messages": [message_table(m, plain=False) for m in conversation.messages[start:]],
     }
@@ -173,6 +174,7 @@ def add_later(conversation: Conversation, text: str, digest: bytes) -> tuple[Con
         head = conversation.head
     if not isinstance(model, str):
         model = conversation.model
+    model = shown_name(model)
     added = replace(conversation, messages=tuple(messages.values()), head=head, model=model)
     return added, whole
 

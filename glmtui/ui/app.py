@@ -25,6 +25,7 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Static
 
 from glmtui import keys, paths
+from glmtui.addresses import shown_name
 from glmtui.chat import Conversation
 from glmtui.commands import COMMANDS, Command
 from glmtui.config import Settings
@@ -270,7 +271,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         """Lets the user choose a model; one that is not here is fetched first."""
         from glmtui.ui.model_picker import ModelPicker
 
-        picker = ModelPicker(self.settings, wanted or self.session.model_name, why)
+        picker = ModelPicker(self.settings, shown_name(wanted or self.session.model_name), why)
         self.push_screen(picker, lambda name: self.use_model(name, fetch=True) if name else None)
 
     def use_model(self, name: str, *, fetch: bool = False) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import NamedTuple
 
 from glmtui import paths
 from glmtui.language import _
+from glmtui.programs import SAFE_FOLDER, find_program
 
 LIMIT = 74_994
 """Bytes of text that terminals take in one OSC 52: xterm and tmux stop at 100,000 with the rest."""
@@ -104,19 +104,20 @@ def tools(environ: Mapping[str, str]) -> list[tuple[str, ...]]:
         known += [("xclip", "-selection", "clipboard"), ("xsel", "--clipboard", "--input")]
     if sys.platform == "darwin":
         known.append(("pbcopy",))
-    return [argv for argv in known if shutil.which(argv[0], path=environ.get("PATH"))]
+    return [argv for argv in known if find_program(argv[0], environ.get("PATH"))]
 
 
 def _fed(argv: Sequence[str], text: str) -> bool:
     """Whether a program took `text`. It may stay in the background, so no pipe is left to it."""
     try:
         done = subprocess.run(
-            argv,
+            [find_program(argv[0]) or "", *argv[1:]],
             input=text.encode("utf-8", "replace"),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             timeout=TOOL_SECONDS,
             check=False,
+            cwd=SAFE_FOLDER,  # it may stay for long
         )
     except (OSError, subprocess.TimeoutExpired):
         return False

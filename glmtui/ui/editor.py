@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 from textual.app import SuspendNotSupported
 
 from glmtui.language import _
+from glmtui.programs import find_program
 
 if TYPE_CHECKING:
     from glmtui.ui.app import GlmtuiApp
@@ -77,7 +77,8 @@ def editor() -> list[str]:
                 return shlex.split(asked)
             except ValueError:  # an open quote
                 return [asked]
-    return next(([name] for name in FALLBACKS if shutil.which(name)), [])
+    found = filter(None, map(find_program, FALLBACKS))
+    return next(([path] for path in found), [])
 
 
 class _Sheet:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from glmtui import paths
+from glmtui.addresses import shown_name
 from glmtui.chat import Conversation
 from glmtui.config import Settings
 from glmtui.engine.api import Engine, Event
@@ -46,7 +47,9 @@ def run(
     speak(settings.language)
     store = Store(paths.data_dir() / "conversations", settings.format)
     conversation = None if open_conversation is None else store.load(open_conversation)
-    if conversation is not None and conversation.model and not model_asked:
+    # of the address that is asked for anyway, a conversation has only what may be stored
+    known = conversation is not None and conversation.model == shown_name(settings.model or "")
+    if conversation is not None and conversation.model and not (model_asked or known):
         settings = replace(settings, model=conversation.model)
     log = paths.state_dir() / "glmtui.log"
     if settings.plain:

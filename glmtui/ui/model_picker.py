@@ -18,6 +18,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from glmtui.addresses import shown_address
 from glmtui.config import Settings
 from glmtui.engine import catalog, device
 from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
@@ -66,7 +67,7 @@ def rows(settings: Settings, installed: list[ModelInfo], machine: Snapshot) -> l
             found.append(_row(known.name, known.title, note, style))
     for name, server in settings.servers.items():
         asked = server.model or _("its first model")
-        found.append(_row(name, f"{name}: {asked}", server.url))
+        found.append(_row(name, f"{name}: {asked}", shown_address(server.url)))
     return found
 
 

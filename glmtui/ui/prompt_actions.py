@@ -12,6 +12,7 @@ from textual.timer import Timer
 from textual.widgets import TextArea
 
 from glmtui import config, presets
+from glmtui.addresses import shown_address
 from glmtui.errors import StoreError, UsageError
 from glmtui.language import _
 from glmtui.sanitize import one_line
@@ -60,7 +61,7 @@ class PromptActions(ChatView):
             if known.name not in names:
                 yield Choice(known.name, _("to be fetched"))
         for name, server in self.app.settings.servers.items():
-            yield Choice(name, server.url)
+            yield Choice(name, shown_address(server.url))
 
     def _titles(self) -> Iterator[Choice]:
         try:

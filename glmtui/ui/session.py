@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from glmtui.addresses import shown_name
 from glmtui.chat import Conversation, FinishReason, Message, SamplingParams, last_turns, with_tools
 from glmtui.engine.api import (
     Delta,
@@ -126,7 +127,7 @@ class Session:
     @property
     def answering(self) -> str:
         """The name of the model in memory, or the one that was asked for."""
-        return one_line(self.model.name if self.model else self.model_name)
+        return one_line(self.model.name if self.model else shown_name(self.model_name))
 
     def load(self, target: Target, name: str, options: LoadOptions) -> None:
         """Loads a model in place of the one there is; a question that waits is answered by it."""
@@ -134,7 +135,7 @@ class Session:
             self.cut()
         self._take_back()
         assert self._engine is not None
-        self.model, self.loading, self.load_error = None, (name, 0.0), None
+        self.model, self.loading, self.load_error = None, (shown_name(name), 0.0), None
         self.model_name = name
         self._target_name = target.url if isinstance(target, ServerSpec) else target.name
         self._engine.load(target, options)
@@ -226,12 +227,12 @@ class Session:
 
     def _reply(self, begun: Message | None = None) -> None:
         self.reply_error, self.stopped = None, False
-        asked = replace(self.conversation, model=self.model_name or self.conversation.model)
+        name = shown_name(self.model_name)
+        asked = replace(self.conversation, model=name or self.conversation.model)
+        self.conversation = asked
         if begun is None:
             self.conversation = asked.add(Message("assistant", "", model=self.answering))
             begun = self.conversation.path[-1]
-        else:
-            self.conversation = asked
         # A reply that failed before its first word says nothing to the model.
         prompt = tuple(m for m in asked.prompt if m.content or m.metadata or m.role != "assistant")
         prompt = prompt if self.keep_turns is None else last_turns(prompt, self.keep_turns)

@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import get_args
 
+import hub_answers
 import server_answers
 import tomli
 
@@ -260,5 +261,15 @@ TARGETS: dict[str, Target] = {
         server_answers.take_refusal,
         server_answers.refusals,
         (b"unsupported", b"stream", b"top_k", b"error"),
+    ),
+    "hub": Target(
+        hub_answers.take_description,
+        hub_answers.descriptions,
+        (b"../", b"\\u0000", b"siblings", b"rfilename", b"sha256", b"-1", b"1e999", b"null"),
+    ),
+    "hub response": Target(
+        hub_answers.take_response,
+        hub_answers.responses,
+        (b"Location: ", b"http://", b"Content-Encoding: ", b"Transfer-Encoding: chunked", b"\r\n"),
     ),
 }

@@ -21,6 +21,7 @@ from typing import Any
 from glmtui.engine.bench.plan import Engine, Ready, Subject, Timed
 from glmtui.errors import EngineError, GlmtuiError
 from glmtui.language import _
+from glmtui.programs import standing_in_safe_folder
 
 SAID_BYTES = 4096  # of what a process that died has printed
 
@@ -47,7 +48,7 @@ class Worker:
 
     def __enter__(self) -> Worker:
         try:
-            with _held_interrupts():
+            with standing_in_safe_folder(), _held_interrupts():
                 self._process.start()
         except BaseException:  # Ctrl+C, held until here, among them
             self.close()

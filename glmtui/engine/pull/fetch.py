@@ -7,23 +7,40 @@ nothing of the hub's addresses or cache.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
+import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import httpx
 
+from glmtui.addresses import shown_address, split_address, without_credentials
+from glmtui.engine.http_client import (
+    Line,
+    UnusableCertificates,
+    UnusableProxy,
+    ending,
+    getting,
+    http_client,
+)
 from glmtui.engine.pull.staging import CHUNK_BYTES, Job, megabytes
 from glmtui.errors import DownloadError
 from glmtui.language import _
+from glmtui.sanitize import one_line
 
-ATTEMPTS = 6  # in a row without a single byte
+ATTEMPTS = 6  # in a row that bring next to nothing
+PROGRESS_BYTES = 1024  # an attempt that brings less than this counts as failed
+STALL_SECONDS = 60.0  # in which a connection brings that much, or is given up
 FIRST_WAIT_SECONDS = 0.5  # doubled after each of them
-TIMEOUT = httpx.Timeout(30.0, read=15.0)
 REPORT_SECONDS = 0.1
+FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+FILE_MODE = 0o664  # less what the umask takes: never for others to write
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +69,11 @@ class _Broken(Exception):
     """The connection broke, or the server is in trouble for the moment."""
 
 
-def fetch(file: RemoteFile, target: Path, headers: Mapping[str, str], job: Job, what: str) -> None:
+def fetch(file: RemoteFile, target: Path, private: Mapping[str, str], job: Job, what: str) -> None:
     """Downloads to `target`, by way of ``target.incomplete``, which outlives a failure.
 
     Args:
-        headers: sent with the request; an authorization is not passed on to other hosts.
+        private: headers for the host of the file's URL alone, not for hosts it redirects to.
         what: for the progress report.
 
     Raises:
@@ -64,74 +81,109 @@ def fetch(file: RemoteFile, target: Path, headers: Mapping[str, str], job: Job, 
         PullCancelled, OSError.
     """
     part = target.with_name(target.name + ".incomplete")
-    failures = 0
-    with httpx.Client(follow_redirects=True, timeout=TIMEOUT) as client, part.open("ab") as out:
+    with os.fdopen(os.open(part, FLAGS, FILE_MODE), "ab") as out:
+        _lock(out, file.name)
+        if out.tell() > file.size:  # left by something else
+            out.truncate(0)
+            out.seek(0)
+        failures, most = 0, out.tell()
+        job.report(what, most, file.size)
         while out.tell() < file.size:
-            before = out.tell()
             try:
-                _receive(client, file, headers, out, job, what)
-            except (_Broken, httpx.HTTPError) as error:
-                failures = 0 if out.tell() > before else failures + 1
+                _receive(file, private, out, job, what)
+            except (_Broken, httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+                job.check()
+                failures = 0 if out.tell() - most >= PROGRESS_BYTES else failures + 1
+                most = max(most, out.tell())
                 if failures == ATTEMPTS:
-                    raise DownloadError(
-                        _(
-                            "The connection for {name} broke again and again ({error}). "
-                            "{kept} of {size} are kept."
-                        ).format(
-                            name=file.name,
-                            error=error,
-                            kept=megabytes(out.tell()),
-                            size=megabytes(file.size),
-                        ),
-                        _("Go on from there with: glmtui pull {model}").format(model=job.name),
-                    ) from error
+                    raise _given_up(file, job, out.tell(), str(error)) from error
                 if failures:
                     job.cancelled.wait(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
                     job.check()
-    if part.stat().st_size != file.size or not _is_intact(part, file, job):
-        part.unlink()
+        out.flush()
+        if part.stat().st_size != file.size or not _is_intact(part, file, job):
+            part.unlink()
+            raise DownloadError(
+                _("{name} arrived damaged: its size or checksum is not what the hub says.").format(
+                    name=file.name
+                ),
+                _(
+                    "Try again; if it stays so, the mirror is out of step: set another "
+                    "(hub.endpoint)."
+                ),
+            )
+        part.replace(target)
+
+
+def _lock(out: IO[bytes], name: str) -> None:
+    """Keeps other processes from writing to the file until it is closed."""
+    try:
+        fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
         raise DownloadError(
-            _("{name} arrived damaged: its size or checksum is not what the hub says.").format(
-                name=file.name
-            ),
-            _("Try again; if it stays so, the mirror is out of step: set another (hub.endpoint)."),
-        )
-    part.replace(target)
+            _("Another program is downloading {name} just now.").format(name=name),
+            _("Wait until it is done, then try again."),
+        ) from error
+    except OSError:  # a file system without locks
+        return
+
+
+def _given_up(file: RemoteFile, job: Job, kept: int, reason: str) -> DownloadError:
+    return DownloadError(
+        _(
+            "The connection for {name} broke again and again ({error}). {kept} of {size} are kept."
+        ).format(
+            name=file.name,
+            error=one_line(without_credentials(reason))[:200],
+            kept=megabytes(kept),
+            size=megabytes(file.size),
+        ),
+        _("Go on from there with: glmtui pull {model}").format(model=job.name),
+    )
+
+
+class _Pace:
+    """Whether a connection has brought next to nothing for long, in headers or in the body."""
+
+    def __init__(self, count: int) -> None:
+        self._since, self._count = time.monotonic(), count
+
+    def stalled(self, count: int) -> bool:
+        """Looks again, at the bytes there are now."""
+        now = time.monotonic()
+        if count - self._count >= PROGRESS_BYTES:
+            self._since, self._count = now, count
+        self._count = min(self._count, count)  # it began anew
+        return now - self._since > STALL_SECONDS
 
 
 def _receive(
-    client: httpx.Client,
     file: RemoteFile,
-    headers: Mapping[str, str],
+    private: Mapping[str, str],
     out: IO[bytes],
     job: Job,
     what: str,
 ) -> None:
     """One request for what is missing. Raises _Broken if less came than was promised."""
-    have = out.tell()
-    # without compression, so that bytes on the line are bytes of the file
-    asked = {**headers, "Accept-Encoding": "identity", "Range": f"bytes={have}-"}
-    with client.stream("GET", file.url, headers=asked) as response:
-        if response.status_code in (408, 429) or response.status_code >= 500:
-            raise _Broken(
-                _("{host} answers {status}").format(
-                    host=response.url.host, status=response.status_code
-                )
-            )
-        if response.is_error:
-            raise refused(response.status_code, file.name, file.url)
-        if response.status_code != 206 and have:  # it does not resume: from the start, then
+    have, line = out.tell(), Line()
+    pace = _Pace(have)
+    with (
+        ending(line, lambda: job.cancelled.is_set() or pace.stalled(out.tell())),
+        client_on(line) as client,
+        getting(client, file.url, {"Range": f"bytes={have}-"}, private) as response,
+    ):
+        status, host = response.status_code, one_line(response.url.host)
+        if status in (408, 429) or status >= 500:
+            raise _Broken(_("{host} answers {status}").format(host=host, status=status))
+        if status not in (200, 206):
+            raise refused(status, file.name, file.url)
+        begins = _begins(response) if status == 206 else 0
+        if begins != have:  # it does not resume: from the start, then
             out.seek(0)
             out.truncate()
-        reported = 0.0
-        for chunk in response.iter_raw():
-            out.write(chunk)
-            job.check()
-            if out.tell() > file.size:
-                return  # more than there should be: the caller sees the size
-            if time.monotonic() - reported > REPORT_SECONDS:
-                job.report(what, out.tell(), file.size)
-                reported = time.monotonic()
+        if begins not in (0, have):
+            raise _Broken(_("{host} answers {status}").format(host=host, status=status))
+        _copy(response, out, file.size, job, what)
     job.report(what, out.tell(), file.size)
     if out.tell() < file.size:
         raise _Broken(
@@ -139,6 +191,25 @@ def _receive(
                 count=out.tell(), total=file.size
             )
         )
+
+
+def _begins(response: httpx.Response) -> int:
+    """The first byte that an answer to a Range request holds; -1 where it does not say."""
+    said = re.match(r"bytes ([0-9]{1,18})-", response.headers.get("content-range", ""))
+    return int(said[1]) if said else -1
+
+
+def _copy(response: httpx.Response, out: IO[bytes], size: int, job: Job, what: str) -> None:
+    """Writes the body to `out`, until it ends or is longer than it should be."""
+    reported = 0.0
+    for chunk in response.iter_raw():
+        out.write(chunk)
+        job.check()
+        if out.tell() > size:
+            return  # more than there should be: the caller sees the size
+        if time.monotonic() - reported > REPORT_SECONDS:
+            job.report(what, out.tell(), size)
+            reported = time.monotonic()
 
 
 def _is_intact(part: Path, file: RemoteFile, job: Job) -> bool:
@@ -151,9 +222,28 @@ def _is_intact(part: Path, file: RemoteFile, job: Job) -> bool:
     return file.git_sha1 is None or digest.hexdigest() == file.git_sha1
 
 
+@contextlib.contextmanager
+def client_on(line: Line) -> Iterator[httpx.Client]:
+    """A client to fetch with. Raises DownloadError for a proxy or certificates that are none."""
+    try:
+        with http_client(line) as client:
+            yield client
+    except UnusableProxy as error:
+        raise DownloadError(
+            _("The proxy set in the environment cannot be used: {reason}").format(reason=error),
+            _(
+                "See HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or list the server in NO_PROXY; a "
+                "SOCKS proxy needs `pip install httpx[socks]`."
+            ),
+        ) from error
+    except UnusableCertificates as error:
+        raise DownloadError(str(error), _("See SSL_CERT_FILE and SSL_CERT_DIR.")) from error
+
+
 def refused(status: int, what: str, url: str) -> DownloadError:
     """An HTTP status as a person needs to hear it."""
-    host = httpx.URL(url).host
+    parts = split_address(url)
+    host = one_line(parts.hostname or "") if parts else shown_address(url)
     if status == 401:
         return DownloadError(
             _(

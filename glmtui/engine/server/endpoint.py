@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from glmtui.addresses import shown_address
 from glmtui.engine.api import ServerSpec
 from glmtui.errors import ServerError
 from glmtui.language import _
@@ -84,7 +85,7 @@ class Endpoint:
             return httpx.create_ssl_context()
         except OSError as error:  # of which ssl.SSLError is one
             raise ServerError(
-                _("The certificates cannot be read: {error}").format(error=error),
+                _("The certificates to trust cannot be read: {error}").format(error=error),
                 _("See SSL_CERT_FILE and SSL_CERT_DIR."),
             ) from error
 
@@ -106,9 +107,7 @@ class _Address:
         host = parts.hostname or ""
         if parts.scheme not in ("http", "https") or not host:
             raise ServerError(
-                _("This is no address of a server: {url}").format(
-                    url=one_line(url).rpartition("@")[2]
-                ),
+                _("This is no address of a server: {url}").format(url=shown_address(url)),
                 _("It looks like http://localhost:8000/v1 and ends before /chat/completions."),
             )
         name = f"[{host}]" if ":" in host else host

@@ -1,0 +1,198 @@
+"""Passwords and keys in addresses: used, but neither shown nor stored.
+
+Every place that prints, logs or stores an address is given one with a canary in it.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+from app_desk import folders, running
+
+from glmtui import bundle, cli, config, logs, paths
+from glmtui.chat import Conversation, Message
+from glmtui.config import Server, Settings
+from glmtui.errors import GlmtuiError
+from glmtui.store import Store
+from glmtui.ui import launch
+
+pytestmark = pytest.mark.usefixtures(folders.__name__)
+
+CANARY = "canary4711"
+ADDRESS = f"http://user:{CANARY}@127.0.0.1:9/v1?api_key={CANARY}#{CANARY}"
+SHOWN = "http://127.0.0.1:9/v1"
+CONFIG = f"""
+model = "{ADDRESS}"
+[hub]
+endpoint = "{ADDRESS}"
+[servers.lab]
+url = "{ADDRESS}"
+"""
+WRONG = f"""
+[hub]
+endpoint = "ftp://user:{CANARY}@127.0.0.1/"
+[servers.lab]
+url = "user:{CANARY}@127.0.0.1/v1"
+[servers.other]
+url = "http://user:{CANARY}@/v1 ?key={CANARY}"
+"""
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A conversation as earlier versions wrote it, and the settings; who ends it finds no canary
+    in any file that was written meanwhile."""
+    monkeypatch.setenv("HF_ENDPOINT", ADDRESS)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    talk = Conversation.new(model="ADDRESS").add(Message("user", "hi"))
+    talk = talk.add(Message("assistant", "ho", model="ADDRESS"))
+    path = Store(paths.data_dir() / "conversations").save(talk)
+    path.write_text(path.read_text().replace("ADDRESS", ADDRESS))
+    settings = paths.config_dir() / "config.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(CONFIG)
+    yield path
+    files = {file for file in tmp_path.rglob("*") if file.is_file()} - {path, settings}
+    assert [file for file in files if CANARY.encode() in file.read_bytes()] == []
+
+
+COMMANDS = {
+    "models": ["models"],
+    "list": ["list"],
+    "config": ["config"],
+    "doctor": ["doctor"],
+    "bundle": ["doctor", "--bundle", "REPORT"],
+    "export md": ["export", "ID"],
+    "export json": ["export", "ID", "--format", "json"],
+    "export toml": ["export", "ID", "--format", "toml"],
+    "export to a file": ["export", "ID", "-o", "REPORT"],
+    "pull": ["pull", "someone/tiny"],
+    "pull an address": ["pull", ADDRESS],
+    "verify": ["verify", ADDRESS],
+    "ask": ["ask", "hi"],
+    "ask a server": ["ask", "-m", "lab", "hi"],
+    "ask what is none": ["ask", "-m", ADDRESS.replace("http", "htp"), "hi"],
+    "ask in capitals": ["ask", "-m", ADDRESS.replace("http", "HTTP"), "hi"],
+    "bench": ["bench"],
+    "a port that is none": ["ask", "-m", ADDRESS.replace(":9/", ":99999999/"), "hi"],
+    "a password with a slash": ["ask", "-m", ADDRESS.replace("user:", "user:/"), "hi"],
+}
+
+SILENT = {"config", "bench", "bundle", "export to a file", "pull an address"}
+SILENT |= {"a password with a slash"}  # which nobody can tell from a host and its path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands(
+    old: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
+    names = {"ID": Store(old.parent).summaries()[0].id, "REPORT": str(tmp_path / "report")}
+    cli.main([names.get(word, word) for word in COMMANDS[command]])
+    said = "".join(capsys.readouterr())
+    assert CANARY not in said
+    assert "unexpected" not in said
+    if command not in SILENT:
+        assert "127.0.0.1" in said
+
+
+def test_settings_that_are_wrong(
+    old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "wrong.toml"
+    file.write_text(WRONG)
+    for command in (["doctor"], ["models"]):
+        cli.main(["--config", str(file), *command])
+        assert CANARY not in "".join(capsys.readouterr())
+    _settings, problems = config.load(file, {"GLMTUI_HUB_ENDPOINT": f"ws://{CANARY}@h/"})
+    assert len(problems) == 4
+    assert CANARY not in "".join(map(str, problems))
+    file.unlink()
+
+
+def test_errors_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = f"no way to {ADDRESS}, through socks5://{CANARY}@proxy:1"
+    assert CANARY not in str(GlmtuiError(text, text))
+    assert CANARY not in repr(GlmtuiError(text, text))
+    assert CANARY not in str(logs.unexpected(ZeroDivisionError(text)))
+    assert CANARY not in (paths.state_dir() / "crash.log").read_text()
+    log = tmp_path / "log"
+    with log.open("w") as file, logs.warnings_to(file.fileno()):
+        logging.getLogger("httpx").warning("GET %s", ADDRESS)
+    assert SHOWN in log.read_text()
+    assert CANARY not in log.read_text()
+    (paths.state_dir() / "old.log").write_text(f"{ADDRESS}\nhttp://u:p/{CANARY}@host/")
+    bundle.write(tmp_path / "report", [], Settings())
+    assert CANARY not in (tmp_path / "report").read_text()
+    (paths.state_dir() / "old.log").unlink()
+
+
+async def test_the_app(old: Path) -> None:
+    settings = Settings(model=ADDRESS, servers={"lab": Server(ADDRESS)})
+    seen: list[str] = []
+
+    async with running() as desk:
+        desk.app.settings = settings
+        desk.engine.load_gate.clear()
+        desk.app.use_model(ADDRESS)
+        await desk.until(lambda: desk.app.session.loading is not None)
+        await desk.type("while it loads")
+        await desk.shows(SHOWN)
+        seen.append(desk.screen())
+        desk.engine.load_gate.set()
+        await desk.until(lambda: desk.app.session.answered)
+        seen.append(desk.screen())
+        desk.app.pick_model()
+        await desk.shows("lab: its first model")
+        seen.append(desk.screen())
+        desk.engine.fail_load = GlmtuiError(f"no way to {ADDRESS}")
+        await desk.pilot.press("escape")
+        desk.app.use_model(ADDRESS)
+        await desk.shows("no way to")
+        seen.append(desk.screen())
+        saved = desk.store.load(desk.app.session.conversation.id)
+    assert saved.model == SHOWN
+    assert CANARY not in "".join(seen)
+
+
+async def test_an_old_conversation_in_the_app(old: Path) -> None:
+    talk = Store(old.parent).load("last")
+    assert [talk.model, talk.path[-1].model] == [SHOWN, SHOWN]
+    async with running(Settings(model=ADDRESS), conversation=talk) as desk:
+        await desk.shows("ho")
+        assert CANARY not in desk.screen()
+        await desk.type("/open")
+        await desk.shows("hi")
+        assert CANARY not in desk.screen()
+
+
+def test_an_old_conversation_is_saved_without_it(old: Path) -> None:
+    store = Store(old.parent)
+    store.save(store.load("last").add(Message("user", "again")))
+    store.close()
+    assert [p for p in old.parent.iterdir() if p.is_file() and CANARY in p.read_text()] == []
+
+
+def test_a_conversation_goes_on_with_the_whole_address(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def run_plain(settings: Settings, *rest: object) -> int:
+        asked.append(settings.model)
+        return 0
+
+    monkeypatch.setattr(launch, "_run_plain", run_plain)
+    for model in (ADDRESS, "other"):
+        launch.run(Settings(model=model, plain=True), [], open_conversation="last")
+    assert asked == [ADDRESS, SHOWN]
