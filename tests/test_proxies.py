@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 from fakeserver import serving
 
@@ -116,6 +118,15 @@ def test_a_proxy_that_cannot_be_used_is_said_where_it_is(environment, proxy):
         ask("http://gpu.example/v1")
     assert "NO_PROXY" in caught.value.hint
     assert "pa55" not in str(caught.value)
+
+
+@pytest.mark.skipif(find_spec("socksio") is not None, reason="SOCKS proxies can be used here")
+def test_a_socks_proxy_without_its_package_is_said(environment):
+    for proxy in ("socks://127.0.0.1:1", "socks5h://127.0.0.1:1"):
+        environment(ALL_PROXY=proxy)
+        with pytest.raises(ServerError, match="needs the package socksio") as caught:
+            ask("http://gpu.example/v1")
+        assert "httpx[socks]" in caught.value.hint
 
 
 def test_certificates_that_cannot_be_read_are_said(environment, monkeypatch, tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from fakeserver import serving
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ServerSpec
-from glmtui.engine.server import ServerModel
+from glmtui.engine.server import ServerModel, model_list
 from glmtui.errors import ServerError
 
 HI = (Message("user", "hi"),)
@@ -283,6 +285,24 @@ def test_a_list_that_breaks_off_or_is_compressed_does_not_matter_either():
     for answer in (die, listing(200, b"x" * 40, Content_Encoding="gzip")):
         with serving(answer) as server:
             assert ServerModel.connect(ServerSpec(server.url, "mine")).info.name == "mine"
+
+
+def test_a_list_that_drips_is_not_waited_for_where_a_model_is_named(monkeypatch):
+    monkeypatch.setattr(model_list, "NAMED_LIST_SECONDS", 0.2)
+    monkeypatch.setattr(model_list, "LIST_SECONDS", 0.2)
+
+    def drip(exchange):
+        exchange.send_response(200)
+        exchange.send_header("Content-Length", "100000")
+        exchange.end_headers()
+        while True:
+            exchange.wfile.write(b" ")
+            time.sleep(0.02)
+
+    with serving(drip) as server:
+        assert ServerModel.connect(ServerSpec(server.url, "mine")).info.name == "mine"
+        with pytest.raises(ServerError, match="did not send the whole of its answer"):
+            ServerModel.connect(ServerSpec(server.url))
 
 
 def test_a_key_that_is_refused_is_said_at_once():

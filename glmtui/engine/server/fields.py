@@ -33,7 +33,7 @@ _NOT_TAKEN = re.compile(
     r"(?:support|accept|allow|take|use|set|know)"
     r"|no longer|deprecated|extra[_ ](?:inputs?|fields?|forbidden)|forbidden|additional propert"
     r"|invalid (?:param(?:eter)?|arg(?:ument)?|field|property)\b(?! value)|only the default"
-    r"|instead|cannot both|not both|only one of|不支持|未知|无法识别|不允许|仅支持",
+    r"|use ['`\"]?max_|cannot both|not both|only one of|不支持|未知|无法识别|不允许|仅支持",
     re.IGNORECASE,
 )
 _VALUE = re.compile(

@@ -12,6 +12,7 @@ from glmtui.engine.server.text_pieces import decode, whole_characters
 
 MAX_LIST_BYTES = 4 << 20
 LIST_SECONDS = 30.0  # for the whole list
+NAMED_LIST_SECONDS = 10.0  # where it is not needed
 
 
 class ModelList:
@@ -38,10 +39,11 @@ class ModelList:
 
         blame = Blame(self._endpoint.shown, key=self._endpoint.key)
         started = time.monotonic()
+        limit = NAMED_LIST_SECONDS if model else LIST_SECONDS
         try:
             with (
-                ending(self._line, seconds=LIST_SECONDS),
-                self._endpoint.client(LIST_SECONDS, self._line) as client,
+                ending(self._line, seconds=limit),
+                self._endpoint.client(limit, self._line) as client,
                 client.stream("GET", self._endpoint.url("/models")) as response,
             ):
                 status, headers = response.status_code, response.headers
