@@ -24,14 +24,14 @@ def rounds(messages: Sequence[Message]) -> tuple[str, list[Round]]:
     """The system prompt and the rounds, at least one, the last of which is to be answered.
 
     What other roles than the assistant say in a row is one question, line after line; so are
-    several replies in a row one answer. A reply without a word is left out. The last answer is
-    empty unless the last message is the assistant's, to be continued.
+    several replies in a row one answer. The last answer is empty unless the last message is the
+    assistant's, to be continued.
     """
     system = "\n".join(m.content for m in messages if m.role == "system")
     talk: list[Round] = []
     before = "assistant"
     for message in messages:
-        if message.role == "system" or (message.role == "assistant" and not message.content):
+        if message.role == "system":
             continue
         if message.role == "assistant":
             question, answer = talk.pop() if talk else Round("", "")
