@@ -156,6 +156,15 @@ def test_a_refusal_of_everything_comes_to_its_end():
         assert len(server.asked) < 10
 
 
+def test_a_server_that_refuses_to_stream_and_not_to_is_asked_twice():
+    words = "'stream' is not supported"
+    with serving(refusing((lambda body: True, words))) as server:
+        with pytest.raises(ServerError):
+            list(ServerModel(ServerSpec(server.url, "m")).stream(HI, SamplingParams(seed=1)))
+        assert [body["stream"] for body in server.asked][:2] == [True, False]
+        assert len(server.asked) < 5
+
+
 # ---- turns
 
 

@@ -87,6 +87,7 @@ class RequestFields:
         Returns: False where the words are about no field that can be left out.
         """
         named = [name for name in mentioned(words, body) if name in _OPTIONAL]
+        named = [name for name in named if name not in self.dropped]  # "stream" stays, as False
         ours = [name for name in named if name in _OURS]
         if ours:
             self.dropped |= set(ours)
