@@ -80,7 +80,7 @@ def warnings_to(descriptor: int) -> Iterator[None]:
             logging.getLogger().removeHandler(handler)
 
 
-def unexpected(error: Exception) -> GlmtuiError:
+def unexpected(error: BaseException) -> GlmtuiError:
     """The error in a line; its traceback goes to a log file."""
     log = paths.state_dir() / "crash.log"
     what = _("unexpected {kind}: {error}").format(kind=type(error).__name__, error=error)
