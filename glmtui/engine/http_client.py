@@ -239,7 +239,8 @@ def ending(
             if late.is_set() or cancelled():
                 line.hang_up()
 
-    threading.Thread(target=watch, name="http-watch", daemon=True).start()
+    watcher = threading.Thread(target=watch, name="http-watch", daemon=True)
+    watcher.start()
     try:
         yield
         if line.ended:
@@ -250,6 +251,7 @@ def ending(
         raise
     finally:
         done.set()
+        watcher.join()  # `cancelled` may look at what the caller closes next
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from glmtui.language import _
 
 API_SECONDS = 30.0  # for the whole description of a repository
 MAX_API_BYTES = 8 << 20  # a repository of 1,000 files has 0.3 MB
+MAX_API_VALUES = 400_000  # of JSON, which take up to a hundred times the memory of their text
 MAX_FILES = 2000  # that we would take of one repository; the largest models have 200
 MAX_FILE_BYTES = 1 << 42
 MAX_SIDE_BYTES = 256 << 20  # of a tokenizer or a configuration; the largest have 40 MB
@@ -121,6 +122,8 @@ def parse_repository(body: bytes, hub: str) -> Repository:
 
     Raises DownloadError for what is no such answer, or names a commit that is none.
     """
+    if sum(map(body.count, (b"{", b"[", b","))) > MAX_API_VALUES:
+        raise _too_many(hub)
     try:
         told = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -208,18 +211,22 @@ def _is_side_file(file: RemoteFile, index_end: str) -> bool:
 def _check(chosen: Sequence[RemoteFile], hub: str) -> None:
     """Raises DownloadError if anything that will be part of a path, or a size, is not sound."""
     if len(chosen) > MAX_FILES or len({file.name.lower() for file in chosen}) < len(chosen):
-        raise DownloadError(
-            _("{endpoint} lists files that no model has: too many, or two of one name.").format(
-                endpoint=shown_address(hub)
-            ),
-            _("It is no sound mirror: set another with hub.endpoint or HF_ENDPOINT."),
-        )
+        raise _too_many(hub)
     for file in chosen:
         sound = SHA1 if file.sha256 is None else SHA256
         if not sound.fullmatch(file.etag):
             raise _no_checksum(hub, file.etag)
         if file.size < 0:
             raise unreachable(hub, _("no size of {name}").format(name=file.name))
+
+
+def _too_many(hub: str) -> DownloadError:
+    return DownloadError(
+        _("{endpoint} lists files that no model has: too many, or two of one name.").format(
+            endpoint=shown_address(hub)
+        ),
+        _("It is no sound mirror: set another with hub.endpoint or HF_ENDPOINT."),
+    )
 
 
 def _no_checksum(hub: str, said: object) -> DownloadError:
