@@ -33,6 +33,7 @@ from glmtui.engine.api import (
 from glmtui.engine.thread import EngineThread
 
 PATIENCE = 20.0  # seconds
+LIMIT = 10.0  # for what takes less than a second, on a machine that does nothing else
 INFO = ModelInfo("toy", Path("/nowhere"), "llama", 64, 0, "float32")
 
 
@@ -102,8 +103,9 @@ def drip_headers(exchange: Exchange) -> None:
 
 @pytest.mark.parametrize("wait", [drip, hush, drip_headers])
 def test_a_server_that_never_ends_its_list_is_left_for_the_next(
-    desk: Desk, wait: Callable[[Exchange], None]
+    desk: Desk, wait: Callable[[Exchange], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(thread, "GRACE_SECONDS", 1e6)  # it has to come back by itself
     asked = threading.Event()
 
     def slow(exchange: Exchange) -> None:
@@ -117,11 +119,8 @@ def test_a_server_that_never_ends_its_list_is_left_for_the_next(
     with serving(slow) as stuck, serving(quick) as sound:
         desk.load(ServerSpec(stuck.url))
         assert asked.wait(PATIENCE)
-        began = time.monotonic()
         desk.load(ServerSpec(sound.url))
-        events = desk.until(Ready, LoadFailed)
-        assert time.monotonic() - began < thread.GRACE_SECONDS  # nobody waits for the other
-        assert isinstance(events[-1], Ready)
+        assert isinstance(desk.until(Ready, LoadFailed)[-1], Ready)
         assert desk.ask() == "here"
 
 
@@ -129,6 +128,8 @@ def test_a_name_that_is_never_found_is_left_for_the_next(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import socket
+
+    monkeypatch.setattr(thread, "GRACE_SECONDS", 1e6)
 
     asked, over = threading.Event(), threading.Event()
     real = socket.getaddrinfo
@@ -285,7 +286,7 @@ def test_a_stream_that_never_ends_is_left_within_a_second(
         terminal.press(b"\x11")
         began = time.monotonic()
         assert terminal.ends() == 0
-        assert time.monotonic() - began < 5  # a second, on a machine that does nothing else
+        assert time.monotonic() - began < LIMIT
 
 
 def stop(terminal: Terminal, left: threading.Event) -> None:
@@ -293,5 +294,5 @@ def stop(terminal: Terminal, left: threading.Event) -> None:
     terminal.press(b"\x1b")
     began = time.monotonic()
     terminal.until(left.is_set)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < LIMIT
     terminal.shows("stopped")
