@@ -127,6 +127,7 @@ def test_of_several_choices_one_is_followed():
     [
         ({"content": ""}, "an empty reply"),
         ({"content": None}, "an empty reply"),
+        ({"content": " \n"}, "an empty reply"),
         ({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "image_url"),
         ({"content": None, "images": [{"type": "image_url"}]}, "image"),
         (

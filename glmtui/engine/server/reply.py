@@ -99,7 +99,7 @@ class ServerReply:
                     yield text
                 return  # cancelled: what there is is the reply
             tally = self._tally
-            problem = self._call.problem(tally.finish, tally.finish_word, empty=not tally.text)
+            problem = self._call.problem(tally.finish, tally.finish_word, empty=not tally.text.strip())
             if problem is not None:
                 raise problem
             if text := self._tally.end():
