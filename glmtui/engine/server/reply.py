@@ -98,8 +98,8 @@ class ServerReply:
                 if text := self._tally.end():
                     yield text
                 return  # cancelled: what there is is the reply
-            tally = self._tally
-            problem = self._call.problem(tally.finish, tally.finish_word, empty=not tally.text.strip())
+            tally, empty = self._tally, not self._tally.text.strip()
+            problem = self._call.problem(tally.finish, tally.finish_word, empty=empty)
             if problem is not None:
                 raise problem
             if text := self._tally.end():
