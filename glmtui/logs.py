@@ -93,7 +93,7 @@ def append(log: Path, text: str) -> None:
         file.write(without_credentials(text))
 
 
-def unexpected(error: Exception) -> GlmtuiError:
+def unexpected(error: BaseException) -> GlmtuiError:
     """The error in a line; its traceback goes to a log file."""
     log = paths.state_dir() / "crash.log"
     what = _("unexpected {kind}: {error}").format(kind=type(error).__name__, error=error)

@@ -291,7 +291,7 @@ def test_a_server_is_called_and_torch_is_not_needed(monkeypatch):
     from glmtui.engine.server import ServerModel
 
     called = []
-    monkeypatch.setattr(ServerModel, "connect", lambda spec: called.append(spec) or "model")
+    monkeypatch.setattr(ServerModel, "connect", lambda spec, _: called.append(spec) or "model")
     monkeypatch.setitem(sys.modules, "glmtui.engine.loader", None)  # importing it would fail
     assert ask.open_chat(Settings(model="http://127.0.0.1:9/v1"), print) == "model"
     assert called == [ServerSpec("http://127.0.0.1:9/v1")]

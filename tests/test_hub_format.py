@@ -191,3 +191,51 @@ def test_texts_together_are_encoded_as_each_alone() -> None:
     texts = ["he said", "", "\n\n<|end|>", "你好"]
     assert tokenizer.encode_each(texts) == [tokenizer.encode(text) for text in texts]
     assert tokenizer.encode_each(texts)[1] == []
+
+
+ALTERNATE = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/...') }}{% endif %}"
+    "{% if not m.content %}{{ raise_exception('empty turn') }}{% endif %}"
+    "{{ m.role[0] + m.content + '|' }}{% endfor %}"
+)
+ONE_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+    "{{ raise_exception('System message must be at the beginning.') }}{% endif %}"
+    "{{ m.role[0] + m.content + '|' }}{% endfor %}"
+)
+LENIENT = "{% for m in messages %}{{ m.role[0] + m.content + '|' }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "prompt"),
+    [
+        (ALTERNATE, ["u1", "u2"], "u1\n2|"),
+        (ALTERNATE, ["u1", "a", "u2"], "u1\n2|"),
+        (ALTERNATE, ["u1", "aA", "aB", "u2"], "u1|aA\nB|u2|"),
+        (ALTERNATE, ["sS", "u1"], "uS\n\n1|"),
+        (ALTERNATE, ["sS", "aHi", "u1", "u2"], "uS\n\n1\n2|"),
+        (ALTERNATE, ["u1", "u2", "aHal"], "u1\n2|Hal"),
+        (ONE_SYSTEM, ["sS", "u1", "sT", "u2"], "sS\nT|u1\n2|"),
+        (ONE_SYSTEM, ["u1", "aA", "sT", "u2"], "sT|u1|aA|u2|"),
+        (LENIENT, ["u1", "u2", "sT", "u3"], "u1|u2|sT|u3|"),
+    ],
+)
+def test_a_strict_template_gets_turns_that_it_takes(
+    folder: Path, template: str, turns: list[str], prompt: str
+) -> None:
+    tokenizer = TokenizerJson.load(folder)
+    assert tokenizer is not None
+    strict = TemplateFormat(tokenizer, template, frozenset(), {})
+    names = {"s": "system", "u": "user", "a": "assistant"}
+    ids = strict.encode([Message(names[t[0]], t[1:]) for t in turns])  # type: ignore[arg-type]
+    assert tokenizer.decode(ids) == prompt
+
+
+def test_a_template_that_refuses_everything_says_why_at_first(folder: Path) -> None:
+    tokenizer = TokenizerJson.load(folder)
+    assert tokenizer is not None
+    template = "{{ raise_exception('no ' ~ (messages | length)) }}"
+    refusing = TemplateFormat(tokenizer, template, frozenset(), {})
+    with pytest.raises(UnsupportedModel, match="no 2"):
+        refusing.encode([Message("user", "1"), Message("user", "2")])

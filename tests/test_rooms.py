@@ -31,12 +31,12 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     {"addresses": ("addresses",)},
     {"errors": ("errors",)},
     {
-        "chat": ("chat",),
+        "chat": ("chat", "turns"),
         "commands": ("commands", "keys", "slash"),
         "device": ("engine.device", "engine.cgroup", "engine.instruction_sets"),
         "setting": ("setting",),
     },
-    {"store": ("store",), "api": ("engine.api",), "http": ("engine.http_client",)},
+    {"store": ("store",), "api": ("engine.api",), "http": ("engine.http_client", "engine.proxies")},
     {
         "catalog": (
             "engine.catalog",
@@ -49,7 +49,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.transformers_fields",
         ),
         "gguf": ("engine.gguf",),
-        "server": ("engine.server",),
+        "server": ("engine.server", "engine.detached"),
         "logs": ("logs",),
     },
     {

@@ -266,7 +266,8 @@ def test_a_complete_reply_does_not_wait_long_for_counts(monkeypatch):
 
     def linger(exchange):
         exchange.start()
-        exchange.event(delta("Done.", finish="stop"))
+        exchange.event(delta("Done"))
+        exchange.event(delta(".", finish="stop"))
         exchange.wait_for_hang_up()
 
     with serving(linger) as server:

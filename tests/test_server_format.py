@@ -12,18 +12,23 @@ from hypothesis import strategies as st
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import PrefillProgress
 from glmtui.engine.server import sse
+from glmtui.engine.server.answer import Answer
 from glmtui.engine.server.chat_completions import (
     Chunk,
     ListedModel,
-    Thinking,
     error_in,
     extra_fields,
-    parse_chunk,
     parse_models,
     refusal_text,
     request_body,
     shortened,
 )
+from glmtui.engine.server.reply_text import Thinking
+
+
+def parse_chunk(data):
+    return Answer().read(data)
+
 
 # ---- events
 
@@ -225,7 +230,8 @@ def test_nothing_a_server_sends_breaks_the_reading(odd):
 
 def test_a_lone_surrogate_cannot_enter():
     data = json.loads(r'{"choices":[{"delta":{"content":"a\ud83d"}}]}')
-    assert parse_chunk(data).text == "a\ufffd"
+    answer = Answer()
+    assert answer.read(data).text + answer.end().text == "a\ufffd"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,15 +18,19 @@ from functools import lru_cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ssl import SSLContext
 from typing import Any
+from urllib.request import getproxies
 
 import httpx
 
 from glmtui import __version__
 from glmtui.addresses import is_local_service
+from glmtui.engine.proxies import proxy_for
+from glmtui.language import _
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 15.0
 MAX_REDIRECTS = 5
+_RESET = struct.pack("ii", 1, 0)  # linger for 0 s, as of socket(7)
 POLL_SECONDS = 0.05  # how late a cancelled or overdue request is ended
 
 # Each is an httpx.HTTPError, so whoever handles those handles these.
@@ -45,6 +50,64 @@ class TimeUp(httpx.ReadTimeout):
 
 class BadRedirect(httpx.RemoteProtocolError):
     """A redirect that is not followed: too many, to another scheme, or into this machine."""
+
+
+class UnusableProxy(httpx.ProxyError):
+    """The environment names a proxy for this request that cannot be used; its text shows none."""
+
+
+class UnusableCertificates(httpx.ConnectError):
+    """The certificates that SSL_CERT_FILE or SSL_CERT_DIR name cannot be read."""
+
+
+class EnvironmentProxies(httpx.BaseTransport):
+    """Sends each request by the proxy that the environment names for its host (see `proxies`).
+
+    httpx reads the same variables when a client is made, and raises for any entry that it cannot
+    take, whether or not a request would use it.
+
+    Args:
+        settings: as of `urllib.request.getproxies`; empty for no proxy.
+        certificates: whether they too come from the environment, where `verify` is True.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, str], verify: SSLContext | bool, *, certificates: bool
+    ) -> None:
+        self._settings = settings
+        self._verify = verify
+        self._certificates = certificates
+        self._transports: dict[tuple[str | None, bool], httpx.HTTPTransport] = {}
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        url = request.url
+        proxy = proxy_for(url.scheme, url.host, url.port, self._settings)
+        route = (proxy, url.scheme == "https")
+        if route not in self._transports:
+            self._transports[route] = self._made(*route)
+        return self._transports[route].handle_request(request)
+
+    def close(self) -> None:
+        for transport in self._transports.values():
+            transport.close()
+
+    def _made(self, proxy: str | None, secure: bool) -> httpx.HTTPTransport:
+        verify = self._verify
+        if verify is True and secure:
+            names = ("SSL_CERT_FILE", "SSL_CERT_DIR") if self._certificates else ()
+            try:
+                verify = _tls(tuple(os.environ.get(name) for name in names))
+            except OSError as error:  # of which ssl.SSLError is one
+                words = _("The certificates to trust cannot be read: {error}").format(error=error)
+                raise UnusableCertificates(words) from error
+        elif verify is True:
+            verify = False  # of a plain http request: there is nothing to verify
+        try:
+            return httpx.HTTPTransport(verify=verify, trust_env=False, proxy=proxy)
+        except ImportError as error:
+            raise UnusableProxy(_("a SOCKS proxy needs the package socksio")) from error
+        except (ValueError, httpx.InvalidURL):  # whose text may hold the proxy's password
+            raise UnusableProxy(_("it is of no kind that can be used")) from None
 
 
 class Line:
@@ -68,6 +131,8 @@ class Line:
         for sock in tuple(self._sockets):
             # Not the method of an SSLSocket, which is not made for a second thread.
             with contextlib.suppress(OSError):
+                # Closed later, it is reset: a server that waits to write sees that at once.
+                socket.socket.setsockopt(sock, socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def on_request(self, request: httpx.Request) -> None:
@@ -105,12 +170,8 @@ def http_client(
         silence: seconds to wait for the next bytes of a response.
         proxies: whether proxies and certificates are taken from the environment.
 
-    Raises ImportError, ValueError or httpx.InvalidURL for a proxy that cannot be used; their text
-    may hold the proxy's password. Raises OSError for certificates that cannot be read.
+    A proxy that cannot be used is an UnusableProxy of the requests that would take it.
     """
-    if verify is True:
-        names = ("SSL_CERT_FILE", "SSL_CERT_DIR") if proxies else ()
-        verify = _tls(tuple(os.environ.get(name) for name in names))
     ours = {
         "Accept": "*/*",
         "Accept-Encoding": "identity",  # `refuse_encodings` holds the server to it
@@ -122,8 +183,8 @@ def http_client(
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         timeout=httpx.Timeout(silence, connect=CONNECT_SECONDS),
         follow_redirects=False,
-        trust_env=proxies,
-        verify=verify,
+        trust_env=False,
+        transport=EnvironmentProxies(getproxies() if proxies else {}, verify, certificates=proxies),
         event_hooks={
             "request": [] if line is None else [line.on_request],
             "response": [refuse_encodings],
@@ -208,7 +269,7 @@ def getting(
     Raises httpx.HTTPError (BadRedirect among them), httpx.InvalidURL.
     """
     address = first = httpx.URL(url)
-    for _ in range(MAX_REDIRECTS + 1):
+    for _hop in range(MAX_REDIRECTS + 1):
         own = private if private and _same_origin(address, first) else {}
         with client.stream("GET", address, headers={**(headers or {}), **own}) as response:
             following = response.next_request

@@ -34,7 +34,7 @@ def open_model(
     if isinstance(target, ServerSpec):
         from glmtui.engine.server import ServerModel
 
-        return ServerModel.connect(target)
+        return ServerModel.connect(target, cancelled)
     on_progress(Progress(_("loading")))
     prepare_environment()
     first = "torch" not in sys.modules

@@ -5,6 +5,7 @@ Used by every family whose folders have them. Text of messages can never become 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
 from glmtui.language import _
 from glmtui.models.patience import Patience
 from glmtui.models.template import Template
+from glmtui.turns import joined_turns, strict_turns
 
 MAX_TOKENIZER_BYTES = 256 << 20  # of 250,000 pieces a tenth is usual
 MAX_TEMPLATE_BYTES = 1 << 20
@@ -156,7 +158,21 @@ class TemplateFormat:
         return cls(tokenizer, template, frozenset(e for e in ends if isinstance(e, int)), variables)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Prompt ids. A last message of the assistant's is left open, for the reply to go on."""
+        """Prompt ids. A last message of the assistant's is left open, for the reply to go on.
+
+        A conversation that the template refuses is given to it once more with its turns joined,
+        and then without a system role. Raises UnsupportedModel with the first of the refusals.
+        """
+        try:
+            return self._encode(messages)
+        except UnsupportedModel:  # many templates insist on an order of roles
+            for turns in (joined_turns(messages), strict_turns(messages)):
+                if turns != tuple(messages):
+                    with contextlib.suppress(UnsupportedModel):
+                        return self._encode(turns)
+            raise
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
         mark = _unused_character(messages)
         turns = [
             {

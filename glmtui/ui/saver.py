@@ -129,7 +129,7 @@ class Saver:
     def _run(self) -> None:
         try:
             self._loop()
-        except Exception as error:  # a fault of ours: say so, then let it be logged
+        except BaseException as error:  # a fault of ours: say so, then let it be logged
             self._report(_stopped(error))
             raise
 
@@ -234,7 +234,7 @@ class Saver:
             self._disk.release(conversation_id)
 
 
-def _stopped(error: Exception) -> StoreError:
+def _stopped(error: BaseException) -> StoreError:
     return StoreError(
         _("Saving has stopped: {error!r}.").format(error=error), _("Export, then start anew.")
     )

@@ -355,7 +355,7 @@ class Session:
             show: whether it goes to the view now; else it does with the next that does.
         """
         run, now, pieces = self.run, self._clock(), []
-        while self._buffer:
+        for _more in range(len(self._buffer)):  # what comes meanwhile is for the next time
             delta = self._buffer.popleft()
             if run and delta.request_id == run.request.id:
                 pieces.append(delta.text)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import get_args
 
 import hub_answers
+import server_answers
 import tomli
 
 from glmtui import config, config_example
@@ -334,6 +335,16 @@ TARGETS: dict[str, Target] = {
     "safetensors": Target(take_safetensors, safetensors, (b"data_offsets", b"shape", b"I4", b"F8")),
     "index": Target(take_index, indexes, (b"weight_map", b"../", b"\\u0000")),
     "config": Target(take_config, configs, (b"model_type", b"text_config", b"quantization_config")),
+    "server stream": Target(
+        server_answers.take_stream,
+        server_answers.streams,
+        (b"data: ", b"event: error\n", b"\n\n", b"[DONE]", b"\\ud83d", b"finish_reason", b"null"),
+    ),
+    "server refusal": Target(
+        server_answers.take_refusal,
+        server_answers.refusals,
+        (b"unsupported", b"stream", b"top_k", b"error"),
+    ),
     "hub": Target(
         hub_answers.take_description,
         hub_answers.descriptions,

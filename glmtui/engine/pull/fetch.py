@@ -7,12 +7,13 @@ nothing of the hub's addresses or cache.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -20,7 +21,14 @@ from typing import IO
 import httpx
 
 from glmtui.addresses import shown_address, split_address, without_credentials
-from glmtui.engine.http_client import Line, ending, getting, http_client
+from glmtui.engine.http_client import (
+    Line,
+    UnusableCertificates,
+    UnusableProxy,
+    ending,
+    getting,
+    http_client,
+)
 from glmtui.engine.pull.staging import CHUNK_BYTES, Job, megabytes
 from glmtui.errors import DownloadError
 from glmtui.language import _
@@ -214,24 +222,22 @@ def _is_intact(part: Path, file: RemoteFile, job: Job) -> bool:
     return file.git_sha1 is None or digest.hexdigest() == file.git_sha1
 
 
-def client_on(line: Line) -> httpx.Client:
+@contextlib.contextmanager
+def client_on(line: Line) -> Iterator[httpx.Client]:
     """A client to fetch with. Raises DownloadError for a proxy or certificates that are none."""
     try:
-        return http_client(line)
-    except (ImportError, ValueError, httpx.InvalidURL) as error:
-        # ImportError: a SOCKS proxy needs socksio. Their text may hold the proxy's password.
+        with http_client(line) as client:
+            yield client
+    except UnusableProxy as error:
         raise DownloadError(
-            _("The proxy set in the environment cannot be used."),
+            _("The proxy set in the environment cannot be used: {reason}").format(reason=error),
             _(
-                "See HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; a SOCKS proxy needs `pip install "
-                "httpx[socks]`."
+                "See HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or list the server in NO_PROXY; a "
+                "SOCKS proxy needs `pip install httpx[socks]`."
             ),
         ) from error
-    except OSError as error:
-        raise DownloadError(
-            _("The certificates to trust cannot be read: {reason}.").format(reason=error.strerror),
-            _("Check your certificate settings (SSL_CERT_FILE, SSL_CERT_DIR)."),
-        ) from error
+    except UnusableCertificates as error:
+        raise DownloadError(str(error), _("See SSL_CERT_FILE and SSL_CERT_DIR.")) from error
 
 
 def refused(status: int, what: str, url: str) -> DownloadError:

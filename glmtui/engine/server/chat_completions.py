@@ -6,25 +6,35 @@ sockets and no errors for users. A server may send anything, so nothing is taken
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from glmtui.chat import FinishReason, Message, SamplingParams
 from glmtui.engine.api import PrefillProgress
-
-_SURROGATES = re.compile("[\ud800-\udfff]")
+from glmtui.engine.server.text_pieces import whole_characters
+from glmtui.turns import joined_turns, without_thoughts
 
 # Everything else a server says at the end of a reply means that the model was done.
 _FINISH: dict[str, FinishReason] = {
     "length": "length",
     "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_length": "length",
     "content_filter": "error",
+    "sensitive": "error",
+    "safety": "error",
     "abort": "error",
     "error": "error",
+    "network_error": "error",
+    "insufficient_system_resource": "error",
 }
+_NO_FINISH = ("", "null", "none", "undefined")
 
+_LIST_KEYS = ("data", "models", "result", "results", "items")
+_NAME_KEYS = ("id", "name", "model")
+_MESSAGE_KEYS = ("message", "msg", "error_msg", "error_message", "detail")
+_NO_MESSAGE = "an error without a message"
 _CONTEXT_KEYS = ("max_model_len", "context_length", "max_context_length", "context_window")
 
 
@@ -36,6 +46,9 @@ def request_body(model: str, messages: Sequence[Message], params: SamplingParams
 
     A last message of the assistant's is continued: vLLM and SGLang need to be told, llama-server
     and Ollama do so by themselves. `max_length` is left out: no server counts that way.
+
+    Args:
+        messages: as `prepared` leaves them.
     """
     body: dict[str, Any] = {
         "model": model,
@@ -66,6 +79,15 @@ def extra_fields(params: SamplingParams) -> dict[str, Any]:
     if params.repetition_penalty is not None:
         extra["repetition_penalty"] = extra["repeat_penalty"] = params.repetition_penalty
     return extra
+
+
+def prepared(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The conversation as a server takes it: no thoughts, and user and assistant take turns."""
+    said = (
+        replace(m, content=without_thoughts(m.content)) if m.role == "assistant" else m
+        for m in messages
+    )
+    return joined_turns(tuple(said))
 
 
 def continues(messages: Sequence[Message]) -> bool:
@@ -128,30 +150,33 @@ class Chunk:
 
 
 def parse_models(data: Any) -> tuple[ListedModel, ...]:
-    """The models of a ``/models`` answer, in its order. Raises ValueError if it is none."""
-    listed = _object(data).get("data") if isinstance(data, dict) else data
-    if not isinstance(listed, list):
+    """The models of a ``/models`` answer, in its order. Raises ValueError if it is none.
+
+    Servers put the list under several names, and objects or bare names into it.
+    """
+    for _depth in range(3):
+        if not isinstance(data, dict):
+            break
+        data = next((data[key] for key in _LIST_KEYS if data.get(key) is not None), None)
+    if not isinstance(data, list):
         raise ValueError("no list of models")
+    listed = [entry for entry in map(_object, data) if _text(entry.get("id"))]
+    named = listed or [entry if isinstance(entry, dict) else {"name": entry} for entry in data]
     return tuple(
-        ListedModel(entry["id"], _context_length(entry), _text(entry.get("owned_by")))
-        for entry in map(_object, listed)
-        if _text(entry.get("id"))
+        ListedModel(name, _context_length(entry), _text(entry.get("owned_by")))
+        for entry in named
+        if (name := next(filter(None, (_text(entry.get(key)) for key in _NAME_KEYS)), ""))
     )
 
 
-def parse_chunk(data: dict[str, Any]) -> Chunk:
-    """One event's data, or a plain answer's; what is missing or odd is left at its default."""
-    choices = data.get("choices")
-    choice = _object(choices[0]) if isinstance(choices, list) and choices else {}
-    said = _object(choice.get("delta")) or _object(choice.get("message"))
-    word = _text(choice.get("finish_reason"))
+def parse_chunk(data: Mapping[str, Any], choice: Mapping[str, Any]) -> Chunk:
+    """What one event says beside the text; what is missing or odd is left at its default."""
+    word = _finish_word(choice) or _finish_word(data)
     usage = _object(data.get("usage"))
     timings = _object(data.get("timings"))
     reused = _count(_object(usage.get("prompt_tokens_details")).get("cached_tokens"))
     return Chunk(
-        text=_text(said.get("content")),
-        reasoning=_text(said.get("reasoning_content")) or _text(said.get("reasoning")),
-        finish=_FINISH.get(word, "stop") if word else None,
+        finish=_FINISH.get(word.lower(), "stop") if word else None,
         finish_word=word,
         prompt_tokens=_count(usage.get("prompt_tokens")),
         reused_tokens=_count(timings.get("cache_n")) if reused is None else reused,
@@ -163,25 +188,39 @@ def parse_chunk(data: dict[str, Any]) -> Chunk:
 
 
 def error_in(data: Any) -> tuple[int, str] | None:
-    """What went wrong, if this JSON says that something did: a status (0: none) and words."""
-    data = _object(data)
-    error = data.get("error") or (data if data.get("object") == "error" else None)
-    if not error:
-        return None
-    return _count(_object(error).get("code")) or 0, _message(error) or "an error without a message"
+    """What went wrong, if this JSON says that something did: a status (0: none) and words.
+
+    An "error" anywhere is one; "detail", "message" and the like are where there is no choice.
+    """
+    data = _first_object(data)
+    choices = data.get("choices")
+    choice = _object(choices[0]) if isinstance(choices, list) and choices else {}
+    for source in (data, choice, _object(choice.get("delta"))):
+        error = source.get("error") or source.get("errors")
+        if error and not (isinstance(error, dict) and not any(error.values())):
+            return _status(error) or _status(data), _message(error) or _NO_MESSAGE
+    if data.get("object") == "error" or data.get("type") == "error":
+        return _status(data), _message(data) or _NO_MESSAGE
+    base = _object(data.get("base_resp"))  # of MiniMax, where 0 is success
+    if _status(base):
+        return 0, _text(base.get("status_msg")) or _NO_MESSAGE
+    words = "" if choices else refusal_text(data)
+    return (_status(data), words) if words else None
 
 
 def refusal_text(data: Any) -> str:
     """The same for the body of a refused request, in any of the forms in use; may be empty."""
-    data = _object(data)
-    return _message(data.get("error")) or _message(data) or _message(data.get("detail"))
+    data = _first_object(data)
+    named = (data.get(key) for key in ("error", "errors"))
+    told = (_message(data.get(key)) for key in ("detail", "title"))
+    return next(filter(None, (*map(_message, named), _message(data), *told)), "")
 
 
 def _message(error: Any) -> str:
     if isinstance(error, list):  # FastAPI's list of what is wrong, field by field
         return "; ".join(filter(None, map(_message, error)))
     if isinstance(error, dict):
-        message = _text(error.get("message")) or _text(error.get("msg"))
+        message = next(filter(None, (_text(error.get(key)) for key in _MESSAGE_KEYS)), "")
         where = error.get("loc")
         field = ".".join(map(str, where)) if isinstance(where, list) else _text(error.get("code"))
         return f"{message} ({field})" if message and field else message
@@ -203,13 +242,33 @@ def _progress(told: dict[str, Any]) -> PrefillProgress | None:
     return PrefillProgress(max(done - reused, 0), max(total - reused, 0))
 
 
+def _status(error: Any) -> int:
+    told = _object(error)
+    codes = (told.get(key) for key in ("code", "status", "status_code", "error_code"))
+    numbers = (int(c) if isinstance(c, str) and c.isdecimal() and len(c) < 9 else c for c in codes)
+    return next(filter(None, map(_count, numbers)), 0)
+
+
+def _finish_word(choice: Mapping[str, Any]) -> str:
+    for key in ("finish_reason", "stop_reason", "done_reason"):
+        told = choice.get(key)
+        word = _text(told.get("type") if isinstance(told, dict) else told)
+        if word.strip().lower() not in _NO_FINISH:
+            return word.strip()
+    return ""
+
+
+def _first_object(value: Any) -> dict[str, Any]:
+    # Google puts its errors into a list.
+    return _object(value[0] if isinstance(value, list) and value else value)
+
+
 def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
 def _text(value: Any) -> str:
-    # A lone surrogate is valid in JSON and cannot be written to any file.
-    return _SURROGATES.sub("\ufffd", value) if isinstance(value, str) else ""
+    return whole_characters(value) if isinstance(value, str) else ""
 
 
 def _count(value: Any) -> int | None:
@@ -220,29 +279,3 @@ def _count(value: Any) -> int | None:
 def _seconds(value: Any) -> float | None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return value / 1000 if number and 0 <= value < 1e12 else None
-
-
-# ---- thinking
-
-
-class Thinking:
-    """Makes one text of thinking and answer; the thinking is in ``<think>`` tags, as models do."""
-
-    def __init__(self) -> None:
-        self._open = False
-
-    def join(self, chunk: Chunk) -> str:
-        """What this chunk adds to the text."""
-        text = ""
-        if chunk.reasoning:
-            text = chunk.reasoning if self._open else f"<think>\n{chunk.reasoning}"
-            self._open = True
-        if chunk.text and self._open:
-            self._open = False
-            return f"{text}\n</think>\n\n" + chunk.text.lstrip("\n")
-        return text + chunk.text
-
-    def end(self) -> str:
-        """The closing tag of a reply that was all thinking, once the model is done with it."""
-        was_open, self._open = self._open, False
-        return "\n</think>\n" if was_open else ""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from glmtui import __version__
 from glmtui.addresses import shown_address
 from glmtui.engine.api import ServerSpec
 from glmtui.errors import ServerError
@@ -22,7 +21,7 @@ from glmtui.sanitize import one_line
 if TYPE_CHECKING:
     import httpx
 
-CONNECT_SECONDS = 10.0
+    from glmtui.engine.http_client import Line
 
 
 class Endpoint:
@@ -53,44 +52,42 @@ class Endpoint:
         query = f"?{self._address.query}" if self._address.query else ""
         return f"{self._address.base}{path}{query}"
 
-    def client(self, silence: float) -> httpx.Client:
+    def client(self, silence: float, line: Line | None = None) -> httpx.Client:
         """A client for one call; to be closed. `silence`: seconds to wait for the next bytes.
 
         Proxies are taken from the environment, except for a server on this machine. Redirects
         are not followed: a question and a key go where the user said and nowhere else.
-        """
-        import httpx
 
-        headers = {
-            "Accept-Encoding": "identity",  # so that what is read is as long as what is sent
-            "Content-Type": "application/json",
-            "User-Agent": f"glmtui/{__version__}",
-        }
+        Args:
+            line: ends the call from any thread.
+
+        Raises ServerError where SSL_CERT_FILE names no certificates.
+        """
+        from glmtui.engine.http_client import http_client
+
+        headers = {"Content-Type": "application/json"}
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
-        try:
-            return httpx.Client(
-                auth=self._address.login,
-                headers=headers,
-                timeout=httpx.Timeout(silence, connect=CONNECT_SECONDS),
-                trust_env=not self._address.local,
-                verify=self._tls,
-            )
-        except (ImportError, ValueError, httpx.InvalidURL) as error:
-            # ImportError: a SOCKS proxy needs socksio. Their text may hold the proxy's password.
-            raise ServerError(
-                _("The proxy set in the environment cannot be used."),
-                _(
-                    "See HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; a SOCKS proxy needs `pip install "
-                    "httpx[socks]`."
-                ),
-            ) from error
+        return http_client(
+            line,
+            auth=self._address.login,
+            headers=headers,
+            silence=silence,
+            proxies=not self._address.local,
+            verify=self._tls if self._address.base.startswith("https:") else True,
+        )
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
         import httpx
 
-        return httpx.create_ssl_context()
+        try:
+            return httpx.create_ssl_context()
+        except OSError as error:  # of which ssl.SSLError is one
+            raise ServerError(
+                _("The certificates to trust cannot be read: {error}").format(error=error),
+                _("See SSL_CERT_FILE and SSL_CERT_DIR."),
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,18 @@ server is called.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import LoadedInfo, PrefillProgress, ServerSpec
-from glmtui.engine.server.call import Call, list_models
+from glmtui.engine.detached import run_detached
+from glmtui.engine.server.call import Call
 from glmtui.engine.server.chat_completions import ListedModel, extra_fields
 from glmtui.engine.server.endpoint import Endpoint
+from glmtui.engine.server.fields import RequestFields
+from glmtui.engine.server.model_list import ModelList
 from glmtui.engine.server.refusals import Blame
 from glmtui.engine.server.reply import ServerReply
 from glmtui.errors import ServerError
@@ -45,7 +49,7 @@ class ServerModel:
             self._endpoint.shown, name, self._endpoint.key, [model.id for model in listed]
         )
         self._tells_progress = known.owner == "llamacpp"
-        self._unknown_fields: set[str] = set()
+        self._fields = RequestFields()
         self._reply: ServerReply | None = None
         self._info = LoadedInfo(
             name=one_line(name),
@@ -56,14 +60,21 @@ class ServerModel:
         )
 
     @classmethod
-    def connect(cls, spec: ServerSpec) -> ServerModel:
+    def connect(cls, spec: ServerSpec, cancelled: threading.Event | None = None) -> ServerModel:
         """Asks the server for its models first, so that what is wrong shows now.
 
-        A server that does not list its models (404) is taken at the word of `spec`. Raises
-        ServerError.
+        A server that does not list its models is taken at the word of `spec`.
+
+        Args:
+            cancelled: once set, nobody waits for the server any more, whatever it is doing.
+
+        Raises ServerError, LoadCancelled.
         """
         started = time.monotonic()
-        listed = list_models(Endpoint(spec), model=spec.model)
+        question = ModelList(Endpoint(spec))
+        listed = run_detached(
+            lambda: question.ask(model=spec.model), cancelled, give_up=question.hang_up
+        )
         return cls(spec, listed, time.monotonic() - started)
 
     @property
@@ -82,14 +93,15 @@ class ServerModel:
         """Starts a reply. `max_length` is not sent: servers limit the reply alone.
 
         A conversation too long for the server loses its older half, and again, until it fits;
-        fields that it refuses are left out from then on (the log names them). A last message of
-        the assistant's is continued, by servers that can.
+        fields that it refuses are renamed or left out from then on (the log names them), and turns
+        are joined so that user and assistant alternate. Thoughts are not sent back. A last message
+        of the assistant's is continued, by servers that can.
         """
         params = params or SamplingParams()
         extra = extra_fields(params)
         if self._tells_progress:
             extra["return_progress"] = True
-        call = Call(self._endpoint, self._blame, messages, params, extra, self._unknown_fields)
+        call = Call(self._endpoint, self._blame, messages, params, extra, self._fields)
         self._reply = ServerReply(call, cancelled, on_prefill)
         return self._reply
 

@@ -27,6 +27,11 @@ _TOO_LONG = re.compile(
 _CONTINUING = re.compile(
     r"assistant|prefill|prefix|last (message|role)|final_message|generation_prompt", re.IGNORECASE
 )
+_TURNS = re.compile(
+    r"alternat|\broles?\b|system (?:message|prompt|instruction)|(?:first|consecutive) "
+    r"(?:message|turn)|conversation|messages? (?:must|should|order)|角色|交替",
+    re.IGNORECASE,
+)
 _KEY_HINT = N_("Put the key into an environment variable and name it as key_env in [servers.NAME].")
 LOG_HINT = N_("The server's own log says more.")
 
@@ -53,6 +58,11 @@ class Refused(ServerError):
     def too_long(self) -> bool:
         """Whether the conversation does not fit into the model's context."""
         return self.bad_request and bool(_TOO_LONG.search(self.words))
+
+    @property
+    def about_turns(self) -> bool:
+        """Whether the server minds the order of the messages, or a role; some say so as 500."""
+        return (self.bad_request or self.status >= 500) and bool(_TURNS.search(self.words))
 
     @property
     def about_continuing(self) -> bool:
@@ -104,6 +114,40 @@ def failed_inside(blame: Blame, status: int, words: str) -> Refused:
     )
 
 
+def nothing_shown(
+    blame: Blame, tools: Sequence[str], others: Sequence[str], finish: str | None
+) -> ServerError:
+    """The error for a reply that came to its end and has no text.
+
+    Args:
+        tools: calls of tools in it, a name and arguments each.
+        others: types of what else is in it.
+    """
+    if tools:
+        said = _("{server} wants a tool called instead of a reply: {what}")
+        hint = _("No tools are offered to servers. Ask for an answer in words.")
+    elif others:
+        said = _("{server} sent a reply without text, but with: {what}")
+        hint = _("Only text can be shown. Ask for an answer in words, or pick another model.")
+    elif finish == "length":
+        said = _("{server} ended the reply at its length, before the first word.")
+        hint = _("Set max_new_tokens higher: thoughts that the server keeps to itself count, too.")
+    else:
+        said, hint = _("{server} sent an empty reply."), _("Ask once more, or in other words.")
+    what = blame.quote(", ".join(tools or others))
+    return ServerError(said.format(server=blame.address, what=what), hint)
+
+
+def too_long_an_answer(blame: Blame, limit: int) -> ServerError:
+    """The error for an answer of more bytes than any sound one."""
+    return ServerError(
+        _("The answer of {server} does not end: {size} MB so far.").format(
+            server=blame.address, size=limit >> 20
+        ),
+        _(LOG_HINT),
+    )
+
+
 def not_a_reply(blame: Blame, body: str) -> ServerError:
     """The error for an answer that is no chat completion, with the beginning of it."""
     what = _page_title(blame.mask(body)) or blame.quote(body) or _("nothing")
@@ -124,7 +168,43 @@ def unreachable(blame: Blame, error: Exception, *, seconds: float, begun: bool) 
     """
     import httpx
 
+    from glmtui.engine.http_client import (
+        ResponseTooLong,
+        TimeUp,
+        UnaskedEncoding,
+        UnusableCertificates,
+        UnusableProxy,
+    )
+
     at = blame.address
+    if isinstance(error, UnaskedEncoding):
+        return ServerError(
+            _("{server} sent a compressed answer, which was not asked for.").format(server=at),
+            _("Turn compression off in the server, or in the proxy before it."),
+        )
+    if isinstance(error, ResponseTooLong):
+        return ServerError(
+            _("The answer of {server} is too long to be sound.").format(server=at), _(LOG_HINT)
+        )
+    if isinstance(error, TimeUp):
+        return ServerError(
+            _("{server} did not send the whole of its answer within {seconds:.0f} s.").format(
+                server=at, seconds=seconds
+            ),
+            _(LOG_HINT),
+        )
+    if isinstance(error, UnusableProxy):
+        return ServerError(
+            _("The proxy set in the environment cannot be used: {reason}").format(
+                reason=one_line(str(error))
+            ),
+            _(
+                "See HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or list the server in NO_PROXY; a "
+                "SOCKS proxy needs `pip install httpx[socks]`."
+            ),
+        )
+    if isinstance(error, UnusableCertificates):
+        return ServerError(one_line(str(error)), _("See SSL_CERT_FILE and SSL_CERT_DIR."))
     causes = tuple(_causes(error))
     if isinstance(error, httpx.ConnectTimeout):
         return ServerError(

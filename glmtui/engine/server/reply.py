@@ -6,6 +6,7 @@ iterates only waits for it, so that a server that says nothing can be left at an
 
 from __future__ import annotations
 
+import io
 import queue
 import threading
 import time
@@ -14,13 +15,19 @@ from collections.abc import Callable, Iterator
 from glmtui.chat import FinishReason, GenerationStats
 from glmtui.engine.api import PrefillProgress, Reply
 from glmtui.engine.server.call import Call
-from glmtui.engine.server.chat_completions import Chunk, Thinking
+from glmtui.engine.server.chat_completions import Chunk
+from glmtui.engine.server.refusals import Refused
+from glmtui.engine.server.reply_text import Thinking
 from glmtui.errors import ServerError
 from glmtui.language import _
 
 POLL_SECONDS = 0.02
-LINGER_SECONDS = 5.0  # how long after a complete reply its token counts may come
+# How long after the word that a reply has ended more of it, or its token counts, may come. Some
+# servers say that word with every piece, and then think for a while.
+LINGER_SECONDS = 10.0
+DOUBTFUL_LINGER_SECONDS = 60.0
 MAX_REPLY_CHARS = 16 << 20
+MAX_WAITING = 1000  # pieces that were read and not asked for yet; then the server has to wait
 
 
 class ServerReply:
@@ -38,8 +45,8 @@ class ServerReply:
         self._call = call
         self._cancelled = cancelled
         self._on_prefill = on_prefill
-        self._inbox: queue.SimpleQueue[tuple[float, Chunk] | BaseException | None]
-        self._inbox = queue.SimpleQueue()
+        self._inbox: queue.Queue[tuple[float, Chunk] | BaseException | None]
+        self._inbox = queue.Queue(MAX_WAITING)
         self._closed = threading.Event()
         self._tally = _Tally()
         self._failed = False
@@ -75,11 +82,11 @@ class ServerReply:
                 try:
                     item = self._inbox.get(timeout=POLL_SECONDS)
                 except queue.Empty:
-                    if self._tally.finish and self._tally.idle_seconds() > LINGER_SECONDS:
+                    if self._tally.overdue:
                         break
                     continue
-                if item is None or (self._tally.finish and isinstance(item, BaseException)):
-                    break  # what goes wrong after a complete reply does not make it less so
+                if item is None or (self._tally.ended and _is_trouble(item)):
+                    break  # a line that breaks after a complete reply does not make it less so
                 if isinstance(item, BaseException):
                     raise item
                 when, chunk = item
@@ -87,6 +94,14 @@ class ServerReply:
                     self._on_prefill(chunk.progress)
                 if text := self._tally.add(when, chunk):
                     yield text
+            else:
+                if text := self._tally.end():
+                    yield text
+                return  # cancelled: what there is is the reply
+            tally, empty = self._tally, not self._tally.text.strip()
+            problem = self._call.problem(tally.finish, tally.finish_word, empty=empty)
+            if problem is not None:
+                raise problem
             if text := self._tally.end():
                 yield text
         except Exception:
@@ -98,11 +113,24 @@ class ServerReply:
     def _read(self) -> None:
         try:
             for chunk in self._call.chunks():
-                self._inbox.put((time.monotonic(), chunk))
+                self._put((time.monotonic(), chunk))
         except BaseException as error:  # not caught but carried: raised again where it is awaited
-            self._inbox.put(error)
+            self._put(error)
         else:
-            self._inbox.put(None)
+            self._put(None)
+
+    def _put(self, item: tuple[float, Chunk] | BaseException | None) -> None:
+        while not self._closed.is_set():
+            try:
+                return self._inbox.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+        return None
+
+
+def _is_trouble(item: object) -> bool:
+    """Whether the line is at fault, rather than that the server says what went wrong."""
+    return isinstance(item, BaseException) and not isinstance(item, Refused)
 
 
 class _Tally:
@@ -110,8 +138,12 @@ class _Tally:
 
     def __init__(self) -> None:
         self.finish: FinishReason | None = None
-        self._parts: list[str] = []
-        self._chars = 0
+        self.finish_word = ""
+        self._reopened = False  # text came after a word that the reply had ended
+        self._doubtful = False  # such words mean little here
+        self._said = io.StringIO(newline="")
+        self._pieces = self._chars = 0
+        self._answered = False  # more than thoughts came
         self._thinking = Thinking()
         self._told: dict[str, int | float] = {}
         self._asked = self._first = self._last = self._heard = 0.0
@@ -122,12 +154,19 @@ class _Tally:
     def add(self, when: float, chunk: Chunk) -> str:
         """Takes in a chunk that came at `when`; the text it adds."""
         self._heard = when
-        self.finish = self.finish or chunk.finish
+        said = bool(chunk.text or chunk.reasoning)
+        if self.finish and said:
+            self._reopened = self._doubtful = True
+        if chunk.finish:
+            self.finish, self.finish_word = chunk.finish, chunk.finish_word
+            self._reopened = False
+            self._doubtful = self._doubtful or (said and not self._pieces)
         for name in _COUNTS:
             value = getattr(chunk, name)
             if value is not None:
                 self._told[name] = value
         text = self._thinking.join(chunk)
+        self._answered = self._answered or bool(chunk.text)
         if text:
             self._first = self._first or when
             self._last = when
@@ -141,26 +180,36 @@ class _Tally:
             self._keep(text)
         return text
 
-    def idle_seconds(self) -> float:
-        return time.monotonic() - self._heard
+    @property
+    def ended(self) -> bool:
+        """Whether the last that came is that the reply has ended."""
+        return self.finish is not None and not self._reopened
+
+    @property
+    def overdue(self) -> bool:
+        """Whether nothing more can be expected, though the server still holds the line."""
+        doubtful = self._doubtful or not self._answered
+        patience = DOUBTFUL_LINGER_SECONDS if doubtful else LINGER_SECONDS
+        return self.ended and time.monotonic() - self._heard > patience
 
     @property
     def text(self) -> str:
-        return "".join(self._parts)
+        return self._said.getvalue()
 
     def stats(self) -> GenerationStats:
         told = self._told
         return GenerationStats(
             prompt_tokens=int(told.get("prompt_tokens", 0)),
             reused_tokens=int(told.get("reused_tokens", 0)),
-            generated_tokens=int(told.get("generated_tokens", len(self._parts))),
+            generated_tokens=int(told.get("generated_tokens", self._pieces)),
             prefill_seconds=told.get("prefill_seconds", 0.0),
             decode_seconds=told.get("decode_seconds", self._last - self._first),
             first_token_seconds=self._first - self._asked if self._first else 0.0,
         )
 
     def _keep(self, text: str) -> None:
-        self._parts.append(text)
+        self._said.write(text)
+        self._pieces += 1
         self._chars += len(text)
         if self._chars > MAX_REPLY_CHARS:
             raise ServerError(
