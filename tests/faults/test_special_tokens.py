@@ -116,7 +116,8 @@ def hub_format(folder: Path) -> tuple[ChatFormat, Mapping[str, int]]:
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast.decoder = decoders.ByteLevel()
     fast.add_special_tokens([AddedToken(t, special=True) for t in TAGS if not t.isalpha()])
-    tokenizer = TokenizerJson(fast)
+    content = fast.to_str().encode()
+    tokenizer = TokenizerJson.of(lambda: content, Path("made/tokenizer.json"))
     template = (
         "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|im_end|>"
         "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
