@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import importlib.util
 import re
 import sys
 from array import array
@@ -284,7 +285,11 @@ class Converted(Fast):
 
     @staticmethod
     def prepare() -> None:
-        """Imports the library, which takes seconds."""
+        """Imports the library, and not torch, which it would look for: it takes seconds."""
+        find = importlib.util.find_spec
+        importlib.util.find_spec = lambda name, package=None: (
+            None if name.partition(".")[0] == "torch" else find(name, package)
+        )
         import transformers.models.auto.tokenization_auto  # noqa: F401
 
     def __init__(self, content: bytes, asked: Mapping[str, Any]) -> None:

@@ -1,0 +1,155 @@
+"""The app ends without a word: a crash in native code, an abort, SIGKILL. The terminal is put right."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import termios
+import time
+from collections.abc import Callable
+
+import pytest
+from fakeserver import FakeServer
+from terminal import Start, Terminal
+
+SIGNALS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL)
+# what a terminal must be told again, by what the app told it first; the last one decides
+TAKEN_BACK = {
+    b"\x1b[?1049h": b"\x1b[?1049l",
+    b"\x1b[?25l": b"\x1b[?25h",
+    b"\x1b[?1000h": b"\x1b[?1000l",
+    b"\x1b[?1003h": b"\x1b[?1003l",
+    b"\x1b[?1006h": b"\x1b[?1006l",
+    b"\x1b[?1015h": b"\x1b[?1015l",
+    b"\x1b[?1004h": b"\x1b[?1004l",
+    b"\x1b[?2004h": b"\x1b[?2004l",
+    b"\x1b[?7l": b"\x1b[?7h",
+    b"\x1b[>25u": b"\x1b[<u",
+}
+
+
+def replying(glmtui: Start, server: FakeServer, **how: Callable[[], object]) -> Terminal:
+    """The app in the middle of a reply that is partly saved."""
+    terminal = glmtui("-m", server.url, **how)
+    terminal.shows("Ask anything")
+    terminal.press(b"Count\r")
+    terminal.until(lambda: any((terminal.folder / "data/conversations").glob("*.toml")))
+    terminal.until(lambda: len(terminal.saved()) == 2 and terminal.saved()[1] != "")
+    return terminal
+
+
+def is_right_again(terminal: Terminal) -> None:
+    """Waits for the terminal to be as it was before the app."""
+    terminal.until(lambda: b"glmtui --continue" in terminal.output)
+    assert termios.tcgetattr(terminal.slave) == terminal.modes
+    for taken, back in TAKEN_BACK.items():
+        assert taken in terminal.output
+        assert terminal.output.rindex(back) > terminal.output.rindex(taken)
+    alternate, popped = (terminal.output.rindex(end) for end in (b"\x1b[?1049l", b"\x1b[<u"))
+    assert popped < alternate < terminal.output.rindex(b"glmtui --continue")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_killed_in_mid_reply(glmtui: Start, counter: FakeServer, number: signal.Signals) -> None:
+    terminal = replying(glmtui, counter)
+    terminal.process.send_signal(number)
+    assert terminal.ends() == -number
+    is_right_again(terminal)
+    last = terminal.output.rpartition(b"\x1b[?1049l")[2].decode()
+    if number == signal.SIGKILL:
+        assert "glmtui was killed." in last
+    else:
+        assert re.search(r"glmtui crashed \((Aborted|Segmentation fault)\); ", last)
+        log = (terminal.folder / "state/glmtui.log").read_text()
+        assert "Fatal Python error" in log
+        assert "glmtui/ui/launch.py" in log
+    assert terminal.saved()[0] == "Count"
+    assert terminal.saved()[1] != ""
+
+
+def test_its_whole_process_group_killed(glmtui: Start, counter: FakeServer) -> None:
+    terminal = replying(glmtui, counter)
+    os.killpg(terminal.process.pid, signal.SIGKILL)
+    terminal.ends()
+    is_right_again(terminal)
+
+
+def test_a_terminal_that_was_given_back_is_left_alone(glmtui: Start, counter: FakeServer) -> None:
+    terminal = replying(glmtui, counter)
+    terminal.process.send_signal(signal.SIGTSTP)
+    terminal.until(lambda: terminal.output.endswith(b"\x1b[?1004l"))
+    assert termios.tcgetattr(terminal.slave) == terminal.modes
+    terminal.process.kill()
+    before = terminal.output
+    terminal.process.wait()
+    until_its_end(terminal)
+    assert terminal.output == before
+
+
+def test_what_a_shell_has_set_since_stays(glmtui: Start, counter: FakeServer) -> None:
+    terminal = replying(glmtui, counter)
+    guard = guards(terminal)[0]
+    os.kill(guard, signal.SIGSTOP)  # the shell is quicker
+    terminal.process.kill()
+    terminal.process.wait()
+    mine = termios.tcgetattr(terminal.slave)
+    mine[3] &= ~termios.ECHOE
+    termios.tcsetattr(terminal.slave, termios.TCSANOW, mine)
+    os.kill(guard, signal.SIGCONT)
+    terminal.until(lambda: b"glmtui --continue" in terminal.output)
+    assert termios.tcgetattr(terminal.slave) == mine
+
+
+def test_leaving_ends_the_guard_and_says_nothing(glmtui: Start, counter: FakeServer) -> None:
+    terminal = replying(glmtui, counter)
+    (guard,) = guards(terminal)
+    terminal.press(b"\x11")
+    assert terminal.ends() == 0
+    assert not os.path.exists(f"/proc/{guard}")
+    assert b"--continue" not in terminal.output
+    assert termios.tcgetattr(terminal.slave) == terminal.modes
+
+
+def test_an_app_whose_guard_was_killed_goes_on(glmtui: Start, counter: FakeServer) -> None:
+    terminal = replying(glmtui, counter)
+    os.kill(guards(terminal)[0], signal.SIGKILL)
+    terminal.press(b"\x11")
+    assert terminal.ends() == 0
+    assert termios.tcgetattr(terminal.slave) == terminal.modes
+
+
+def guards(terminal: Terminal) -> list[int]:
+    """The processes that guard this terminal."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                with open(f"/proc/{entry.name}/cmdline", "rb") as file:
+                    told = file.read()
+                with open(f"/proc/{entry.name}/stat") as file:
+                    parent = int(file.read().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if b"terminal_guard_process.py" in told and parent == terminal.process.pid:
+                found.append(int(entry.name))
+    return found
+
+
+def until_its_end(terminal: Terminal) -> None:
+    """Reads while anything but this test has the terminal open."""
+    name, end = os.ttyname(terminal.slave), time.monotonic() + 10
+    while time.monotonic() < end:
+        terminal.read()
+        if not any(opened(entry.name, name) for entry in os.scandir("/proc")):
+            return
+    raise AssertionError("somebody keeps the terminal open")
+
+
+def opened(pid: str, name: str) -> bool:
+    if not pid.isdigit() or int(pid) == os.getpid():
+        return False
+    try:
+        return any(os.readlink(entry.path) == name for entry in os.scandir(f"/proc/{pid}/fd"))
+    except OSError:
+        return False
