@@ -8,7 +8,6 @@ code are its own.
 from __future__ import annotations
 
 import faulthandler
-import json
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from glmtui.language import _
 from glmtui.sanitize import visible
-from glmtui.ui.terminal_guard_process import attributes
+from glmtui.ui.terminal_guard_process import GIVEN_BACK, TAKEN, attributes
 
 PROGRAM = Path(__file__).with_name("terminal_guard_process.py")
 
@@ -38,13 +37,13 @@ class TerminalGuard:
         self._process: subprocess.Popen[bytes] | None = None
         self._names_crashes = False
         try:
-            told = {"attributes": attributes(terminal), **_lines(path)}
+            told = attributes(terminal), *_lines(path)
         except termios.error:  # it is no terminal, or has gone
             return
         ends, self._pipe = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(PROGRAM), json.dumps(told)],
+                [sys.executable, "-I", "-S", str(PROGRAM), *told],
                 stdin=ends,
                 stdout=terminal,
                 stderr=log,
@@ -64,11 +63,11 @@ class TerminalGuard:
     def taken(self) -> None:
         """Says that the terminal is the app's now, with the attributes that it has."""
         with suppress(termios.error):
-            self._say(attributes(self._terminal))
+            self._say(TAKEN + attributes(self._terminal))
 
     def given_back(self) -> None:
         """Says that the terminal is as it was before."""
-        self._say(None)
+        self._say(GIVEN_BACK)
 
     def close(self) -> None:
         """Ends the guard; it does its work if the terminal was not given back."""
@@ -81,16 +80,17 @@ class TerminalGuard:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
 
-    def _say(self, raw: list[object] | None) -> None:
+    def _say(self, line: str) -> None:
         if self._pipe < 0:
             return
         with suppress(OSError):  # somebody ended it
-            os.write(self._pipe, json.dumps({"raw": raw}).encode() + b"\n")
+            os.write(self._pipe, line.encode() + b"\n")
 
 
-def _lines(log: Path) -> dict[str, str]:
+def _lines(log: Path) -> tuple[str, str]:
+    """What to say when the app was killed, and when it crashed, with ``{what}`` for how."""
     saved = _("What was said is saved, up to the last second. To go on: glmtui --continue")
     crashed = _("glmtui crashed ({what}); {log} has the details.").format(
         what="{what}", log=visible(str(log))
     )
-    return {"killed": f"{_('glmtui was killed.')} {saved}", "crashed": f"{crashed} {saved}"}
+    return f"{_('glmtui was killed.')} {saved}", f"{crashed} {saved}"

@@ -1,19 +1,20 @@
 """The process that puts the terminal right when the app ends without doing so.
 
-Run as a file, with nothing but the standard library: ``python terminal_guard_process.py JSON``.
-Its stdin is a pipe that only the app writes to, and that ends when the app does, however it ends:
-a signal that cannot be caught, or an abort in native code, runs no Python. Lines of JSON say
-whether the terminal is the app's; other lines are what faulthandler tells of a crash. stdout is
-the terminal, stderr the log.
+Run as a file, with the terminal's attributes before the app and what to say when the app was
+killed and when it crashed. Its stdin is a pipe that only the app writes to, and that ends when the
+app does, however it ends: a signal that cannot be caught, or an abort in native code, runs no
+Python. A line that begins with `TAKEN` or `GIVEN_BACK` says whose the terminal is; other lines are
+what faulthandler tells of a crash. stdout is the terminal, stderr the log.
+
+Imports little: it starts beside the app, and should take nothing from its start.
 """
 
-import json
 import os
-import re
 import signal
 import sys
 import termios
-from contextlib import suppress
+
+TAKEN, GIVEN_BACK = "\x01", "\x02"
 
 MOST_SECONDS = 5  # for a terminal that takes nothing, such as one stopped with Ctrl+S
 
@@ -29,40 +30,49 @@ RESTORE = (
 
 def main() -> None:
     """Waits for the app to end."""
-    told = json.loads(sys.argv[1])  # attributes as they were before the app, and what to say
-    raw, crash = None, list[str]()
+    before, killed, crashed = sys.argv[1:]
+    raw, crash = "", list[str]()
     for line in sys.stdin:
-        try:
-            raw = json.loads(line)["raw"]
-        except (ValueError, TypeError, KeyError):
+        if line.startswith(TAKEN):
+            raw = line[1:].strip()
+        elif line.startswith(GIVEN_BACK):
+            raw = ""
+        else:
             crash.append(line)
-    if raw is None:  # it had given the terminal back
+    if not raw:
         return
     signal.alarm(MOST_SECONDS)
-    with suppress(OSError):
-        _write(RESTORE)
-    with suppress(termios.error):
+    _write(RESTORE)
+    try:
         if attributes(1) == raw:  # nobody has set others since, as a shell does
             termios.tcflush(1, termios.TCIFLUSH)  # such as reports of a mouse that moved on
-            termios.tcsetattr(1, termios.TCSANOW, told["attributes"])
-    kind = re.match("Fatal Python error: (.*)", "".join(crash[:1]))
-    line = told["crashed"].replace("{what}", kind[1]) if kind else told["killed"]
-    with suppress(OSError):
-        _write(f"{line}\r\n")
+            numbers = [int(number) for number in before.split()]
+            flags: list[int | list[int]] = [*numbers[:6]]
+            termios.tcsetattr(1, termios.TCSANOW, [*flags, numbers[6:]])
+    except termios.error:  # the terminal has gone
+        pass
+    _begin, fatal, what = "".join(crash[:1]).partition("Fatal Python error: ")
+    _write((crashed.replace("{what}", what.strip()) if fatal else killed) + "\r\n")
     sys.stderr.writelines(crash)
+    sys.stderr.flush()
 
 
-def attributes(descriptor: int) -> list[object]:
-    """A terminal's attributes, as JSON can carry them and ``tcsetattr`` takes them."""
+def attributes(descriptor: int) -> str:
+    """A terminal's attributes: six numbers of flags and speeds, and its control characters."""
     *flags, characters = termios.tcgetattr(descriptor)
-    return [*flags, [c if isinstance(c, int) else c[0] for c in characters]]
+    return " ".join(map(str, [*flags, *(c if isinstance(c, int) else c[0] for c in characters)]))
 
 
 def _write(text: str) -> None:
-    data = text.encode("utf-8", "replace")
-    while data:
-        data = data[os.write(1, data) :]
+    """Writes to the terminal, if it is still there."""
+    data = text.encode("utf-8", "surrogateescape")
+    try:
+        while data:
+            data = data[os.write(1, data) :]
+    except OSError:
+        pass
 
 
 if __name__ == "__main__":
     main()
+    os._exit(0)  # the app waits for it

@@ -1,4 +1,4 @@
-"""The app ends without a word: a crash in native code, an abort, SIGKILL. The terminal is put right."""
+"""The app ends without a word, by a crash in native code or SIGKILL: the terminal is put right."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import signal
 import termios
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import psutil
 import pytest
 from fakeserver import FakeServer
 from terminal import Start, Terminal
+
+from glmtui.ui.terminal_guard import PROGRAM
 
 SIGNALS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL)
 # what a terminal must be told again, by what the app told it first; the last one decides
@@ -83,7 +87,7 @@ def test_a_terminal_that_was_given_back_is_left_alone(glmtui: Start, counter: Fa
     terminal.process.kill()
     before = terminal.output
     terminal.process.wait()
-    until_its_end(terminal)
+    until_closed(terminal)
     assert terminal.output == before
 
 
@@ -106,7 +110,7 @@ def test_leaving_ends_the_guard_and_says_nothing(glmtui: Start, counter: FakeSer
     (guard,) = guards(terminal)
     terminal.press(b"\x11")
     assert terminal.ends() == 0
-    assert not os.path.exists(f"/proc/{guard}")
+    assert not psutil.pid_exists(guard)
     assert b"--continue" not in terminal.output
     assert termios.tcgetattr(terminal.slave) == terminal.modes
 
@@ -121,35 +125,22 @@ def test_an_app_whose_guard_was_killed_goes_on(glmtui: Start, counter: FakeServe
 
 def guards(terminal: Terminal) -> list[int]:
     """The processes that guard this terminal."""
-    found = []
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                with open(f"/proc/{entry.name}/cmdline", "rb") as file:
-                    told = file.read()
-                with open(f"/proc/{entry.name}/stat") as file:
-                    parent = int(file.read().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            if b"terminal_guard_process.py" in told and parent == terminal.process.pid:
-                found.append(int(entry.name))
-    return found
+    children = psutil.Process(terminal.process.pid).children()
+    return [child.pid for child in children if str(PROGRAM) in child.cmdline()]
 
 
-def until_its_end(terminal: Terminal) -> None:
+def until_closed(terminal: Terminal) -> None:
     """Reads while anything but this test has the terminal open."""
     name, end = os.ttyname(terminal.slave), time.monotonic() + 10
-    while time.monotonic() < end:
+    while any(has_open(process, name) for process in psutil.process_iter()):
+        assert time.monotonic() < end
         terminal.read()
-        if not any(opened(entry.name, name) for entry in os.scandir("/proc")):
-            return
-    raise AssertionError("somebody keeps the terminal open")
 
 
-def opened(pid: str, name: str) -> bool:
-    if not pid.isdigit() or int(pid) == os.getpid():
+def has_open(process: psutil.Process, name: str) -> bool:
+    if process.pid == os.getpid():
         return False
     try:
-        return any(os.readlink(entry.path) == name for entry in os.scandir(f"/proc/{pid}/fd"))
+        return any(str(fd.readlink()) == name for fd in Path(f"/proc/{process.pid}/fd").iterdir())
     except OSError:
         return False
