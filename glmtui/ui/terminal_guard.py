@@ -93,4 +93,5 @@ def _lines(log: Path) -> tuple[str, str]:
     crashed = _("glmtui crashed ({what}); {log} has the details.").format(
         what="{what}", log=visible(str(log))
     )
-    return f"{_('glmtui was killed.')} {saved}", f"{crashed} {saved}"
+    killed = _("glmtui was killed.")
+    return f"{killed} {saved}", f"{crashed} {saved}"
