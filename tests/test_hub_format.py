@@ -15,6 +15,7 @@ from glmtui.engine.detokenizer import Detokenizer
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
 from glmtui.models import bounded_tokenizer
 from glmtui.models.hub_format import TemplateFormat, TokenizerJson, hub_defaults
+from glmtui.models.template import Template
 
 TEMPLATE = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
@@ -127,9 +128,9 @@ def test_a_template_that_breaks_is_named(folder: Path) -> None:
     tokenizer = TokenizerJson.load(folder)
     assert tokenizer is not None
     with pytest.raises(UnsupportedModel, match="does not parse"):
-        TemplateFormat(tokenizer, "{% for", frozenset(), {})
+        TemplateFormat(tokenizer, Template("{% for"), frozenset(), {})
     refusing = TemplateFormat(
-        tokenizer, "{{ raise_exception('roles must alternate') }}", frozenset(), {}
+        tokenizer, Template("{{ raise_exception('roles must alternate') }}"), frozenset(), {}
     )
     with pytest.raises(UnsupportedModel, match="roles must alternate"):
         refusing.encode([Message("user", "hi")])
@@ -140,7 +141,9 @@ def test_a_template_cannot_leave_the_sandbox(folder: Path) -> None:
     assert tokenizer is not None
     for attack in ("{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}"):
         with pytest.raises(UnsupportedModel):
-            TemplateFormat(tokenizer, attack, frozenset(), {}).encode([Message("user", "hi")])
+            TemplateFormat(tokenizer, Template(attack), frozenset(), {}).encode(
+                [Message("user", "hi")]
+            )
 
 
 def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:

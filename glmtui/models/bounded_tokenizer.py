@@ -11,6 +11,7 @@ import hashlib
 import threading
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Literal, NoReturn
 
 from glmtui.errors import EngineError, GlmtuiError
@@ -30,7 +31,7 @@ NEVER = N_("it takes too much time or memory")
 
 
 class BoundedTokenizer:
-    """A tokenizer file in a process of its own.
+    """A tokenizer file in a process of its own, which is loaded while others go on.
 
     Args:
         kind: the library that reads it.
@@ -38,13 +39,6 @@ class BoundedTokenizer:
         refused: the error when it cannot be loaded, made of the cause.
         nbytes: of what is loaded, where that is not what `read` returns.
         options: what else the kind needs to know; see `tokenizer_process`.
-
-    Attributes:
-        facts: what the process told of the file.
-
-    Raises:
-        GlmtuiError: the file is none of that kind, or takes too much time or memory to load; as
-            `refused` has it.
     """
 
     def __init__(
@@ -65,8 +59,27 @@ class BoundedTokenizer:
         self._ends: array[int] | None = None
         self._spelled = b""
         self._digest = b""
-        self.facts: dict[str, Any] = {}
-        self._load()
+        self._facts_due = False
+        self._facts: dict[str, Any] = {}
+        self._start()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the process tells of the file; waits for it to be loaded.
+
+        Raises:
+            GlmtuiError: it is none of that kind, or takes too much time or memory to load; as
+                `refused` has it.
+        """
+        with self._turn:
+            if not self._facts:
+                self._loaded()
+            return self._facts
+
+    def wait(self) -> None:
+        """Returns once the file is loaded. Raises like `facts`."""
+        with self._turn:
+            self._loaded()
 
     def encode_each(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text by itself.
@@ -110,33 +123,44 @@ class BoundedTokenizer:
 
     # ---- the process
 
-    def _load(self) -> BoundedProcess:
+    def _start(self) -> BoundedProcess:
+        """A process that was told to load the file, and owes the answers."""
         content = self._read()
         digest = hashlib.sha256(content).digest()
         if self._digest not in (b"", digest):
             raise self._refused(_("it has changed since it was loaded"))
-        process = BoundedProcess("tokenizer_process", **ENVIRONMENT)
+        self._digest = digest
         nbytes = len(content) + self._nbytes
-        seconds = LEAST_SECONDS + nbytes / LEAST_LOAD_RATE
-        try:
-            process.send({**self._ask_to_load, "nbytes": nbytes, "seconds": seconds}, content)
-            answer, _content = process.receive()
-            if "error" not in answer and self._ends is None:
-                # it is worked on while the weights are read, and taken in when it is needed
-                process.send({"do": "vocabulary", "seconds": seconds})
-                self._vocabulary_due = True
-        except ProcessEnded:
-            answer = {"error": _(NEVER)}
-        if "error" in answer:
-            process.end()
-            raise self._refused(answer["error"])
-        self._digest, self.facts, self._process = digest, answer, process
+        limits = {"nbytes": nbytes, "seconds": LEAST_SECONDS + nbytes / LEAST_LOAD_RATE}
+        process = self._process = BoundedProcess("tokenizer_process", **ENVIRONMENT)
+        self._facts_due = True
+        self._vocabulary_due = self._ends is None
+        with suppress(ProcessEnded):  # whoever waits for the answers is told
+            process.send({**self._ask_to_load, **limits}, content)
+            if self._vocabulary_due:  # it is worked on while the weights are read
+                process.send({"do": "vocabulary", **limits})
+        return process
+
+    def _loaded(self) -> BoundedProcess:
+        """The process, once it has loaded the file. Raises what `refused` makes."""
+        process = self._process or self._start()
+        if self._facts_due:
+            self._facts_due = False
+            try:
+                answer, _content = process.receive()
+            except ProcessEnded:
+                answer = {"error": _(NEVER)}
+            if "error" in answer:
+                process.end()
+                self._process, self._vocabulary_due = None, False
+                raise self._refused(answer["error"])
+            self._facts = answer
         return process
 
     def _settle(self) -> BoundedProcess:
         """The process, ready for a question: it owes no answer any more."""
         with self._turn:
-            process = self._process or self._load()
+            process = self._loaded()
             if self._ends is None:
                 if not self._vocabulary_due:  # it failed before
                     self._send(process, {"do": "vocabulary"}, b"", 0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,23 @@ class TokenizerJson:
 
     def __init__(self, bounded: BoundedTokenizer) -> None:
         self._bounded = bounded
-        self.special: dict[str, int] = bounded.facts["special"]
-        self.strips_leading_space: bool = bounded.facts["strips_leading_space"]
+
+    @cached_property
+    def special(self) -> dict[str, int]:
+        """Special tokens and their ids. Raises BadCheckpoint, if nobody has waited before."""
+        special: dict[str, int] = self._bounded.facts["special"]
+        return special
+
+    @cached_property
+    def strips_leading_space(self) -> bool:
+        return bool(self._bounded.facts["strips_leading_space"])
 
     @classmethod
-    def load(cls, folder: Path) -> TokenizerJson | None:
+    def load(cls, folder: Path, *, wait: bool = True) -> TokenizerJson | None:
         """The folder's tokenizer; None where it has no tokenizer.json.
+
+        Args:
+            wait: for the file to be read; else what needs it first does.
 
         Raises:
             BadCheckpoint: it is no tokenizer, or takes too much time or memory to load.
@@ -40,11 +52,14 @@ class TokenizerJson:
         path = folder / "tokenizer.json"
         if not path.is_file():
             return None
-        return cls.of(lambda: read_small(path, MAX_TOKENIZER_BYTES), path)
+        tokenizer = cls.of(lambda: read_small(path, MAX_TOKENIZER_BYTES), path)
+        if wait:
+            tokenizer._bounded.wait()
+        return tokenizer
 
     @classmethod
     def of(cls, read: Callable[[], bytes], path: Path) -> TokenizerJson:
-        """The tokenizer whose bytes `read` returns; `path` is for messages. Raises like `load`."""
+        """The tokenizer whose bytes `read` returns; `path` is for messages. Does not wait."""
 
         def refused(error: str) -> BadCheckpoint:
             return BadCheckpoint(
@@ -81,14 +96,14 @@ class TemplateFormat:
     def __init__(
         self,
         tokenizer: TokenizerJson,
-        template: str,
+        template: Template,
         stop_ids: frozenset[int],
         variables: dict[str, str],
     ) -> None:
         self.tokenizer = tokenizer
         self.stop_ids = stop_ids
         self._variables = variables
-        self._template = Template(template)
+        self._template = template
         specials = sorted(tokenizer.special, key=len, reverse=True)
         self._cut = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
 
@@ -111,6 +126,7 @@ class TemplateFormat:
                 ).format(folder=folder),
                 _("Pick its -chat or -instruct version."),
             )
+        program = Template(template)  # it starts while the tokenizer is still loading
         variables = {
             key: value["content"] if isinstance(value, dict) else str(value)
             for key in ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -120,7 +136,7 @@ class TemplateFormat:
         for source in (raw, read_json(folder / "generation_config.json")):
             eos = source.get("eos_token_id")
             ends |= set(eos) if isinstance(eos, list) else {eos}
-        return cls(tokenizer, template, frozenset(e for e in ends if isinstance(e, int)), variables)
+        return cls(tokenizer, program, frozenset(e for e in ends if isinstance(e, int)), variables)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Prompt ids. A last message of the assistant's is left open, for the reply to go on."""

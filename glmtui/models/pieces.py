@@ -131,7 +131,7 @@ def load_ice_text(path: Path) -> BoundedTokenizer | None:
 
 def _processor(path: Path, added: bytes) -> BoundedTokenizer:
     """The file with more fields behind its own."""
-    return BoundedTokenizer(
+    processor = BoundedTokenizer(
         "sentencepiece",
         lambda: read_small(path, MAX_PIECES_BYTES) + added,
         lambda error: BadCheckpoint(
@@ -139,6 +139,8 @@ def _processor(path: Path, added: bytes) -> BoundedTokenizer:
             _("Fetch the model again with: glmtui pull"),
         ),
     )
+    processor.wait()
+    return processor
 
 
 # ---- ChatGLM-6B's whitespace

@@ -154,30 +154,31 @@ class Fast:
 
     def vocabulary(self) -> Iterator[bytes]:
         """The bytes of each id."""
-        last = max(self._fast.get_vocab(with_added_tokens=True).values(), default=-1)
-        return map(self._token_bytes, range(min(last + 1, MOST_TOKENS)))
+        tokens = {i: token for token, i in self._fast.get_vocab(with_added_tokens=True).items()}
+        tokens |= {i: t.content for i, t in self._fast.get_added_tokens_decoder().items()}
+        tokens |= dict.fromkeys(self._special_ids, "")
+        last = max(tokens, default=-1)
+        return (self._token_bytes(tokens.get(i, "")) for i in range(min(last + 1, MOST_TOKENS)))
 
-    def _token_bytes(self, token_id: int) -> bytes:
-        token = self._fast.id_to_token(token_id)
-        if token is None or token_id in self._special_ids:
-            return b""
+    def _token_bytes(self, token: str) -> bytes:
         if self._byte_level:
-            if all(char in BYTE_OF_CHAR for char in token):
-                return bytes(map(BYTE_OF_CHAR.__getitem__, token))
-            return str(token).encode()  # an added token, kept as it is written
+            if OF_BYTES.fullmatch(token):
+                return token.translate(BYTE_OF_CHAR).encode("latin-1")
+            return token.encode()  # an added token, kept as it is written
         if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
             return bytes([int(token[3:5], 16)])
-        return str(token).replace("▁", " ").encode()
+        return token.replace("▁", " ").encode()
 
 
-def _byte_characters() -> dict[str, int]:
+def _byte_characters() -> dict[int, int]:
     """GPT-2's stand-ins: each byte as a printable character (openai/gpt-2, src/encoder.py)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
+    return {b: b for b in printable} | {0x100 + i: b for i, b in enumerate(others)}
 
 
 BYTE_OF_CHAR = _byte_characters()
+OF_BYTES = re.compile(f"[{re.escape(''.join(map(chr, BYTE_OF_CHAR)))}]*")
 
 
 # ---- SentencePiece

@@ -21,6 +21,7 @@ from glmtui.chat import Message
 from glmtui.engine.api import ChatFormat
 from glmtui.models import chatglm, chatglm2, chatglm3, glm4
 from glmtui.models.hub_format import TemplateFormat, TokenizerJson
+from glmtui.models.template import Template
 
 TAGS = (
     *("[gMASK]", "[MASK]", "[sMASK]", "<sop>", "<eop>", "sop", "eop", "<s>", "</s>", "<unk>"),
@@ -122,7 +123,7 @@ def hub_format(folder: Path) -> tuple[ChatFormat, Mapping[str, int]]:
         "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|im_end|>"
         "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    return TemplateFormat(tokenizer, template, frozenset(), {}), tokenizer.special
+    return TemplateFormat(tokenizer, Template(template), frozenset(), {}), tokenizer.special
 
 
 def loaded(
