@@ -259,11 +259,13 @@ def test_a_process_that_dies_is_told_and_replaced(tmp_path: Path, number: signal
     assert b"".join(map(tokenizer.token_bytes, ids)) == b"hi"  # needs no process
 
 
-def test_a_process_that_dies_at_once_is_told(tmp_path: Path) -> None:
-    tokenizer = loaded(written(tmp_path))
+def test_a_process_that_dies_before_it_has_loaded_is_told(tmp_path: Path) -> None:
+    tokenizer = TokenizerJson.load(written(tmp_path, added_tokens=[added("<s>", 256)]), wait=False)
+    assert tokenizer is not None
     os.kill(pid_of(tokenizer), signal.SIGKILL)
-    with pytest.raises(EngineError, match="gave up on this text"):
-        tokenizer.token_bytes(0)
+    with pytest.raises(BadCheckpoint, match="too much time or memory"):
+        assert tokenizer.special
+    assert tokenizer.special == {"<s>": 256}
     assert tokenizer.token_bytes(LETTERS["a"]) == b"a"
 
 
