@@ -66,6 +66,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.gpu_attention",
             "engine.gpu_capture",
             "engine.gpu_kernels",
+            "engine.heap",
             "engine.layers",
             "engine.linear",
             "engine.native",
