@@ -1,4 +1,4 @@
-"""Where things are put when their disk takes nothing: places that fail or hang are not waited for."""
+"""What a disk does not take is put elsewhere: places that fail or hang are not waited for."""
 
 from __future__ import annotations
 
