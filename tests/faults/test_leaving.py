@@ -5,7 +5,6 @@ What the data folder does not take is in a temporary folder when the program has
 
 from __future__ import annotations
 
-import errno
 import os
 import pty
 import re
@@ -13,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import termios
-import threading
 import time
 from pathlib import Path
 
@@ -22,9 +20,7 @@ from fakeserver import Exchange, FakeServer, delta, serving
 from terminal import Start, Terminal
 
 from glmtui.chat import Conversation, Message
-from glmtui.errors import StoreError
-from glmtui.store import Store, durable, read_file
-from glmtui.ui import exporting, rescue
+from glmtui.store import Store, read_file
 
 PLAIN = ("-s", "ui.plain=true")
 
@@ -312,52 +308,6 @@ def test_the_plain_chat_whose_terminal_takes_nothing(glmtui: Start, tmp_path: Pa
     assert reply.content.startswith("0 xxx")
     assert len(reply.content) == 800_000
     assert reply.finish_reason == "cancelled"
-
-
-# ---- places
-
-
-def test_each_place_is_tried_and_one_that_hangs_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    places = [tmp_path / name for name in ("none", "hangs", "full", "good")]
-    for place in places[1:]:
-        place.mkdir()
-    sync = os.fsync
-
-    def fsync(handle: int) -> None:
-        path = str(Path(f"/proc/self/fd/{handle}").readlink())
-        if "/hangs/" in path:
-            threading.Event().wait()
-        if "/full/" in path:
-            raise OSError(28, "No space left on device")
-        sync(handle)
-
-    monkeypatch.setattr(durable.os, "fsync", fsync)
-    monkeypatch.setattr(rescue, "_places", lambda: iter(places))
-    monkeypatch.setattr(rescue, "PLACE_SECONDS", 0.2)
-    monkeypatch.setenv("GLMTUI_STATE_DIR", str(tmp_path / "state"))
-    talks = [an_old_one(), an_old_one()]
-    began = time.monotonic()
-    said = rescue.rescue(talks)
-    assert time.monotonic() - began < 1  # the one that hangs is waited for once
-    assert all(str(tmp_path / "good") in line for line in said)
-    assert len(list((tmp_path / "good").glob("*/*.toml"))) == 2
-    assert list((tmp_path / "full").iterdir()) == []
-    monkeypatch.setattr(rescue, "_places", lambda: iter(places[:1]))
-    assert "no folder" in rescue.rescue(talks[:1])[0]
-
-
-def test_an_export_to_a_disk_that_hangs_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    gate = threading.Event()
-    sync = os.fsync
-    monkeypatch.setattr(durable.os, "fsync", lambda handle: gate.wait(10) and sync(handle))
-    monkeypatch.setattr(exporting, "WRITE_SECONDS", 0.1)
-    with pytest.raises(StoreError, match=os.strerror(errno.ETIMEDOUT)):
-        exporting.export(an_old_one(), tmp_path / "file.md")
-    gate.set()
 
 
 # ---- an app that does not come to its end
