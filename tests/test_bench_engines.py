@@ -248,8 +248,7 @@ def test_smollm2_is_measured_in_half_a_gigabyte() -> None:
     options = LoadOptions(device="cpu", quant="int4")
     with Worker(subject(key="smollm2", options=options)) as worker:
         worker.load()
-        for tokens in (1, 512, 2048):
-            worker.generate(range(tokens, 2 * tokens), 4)
+        worker.generate(range(2048), 2)
         assert (worker.peak_memory() or 0) < 0.55e9
 
 

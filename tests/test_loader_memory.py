@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from goldens import GOLDEN
 from synthetic import Shape, write_chatglm
 
 
@@ -49,6 +50,26 @@ def test_memory_peaks_little_above_the_model(tmp_path: Path, ends: str) -> None:
         result = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
         assert 0.4e9 < result["model"] < 0.9e9
         assert result["peak"] - result["before"] < 1.2 * result["model"] + 0.25e9
+
+
+def test_loading_and_replying_leave_torchs_compiler_out() -> None:
+    """It takes seconds and 0.1 GB, and some operations on the meta device import it."""
+    code = """if True:
+        import sys
+        from glmtui.chat import SamplingParams
+        from glmtui.engine.api import LoadOptions
+        from glmtui.engine.loader import load_model
+        for folder in sys.argv[1:]:
+            loaded = load_model(folder, LoadOptions(device="cpu"))
+            marks = getattr(loaded.model.config, "marks", None)
+            prompt = [70, 71, *((marks.gmask, marks.sop) if marks else ())]
+            assert list(loaded.stream_ids(prompt, SamplingParams(max_new_tokens=3)).ids())
+        print("torch._dynamo" in sys.modules)
+    """
+    folders = [str(GOLDEN / name) for name in ("v1_twin_orig", "v2_int4", "glm4_tiny")]
+    command = [sys.executable, "-c", code, *folders]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.stdout.strip(), done.stderr) == ("False", "")
 
 
 if __name__ == "__main__":

@@ -113,17 +113,17 @@ def check(weight: PackedWeight, uses: Sequence[Use]) -> None:
 # ---- compiled
 
 CAPABILITIES = (75, 80, 86, 89, 90, 120)
-# Registers of a thread. A multiprocessor has 65,536 for its blocks of 128 threads, and as many
-# blocks as they allow hide how long memory takes: at least 6 for one token, where reading is all,
-# 3 for the most tokens, whose sums take the registers, and 4 for unpacking.
-REGISTERS = {1: 80, GEMV_ROWS: 170, "unpack": 128}
 MULTIPROCESSOR = 65_536
 Signature = dict[str, Any]
 
 
+@needs_triton
 def test_the_bounds_of_registers_leave_room_for_several_blocks() -> None:
+    from glmtui.engine.linear.triton_kernels import REGISTERS
+
+    # as many as hide how long memory takes: most for one token, where reading it is all there is
     blocks = {use: MULTIPROCESSOR // (128 * bound) for use, bound in REGISTERS.items()}
-    assert blocks == {1: 6, GEMV_ROWS: 3, "unpack": 4}
+    assert blocks == {1: 6, 2: 4, GEMV_ROWS: 3}
 
 
 @pytest.fixture
@@ -139,6 +139,7 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("bits", "group", "dtype", "tokens"),
     [
         (4, 32, "fp16", 1),
+        (4, 64, "fp16", 2),
         (4, 32, "bf16", GEMV_ROWS),
         (8, 4096, "fp16", GEMV_ROWS),
     ],
@@ -151,12 +152,13 @@ def test_products_compile_without_spills(
     signature: Signature = {"x": f"*{dtype}", "q": "*u8" if bits == 4 else "*i8"}
     signature |= {"scale": "*fp16", "zero": "*fp16", "bias": f"*{dtype}", "y": f"*{dtype}"}
     signature |= {"rows": "i32", "columns": "i32", "tokens": "i32"}
-    constants = constants_of(bits, group) | {"TOKENS": tokens, "ZERO": bits == 4, "BIAS": True}
+    constants = constants_of(bits, group) | {"TOKENS": tokens, "ZERO": group == 32, "BIAS": True}
     if tokens == 1:  # as Triton itself takes a 1
         constants["tokens"] = 1
-    used = compiled(triton_kernels._multiply, signature, constants, capability, tmp_path)
+    limit = triton_kernels.REGISTERS[tokens]
+    used = compiled(triton_kernels._multiply, signature, constants, capability, tmp_path, limit)
     assert used["STACK"] == used["LOCAL"] == 0, "registers are spilled"
-    assert used["REG"] <= REGISTERS[tokens]
+    assert used["REG"] <= limit
 
 
 @pytest.mark.usefixtures("compiler")
@@ -169,7 +171,7 @@ def test_unpacking_compiles_without_spills(tmp_path: Path, capability: int) -> N
     constants = constants_of(bits=4, group=32) | {"ZERO": True}
     used = compiled(triton_kernels._unpack, signature, constants, capability, tmp_path)
     assert used["STACK"] == used["LOCAL"] == 0, "registers are spilled"
-    assert used["REG"] <= REGISTERS["unpack"]
+    assert used["REG"] <= 64  # which lets a multiprocessor hold 8 blocks
 
 
 def constants_of(bits: int, group: int) -> dict[str, Any]:
@@ -188,7 +190,12 @@ def constants_of(bits: int, group: int) -> dict[str, Any]:
 
 
 def compiled(
-    kernel: Any, signature: Signature, constants: dict[str, Any], capability: int, folder: Path
+    kernel: Any,
+    signature: Signature,
+    constants: dict[str, Any],
+    capability: int,
+    folder: Path,
+    registers: int | None = None,
 ) -> dict[str, int]:
     """Compiles a kernel as it is launched; returns what a thread takes, as cuobjdump says it.
 
@@ -212,8 +219,9 @@ def compiled(
     source = ASTSource(
         kernel, signature, {(names.index(n),): value for n, value in constants.items()}, attributes
     )
+    options = triton_kernels.OPTIONS | {"maxnreg": registers}
     target = GPUTarget("cuda", capability, 32)
-    binary = triton.compile(source, target=target, options=triton_kernels.OPTIONS)
+    binary = triton.compile(source, target=target, options=options)
     file = folder / "kernel.cubin"
     file.write_bytes(binary.asm["cubin"])
     said = subprocess.run(

@@ -3,8 +3,8 @@
 A few tokens are multiplied by a kernel that reads the packed weight once, many by a plain matrix
 product with the weight unpacked.
 
-Written against the sources of torch and Triton. The Triton kernels have run in Triton's interpreter
-and compile for compute capabilities 7.5 to 9.0; none of this has run on a GPU by its authors.
+Written against the sources of torch and Triton. The Triton kernels run in Triton's interpreter and
+compile for compute capabilities 7.5 to 12.0; none of this has run on a GPU by its authors.
 `choice` proves each on the device that is to use it.
 """
 

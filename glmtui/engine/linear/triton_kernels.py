@@ -22,6 +22,9 @@ STEP = 512  # bytes of each row that a program reads at once: 16 for each of its
 LEAST_STRIP, MOST_STRIP = 16, 64  # columns
 # the defaults of Triton so far; unsaid, Triton 3.9 warns on stderr that the second will change
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
+# Most registers of a thread, by tokens. A multiprocessor has 65,536 for its blocks of 128 threads:
+# these let it hold 6, 4 and 3. Unsaid, the assembler spills on sm_90 to fit a fifth for 2 tokens.
+REGISTERS = {1: 80, 2: 128, 4: 168}
 
 
 def strip(weight: PackedWeight) -> int:
@@ -51,6 +54,7 @@ def multiply(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
     """
     rows, columns = weight.shape
     y = x.new_empty(x.shape[0], rows)
+    tokens = triton.next_power_of_2(x.shape[0])
     _multiply[(triton.cdiv(rows, ROWS),)](
         x,
         weight.q,
@@ -66,9 +70,10 @@ def multiply(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
         STRIP=strip(weight),
         STRIPS=strips(weight),
         ROWS=ROWS,
-        TOKENS=triton.next_power_of_2(x.shape[0]),
+        TOKENS=tokens,
         ZERO=weight.zero is not None,
         BIAS=bias is not None,
+        maxnreg=REGISTERS.get(tokens),
         **OPTIONS,
     )
     return y
