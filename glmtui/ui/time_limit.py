@@ -25,8 +25,8 @@ class OutOfTime(BaseException):  # no Exception, which a library may catch
 def within(seconds: float, work: Callable[[], _Result]) -> _Result:
     """What `work` returns.
 
-    It is tried twice: a collection of garbage may fall into the time of one try, not of both. Limits
-    may be nested. On another thread than the main one, or where there are no timers, there
+    It is tried twice: a collection of garbage may fall into the time of one try, not of both.
+    Limits may be nested. On another thread than the main one, or where there are no timers, there
     is no limit.
 
     Args:
