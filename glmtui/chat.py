@@ -21,6 +21,8 @@ Role = Literal["system", "user", "assistant", "observation"]
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 TITLE_CELLS = 48
+MOST_RATE = 1e9  # tokens per second; more is a wrong clock
+MOST_COUNT = 1e15  # tokens or seconds; more is no measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +90,12 @@ class GenerationStats:
     @property
     def prefill_rate(self) -> float | None:
         """Prompt tokens per second, the reused ones left out; None where nothing was timed."""
-        new = self.prompt_tokens - self.reused_tokens
-        return new / self.prefill_seconds if self.prefill_seconds > 0 and new > 0 else None
+        return _rate(self.prompt_tokens - self.reused_tokens, self.prefill_seconds)
 
     @property
     def decode_rate(self) -> float | None:
         """Generated tokens per second after the first one; None where nothing was timed."""
-        steps = self.generated_tokens - 1
-        return steps / self.decode_seconds if self.decode_seconds > 0 and steps > 0 else None
+        return _rate(self.generated_tokens - 1, self.decode_seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +293,13 @@ def with_tools(
     if first.role != "system":
         first, rest = Message("system", ""), list(messages)
     return (replace(first, tools=tuple(tools)), *rest)
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    """Tokens per second; None where it would be no rate that a machine can have."""
+    if not (0 < count < MOST_COUNT and count / MOST_RATE < seconds < MOST_COUNT):
+        return None
+    return count / seconds
 
 
 def fresh_id() -> str:

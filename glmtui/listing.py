@@ -50,7 +50,9 @@ def _cell(text: str, width: int, right: bool) -> str:
 
 
 def size(nbytes: int) -> str:
-    """Bytes for reading: "97 MB", "3.9 GB"."""
+    """Bytes for reading: "97 MB", "3.9 GB"; "n/a" for more than there are."""
+    if not 0 <= nbytes < 1e18:
+        return "n/a"
     return f"{nbytes / 1e9:.1f} GB" if nbytes >= 999.5e6 else f"{nbytes / 1e6:.0f} MB"
 
 

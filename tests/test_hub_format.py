@@ -233,7 +233,7 @@ def test_a_strict_template_gets_turns_that_it_takes(
 ) -> None:
     tokenizer = TokenizerJson.load(folder)
     assert tokenizer is not None
-    strict = TemplateFormat(tokenizer, template, frozenset(), {})
+    strict = TemplateFormat(tokenizer, Template(template), frozenset(), {})
     names = {"s": "system", "u": "user", "a": "assistant"}
     ids = strict.encode([Message(names[t[0]], t[1:]) for t in turns])  # type: ignore[arg-type]
     assert tokenizer.decode(ids) == prompt
@@ -243,6 +243,6 @@ def test_a_template_that_refuses_everything_says_why_at_first(folder: Path) -> N
     tokenizer = TokenizerJson.load(folder)
     assert tokenizer is not None
     template = "{{ raise_exception('no ' ~ (messages | length)) }}"
-    refusing = TemplateFormat(tokenizer, template, frozenset(), {})
+    refusing = TemplateFormat(tokenizer, Template(template), frozenset(), {})
     with pytest.raises(UnsupportedModel, match="no 2"):
         refusing.encode([Message("user", "1"), Message("user", "2")])

@@ -17,6 +17,9 @@ from glmtui.language import N_, _
 
 Table: TypeAlias = dict[str, Any]
 
+MOST = 1e15
+"""Tokens, seconds or bytes that a reply cannot cost."""
+
 _Numbers = TypeVar("_Numbers", SamplingParams, GenerationStats)
 _Kind = TypeVar("_Kind", str, int, list[Any], dict[str, Any])
 _Default = TypeVar("_Default")
@@ -54,7 +57,11 @@ def one_of(words: tuple[str, ...], table: Table, key: str) -> Any:
 
 
 def numbers_of(kind: type[_Numbers], table: Table) -> _Numbers:
-    """A dataclass of optional numbers from the keys that it has. Raises CorruptConversation."""
+    """A dataclass of optional numbers from the keys that it has.
+
+    What a reply is said to have cost is left out where it is no number that a reply can cost.
+    Raises CorruptConversation.
+    """
     values: Table = {}
     for name, wanted in _number_types(cast(Hashable, kind)).items():
         value = table.get(name)
@@ -64,6 +71,10 @@ def numbers_of(kind: type[_Numbers], table: Table) -> _Numbers:
         if given is int and wanted is float and abs(value) < 2**1000:
             value = float(value)
         elif given is not wanted or (given is float and not math.isfinite(value)):
+            raise CorruptConversation(_(_KINDS[wanted]).format(key=name))
+        if kind is GenerationStats and not 0 <= value < MOST:
+            continue
+        if not -(1 << 63) <= value < 1 << 64:
             raise CorruptConversation(_(_KINDS[wanted]).format(key=name))
         values[name] = value
     return kind(**values)

@@ -18,7 +18,7 @@ from textual.widgets import Static
 from glmtui.chat import GenerationStats, Message
 from glmtui.language import _
 from glmtui.ui.memory import CACHE, TO_COME, Memory, memory_bar, parts
-from glmtui.ui.meters import FREE, OTHERS, OURS, gigabytes, sparkline
+from glmtui.ui.meters import FREE, OTHERS, OURS, gigabytes, is_sane, sparkline
 from glmtui.ui.wording import ways_out
 
 REFRESH_SECONDS = 1.0
@@ -78,13 +78,13 @@ def page(messages: Sequence[Message], memories: Sequence[Memory], width: int) ->
 def last_reply(stats: GenerationStats) -> Content:
     """What one reply cost, a line for each number."""
     reused = ""
-    if stats.reused_tokens:
+    if stats.reused_tokens and is_sane(stats.reused_tokens):
         reused = _("{count:,} of them read before").format(count=stats.reused_tokens)
     read = "  ".join(filter(None, (_per_second(stats.prefill_rate), reused)))
     rows = [
         (_("prompt"), _tokens(stats.prompt_tokens), read),
         (_("reply"), _tokens(stats.generated_tokens), _per_second(stats.decode_rate)),
-        (_("first token"), _("{seconds:.2f} s").format(seconds=stats.first_token_seconds), ""),
+        (_("first token"), _seconds(stats.first_token_seconds), ""),
     ]
     if stats.peak_memory is not None:
         rows.append((_("peak memory"), f"{gigabytes(stats.peak_memory)} GB", ""))
@@ -94,8 +94,8 @@ def last_reply(stats: GenerationStats) -> Content:
 
 def over_time(stats: Sequence[GenerationStats], width: int) -> Content:
     """Speed and memory of each reply so far, oldest first."""
-    rates = [one.decode_rate for one in stats if one.decode_rate is not None]
-    peaks = [one.peak_memory / 1e9 for one in stats if one.peak_memory is not None]
+    rates = [rate for one in stats if (rate := one.decode_rate) is not None and is_sane(rate)]
+    peaks = [n / 1e9 for one in stats if (n := one.peak_memory) is not None and is_sane(n)]
     lines = [_heading(_("Over the conversation"))]
     for name, values, unit in ((_("speed"), rates, "tok/s"), (_("memory"), peaks, "GB")):
         if values:
@@ -128,7 +128,7 @@ def device(memory: Memory, width: int) -> Content:
 
 
 def _part(glyph: str, colour: str, name: str, nbytes: int) -> Content:
-    size = f"{nbytes / 1e9:7.2f} GB  "
+    size = f"{nbytes / 1e9:7.2f} GB  " if is_sane(nbytes) else "    n/a     "
     return Content.assemble((f"{glyph} ", colour), size, (name, "$text-muted"))
 
 
@@ -145,8 +145,14 @@ def _heading(text: str) -> Content:
 
 
 def _tokens(count: int) -> str:
-    return _("{count:,} tokens").format(count=count)
+    return _("{count:,} tokens").format(count=count) if is_sane(count) else "n/a"
 
 
 def _per_second(rate: float | None) -> str:
-    return "" if rate is None else _("{rate:,.1f} tok/s").format(rate=rate)
+    if rate is None or not is_sane(rate):
+        return ""
+    return _("{rate:,.1f} tok/s").format(rate=rate)
+
+
+def _seconds(seconds: float) -> str:
+    return _("{seconds:.2f} s").format(seconds=seconds) if is_sane(seconds) else "n/a"

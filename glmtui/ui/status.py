@@ -15,7 +15,7 @@ from textual.widget import Widget
 from glmtui.language import _
 from glmtui.ui.kept import KeptLines
 from glmtui.ui.memory import Memory, memory_meters
-from glmtui.ui.meters import OURS, bar, tokens
+from glmtui.ui.meters import OURS, bar, is_sane, tokens
 
 NEARLY_FULL = 0.85
 
@@ -53,6 +53,7 @@ class Facts:
 
 def context_meter(used: int | None, limit: int | None, detail: int) -> Content:
     """Tokens of context used, of how many; the bar only with `detail` 3, one number with 0."""
+    used, limit = (n if n is None or is_sane(n) else None for n in (used, limit))
     if used is None and limit is None:
         return Content("")
     share = used / limit if used is not None and limit else 0.0

@@ -277,5 +277,7 @@ def _count(value: Any) -> int | None:
 
 
 def _seconds(value: Any) -> float | None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return value / 1000 if number and 0 <= value < 1e12 else None
+    """Milliseconds in seconds; None for what is no time that a request can take."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return None
+    return value / 1000 if value == 0 or 1e-3 <= value < 1e12 else None

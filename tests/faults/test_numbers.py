@@ -1,0 +1,124 @@
+"""Numbers that are no measurements, from files and servers: the app lives, and is not filled."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from fakeserver import Exchange, delta, serving
+from hypothesis import example, given
+from hypothesis import strategies as st
+from terminal import Start
+
+from glmtui.chat import GenerationStats, Message
+from glmtui.listing import size
+from glmtui.store import loads
+from glmtui.ui.details import last_reply, over_time, page
+from glmtui.ui.meters import bar, gigabytes, sparkline, tokens
+from glmtui.ui.status import Facts, context_meter, status_line
+
+DIGITS = "9" * 400
+FLOATS = st.one_of(
+    st.floats(),
+    st.integers(-(10**400), 10**400),
+    st.sampled_from([0.0, -0.0, 5e-324, 1e-306, 1e308, 1e15, math.inf, -math.inf, math.nan]),
+)
+TALK = """
+title = "Numbers"
+model = "m"
+[[messages]]
+role = "user"
+content = "question"
+[[messages]]
+role = "assistant"
+finish_reason = "stop"
+content = "said before"
+[messages.stats]
+{stats}
+"""
+STATS = {
+    "digits": "\n".join(f"{name} = {DIGITS}" for name in ("prompt_tokens", "peak_memory")),
+    "large": "generated_tokens = 9000000000000000000\ndecode_seconds = 1e-300",
+    "small": "generated_tokens = 9\ndecode_seconds = 5e-324\nfirst_token_seconds = 1e308",
+    "negative": "prompt_tokens = -5\nreused_tokens = -99\nfirst_token_seconds = -0.0",
+}
+
+
+@pytest.mark.parametrize("name", STATS)
+def test_what_a_file_says_a_reply_cost(name: str) -> None:
+    stats = loads(TALK.format(stats=STATS[name]), "toml").messages[1].stats
+    assert stats is not None
+    widest = max(len(line) for line in last_reply(stats).plain.splitlines())
+    assert widest < 60
+    assert "e+" not in last_reply(stats).plain
+
+
+def strange_clock(exchange: Exchange) -> None:
+    if exchange.command == "GET":
+        exchange.json({"object": "list", "data": [{"id": "m", "max_model_len": int(DIGITS)}]})
+        return
+    exchange.start()
+    for _ in range(3):
+        exchange.event(delta("word "))
+    timings = {"prompt_ms": 1e-306, "predicted_ms": 1e-306, "predicted_n": int(DIGITS)}
+    usage = {"prompt_tokens": int(DIGITS), "completion_tokens": 1 << 39}
+    exchange.event({**delta(finish="stop"), "timings": timings, "usage": usage})
+    exchange.end()
+
+
+@pytest.mark.parametrize("name", STATS)
+def test_the_app_opens_such_a_file_and_shows_what_a_reply_cost(
+    glmtui: Start, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "data/conversations"
+    folder.mkdir(parents=True)
+    (folder / "numbers-1f2e3d4c.toml").write_text(TALK.format(stats=STATS[name]))
+    with serving(strange_clock) as server:
+        terminal = glmtui("-m", server.url, "--continue")
+        terminal.shows("said before")
+        terminal.press(b"\x1bOR")  # F3
+        terminal.shows("Last reply")
+        terminal.press(b"\x1b")
+        terminal.until(lambda: "Last reply" not in "\n".join(terminal.page.display))
+        if name == "small":  # and what the server says of the next one
+            terminal.press(b"Again\r")
+            terminal.shows("word word word")
+            terminal.press(b"\x1bOR")
+            terminal.shows("Last reply")
+            terminal.press(b"\x1b")
+        terminal.press(b"\x11")
+        assert terminal.ends() == 0
+    assert b"Traceback" not in terminal.output
+
+
+@given(st.lists(FLOATS, max_size=5), FLOATS)
+@example([1e308, -1e308], 1e308)
+@example([5e-324, 0.0], 10**400)
+def test_meters_take_any_number(values: list[float], value: float) -> None:
+    assert len(gigabytes(value)) < 12
+    assert len(size(value)) < 20  # type: ignore[arg-type]
+    count = value if isinstance(value, int) or not math.isfinite(value) else int(value)
+    assert len(tokens(count)) < 20  # type: ignore[arg-type]
+    assert len(sparkline(values, 4)) <= 4
+    assert bar([(one, "━", "") for one in values], 10).cell_length == 10
+    assert context_meter(count, count, 3).cell_length < 60  # type: ignore[arg-type]
+    facts = Facts("ready", used=count, limit=count)  # type: ignore[arg-type]
+    assert status_line(facts, 80).cell_length == 80
+
+
+COUNTS = st.integers(-(10**400), 10**400)
+
+
+@given(st.lists(st.tuples(COUNTS, COUNTS, FLOATS, FLOATS), min_size=1, max_size=3))
+@example([(10**400, 10**400, 10**400, 10**400), (-1, 9, -math.inf, math.nan)])
+@example([(9, 0, 1e-306, 0), (9, 0, 1e308, 1e308)])
+def test_a_page_takes_any_number(rows: list[tuple[int, int, float, float]]) -> None:
+    stats = [GenerationStats(a, b, a, c, c, d, b) for a, b, c, d in rows]
+    for one in stats:
+        assert max(map(len, last_reply(one).plain.splitlines())) < 100
+        for rate in (one.prefill_rate, one.decode_rate):
+            assert rate is None or 0 < rate <= 1e9
+    assert max(map(len, over_time(stats, 30).plain.splitlines())) < 120
+    messages = [Message("assistant", "", stats=one) for one in stats]
+    assert page(messages, (), 80).plain
