@@ -39,8 +39,8 @@ HEAD_DIM = Whole(2, 1024)
 HIDDEN = Whole(1, 1 << 17)
 INNER = Whole(1, 1 << 20)
 VOCABULARY = Whole(1, 1 << 22)
-CONTEXT = Whole(1, 1 << 24)  # tokens
-POSITION_TABLE = 1 << 30  # numbers of a table of cosines: tokens x head_dim
+CONTEXT = Whole(1, 1 << 23)  # tokens
+POSITION_TABLE = 1 << 29  # numbers of a table of cosines: tokens x head_dim; 4M x 128 is released
 EPSILON = Real(0.0, 1.0, closed=True)
 ROPE_BASE = Real(0.0, 1e15)
 RATIO = Real(0.0, 1e6)
@@ -235,6 +235,7 @@ LLAMA = Layout(
     model_type="llama",
     view=_with_rope,
 )
+GLM4_ENDS = [151329, 151336, 151338]  # of every release
 GLM = Layout(  # GLM-4 in Hugging Face's layout; defaults are those of transformers' GlmConfig
     fields=(
         Field("hidden_size", HIDDEN),
@@ -249,7 +250,7 @@ GLM = Layout(  # GLM-4 in Hugging Face's layout; defaults are those of transform
         Field("hidden_act", Text(), "silu", honoured=("silu", "swish")),
         Field("attention_bias", Flag(), True),
         Field("tie_word_embeddings", Flag(), False, honoured=(False,)),
-        Field("eos_token_id", TOKENS, [151329, 151336, 151338]),
+        Field("eos_token_id", TOKENS, GLM4_ENDS),
         *_rope(0.5),
     ),
     no_effect=(*NAMES, *TRAINING, *OTHERS, "pad_token_id", "bos_token_id"),

@@ -5,6 +5,7 @@ The reply itself, and when it ends, is a `TokenStream`. Knows no files and no sc
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -184,13 +185,12 @@ class LoadedModel:
         """Whether the model has a row for each id; one without would be read past its memory.
 
         Raises:
-            UsageError: one is no token id, or the row of an image token that was left out.
+            TypeError: one is no whole number.
+            UsageError: one is below zero, or the row of an image token that was left out.
             BadCheckpoint: one is above the vocabulary, as the tokenizer of another model gives it.
         """
-        for token in ids:
-            if not isinstance(token, int):
-                raise UsageError(_("{token} is no token id.").format(token=f"{token!r:.60}"))
-        least, most = min(ids, default=self.model.first_id), max(ids, default=0)
+        known = [operator.index(token) for token in ids]
+        least, most = min(known, default=self.model.first_id), max(known, default=0)
         if most >= self.model.vocabulary:
             raise BadCheckpoint(
                 _(

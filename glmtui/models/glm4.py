@@ -12,7 +12,7 @@ from typing import Any
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer, ToolCall
-from glmtui.engine.family_fields import read_fields
+from glmtui.engine.family_fields import GLM4_ENDS, read_fields
 from glmtui.engine.folder import MAX_PIECES_BYTES, read_small
 from glmtui.engine.weights import Rows
 from glmtui.errors import BadCheckpoint
@@ -169,7 +169,8 @@ def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> C
 
 def stop_ids(raw: Mapping[str, Any]) -> frozenset[int]:
     """Ids that end a reply, as config.json says, or else those of the releases."""
-    eos = read_fields(raw, "glm4")["eos_token_id"]
+    eos = raw.get("eos_token_id")
+    eos = GLM4_ENDS if eos is None else eos
     return frozenset(eos if isinstance(eos, list) else [eos])
 
 

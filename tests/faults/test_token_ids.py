@@ -35,13 +35,21 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return load_model(str(folder), options)
 
 
-@pytest.mark.parametrize("token", [-1, -(10**9), -(2**63), 2**31, 2**64, 1.5, "3", None])
+@pytest.mark.parametrize("token", [-1, -(10**9), -(2**63), 2**31, 2**64])
 def test_an_id_that_is_none(model: LoadedModel, token: Any) -> None:
     last = model.model.vocabulary - 1
     for ids in ([token], [last, last, token]):
         for door in (lambda: model.stream_ids(ids, GREEDY), lambda: model.logits(ids)):  # noqa: B023
             with pytest.raises((UsageError, BadCheckpoint), match=str(token)):
                 door()
+
+
+@pytest.mark.parametrize("token", [1.5, "3", None, [1]])
+def test_what_is_no_number_at_all(model: LoadedModel, token: Any) -> None:
+    with pytest.raises(TypeError, match="integer"):
+        model.stream_ids([1, token], GREEDY)
+    with pytest.raises(TypeError, match="integer"):
+        model.logits([token])
 
 
 def test_the_last_and_the_next_id(model: LoadedModel) -> None:
