@@ -73,11 +73,12 @@ class OnDevice(TorchDispatchMode):
             return self._answers.pop(0)
         assert name not in ("nonzero", "equal", "unique"), f"{func} waits for the GPU"
         result = func(*args, **(kwargs or {}))
-        made = _tensors(result)
-        devices = {t.device.type for t in (*_tensors((args, kwargs)), *made) if t.dim()}
+        given, made = _tensors((args, kwargs)), _tensors(result)
+        devices = {t.device.type for t in (*given, *made) if t.dim()}
         assert devices <= {"cuda"}, f"{func} has tensors on {devices}"
-        if not getattr(func, "is_view", False):
-            self.largest = max([self.largest, *(t.numel() * t.itemsize for t in made)])
+        known = {t.untyped_storage()._cdata for t in given}
+        new = [t for t in made if t.untyped_storage()._cdata not in known]
+        self.largest = max([self.largest, *(t.numel() * t.itemsize for t in new)])
         return result
 
     def finished(self) -> None:
