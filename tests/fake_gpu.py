@@ -73,11 +73,12 @@ class OnDevice(TorchDispatchMode):
             return self._answers.pop(0)
         assert name not in ("nonzero", "equal", "unique"), f"{func} waits for the GPU"
         result = func(*args, **(kwargs or {}))
-        made = _tensors(result)
-        devices = {t.device.type for t in (*_tensors((args, kwargs)), *made) if t.dim()}
+        given, made = _tensors((args, kwargs)), _tensors(result)
+        devices = {t.device.type for t in (*given, *made) if t.dim()}
         assert devices <= {"cuda"}, f"{func} has tensors on {devices}"
-        if not getattr(func, "is_view", False):
-            self.largest = max([self.largest, *(t.numel() * t.itemsize for t in made)])
+        known = {t.untyped_storage()._cdata for t in given}
+        new = [t for t in made if t.untyped_storage()._cdata not in known]
+        self.largest = max([self.largest, *(t.numel() * t.itemsize for t in new)])
         return result
 
     def finished(self) -> None:
@@ -95,12 +96,20 @@ def _tensors(value: Any) -> list[Tensor]:
 class Kernels:
     """Which of torch's fused attention kernels take a call on a GPU, as sdp_utils.cpp has it.
 
+    They ask what the current GPU can do, and not the one that the tensors are on.
+
     Args:
-        capability: of the GPU.
+        capability: of all GPUs but the first, which has no kernel at all.
     """
 
     def __init__(self, capability: tuple[int, int]) -> None:
         self.capability = capability
+        self.current = 0
+
+    def exchange(self, device: int) -> int:
+        """`torch.cuda._exchange_device`: makes a GPU the current one, returns the last."""
+        self.current, before = device, self.current
+        return before
 
     def flash(self, params: cuda.SDPAParams, debug: bool = False) -> bool:
         """FlashAttention 2: no mask; 16 bits; Ampere and later; heads may be grouped."""
@@ -124,14 +133,14 @@ class Kernels:
             and self._dense(params, grouped=False)
         )
 
-    @staticmethod
-    def _dense(params: cuda.SDPAParams, *, grouped: bool) -> bool:
+    def _dense(self, params: cuda.SDPAParams, *, grouped: bool) -> bool:
         q, k, v = params.query, params.key, params.value
         heads = q.shape[1] == k.shape[1] == v.shape[1]
         if params.enable_gqa and not heads:
             heads = grouped and q.shape[1] % k.shape[1] == 0
         return (
-            heads
+            self.current > 0
+            and heads
             and q.shape[0] == k.shape[0] == v.shape[0]
             and q.dtype == k.dtype == v.dtype
             and all(t.stride(-1) == 1 for t in (q, k, v))
@@ -157,12 +166,14 @@ def fused_attention(capability: tuple[int, int]) -> Iterator[None]:
         enable_gqa: bool = False,
     ) -> Tensor:
         params = cuda.SDPAParams(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
-        if kernels.flash(params):
+        with torch.cuda.device(query.device):  # as every operation does for itself
+            flash, efficient = kernels.flash(params), kernels.efficient(params)
+        if flash:
             result: Sequence[Tensor] = torch.ops.aten._scaled_dot_product_flash_attention(
                 query, key, value, dropout_p, is_causal, scale=scale
             )
             return result[0]
-        if kernels.efficient(params):
+        if efficient:
             if attn_mask is not None:
                 sizes = (*query.shape[:3], key.shape[2])
                 attn_mask = attn_mask.to(query.dtype).expand(sizes)
@@ -173,6 +184,9 @@ def fused_attention(capability: tuple[int, int]) -> Iterator[None]:
         raise RuntimeError("No available kernel. Aborting execution.")
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda, "is_built", lambda: True)
+        patch.setattr(torch.cuda, "_exchange_device", kernels.exchange)
+        patch.setattr(torch.cuda, "_maybe_exchange_device", kernels.exchange)
         patch.setattr(cuda, "can_use_flash_attention", kernels.flash)
         patch.setattr(cuda, "can_use_efficient_attention", kernels.efficient)
         patch.setattr(F, "scaled_dot_product_attention", attend)

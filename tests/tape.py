@@ -45,8 +45,9 @@ class Tape(TorchDispatchMode):
         noted = tree_map(self._note, (tuple(args), kwargs))
         result = func(*args, **kwargs)
         for tensor in tensors_of(result):
-            self._made.setdefault(id(tensor), tensor)
-        self._calls.append((func, *noted, result))
+            if not self._is_input(tensor):  # which an operation in place returns
+                self._made.setdefault(id(tensor), tensor)
+        self._calls.append((func, *noted, tree_map(self._note, result)))
         return result
 
     @property
@@ -62,7 +63,7 @@ class Tape(TorchDispatchMode):
         self.replayed += 1
         with torch.inference_mode():
             for func, args, kwargs, result in self._calls:
-                args, kwargs = tree_map(_alive, (args, kwargs))
+                args, kwargs, result = tree_map(_alive, (args, kwargs, result))
                 again = func(*args, **kwargs)
                 for kept, new in zip(tensors_of(result), tensors_of(again), strict=True):
                     if kept.data_ptr() != new.data_ptr():  # neither a view nor in place
@@ -72,10 +73,13 @@ class Tape(TorchDispatchMode):
         """What is kept of an argument: tensors made elsewhere by weak reference."""
         if not isinstance(value, Tensor) or id(value) in self._made:
             return value
-        known = self._found.get(id(value))
-        if known is None or known() is not value:  # ids are used again
-            known = self._found[id(value)] = TensorWeakRef(value)
-        return known
+        if not self._is_input(value):
+            self._found[id(value)] = TensorWeakRef(value)
+        return self._found[id(value)]
+
+    def _is_input(self, tensor: Tensor) -> bool:
+        known = self._found.get(id(tensor))
+        return known is not None and known() is tensor  # ids are used again
 
 
 class Recorder:

@@ -170,6 +170,8 @@ def test_the_rules_refuse_what_torch_refuses(fake: None) -> None:
     mask = torch.empty(64, 64, dtype=torch.float16, device=GPU)
     for capability in ((7, 5), (8, 0), (9, 0)):
         kernels = Kernels(capability)
+        kernels.exchange(1)
+        assert kernels.efficient(cuda.SDPAParams(q, q, q, mask, 0.0, False, False))
         params = cuda.SDPAParams(q, k, k, mask, 0.0, False, True)
         assert not kernels.flash(params)
         assert not kernels.efficient(params)

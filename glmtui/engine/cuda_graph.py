@@ -9,7 +9,7 @@ give what the step gave that was run as ever, or graphs are left alone. Knows ca
 from __future__ import annotations
 
 import logging
-import operator
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -55,18 +55,21 @@ class GraphedSteps:
         self._model = model
         self._record = record
         self._graph: _Graph | None = None
-        self._memory: Sequence[Tensor] = ()  # of the cache that the graph, or the count, is for
+        # of the cache that the graph, or the count, is for; not kept alive for that
+        self._memory: Sequence[weakref.ref[Tensor]] = ()
         self._steps = 0
         self.refused = ""
 
     def __call__(self, ids: Tensor, cache: KVCache, *, last_only: bool = True) -> Tensor:
         """Logits as the decoder gives them. Call it in inference mode, always on one thread."""
+        if cache.offset >= cache.room:
+            self.forget()  # the cache grows, and needs the memory
         if self.refused or ids.shape[1] != 1 or cache.offset >= cache.room:
             return self._plain(ids, cache, last_only)
         memory = cache.tensors()
         if not same(self._memory, memory):
             self.forget()
-            self._memory = memory
+            self._memory = [weakref.ref(tensor) for tensor in memory]
         if self._graph is not None:
             cache.advance(1)
             return self._replayed(self._graph, ids, cache.offset - 1)
@@ -77,7 +80,7 @@ class GraphedSteps:
         return logits
 
     def forget(self) -> None:
-        """Lets go of the graph and the memory it works in."""
+        """Lets go of the graph, with the memory of its intermediate results."""
         self._graph = None
         self._memory = ()
         self._steps = 0
@@ -128,6 +131,8 @@ class GraphedSteps:
         logger.warning("decoding goes on without a CUDA graph: %s", why)
 
 
-def same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    """Whether both are the very same tensors."""
-    return len(some) == len(others) and all(map(operator.is_, some, others))
+def same(known: Sequence[weakref.ref[Tensor]], tensors: Sequence[Tensor]) -> bool:
+    """Whether these are the very tensors that are known."""
+    return len(known) == len(tensors) and all(
+        ref() is tensor for ref, tensor in zip(known, tensors, strict=True)
+    )

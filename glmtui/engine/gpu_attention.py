@@ -106,8 +106,14 @@ def takes(
     *,
     grouped: bool = False,
 ) -> bool:
-    """Whether a kind of fused kernels takes a call, on this GPU and with this torch."""
-    return kernel(cuda.SDPAParams(q, k, v, mask, 0.0, False, grouped))
+    """Whether a kind of fused kernels takes a call, on q's GPU and with this torch."""
+    params = cuda.SDPAParams(q, k, v, mask, 0.0, False, grouped)
+    if q.device.type != "cuda":
+        return kernel(params)
+    if not cuda.is_built():  # type: ignore[no-untyped-call]
+        return False
+    with torch.cuda.device(q.device):  # torch asks what the current one can do
+        return kernel(params)
 
 
 def share_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
