@@ -157,20 +157,11 @@ class LoadedModel:
     ) -> TokenStream:
         """Starts a reply to prompt ids.
 
-        Raises:
-            UsageError, BadCheckpoint: as `check_ids`; or there are none.
-            PromptTooLong: there are more than the context length.
+        Raises as `check_ids`, and UsageError where there are none.
         """
         self.check_ids(prompt)
         if not prompt:
             raise UsageError(_("There is no prompt: a reply needs at least one token to follow."))
-        if len(prompt) > self.context_length:
-            raise PromptTooLong(
-                _("The prompt is {long:,} tokens long; {most:,} fit into the context.").format(
-                    long=len(prompt), most=self.context_length
-                ),
-                _("Shorten it, or raise load.context_length if the model allows more."),
-            )
         limit = min(params.max_length or self.context_length, self.context_length) - len(prompt)
         return TokenStream(
             self,
@@ -188,7 +179,15 @@ class LoadedModel:
             TypeError: one is no whole number.
             UsageError: one is below zero, or the row of an image token that was left out.
             BadCheckpoint: one is above the vocabulary, as the tokenizer of another model gives it.
+            PromptTooLong: there are more than the context length.
         """
+        if len(ids) > self.context_length:
+            raise PromptTooLong(
+                _("The prompt is {long:,} tokens long; {most:,} fit into the context.").format(
+                    long=len(ids), most=self.context_length
+                ),
+                _("Shorten it, or raise load.context_length if the model allows more."),
+            )
         known = [operator.index(token) for token in ids]
         least, most = min(known, default=self.model.first_id), max(known, default=0)
         if most >= self.model.vocabulary:

@@ -66,6 +66,8 @@ def test_no_id_and_too_many(model: LoadedModel) -> None:
     last = model.model.vocabulary - 1
     with pytest.raises(PromptTooLong, match=f"{model.context_length:,} fit"):
         model.stream_ids([last] * (model.context_length + 1), GREEDY)
+    with pytest.raises(PromptTooLong, match=f"{model.context_length:,} fit"):
+        model.logits([last] * (model.context_length + 1))
 
 
 def test_image_tokens_that_were_left_out() -> None:

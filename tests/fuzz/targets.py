@@ -297,9 +297,12 @@ def take_model(data: bytes) -> None:
     info = inspect(folder)
     model = load(info, LoadOptions(device="cpu", dtype="float32", quant=None))
     try:
-        last = model.model.vocabulary - 1
-        model.logits([last, model.model.first_id, last])
-        list(model.stream_ids([last, 5], SamplingParams(temperature=0, max_new_tokens=3)).ids())
+        ids = [model.model.vocabulary - 1, model.model.first_id]
+        if not model.model.causal:  # a prefix decoder's prompts have marks
+            marks = model.model.config.marks
+            ids += [marks.gmask, marks.sop]
+        model.logits(ids)
+        list(model.stream_ids(ids, SamplingParams(temperature=0, max_new_tokens=3)).ids())
     finally:
         model.close()
 

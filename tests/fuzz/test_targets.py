@@ -14,6 +14,8 @@ MOST_SECONDS = 10.0  # of a core; the fuzzer itself allows one
 # Inputs that were once a fault: the target, and the bytes.
 FOUND: tuple[tuple[str, bytes], ...] = (
     ("server refusal", b'\0unsupported "stream"'),  # asked without end
+    ("model", b"\x06\x1d\x02M"),  # a context shorter than the ids that are asked about
+    ("model", b"\x03\xd7\xec%"),  # a context whose table of positions takes seconds
 )
 
 
