@@ -14,6 +14,7 @@ from fake_gpu import Kernels, OnDevice, fake_tensors, fused_attention
 from test_layers import by_the_formula
 from torch import Tensor
 from torch.backends import cuda
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from glmtui.engine import gpu_attention
@@ -66,11 +67,22 @@ def lower_right(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return by_the_formula(q, k, v).unflatten(2, (q.shape[1], -1)).transpose(1, 2)
 
 
+@pytest.mark.parametrize("turned", [False, True], ids=["", "turned"])
 @pytest.mark.parametrize("queries", [1, 2, 3])
 @pytest.mark.parametrize(("heads", "groups"), GROUPS)
 def test_blocks_of_queries_are_the_whole(
-    heads: int, groups: int, queries: int, monkeypatch: pytest.MonkeyPatch
+    heads: int, groups: int, queries: int, turned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where a kernel lays its result out as [batch, S, heads, d]."""
+    if turned:
+        attend = F.scaled_dot_product_attention
+        monkeypatch.setattr(
+            F,
+            "scaled_dot_product_attention",
+            lambda *args, **kwargs: (
+                attend(*args, **kwargs).transpose(1, 2).contiguous().transpose(1, 2)
+            ),
+        )
     q, k, v = parts(heads, groups, 7, 4)
     monkeypatch.setattr(gpu_attention, "SCORE_BYTES", queries * 2 * heads * 11 * 12)
     expected = by_the_formula(q, k, v)
@@ -109,7 +121,7 @@ def test_shared_keys_are_views_and_flash_attention_takes_them(dtype: torch.dtype
     assert keys.stride(1) == values.stride(1) == 0
     assert keys.data_ptr() == k.data_ptr()
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):
-        y = torch.nn.functional.scaled_dot_product_attention(rows, keys, values, is_causal=True)
+        y = F.scaled_dot_product_attention(rows, keys, values, is_causal=True)
     y = y.reshape(q.shape).transpose(1, 2).flatten(2)
     tolerance = 1e-5 if dtype == torch.float32 else 0.03
     torch.testing.assert_close(y.float(), by_the_formula(q, k, v), atol=tolerance, rtol=tolerance)
@@ -176,7 +188,7 @@ def test_the_rules_refuse_what_torch_refuses(fake: None) -> None:
         assert not kernels.flash(params)
         assert not kernels.efficient(params)
         with fused_attention(capability), pytest.raises(RuntimeError, match="No available kernel"):
-            torch.nn.functional.scaled_dot_product_attention(q, k, k, mask, enable_gqa=True)
+            F.scaled_dot_product_attention(q, k, k, mask, enable_gqa=True)
 
 
 @pytest.mark.parametrize("total", [2048, 32_768, 131_072])

@@ -159,7 +159,7 @@ def _by_blocks(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> T
             some = torch.cat([some] * each, dim=-2)
         rows = q[:, :, start:end].reshape(batch, groups, -1, size)
         y = F.scaled_dot_product_attention(rows, k[:, :, :seen], v[:, :, :seen], attn_mask=some)
-        parts.append(y.view(batch, heads, end - start, size))
+        parts.append(y.reshape(batch, heads, end - start, size))
     return torch.cat(parts, dim=2)
 
 
