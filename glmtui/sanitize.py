@@ -36,6 +36,13 @@ _MARKS = re.compile(
     r"|(?<!\u200d)[\u1160-\u11ff\ud7b0-\ud7ff]"
     r"|(?<=\u200d)[^\n\ufffd])+"
 )
+# What may need a name in `every_character`; its category says whether it does.
+_NOT_PLAIN = re.compile(r" {2,}|[^ -~]")
+# Letters, marks and symbols that are drawn as nothing or as a space, and pictures of characters.
+_NO_SHAPE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2400-\u2426\u2800\u3164\ufe00-\ufe0f\uffa0"
+    "\U000e0100-\U000e01ef]"
+)
 _MARK_CATEGORIES = ("Mn", "Me", "Mc", "Cf", "Cn")
 _JOINER = "\u200d"
 
@@ -65,6 +72,16 @@ def one_line(text: str) -> str:
     return (
         text if text.isascii() and text.isprintable() else _BREAKS.sub(" ", visible(text))
     ).strip()
+
+
+def every_character(text: str) -> str:
+    """`text` on one line, with nothing in it that cannot be seen: for what a user has to approve.
+
+    Line breaks are ␤, tabs ␉, other control characters their pictures, spaces beside a space ␣;
+    spaces of other widths and whatever else has no shape of its own is written as <U+200B>, and so
+    is a picture that stands in the text itself.
+    """
+    return _NOT_PLAIN.sub(_named, text)
 
 
 class VisibleStream:
@@ -102,6 +119,18 @@ def _picture(found: re.Match[str]) -> str:
     if char < " ":
         return chr(_PICTURES + ord(char))
     return _PICTURE_OF_DELETE if char == "\x7f" else _UNKNOWN
+
+
+def _named(found: re.Match[str]) -> str:
+    part = found.group()
+    if part[0] == " ":
+        return "␣" * len(part)
+    if part == "\n":
+        return "␤"
+    if part < " ":
+        return chr(_PICTURES + ord(part))
+    shown = unicodedata.category(part)[0] in "LMNPS" and not _NO_SHAPE.match(part)
+    return part if shown else f"<U+{ord(part):04X}>"
 
 
 def _thinned(found: re.Match[str]) -> str:

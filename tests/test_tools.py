@@ -155,6 +155,7 @@ def test_arguments_take_their_places() -> None:
 
 def test_what_is_shown_is_one_harmless_line() -> None:
     shown = Invocation(("echo", "a\nb\x1b[31m\u202e"), "", 1.0).shown
+    assert shown == "echo 'a␤b␛[31m<U+202E>'"
     assert "\n" not in shown
     assert "\x1b" not in shown
     assert "\u202e" not in shown

@@ -4,7 +4,7 @@
 
     [tools.get_weather]
     description = "The weather in a city, now"
-    command = ["curl", "-s", "https://wttr.in/{city}?format=3"]
+    command = ["curl", "-gs", "https://wttr.in/{city}?format=3"]
     timeout = 20                         # seconds; 30 if left out
     [tools.get_weather.parameters.city]
     description = "The city's name"      # of type string, unless it says another
@@ -31,7 +31,7 @@ import tomli
 from glmtui import paths
 from glmtui.errors import ConfigError, ToolError
 from glmtui.language import _
-from glmtui.sanitize import one_line
+from glmtui.sanitize import every_character, one_line
 from glmtui.store.durable import read_bounded
 from glmtui.toml_file import line_of
 
@@ -101,8 +101,8 @@ class Invocation:
 
     @property
     def shown(self) -> str:
-        """The command as one would type it, on one line that is safe to show."""
-        return one_line(shlex.join(self.argv))
+        """The command as one would type it, on one line, each character of it to be seen."""
+        return every_character(shlex.join(self.argv))
 
 
 @dataclass(frozen=True, slots=True)

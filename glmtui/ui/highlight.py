@@ -39,15 +39,17 @@ _LOOKS = {
 def highlight(code: str, language: str, base: Styles = ()) -> list[Span]:
     """`code` as spans of `base` and a "syntax-..." style.
 
-    Plain where the language is unknown, or its lexer takes longer than `MOST_SECONDS`.
+    Plain where the language is unknown, or its lexer takes longer than `MOST_SECONDS` or does not
+    give back all of the code, as a few do not.
     """
     lexer = _lexer(language)
     if lexer is None:
         return [Span(code, base)]
     try:
-        return within(MOST_SECONDS, lambda: _spans(lexer, code, base))
+        spans = within(MOST_SECONDS, lambda: _spans(lexer, code, base))
     except OutOfTime:
-        return [Span(code, base)]
+        spans = []
+    return spans if "".join(span.text for span in spans) == code else [Span(code, base)]
 
 
 def _spans(lexer: Lexer, code: str, base: Styles) -> list[Span]:

@@ -95,6 +95,11 @@ def test_code(language: str, part: str) -> None:
     assert "".join(span.text for span in spans) == code
 
 
+def test_a_lexer_that_loses_text_is_not_used() -> None:
+    code = "\n " * 20
+    assert "".join(span.text for span in highlighted(code, "console")) == code
+
+
 async def test_thousands_of_accents_in_one_place_do_not_reach_the_terminal() -> None:
     app = Stage()
     async with app.run_test(size=(80, 24)) as pilot:
