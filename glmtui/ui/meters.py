@@ -35,7 +35,7 @@ def tokens(count: int | None) -> str:
     """A count of tokens: "n/a", "512", "12,288", "128k"."""
     if count is None or not is_sane(count):
         return "n/a"
-    return f"{count:,}" if count < 100_000 else f"{count // 1000:,}k"
+    return f"{count:,}" if abs(count) < 100_000 else f"{count // 1000:,}k"
 
 
 def bar(parts: Sequence[tuple[float, str, str]], width: int) -> Content:

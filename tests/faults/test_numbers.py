@@ -95,6 +95,7 @@ def test_the_app_opens_such_a_file_and_shows_what_a_reply_cost(
 @given(st.lists(FLOATS, max_size=5), FLOATS)
 @example([1e308, -1e308], 1e308)
 @example([5e-324, 0.0], 10**400)
+@example([], -1e14)
 def test_meters_take_any_number(values: list[float], value: float) -> None:
     assert len(gigabytes(value)) < 12
     assert len(size(value)) < 20  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from glmtui.engine.pull import pull
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TERA = 1 << 40
-MOST_BYTES, MOST_SECONDS = 256 << 20, 1.0
+MOST_BYTES, MOST_SECONDS = 256 << 20, 5.0  # of a core
 
 # Every line: a name, then what to do with which path. Memory is limited after the imports.
 MEET = """
@@ -64,7 +64,7 @@ pages = int(Path("/proc/self/statm").read_text().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (256 << 20),) * 2)
 for line in sys.stdin:
     door, path = line.rstrip("\\n").split(" ", 1)
-    began = time.monotonic()
+    began = time.process_time()
     try:
         doors[door](path)
         said, kind = "", "accepted"
@@ -72,7 +72,7 @@ for line in sys.stdin:
         said, kind = str(error), "said"
     except BaseException as error:
         said, kind = repr(error), "crashed"
-    print(json.dumps([kind, said, time.monotonic() - began]), flush=True)
+    print(json.dumps([kind, said, time.process_time() - began]), flush=True)
 """
 
 
