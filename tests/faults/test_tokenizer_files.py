@@ -154,7 +154,8 @@ from glmtui.errors import BadCheckpoint, GlmtuiError
 from glmtui.models import bounded_tokenizer, hub_format, pieces
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with the parent's
+    return int(status.split("VmHWM:")[1].split()[0]) << 10
 
 def load(folder):
     vocabulary = folder / "tokenizer.model"

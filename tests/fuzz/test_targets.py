@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from targets import TARGETS, clear, meet
+from fuzz_folder import clear
+from targets import TARGETS, meet
 
 MOST_SECONDS = 10.0  # of a core; the fuzzer itself allows one
 
