@@ -19,7 +19,8 @@ import torch  # noqa: F401 - before the rest, for it is large and not ours to in
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 with atheris.instrument_imports(include=["glmtui", "tomli", "json"]):
-    from targets import TARGETS, clear, meet
+    from fuzz_folder import clear
+    from targets import TARGETS, meet
 
 MOST_BYTES, MOST_SECONDS = 256 << 20, 1
 
