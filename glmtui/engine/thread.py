@@ -198,7 +198,7 @@ class EngineThread(threading.Thread):
         elif model is not None:
             self._model = model
             self._emit(Ready(model.info))
-        elif failure is not None:
+        elif failure is not None and not load.abandoned.is_set():
             self._load_error = failure
             self._emit(LoadFailed(name, failure))
 
