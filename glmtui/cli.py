@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         # The interpreter flushes stdout once more when it ends; that must go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except Exception as error:
+    except BaseException as error:  # a panic in a Rust library is no Exception
         from glmtui.logs import unexpected
 
         _complain(unexpected(error))

@@ -86,7 +86,7 @@ class _Formatter(logging.Formatter):
         return without_credentials(super().format(record))
 
 
-def unexpected(error: Exception) -> GlmtuiError:
+def unexpected(error: BaseException) -> GlmtuiError:
     """The error in a line; its traceback goes to a log file."""
     log = paths.state_dir() / "crash.log"
     what = _("unexpected {kind}: {error}").format(kind=type(error).__name__, error=error)

@@ -85,16 +85,16 @@ def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 
 def test_added_pieces_have_the_released_order(ice: IceTokenizer, unigram: Path) -> None:
-    size = load_pieces(unigram).get_piece_size()
+    size = load_pieces(unigram).facts["pieces"]
     assert ice.special["[MASK]"] == size
     assert ice.special["[gMASK]"] == size + 1
     assert ice.special["<sop>"] == size + 4
     assert ice.special["<eop>"] == size + 5
     added = load_ice_text(unigram)
-    assert added.piece_to_id("<|tab|>") == size + 8
-    assert added.piece_to_id("<|blank_2|>") == size + 9
-    assert added.piece_to_id("<|blank_80|>") == size + 87
-    assert [added.piece_to_id(byte) for byte in BYTES] == list(range(size + 88, size + 344))
+    assert added.ids_of(["<|tab|>"])[0] == size + 8
+    assert added.ids_of(["<|blank_2|>"])[0] == size + 9
+    assert added.ids_of(["<|blank_80|>"])[0] == size + 87
+    assert added.ids_of(BYTES) == list(range(size + 88, size + 344))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_whitespace_has_pieces_of_its_own(
     ice: IceTokenizer, unigram: Path, text: str, marks: list[str]
 ) -> None:
     ids = ice.encode(text)
-    wanted = [load_ice_text(unigram).piece_to_id(mark) for mark in marks]
+    wanted = load_ice_text(unigram).ids_of(marks)
     assert [i for i in ids[1:] if i in wanted] == wanted  # the first is the space put in front
     assert ice.decode(ids) == streamed(ice, ids) == text
 

@@ -13,8 +13,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from glmtui.chat import Message
 from glmtui.engine.detokenizer import Detokenizer
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
-from glmtui.models import hub_format
+from glmtui.models import bounded_tokenizer
 from glmtui.models.hub_format import TemplateFormat, TokenizerJson, hub_defaults
+from glmtui.models.template import Template
 
 TEMPLATE = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
@@ -51,6 +52,16 @@ def chat_format(folder: Path) -> TemplateFormat:
     tokenizer = TokenizerJson.load(folder)
     assert tokenizer is not None
     return TemplateFormat.load(tokenizer, folder, {"eos_token_id": [260]})
+
+
+def bounded(fast: Tokenizer) -> TokenizerJson:
+    content = fast.to_str().encode()
+    return TokenizerJson.of(lambda: content, Path("made/tokenizer.json"))
+
+
+@pytest.fixture(scope="module")
+def plain() -> TokenizerJson:
+    return bounded(made())
 
 
 def rendered(fast: Tokenizer, text: str) -> list[int]:
@@ -98,8 +109,8 @@ def test_stop_ids_come_from_every_place_that_names_them(chat_format: TemplateFor
 
 
 @given(st.text())
-def test_streamed_text_is_the_decoded_text(text: str) -> None:
-    tokenizer = TokenizerJson(made())
+def test_streamed_text_is_the_decoded_text(plain: TokenizerJson, text: str) -> None:
+    tokenizer = plain
     ids = tokenizer.encode(text)
     detokenizer = Detokenizer(tokenizer.token_bytes)
     pieces = [*map(detokenizer.feed, ids), detokenizer.flush()]
@@ -117,9 +128,9 @@ def test_a_template_that_breaks_is_named(folder: Path) -> None:
     tokenizer = TokenizerJson.load(folder)
     assert tokenizer is not None
     with pytest.raises(UnsupportedModel, match="does not parse"):
-        TemplateFormat(tokenizer, "{% for", frozenset(), {})
+        TemplateFormat(tokenizer, Template("{% for"), frozenset(), {})
     refusing = TemplateFormat(
-        tokenizer, "{{ raise_exception('roles must alternate') }}", frozenset(), {}
+        tokenizer, Template("{{ raise_exception('roles must alternate') }}"), frozenset(), {}
     )
     with pytest.raises(UnsupportedModel, match="roles must alternate"):
         refusing.encode([Message("user", "hi")])
@@ -130,7 +141,9 @@ def test_a_template_cannot_leave_the_sandbox(folder: Path) -> None:
     assert tokenizer is not None
     for attack in ("{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}"):
         with pytest.raises(UnsupportedModel):
-            TemplateFormat(tokenizer, attack, frozenset(), {}).encode([Message("user", "hi")])
+            TemplateFormat(tokenizer, Template(attack), frozenset(), {}).encode(
+                [Message("user", "hi")]
+            )
 
 
 def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:
@@ -156,38 +169,32 @@ LONG = r"(a|aa)+$"  # of a word of 28 letters it takes nearly as many, and goes 
 def with_rule(pattern: str) -> TokenizerJson:
     fast = made()
     fast.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
-    return TokenizerJson(fast)
+    return bounded(fast)
 
 
 def test_a_rule_that_the_library_gives_up_on_is_an_error() -> None:
     with pytest.raises(EngineError, match="gave up on this text") as caught:
         with_rule(ENDLESS).encode("a" * 40 + "b")
-    assert "tokenizer.json" in caught.value.hint
+    assert "tokenizer file" in caught.value.hint
 
 
 def test_a_rule_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = with_rule(LONG)
-    monkeypatch.setattr(hub_format, "LEAST_SECONDS", 0.05)
-    words = ("a" * 28 + "b ") * 5
-    with pytest.raises(EngineError, match="for this text"):
-        tokenizer.encode(words)
-    with pytest.raises(EngineError, match="still busy"):
-        tokenizer.encode("b")
-    monkeypatch.setattr(hub_format, "LEAST_SECONDS", 60.0)
-    assert tokenizer._patience._left is not None
-    tokenizer._patience._left.join(60)
-    assert tokenizer.encode("b") == [tokenizer.fast.token_to_id("b")]
+    monkeypatch.setattr(bounded_tokenizer, "LEAST_SECONDS", 0.05)
+    with pytest.raises(EngineError, match="too much time"):
+        tokenizer.encode(("a" * 28 + "b ") * 100)
+    assert tokenizer.decode(tokenizer.encode("b")) == "b"  # in another process
 
 
 def test_a_decoders_rule_is_bounded_too() -> None:
     fast = made()
     fast.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(Regex(ENDLESS), "")])
     with pytest.raises(EngineError, match="gave up"):
-        TokenizerJson(fast).decode([fast.token_to_id("a")] * 40 + [fast.token_to_id("b")])
+        bounded(fast).decode([fast.token_to_id("a")] * 40 + [fast.token_to_id("b")])
 
 
 def test_texts_together_are_encoded_as_each_alone() -> None:
-    tokenizer = TokenizerJson(made())
+    tokenizer = bounded(made())
     texts = ["he said", "", "\n\n<|end|>", "你好"]
     assert tokenizer.encode_each(texts) == [tokenizer.encode(text) for text in texts]
     assert tokenizer.encode_each(texts)[1] == []

@@ -55,6 +55,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
             "engine.detokenizer",
             "engine.gptq",
             "engine.gpu_kernels",
+            "engine.heap",
             "engine.layers",
             "engine.linear",
             "engine.native",

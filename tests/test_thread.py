@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from scripted_model import ScriptedModel
+from tokenizers import Tokenizer
 
 from glmtui.chat import Message
 from glmtui.engine import opening
@@ -236,3 +238,162 @@ def test_the_cache_is_given_back_once_what_was_asked_before_is_done(desk: Desk) 
     desk.until(Finished)
     assert asked_first == [0, 1]
     assert model.forgotten == 1
+
+
+# ---- what is no Exception
+
+# a merge of a piece shorter than the prefix: the library takes a slice that ends before it begins
+PANICS = json.dumps(
+    {
+        "added_tokens": [],
+        "model": {
+            "type": "BPE",
+            "continuing_subword_prefix": "##",
+            "vocab": {"a": 0, "b": 1, "ab": 2},
+            "merges": [["a", "b"]],
+        },
+    }
+).encode()
+
+
+def panic(*_: object) -> Any:
+    """Raises what pyo3 makes of a panic in Rust."""
+    Tokenizer.from_buffer(PANICS)
+
+
+class Wordless(BaseException):
+    def __str__(self) -> str:
+        raise self
+
+
+def raising(error: BaseException) -> Callable[[threading.Event], Any]:
+    def opened(cancelled: threading.Event) -> Any:
+        raise error
+
+    return opened
+
+
+def answers(desk: Desk, request_id: int) -> None:
+    """A sound model loads and answers."""
+    desk.open = lambda cancelled: ScriptedModel(["sound"])
+    desk.load()
+    desk.ask(request_id)
+    seen = desk.until(Finished)
+    assert any(isinstance(event, Ready) for event in seen)
+    assert isinstance(seen[-1], Finished)
+    assert seen[-1].reply.text == "sound"
+
+
+def test_a_panic_is_no_exception() -> None:
+    with pytest.raises(BaseException, match="slice index") as caught:
+        panic()
+    assert not isinstance(caught.value, Exception)
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        panic,
+        raising(MemoryError()),
+        raising(KeyboardInterrupt()),
+        raising(SystemExit(3)),
+        raising(GeneratorExit()),
+        raising(Wordless()),
+    ],
+    ids=["panic", "MemoryError", "KeyboardInterrupt", "SystemExit", "GeneratorExit", "Wordless"],
+)
+def test_whatever_a_load_raises_is_told_and_the_next_one_works(
+    desk: Desk, opened: Callable[[threading.Event], Any]
+) -> None:
+    desk.open = opened
+    desk.load()
+    desk.ask(1)
+    told = desk.until(LoadFailed)[-1]
+    failed = desk.until(Failed)[-1]
+    assert isinstance(told, LoadFailed)
+    assert isinstance(failed, Failed)
+    assert "Something unforeseen went wrong" in told.error.message
+    answers(desk, 2)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), Wordless()])
+def test_whatever_a_reply_raises_keeps_the_partial(desk: Desk, error: BaseException) -> None:
+    desk.open = lambda cancelled: ScriptedModel(["half", error])
+    desk.load()
+    desk.ask(1)
+    failed = desk.until(Failed)[-1]
+    assert isinstance(failed, Failed)
+    assert failed.partial.text == "half"
+    desk.open = lambda cancelled: ScriptedModel(["half", panic])
+    desk.load()
+    desk.ask(2)
+    failed = desk.until(Failed)[-1]
+    assert isinstance(failed, Failed)
+    assert failed.partial.text == "half"
+    assert "PanicException" in failed.error.message
+    answers(desk, 3)
+
+
+def test_a_reply_whose_end_cannot_be_told_keeps_its_text(desk: Desk) -> None:
+    class Endless(ScriptedModel):
+        def stream(self, *args: Any, **kwargs: Any) -> Any:
+            return broken(super().stream(*args, **kwargs))
+
+    def broken(stream: Any) -> Any:
+        class Broken:
+            result = property(panic)
+            close = stream.close
+
+            def __iter__(self) -> Iterator[str]:
+                return iter(stream)
+
+        return Broken()
+
+    desk.open = lambda cancelled: Endless(["all ", "of it"])
+    desk.load()
+    desk.ask(1)
+    failed = desk.until(Failed)[-1]
+    assert isinstance(failed, Failed)
+    assert failed.partial.text == "all of it"
+    answers(desk, 2)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), MemoryError(), SystemExit(1), None])
+def test_a_model_that_cannot_close_or_forget_ends_nothing(
+    desk: Desk, error: BaseException | None
+) -> None:
+    class Stuck(ScriptedModel):
+        def close(self) -> None:
+            self.forget()
+
+        def forget(self) -> None:
+            if error is None:
+                panic()
+            else:
+                raise error
+
+    desk.open = lambda cancelled: Stuck(["first"])
+    desk.load()
+    desk.engine.forget()
+    desk.ask(1)
+    assert isinstance(desk.until(Finished)[-1], Finished)
+    answers(desk, 2)
+    desk.open = lambda cancelled: Stuck(["last"])  # the thread's own end comes past it too
+    desk.load()
+    desk.until(Ready)
+
+
+def test_an_event_that_nobody_takes_ends_nothing(desk: Desk) -> None:
+    taken = desk.engine._emit
+
+    def refuse(event: Event) -> None:
+        if not isinstance(event, Loading) and getattr(event, "request_id", 0) != 3:
+            raise SystemExit(1)
+        taken(event)
+
+    desk.engine._emit = refuse
+    desk.ask(1)  # no model: Failed
+    desk.load()  # Ready
+    desk.ask(2)  # Prefilling, Delta, Finished
+    desk.ask(3)
+    assert isinstance(desk.until(Finished)[-1], Finished)

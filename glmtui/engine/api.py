@@ -241,13 +241,12 @@ class ChatModel(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back. Text is only text: nothing in it becomes a special token.
+    """Text to ids and back. Text is only text: nothing in it becomes a special token."""
 
-    Attributes:
-        strips_leading_space: whether a text's first token brings a space that `decode` drops.
-    """
-
-    strips_leading_space: bool
+    @property
+    def strips_leading_space(self) -> bool:
+        """Whether a text's first token brings a space that `decode` drops."""
+        ...
 
     def encode(self, text: str) -> list[int]: ...
 

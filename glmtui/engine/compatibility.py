@@ -8,6 +8,7 @@ own. Code that comes with a checkpoint is never run.
 from __future__ import annotations
 
 import inspect
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,6 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     DynamicCache,
     PreTrainedModel,
 )
@@ -31,6 +31,7 @@ from glmtui.engine.cache import KVCache
 from glmtui.engine.compatibility_sizing import device_of, packable
 from glmtui.engine.decoder import Decoder, common_prefix
 from glmtui.engine.device import Snapshot
+from glmtui.engine.folder import MAX_PIECES_BYTES, read_small
 from glmtui.engine.generate import LoadedModel
 from glmtui.engine.known import Quant
 from glmtui.engine.linear import Choice, LinearLayer, make_linear
@@ -38,6 +39,7 @@ from glmtui.engine.no_memory import out_of_memory
 from glmtui.engine.quant import quantize
 from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
 from glmtui.language import N_, _
+from glmtui.models.bounded_tokenizer import BoundedTokenizer
 from glmtui.models.hub_format import (
     TemplateFormat,
     TokenizerJson,
@@ -147,24 +149,24 @@ def _refusals(folder: Path, device: torch.device) -> Iterator[None]:
 
 def _converted_tokenizer(folder: Path) -> TokenizerJson:
     """The tokenizer of a folder that has its files in an older form."""
-    if not any([*folder.glob("*.model"), *folder.glob("vocab.*")]):
-        # transformers would make an empty one
+    files = {*folder.glob("*.model"), *folder.glob("vocab.*")}
+    if not files:  # transformers would make an empty one
         raise UnsupportedModel(
             _("{folder} has no tokenizer files.").format(folder=folder),
             _("Fetch the model again with: glmtui pull"),
         )
-    tokenizer = AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=False, local_files_only=True
-    )
-    fast = getattr(tokenizer, "backend_tokenizer", None)
-    if fast is None:
-        raise UnsupportedModel(
-            _("{folder} has a tokenizer in Python code of its own ({kind}).").format(
-                folder=folder, kind=type(tokenizer).__name__
+    nbytes = sum(len(read_small(path, MAX_PIECES_BYTES)) for path in files)
+    where = os.fsencode(folder.absolute())
+
+    def refused(error: str) -> UnsupportedModel:
+        return UnsupportedModel(
+            _("transformers cannot read the tokenizer of {folder}: {error}").format(
+                folder=folder, error=error
             ),
             _("Put its tokenizer.json beside config.json."),
         )
-    return TokenizerJson(fast)
+
+    return TokenizerJson(BoundedTokenizer("transformers", lambda: where, refused, nbytes))
 
 
 def empty_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

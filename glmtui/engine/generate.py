@@ -22,6 +22,7 @@ from glmtui.engine.api import (
 from glmtui.engine.caches import CacheShelf, cache_budget
 from glmtui.engine.cuda_graph import GraphedSteps
 from glmtui.engine.decoder import Decoder
+from glmtui.engine.heap import trim_heap
 from glmtui.engine.lookahead import GUESSES, Lookahead
 from glmtui.engine.overlap import overlapped
 from glmtui.engine.pacing import ChunkPacer, ThreadPacer
@@ -268,8 +269,11 @@ class LoadedModel:
             self._graphs.forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        else:
+            trim_heap()
 
     def close(self) -> None:
         """Gives the memory of weights and caches back."""
         self.forget()
         del self.model, self._caches, self._graphs
+        trim_heap()

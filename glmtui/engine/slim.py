@@ -226,7 +226,7 @@ def _write_small_files(source: Path, folder: Path, raw: Mapping[str, Any], cut: 
         _write_json(folder / "generation_config.json", _shifted(recommended, cut))
     processor = load_ice_text(source / TOKENIZER)
     if processor is not None:
-        (folder / TOKENIZER).write_bytes(processor.serialized_model_proto())
+        (folder / TOKENIZER).write_bytes(processor.serialized())
         settings = source / "tokenizer_config.json"
         known_settings = read_object(settings) if settings.is_file() else {}
         _write_json(folder / settings.name, {**known_settings, "num_image_tokens": 0})

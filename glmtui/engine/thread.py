@@ -2,6 +2,9 @@
 
 Torch is imported when a model is opened, so that starting the thread costs nothing. Everything
 that is asked goes through one queue and is done in order; only cancelling overtakes.
+
+The thread outlives whatever a job raises, `BaseException` included: a panic in a Rust library, as
+pyo3 raises it, is no `Exception`. Every load and every request ends in an event of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from glmtui.chat import GenerationStats
@@ -102,14 +106,20 @@ class EngineThread(threading.Thread):
 
     def run(self) -> None:
         while (job := self._queue.get()) is not None and not self._closing.is_set():
-            if isinstance(job, _Load):
-                self._do_load(job)
-            elif isinstance(job, _Forget):
-                if self._model is not None:
-                    self._model.forget()
-            else:
-                self._do_request(job)
+            try:
+                self._do(job)
+            except BaseException as error:  # of `emit`, or of telling what went wrong
+                _explained(error)
         self._unload()
+
+    def _do(self, job: _Load | Request | _Forget) -> None:
+        if isinstance(job, _Load):
+            self._do_load(job)
+        elif isinstance(job, _Forget):
+            if self._model is not None:
+                self._model.forget()
+        else:
+            self._do_request(job)
 
     def _do_load(self, load: _Load) -> None:
         if load.abandoned.is_set():
@@ -125,7 +135,7 @@ class EngineThread(threading.Thread):
             self._model = opening.open_model(load.target, load.options, report, load.abandoned)
         except LoadCancelled:
             return
-        except Exception as error:
+        except BaseException as error:
             self._load_error = _explained(error)
             self._emit(LoadFailed(name, self._load_error))
         else:
@@ -133,13 +143,16 @@ class EngineThread(threading.Thread):
 
     def _unload(self) -> None:
         self._load_error = None
-        if self._model is not None:
-            self._model.close()
-            self._model = None
+        model, self._model = self._model, None
+        try:
+            if model is not None:
+                model.close()
+        except BaseException as error:  # it goes all the same, and the next one is loaded
+            _explained(error)
 
     def _do_request(self, request: Request) -> None:
         stopped = self._stopper(request.id)
-        partial = NOTHING
+        partial, said = NOTHING, list[str]()
         try:
             if stopped():
                 self._emit(Finished(request.id, NOTHING))
@@ -152,12 +165,14 @@ class EngineThread(threading.Thread):
             )
             try:
                 for text in stream:
+                    said.append(text)
                     self._emit(Delta(request.id, text))
             finally:
+                partial = Reply("".join(said), (), "error", NOTHING.stats)
                 partial = stream.result
                 stream.close()
             self._emit(Finished(request.id, partial))
-        except Exception as error:
+        except BaseException as error:
             self._emit(Failed(request.id, _explained(error), partial))
         finally:
             with self._lock:
@@ -173,7 +188,7 @@ class EngineThread(threading.Thread):
         return self._model
 
 
-def _explained(error: Exception) -> GlmtuiError:
+def _explained(error: BaseException) -> GlmtuiError:
     """The error itself if it is for users, else one that says where the details are.
 
     It comes without its traceback and causes: their frames would keep the weights in memory.
@@ -181,10 +196,17 @@ def _explained(error: Exception) -> GlmtuiError:
     if isinstance(error, GlmtuiError):
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
-    logger.error("unexpected", exc_info=error)
+    with suppress(BaseException):  # there may be no memory even for a line in the log
+        logger.error("unexpected", exc_info=error)
     return EngineError(
-        _("Something unforeseen went wrong: {what}").format(
-            what=f"{type(error).__name__}: {error}"
-        ),
+        _("Something unforeseen went wrong: {what}").format(what=_named(error)),
         _("The log file has the details; see glmtui doctor for where it is."),
     )
+
+
+def _named(error: BaseException) -> str:
+    """The kind of an error and what it says, if it can say anything."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except BaseException:
+        return type(error).__name__

@@ -59,7 +59,8 @@ def load_config(raw: Mapping[str, Any]) -> Config:
 class SpecialTokenizer(Protocol):
     """A tokenizer that knows its special tokens by name."""
 
-    special: dict[str, int]
+    @property
+    def special(self) -> dict[str, int]: ...
 
     def encode(self, text: str) -> list[int]: ...
 

@@ -6,13 +6,9 @@ names and config of Hugging Face's ``GlmForCausalLM``; the decoder is one and th
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import tiktoken
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer, ToolCall
@@ -21,6 +17,7 @@ from glmtui.engine.weights import Rows
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.language import _
 from glmtui.models import chatglm2
+from glmtui.models.bounded_tokenizer import BoundedTokenizer
 from glmtui.models.chatglm2 import ROPE_BASE, Config, Model, original_config, stop_ids
 from glmtui.models.chatglm3 import ROLES, RoleFormat
 from glmtui.models.hub_format import TokenizerJson
@@ -124,44 +121,39 @@ class RankTokenizer:
 
     strips_leading_space = False
 
-    def __init__(self, ranks: dict[bytes, int]) -> None:
-        self.special = {tag: len(ranks) + i for i, tag in enumerate(SPECIALS)}
-        self._encoding = tiktoken.Encoding(
-            "glm-4", pat_str=SPLIT, mergeable_ranks=ranks, special_tokens=self.special
-        )
+    def __init__(self, bounded: BoundedTokenizer) -> None:
+        self._bounded = bounded
+        self.special: dict[str, int] = bounded.facts["special"]
+        self._end = max(self.special.values()) + 1
 
     @classmethod
     def load(cls, path: Path) -> RankTokenizer | None:
         """The file at `path`; None where there is none. Raises BadCheckpoint."""
         if not path.is_file():
             return None
-        ranks: dict[bytes, int] = {}
-        try:
-            for line in read_small(path, MAX_PIECES_BYTES).split(b"\n"):
-                if line:
-                    piece, rank = line.split()
-                    ranks[base64.b64decode(piece, validate=True)] = int(rank)
-            if sorted(ranks.values()) != list(range(len(ranks))) or not ranks:
-                raise ValueError("ranks are missing")
-        except (ValueError, binascii.Error) as error:
-            raise BadCheckpoint(
-                _("{path} is not a tiktoken vocabulary: {error}").format(path=path, error=error),
-                _("Fetch the model again with: glmtui pull"),
-            ) from error
-        return cls(ranks)
+        return cls(
+            BoundedTokenizer(
+                "tiktoken",
+                lambda: read_small(path, MAX_PIECES_BYTES),
+                lambda error: BadCheckpoint(
+                    _("{path} is not a tiktoken vocabulary: {error}").format(
+                        path=path, error=error
+                    ),
+                    _("Fetch the model again with: glmtui pull"),
+                ),
+                split=SPLIT,
+                special=SPECIALS,
+            )
+        )
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._encoding.encode_ordinary(text)
-        return ids
+        return self._bounded.encode_each([text])[0]
 
     def decode(self, ids: Sequence[int]) -> str:
-        known = [i for i in ids if 0 <= i <= self._encoding.max_token_value]
-        return str(self._encoding.decode(known))
+        return self._bounded.decode([i for i in ids if 0 <= i < self._end])
 
     def token_bytes(self, token_id: int) -> bytes:
-        if not 0 <= token_id <= self._encoding.max_token_value:
-            return b""
-        return bytes(self._encoding.decode_single_token_bytes(token_id))
+        return self._bounded.token_bytes(token_id)
 
 
 class ToolFormat(RoleFormat):

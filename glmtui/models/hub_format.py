@@ -7,61 +7,67 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from string import ascii_letters
 from typing import Any
-
-from tokenizers import Tokenizer as FastTokenizer
-from tokenizers.decoders import ByteLevel
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.folder import read_object, read_small
-from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
+from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.language import _
-from glmtui.models.patience import Patience
+from glmtui.models.bounded_tokenizer import BoundedTokenizer
 from glmtui.models.template import Template
 
-MAX_TOKENIZER_BYTES = 256 << 20  # of 250,000 pieces a tenth is usual
+MAX_TOKENIZER_BYTES = 64 << 20  # Gemma 3's, of 262,144 tokens, has 33 MB
 MAX_TEMPLATE_BYTES = 1 << 20
-# characters, or tokens, a second; the slowest machine does ten times as many
-LEAST_SECONDS, LEAST_RATE = 10.0, 20_000
 
 
 class TokenizerJson:
-    """A ``tokenizer.json`` read by the `tokenizers` library, behind `api.Tokenizer`."""
+    """A ``tokenizer.json`` read by the `tokenizers` library, as an `api.Tokenizer`."""
 
-    def __init__(self, fast: FastTokenizer) -> None:
-        self.fast = fast
-        self._patience = Patience(_("The model's tokenizer"))
-        # special tokens that a person types stay the characters they are
-        fast.encode_special_tokens = True
-        self.special = {
-            added.content: token_id
-            for token_id, added in fast.get_added_tokens_decoder().items()
-            if added.special
-        }
-        self._special_ids = frozenset(self.special.values())
-        self._byte_level = isinstance(fast.decoder, ByteLevel)
-        words = [fast.token_to_id(f"▁{letter}") for letter in ascii_letters]
-        begun = [self.decode([word])[:1] for word in words if word is not None]
-        self.strips_leading_space = bool(begun) and " " not in begun
+    def __init__(self, bounded: BoundedTokenizer) -> None:
+        self._bounded = bounded
+
+    @cached_property
+    def special(self) -> dict[str, int]:
+        """Special tokens and their ids. Raises BadCheckpoint, if nobody has waited before."""
+        special: dict[str, int] = self._bounded.facts["special"]
+        return special
+
+    @cached_property
+    def strips_leading_space(self) -> bool:
+        return bool(self._bounded.facts["strips_leading_space"])
 
     @classmethod
-    def load(cls, folder: Path) -> TokenizerJson | None:
-        """The folder's tokenizer; None where it has no tokenizer.json. Raises BadCheckpoint."""
+    def load(cls, folder: Path, *, wait: bool = True) -> TokenizerJson | None:
+        """The folder's tokenizer; None where it has no tokenizer.json.
+
+        Args:
+            wait: for the file to be read; else what needs it first does.
+
+        Raises:
+            BadCheckpoint: it is no tokenizer, or takes too much time or memory to load.
+        """
         path = folder / "tokenizer.json"
         if not path.is_file():
             return None
-        try:
-            return cls(FastTokenizer.from_buffer(read_small(path, MAX_TOKENIZER_BYTES)))
-        except GlmtuiError:
-            raise
-        except Exception as error:  # the library raises bare Exception for any damage
-            raise BadCheckpoint(
+        tokenizer = cls.of(lambda: read_small(path, MAX_TOKENIZER_BYTES), path)
+        if wait:
+            tokenizer._bounded.wait()
+        return tokenizer
+
+    @classmethod
+    def of(cls, read: Callable[[], bytes], path: Path) -> TokenizerJson:
+        """The tokenizer whose bytes `read` returns; `path` is for messages. Does not wait."""
+
+        def refused(error: str) -> BadCheckpoint:
+            return BadCheckpoint(
                 _("{path} is not a tokenizer: {error}").format(path=path, error=error),
                 _("Fetch the model again with: glmtui pull"),
-            ) from error
+            )
+
+        return cls(BoundedTokenizer("tokenizers", read, refused))
 
     def encode(self, text: str) -> list[int]:
         """Raises EngineError where the tokenizer's rules do not come to an end with it."""
@@ -69,38 +75,14 @@ class TokenizerJson:
 
     def encode_each(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text by itself. Raises like `encode`."""
-
-        def encoded() -> list[list[int]]:
-            # a batch lets other threads run, and this one notes no places in the text
-            batch = self.fast.encode_batch_fast(list(texts), add_special_tokens=False)
-            return [list(one.ids) for one in batch]
-
-        return self._patience.run(encoded, _seconds(sum(map(len, texts))))
+        return self._bounded.encode_each(texts)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Raises EngineError where the tokenizer's rules do not come to an end with it."""
-
-        def decoded() -> str:
-            return str(self.fast.decode_batch([list(ids)], skip_special_tokens=True)[0])
-
-        return self._patience.run(decoded, _seconds(len(ids)))
+        return self._bounded.decode(ids)
 
     def token_bytes(self, token_id: int) -> bytes:
-        token = self.fast.id_to_token(token_id)
-        if token is None or token_id in self._special_ids:
-            return b""
-        if self._byte_level:
-            if all(char in _BYTE_OF_CHAR for char in token):
-                return bytes(_BYTE_OF_CHAR[char] for char in token)
-            return str(token).encode()  # an added token, kept as it is written
-        if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
-            return bytes([int(token[3:5], 16)])
-        return str(token).replace("▁", " ").encode()
-
-
-def _seconds(length: int) -> float:
-    """To wait for so many characters or tokens."""
-    return LEAST_SECONDS + length / LEAST_RATE
+        return self._bounded.token_bytes(token_id)
 
 
 class TemplateFormat:
@@ -114,14 +96,14 @@ class TemplateFormat:
     def __init__(
         self,
         tokenizer: TokenizerJson,
-        template: str,
+        template: Template,
         stop_ids: frozenset[int],
         variables: dict[str, str],
     ) -> None:
         self.tokenizer = tokenizer
         self.stop_ids = stop_ids
         self._variables = variables
-        self._template = Template(template)
+        self._template = template
         specials = sorted(tokenizer.special, key=len, reverse=True)
         self._cut = re.compile("|".join(map(re.escape, specials)) or r"(?!)")
 
@@ -144,6 +126,7 @@ class TemplateFormat:
                 ).format(folder=folder),
                 _("Pick its -chat or -instruct version."),
             )
+        program = Template(template)  # it starts while the tokenizer is still loading
         variables = {
             key: value["content"] if isinstance(value, dict) else str(value)
             for key in ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -153,7 +136,7 @@ class TemplateFormat:
         for source in (raw, read_json(folder / "generation_config.json")):
             eos = source.get("eos_token_id")
             ends |= set(eos) if isinstance(eos, list) else {eos}
-        return cls(tokenizer, template, frozenset(e for e in ends if isinstance(e, int)), variables)
+        return cls(tokenizer, program, frozenset(e for e in ends if isinstance(e, int)), variables)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Prompt ids. A last message of the assistant's is left open, for the reply to go on."""
@@ -238,13 +221,3 @@ def _unused_character(messages: Sequence[Message]) -> str:
     used = set().union(*(m.content for m in messages)) if messages else set()
     private = itertools.chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
     return next(c for c in map(chr, private) if c not in used)
-
-
-def _byte_characters() -> dict[str, int]:
-    """GPT-2's stand-ins: each byte as a printable character (openai/gpt-2, src/encoder.py)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(0x100 + i): b for i, b in enumerate(others)}
-
-
-_BYTE_OF_CHAR = _byte_characters()

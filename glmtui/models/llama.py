@@ -103,8 +103,11 @@ def sources(config: Config) -> dict[str, Rows]:
 
 
 def load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Tokenizer | None:
-    """The tokenizer of a folder, or None where it has no tokenizer.json."""
-    return TokenizerJson.load(folder)
+    """The tokenizer of a folder, or None where it has no tokenizer.json.
+
+    It is loaded beside what comes next, which is the chat template.
+    """
+    return TokenizerJson.load(folder, wait=False)
 
 
 def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> ChatFormat:

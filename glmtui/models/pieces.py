@@ -9,13 +9,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from sentencepiece import SentencePieceProcessor
-
 from glmtui.engine.folder import MAX_PIECES_BYTES, read_small
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
-
-SPACE = "▁"  # how SentencePiece writes a space
+from glmtui.models.bounded_tokenizer import BoundedTokenizer
 
 
 class PieceTokenizer:
@@ -34,16 +31,15 @@ class PieceTokenizer:
     strips_leading_space = True
 
     def __init__(
-        self, processor: SentencePieceProcessor, specials: Sequence[str], *, readable: bool
+        self, processor: BoundedTokenizer, specials: Sequence[str], *, readable: bool
     ) -> None:
         self._processor = processor
-        self._pieces: int = processor.get_piece_size()
+        self._pieces: int = processor.facts["pieces"]
         self.special = {tag: self._pieces + i for i, tag in enumerate(specials)}
         self._readable = {i: tag for tag, i in self.special.items()} if readable else {}
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = self._processor.encode(_valid(text))
-        return ids
+        return self._processor.encode_each([text])[0]
 
     def decode(self, ids: Sequence[int]) -> str:
         text: list[str] = []
@@ -59,14 +55,14 @@ class PieceTokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         if token_id in self._readable:
             return self._readable[token_id].encode()
-        return piece_bytes(self._processor, token_id) if self._is_text(token_id) else b""
+        return self._processor.token_bytes(token_id) if self._is_text(token_id) else b""
 
     def _is_text(self, token_id: int) -> bool:
         return 2 < token_id < self._pieces  # 0 <unk>, which is the padding, 1 <s>, 2 </s>
 
     def _text(self, ids: list[int]) -> str:
         # every run loses the space that SentencePiece puts in front
-        return str(self._processor.decode(ids)) if ids else ""
+        return self._processor.decode(ids) if ids else ""
 
 
 class IceTokenizer:
@@ -86,20 +82,21 @@ class IceTokenizer:
 
     strips_leading_space = True
 
-    def __init__(self, processor: SentencePieceProcessor, first_id: int = 0) -> None:
+    def __init__(self, processor: BoundedTokenizer, first_id: int = 0) -> None:
         self._processor = processor
         self._first = first_id
-        self._end: int = first_id + processor.get_piece_size()
-        self.special = {tag: first_id + processor.piece_to_id(tag) for tag in _CONTROLS}
-        if first_id + processor.unk_id() in self.special.values():
+        self._end: int = first_id + processor.facts["pieces"]
+        ids = processor.ids_of(_CONTROLS)
+        self.special = {tag: first_id + i for tag, i in zip(_CONTROLS, ids, strict=True)}
+        if processor.facts["unknown"] in ids:
             raise BadCheckpoint(
                 _("ice_text.model lacks pieces such as [gMASK]; it is not ChatGLM-6B's."),
                 _("Fetch the model again with: glmtui pull"),
             )
 
     def encode(self, text: str) -> list[int]:
-        text = _valid(text).replace("\n", "<n>").replace("\t", "<|tab|>")
-        ids: list[int] = self._processor.encode(_SPACES.sub(_blanks, text))
+        text = text.replace("\n", "<n>").replace("\t", "<|tab|>")
+        ids = self._processor.encode_each([_SPACES.sub(_blanks, text)])[0]
         return [self._first + i for i in ids] if self._first else ids
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -109,58 +106,41 @@ class IceTokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         if not self._first <= token_id < self._end:
             return b""
-        piece = piece_bytes(self._processor, token_id - self._first)
+        piece = self._processor.token_bytes(token_id - self._first)
         if piece.startswith(b"<"):
-            return _MARKS.sub(_whitespace, piece.decode()).encode()
+            return _MARKS.sub(_whitespace, piece.decode("utf-8", "replace")).encode()
         return piece
 
 
-def load_pieces(path: Path) -> SentencePieceProcessor | None:
+def load_pieces(path: Path) -> BoundedTokenizer | None:
     """The SentencePiece file at `path`; None where there is none. Raises BadCheckpoint."""
-    if not path.is_file():
-        return None
-    return _processor(path, read_small(path, MAX_PIECES_BYTES))
+    return _processor(path, b"") if path.is_file() else None
 
 
-def load_ice_text(path: Path) -> SentencePieceProcessor | None:
+def load_ice_text(path: Path) -> BoundedTokenizer | None:
     """ChatGLM-6B's file, first or later revision; None where there is none. Raises BadCheckpoint.
 
     The first revision's file stops after 130,000 pieces; the rest was added by code. The later
     revision's file has them all.
     """
     processor = load_pieces(path)
-    if processor is None or processor.piece_to_id("<sop>") != processor.unk_id():
+    if processor is None or processor.ids_of(["<sop>"]) != [processor.facts["unknown"]]:
         return processor
-    return _processor(path, read_small(path, MAX_PIECES_BYTES) + _added_pieces())
+    return _processor(path, _added_pieces())
 
 
-def piece_bytes(processor: SentencePieceProcessor, piece_id: int) -> bytes:
-    """The bytes that a piece adds in the middle of a text."""
-    if processor.is_control(piece_id):
-        return b""
-    if processor.is_unknown(piece_id):
-        return str(processor.decode([piece_id])).encode()
-    piece: str = processor.id_to_piece(piece_id)
-    if processor.is_byte(piece_id):
-        return bytes([int(piece[3:5], 16)])  # <0xE4>
-    return piece.replace(SPACE, " ").encode()
-
-
-def _processor(path: Path, model: bytes) -> SentencePieceProcessor:
-    processor = SentencePieceProcessor()
-    try:
-        processor.load_from_serialized_proto(model)
-    except RuntimeError as error:
-        raise BadCheckpoint(
+def _processor(path: Path, added: bytes) -> BoundedTokenizer:
+    """The file with more fields behind its own."""
+    processor = BoundedTokenizer(
+        "sentencepiece",
+        lambda: read_small(path, MAX_PIECES_BYTES) + added,
+        lambda error: BadCheckpoint(
             _("{path} is not a SentencePiece vocabulary: {error}").format(path=path, error=error),
             _("Fetch the model again with: glmtui pull"),
-        ) from error
+        ),
+    )
+    processor.wait()
     return processor
-
-
-def _valid(text: str) -> str:
-    """Text without lone surrogates, which no UTF-8 can hold."""
-    return text.encode("utf-8", "replace").decode()
 
 
 # ---- ChatGLM-6B's whitespace

@@ -8,23 +8,13 @@ limits (see `template_process`) and without our environment. Knows nothing of mo
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import weakref
 from typing import Any
 
 from glmtui.errors import UnsupportedModel
 from glmtui.language import _
-from glmtui.programs import SAFE_FOLDER, import_path
-
-PROGRAM = """
-import sys
-sys.path[:] = {path!r}
-from glmtui.models import template_process
-template_process.main()
-"""
-KEPT = ("LANG", "LC_ALL", "LC_TIME", "TZ")  # what a date depends on
+from glmtui.models.bounded_process import end, start
 
 
 class Template:
@@ -36,7 +26,7 @@ class Template:
 
     def __init__(self, source: str) -> None:
         self._source = source
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._start()
 
     def render(self, variables: dict[str, Any]) -> str:
@@ -55,19 +45,10 @@ class Template:
             )
         return str(answer["text"])
 
-    def _start(self) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", PROGRAM.format(path=import_path())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            encoding="ascii",
-            env={name: os.environ[name] for name in KEPT if name in os.environ},
-            cwd=SAFE_FOLDER,
-            start_new_session=True,  # Ctrl+C is not meant for it
-        )
+    def _start(self) -> subprocess.Popen[bytes]:
+        process = start("template_process")
         self._process = process
-        weakref.finalize(self, _end, process)
+        weakref.finalize(self, end, process)
         answer = self._ask(process, {"source": self._source})
         if "error" in answer:
             raise UnsupportedModel(
@@ -75,23 +56,18 @@ class Template:
             )
         return process
 
-    def _ask(self, process: subprocess.Popen[str], question: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, process: subprocess.Popen[bytes], question: dict[str, Any]) -> dict[str, Any]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps(question) + "\n")
+            process.stdin.write(json.dumps(question).encode() + b"\n")
             process.stdin.flush()
             line = process.stdout.readline()
         except OSError:  # it has gone
-            line = ""
+            line = b""
         if line:
             answer: dict[str, Any] = json.loads(line)
             return answer
-        _end(process)
+        end(process)
         self._process = None  # the next one gets another
         return {"error": "it takes too much time or memory"}
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.communicate()

@@ -1,22 +1,20 @@
 """The process in which a chat template runs: Jinja in its sandbox, within limits of its own.
 
 Reads a JSON object from each line of stdin and answers with one on stdout: first ``source``, then
-the variables of each rendering. Knows no model and imports nothing else of glmtui.
+the variables of each rendering. Knows no model.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import resource
 import sys
-import time
 from datetime import datetime
-from pathlib import Path
 from typing import IO
 
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from glmtui.models.process_limits import limit_memory, limit_time
 
 MOST_SECONDS = 2  # of a core for one rendering; a thousandth is usual
 MOST_BYTES = 256 << 20  # beyond what the process has when it begins
@@ -25,12 +23,12 @@ MOST_CHARACTERS = 32 << 20  # of a prompt
 
 def main(questions: IO[str] = sys.stdin, answers: IO[str] = sys.stdout) -> None:
     """Answers until there are no more questions, or the system ends it for want of moderation."""
-    _limit_memory()
-    _limit_time()
+    limit_memory(MOST_BYTES)
+    limit_time(MOST_SECONDS)
     template = None
     for line in questions:
         asked = json.loads(line)
-        _limit_time()
+        limit_time(MOST_SECONDS)
         try:
             if template is None:
                 template, answer = _environment().from_string(asked["source"]), {}
@@ -65,19 +63,3 @@ def _shortened(text: str) -> str:
     if len(text) > MOST_CHARACTERS:
         raise TemplateError(f"it makes a prompt of {len(text):,} characters")
     return text
-
-
-def _limit_memory() -> None:
-    if sys.platform != "linux":  # elsewhere there is no such limit, or no telling what is in use
-        return
-    pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
-    most = pages * resource.getpagesize() + MOST_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # it has no business with files
-
-
-def _limit_time() -> None:
-    """From now on; the system kills whoever takes more."""
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    most = math.ceil(time.process_time()) + MOST_SECONDS
-    resource.setrlimit(resource.RLIMIT_CPU, (most, hard))

@@ -158,7 +158,7 @@ class Fetching(ModalScreen[ModelInfo | None]):
             model = self._fetch(partial(self._report, soon), self._cancelled)
         except GlmtuiError as error:
             soon(self._fail, error)
-        except Exception as error:  # a fault of ours: say so, then let it be logged
+        except BaseException as error:  # a fault of ours: say so, then let it be logged
             soon(self._fail, ModelError(_("Fetching failed: {error!r}.").format(error=error)))
             raise
         else:

@@ -64,7 +64,7 @@ class Running(ModalScreen[Outcome | ToolError | None]):
             outcome = run(self._plan, self._cancelled.is_set)
         except ToolError as error:
             soon(self._end, error)
-        except Exception as error:  # a fault of ours: say so, then let it be logged
+        except BaseException as error:  # a fault of ours: say so, then let it be logged
             soon(
                 self._end,
                 ToolError(_("{tool} failed: {error!r}.").format(tool=self._tool, error=error)),

@@ -91,7 +91,7 @@ class Saver:
     def _run(self) -> None:
         try:
             self._loop()
-        except Exception as error:  # a fault of ours: say so, then let it be logged
+        except BaseException as error:  # a fault of ours: say so, then let it be logged
             self._report(
                 StoreError(
                     _("Saving has stopped: {error!r}.").format(error=error),

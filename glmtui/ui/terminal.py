@@ -20,6 +20,7 @@ from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 
 from glmtui.logs import kept_short, open_log, warnings_to
+from glmtui.ui.terminal_guard import TerminalGuard
 
 _PASTE_BEGINS, _PASTE_ENDS = "\x1b[200~", "\x1b[201~"
 _MODIFIED_ENTER = re.compile(r"\x1b\[27;(\d+);13~")
@@ -37,11 +38,13 @@ class TerminalFile(io.TextIOWrapper):
 
     Attributes:
         blocked: whether a write is waiting for the terminal to drain.
+        guard: puts it right when the app ends without doing so.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, guard: TerminalGuard | None = None) -> None:
         super().__init__(os.fdopen(descriptor, "wb"), encoding="utf-8", errors="replace")
         self.blocked = False
+        self.guard = guard
 
     def write(self, text: str, /) -> int:
         """Writes `text`; to a terminal that has gone (a dropped SSH link) it goes nowhere."""
@@ -68,7 +71,9 @@ def own_terminal(log: Path) -> Iterator[TerminalFile]:
     log_fd = _open_log(log)
     kept_out, kept_err = os.dup(1), os.dup(2)
     kept_streams = sys.__stdout__, sys.__stderr__
-    terminal = TerminalFile(os.dup(1))
+    descriptor = os.dup(1)
+    guard = TerminalGuard(descriptor, log_fd, log)
+    terminal = TerminalFile(descriptor, guard)
     try:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -82,6 +87,7 @@ def own_terminal(log: Path) -> Iterator[TerminalFile]:
         sys.stderr.flush()
         os.dup2(kept_out, 1)
         os.dup2(kept_err, 2)
+        guard.close()
         sys.__stdout__, sys.__stderr__ = kept_streams  # type: ignore[misc]
         for descriptor in (log_fd, kept_out, kept_err):
             os.close(descriptor)
@@ -136,7 +142,22 @@ def _split_partial(text: str, mark: str, shortest: int) -> tuple[str, str]:
 
 
 class TerminalDriver(LinuxDriver):
-    """Textual's driver with `InputFilter` before its parser, and a calm end when the link drops."""
+    """Textual's driver with `InputFilter` before its parser, and a calm end when the link drops.
+
+    It keeps the terminal's guard informed.
+    """
+
+    def start_application_mode(self) -> None:
+        """Takes the terminal, at the start and after a suspension."""
+        super().start_application_mode()  # type: ignore[no-untyped-call]
+        if isinstance(self._file, TerminalFile) and self._file.guard:
+            self._file.guard.taken()
+
+    def close(self) -> None:
+        """Ends what is left once the terminal was given back, at the end and for a suspension."""
+        super().close()
+        if isinstance(self._file, TerminalFile) and self._file.guard:
+            self._file.guard.given_back()
 
     def run_input_thread(self) -> None:
         """Reads and dispatches until the app ends or the terminal has gone."""

@@ -21,6 +21,7 @@ from glmtui.chat import Message
 from glmtui.engine.api import ChatFormat
 from glmtui.models import chatglm, chatglm2, chatglm3, glm4
 from glmtui.models.hub_format import TemplateFormat, TokenizerJson
+from glmtui.models.template import Template
 
 TAGS = (
     *("[gMASK]", "[MASK]", "[sMASK]", "<sop>", "<eop>", "sop", "eop", "<s>", "</s>", "<unk>"),
@@ -116,12 +117,13 @@ def hub_format(folder: Path) -> tuple[ChatFormat, Mapping[str, int]]:
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast.decoder = decoders.ByteLevel()
     fast.add_special_tokens([AddedToken(t, special=True) for t in TAGS if not t.isalpha()])
-    tokenizer = TokenizerJson(fast)
+    content = fast.to_str().encode()
+    tokenizer = TokenizerJson.of(lambda: content, Path("made/tokenizer.json"))
     template = (
         "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|im_end|>"
         "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    return TemplateFormat(tokenizer, template, frozenset(), {}), tokenizer.special
+    return TemplateFormat(tokenizer, Template(template), frozenset(), {}), tokenizer.special
 
 
 def loaded(

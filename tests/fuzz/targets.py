@@ -28,6 +28,7 @@ from glmtui.engine.gguf.file import read_gguf
 from glmtui.engine.gguf.tokenizer import build_tokenizer
 from glmtui.engine.weights import Checkpoint
 from glmtui.errors import GlmtuiError
+from glmtui.models.hub_format import TokenizerJson
 from glmtui.store import FileFormat, dumps, loads
 from glmtui.store.exchange import import_text
 from glmtui.store.format import peek
@@ -45,11 +46,13 @@ class Target:
         take: what is done with the bytes.
         seeds: sound ones to begin with, by name.
         words: what a fuzzer should try to put in.
+        changes: of the seeds that a test tries.
     """
 
     take: Callable[[bytes], object]
     seeds: Callable[[], Mapping[str, bytes]]
     words: tuple[bytes, ...] = ()
+    changes: int = 60
 
 
 def meet(target: Target, data: bytes) -> GlmtuiError | None:
@@ -239,6 +242,47 @@ def configs() -> dict[str, bytes]:
     }
 
 
+def take_tokenizer(data: bytes) -> None:
+    """What the library may do with it, it does in a process of its own."""
+    tokenizer = TokenizerJson.load(put("tokenizer/tokenizer.json", data).parent)
+    assert tokenizer is not None
+    ids = tokenizer.encode("Hi, ab 你好 <|end|> 12")
+    assert tokenizer.encode_each(["", "Hi, ab 你好 <|end|> 12"]) == [tokenizer.encode(""), ids]
+    tokenizer.decode(ids)
+    for token_id in (*ids, -1, 1 << 31):
+        tokenizer.token_bytes(token_id)
+
+
+def tokenizers() -> dict[str, bytes]:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    letters = {c: n for n, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    byte_level = Tokenizer(models.BPE(letters | {"ab": 256}, [("a", "b")]))
+    byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level.decoder = decoders.ByteLevel()
+    byte_level.add_special_tokens([AddedToken("<|end|>", special=True)])
+    byte_level.enable_truncation(3)
+    byte_level.enable_padding(length=40, pad_to_multiple_of=8)
+    fallback = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    pieces = {"▁": 256, "a": 257, "b": 258, "ab": 259, "<unk>": 260}
+    spelled = Tokenizer(
+        models.BPE(fallback | pieces, [("a", "b")], unk_token="<unk>", byte_fallback=True)
+    )
+    spelled.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁"), normalizers.NFKC()]
+    )
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    spelled.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)])
+    scores = [("<unk>", 0.0), ("▁", -1.0), ("a", -2.0), ("ab", -3.0)]
+    unigram = Tokenizer(models.Unigram(scores, 0, False))
+    unigram.pre_tokenizer = pre_tokenizers.Metaspace()
+    words = Tokenizer(models.WordPiece({"[UNK]": 0, "ab": 1, "##b": 2}, unk_token="[UNK]"))
+    words.normalizer = normalizers.BertNormalizer()
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made = {"bytes": byte_level, "spelled": spelled, "unigram": unigram, "words": words}
+    return {name: fast.to_str().encode() for name, fast in made.items()}
+
+
 TARGETS: dict[str, Target] = {
     "conversation": Target(
         take_conversation,
@@ -250,6 +294,21 @@ TARGETS: dict[str, Target] = {
     "gguf": Target(take_gguf, ggufs, (b"tokenizer.ggml.tokens", b"general.alignment")),
     "safetensors": Target(take_safetensors, safetensors, (b"data_offsets", b"shape", b"I4", b"F8")),
     "index": Target(take_index, indexes, (b"weight_map", b"../", b"\\u0000")),
+    "tokenizer": Target(
+        take_tokenizer,
+        tokenizers,
+        (
+            b'"padding":{"strategy":{"Fixed":200000000},"direction":"Right","pad_id":0,'
+            b'"pad_type_id":0,"pad_token":"","pad_to_multiple_of":1000000000000}',
+            b'"normalizer":{"type":"Replace","pattern":{"Regex":"(a+)+$"},"content":"aa"}',
+            b'{"type":"Precompiled","precompiled_charsmap":"AAAA"}',
+            b'"continuing_subword_prefix":"##"',
+            b'"dropout":1.0',
+            b"4294967295",
+            b"\\u0000",
+        ),
+        changes=12,  # each has a process
+    ),
     "config": Target(take_config, configs, (b"model_type", b"text_config", b"quantization_config")),
     "hub": Target(
         hub_answers.take_description,
