@@ -29,7 +29,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "sanitize": ("sanitize",),
     },
     {"addresses": ("addresses",)},
-    {"errors": ("errors",)},
+    {"errors": ("errors",), "end tokens": ("engine.end_tokens",)},
     {
         "chat": ("chat",),
         "commands": ("commands", "keys", "slash"),

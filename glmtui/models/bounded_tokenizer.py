@@ -98,6 +98,14 @@ class BoundedTokenizer:
             at += count
         return found
 
+    def encode_prompt(
+        self, text: str, special: Sequence[tuple[int, int, int]], *, typed: bool
+    ) -> list[int]:
+        """As `TokenizerJson.encode_prompt`. Raises like `encode_each`."""
+        question = {"do": "prompt", "special": special, "typed": typed}
+        payload = text.encode("utf-8", "replace")  # as many characters as before
+        return array("I", self._ask(question, payload, len(text))[1]).tolist()
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids. Raises like `encode_each`."""
         known = array("I", [i for i in ids if 0 <= i < 1 << 32])

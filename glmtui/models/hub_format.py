@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtui.chat import Message, SamplingParams
+from glmtui.engine.end_tokens import end_ids, inside_turns
 from glmtui.engine.folder import read_object, read_small
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.language import _
@@ -21,6 +22,8 @@ from glmtui.models.template import Template
 
 MAX_TOKENIZER_BYTES = 64 << 20  # Gemma 3's, of 262,144 tokens, has 33 MB
 MAX_TEMPLATE_BYTES = 1 << 20
+NAMED_TOKENS = tuple(f"{name}_token" for name in ["bos", "eos", "unk", "sep", "pad", "cls", "mask"])
+REPLY = "Hello."  # to see what a template puts behind one
 
 
 class TokenizerJson:
@@ -34,6 +37,11 @@ class TokenizerJson:
         """Special tokens and their ids. Raises BadCheckpoint, if nobody has waited before."""
         special: dict[str, int] = self._bounded.facts["special"]
         return special
+
+    @cached_property
+    def added(self) -> dict[str, int]:
+        """Special tokens and others that end a turn by their name, and their ids."""
+        return {**self._bounded.facts["ends"], **self.special}
 
     @cached_property
     def strips_leading_space(self) -> bool:
@@ -77,6 +85,21 @@ class TokenizerJson:
         """The ids of each text by itself. Raises like `encode`."""
         return self._bounded.encode_each(texts)
 
+    def encode_prompt(
+        self, text: str, special: Sequence[tuple[int, int, int]], *, typed: bool
+    ) -> list[int]:
+        """The ids of a text that holds special tokens, as transformers gives them.
+
+        Args:
+            special: start, end and id of each special token; what is spelled like one anywhere
+                else stays text.
+            typed: whether there is such a place.
+
+        Raises:
+            EngineError: as `encode` does.
+        """
+        return self._bounded.encode_prompt(text, special, typed=typed)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Raises EngineError where the tokenizer's rules do not come to an end with it."""
         return self._bounded.decode(ids)
@@ -111,15 +134,8 @@ class TemplateFormat:
     def load(cls, tokenizer: TokenizerJson, folder: Path, raw: Mapping[str, Any]) -> TemplateFormat:
         """From tokenizer_config.json or chat_template.jinja; UnsupportedModel without one."""
         settings = read_json(folder / "tokenizer_config.json")
-        template = settings.get("chat_template")
-        if (folder / "chat_template.jinja").is_file():
-            raw_template = read_small(folder / "chat_template.jinja", MAX_TEMPLATE_BYTES)
-            template = raw_template.decode("utf-8", "replace")
-        if isinstance(template, list):  # several named ones
-            template = next(
-                (t.get("template") for t in template if t.get("name") == "default"), None
-            )
-        if not isinstance(template, str):
+        template = template_source(folder, settings)
+        if template is None:
             raise UnsupportedModel(
                 _(
                     "{folder} has no chat template; it is a base model, not one to chat with."
@@ -127,16 +143,17 @@ class TemplateFormat:
                 _("Pick its -chat or -instruct version."),
             )
         program = Template(template)  # it starts while the tokenizer is still loading
-        variables = {
-            key: value["content"] if isinstance(value, dict) else str(value)
-            for key in ("bos_token", "eos_token", "pad_token", "unk_token")
-            if (value := settings.get(key))
-        }
-        ends = {tokenizer.special.get(variables.get("eos_token", ""))}
-        for source in (raw, read_json(folder / "generation_config.json")):
-            eos = source.get("eos_token_id")
-            ends |= set(eos) if isinstance(eos, list) else {eos}
-        return cls(tokenizer, program, frozenset(e for e in ends if isinstance(e, int)), variables)
+        variables = _named_tokens(folder, settings)
+        generation = read_json(folder / "generation_config.json")
+        ends = _end_ids(raw) | _end_ids(raw.get("text_config")) | _end_ids(generation)
+        ends |= end_ids(tokenizer.added)
+        said = generation.get("stop_strings")
+        for name in (variables.get("eos_token"), *(said if isinstance(said, list) else [said])):
+            if isinstance(name, str) and name in tokenizer.special:
+                ends |= {tokenizer.special[name]}
+        made = cls(tokenizer, program, ends, variables)
+        made.stop_ids |= made._turn_end() - inside_turns(tokenizer.added)
+        return made
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Prompt ids. A last message of the assistant's is left open, for the reply to go on."""
@@ -149,28 +166,84 @@ class TemplateFormat:
             for m in messages
         ]
         going_on = bool(turns) and turns[-1]["role"] == "assistant"
-        text = self._template.render(
-            {
-                **self._variables,
-                "messages": turns[:-1] if going_on else turns,
-                "add_generation_prompt": True,
-            }
-        )
+        text = self._rendered(turns[:-1] if going_on else turns, add_generation_prompt=True)
         if going_on:
             text += turns[-1]["content"]
-        texts = [part.replace(mark, "") for part in self._cut.split(text)]
-        first, *others = self.tokenizer.encode_each(texts)
-        specials = [self.tokenizer.special[found] for found in self._cut.findall(text)]
-        ids = first
-        for special, part in zip(specials, others, strict=True):
-            ids += [special, *part]
-        return ids
+        parts, places, end, length = [], [], 0, 0
+        for hit in self._cut.finditer(text):
+            before = text[end : hit.start()].replace(mark, "")
+            start, end = length + len(before), hit.end()
+            length = start + len(hit[0])
+            parts += [before, hit[0]]
+            places.append((start, length, self.tokenizer.special[hit[0]]))
+        parts.append(text[end:].replace(mark, ""))
+        return self.tokenizer.encode_prompt("".join(parts), places, typed=mark in text)
 
     def postprocess(self, text: str) -> str:
         return text
 
+    def _rendered(self, turns: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
+        return self._template.render(
+            {
+                **self._variables,
+                "messages": turns,
+                "tools": None,  # templates ask whether it is none, not whether it is defined
+                "documents": None,
+                "add_generation_prompt": add_generation_prompt,
+            }
+        )
+
+    def _turn_end(self) -> frozenset[int]:
+        """The special token that the template puts behind a reply; none where it puts none."""
+        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": REPLY}]
+        try:
+            text = self._rendered(turns, add_generation_prompt=False)
+        except UnsupportedModel:  # a conversation that it does refuse is told of later
+            return frozenset()
+        _before, found, behind = text.rpartition(REPLY)
+        hit = self._cut.match(behind.lstrip()) if found else None
+        return frozenset({self.tokenizer.special[hit[0]]} if hit else ())
+
     def _marked(self, message: Message, mark: str) -> str:
         return self._cut.sub(lambda hit: hit.group()[:1] + mark + hit.group()[1:], message.content)
+
+
+def template_source(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """A folder's chat template; None where it has none. Raises BadCheckpoint.
+
+    Args:
+        settings: its tokenizer_config.json.
+    """
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return read_small(path, MAX_TEMPLATE_BYTES).decode("utf-8", "replace")
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several named ones
+        named = [one for one in template if isinstance(one, dict)]
+        template = {one.get("name"): one.get("template") for one in named}
+    if isinstance(template, dict):
+        template = template.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _named_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """What templates know as bos_token and so on; in old folders a file of its own has them."""
+    found = {}
+    for source in (read_json(folder / "special_tokens_map.json"), settings):
+        for key in NAMED_TOKENS:
+            value = source.get(key)
+            if isinstance(value, dict):
+                value = value.get("content")
+            if isinstance(value, str) and value:
+                found[key] = value
+    return found
+
+
+def _end_ids(source: object) -> frozenset[int]:
+    """The eos_token_id of a config, one or several."""
+    eos = source.get("eos_token_id") if isinstance(source, dict) else None
+    ids = eos if isinstance(eos, list) else [eos]
+    return frozenset(i for i in ids if isinstance(i, int) and not isinstance(i, bool))
 
 
 def hub_defaults(folder: Path) -> SamplingParams:

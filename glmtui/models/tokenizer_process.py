@@ -16,8 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_letters
 from typing import Any, Protocol
 
+from glmtui.engine.end_tokens import END_TOKENS
 from glmtui.models.bounded_process import read_frame, write_frame
 from glmtui.models.process_limits import limit_memory, limit_time
+from glmtui.models.prompt_encoder import PromptEncoder
 
 MOST_TOKENS = 1 << 22  # ids beyond have no text; 262,144 are the most of a known model
 MOST_VOCABULARY_BYTES = 64 << 20  # of all tokens together
@@ -88,6 +90,9 @@ def _answer(
         return {}, backend.decode(array("I", payload)).encode("utf-8", "replace")
     if asked["do"] == "vocabulary":
         return _vocabulary(backend)
+    if asked["do"] == "prompt" and isinstance(backend, Fast):
+        prompt = backend.prompt.encode(payload.decode(), asked["special"], typed=asked["typed"])
+        return {}, array("I", prompt).tobytes()
     if isinstance(backend, Pieces):
         return backend.answer(asked)
     raise ValueError(f"unknown question {asked['do']}")
@@ -127,18 +132,18 @@ class Fast:
         fast.encode_special_tokens = True
         self._fast = fast
         self._byte_level = isinstance(fast.decoder, ByteLevel)
-        special = {
-            added.content: token_id
-            for token_id, added in fast.get_added_tokens_decoder().items()
-            if added.special and added.content
-        }
+        every = fast.get_added_tokens_decoder()
+        added = {token.content: token_id for token_id, token in every.items()}
+        special = {t.content: i for i, t in every.items() if t.special and t.content}
         if len(special) > MOST_SPECIAL or sum(map(len, special)) > MOST_SPECIAL_CHARACTERS:
             raise Refused(f"it has {len(special):,} special tokens")
         self._special_ids = frozenset(special.values())
+        self.prompt = PromptEncoder(fast)
         words = [fast.token_to_id(f"▁{letter}") for letter in ascii_letters]
         begun = [self.decode([word])[:1] for word in words if word is not None]
         self.facts = {
             "special": special,
+            "ends": {name: added[name] for name in END_TOKENS & added.keys()},
             "strips_leading_space": bool(begun) and " " not in begun,
         }
 
@@ -150,13 +155,15 @@ class Fast:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
-        return str(self._fast.decode(list(ids), skip_special_tokens=True))
+        known = [i for i in ids if i not in self.prompt.aliases]
+        return str(self._fast.decode(known, skip_special_tokens=True))
 
     def vocabulary(self) -> Iterator[bytes]:
         """The bytes of each id."""
         tokens = {i: token for token, i in self._fast.get_vocab(with_added_tokens=True).items()}
         tokens |= {i: t.content for i, t in self._fast.get_added_tokens_decoder().items()}
         tokens |= dict.fromkeys(self._special_ids, "")
+        tokens = {i: token for i, token in tokens.items() if i not in self.prompt.aliases}
         last = max(tokens, default=-1)
         return (self._token_bytes(tokens.get(i, "")) for i in range(min(last + 1, MOST_TOKENS)))
 
