@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from glmtui.chat import Message
+from glmtui.engine.chat_template import read_chat_template
 from glmtui.engine.detokenizer import Detokenizer
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
 from glmtui.models import bounded_tokenizer
@@ -120,8 +121,31 @@ def test_streamed_text_is_the_decoded_text(plain: TokenizerJson, text: str) -> N
 def test_a_folder_without_a_template_is_no_chat_model(folder: Path, tmp_path: Path) -> None:
     tokenizer = TokenizerJson.load(folder)
     assert tokenizer is not None
-    with pytest.raises(UnsupportedModel, match="no chat template"):
+    with pytest.raises(UnsupportedModel, match="no chat template") as caught:
         TemplateFormat.load(tokenizer, tmp_path, {})
+    path = tmp_path / "chat_template.jinja"
+    assert str(path) in caught.value.hint
+    path.write_text(TEMPLATE)  # the way out that it names
+    assert TemplateFormat.load(tokenizer, tmp_path, {}).encode([Message("user", "Hi")])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [{"name": "tool_use", "template": "no"}, {"name": "default", "template": TEMPLATE}],
+        {"default": TEMPLATE, "rag": "no"},
+        TEMPLATE,
+    ],
+)
+def test_the_default_of_several_templates_is_taken(tmp_path: Path, said: object) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": said}))
+    assert read_chat_template(tmp_path) == TEMPLATE
+
+
+@pytest.mark.parametrize("said", [None, " ", [], ["no"], [{"name": "rag", "template": "no"}], {}])
+def test_a_folder_may_name_no_template(tmp_path: Path, said: object) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": said}))
+    assert read_chat_template(tmp_path) is None
 
 
 def test_a_template_that_breaks_is_named(folder: Path) -> None:

@@ -38,7 +38,13 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     },
     {"store": ("store",), "api": ("engine.api",), "http": ("engine.http_client",)},
     {
-        "catalog": ("engine.catalog", "engine.families", "engine.folder", "engine.known"),
+        "catalog": (
+            "engine.catalog",
+            "engine.chat_template",
+            "engine.families",
+            "engine.folder",
+            "engine.known",
+        ),
         "gguf": ("engine.gguf",),
         "server": ("engine.server",),
         "logs": ("logs",),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtui.chat import Message, SamplingParams
+from glmtui.engine.chat_template import TEMPLATE_FILE, read_chat_template
 from glmtui.engine.end_tokens import end_ids, inside_turns
 from glmtui.engine.folder import read_object, read_small
 from glmtui.errors import BadCheckpoint, UnsupportedModel
@@ -21,7 +22,6 @@ from glmtui.models.bounded_tokenizer import BoundedTokenizer
 from glmtui.models.template import Template
 
 MAX_TOKENIZER_BYTES = 64 << 20  # Gemma 3's, of 262,144 tokens, has 33 MB
-MAX_TEMPLATE_BYTES = 1 << 20
 NAMED_TOKENS = tuple(f"{name}_token" for name in ["bos", "eos", "unk", "sep", "pad", "cls", "mask"])
 REPLY = "Hello."  # to see what a template puts behind one
 
@@ -134,13 +134,17 @@ class TemplateFormat:
     def load(cls, tokenizer: TokenizerJson, folder: Path, raw: Mapping[str, Any]) -> TemplateFormat:
         """From tokenizer_config.json or chat_template.jinja; UnsupportedModel without one."""
         settings = read_json(folder / "tokenizer_config.json")
-        template = template_source(folder, settings)
+        template = read_chat_template(folder)
         if template is None:
             raise UnsupportedModel(
                 _(
-                    "{folder} has no chat template; it is a base model, not one to chat with."
+                    "{folder} has no chat template: it is a base model, or a chat model whose "
+                    "files came without one."
                 ).format(folder=folder),
-                _("Pick its -chat or -instruct version."),
+                _(
+                    "Put the template that the model was published with into {path}, or take a "
+                    "-chat or -instruct version that has one."
+                ).format(path=folder / TEMPLATE_FILE),
             )
         program = Template(template)  # it starts while the tokenizer is still loading
         variables = _named_tokens(folder, settings)
@@ -206,24 +210,6 @@ class TemplateFormat:
 
     def _marked(self, message: Message, mark: str) -> str:
         return self._cut.sub(lambda hit: hit.group()[:1] + mark + hit.group()[1:], message.content)
-
-
-def template_source(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """A folder's chat template; None where it has none. Raises BadCheckpoint.
-
-    Args:
-        settings: its tokenizer_config.json.
-    """
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return read_small(path, MAX_TEMPLATE_BYTES).decode("utf-8", "replace")
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several named ones
-        named = [one for one in template if isinstance(one, dict)]
-        template = {one.get("name"): one.get("template") for one in named}
-    if isinstance(template, dict):
-        template = template.get("default")
-    return template if isinstance(template, str) else None
 
 
 def _named_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from datetime import datetime
-from typing import IO, Any, ClassVar
+from typing import IO, Any
 
 from jinja2 import nodes
 from jinja2.exceptions import TemplateError
@@ -52,7 +52,7 @@ class GenerationBlock(Extension):
     A call block, as in transformers: what is set inside is not seen outside.
     """
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012  so it is declared there
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
