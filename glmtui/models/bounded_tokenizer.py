@@ -18,7 +18,7 @@ from glmtui.errors import EngineError, GlmtuiError
 from glmtui.language import N_, _
 from glmtui.models.bounded_process import BoundedProcess, ProcessEnded
 
-Kind = Literal["tokenizers", "sentencepiece", "tiktoken", "transformers"]
+Kind = Literal["tokenizers", "sentencepiece", "tiktoken", "transformers", "piece_model"]
 
 # seconds of a core: for any question at all, and for what it is about; the slowest machine does
 # ten times as much

@@ -15,7 +15,7 @@ from typing import Any
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.chat_template import TEMPLATE_FILE, read_chat_template
 from glmtui.engine.end_tokens import end_ids, inside_turns
-from glmtui.engine.folder import read_object, read_small
+from glmtui.engine.folder import MAX_PIECES_BYTES, read_object, read_small
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.language import _
 from glmtui.models.bounded_tokenizer import BoundedTokenizer
@@ -23,6 +23,7 @@ from glmtui.models.template import Template
 
 MAX_TOKENIZER_BYTES = 64 << 20  # Gemma 3's, of 262,144 tokens, has 33 MB
 NAMED_TOKENS = tuple(f"{name}_token" for name in ["bos", "eos", "unk", "sep", "pad", "cls", "mask"])
+TOKEN_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 REPLY = "Hello."  # to see what a template puts behind one
 
 
@@ -76,6 +77,34 @@ class TokenizerJson:
             )
 
         return cls(BoundedTokenizer("tokenizers", read, refused))
+
+    @classmethod
+    def load_pieces(cls, folder: Path) -> TokenizerJson | None:
+        """The same of a SentencePiece file, tokenizer.model; None where there is none.
+
+        Raises:
+            BadCheckpoint: as `load` does.
+        """
+        path = folder / "tokenizer.model"
+        if not path.is_file():
+            return None
+        settings = read_json(folder / "tokenizer_config.json")
+
+        def refused(error: str) -> BadCheckpoint:
+            return BadCheckpoint(
+                _("{path} is not a tokenizer: {error}").format(path=path, error=error),
+                _("Put the tokenizer.json of the same model beside it; that is read first."),
+            )
+
+        bounded = BoundedTokenizer(
+            "piece_model",
+            lambda: read_small(path, MAX_PIECES_BYTES),
+            refused,
+            added=_added_tokens(folder, settings),
+            legacy=settings.get("legacy") is True,
+        )
+        bounded.wait()
+        return cls(bounded)
 
     def encode(self, text: str) -> list[int]:
         """Raises EngineError where the tokenizer's rules do not come to an end with it."""
@@ -222,6 +251,23 @@ def _named_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
                 value = value.get("content")
             if isinstance(value, str) and value:
                 found[key] = value
+    return found
+
+
+def _added_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """Tokens that were added to a SentencePiece file, by id, as AddedToken has them."""
+    special = set(_named_tokens(folder, settings).values())
+    found: dict[int, dict[str, Any]] = {}
+    for text, token_id in read_json(folder / "added_tokens.json").items():
+        if isinstance(token_id, int):
+            found[token_id] = {"content": text, "special": text in special}
+    decoder = settings.get("added_tokens_decoder")
+    for key, said in decoder.items() if isinstance(decoder, dict) else ():
+        content = said.get("content") if isinstance(said, dict) else None
+        if isinstance(content, str) and key.isdecimal():
+            flags = {flag: said.get(flag) is True for flag in TOKEN_FLAGS}
+            flags["special"] |= content in special
+            found[int(key)] = {"content": content, **flags}
     return found
 
 

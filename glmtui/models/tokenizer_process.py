@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from glmtui.engine.end_tokens import END_TOKENS
 from glmtui.models.bounded_process import read_frame, write_frame
+from glmtui.models.piece_model import build_tokenizer, read_pieces
 from glmtui.models.process_limits import limit_memory, limit_time
 from glmtui.models.prompt_encoder import PromptEncoder
 
@@ -121,10 +122,9 @@ class Fast:
         import tokenizers  # noqa: F401
 
     def __init__(self, content: bytes, asked: Mapping[str, Any]) -> None:
-        from tokenizers import Tokenizer
         from tokenizers.decoders import ByteLevel
 
-        fast = Tokenizer.from_buffer(content)
+        fast = self.read(content, asked)
         # these are for batches of training texts: they cut a prompt short, or fill it up
         fast.no_truncation()
         fast.no_padding()
@@ -146,6 +146,12 @@ class Fast:
             "ends": {name: added[name] for name in END_TOKENS & added.keys()},
             "strips_leading_space": bool(begun) and " " not in begun,
         }
+
+    def read(self, content: bytes, asked: Mapping[str, Any]) -> Any:
+        """The library's tokenizer for the file."""
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_buffer(content)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text."""
@@ -300,7 +306,8 @@ class Converted(Fast):
         )
         import transformers.models.auto.tokenization_auto  # noqa: F401
 
-    def __init__(self, content: bytes, asked: Mapping[str, Any]) -> None:
+    def read(self, content: bytes, asked: Mapping[str, Any]) -> Any:
+        """Raises Refused."""
         from transformers import AutoTokenizer
 
         made = AutoTokenizer.from_pretrained(
@@ -309,7 +316,19 @@ class Converted(Fast):
         fast = getattr(made, "backend_tokenizer", None)
         if fast is None:
             raise Refused(f"its tokenizer is Python code of its own ({type(made).__name__})")
-        super().__init__(fast.to_str().encode(), asked)
+        return super().read(fast.to_str().encode(), asked)
+
+
+class PieceFile(Fast):
+    """A SentencePiece model file, as a tokenizer that knows added tokens.
+
+    Asked for with ``added`` and ``legacy``; see `piece_model.build_tokenizer`.
+    """
+
+    def read(self, content: bytes, asked: Mapping[str, Any]) -> Any:
+        """Raises NotPieces."""
+        added = {int(token_id): said for token_id, said in asked["added"].items()}
+        return build_tokenizer(read_pieces(content), added, asked["legacy"])
 
 
 BACKENDS: Mapping[str, Any] = {
@@ -317,4 +336,5 @@ BACKENDS: Mapping[str, Any] = {
     "sentencepiece": Pieces,
     "tiktoken": Ranks,
     "transformers": Converted,
+    "piece_model": PieceFile,
 }
