@@ -33,6 +33,7 @@ CONTEXT_KEYS = (
     "n_positions",
     "max_seq_len",
 )
+MOST_CONTEXT = 2**31
 LFS_POINTER = b"version https://git-lfs"
 AGAIN = N_("The download is not complete; fetch it again with: glmtui pull")
 
@@ -309,8 +310,8 @@ def _context_length(config: Mapping[str, Any], folder: Path) -> int:
     for source in (config, inner if isinstance(inner, dict) else {}):
         for key in CONTEXT_KEYS:
             value = source.get(key)
-            if isinstance(value, int) and value > 0:
-                return value
+            if isinstance(value, (int, float)) and 0 < value < MOST_CONTEXT:
+                return int(value)  # some programs write 4096.0
     raise BadCheckpoint(
         _("{path} does not say how long a context may be: no {key}.").format(
             path=folder / "config.json", key=CONTEXT_KEYS[0]

@@ -6,6 +6,7 @@ Used by every family whose folders have them. Text of messages can never become 
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -24,7 +25,12 @@ from glmtui.models.template import Template
 MAX_TOKENIZER_BYTES = 64 << 20  # Gemma 3's, of 262,144 tokens, has 33 MB
 NAMED_TOKENS = tuple(f"{name}_token" for name in ["bos", "eos", "unk", "sep", "pad", "cls", "mask"])
 TOKEN_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+MOST_NUMBER = 2**31  # of a sampling parameter
+LEAST_TEMPERATURE = 1e-5  # logits divided by less are no numbers in float32; vLLM's limit too
+LEAST_PENALTY, MOST_PENALTY = 0.01, 100.0
 REPLY = "Hello."  # to see what a template puts behind one
+
+logger = logging.getLogger(__name__)
 
 
 class TokenizerJson:
@@ -279,15 +285,58 @@ def _end_ids(source: object) -> frozenset[int]:
 
 
 def hub_defaults(folder: Path) -> SamplingParams:
-    """The sampling parameters a folder's generation_config.json recommends."""
-    raw = read_json(folder / "generation_config.json")
-    kinds = {"do_sample": bool, "top_k": int}
+    """The sampling parameters a folder's generation_config.json recommends.
+
+    Values out of range are taken as they are elsewhere, or left out with a warning: a temperature
+    of 0 or less is greedy (llama.cpp), a top_k of 0 or -1 is none (vLLM).
+    """
+    path = folder / "generation_config.json"
     known: dict[str, Any] = {}
-    for name in ("temperature", "top_k", "top_p", "repetition_penalty", "do_sample"):
-        value = raw.get(name)
-        if isinstance(value, kinds.get(name, (int, float))):
-            known[name] = value
+    for name, value in read_json(path).items():
+        if name not in SAMPLING or value is None:
+            continue
+        taken = SAMPLING[name](value)
+        if taken is None:
+            logger.warning("%s: %s is %.40r, which is left out", path, name, value)
+        else:
+            known[name] = taken
     return SamplingParams(**known)
+
+
+def _number(value: object) -> float | None:
+    """The value where it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if abs(value) < MOST_NUMBER else None  # NaN is not
+
+
+def _temperature(value: object) -> float | None:
+    number = _number(value)
+    return None if number is None else 0 if number < LEAST_TEMPERATURE else number
+
+
+def _top_k(value: object) -> int | None:
+    number = _number(value)
+    return None if number is None or number != int(number) else max(int(number), 0)
+
+
+def _top_p(value: object) -> float | None:
+    number = _number(value)
+    return None if number is None or number < 0 else min(number, 1)
+
+
+def _penalty(value: object) -> float | None:
+    number = _number(value)
+    return None if number is None or not LEAST_PENALTY <= number <= MOST_PENALTY else number
+
+
+SAMPLING: Mapping[str, Callable[[object], float | None]] = {
+    "temperature": _temperature,
+    "top_k": _top_k,
+    "top_p": _top_p,
+    "repetition_penalty": _penalty,
+    "do_sample": lambda value: value if isinstance(value, bool) else None,
+}
 
 
 def refuse_packed(raw: Mapping[str, Any]) -> None:
