@@ -116,9 +116,9 @@ def read_gguf(path: Path) -> GGUFFile:
     if missing:
         named = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
         raise BadCheckpoint(
-            _("{path} is one of {count} parts; {missing} not in its folder: {named}.").format(
-                path=path, count=count, missing=len(missing), named=named
-            ),
+            _(
+                "{path} is one of {count} parts. Missing from its folder ({missing}): {named}."
+            ).format(path=path, count=count, missing=len(missing), named=named),
             _("Put all parts into one folder, from where this one came, and pull any of them."),
         )
     parts = [read_part(part) for part in paths]
