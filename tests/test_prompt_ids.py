@@ -73,16 +73,16 @@ def both(
     return request.param, chat_format(request.param, tmp_path_factory.mktemp("model"))
 
 
-def chat_format(fast: Tokenizer, folder: Path, template: str = TEMPLATE) -> TemplateFormat:
+def chat_format(fast: Tokenizer, folder: Path, **more: Any) -> TemplateFormat:
     fast.save(str(folder / "tokenizer.json"))
-    settings = {"chat_template": template, "bos_token": "<s>"}
+    settings = {"chat_template": TEMPLATE, "bos_token": "<s>", **more}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer = TokenizerJson.load(folder)
     assert tokenizer is not None
     return TemplateFormat.load(tokenizer, folder, {})
 
 
-def whole(fast: Tokenizer, *messages: Message, template: str = TEMPLATE) -> list[int]:
+def whole(fast: Tokenizer, *messages: Message) -> list[int]:
     text = "<s>" + "".join(f"<|{m.role}|>\n{m.content} <|end|>\n" for m in messages)
     return list(fast.encode(text + "<|assistant|>\n", add_special_tokens=False).ids)
 
@@ -142,3 +142,62 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 FIRST: TemplateFormat
+
+
+# ---- what tokenizer_config.json adds to tokenizer.json
+
+PLAIN = made(metaspace("first"), tags=TAGS[:1])
+FLAGS = dict.fromkeys(("lstrip", "single_word", "normalized"), False)
+
+
+def decoder(fast: Tokenizer, **flags: bool) -> dict[str, Any]:
+    """``added_tokens_decoder`` as transformers writes it."""
+    said = {**FLAGS, "rstrip": False, "special": True, **flags}
+    return {str(fast.token_to_id(tag)): {"content": tag, **said} for tag in TAGS}
+
+
+@pytest.mark.parametrize(
+    ("written", "settings", "meant"),
+    [
+        (PLAIN, {"added_tokens_decoder": decoder(CASES["no space"])}, made(metaspace("first"))),
+        (
+            made(metaspace("first")),
+            {"added_tokens_decoder": decoder(CASES["no space"], rstrip=True)},
+            made(metaspace("first"), rstrip=True),
+        ),
+    ],
+)
+def test_tokens_and_their_flags_may_be_in_the_config(
+    tmp_path: Path, written: Tokenizer, settings: dict[str, Any], meant: Tokenizer
+) -> None:
+    ours = chat_format(written, tmp_path, **settings)
+    talk = [Message("user", " hi"), Message("assistant", "hi <|"), Message("user", "he")]
+    assert ours.encode(talk) == whole(meant, *talk)
+    typed = ours.encode([Message("user", "<|end|>")])
+    assert typed.count(meant.token_to_id("<|end|>")) == 1
+
+
+def test_an_end_that_the_config_names_is_special(tmp_path: Path) -> None:
+    fast = made(metaspace("first"), tags=TAGS[:3])
+    fast.add_tokens([AddedToken("<fin>", normalized=False)])
+    said = {"content": "<fin>", **FLAGS, "rstrip": False, "special": False}
+    token = fast.token_to_id("<fin>")
+    ours = chat_format(fast, tmp_path, eos_token="<fin>", added_tokens_decoder={str(token): said})
+    assert token in ours.stop_ids
+    assert token not in ours.encode([Message("user", "a <fin> b")])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"5": {"content": "<|end|>"}},
+        {"99999": {"content": "<far>"}},
+        {"x": {"content": "<x>"}, "-1": {"content": "<y>"}, "9" * 5000: {"content": "<z>"}},
+        {"362": 7, "363": {"content": 8}, "364": {}},
+        [1],
+    ],
+)
+def test_additions_that_do_not_fit_are_passed_over(tmp_path: Path, said: object) -> None:
+    fast = made(metaspace("first"))
+    ours = chat_format(fast, tmp_path, added_tokens_decoder=said)
+    assert ours.encode([Message("user", "hi")]) == whole(fast, Message("user", "hi"))

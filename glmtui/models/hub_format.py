@@ -67,13 +67,19 @@ class TokenizerJson:
         path = folder / "tokenizer.json"
         if not path.is_file():
             return None
-        tokenizer = cls.of(lambda: read_small(path, MAX_TOKENIZER_BYTES), path)
+        settings = read_json(folder / "tokenizer_config.json")
+        tokenizer = cls.of(
+            lambda: read_small(path, MAX_TOKENIZER_BYTES),
+            path,
+            added=_added_tokens(folder, settings),
+            named=sorted(set(_named_tokens(folder, settings).values())),
+        )
         if wait:
             tokenizer._bounded.wait()
         return tokenizer
 
     @classmethod
-    def of(cls, read: Callable[[], bytes], path: Path) -> TokenizerJson:
+    def of(cls, read: Callable[[], bytes], path: Path, **options: Any) -> TokenizerJson:
         """The tokenizer whose bytes `read` returns; `path` is for messages. Does not wait."""
 
         def refused(error: str) -> BadCheckpoint:
@@ -82,7 +88,7 @@ class TokenizerJson:
                 _("Fetch the model again with: glmtui pull"),
             )
 
-        return cls(BoundedTokenizer("tokenizers", read, refused))
+        return cls(BoundedTokenizer("tokenizers", read, refused, **options))
 
     @classmethod
     def load_pieces(cls, folder: Path) -> TokenizerJson | None:
@@ -270,7 +276,7 @@ def _added_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[int, dict[s
     decoder = settings.get("added_tokens_decoder")
     for key, said in decoder.items() if isinstance(decoder, dict) else ():
         content = said.get("content") if isinstance(said, dict) else None
-        if isinstance(content, str) and key.isdecimal():
+        if isinstance(content, str) and key.isdecimal() and len(key) < 9:
             flags = {flag: said.get(flag) is True for flag in TOKEN_FLAGS}
             flags["special"] |= content in special
             found[int(key)] = {"content": content, **flags}

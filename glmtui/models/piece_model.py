@@ -92,10 +92,10 @@ def build_tokenizer(model: PieceModel, added: Mapping[int, Mapping[str, Any]], l
         for n, (piece, _score, kind) in enumerate(model.pieces)
         if kind in (UNKNOWN, CONTROL, USER_DEFINED)
     }
-    for n, said in sorted({**every, **added}.items()):
-        token = AddedToken(**{**said, "normalized": said.get("normalized", False)})
-        add = fast.add_special_tokens if token.special else fast.add_tokens
-        add([token])
+    every |= {n: {**said, "normalized": False} for n, said in added.items()}
+    tokens = [AddedToken(**said) for _n, said in sorted(every.items())]
+    fast.add_tokens(tokens)
+    for n, token in zip(sorted(every), tokens, strict=True):
         if fast.token_to_id(token.content) != n:
             raise NotPieces(f"the added token {token.content[:40]!r} is not of the id {n}")
     return fast

@@ -130,6 +130,7 @@ class Fast:
         fast.no_padding()
         # special tokens that a person types stay the characters they are
         fast.encode_special_tokens = True
+        _add_tokens(fast, asked)
         self._fast = fast
         self._byte_level = isinstance(fast.decoder, ByteLevel)
         every = fast.get_added_tokens_decoder()
@@ -181,6 +182,34 @@ class Fast:
         if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
             return bytes([int(token[3:5], 16)])
         return token.replace("▁", " ").encode()
+
+
+def _add_tokens(fast: Any, asked: Mapping[str, Any]) -> None:
+    """Adds what the folder's other files say of added tokens, as transformers does.
+
+    Args:
+        asked: ``added``, the keyword arguments of an AddedToken by id; ``named``, tokens that are
+            special whatever else is said.
+    """
+    from tokenizers import AddedToken
+
+    known = fast.get_added_tokens_decoder()
+    names = {token.content for token in known.values()}
+    tokens, free = [], fast.get_vocab_size()
+    for key, said in sorted(asked.get("added", {}).items(), key=lambda item: int(item[0])):
+        token, token_id = AddedToken(**said), int(key)
+        found = fast.token_to_id(token.content)
+        if repr(known.get(token_id)) != repr(token) and token_id == (
+            free if found is None else found
+        ):
+            tokens.append(token)
+            free += found is None
+            names.add(token.content)
+    for name in asked.get("named", ()):
+        if name not in names and fast.token_to_id(name) is not None:
+            tokens.append(AddedToken(name, special=True))
+    if tokens:
+        fast.add_tokens(tokens)
 
 
 def _byte_characters() -> dict[int, int]:
