@@ -217,13 +217,13 @@ def _ask(args: Namespace) -> int:
 
 def _pull(args: Namespace) -> int:
     from glmtui.engine.pull import pull
-    from glmtui.listing import size
+    from glmtui.listing import ready
     from glmtui.progress_line import ProgressLine
 
     settings = _settings_or_complaints(args)
     with ProgressLine() as line:
         info = pull(args.ref, endpoint=settings.endpoint, on_progress=line)
-    _print(f"{info.name} is ready ({size(info.nbytes)}). Chat with it: glmtui -m {info.name}")
+    _print(ready(info))
     return 0
 
 

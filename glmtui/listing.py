@@ -13,6 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from glmtui.addresses import shown_address, shown_name
 from glmtui.config import Server
 from glmtui.engine.api import ModelInfo
+from glmtui.engine.chat_template import FROM_THE_FOLDER, TEMPLATE_FILE, read_chat_template
 from glmtui.engine.device import Snapshot, fits
 from glmtui.engine.known import KnownModel
 from glmtui.sanitize import one_line
@@ -54,6 +55,18 @@ def size(nbytes: int) -> str:
     if not 0 <= nbytes < 1e18:
         return "n/a"
     return f"{nbytes / 1e9:.1f} GB" if nbytes >= 999.5e6 else f"{nbytes / 1e6:.0f} MB"
+
+
+def ready(info: ModelInfo) -> str:
+    """What to do with a model that has been fetched."""
+    said = f"{info.name} is ready ({size(info.nbytes)})."
+    if info.family not in FROM_THE_FOLDER or read_chat_template(info.path) is not None:
+        return f"{said} Chat with it: glmtui -m {info.name}"
+    return (
+        f"{said} It came without a chat template, so it cannot chat yet.\n"
+        f"If it is a chat model, put the template that it was published with into\n"
+        f"{info.path / TEMPLATE_FILE}\nand chat with it: glmtui -m {info.name}"
+    )
 
 
 def conversations(summaries: Sequence[Summary], width: int) -> str:

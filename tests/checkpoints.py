@@ -111,6 +111,8 @@ def write_gguf(
     edit: Callable[[GGUFWriter], None] = lambda writer: None,
     tokenizer: Callable[[GGUFWriter], None] | None = None,
     architecture: str = "llama",
+    split: int = 0,
+    small_first: bool = False,
 ) -> Path:
     """A GGUF file as llama.cpp's converter writes them.
 
@@ -118,8 +120,10 @@ def write_gguf(
         kinds: how the matrices are stored: all of them, or by name (F16 for the others).
         tensors: in Hugging Face's row order; None takes `llama_tensors()`.
         edit: adds metadata or tensors of its own.
+        split: how many tensors a part has at most; its parts lie beside `path`. 0: one file.
+        small_first: the first part has none.
     """
-    writer = GGUFWriter(path, architecture)
+    writer = GGUFWriter(path, architecture, split_max_tensors=split, small_first_shard=small_first)
     writer.add_block_count(LAYERS)
     writer.add_context_length(256)
     writer.add_embedding_length(HIDDEN)

@@ -41,6 +41,9 @@ def test_a_git_lfs_pointer_is_not_the_file(tmp_path: Path, name: str) -> None:
     assert "git lfs pull" in caught.value.hint
 
 
+NO_WEIGHTS: dict[str, bytes | None] = {"model.safetensors": None}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -52,8 +55,11 @@ def test_a_git_lfs_pointer_is_not_the_file(tmp_path: Path, name: str) -> None:
         ({"config.json": b'{"model_type": "llama"}'}, "how long a context"),
         ({"model.safetensors": None}, "holds no weights"),
         ({"model.safetensors": b""}, "model.safetensors is empty"),
-        ({"model.safetensors.index.json": b'{"weight_map": 1}'}, "names no weights"),
-        ({"model.safetensors.index.json": b'{"weight_map": {"a": "../b"}}'}, "outside its folder"),
+        ({**NO_WEIGHTS, "model.safetensors.index.json": b'{"weight_map": 1}'}, "names no weights"),
+        (
+            {**NO_WEIGHTS, "model.safetensors.index.json": b'{"weight_map": {"a": "../b"}}'},
+            "outside its folder",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, change: dict[str, bytes | None], said: str) -> None:

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from glmtui.chat import Message
+from glmtui.chat import Message, SamplingParams
+from glmtui.engine.chat_template import read_chat_template
 from glmtui.engine.detokenizer import Detokenizer
+from glmtui.engine.sampling import make_sampler
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
 from glmtui.models import bounded_tokenizer
 from glmtui.models.hub_format import TemplateFormat, TokenizerJson, hub_defaults
@@ -120,8 +123,31 @@ def test_streamed_text_is_the_decoded_text(plain: TokenizerJson, text: str) -> N
 def test_a_folder_without_a_template_is_no_chat_model(folder: Path, tmp_path: Path) -> None:
     tokenizer = TokenizerJson.load(folder)
     assert tokenizer is not None
-    with pytest.raises(UnsupportedModel, match="no chat template"):
+    with pytest.raises(UnsupportedModel, match="no chat template") as caught:
         TemplateFormat.load(tokenizer, tmp_path, {})
+    path = tmp_path / "chat_template.jinja"
+    assert str(path) in caught.value.hint
+    path.write_text(TEMPLATE)  # the way out that it names
+    assert TemplateFormat.load(tokenizer, tmp_path, {}).encode([Message("user", "Hi")])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [{"name": "tool_use", "template": "no"}, {"name": "default", "template": TEMPLATE}],
+        {"default": TEMPLATE, "rag": "no"},
+        TEMPLATE,
+    ],
+)
+def test_the_default_of_several_templates_is_taken(tmp_path: Path, said: object) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": said}))
+    assert read_chat_template(tmp_path) == TEMPLATE
+
+
+@pytest.mark.parametrize("said", [None, " ", [], ["no"], [{"name": "rag", "template": "no"}], {}])
+def test_a_folder_may_name_no_template(tmp_path: Path, said: object) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": said}))
+    assert read_chat_template(tmp_path) is None
 
 
 def test_a_template_that_breaks_is_named(folder: Path) -> None:
@@ -152,12 +178,56 @@ def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:
         TokenizerJson.load(tmp_path)
 
 
-def test_sampling_defaults_of_the_wrong_type_are_left_out(tmp_path: Path) -> None:
-    (tmp_path / "generation_config.json").write_text(
-        json.dumps({"temperature": 0.2, "top_k": "many", "do_sample": True, "top_p": 1})
-    )
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [
+        ('{"temperature": 0.2, "top_k": 40, "do_sample": true, "top_p": 1}', (0.2, 40, True, 1)),
+        ('{"temperature": 0, "top_k": 0, "do_sample": false, "top_p": 0}', (0, 0, False, 0)),
+        ('{"temperature": -1.0, "top_k": -1, "top_p": 1.5}', (0, 0, None, 1)),
+        ('{"temperature": 1e-9, "top_k": 50.0, "do_sample": null}', (0, 50, None, None)),
+        ('{"temperature": null, "top_k": null, "top_p": null}', (None, None, None, None)),
+    ],
+)
+def test_sampling_defaults_mean_what_they_mean_elsewhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, said: str, taken: tuple[object, ...]
+) -> None:
+    (tmp_path / "generation_config.json").write_text(said)
     known = hub_defaults(tmp_path)
-    assert (known.temperature, known.top_k, known.do_sample, known.top_p) == (0.2, None, True, 1)
+    assert (known.temperature, known.top_k, known.do_sample, known.top_p) == taken
+    assert type(known.top_k) in (int, type(None))
+    assert not caplog.records
+    logits = torch.tensor([0.1, 3.0, 0.2])
+    if known.greedy or known.top_p == 0:
+        assert [make_sampler(known)(logits, [0]) for _ in range(9)] == [1] * 9
+    else:
+        assert 0 <= make_sampler(known)(logits, [0]) < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("repetition_penalty", "0"),
+        ("repetition_penalty", "-1.1"),
+        ("repetition_penalty", "1e-300"),
+        ("top_p", "-0.5"),
+        ("top_p", "NaN"),
+        ("top_k", '"many"'),
+        ("top_k", "40.5"),
+        ("top_k", "Infinity"),
+        ("top_k", "true"),
+        ("temperature", "1e400"),
+        ("temperature", "[1]"),
+        ("do_sample", '"yes"'),
+    ],
+)
+def test_sampling_defaults_that_mean_nothing_are_left_out_with_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, value: str
+) -> None:
+    (tmp_path / "generation_config.json").write_text(f'{{"{name}": {value}, "max_length": 20}}')
+    assert hub_defaults(tmp_path) == SamplingParams()
+    (record,) = caplog.records
+    assert name in record.getMessage()
+    assert "left out" in record.getMessage()
 
 
 # ---- rules that do not come to an end

@@ -29,7 +29,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "sanitize": ("sanitize",),
     },
     {"addresses": ("addresses",)},
-    {"errors": ("errors",)},
+    {"errors": ("errors",), "end tokens": ("engine.end_tokens",)},
     {
         "chat": ("chat", "turns"),
         "commands": ("commands", "keys", "slash"),
@@ -40,6 +40,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
     {
         "catalog": (
             "engine.catalog",
+            "engine.chat_template",
             "engine.config_check",
             "engine.config_rules",
             "engine.families",

@@ -21,6 +21,36 @@ def test_a_template_sees_what_it_is_given() -> None:
     assert template.render({**TALK, "x": {"a": "é"}}) == '你好\n\udc80||{"a": "é"}20'
 
 
+# transformers 5 renders each of these so (`_compile_jinja_template` in its chat_template_utils)
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        (
+            "{% for m in messages %}{% generation %}{{ m.role }}\n{% endgeneration %}{% endfor %}",
+            "user\nuser\n",
+        ),
+        ("{%- generation -%} a {%- endgeneration -%} b", "ab"),
+        ("{% set x = 1 %}{% generation %}{% set x = 2 %}{{ x }}{% endgeneration %}{{ x }}", "21"),
+        ("{{ x | tojson }}", '{"b": "é<", "a": [1, null]}'),
+        ("{{ x | tojson(ensure_ascii=False) }}", '{"b": "é<", "a": [1, null]}'),
+        ("{{ x | tojson(ensure_ascii=true) }}", '{"b": "\\u00e9<", "a": [1, null]}'),
+        ("{{ x.a | tojson(indent=1) }}", "[\n 1,\n null\n]"),
+        ("{{ x.a | tojson(False, 1) }}", "[\n 1,\n null\n]"),
+        ("{{ x | tojson(separators=(',', ':')) }}", '{"b":"é<","a":[1,null]}'),
+        ("{{ x | tojson(sort_keys=True) }}", '{"a": [1, null], "b": "é<"}'),
+        (
+            "{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{{ i }}"
+            "{% if i == 2 %}{% break %}{% endif %}{% endfor %}",
+            "02",
+        ),
+        ("{{ strftime_now(format='%Y')[:2] }}", "20"),
+        ("{% set d = dict(a=1) %}{% set n = namespace(b=2) %}{{ d.a }}{{ n.b }}", "12"),
+    ],
+)
+def test_the_environment_is_that_of_transformers(source: str, text: str) -> None:
+    assert Template(source).render({**TALK, "x": {"b": "é<", "a": [1, None]}}) == text
+
+
 @pytest.mark.parametrize(
     "greedy",
     [

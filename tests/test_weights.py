@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from test_quant import normal
 from torch import Tensor
 
+from glmtui.engine.folder import INDEXES, MAX_JSON_BYTES, weight_files
 from glmtui.engine.quant import PackedWeight, quantize
-from glmtui.engine.weights import MAX_INDEX_BYTES, Checkpoint, Rows, chatglm_packing
+from glmtui.engine.weights import Checkpoint, Rows, chatglm_packing
 from glmtui.errors import BadCheckpoint
 
 TENSORS = {
@@ -167,7 +169,7 @@ def test_a_folder_without_weights(tmp_path: Path) -> None:
 def test_a_missing_shard(tmp_path: Path, ends: str) -> None:
     folder_of(tmp_path, TENSORS, ends=ends, shards=2)
     next(tmp_path.glob(f"*-1.{ends}")).unlink()
-    with pytest.raises(BadCheckpoint, match=rf"-1\.{ends}, which is not in"):
+    with pytest.raises(BadCheckpoint, match=rf"lacks 1 of 2 weight files: .*-1\.{ends}"):
         Checkpoint(tmp_path, {})
 
 
@@ -179,7 +181,7 @@ def test_an_index_that_leads_out_of_its_folder(tmp_path: Path, shard: str) -> No
         save_file(TENSORS, place)
     index = {"weight_map": {"a.weight": shard}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(BadCheckpoint, match="which is not in"):
+    with pytest.raises(BadCheckpoint, match="outside its folder"):
         Checkpoint(folder, {})
 
 
@@ -188,14 +190,14 @@ def test_an_index_that_leads_out_of_its_folder(tmp_path: Path, shard: str) -> No
 )
 def test_an_index_that_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(BadCheckpoint, match="is not a weight index"):
+    with pytest.raises(BadCheckpoint, match=r"is not JSON|JSON object|names no weights"):
         Checkpoint(tmp_path, {})
 
 
 def test_an_index_too_large_to_be_one(tmp_path: Path) -> None:
     with (tmp_path / "model.safetensors.index.json").open("wb") as file:
-        file.truncate(MAX_INDEX_BYTES + 1)
-    with pytest.raises(BadCheckpoint, match="larger than"):
+        file.truncate(MAX_JSON_BYTES + 1)
+    with pytest.raises(BadCheckpoint, match="too large"):
         Checkpoint(tmp_path, {})
 
 
@@ -225,7 +227,7 @@ def empty(path: Path) -> None:
 def test_a_damaged_file(tmp_path: Path, ends: str, damage: Callable[[Path], None]) -> None:
     folder_of(tmp_path, TENSORS, ends=ends, shards=1)
     damage(next(tmp_path.iterdir()))
-    with pytest.raises(BadCheckpoint, match=r"is not a whole safetensors|cannot be read as plain"):
+    with pytest.raises(BadCheckpoint, match=r"not a whole safetensors|read as plain|is empty"):
         Checkpoint(tmp_path, {})
 
 
@@ -240,6 +242,108 @@ def test_code_in_a_bin_file_is_not_run(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(BadCheckpoint, match="cannot be read as plain weights"):
         Checkpoint(tmp_path, {})
     assert not (tmp_path / "harm").exists()
+
+
+def test_code_in_an_old_bin_file_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "pytorch_model.bin"
+    state = {"a.weight": Malice()}
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(BadCheckpoint, match="cannot be read as plain weights"):
+        Checkpoint(tmp_path, {})
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_bin_files_of_before_pytorch_1_6(tmp_path: Path, shards: int) -> None:
+    folder_of(tmp_path, TENSORS, ends="bin", shards=shards)
+    for path in tmp_path.glob("*.bin"):
+        state = torch.load(path, weights_only=True)
+        torch.save(state, path, _use_new_zipfile_serialization=False)
+    checkpoint = Checkpoint(tmp_path, {})
+    for name, tensor in TENSORS.items():
+        read = checkpoint.get(name)
+        assert isinstance(read, Tensor)
+        assert read.dtype == tensor.dtype
+        assert torch.equal(read, tensor)
+
+
+def test_a_bin_file_of_before_pytorch_0_1_10_says_how_to_save_it_again(tmp_path: Path) -> None:
+    (tmp_path / "storages").write_bytes(b"x" * 100)
+    with tarfile.open(tmp_path / "pytorch_model.bin", "w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            archive.add(tmp_path / "storages", name)
+    with pytest.raises(BadCheckpoint, match="cannot be read as plain weights") as caught:
+        Checkpoint(tmp_path, {})
+    assert "safetensors.torch.save_file" in caught.value.hint
+
+
+# ---- files of several kinds side by side
+
+OTHER = {name: tensor + 1 for name, tensor in TENSORS.items()}
+
+
+def read_all(folder: Path) -> dict[str, Tensor]:
+    checkpoint = Checkpoint(folder, {})
+    return {name: checkpoint.raw(name) for name in checkpoint.names}
+
+
+def same(read: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    return read.keys() == wanted.keys() and all(torch.equal(read[n], wanted[n]) for n in wanted)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"weight_map": {"a.weight": "model-00001-of-00002.safetensors"}},
+        {"weight_map": {}},
+        {"weight_map": {"a.weight": "../model.safetensors"}},
+    ],
+)
+def test_an_index_left_over_beside_whole_weights(
+    tmp_path: Path, ends: str, index: dict[str, object]
+) -> None:
+    folder_of(tmp_path, TENSORS, ends=ends, shards=1)
+    for name in INDEXES:
+        (tmp_path / name).write_text(json.dumps(index))
+    assert same(read_all(tmp_path), TENSORS)
+    assert [path.suffix for path in weight_files(tmp_path)] == [f".{ends}"]
+
+
+def numbered(folder: Path, tensors: dict[str, Tensor], total: int) -> None:
+    for n in range(total):
+        part = dict(list(tensors.items())[n::total])
+        save_file(part, folder / f"model-{n + 1:05}-of-{total:05}.safetensors")
+
+
+def test_shards_without_an_index_are_read(tmp_path: Path) -> None:
+    numbered(tmp_path, TENSORS, 3)
+    assert same(read_all(tmp_path), TENSORS)
+
+
+def test_of_two_sets_of_shards_the_whole_one_is_read(tmp_path: Path) -> None:
+    numbered(tmp_path, OTHER, 2)
+    (tmp_path / "model-00001-of-00002.safetensors").unlink()
+    numbered(tmp_path, TENSORS, 3)
+    index = {"weight_map": dict.fromkeys(TENSORS, "model-00001-of-00002.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert same(read_all(tmp_path), TENSORS)
+
+
+@pytest.mark.parametrize("damage", [b"", b"version https://git-lfs.github.com/spec/v1\noid x"])
+def test_what_is_not_whole_leaves_the_other_kind(tmp_path: Path, damage: bytes) -> None:
+    folder_of(tmp_path, TENSORS, ends="bin", shards=2)
+    (tmp_path / "model.safetensors").write_bytes(damage)
+    assert same(read_all(tmp_path), TENSORS)
+
+
+def test_a_missing_shard_without_an_index_is_named(tmp_path: Path) -> None:
+    numbered(tmp_path, TENSORS, 3)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(BadCheckpoint, match="lacks 1 of 3 weight files: model-00002-of-00003"):
+        Checkpoint(tmp_path, {})
 
 
 def test_a_bin_file_of_something_else(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ from glmtui.models.hub_format import (
     TemplateFormat,
     TokenizerJson,
     hub_defaults,
+    read_json,
     refuse_packed,
 )
 
@@ -153,6 +154,9 @@ def _refusals(folder: Path, device: torch.device) -> Iterator[None]:
 
 def _converted_tokenizer(folder: Path) -> TokenizerJson:
     """The tokenizer of a folder that has its files in an older form."""
+    named = str(read_json(folder / "tokenizer_config.json").get("tokenizer_class") or "Llama")
+    if "Llama" in named and (pieces := TokenizerJson.load_pieces(folder)):
+        return pieces
     files = {*folder.glob("*.model"), *folder.glob("vocab.*")}
     if not files:  # transformers would make an empty one
         raise UnsupportedModel(

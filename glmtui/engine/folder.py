@@ -8,6 +8,7 @@ the user's), alone with the path to them.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,7 @@ MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
+MAX_SHARDS = 1000  # a model of a terabyte has some 200
 MAX_JSON_BYTES = 64 << 20  # a weight index of thousands of tensors has a few; nothing has more
 MAX_PIECES_BYTES = 32 << 20  # of a tokenizer.model; GLM-4's has 2.6 MB
 CONTEXT_KEYS = (
@@ -32,6 +34,7 @@ CONTEXT_KEYS = (
     "n_positions",
     "max_seq_len",
 )
+MOST_CONTEXT = 2**31
 LFS_POINTER = b"version https://git-lfs"
 AGAIN = N_("The download is not complete; fetch it again with: glmtui pull")
 
@@ -204,24 +207,49 @@ def read_small(path: Path, most: int) -> bytes:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights, all of them there.
+    """The files that hold a folder's weights, all of them there. Raises as `find_weights`."""
+    return find_weights(folder)[1]
+
+
+def find_weights(folder: Path) -> tuple[Path | None, list[Path]]:
+    """Which of a folder's files are its weights: the first kind of which all files are there.
+
+    One file comes before shards, as in transformers, and safetensors before .bin files. An index
+    that is left over from other files, or none, does not matter where there are all files.
+
+    Returns:
+        The index that names the tensors of each file, if any, and the files.
 
     Raises:
         BadCheckpoint: none, some missing, or git-lfs pointers in their place.
     """
-    for name in INDEXES:
-        if (folder / name).is_file():
-            paths = _shards(folder / name)
-            break
-    else:
-        paths = [folder / name for name in SINGLES if (folder / name).is_file()][:1]
-    if not paths:
-        raise BadCheckpoint(
-            _("{folder} holds no weights: no {names}, whole or in shards.").format(
-                folder=folder, names=" or ".join(SINGLES)
-            ),
-            _(AGAIN),
-        )
+    found: list[tuple[Path | None, list[Path]]] = []
+    fault: BadCheckpoint | None = None
+    for single, index in zip(SINGLES, INDEXES, strict=True):
+        if (folder / single).is_file():
+            found.append((None, [folder / single]))
+        if (folder / index).is_file():
+            try:
+                found.append((folder / index, _shards(folder / index)))
+            except BadCheckpoint as error:
+                fault = fault or error
+        found += [(None, paths) for paths in _numbered(folder, single)]
+    for kind, paths in found:
+        try:
+            _refuse_partial(folder, paths)
+        except BadCheckpoint as error:
+            fault = fault or error
+        else:
+            return kind, paths
+    raise fault or BadCheckpoint(
+        _("{folder} holds no weights: no {names}, whole or in shards.").format(
+            folder=folder, names=" or ".join(SINGLES)
+        ),
+        _(AGAIN),
+    )
+
+
+def _refuse_partial(folder: Path, paths: list[Path]) -> None:
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         named = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
@@ -235,7 +263,20 @@ def weight_files(folder: Path) -> list[Path]:
         refuse_pointer(path)
         if path.stat().st_size == 0:
             raise BadCheckpoint(_("{path} is empty.").format(path=path), _(AGAIN))
-    return paths
+
+
+def _numbered(folder: Path, single: str) -> list[list[Path]]:
+    """Shards by their names, such as model-00001-of-00003.safetensors, one list for each total."""
+    stem, _dot, ends = single.partition(".")
+    totals = set()
+    for path in folder.glob(f"{stem}-*-of-*.{ends}"):
+        named = re.fullmatch(rf"{stem}-\d{{5}}-of-(\d{{5}})\.{ends}", path.name)
+        if named is not None and int(named[1]) <= MAX_SHARDS:
+            totals.add(int(named[1]))
+    return [
+        [folder / f"{stem}-{n:05}-of-{total:05}.{ends}" for n in range(1, total + 1)]
+        for total in sorted(totals)
+    ]
 
 
 def _shards(index: Path) -> list[Path]:
@@ -272,8 +313,8 @@ def _context_length(config: Mapping[str, Any], folder: Path) -> int:
     for source in (config, inner if isinstance(inner, dict) else {}):
         for key in CONTEXT_KEYS:
             value = source.get(key)
-            if isinstance(value, int) and value > 0:
-                return value
+            if isinstance(value, (int, float)) and 0 < value < MOST_CONTEXT:
+                return int(value)  # some programs write 4096.0
     raise BadCheckpoint(
         _("{path} does not say how long a context may be: no {key}.").format(
             path=folder / "config.json", key=CONTEXT_KEYS[0]

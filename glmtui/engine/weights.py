@@ -6,8 +6,7 @@ comes back as a `PackedWeight` whatever its packing on disk.
 
 from __future__ import annotations
 
-import json
-import pickle
+import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from glmtui.engine.folder import read_object
+from glmtui.engine.folder import find_weights, read_object
 from glmtui.engine.gptq import GptqFormat, gptq_format, gptq_packing
 from glmtui.engine.quant import PackedWeight, joined
 from glmtui.errors import BadCheckpoint
-from glmtui.language import _
+from glmtui.language import N_, _
 
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 GPTQ_CONFIG = "quantize_config.json"
-SINGLES = ("model.safetensors", "pytorch_model.bin")
-MAX_INDEX_BYTES = 64 << 20
+ZIP = b"PK\x03\x04"  # what torch.save writes begins so since PyTorch 1.6
+ONLY_TENSORS = N_("Only tensors are loaded, never code; fetch the model again, or its safetensors.")
+TAR = N_(
+    "PyTorch before 0.1.10 wrote it. Where you trust it: load it with torch.load, and save it "
+    "again with safetensors.torch.save_file."
+)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -77,39 +79,11 @@ class Checkpoint:
         return gptq_format(said) if isinstance(said, Mapping) else None
 
     def _find_shards(self) -> dict[str, Path]:
-        for name in INDEXES:
-            if (self.folder / name).is_file():
-                return self._read_index(self.folder / name)
-        for name in SINGLES:
-            path = self.folder / name
-            if path.is_file():
-                return dict.fromkeys(self._keys(path), path)
-        raise BadCheckpoint(
-            _("{folder} holds no weights ({names}, whole or sharded).").format(
-                folder=self.folder, names=", ".join(SINGLES)
-            ),
-            _("Fetch the model again with: glmtui pull"),
-        )
-
-    def _read_index(self, path: Path) -> dict[str, Path]:
-        try:
-            if path.stat().st_size > MAX_INDEX_BYTES:
-                raise ValueError(f"larger than {MAX_INDEX_BYTES} bytes")
-            weight_map = json.loads(path.read_bytes())["weight_map"]
-            shards = {str(key): self.folder / str(shard) for key, shard in weight_map.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise BadCheckpoint(
-                _("{path} is not a weight index: {error}").format(path=path, error=error)
-            ) from error
-        for shard in sorted(set(shards.values())):
-            if shard.parent != self.folder or not shard.is_file():
-                raise BadCheckpoint(
-                    _("{file} names {shard}, which is not in {folder}.").format(
-                        file=path.name, shard=shard.name, folder=self.folder
-                    ),
-                    _("The download is not complete; run glmtui pull again."),
-                )
-        return shards
+        index, paths = find_weights(self.folder)
+        if index is not None:  # its names of files have been looked at
+            names = read_object(index)["weight_map"]
+            return {str(key): self.folder / str(shard) for key, shard in names.items()}
+        return {key: path for path in paths for key in self._keys(path)}
 
     def __contains__(self, name: str) -> bool:
         return name in self._shards
@@ -267,14 +241,18 @@ def _open_safetensors(path: Path) -> Any:
 
 
 def _open_bin(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .bin file: mapped, or in memory where it is of before PyTorch 1.6."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        with path.open("rb") as file:
+            archive = file.read(len(ZIP)) == ZIP
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except Exception as error:  # of many kinds, for a damaged file of before 1.6
+        said = str(error).strip() or type(error).__name__
         raise BadCheckpoint(
             _("{path} cannot be read as plain weights: {error}").format(
-                path=path, error=str(error).splitlines()[0]
+                path=path, error=said.splitlines()[0]
             ),
-            _("Only tensors are loaded, never code; fetch the model again, or its safetensors."),
+            _(TAR) if tarfile.is_tarfile(path) else _(ONLY_TENSORS),
         ) from error
     if not isinstance(state, dict):
         raise BadCheckpoint(

@@ -18,7 +18,7 @@ from glmtui.errors import EngineError, GlmtuiError
 from glmtui.language import N_, _
 from glmtui.models.bounded_process import BoundedProcess, ProcessEnded
 
-Kind = Literal["tokenizers", "sentencepiece", "tiktoken", "transformers"]
+Kind = Literal["tokenizers", "sentencepiece", "tiktoken", "transformers", "piece_model"]
 
 # seconds of a core: for any question at all, and for what it is about; the slowest machine does
 # ten times as much
@@ -97,6 +97,14 @@ class BoundedTokenizer:
             found.append(ids[at : at + count])
             at += count
         return found
+
+    def encode_prompt(
+        self, text: str, special: Sequence[tuple[int, int, int]], *, typed: bool
+    ) -> list[int]:
+        """As `TokenizerJson.encode_prompt`. Raises like `encode_each`."""
+        question = {"do": "prompt", "special": special, "typed": typed}
+        payload = text.encode("utf-8", "replace")  # as many characters as before
+        return array("I", self._ask(question, payload, len(text))[1]).tolist()
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids. Raises like `encode_each`."""

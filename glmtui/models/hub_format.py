@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -14,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.folder import read_object, read_small
+from glmtui.engine.chat_template import TEMPLATE_FILE, read_chat_template
+from glmtui.engine.end_tokens import end_ids, inside_turns
+from glmtui.engine.folder import MAX_PIECES_BYTES, read_object, read_small
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.language import _
 from glmtui.models.bounded_tokenizer import BoundedTokenizer
@@ -22,7 +25,14 @@ from glmtui.models.template import Template
 from glmtui.turns import joined_turns, strict_turns
 
 MAX_TOKENIZER_BYTES = 64 << 20  # Gemma 3's, of 262,144 tokens, has 33 MB
-MAX_TEMPLATE_BYTES = 1 << 20
+NAMED_TOKENS = tuple(f"{name}_token" for name in ["bos", "eos", "unk", "sep", "pad", "cls", "mask"])
+TOKEN_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+MOST_NUMBER = 2**31  # of a sampling parameter
+LEAST_TEMPERATURE = 1e-5  # logits divided by less are no numbers in float32; vLLM's limit too
+LEAST_PENALTY, MOST_PENALTY = 0.01, 100.0
+REPLY = "Hello."  # to see what a template puts behind one
+
+logger = logging.getLogger(__name__)
 
 
 class TokenizerJson:
@@ -36,6 +46,11 @@ class TokenizerJson:
         """Special tokens and their ids. Raises BadCheckpoint, if nobody has waited before."""
         special: dict[str, int] = self._bounded.facts["special"]
         return special
+
+    @cached_property
+    def added(self) -> dict[str, int]:
+        """Special tokens and others that end a turn by their name, and their ids."""
+        return {**self._bounded.facts["ends"], **self.special}
 
     @cached_property
     def strips_leading_space(self) -> bool:
@@ -54,13 +69,19 @@ class TokenizerJson:
         path = folder / "tokenizer.json"
         if not path.is_file():
             return None
-        tokenizer = cls.of(lambda: read_small(path, MAX_TOKENIZER_BYTES), path)
+        settings = read_json(folder / "tokenizer_config.json")
+        tokenizer = cls.of(
+            lambda: read_small(path, MAX_TOKENIZER_BYTES),
+            path,
+            added=_added_tokens(folder, settings),
+            named=sorted(set(_named_tokens(folder, settings).values())),
+        )
         if wait:
             tokenizer._bounded.wait()
         return tokenizer
 
     @classmethod
-    def of(cls, read: Callable[[], bytes], path: Path) -> TokenizerJson:
+    def of(cls, read: Callable[[], bytes], path: Path, **options: Any) -> TokenizerJson:
         """The tokenizer whose bytes `read` returns; `path` is for messages. Does not wait."""
 
         def refused(error: str) -> BadCheckpoint:
@@ -69,7 +90,35 @@ class TokenizerJson:
                 _("Fetch the model again with: glmtui pull"),
             )
 
-        return cls(BoundedTokenizer("tokenizers", read, refused))
+        return cls(BoundedTokenizer("tokenizers", read, refused, **options))
+
+    @classmethod
+    def load_pieces(cls, folder: Path) -> TokenizerJson | None:
+        """The same of a SentencePiece file, tokenizer.model; None where there is none.
+
+        Raises:
+            BadCheckpoint: as `load` does.
+        """
+        path = folder / "tokenizer.model"
+        if not path.is_file():
+            return None
+        settings = read_json(folder / "tokenizer_config.json")
+
+        def refused(error: str) -> BadCheckpoint:
+            return BadCheckpoint(
+                _("{path} is not a tokenizer: {error}").format(path=path, error=error),
+                _("Put the tokenizer.json of the same model beside it; that is read first."),
+            )
+
+        bounded = BoundedTokenizer(
+            "piece_model",
+            lambda: read_small(path, MAX_PIECES_BYTES),
+            refused,
+            added=_added_tokens(folder, settings),
+            legacy=settings.get("legacy") is True,
+        )
+        bounded.wait()
+        return cls(bounded)
 
     def encode(self, text: str) -> list[int]:
         """Raises EngineError where the tokenizer's rules do not come to an end with it."""
@@ -78,6 +127,21 @@ class TokenizerJson:
     def encode_each(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text by itself. Raises like `encode`."""
         return self._bounded.encode_each(texts)
+
+    def encode_prompt(
+        self, text: str, special: Sequence[tuple[int, int, int]], *, typed: bool
+    ) -> list[int]:
+        """The ids of a text that holds special tokens, as transformers gives them.
+
+        Args:
+            special: start, end and id of each special token; what is spelled like one anywhere
+                else stays text.
+            typed: whether there is such a place.
+
+        Raises:
+            EngineError: as `encode` does.
+        """
+        return self._bounded.encode_prompt(text, special, typed=typed)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Raises EngineError where the tokenizer's rules do not come to an end with it."""
@@ -113,32 +177,30 @@ class TemplateFormat:
     def load(cls, tokenizer: TokenizerJson, folder: Path, raw: Mapping[str, Any]) -> TemplateFormat:
         """From tokenizer_config.json or chat_template.jinja; UnsupportedModel without one."""
         settings = read_json(folder / "tokenizer_config.json")
-        template = settings.get("chat_template")
-        if (folder / "chat_template.jinja").is_file():
-            raw_template = read_small(folder / "chat_template.jinja", MAX_TEMPLATE_BYTES)
-            template = raw_template.decode("utf-8", "replace")
-        if isinstance(template, list):  # several named ones
-            template = next(
-                (t.get("template") for t in template if t.get("name") == "default"), None
-            )
-        if not isinstance(template, str):
+        template = read_chat_template(folder)
+        if template is None:
             raise UnsupportedModel(
                 _(
-                    "{folder} has no chat template; it is a base model, not one to chat with."
+                    "{folder} has no chat template: it is a base model, or a chat model whose "
+                    "files came without one."
                 ).format(folder=folder),
-                _("Pick its -chat or -instruct version."),
+                _(
+                    "Put the template that the model was published with into {path}, or take a "
+                    "-chat or -instruct version that has one."
+                ).format(path=folder / TEMPLATE_FILE),
             )
         program = Template(template)  # it starts while the tokenizer is still loading
-        variables = {
-            key: value["content"] if isinstance(value, dict) else str(value)
-            for key in ("bos_token", "eos_token", "pad_token", "unk_token")
-            if (value := settings.get(key))
-        }
-        ends = {tokenizer.special.get(variables.get("eos_token", ""))}
-        for source in (raw, read_json(folder / "generation_config.json")):
-            eos = source.get("eos_token_id")
-            ends |= set(eos) if isinstance(eos, list) else {eos}
-        return cls(tokenizer, program, frozenset(e for e in ends if isinstance(e, int)), variables)
+        variables = _named_tokens(folder, settings)
+        generation = read_json(folder / "generation_config.json")
+        ends = _end_ids(raw) | _end_ids(raw.get("text_config")) | _end_ids(generation)
+        ends |= end_ids(tokenizer.added)
+        said = generation.get("stop_strings")
+        for name in (variables.get("eos_token"), *(said if isinstance(said, list) else [said])):
+            if isinstance(name, str) and name in tokenizer.special:
+                ends |= {tokenizer.special[name]}
+        made = cls(tokenizer, program, ends, variables)
+        made.stop_ids |= made._turn_end() - inside_turns(tokenizer.added)
+        return made
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Prompt ids. A last message of the assistant's is left open, for the reply to go on.
@@ -165,40 +227,138 @@ class TemplateFormat:
             for m in messages
         ]
         going_on = bool(turns) and turns[-1]["role"] == "assistant"
-        text = self._template.render(
-            {
-                **self._variables,
-                "messages": turns[:-1] if going_on else turns,
-                "add_generation_prompt": True,
-            }
-        )
+        text = self._rendered(turns[:-1] if going_on else turns, add_generation_prompt=True)
         if going_on:
             text += turns[-1]["content"]
-        texts = [part.replace(mark, "") for part in self._cut.split(text)]
-        first, *others = self.tokenizer.encode_each(texts)
-        specials = [self.tokenizer.special[found] for found in self._cut.findall(text)]
-        ids = first
-        for special, part in zip(specials, others, strict=True):
-            ids += [special, *part]
-        return ids
+        parts, places, end, length = [], [], 0, 0
+        for hit in self._cut.finditer(text):
+            before = text[end : hit.start()].replace(mark, "")
+            start, end = length + len(before), hit.end()
+            length = start + len(hit[0])
+            parts += [before, hit[0]]
+            places.append((start, length, self.tokenizer.special[hit[0]]))
+        parts.append(text[end:].replace(mark, ""))
+        return self.tokenizer.encode_prompt("".join(parts), places, typed=mark in text)
 
     def postprocess(self, text: str) -> str:
         return text
+
+    def _rendered(self, turns: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
+        return self._template.render(
+            {
+                **self._variables,
+                "messages": turns,
+                "tools": None,  # templates ask whether it is none, not whether it is defined
+                "documents": None,
+                "add_generation_prompt": add_generation_prompt,
+            }
+        )
+
+    def _turn_end(self) -> frozenset[int]:
+        """The special token that the template puts behind a reply; none where it puts none."""
+        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": REPLY}]
+        try:
+            text = self._rendered(turns, add_generation_prompt=False)
+        except UnsupportedModel:  # a conversation that it does refuse is told of later
+            return frozenset()
+        _before, found, behind = text.rpartition(REPLY)
+        hit = self._cut.match(behind.lstrip()) if found else None
+        return frozenset({self.tokenizer.special[hit[0]]} if hit else ())
 
     def _marked(self, message: Message, mark: str) -> str:
         return self._cut.sub(lambda hit: hit.group()[:1] + mark + hit.group()[1:], message.content)
 
 
+def _named_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[str, str]:
+    """What templates know as bos_token and so on; in old folders a file of its own has them."""
+    found = {}
+    for source in (read_json(folder / "special_tokens_map.json"), settings):
+        for key in NAMED_TOKENS:
+            value = source.get(key)
+            if isinstance(value, dict):
+                value = value.get("content")
+            if isinstance(value, str) and value:
+                found[key] = value
+    return found
+
+
+def _added_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    """Tokens that were added to a SentencePiece file, by id, as AddedToken has them."""
+    special = set(_named_tokens(folder, settings).values())
+    found: dict[int, dict[str, Any]] = {}
+    for text, token_id in read_json(folder / "added_tokens.json").items():
+        if isinstance(token_id, int):
+            found[token_id] = {"content": text, "special": text in special}
+    decoder = settings.get("added_tokens_decoder")
+    for key, said in decoder.items() if isinstance(decoder, dict) else ():
+        content = said.get("content") if isinstance(said, dict) else None
+        if isinstance(content, str) and key.isdecimal() and len(key) < 9:
+            flags = {flag: said.get(flag) is True for flag in TOKEN_FLAGS}
+            flags["special"] |= content in special
+            found[int(key)] = {"content": content, **flags}
+    return found
+
+
+def _end_ids(source: object) -> frozenset[int]:
+    """The eos_token_id of a config, one or several."""
+    eos = source.get("eos_token_id") if isinstance(source, dict) else None
+    ids = eos if isinstance(eos, list) else [eos]
+    return frozenset(i for i in ids if isinstance(i, int) and not isinstance(i, bool))
+
+
 def hub_defaults(folder: Path) -> SamplingParams:
-    """The sampling parameters a folder's generation_config.json recommends."""
-    raw = read_json(folder / "generation_config.json")
-    kinds = {"do_sample": bool, "top_k": int}
+    """The sampling parameters a folder's generation_config.json recommends.
+
+    Values out of range are taken as they are elsewhere, or left out with a warning: a temperature
+    of 0 or less is greedy (llama.cpp), a top_k of 0 or -1 is none (vLLM).
+    """
+    path = folder / "generation_config.json"
     known: dict[str, Any] = {}
-    for name in ("temperature", "top_k", "top_p", "repetition_penalty", "do_sample"):
-        value = raw.get(name)
-        if isinstance(value, kinds.get(name, (int, float))):
-            known[name] = value
+    for name, value in read_json(path).items():
+        if name not in SAMPLING or value is None:
+            continue
+        taken = SAMPLING[name](value)
+        if taken is None:
+            logger.warning("%s: %s is %.40r, which is left out", path, name, value)
+        else:
+            known[name] = taken
     return SamplingParams(**known)
+
+
+def _number(value: object) -> float | None:
+    """The value where it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if abs(value) < MOST_NUMBER else None  # NaN is not
+
+
+def _temperature(value: object) -> float | None:
+    number = _number(value)
+    return None if number is None else 0 if number < LEAST_TEMPERATURE else number
+
+
+def _top_k(value: object) -> int | None:
+    number = _number(value)
+    return None if number is None or number != int(number) else max(int(number), 0)
+
+
+def _top_p(value: object) -> float | None:
+    number = _number(value)
+    return None if number is None or number < 0 else min(number, 1)
+
+
+def _penalty(value: object) -> float | None:
+    number = _number(value)
+    return None if number is None or not LEAST_PENALTY <= number <= MOST_PENALTY else number
+
+
+SAMPLING: Mapping[str, Callable[[object], float | None]] = {
+    "temperature": _temperature,
+    "top_k": _top_k,
+    "top_p": _top_p,
+    "repetition_penalty": _penalty,
+    "do_sample": lambda value: value if isinstance(value, bool) else None,
+}
 
 
 def refuse_packed(raw: Mapping[str, Any]) -> None:

@@ -95,11 +95,11 @@ def sources(config: Config) -> dict[str, Rows]:
 
 
 def load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Tokenizer | None:
-    """The tokenizer of a folder, or None where it has no tokenizer.json.
+    """The tokenizer of a folder; None where it has neither tokenizer.json nor tokenizer.model.
 
     It is loaded beside what comes next, which is the chat template.
     """
-    return TokenizerJson.load(folder, wait=False)
+    return TokenizerJson.load(folder, wait=False) or TokenizerJson.load_pieces(folder)
 
 
 def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> ChatFormat:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from datetime import datetime
-from typing import IO
+from typing import IO, Any
 
+from jinja2 import nodes
 from jinja2.exceptions import TemplateError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from glmtui.models.process_limits import limit_memory, limit_time
@@ -42,17 +46,51 @@ def main(questions: IO[str] = sys.stdin, answers: IO[str] = sys.stdout) -> None:
         answers.flush()
 
 
+class GenerationBlock(Extension):
+    """``{% generation %}`` marks what the assistant writes, for training; the text is its body.
+
+    A call block, as in transformers: what is set inside is not seen outside.
+    """
+
+    tags = {"generation"}  # noqa: RUF012  so it is declared there
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    def _body(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    """What Hugging Face's templates expect to find."""
+    """The environment of transformers 5, `_compile_jinja_template` in utils/chat_template_utils."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[GenerationBlock, "jinja2.ext.loopcontrols"],
     )
     environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    environment.filters["tojson"] = lambda x, **options: json.dumps(
-        x, ensure_ascii=False, **options
-    )
+    environment.globals["strftime_now"] = _strftime_now
+    environment.filters["tojson"] = _tojson
     return environment
+
+
+def _strftime_now(format: str) -> str:  # noqa: A002  templates may give it by name
+    return datetime.now().strftime(format)
+
+
+def _tojson(
+    x: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """In place of Jinja's own filter, which escapes for HTML and takes no such arguments."""
+    return json.dumps(
+        x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _raise(message: str) -> None:

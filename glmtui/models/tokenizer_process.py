@@ -16,8 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_letters
 from typing import Any, Protocol
 
+from glmtui.engine.end_tokens import END_TOKENS
 from glmtui.models.bounded_process import read_frame, write_frame
+from glmtui.models.piece_model import build_tokenizer, read_pieces
 from glmtui.models.process_limits import limit_memory, limit_time
+from glmtui.models.prompt_encoder import PromptEncoder
 
 MOST_TOKENS = 1 << 22  # ids beyond have no text; 262,144 are the most of a known model
 MOST_VOCABULARY_BYTES = 64 << 20  # of all tokens together
@@ -88,6 +91,9 @@ def _answer(
         return {}, backend.decode(array("I", payload)).encode("utf-8", "replace")
     if asked["do"] == "vocabulary":
         return _vocabulary(backend)
+    if asked["do"] == "prompt" and isinstance(backend, Fast):
+        prompt = backend.prompt.encode(payload.decode(), asked["special"], typed=asked["typed"])
+        return {}, array("I", prompt).tobytes()
     if isinstance(backend, Pieces):
         return backend.answer(asked)
     raise ValueError(f"unknown question {asked['do']}")
@@ -116,31 +122,37 @@ class Fast:
         import tokenizers  # noqa: F401
 
     def __init__(self, content: bytes, asked: Mapping[str, Any]) -> None:
-        from tokenizers import Tokenizer
         from tokenizers.decoders import ByteLevel
 
-        fast = Tokenizer.from_buffer(content)
+        fast = self.read(content, asked)
         # these are for batches of training texts: they cut a prompt short, or fill it up
         fast.no_truncation()
         fast.no_padding()
         # special tokens that a person types stay the characters they are
         fast.encode_special_tokens = True
+        _add_tokens(fast, asked)
         self._fast = fast
         self._byte_level = isinstance(fast.decoder, ByteLevel)
-        special = {
-            added.content: token_id
-            for token_id, added in fast.get_added_tokens_decoder().items()
-            if added.special and added.content
-        }
+        every = fast.get_added_tokens_decoder()
+        added = {token.content: token_id for token_id, token in every.items()}
+        special = {t.content: i for i, t in every.items() if t.special and t.content}
         if len(special) > MOST_SPECIAL or sum(map(len, special)) > MOST_SPECIAL_CHARACTERS:
             raise Refused(f"it has {len(special):,} special tokens")
         self._special_ids = frozenset(special.values())
+        self.prompt = PromptEncoder(fast)
         words = [fast.token_to_id(f"▁{letter}") for letter in ascii_letters]
         begun = [self.decode([word])[:1] for word in words if word is not None]
         self.facts = {
             "special": special,
+            "ends": {name: added[name] for name in END_TOKENS & added.keys()},
             "strips_leading_space": bool(begun) and " " not in begun,
         }
+
+    def read(self, content: bytes, asked: Mapping[str, Any]) -> Any:
+        """The library's tokenizer for the file."""
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_buffer(content)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text."""
@@ -150,13 +162,15 @@ class Fast:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
-        return str(self._fast.decode(list(ids), skip_special_tokens=True))
+        known = [i for i in ids if i not in self.prompt.aliases]
+        return str(self._fast.decode(known, skip_special_tokens=True))
 
     def vocabulary(self) -> Iterator[bytes]:
         """The bytes of each id."""
         tokens = {i: token for token, i in self._fast.get_vocab(with_added_tokens=True).items()}
         tokens |= {i: t.content for i, t in self._fast.get_added_tokens_decoder().items()}
         tokens |= dict.fromkeys(self._special_ids, "")
+        tokens = {i: token for i, token in tokens.items() if i not in self.prompt.aliases}
         last = max(tokens, default=-1)
         return (self._token_bytes(tokens.get(i, "")) for i in range(min(last + 1, MOST_TOKENS)))
 
@@ -168,6 +182,34 @@ class Fast:
         if re.fullmatch(r"<0x[0-9A-F]{2}>", token):
             return bytes([int(token[3:5], 16)])
         return token.replace("▁", " ").encode()
+
+
+def _add_tokens(fast: Any, asked: Mapping[str, Any]) -> None:
+    """Adds what the folder's other files say of added tokens, as transformers does.
+
+    Args:
+        asked: ``added``, the keyword arguments of an AddedToken by id; ``named``, tokens that are
+            special whatever else is said.
+    """
+    from tokenizers import AddedToken
+
+    known = fast.get_added_tokens_decoder()
+    names = {token.content for token in known.values()}
+    tokens, free = [], fast.get_vocab_size()
+    for key, said in sorted(asked.get("added", {}).items(), key=lambda item: int(item[0])):
+        token, token_id = AddedToken(**said), int(key)
+        found = fast.token_to_id(token.content)
+        if repr(known.get(token_id)) != repr(token) and token_id == (
+            free if found is None else found
+        ):
+            tokens.append(token)
+            free += found is None
+            names.add(token.content)
+    for name in asked.get("named", ()):
+        if name not in names and fast.token_to_id(name) is not None:
+            tokens.append(AddedToken(name, special=True))
+    if tokens:
+        fast.add_tokens(tokens)
 
 
 def _byte_characters() -> dict[int, int]:
@@ -293,7 +335,8 @@ class Converted(Fast):
         )
         import transformers.models.auto.tokenization_auto  # noqa: F401
 
-    def __init__(self, content: bytes, asked: Mapping[str, Any]) -> None:
+    def read(self, content: bytes, asked: Mapping[str, Any]) -> Any:
+        """Raises Refused."""
         from transformers import AutoTokenizer
 
         made = AutoTokenizer.from_pretrained(
@@ -302,7 +345,19 @@ class Converted(Fast):
         fast = getattr(made, "backend_tokenizer", None)
         if fast is None:
             raise Refused(f"its tokenizer is Python code of its own ({type(made).__name__})")
-        super().__init__(fast.to_str().encode(), asked)
+        return super().read(fast.to_str().encode(), asked)
+
+
+class PieceFile(Fast):
+    """A SentencePiece model file, as a tokenizer that knows added tokens.
+
+    Asked for with ``added`` and ``legacy``; see `piece_model.build_tokenizer`.
+    """
+
+    def read(self, content: bytes, asked: Mapping[str, Any]) -> Any:
+        """Raises NotPieces."""
+        added = {int(token_id): said for token_id, said in asked["added"].items()}
+        return build_tokenizer(read_pieces(content), added, asked["legacy"])
 
 
 BACKENDS: Mapping[str, Any] = {
@@ -310,4 +365,5 @@ BACKENDS: Mapping[str, Any] = {
     "sentencepiece": Pieces,
     "tiktoken": Ranks,
     "transformers": Converted,
+    "piece_model": PieceFile,
 }

@@ -118,6 +118,14 @@ def sharded(folder: Path) -> Path:
     return index
 
 
+def index_of_another_model(folder: Path) -> None:
+    """Beside shards whose names do not tell that they are all there."""
+    index = sharded(folder)
+    for shard in folder.glob("model-*.safetensors"):
+        shard.rename(shard.with_name(f"part-{shard.name}"))
+    index.write_text("[]")
+
+
 def tokens_beyond(folder: Path) -> None:
     """A tokenizer of which the model knows but the first ids."""
     config = json.loads((folder / "config.json").read_text())
@@ -166,7 +174,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda f: (sharded(f).parent / "model-00002-of-00002.safetensors").unlink(),
         ("model-00002-of-00002.safetensors",),
     ),
-    "index of another model": (lambda f: sharded(f).write_text("[]"), ("index.json",)),
+    "index of another model": (index_of_another_model, ("index.json",)),
     "config cut short": (
         lambda f: (f / "config.json").write_text('{"model_type": "lla'),
         ("config.json",),

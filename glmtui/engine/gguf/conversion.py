@@ -129,8 +129,10 @@ def _llama_config(file: GGUFFile) -> dict[str, Any]:
                 path=file.path, head=head
             )
         )
-    end = file.need("tokenizer.ggml.eos_token_id", int)
-    turn_end = file.get("tokenizer.ggml.eot_token_id", int)
+    ends = [file.get(f"tokenizer.ggml.{name}_token_id", int) for name in ("eos", "eot", "eom")]
+    if ends[0] is None and file.need("tokenizer.ggml.model", str) == "llama":
+        ends[0] = 2  # </s>, as llama.cpp has it
+    several = list(dict.fromkeys(end for end in ends if end is not None))
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -147,7 +149,7 @@ def _llama_config(file: GGUFFile) -> dict[str, Any]:
         "vocab_size": len(file.need("tokenizer.ggml.tokens", list)),
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "bos_token_id": file.get("tokenizer.ggml.bos_token_id", int),
-        "eos_token_id": end if turn_end in (None, end) else [end, turn_end],
+        "eos_token_id": several if len(several) > 1 else next(iter(several), None),
         "pad_token_id": file.get("tokenizer.ggml.padding_token_id", int),
         "torch_dtype": "float16",
     }

@@ -11,6 +11,7 @@ The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Nothing h
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ T = TypeVar("T")
 
 VERSIONS = (2, 3)  # version 1 counted in 32 bits; no file in the wild still has it
 MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+PART_NAME = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
+PART_COUNT = "split.count"
+MAX_PARTS = 1000  # a model of a terabyte has some fifty
 STRING, ARRAY = 8, 9
 SCALARS = {
     0: "B",
@@ -87,7 +91,73 @@ class GGUFFile:
 
 
 def read_gguf(path: Path) -> GGUFFile:
-    """Opens a GGUF file (version 2 or 3, little-endian).
+    """Opens a GGUF file (version 2 or 3, little-endian), or all parts of one that was split.
+
+    Args:
+        path: the file, or any part as llama-gguf-split names them: NAME-00001-of-00003.gguf.
+
+    Raises:
+        BadCheckpoint: a part is missing; or as `read_part`.
+        UnsupportedModel: as `read_part`.
+    """
+    file = read_part(path)
+    count = file.get(PART_COUNT, int) or 1
+    if count == 1:
+        return file
+    paths = parts_of(path)
+    if len(paths) != count:
+        raise BadCheckpoint(
+            _(
+                "{path} is one of {count} parts of a split file, and its name does not say so."
+            ).format(path=path, count=count),
+            _("Name the parts as before: NAME-00001-of-{count:05}.gguf.").format(count=count),
+        )
+    missing = [part.name for part in paths if not part.is_file()]
+    if missing:
+        named = ", ".join(missing[:3]) + (", …" if missing[3:] else "")
+        raise BadCheckpoint(
+            _(
+                "{path} is one of {count} parts. Missing from its folder ({missing}): {named}."
+            ).format(path=path, count=count, missing=len(missing), named=named),
+            _("Put all parts into one folder, from where this one came, and pull any of them."),
+        )
+    parts = [read_part(part) for part in paths]
+    tensors: dict[str, GGUFTensor] = {}
+    for number, part in enumerate(parts):
+        if (part.get(PART_COUNT, int), part.get("split.no", int)) != (count, number):
+            raise _bad(part.path, _("it is another part than its name says"))
+        twice = min(tensors.keys() & part.tensors.keys(), default=None)
+        if twice is not None:
+            raise _bad(part.path, _("it holds two tensors named {name}").format(name=twice))
+        tensors |= part.tensors
+    total = parts[0].get("split.tensors.count", int)
+    if total not in (None, len(tensors)):
+        raise _bad(
+            paths[0],
+            _("its parts hold {count} tensors instead of {total}").format(
+                count=len(tensors), total=total
+            ),
+        )
+    return GGUFFile(path, parts[0].metadata, tensors)
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Where the parts of a split file lie; the file alone where its name is not of a part."""
+    named = PART_NAME.fullmatch(path.name)
+    if named is None or int(named["count"]) > MAX_PARTS:
+        return [path]
+    stem, count = named["stem"], int(named["count"])
+    return [path.with_name(f"{stem}-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)]
+
+
+def whole_name(path: Path) -> str:
+    """The name without its ending, and without which part it is."""
+    named = PART_NAME.fullmatch(path.name)
+    return named["stem"] if named else path.stem
+
+
+def read_part(path: Path) -> GGUFFile:
+    """Opens one GGUF file.
 
     Raises:
         BadCheckpoint: it cannot be read, is no GGUF file, ends early, or contradicts itself.

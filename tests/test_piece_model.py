@@ -1,0 +1,184 @@
+"""A Llama folder with tokenizer.model alone: the ids are those of the SentencePiece library."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+from hypothesis import given
+from hypothesis import strategies as st
+
+from glmtui.chat import Message
+from glmtui.errors import BadCheckpoint
+from glmtui.models import llama
+from glmtui.models.hub_format import TemplateFormat, TokenizerJson
+from glmtui.models.piece_model import NotPieces, read_pieces
+
+WORDS = [
+    "hello",
+    "world",
+    "how",
+    "are",
+    "you",
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "What",
+    "is",
+    "this",
+    "你好",
+    "世界",
+    "hé",
+    "llo",
+]
+CHAT = "{{ bos_token }}{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}"
+ADDED = {
+    str(n): {"content": content, "special": True, "rstrip": False}
+    for n, content in enumerate(("<|user|>", "<|end|>"), 320)
+}
+
+
+def trained(folder: Path, **options: Any) -> Path:
+    (folder / "text.txt").write_text("\n".join(" ".join(WORDS[n:]) for n in range(15)) * 9)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(folder / "text.txt"),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=320,
+        byte_fallback=True,
+        minloglevel=2,
+        **{
+            "model_type": "bpe",
+            "normalization_rule_name": "identity",
+            "remove_extra_whitespaces": False,
+            "hard_vocab_limit": False,
+            **options,
+        },
+    )
+    for name in ("text.txt", "tokenizer.vocab"):
+        (folder / name).unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = trained(tmp_path_factory.mktemp("pieces"))
+    named = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": CHAT}
+    settings = {**named, "added_tokens_decoder": ADDED, "tokenizer_class": "LlamaTokenizer"}
+    (made / "tokenizer_config.json").write_text(json.dumps(settings))
+    return made
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder: Path) -> TokenizerJson:
+    loaded = llama.load_tokenizer(folder, {})
+    assert isinstance(loaded, TokenizerJson)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def pieces(folder: Path) -> sentencepiece.SentencePieceProcessor:
+    return sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+
+
+@given(st.lists(st.sampled_from([*WORDS, "x", "\n", "é", "🙂", "a b", "1"])).map(" ".join))
+def test_ids_and_text_are_those_of_the_library(
+    tokenizer: TokenizerJson, pieces: sentencepiece.SentencePieceProcessor, text: str
+) -> None:
+    ids = tokenizer.encode(text)
+    assert ids == pieces.encode(text)
+    assert tokenizer.decode(ids) == text
+    spelled = b"".join(map(tokenizer.token_bytes, ids))
+    assert spelled.removeprefix(b" ").decode() == text
+
+
+def test_a_prompt_has_its_added_tokens(
+    folder: Path, tokenizer: TokenizerJson, pieces: sentencepiece.SentencePieceProcessor
+) -> None:
+    """Without ``legacy``, only the first word of a text gets a space in front."""
+    chat_format = TemplateFormat.load(tokenizer, folder, {})
+    assert chat_format.stop_ids == {2, 321}
+    ids = chat_format.encode([Message("user", "hello <|end|>")])
+    start = len(pieces.encode("x"))
+    assert ids[:2] == [1, 320]
+    assert ids[2:-1] == pieces.encode("xhello <|end|>")[start:]
+    assert ids[-1] == 321
+
+
+def test_legacy_puts_a_space_before_every_part(folder: Path, tmp_path: Path) -> None:
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "legacy": True}))
+    (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
+    loaded = TokenizerJson.load_pieces(tmp_path)
+    assert loaded is not None
+    ids = TemplateFormat.load(loaded, tmp_path, {}).encode([Message("user", "hello")])
+    assert ids == [1, 320, *loaded.encode("hello"), 321]
+
+
+def test_added_tokens_may_be_in_a_file_of_their_own(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<|im_end|>": 321, "<x>": 320}))
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
+    loaded = TokenizerJson.load_pieces(tmp_path)
+    assert loaded is not None
+    assert loaded.special["<|im_end|>"] == 321
+    assert loaded.encode("<x>")[-1:] == [320]
+
+
+def test_a_tokenizer_json_beside_it_is_read_first(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(BadCheckpoint, match=r"tokenizer\.json is not a tokenizer"):
+        TokenizerJson.load(tmp_path)
+    assert llama.load_tokenizer(tmp_path, {}) is not None  # which is not waited for
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ({"999": {"content": "<far>"}}, "not of the id 999"),
+        ({"5": {"content": "<other>"}}, "not of the id 5"),
+    ],
+)
+def test_added_tokens_that_do_not_fit(
+    folder: Path, tmp_path: Path, added: dict[str, Any], said: str
+) -> None:
+    (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
+    with pytest.raises(BadCheckpoint, match=said) as caught:
+        TokenizerJson.load_pieces(tmp_path)
+    assert "tokenizer.json" in caught.value.hint
+
+
+def test_unigram_pieces_are_named(tmp_path: Path) -> None:
+    trained(tmp_path, model_type="unigram")
+    with pytest.raises(BadCheckpoint, match="of the kind 1"):
+        TokenizerJson.load_pieces(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x0a",
+        b"<html>404</html>",
+        b"\x0a\x05\x0a\x0a",
+        b"\xff" * 50,
+        b"\x08\x01",
+        b"\x0a\x00" * 9,
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(content)
+    with pytest.raises(BadCheckpoint, match="is not a tokenizer"):
+        TokenizerJson.load_pieces(tmp_path)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(content: bytes) -> None:
+    with contextlib.suppress(NotPieces):
+        assert read_pieces(content).pieces
