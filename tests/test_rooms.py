@@ -27,6 +27,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "paths": ("paths",),
         "programs": ("programs",),
         "sanitize": ("sanitize",),
+        "terminfo": ("terminfo",),
     },
     {"addresses": ("addresses",)},
     {"errors": ("errors",)},

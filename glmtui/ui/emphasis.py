@@ -1,7 +1,7 @@
 """Emphasis in Chinese, Japanese and Korean text, where no space stands beside the asterisks.
 
-CommonMark takes ``**注意：**请`` for text: what opens or closes emphasis at punctuation needs a space
-or punctuation on the other side of the asterisks too. This is the amendment of
+CommonMark takes ``**注意：**请`` for text: emphasis that begins or ends with punctuation needs a
+space or punctuation on the other side of its asterisks too. This is the amendment of
 https://github.com/tats-u/markdown-cjk-friendly (specification.md) for markdown-it; without CJK
 characters beside the asterisks nothing changes. Imports markdown-it: import it late.
 """
