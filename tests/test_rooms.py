@@ -28,6 +28,7 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "programs": ("programs",),
         "sanitize": ("sanitize",),
         "terminfo": ("terminfo",),
+        "text_encoding": ("text_encoding",),
     },
     {"addresses": ("addresses",)},
     {"errors": ("errors",)},
