@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 VERSIONS = (2, 3)  # version 1 counted in 32 bits; no file in the wild still has it
 MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
+LFS_POINTER = b"version https://git-lfs"  # what git leaves where it did not fetch a large file
 STRING, ARRAY = 8, 9
 SCALARS = {
     0: "B",
@@ -102,6 +103,12 @@ def read_gguf(path: Path) -> GGUFFile:
             _("Cannot read {path}: {reason}.").format(path=path, reason=error.strerror)
         ) from error
     header = _Header(path, mapped)
+    if mapped[: len(LFS_POINTER)].tobytes() == LFS_POINTER:
+        raise _bad(
+            path,
+            _("it is a git-lfs pointer, not the file itself"),
+            _("Fetch the file itself, such as with: git lfs pull"),
+        )
     if header.take(4) != b"GGUF":
         raise _bad(path, _("it does not begin with GGUF"), _("Is it another kind of file?"))
     version = header.scalar("I")
