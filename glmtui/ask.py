@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import locale
 import os
 import signal
 import sys
@@ -23,6 +22,7 @@ from glmtui.errors import GlmtuiError, UsageError
 from glmtui.language import _
 from glmtui.progress_line import ProgressLine
 from glmtui.sanitize import VisibleStream
+from glmtui.text_encoding import UnknownEncoding, decode_text
 
 
 def ask(question: str, settings: Settings, *, as_json: bool = False, strip: bool = False) -> int:
@@ -127,11 +127,13 @@ def question_from(words: list[str]) -> str:
     """The question on the command line, with what is piped in below it.
 
     Raises:
-        UsageError: there is neither.
+        UsageError: there is neither, or it is not text.
     """
-    # Arguments that are not text in the locale's encoding come with lone surrogates.
-    typed = " ".join(words).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    piped = "" if sys.stdin is None or sys.stdin.isatty() else _decode(sys.stdin.buffer.read())
+    # Bytes of arguments that are not text in the locale's encoding come as lone surrogates.
+    typed = _decode(" ".join(words).encode("utf-8", "surrogateescape"), _("The question"))
+    piped = ""
+    if sys.stdin is not None and not sys.stdin.isatty():
+        piped = _decode(sys.stdin.buffer.read(), _("What is piped in"))
     question = "\n\n".join(part for part in (typed, piped.strip("\r\n")) if part.strip())
     if not question:
         raise UsageError(
@@ -140,11 +142,14 @@ def question_from(words: list[str]) -> str:
     return question
 
 
-def _decode(piped: bytes) -> str:
+def _decode(data: bytes, what: str) -> str:
     try:
-        return piped.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return piped.decode(locale.getpreferredencoding(False), "replace")
+        return decode_text(data)
+    except UnknownEncoding as error:
+        raise UsageError(
+            _("{what} is not text in UTF-8 or in the encoding of the locale").format(what=what),
+            _("Convert it first, such as with: iconv -f GBK -t UTF-8"),
+        ) from error
 
 
 class _Printer:

@@ -194,7 +194,7 @@ def _settings_or_complaints(args: Namespace) -> Settings:
 
 
 def _app(args: Namespace) -> int:
-    if not (_is_terminal(sys.stdin) and _is_terminal(sys.stdout)):
+    if not _is_terminal(sys.stdin):
         raise UsageError(
             _("the app needs a terminal, and this is none"),
             _("For one question and one reply: glmtui ask 'Why is the sky blue?'"),

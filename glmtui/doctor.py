@@ -25,6 +25,7 @@ from glmtui.engine import catalog, device
 from glmtui.engine.native.build import NO_COMPILER, Built, built
 from glmtui.errors import ConfigError, GlmtuiError
 from glmtui.programs import SAFE_FOLDER
+from glmtui.terminfo import can_place_cursor
 
 PROBE_SECONDS = 120
 PROBE = """\
@@ -193,11 +194,11 @@ def _terminal(environ: Mapping[str, str]) -> Iterator[Finding]:
     term = environ.get("TERM", "")
     if not sys.stdout.isatty():
         yield Finding("ok", "terminal", "not looked at, as stdout is not one")
-    elif term in ("", "dumb"):
+    elif not can_place_cursor(environ):
         yield Finding(
-            "fail",
+            "warn",
             "terminal",
-            f"TERM is {term or 'not set'}, which cannot place a cursor",
+            f"TERM is {term or 'not set'}, which cannot place a cursor: the chat is plain lines",
             "export TERM=xterm-256color, if that is what it is",
         )
     else:

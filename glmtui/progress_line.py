@@ -1,6 +1,7 @@
 """One line on a terminal's stderr that says how far a long job is, and leaves no trace.
 
-Where stderr is no terminal it says nothing. Knows no job.
+Where stderr is no terminal it says nothing. A terminal that cannot place a cursor gets a line now
+and then, without escape sequences. Knows no job.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from rich.cells import set_cell_size
 
 from glmtui.engine.api import Progress
 from glmtui.sanitize import one_line
+from glmtui.terminfo import can_place_cursor
 
 ERASE = "\r\x1b[K"
 SHOW_SECONDS = 0.1
+LINE_SECONDS = 10.0  # between two lines, where they stay
 
 
 class ProgressLine:
@@ -23,6 +26,8 @@ class ProgressLine:
 
     def __init__(self) -> None:
         self._on = sys.stderr.isatty()
+        self._stays = self._on and not can_place_cursor()
+        self._line_at = time.monotonic()  # when the last line that stays was written
         self._what = ""
         self._began = 0.0
         self._first = 0
@@ -39,6 +44,7 @@ class ProgressLine:
         now = time.monotonic()
         if progress.what != self._what:
             self._what, self._began, self._first = progress.what, now, progress.done
+            self._line_at = now - LINE_SECONDS
         elif now - self._shown < SHOW_SECONDS:
             return
         self._shown = now
@@ -49,15 +55,24 @@ class ProgressLine:
 
     def show(self, text: str) -> None:
         """Puts `text` in place of what the line said."""
-        if self._on:
+        if self._stays:
+            self._add(text)
+        elif self._on:
             room = shutil.get_terminal_size().columns - 1
             sys.stderr.write(ERASE + set_cell_size(one_line(text), room).rstrip())
             sys.stderr.flush()
 
     def erase(self) -> None:
         """Gives the line back to whatever comes next."""
-        if self._on:
+        if self._on and not self._stays:
             sys.stderr.write(ERASE)
+            sys.stderr.flush()
+
+    def _add(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self._line_at >= LINE_SECONDS:
+            self._line_at = now
+            sys.stderr.write(one_line(text) + "\n")
             sys.stderr.flush()
 
 

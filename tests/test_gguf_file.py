@@ -55,6 +55,7 @@ TERA = 1 << 40
 DAMAGED: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "it is empty"),
     "other file": (b"PK\x03\x04" + bytes(100), "does not begin with GGUF"),
+    "a note of git's": (b"version https://git-lfs.github.com/spec/v1\n", "a git-lfs pointer"),
     "cut in its header": (header()[:20], "ends inside its header"),
     "a tera of keys": (header(n_keys=TERA) + bytes(80), "ends inside its header"),
     "a tera of tensors": (header(TERA) + tensor("w", (1,)), "ends inside its header"),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 from rich.cells import cell_len
 
+from glmtui.ui.emphasis import CJKInline
 from glmtui.ui.markdown import code_blocks, render
 from glmtui.ui.wrap import CHROME, LEADS_TO, Line, plain_text
 
@@ -68,6 +70,61 @@ def test_blocks(source: str, lines: list[str]) -> None:
 )
 def test_styles(source: str, text: str, styles: tuple[str, ...]) -> None:
     assert styles_of(text, render(source, 40)) == styles
+
+
+def in_bold(source: str) -> str:
+    """What is drawn of a line, with what is bold in square brackets."""
+    spans = [span for line in render(source, 60) for span in line.spans]
+    return "".join(f"[{s.text}]" if "strong" in s.styles else s.text for s in spans)
+
+
+# From the test cases of https://github.com/tats-u/markdown-cjk-friendly, and our own.
+@pytest.mark.parametrize(
+    ("source", "drawn"),
+    [
+        ("**注意：**请先备份。", "[注意：]请先备份。"),
+        ("这是**“重要”**的。", "这是[“重要”]的。"),
+        ("**Markdown（标记）**是一种语言", "[Markdown（标记）]是一种语言"),
+        ("这里用**`git reset`**撤销", "这里用[git reset]撤销"),
+        ("**「A」**なので**「B」**です", "[「A」]なので[「B」]です"),
+        ("**注意**：请先备份。", "[注意]：请先备份。"),
+        ("1. **步骤（一）：**运行", "1. [步骤（一）：]运行"),
+        ("| **键：**值 | 甲 |\n|-|-|\n", "[键：]值  甲"),
+        ("价格是**$100**元", "价格是[$100]元"),
+        ("真“**她**”", "真“[她]”"),
+        ("**真—**她**真…**她", "[真—]她[真…]她"),
+        ("Git**（注：不是GitHub）**", "Git[（注：不是GitHub）]"),
+        ("𰻞𰻞**(ビャンビャン)**麺", "𰻞𰻞[(ビャンビャン)]麺"),
+        ("葛\U000e0100**(こちらが)**城市", "葛\U000e0100[(こちらが)]城市"),
+        ("大塚\ufe00**(U+585A)** 大", "大塚\ufe00[(U+585A)] 大"),
+        ("**“\ufe01Git”\ufe01**Hub", "[“\ufe01Git”\ufe01]Hub"),
+        ("**안녕(hello)**하세요", "[안녕(hello)]하세요"),
+        ("\u1161**(a)**", "\u1161[(a)]"),
+        ("__注意__：注意事項", "[注意]：注意事項"),
+        ("中文__中文__中文", "中文__中文__中文"),  # within a word, as for Latin letters
+        ("a**\u3030**a", "a[\u3030]a"),
+        ("a**\u274c**a", "a**\u274c**a"),  # an emoji is no CJK character
+        ("a**(b)**c", "a**(b)**c"),  # and without any, all is as CommonMark has it
+        ('a **"b"** c', 'a ["b"] c'),
+        ("2 ** 3 ** 4", "2 ** 3 ** 4"),
+        ("**", "**"),
+    ],
+)
+def test_bold_beside_chinese_japanese_and_korean(source: str, drawn: str) -> None:
+    assert drawn in in_bold(source)
+
+
+def test_other_emphasis_beside_chinese() -> None:
+    assert styles_of("“重要”", render("这*“重要”*的", 40)) == ("emphasis",)
+    assert styles_of("（旧）", render("新~~（旧）~~的", 40)) == ("strike",)
+
+
+@given(st.text(alphabet="*_~ a(.`\n", max_size=12))
+def test_without_cjk_emphasis_is_that_of_commonmark(source: str) -> None:
+    ours = MarkdownIt()
+    ours.inline = CJKInline()
+    ours.configure("commonmark")
+    assert ours.render(source) == MarkdownIt("commonmark").render(source)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ ROOMS: tuple[dict[str, tuple[str, ...]], ...] = (
         "paths": ("paths",),
         "programs": ("programs",),
         "sanitize": ("sanitize",),
+        "terminfo": ("terminfo",),
+        "text_encoding": ("text_encoding",),
     },
     {"addresses": ("addresses",)},
     {"errors": ("errors",), "end tokens": ("engine.end_tokens",)},

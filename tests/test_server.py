@@ -151,6 +151,21 @@ def test_a_stream_of_single_bytes_with_comments_and_cr_lf():
     assert (result.text, result.finish_reason) == ("你好👍", "length")
 
 
+@pytest.mark.parametrize("alive", ["data: : keepalive", "data:: OPENROUTER PROCESSING", ": ping"])
+def test_what_keeps_a_connection_alive_is_no_answer(alive):
+    def answer(exchange):
+        exchange.start()
+        exchange.write(f"id: 1\n{alive}\n\n".encode())
+        exchange.event(delta("Hel"))
+        exchange.write(f"{alive}\n\nid: 2\n\n".encode())
+        exchange.event(delta("lo: ok", finish="stop"))
+        exchange.end()
+
+    with serving(answer) as server:
+        result = reply(server)
+    assert (result.text, result.finish_reason) == ("Hello: ok", "stop")
+
+
 def test_thinking_comes_in_tags():
     def think(exchange):
         exchange.start()

@@ -49,7 +49,15 @@ class TimeUp(httpx.ReadTimeout):
 
 
 class BadRedirect(httpx.RemoteProtocolError):
-    """A redirect that is not followed: too many, to another scheme, or into this machine."""
+    """A redirect that is not followed: too many, to another scheme, or into this machine.
+
+    Attributes:
+        there: the address it leads to; empty where there were too many.
+    """
+
+    def __init__(self, message: str, there: str = "") -> None:
+        super().__init__(message)
+        self.there = there
 
 
 class UnusableProxy(httpx.ProxyError):
@@ -264,13 +272,13 @@ def getting(
     """The response to a GET, after its redirects; the body is not read yet.
 
     Args:
-        private: headers for the host of `url` alone, such as an authorization.
+        private: headers for the host of `url` alone, such as an authorization (`is_same_service`).
 
     Raises httpx.HTTPError (BadRedirect among them), httpx.InvalidURL.
     """
     address = first = httpx.URL(url)
     for _hop in range(MAX_REDIRECTS + 1):
-        own = private if private and _same_origin(address, first) else {}
+        own = private if private and is_same_service(first, address) else {}
         with client.stream("GET", address, headers={**(headers or {}), **own}) as response:
             following = response.next_request
             if following is None:
@@ -287,18 +295,24 @@ def next_address(here: httpx.URL, there: httpx.URL) -> httpx.URL:
     service of this machine or of its network link (loopback and link-local addresses).
     """
     if there.scheme not in ("http", "https") or not there.host:
-        raise BadRedirect("a redirect to what is no http address")
+        raise BadRedirect(_("it is no http address"), str(there))
     if here.scheme == "https" and there.scheme == "http":
-        raise BadRedirect("a redirect from https to http")
+        raise BadRedirect(_("it leads from https to http"), str(there))
     if is_local_service(there.host) and not is_local_service(here.host):
-        raise BadRedirect("a redirect to a service on this machine")
+        raise BadRedirect(_("it leads into this machine"), str(there))
     return there.copy_with(username=None, password=None, fragment=None)
 
 
-def _same_origin(one: httpx.URL, other: httpx.URL) -> bool:
-    ports = {"http": 80, "https": 443}
-    return (one.scheme, one.host, one.port or ports.get(one.scheme)) == (
-        other.scheme,
-        other.host,
-        other.port or ports.get(other.scheme),
-    )
+def is_same_service(asked: httpx.URL, there: httpx.URL) -> bool:
+    """Whether `there` may have what is private to `asked`: the same origin, or its https.
+
+    The latter at the usual ports alone: at others, somebody else's program may listen.
+    """
+    if asked.host != there.host:
+        return False
+    here, other = _scheme_and_port(asked), _scheme_and_port(there)
+    return here == other or (here, other) == (("http", 80), ("https", 443))
+
+
+def _scheme_and_port(url: httpx.URL) -> tuple[str, int | None]:
+    return url.scheme, url.port or {"http": 80, "https": 443}.get(url.scheme)

@@ -1,4 +1,4 @@
-"""Conversations to and from elsewhere: Markdown out, messages as OpenAI's API has them in.
+"""Conversations to and from elsewhere: Markdown out, our own text or another program's in.
 
 What we keep ourselves is `glmtui.store.format`. Knows nothing of files.
 """
@@ -6,50 +6,23 @@ What we keep ourselves is `glmtui.store.format`. Knows nothing of files.
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from glmtui.chat import Conversation, Message
-from glmtui.errors import CorruptConversation
-from glmtui.language import _
+from glmtui.store.foreign import in_our_words
 from glmtui.store.format import FileFormat, from_table, parse
 
 # ---- in
 
 
 def import_text(text: str, file_format: FileFormat) -> Conversation:
-    """A conversation from elsewhere, under a fresh id: our own text, or messages as OpenAI's API
-    has them, in a list or under "messages". Raises like `loads`."""
+    """A conversation from elsewhere, under a fresh id: our own text, or another program's.
+
+    Raises like `loads`.
+    """
     data = parse(text, file_format)
-    if isinstance(data, list):
-        data = {"messages": data}
-    if isinstance(data, dict) and "format" not in data:
-        data = _from_openai(data)
+    if isinstance(data, list) or (isinstance(data, dict) and type(data.get("format")) is not int):
+        data = in_our_words(data)
     return from_table(data).fork()
-
-
-def _from_openai(data: dict[str, Any]) -> dict[str, Any]:
-    """`data` in our words: roles, contents in parts, and a leading system message."""
-    rows = data.get("messages")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise CorruptConversation(_("there is no list of messages in it"))
-    roles = {"developer": "system", "tool": "observation", "function": "observation"}
-    ours = []
-    for row in rows:
-        role = str(row.get("role"))
-        end = {"finish_reason": "stop"} if role == "assistant" else {}
-        ours.append({**end, **row, "role": roles.get(role, role), "content": _joined(row)})
-    if "system" not in data and ours and ours[0]["role"] == "system":
-        data = {**data, "system": ours.pop(0)["content"]}
-    return {**data, "messages": ours}
-
-
-def _joined(row: dict[str, Any]) -> Any:
-    """A message's content as one text; what is not text in it (images, calls) is left out."""
-    content = row.get("content")
-    if not isinstance(content, list):
-        return "" if content is None else content
-    texts = (part.get("text") for part in content if isinstance(part, dict))
-    return "\n".join(text for text in texts if isinstance(text, str))
 
 
 # ---- out

@@ -20,6 +20,7 @@ from glmtui.store.durable import read_bounded
 from glmtui.store.exchange import import_text
 from glmtui.store.format import Peek, peek
 from glmtui.store.naming import format_of, id_of
+from glmtui.text_encoding import UnknownEncoding, decode_text
 
 MAX_BYTES = 128 * 2**20
 
@@ -47,7 +48,12 @@ def read_file(path: Path) -> Conversation:
     """A conversation from any file, under a fresh id: our own TOML or JSON, or messages as
     OpenAI's API has them. Raises StoreError (CorruptConversation, NewerFormat)."""
     with naming(path):
-        return import_text(text_of(read_bounded(path, MAX_BYTES)), format_of(path))
+        data = read_bounded(path, MAX_BYTES)
+        try:
+            text = decode_text(data)
+        except UnknownEncoding:
+            text = text_of(data)
+        return import_text(text, format_of(path))
 
 
 def peek_at(path: Path) -> Peek:

@@ -14,6 +14,7 @@ from glmtui.errors import UsageError
 from glmtui.language import _
 from glmtui.sanitize import one_line, visible
 from glmtui.store.durable import read_bounded
+from glmtui.text_encoding import UnknownEncoding, decode_text
 from glmtui.ui.choices import file_size
 
 MOST_BYTES = 256_000
@@ -74,11 +75,12 @@ def content(name: str) -> str:
         if path.is_dir():
             raise UsageError(_("is a folder"))
         data = read_bounded(path, MOST_BYTES)
-        text = data.decode("utf-8-sig")
+        return visible(decode_text(data))
     except FileNotFoundError as error:
         raise UsageError(_("is not there")) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(_("is not UTF-8 text")) from error
+    except UnknownEncoding as error:
+        said = _("is not text") if b"\0" in data else _("is not UTF-8 text")
+        raise UsageError(said) from error
     except (OSError, ValueError) as error:
         if _size(path) > MOST_BYTES:
             sizes = {"size": file_size(_size(path)), "limit": file_size(MOST_BYTES)}
@@ -86,9 +88,6 @@ def content(name: str) -> str:
             raise UsageError(said) from error
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError(_("cannot be read: {why}").format(why=why)) from error
-    if "\0" in text:
-        raise UsageError(_("is not text"))
-    return visible(text)
 
 
 def with_files(text: str, names: tuple[str, ...]) -> str:

@@ -22,6 +22,7 @@ from textual.app import SuspendNotSupported
 
 from glmtui.language import _
 from glmtui.programs import find_program
+from glmtui.text_encoding import UnknownEncoding, decode_text
 
 if TYPE_CHECKING:
     from glmtui.ui.app import GlmtuiApp
@@ -104,10 +105,11 @@ class _Sheet:
         edited = self._text
         try:
             if self._name:
-                edited = Path(self._name).read_text("utf-8")
+                edited = decode_text(Path(self._name).read_bytes())
+                edited = edited.replace("\r\n", "\n").replace("\r", "\n")
         except OSError as error:
             self.wrong = self.wrong or _cause(error)
-        except UnicodeDecodeError:
+        except UnknownEncoding:
             self.wrong, edited = _("what it wrote is not UTF-8 text"), ""
         if not self._text.endswith("\n"):  # most editors end the last line
             edited = edited.removesuffix("\n")

@@ -21,6 +21,7 @@ from glmtui.engine.api import Engine, Event
 from glmtui.errors import ConfigError
 from glmtui.language import _, speak
 from glmtui.store import Store
+from glmtui.terminfo import can_place_cursor
 from glmtui.ui import end_signals
 from glmtui.ui.app import GlmtuiApp
 from glmtui.ui.rescue import rescue
@@ -40,6 +41,9 @@ def run(
 ) -> int:
     """The program with a screen, until the user leaves. Returns its exit code.
 
+    Without one, as a chat of plain lines, where the settings say so, or where stdout is no terminal
+    or one that cannot place a cursor.
+
     Args:
         problems: what was wrong with the settings, to be shown.
         open_conversation: an id, the beginning of one, or "last"; it goes on with its own model.
@@ -58,7 +62,7 @@ def run(
     if conversation is not None and conversation.model and not (model_asked or known):
         settings = replace(settings, model=conversation.model)
     log = paths.state_dir() / "glmtui.log"
-    if settings.plain:
+    if settings.plain or not (sys.stdout.isatty() and can_place_cursor()):
         return _run_plain(settings, store, conversation, problems)
     with own_terminal(log) as terminal:
         app = GlmtuiApp(

@@ -127,7 +127,11 @@ def _parser() -> MarkdownIt:
     # Imported here because it would delay the start of the program by 40 ms.
     from markdown_it import MarkdownIt
 
-    parser = MarkdownIt("commonmark", {"html": False, "maxNesting": _DEEPEST + 2})
+    from glmtui.ui.emphasis import CJKInline
+
+    parser = MarkdownIt()
+    parser.inline = CJKInline()
+    parser.configure("commonmark", {"html": False, "maxNesting": _DEEPEST + 2})
     return add_formulas(parser.enable(["table", "strikethrough"]).disable("reference"))
 
 

@@ -23,6 +23,7 @@ from glmtui.language import _
 from glmtui.logs import unexpected
 from glmtui.sanitize import one_line, visible
 from glmtui.store import Store
+from glmtui.terminfo import can_place_cursor
 from glmtui.ui import wording
 from glmtui.ui.history import History
 from glmtui.ui.run import Place
@@ -328,8 +329,10 @@ def lines_of_the_terminal() -> tuple[Write, Callable[[], str]]:
     if "UTF" not in locale.nl_langinfo(locale.CODESET).upper():
         with contextlib.suppress(locale.Error):
             locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 - `input` edits lines and remembers them
+    # readline writes escape sequences as soon as it is imported, whatever stdout is.
+    if sys.stdout.isatty() and can_place_cursor():
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - `input` edits lines and remembers them
 
     def write(text: str) -> None:
         sys.stdout.write(text)

@@ -34,6 +34,7 @@ MAX_DIMENSIONS = 4  # GGML_MAX_DIMS
 PART_NAME = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.gguf")
 PART_COUNT = "split.count"
 MAX_PARTS = 1000  # a model of a terabyte has some fifty
+LFS_POINTER = b"version https://git-lfs"  # what git leaves where it did not fetch a large file
 STRING, ARRAY = 8, 9
 SCALARS = {
     0: "B",
@@ -172,6 +173,12 @@ def read_part(path: Path) -> GGUFFile:
             _("Cannot read {path}: {reason}.").format(path=path, reason=error.strerror)
         ) from error
     header = _Header(path, mapped)
+    if mapped[: len(LFS_POINTER)].tobytes() == LFS_POINTER:
+        raise _bad(
+            path,
+            _("it is a git-lfs pointer, not the file itself"),
+            _("Fetch the file itself, such as with: git lfs pull"),
+        )
     if header.take(4) != b"GGUF":
         raise _bad(path, _("it does not begin with GGUF"), _("Is it another kind of file?"))
     version = header.scalar("I")

@@ -22,12 +22,14 @@ import httpx
 
 from glmtui.addresses import shown_address, split_address, without_credentials
 from glmtui.engine.http_client import (
+    BadRedirect,
     Line,
     UnusableCertificates,
     UnusableProxy,
     ending,
     getting,
     http_client,
+    is_same_service,
 )
 from glmtui.engine.pull.staging import CHUNK_BYTES, Job, megabytes
 from glmtui.errors import DownloadError
@@ -51,6 +53,7 @@ class RemoteFile:
         name: as a person should see it.
         size: in bytes.
         sha256: in hex; or else `git_sha1`, the id of a git blob.
+        hub: what `url` begins with: the address that a person can set.
     """
 
     name: str
@@ -58,6 +61,7 @@ class RemoteFile:
     size: int
     sha256: str | None = None
     git_sha1: str | None = None
+    hub: str = ""
 
     @property
     def etag(self) -> str:
@@ -93,6 +97,8 @@ def fetch(file: RemoteFile, target: Path, private: Mapping[str, str], job: Job, 
                 _receive(file, private, out, job, what)
             except (_Broken, httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
                 job.check()
+                if isinstance(error, BadRedirect) and error.there:
+                    raise not_followed(error, file.url, file.hub) from error
                 failures = 0 if out.tell() - most >= PROGRESS_BYTES else failures + 1
                 most = max(most, out.tell())
                 if failures == ATTEMPTS:
@@ -176,7 +182,7 @@ def _receive(
         if status in (408, 429) or status >= 500:
             raise _Broken(_("{host} answers {status}").format(host=host, status=status))
         if status not in (200, 206):
-            raise refused(status, file.name, file.url)
+            raise refused_by(response, file.name, file.url, file.hub)
         begins = _begins(response) if status == 206 else 0
         if begins != have:  # it does not resume: from the start, then
             out.seek(0)
@@ -238,6 +244,54 @@ def client_on(line: Line) -> Iterator[httpx.Client]:
         ) from error
     except UnusableCertificates as error:
         raise DownloadError(str(error), _("See SSL_CERT_FILE and SSL_CERT_DIR.")) from error
+
+
+def new_base(there: str, asked: str, hub: str) -> str:
+    """Where a mirror has moved: what of `there` stands for `hub` in `asked`, as it may be shown.
+
+    All of `there` where it does not end as `asked` does.
+    """
+    path = asked.partition("?")[0].removeprefix(hub)
+    return shown_address(there).removesuffix(path)
+
+
+def not_followed(error: BadRedirect, asked: str, hub: str) -> DownloadError:
+    """A redirect that is not followed, as a person needs to hear it."""
+    address = new_base(error.there, asked, hub)
+    return DownloadError(
+        _("{hub} redirects to {address}, which is not followed: {reason}.").format(
+            hub=shown_address(hub or asked), address=address, reason=error
+        ),
+        _("If you trust that address, set hub.endpoint or HF_ENDPOINT to it.")
+        if split_address(address)
+        else "",
+    )
+
+
+def refused_by(response: httpx.Response, what: str, asked: str, hub: str) -> DownloadError:
+    """The status of a response to a request for `asked`, as a person needs to hear it.
+
+    Args:
+        what: is asked for.
+        hub: what `asked` begins with.
+    """
+    status, there = response.status_code, str(response.url)
+    if is_same_service(httpx.URL(asked), response.url):
+        return refused(status, what, asked)
+    if status not in (401, 403):
+        return refused(status, what, there)
+    address = new_base(there, asked, hub)
+    moved = address != shown_address(there)
+    return DownloadError(
+        _("{hub} redirects to {address}, which refuses access to {what} (HTTP {status}).").format(
+            hub=shown_address(hub or asked), address=address, what=what, status=status
+        ),
+        _("A token is sent to hub.endpoint alone: set it, or HF_ENDPOINT, to {address}.").format(
+            address=address
+        )
+        if moved
+        else _("Try again later, or set a mirror with hub.endpoint or HF_ENDPOINT."),
+    )
 
 
 def refused(status: int, what: str, url: str) -> DownloadError:

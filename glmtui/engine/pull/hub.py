@@ -71,7 +71,13 @@ def pull_from_hub(repo: str, endpoint: str | None, job: Job) -> Path:
             )
             if not cache.has(file.etag, file.size):
                 url = hub.file_url(repo, told.revision, file.name)
-                fetch(replace(file, url=url), cache.blob(file.etag), hub.private, job, what)
+                fetch(
+                    replace(file, url=url, hub=hub.base),
+                    cache.blob(file.etag),
+                    hub.private,
+                    job,
+                    what,
+                )
             job.report(what, file.size, file.size)
             cache.place(file.name, file.etag)
             if file.name == "config.json":

@@ -19,9 +19,22 @@ import httpx
 
 from glmtui.addresses import origin, shown_address, split_address
 from glmtui.engine.folder import MANIFEST
-from glmtui.engine.http_client import Line, ending, getting, read_whole
+from glmtui.engine.http_client import (
+    BadRedirect,
+    Line,
+    ending,
+    getting,
+    is_same_service,
+    read_whole,
+)
 from glmtui.engine.known import CPM_FILE, MAX_CPM_BYTES
-from glmtui.engine.pull.fetch import RemoteFile, client_on, refused
+from glmtui.engine.pull.fetch import (
+    RemoteFile,
+    client_on,
+    new_base,
+    not_followed,
+    refused_by,
+)
 from glmtui.engine.pull.staging import Job
 from glmtui.errors import DownloadError, UnsupportedModel
 from glmtui.language import _
@@ -98,12 +111,29 @@ class Hub:
                 getting(client, url, private=self.private) as response,
             ):
                 if response.status_code != 200:
-                    raise refused(response.status_code, repo, self.base)
+                    raise refused_by(response, repo, url, self.base)
+                there = response.url
                 body = read_whole(response, MAX_API_BYTES)
+        except BadRedirect as error:
+            if error.there:
+                raise not_followed(error, url, self.base) from error
+            raise unreachable(self.base, str(error)) from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             job.check()
             raise unreachable(self.base, type(error).__name__) from error
-        return parse_repository(body, self.base)
+        try:
+            return parse_repository(body, self.base)
+        except DownloadError as error:
+            if is_same_service(httpx.URL(url), there):
+                raise
+            raise DownloadError(
+                _("{hub} redirects to {address}. {reason}").format(
+                    hub=shown_address(self.base),
+                    address=new_base(str(there), url, self.base),
+                    reason=error.message,
+                ),
+                _("If it has moved there, set hub.endpoint or HF_ENDPOINT to the new address."),
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)

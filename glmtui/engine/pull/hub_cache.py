@@ -71,8 +71,14 @@ class HubCache:
         fresh.replace(where)
 
     def set_main(self) -> None:
-        """Makes the commit what other programs, and a later run, know as "main"."""
+        """Makes the commit what other programs, and a later run, know as "main".
+
+        Writes nothing where it is that already: the cache may be read-only.
+        """
+        main = self.root / "refs" / "main"
+        if main.is_file() and main.read_bytes()[:100] == self.revision.encode("ascii"):
+            return
         fresh = self.root / "refs" / f".main.{os.getpid()}.tmp"
         fresh.write_text(self.revision, encoding="ascii")
         fresh.chmod(fresh.stat().st_mode & ~0o002)
-        fresh.replace(self.root / "refs" / "main")
+        fresh.replace(main)

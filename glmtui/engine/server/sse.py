@@ -24,9 +24,10 @@ def events(pieces: Iterable[bytes]) -> Iterator[tuple[str, str]]:
 
     An error is told by the event's name, or by a field of that name as in old llama-servers.
     Several data lines of one event are joined by newlines; comments (servers send them to keep a
-    connection alive) and other fields are dropped. A JSON object on a line without any field is
-    an event too, as some servers tell their errors. What an unfinished last event holds is given
-    too, for some servers forget the empty line. Bytes that are no UTF-8 are as `decode` says.
+    connection alive, some of them as data) and other fields are dropped. A JSON object on a line
+    without any field is an event too, as some servers tell their errors. What an unfinished last
+    event holds is given too, for some servers forget the empty line. Bytes that are no UTF-8 are as
+    `decode` says.
 
     Raises ValueError for an endless line or event.
     """
@@ -48,7 +49,7 @@ def events(pieces: Iterable[bytes]) -> Iterator[tuple[str, str]]:
         name, value = ("data", line) if bare else _field(line)
         if name == "event" and "error" in value.lower():
             kind = "error"
-        if name not in ("data", "error"):
+        if name not in ("data", "error") or (not data and value.lstrip().startswith(":")):
             continue
         kind = "error" if name == "error" else kind
         data.append(value)
