@@ -176,7 +176,6 @@ def test_without_a_model_a_request_fails(desk: Desk) -> None:
 
 @pytest.mark.parametrize("end", [LoadCancelled(), EngineError("too late"), OSError("gone")])
 def test_a_newer_load_abandons_the_one_under_way(desk: Desk, end: Exception) -> None:
-    """However it ends, nothing is said of it: that would be taken for the newer one's end."""
     begun = threading.Event()
 
     def endless(cancelled: threading.Event) -> ScriptedModel:
