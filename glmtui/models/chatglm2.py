@@ -20,7 +20,7 @@ from glmtui.engine.layers import RotaryTable, inverse_frequencies, rotate_pairs
 from glmtui.engine.weights import Rows
 from glmtui.errors import UnsupportedModel
 from glmtui.language import _
-from glmtui.models.hub_format import refuse_tuned
+from glmtui.models.hub_format import generation_ends, refuse_tuned
 from glmtui.models.pieces import PieceTokenizer, load_pieces
 from glmtui.models.prenorm import PreNormDecoder, Shape
 from glmtui.models.rounds import TRAINING_TIME, rounds
@@ -180,7 +180,7 @@ def load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Tokenizer | None:
 
 def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> ChatFormat:
     assert isinstance(tokenizer, PieceTokenizer)
-    return RoundFormat(tokenizer, stop_ids(raw))
+    return RoundFormat(tokenizer, stop_ids(raw) | generation_ends(folder))
 
 
 def stop_ids(raw: Mapping[str, Any]) -> frozenset[int]:
