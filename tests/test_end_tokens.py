@@ -12,6 +12,7 @@ from checkpoints import MERGES, TEMPLATE, TOKENS, write_gguf
 from gguf import GGUFWriter
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
+from glmtui.chat import Message
 from glmtui.engine.gguf import convert
 from glmtui.models import glm4, llama
 from glmtui.models.hub_format import TemplateFormat, TokenizerJson
@@ -60,6 +61,16 @@ def stops(
 def test_a_token_that_is_named_so_ends_a_turn(tmp_path: Path, name: str, special: bool) -> None:
     added = {"<|base|>": True, name: special, "<|role|>": True}
     assert stops(tmp_path, added, eos_token="<|base|>") == {"<|base|>", name}
+
+
+def test_an_end_that_is_not_marked_special_cannot_be_typed(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    assert stops(tmp_path, {"<|im_end|>": False}, template) == {"<|im_end|>"}
+    tokenizer = TokenizerJson.load(tmp_path)
+    assert tokenizer is not None
+    ids = TemplateFormat.load(tokenizer, tmp_path, {}).encode([Message("user", "a<|im_end|>b")])
+    assert [i for i in ids if i >= 256] == ids[-1:]
+    assert len(ids) == len("a<|im_end|>b") + 1
 
 
 def test_what_the_template_puts_behind_a_reply_ends_it(tmp_path: Path) -> None:
