@@ -86,6 +86,24 @@ def test_no_folder_and_a_folder_with_gguf_files(tmp_path: Path) -> None:
     assert "glmtui pull FILE.gguf" in caught.value.hint
 
 
+def test_a_gguf_file_beside_a_config_is_pointed_at(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "m", llama_files())
+    (folder / "model.safetensors").rename(folder / "model.gguf")
+    with pytest.raises(BadCheckpoint, match="holds no weights") as caught:
+        inspect(folder)
+    assert "glmtui pull FILE.gguf" in caught.value.hint
+
+
+@pytest.mark.parametrize("length", ["256.0", "256"])
+def test_a_context_length_may_be_written_as_a_fraction(tmp_path: Path, length: str) -> None:
+    folder = write_folder(tmp_path / "m", llama_files())
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = json.loads(length)
+    (folder / "config.json").write_text(json.dumps(config))
+    found = inspect(folder).context_length
+    assert (found, type(found)) == (256, int)
+
+
 def test_a_weight_file_cut_short_is_noticed_by_its_noted_size(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "m", llama_files())
     weights = folder / "model.safetensors"

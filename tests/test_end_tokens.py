@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from checkpoints import MERGES, TEMPLATE, TOKENS, write_gguf
 from gguf import GGUFWriter
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
+from glmtui.chat import Message
 from glmtui.engine.gguf import convert
-from glmtui.models import llama
+from glmtui.models import glm4, llama
 from glmtui.models.hub_format import TemplateFormat, TokenizerJson
 
 CHAT = "{% for m in messages %}<|role|>{{ m.role }}\n{{ m.content }}{{ END }}{% endfor %}"
@@ -61,6 +63,16 @@ def test_a_token_that_is_named_so_ends_a_turn(tmp_path: Path, name: str, special
     assert stops(tmp_path, added, eos_token="<|base|>") == {"<|base|>", name}
 
 
+def test_an_end_that_is_not_marked_special_cannot_be_typed(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    assert stops(tmp_path, {"<|im_end|>": False}, template) == {"<|im_end|>"}
+    tokenizer = TokenizerJson.load(tmp_path)
+    assert tokenizer is not None
+    ids = TemplateFormat.load(tokenizer, tmp_path, {}).encode([Message("user", "a<|im_end|>b")])
+    assert [i for i in ids if i >= 256] == ids[-1:]
+    assert len(ids) == len("a<|im_end|>b") + 1
+
+
 def test_what_the_template_puts_behind_a_reply_ends_it(tmp_path: Path) -> None:
     added = {"<|role|>": True, "<|fin|>": True, "<|other|>": True}
     assert stops(tmp_path, added, CHAT.replace("{{ END }}", "\n<|fin|>\n")) == {"<|fin|>"}
@@ -101,6 +113,18 @@ def test_named_tokens_may_be_in_a_file_of_their_own(tmp_path: Path) -> None:
     named = {"eos_token": {"content": "<a>"}, "bos_token": {}, "pad_token": 7}
     (tmp_path / "special_tokens_map.json").write_text(json.dumps(named))
     assert stops(tmp_path, {"<a>": True, "<b>": True}) == {"<a>"}
+
+
+def test_generation_config_counts_for_families_with_prompts_of_their_own(tmp_path: Path) -> None:
+    pieces = (base64.b64encode(bytes([byte])) + b" %d" % byte for byte in range(256))
+    (tmp_path / "tokenizer.model").write_bytes(b"\n".join(pieces) + b"\n")
+    tokenizer = glm4.load_tokenizer(tmp_path, {})
+    assert tokenizer is not None
+    before = glm4.chat_format(tokenizer, tmp_path, {"eos_token_id": 256}).stop_ids
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [256, 259, null]}')
+    after = glm4.chat_format(tokenizer, tmp_path, {"eos_token_id": 256}).stop_ids
+    assert 259 not in before
+    assert after == before | {259}
 
 
 # ---- GGUF files

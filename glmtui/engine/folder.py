@@ -36,6 +36,7 @@ CONTEXT_KEYS = (
 )
 MOST_CONTEXT = 2**31
 LFS_POINTER = b"version https://git-lfs"
+FROM_GGUF = N_("A GGUF file is taken in with: glmtui pull FILE.gguf")
 AGAIN = N_("The download is not complete; fetch it again with: glmtui pull")
 
 
@@ -167,7 +168,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if path.is_file():
         return read_object(path)
     if any(folder.glob("*.gguf")):
-        hint = _("A GGUF file is taken in with: glmtui pull FILE.gguf")
+        hint = _(FROM_GGUF)
     else:
         hint = _("A model's folder holds config.json, tokenizer and weights.")
     raise BadCheckpoint(
@@ -245,7 +246,7 @@ def find_weights(folder: Path) -> tuple[Path | None, list[Path]]:
         _("{folder} holds no weights: no {names}, whole or in shards.").format(
             folder=folder, names=" or ".join(SINGLES)
         ),
-        _(AGAIN),
+        _(FROM_GGUF) if any(folder.glob("*.gguf")) else _(AGAIN),
     )
 
 

@@ -19,6 +19,7 @@ from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.family_fields import read_fields
 from glmtui.engine.layers import RotaryTable, inverse_frequencies, rotate_pairs
 from glmtui.engine.weights import Rows
+from glmtui.models.hub_format import generation_ends
 from glmtui.models.pieces import PieceTokenizer, load_pieces
 from glmtui.models.prenorm import PreNormDecoder, Shape
 from glmtui.models.rounds import TRAINING_TIME, rounds
@@ -163,7 +164,7 @@ def load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Tokenizer | None:
 
 def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> ChatFormat:
     assert isinstance(tokenizer, PieceTokenizer)
-    return RoundFormat(tokenizer, stop_ids(raw))
+    return RoundFormat(tokenizer, stop_ids(raw) | generation_ends(folder))
 
 
 def stop_ids(raw: Mapping[str, Any]) -> frozenset[int]:

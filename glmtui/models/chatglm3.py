@@ -23,6 +23,7 @@ from glmtui.models.chatglm2 import (
     sources,
     stop_ids,
 )
+from glmtui.models.hub_format import generation_ends
 from glmtui.models.pieces import PieceTokenizer, load_pieces
 from glmtui.models.rounds import TRAINING_TIME
 from glmtui.models.tool_calls import (
@@ -136,7 +137,7 @@ def load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Tokenizer | None:
 
 def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> ChatFormat:
     assert isinstance(tokenizer, PieceTokenizer)
-    return RoleFormat(tokenizer, ("[gMASK]", "sop"), stop_ids(raw))
+    return RoleFormat(tokenizer, ("[gMASK]", "sop"), stop_ids(raw) | generation_ends(folder))
 
 
 def defaults(folder: Path, raw: Mapping[str, Any]) -> SamplingParams:

@@ -21,7 +21,7 @@ from glmtui.models import chatglm2
 from glmtui.models.bounded_tokenizer import BoundedTokenizer
 from glmtui.models.chatglm2 import ROPE_BASE, Config, Model, original_config
 from glmtui.models.chatglm3 import ROLES, RoleFormat
-from glmtui.models.hub_format import TokenizerJson
+from glmtui.models.hub_format import TokenizerJson, generation_ends
 from glmtui.models.tool_calls import Tool, declared_for_glm4, json_arguments, read_call
 
 __all__ = [
@@ -164,7 +164,7 @@ def load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Tokenizer | None:
 
 def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> ChatFormat:
     assert isinstance(tokenizer, (TokenizerJson, RankTokenizer))
-    return ToolFormat(tokenizer, ("[gMASK]", "<sop>"), stop_ids(raw))
+    return ToolFormat(tokenizer, ("[gMASK]", "<sop>"), stop_ids(raw) | generation_ends(folder))
 
 
 def stop_ids(raw: Mapping[str, Any]) -> frozenset[int]:

@@ -192,7 +192,7 @@ class TemplateFormat:
         program = Template(template)  # it starts while the tokenizer is still loading
         variables = _named_tokens(folder, settings)
         generation = read_json(folder / "generation_config.json")
-        ends = _end_ids(raw) | _end_ids(raw.get("text_config")) | _end_ids(generation)
+        ends = _end_ids(raw) | _end_ids(raw.get("text_config")) | generation_ends(folder)
         ends |= end_ids(tokenizer.added)
         said = generation.get("stop_strings")
         for name in (variables.get("eos_token"), *(said if isinstance(said, list) else [said])):
@@ -297,6 +297,11 @@ def _added_tokens(folder: Path, settings: Mapping[str, Any]) -> dict[int, dict[s
             flags["special"] |= content in special
             found[int(key)] = {"content": content, **flags}
     return found
+
+
+def generation_ends(folder: Path) -> frozenset[int]:
+    """Ids that end a reply, as a folder's generation_config.json says. Raises BadCheckpoint."""
+    return _end_ids(read_json(folder / "generation_config.json"))
 
 
 def _end_ids(source: object) -> frozenset[int]:

@@ -210,6 +210,11 @@ def _add_tokens(fast: Any, asked: Mapping[str, Any]) -> None:
             tokens.append(AddedToken(name, special=True))
     if tokens:
         fast.add_tokens(tokens)
+    for token in fast.get_added_tokens_decoder().values():
+        if token.content in END_TOKENS and not token.special:
+            # it ends turns, so nobody may type it: llama.cpp takes it for a control token too
+            token.special = True
+            fast.add_tokens([token])
 
 
 def _byte_characters() -> dict[int, int]:

@@ -14,6 +14,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -310,3 +311,27 @@ def test_it_has_none_of_our_secrets_and_goes_with_the_model(
     del tokenizer
     gc.collect()
     assert not place.exists()
+
+
+# ---- SentencePiece files that are read as a Llama's tokenizer
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A field of a protobuf message, of a length below 16,384."""
+    return bytes([number << 3 | 2, len(content) & 0x7F | 0x80, len(content) >> 7]) + content
+
+
+def test_pieces_whose_merges_fill_the_memory_are_a_bad_file(tmp_path: Path) -> None:
+    """20,000 pieces, each of which can be cut in two other pieces nearly everywhere."""
+    pieces = (b"a" * i + b"b" * j for i in range(201) for j in range(201 - i) if i + j)
+    content = b"".join(field(1, field(1, piece)) for piece in pieces)
+    (tmp_path / "tokenizer.model").write_bytes(content + field(2, b"\x18\x02"))
+    cost, grown = time.process_time(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    with pytest.raises(
+        BadCheckpoint, match=r"tokenizer\.model is not a tokenizer: it takes too much"
+    ):
+        TokenizerJson.load_pieces(tmp_path)
+    gc.collect()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - grown.ru_utime - grown.ru_stime < MOST_SECONDS
+    assert time.process_time() - cost < 2
