@@ -151,6 +151,15 @@ def test_a_stream_of_single_bytes_with_comments_and_cr_lf():
     assert (result.text, result.finish_reason) == ("你好👍", "length")
 
 
+def test_a_server_that_answers_201():
+    def answer(exchange):
+        data = {"choices": [{"message": {"content": "Made."}, "finish_reason": "stop"}]}
+        exchange.json(MODELS if exchange.command == "GET" else data, 201)
+
+    with serving(answer) as server:
+        assert reply(server).text == "Made."
+
+
 @pytest.mark.parametrize("alive", ["data: : keepalive", "data:: OPENROUTER PROCESSING", ": ping"])
 def test_what_keeps_a_connection_alive_is_no_answer(alive):
     def answer(exchange):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 
 from glmtui.chat import Conversation, Message
+from glmtui.errors import CorruptConversation
+from glmtui.language import _
 from glmtui.store.foreign import in_our_words
 from glmtui.store.format import FileFormat, from_table, parse
 
@@ -21,7 +23,10 @@ def import_text(text: str, file_format: FileFormat) -> Conversation:
     """
     data = parse(text, file_format)
     if isinstance(data, list) or (isinstance(data, dict) and type(data.get("format")) is not int):
-        data = in_our_words(data)
+        try:
+            data = in_our_words(data)
+        except RecursionError as error:  # of a text that was just not too deep to parse
+            raise CorruptConversation(_("this is not a conversation")) from error
     return from_table(data).fork()
 
 

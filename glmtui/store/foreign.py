@@ -1,8 +1,8 @@
 """Conversations of other programs, put into the words of our own file format.
 
 Known are the messages of OpenAI's, Anthropic's and Gemini's API and of the Vercel AI SDK, exports
-of Chatbox and Claude, and ShareGPT's files. Of a message only role and content have to fit; what
-else does not is left out. Knows nothing of files.
+of ChatGPT, Claude, Chatbox and Open WebUI, and ShareGPT's files. Of a message only role and content
+have to fit; what else does not is left out. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from glmtui.errors import CorruptConversation
 from glmtui.language import _
 from glmtui.sanitize import one_line
 from glmtui.store.format import REASONS
+from glmtui.store.message_tree import tree_rows
 from glmtui.store.values import Table, numbers_of, time_of
 
 _Numbers = TypeVar("_Numbers", SamplingParams, GenerationStats)
@@ -61,6 +62,8 @@ def in_our_words(data: Any) -> Table:
 
     Raises CorruptConversation: no messages, or one in which there is nothing that we can read.
     """
+    if isinstance(data, list):
+        data = [_unwrapped(item) for item in data]
     if isinstance(data, list) and data and all(map(_has_messages, data)):
         if len(data) > 1:
             raise CorruptConversation(
@@ -69,9 +72,10 @@ def in_our_words(data: Any) -> Table:
                 )
             )
         data = data[0]
-    if isinstance(data, list):
-        data = {"messages": data}
+    data = {"messages": data} if isinstance(data, list) else _unwrapped(data)
     rows = next((data[key] for key in _LISTS if key in data), None)
+    if rows is None and isinstance(data.get("mapping"), dict):
+        rows = tree_rows(data["mapping"], _is_said)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise CorruptConversation(_("there is no list of messages in it"))
     if not rows:
@@ -85,16 +89,33 @@ def in_our_words(data: Any) -> Table:
     if system is None and messages and messages[0].get("role") == "system":
         system = messages.pop(0)["content"]
     ours["system"] = system
-    for key in ("id", "head", "model"):
-        if isinstance(data.get(key), str):
-            ours[key] = data[key]
+    ours["id"] = _first_text(data, ("id",))
+    ours["head"] = _first_text(data, ("head", "current_node"))
+    ours["model"] = _first_text(data, ("model", "default_model_slug"))
     ours["created"] = _time(data)
     ours["params"] = _numbers(SamplingParams, data.get("params"))
     return {key: value for key, value in ours.items() if value is not None}
 
 
 def _has_messages(item: Any) -> bool:
-    return isinstance(item, dict) and any(isinstance(item.get(key), list) for key in _LISTS)
+    if not isinstance(item, dict):
+        return False
+    return isinstance(item.get("mapping"), dict) or any(
+        isinstance(item.get(key), list) for key in _LISTS
+    )
+
+
+def _unwrapped(item: Any) -> Any:
+    """A conversation without the record around it, as Open WebUI exports it."""
+    chat = item.get("chat") if isinstance(item, dict) else None
+    return {**item, **chat} if isinstance(chat, dict) and _has_messages(chat) else item
+
+
+def _is_said(message: Table) -> bool:
+    """Whether ChatGPT shows a message of its tree, and there is something in it."""
+    facts = message.get("metadata")
+    hidden = isinstance(facts, dict) and facts.get("is_visually_hidden_from_conversation") is True
+    return not hidden and bool(_said(message.get("content")))
 
 
 def _messages(row: Table, n: int) -> list[Table]:
@@ -229,7 +250,7 @@ def _read_calls(calls: Any, said: Said) -> None:
         arguments = next(found, None)
         if name:
             if not isinstance(arguments, str):
-                arguments = json.dumps(arguments or {}, ensure_ascii=False)
+                arguments = json.dumps(arguments or {}, ensure_ascii=False, default=str)
             said.calls.append((one_line(name), arguments))
 
 

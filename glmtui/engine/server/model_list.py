@@ -54,9 +54,9 @@ class ModelList:
                 return ()
             waited = time.monotonic() - started
             raise unreachable(blame, error, seconds=waited, begun=False) from error
-        if model and status not in (200, 401, 407):
+        if model and status not in (*range(200, 300), 401, 407):
             return ()
-        if status != 200:
+        if not 200 <= status < 300:
             raise refused(blame, status, headers, body)
         text = whole_characters(decode(body))
         try:
