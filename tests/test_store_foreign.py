@@ -71,6 +71,29 @@ def test_a_deep_tree(tmp_path: Path) -> None:
     assert len(imported(tmp_path, {"mapping": mapping}).path) == 3000
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
+def test_one_message_on_each_line(tmp_path: Path, end: str) -> None:
+    rows = [{"role": "user", "content": "a\u2028b"}, {"role": "assistant", "content": "Hello"}]
+    lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+    (tmp_path / "chat.jsonl").write_bytes((end.join(lines) + end).encode())
+    talk = read_file(tmp_path / "chat.jsonl")
+    assert said(talk) == [("user", "a\u2028b"), ("assistant", "Hello")]
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ('{"messages": [{"role": "user", "content": "Hi"}]}', "holds 2 conversations"),
+        ("3", "is not JSON"),
+        ('{"role": "user"}', "message 1: has no content"),
+    ],
+)
+def test_other_lines_are_refused(tmp_path: Path, line: str, wrong: str) -> None:
+    (tmp_path / "chat.jsonl").write_text(f"{line}\n{line}\n")
+    with pytest.raises(CorruptConversation, match=wrong):
+        read_file(tmp_path / "chat.jsonl")
+
+
 def test_arguments_of_a_tool_call_in_toml(tmp_path: Path) -> None:
     call = 'tool_calls = [{name = "at", arguments = {when = 2023-11-14}}]'
     (tmp_path / "chat.toml").write_text(f'[[messages]]\nrole = "assistant"\n{call}\n')

@@ -5,7 +5,9 @@ What we keep ourselves is `glmtui.store.format`. Knows nothing of files.
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 from glmtui.chat import Conversation, Message
 from glmtui.errors import CorruptConversation
@@ -21,13 +23,27 @@ def import_text(text: str, file_format: FileFormat) -> Conversation:
 
     Raises like `loads`.
     """
-    data = parse(text, file_format)
+    try:
+        data = parse(text, file_format)
+    except CorruptConversation:
+        data = _json_lines(text) if file_format == "json" else None
+        if data is None:
+            raise
     if isinstance(data, list) or (isinstance(data, dict) and type(data.get("format")) is not int):
         try:
             data = in_our_words(data)
         except RecursionError as error:  # of a text that was just not too deep to parse
             raise CorruptConversation(_("this is not a conversation")) from error
     return from_table(data).fork()
+
+
+def _json_lines(text: str) -> list[Any] | None:
+    """The objects of a text with one on each line (JSONL); None if it is something else."""
+    try:
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
+    except (ValueError, RecursionError):
+        return None
+    return rows if len(rows) > 1 and all(isinstance(row, dict) for row in rows) else None
 
 
 # ---- out
