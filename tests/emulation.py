@@ -20,7 +20,7 @@ from glmtui.engine.native import build, kernels, library
 
 ISAS = tuple(build.PARTS)
 HEADER = Path(__file__).with_name("emulated.h")
-FLAGS = ("-DEMULATED", "-Wno-psabi", "-include", str(HEADER))
+FLAGS = ("-O1", "-DEMULATED", "-Wno-psabi", "-include", str(HEADER))  # -O1 compiles twice as fast
 
 
 def compiled(more: tuple[str, ...] = ()) -> Path:

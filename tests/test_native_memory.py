@@ -79,7 +79,7 @@ def sanitizer(name: str) -> str:
     return path
 
 
-SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-O2")
+SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 
 
 @needs_kernels
@@ -93,7 +93,7 @@ def test_they_run_clean_under_address_and_undefined_behaviour_sanitizers() -> No
         "emulation.emulated = lambda: library;"
         "sys.exit(pytest.main(sys.argv[1:]))"
     )
-    chosen = "10-2 or 4-32-llama or 300-9 or 50-3 or 21-bfloat16 or rounding_does"
+    chosen = "10-2 or 4-32-llama or (300-9 or 50-3) and (g32 or g192) or rounding_does"
     argv = [sys.executable, "-c", code, "-q", "-n0", "-p", "no:cacheprovider", "test_native.py"]
     ran = subprocess.run(
         [*argv, "-k", chosen],

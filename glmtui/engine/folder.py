@@ -163,10 +163,15 @@ def named_family(key: str) -> Family:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A folder's config.json. Raises BadCheckpoint."""
+    """A folder's config.json, with lengths of contexts as ints. Raises BadCheckpoint."""
     path = folder / "config.json"
     if path.is_file():
-        return read_object(path)
+        config = read_object(path)
+        for key in CONTEXT_KEYS:
+            value = config.get(key)
+            if isinstance(value, float) and value.is_integer():  # some programs write 4096.0
+                config[key] = int(value)
+        return config
     if any(folder.glob("*.gguf")):
         hint = _(FROM_GGUF)
     else:
@@ -315,7 +320,7 @@ def _context_length(config: Mapping[str, Any], folder: Path) -> int:
         for key in CONTEXT_KEYS:
             value = source.get(key)
             if isinstance(value, (int, float)) and 0 < value < MOST_CONTEXT:
-                return int(value)  # some programs write 4096.0
+                return int(value)
     raise BadCheckpoint(
         _("{path} does not say how long a context may be: no {key}.").format(
             path=folder / "config.json", key=CONTEXT_KEYS[0]
