@@ -26,13 +26,14 @@ from glmtui.engine.gguf import convert
 from glmtui.engine.gguf.file import read_gguf
 from glmtui.engine.gguf.tokenizer import build_tokenizer
 from glmtui.engine.weights import Checkpoint
-from glmtui.errors import GlmtuiError
+from glmtui.errors import GlmtuiError, ToolError
 from glmtui.models.hub_format import TokenizerJson
 from glmtui.store import FileFormat, dumps, loads
 from glmtui.store.exchange import import_text
 from glmtui.store.format import peek
 from glmtui.store.journal import add_later, dumps_later
 from glmtui.store.toml import load_toml
+from glmtui.tools import declared
 
 FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 
@@ -137,6 +138,38 @@ def settings() -> dict[str, bytes]:
         "example": config_example.example_toml().encode(),
         "all": entries.encode(),
         "wrong": b'a = """\n\n"""\nb = [1,\n2]\n[servers.x]\nurl = 1\n[sampling]\ntop_p = "x"\n',
+    }
+
+
+def take_tools(data: bytes) -> None:
+    """tools.toml, and after a NUL the arguments that a model calls each of its tools with."""
+    text, _, call = data.partition(b"\0")
+    tools, _ = declared.load(put("tools.toml", text))
+    try:
+        arguments = json.loads(call)
+    except (ValueError, RecursionError):
+        arguments = None
+    for tool in tools:
+        json.dumps(tool.declaration)
+        with suppress(ToolError):
+            made = tool.invocation(arguments if isinstance(arguments, dict) else None)
+            assert made.argv[0] == tool.command[0]
+            assert len(made.argv) <= len(tool.command)
+            assert made.shown.isprintable()
+
+
+def declared_tools() -> dict[str, bytes]:
+    tool = (
+        b'enabled = true\n[tools.t]\ndescription = "d"\n'
+        b'command = ["run", "-x", "a {city}", "{n}"]\n'
+        b"timeout = 5\n[tools.t.parameters.city]\n"
+        b'description = "c"\n[tools.t.parameters.n]\ndescription = "n"\ntype = "integer"\n'
+        b"optional = true\n"
+    )
+    return {
+        "called": tool + b'\0{"city": "\xe5\xb7\xb4\xe9\xbb\x8e", "n": 3}',
+        "dash": tool + b'\0{"city": "-rf"}',
+        "uncalled": tool,
     }
 
 
@@ -267,6 +300,9 @@ TARGETS: dict[str, Target] = {
         (b"\n[[messages]]\n", b"content = ", b"'''", b'"""', b"parent", b"head", b"finish_reason"),
     ),
     "journal": Target(take_journal, journals, (b'"parent": "m4"', b'"id": "m1"', b'"head": []')),
+    "tools": Target(
+        take_tools, declared_tools, (b"{city}", b"\\n", b"\\u202e", b"--", b"true", b"choices = []")
+    ),
     "settings": Target(take_settings, settings, (b"[servers.", b"url = ", b'"""', b"inf", b"nan")),
     "gguf": Target(take_gguf, ggufs, (b"tokenizer.ggml.tokens", b"general.alignment")),
     "safetensors": Target(take_safetensors, safetensors, (b"data_offsets", b"shape", b"I4", b"F8")),
