@@ -11,8 +11,8 @@
 #define QUERIES 3 /* that a key is read for at a time: as many as there are registers for */
 #define ROWS 96   /* queries that share a panel of keys, about */
 
-/* x = exp((x - most) * shrink) in place, for numbers up to a multiple of 8, for which there is room;
-   returns their sum. `most` becomes the largest. NaN stays NaN. */
+/* Replaces each x by exp((x - most) * shrink), where `most` is set to the largest x. Returns the sum of
+   the results. x must have room for a multiple of 8 floats. NaN stays NaN. */
 static float weigh_scores(float *x, float shrink, long length, float *most)
 {
     const __m256 factor = _mm256_set1_ps(shrink);
@@ -34,7 +34,7 @@ static float weigh_scores(float *x, float shrink, long length, float *most)
     return sum_of(total);
 }
 
-/* softmax(x * shrink) in place; there is room for numbers up to a multiple of 8. */
+/* softmax(x * shrink) in place; x must have room for a multiple of 8 floats. */
 static void softmax(float *x, float shrink, long length)
 {
     float most;
@@ -117,8 +117,8 @@ static void attend_chunk(float *parts, const float *q, const bf16 *keys, const b
     }
 }
 
-/* y = the mean of a query's values, from the parts of its chunks, which are `stride` apart. Parts
-   are added in their order, whichever threads they came from. */
+/* Combines the partial results of one query into its attention, y. Chunks are `stride` floats apart.
+   They are always added in the same order, so that the number of threads does not change the bits. */
 static void add_parts(float *y, const float *parts, long chunks, long stride, long size)
 {
     const float shrink = 1 / sqrtf((float)size);
@@ -146,7 +146,8 @@ INLINE long chunks_of(long length)
     return (length + CHUNK - 1) / CHUNK;
 }
 
-/* Every chunk of keys is read by one thread. parts: [tokens, chunks, heads, part_size]. */
+/* Shares chunks of keys out to threads, so that each key is read by one thread only.
+   parts: [tokens, chunks, heads, part_size]. */
 static void attend_few(const Attention *a, float *parts, int threads)
 {
     const long size = a->size, group = a->heads / a->kv_heads, tokens = a->tokens;
@@ -240,7 +241,7 @@ static void attend_block(const Attention *a, long first, long h, float *scores)
 
 /* ---- all */
 
-/* Numbers that a thread needs for many queries */
+/* Scratch memory per thread when there are many queries, in floats */
 static long room_of_block(const Attention *a)
 {
     const long stride = (a->offset + a->tokens + WIDE - 1) / WIDE * WIDE;

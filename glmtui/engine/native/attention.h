@@ -5,8 +5,8 @@
 
 #include "numbers.h"
 
-#define CHUNK 64        /* keys that one thread reads for a few queries before the next chunk */
-#define KEYS_AHEAD 2048 /* bytes of keys and values that are fetched before they are needed */
+#define CHUNK 64        /* keys in one unit of work when there are few queries */
+#define KEYS_AHEAD 2048 /* how far ahead keys and values are prefetched, in bytes */
 
 #define LARGEST_HEAD 256 /* numbers */
 
@@ -19,14 +19,15 @@ typedef struct {
     long tokens, q_stride, room, offset, heads, kv_heads, size;
 } Attention;
 
-/* Numbers of room that `attend` needs */
+/* Size of the scratch memory that `attend` needs, in floats */
 long attention_room(const Attention *a, int threads);
 
-/* room: [attention_room] */
+/* room: scratch memory of attention_room floats. */
 void attend(const Attention *a, float *room, int threads);
 
-/* What a chunk of keys adds to a query: the sum of its values, weighted by exp(score - largest
-   score), then that largest score, then the sum of the weights */
+/* The partial result of one query over one chunk of keys, in floats: `size` sums of values weighted
+   by exp(score - largest score), then the largest score, then the sum of the weights. The rest is
+   padding. */
 INLINE long part_size(long size)
 {
     return size + 8;
@@ -37,7 +38,7 @@ INLINE long part_size(long size)
 typedef void AttendChunk(float *parts, const float *q, const bf16 *keys, const bf16 *values,
                          long count, long size, long queries);
 
-/* Of processors with AVX-512, and with AMX */
+/* Implementations for processors with AVX-512, and for those with AMX */
 AttendChunk attend_chunk_avx512;
 long attention_room_amx(const Attention *a, int threads);
 void attend_amx(const Attention *a, float *room, int threads);

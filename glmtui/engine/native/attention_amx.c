@@ -9,14 +9,13 @@
 
 #define QUERIES 32 /* tokens whose queries of one head are computed together */
 
-/* What a call needs: keys and values as tiles of columns, queries in bfloat16, and a thread's scores,
-   of QUERIES rows, each as long as there are keys. */
+/* The scratch memory of one call */
 typedef struct {
-    bf16 *keys;    /* [kv_heads, length / SIDE, size / DEEP] tiles */
-    bf16 *values;  /* [kv_heads, length / DEEP, size / SIDE] tiles */
-    bf16 *queries; /* [tokens, and zeros up to a multiple of SIDE, heads * size] */
+    bf16 *keys;    /* rearranged: [kv_heads, length / SIDE, size / DEEP] tiles */
+    bf16 *values;  /* rearranged: [kv_heads, length / DEEP, size / SIDE] tiles */
+    bf16 *queries; /* [tokens rounded up to a multiple of SIDE, heads * size], zeros at the end */
     float *scores; /* [threads, QUERIES, length] */
-    long length;   /* keys, and more up to a multiple of DEEP */
+    long length;   /* number of keys, rounded up to a multiple of DEEP */
 } Room;
 
 static long divide_room(Room *room, const Attention *a, float *start, int threads)
@@ -39,7 +38,7 @@ long attention_room_amx(const Attention *a, int threads)
 
 /* ---- keys and values as tiles */
 
-/* The tiles of 16 keys from `first` on; of those beyond the last the last is taken. */
+/* Rearranges 16 keys from `first` on into tiles. Beyond the last key, the last one is repeated. */
 static void arrange_keys(bf16 *tiles, const bf16 *keys, long first, long length, long size)
 {
     int32_t distance[SIDE];
@@ -53,12 +52,12 @@ static void arrange_keys(bf16 *tiles, const bf16 *keys, long first, long length,
 
 INLINE __m512i sixteen_values(const bf16 *values, long key, long length, long size)
 {
-    if (key >= length) /* weighted by nothing, but nothing times infinity would be no number */
+    if (key >= length) /* its weight is 0, and 0 times an infinite number would be NaN */
         return _mm512_setzero_si512();
     return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(values + key * size)));
 }
 
-/* The tiles of 32 values from `first` on */
+/* Rearranges 32 values from `first` on into tiles. */
 static void arrange_values(bf16 *tiles, const bf16 *values, long first, long length, long size)
 {
     for (long c = 0; c < size; c += SIDE)

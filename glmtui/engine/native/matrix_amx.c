@@ -7,7 +7,7 @@
 #include "tiles.h"
 
 #define BAND 32    /* rows of the weight that are unpacked at a time */
-#define DEPTH 4096 /* of how many of their columns: 256 KB, which a second-level cache holds */
+#define DEPTH 4096 /* columns of a band that are unpacked at a time: 256 KB fit into the L2 cache */
 
 /* ---- unpacking: 16 rows become tiles of columns, a tile for 32 numbers of each row */
 
@@ -64,8 +64,8 @@ INLINE void copy_tile(bf16 *tile, Rows rows, const int is_bf16)
     }
 }
 
-/* Unpacks `depth` columns of 16 rows from `row` on, or where there are fewer, the last of them again.
-   tiles: one in two, those between them being of other rows. */
+/* Unpacks `depth` columns of 16 rows from `row` on. Beyond the last row, the last one is repeated.
+   Every other tile is written: those in between belong to the other 16 rows of a band. */
 static void unpack_tiles(bf16 *tiles, const Linear *w, long row, long first, long depth)
 {
     const long last = w->rows - 1 - row, stride = w->columns * w->bits / 8;
@@ -112,7 +112,7 @@ INLINE void multiply_tiles(float *y, long y_stride, const bf16 *x, long x_stride
     store_tiles(y, y_stride, tall);
 }
 
-/* The same for tokens and rows that there are fewer of than the tiles have */
+/* The same where there are fewer tokens or rows than the tiles have room for */
 static void multiply_edge(float *y, long y_stride, const bf16 *x, long x_stride, const bf16 *tiles,
                           long depth, const float *start, long tokens, long width)
 {

@@ -44,7 +44,7 @@ INLINE void give_up_tiles(void)
     _tile_release();
 }
 
-/* Two numbers side by side, in lanes of 32 bits */
+/* Packs two vectors into pairs of bfloat16, one pair in each lane of 32 bits */
 INLINE __m512i pairs_of(__m512 first, __m512 second)
 {
     const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(first));
@@ -98,7 +98,7 @@ INLINE void zero_tiles(void)
     TILE_ZERO(3);
 }
 
-INLINE long multiple_of(long unit, long count) /* count rounded up */
+INLINE long multiple_of(long unit, long count) /* count, rounded up to a multiple of unit */
 {
     return (count + unit - 1) / unit * unit;
 }
