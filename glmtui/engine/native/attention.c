@@ -90,32 +90,8 @@ INLINE void mix_values(float *parts, const float *scores, const bf16 *values, lo
     }
 }
 
-/* attend_chunk for n queries, known when this is compiled */
-INLINE void chunk_of(float *parts, const float *q, const bf16 *keys, const bf16 *values, long count,
-                     long size, const int n)
-{
-    float scores[QUERIES * CHUNK];
-    score_keys(scores, q, keys, count, size, n);
-    for (int j = 0; j < n; j++) {
-        float *end = parts + j * part_size(size) + size;
-        end[1] = weigh_scores(scores + j * CHUNK, 1 / sqrtf((float)size), count, end);
-    }
-    mix_values(parts, scores, values, count, size, n);
-}
-
-static void attend_chunk(float *parts, const float *q, const bf16 *keys, const bf16 *values,
-                         long count, long size, long queries)
-{
-    for (long j = 0; j < queries; j += QUERIES) {
-        float *to = parts + j * part_size(size);
-        const float *from = q + j * size;
-        switch (queries - j) {
-        case 1: chunk_of(to, from, keys, values, count, size, 1); break;
-        case 2: chunk_of(to, from, keys, values, count, size, 2); break;
-        default: chunk_of(to, from, keys, values, count, size, QUERIES);
-        }
-    }
-}
+#define ATTEND_CHUNK attend_chunk_avx2
+#include "attention_chunk.h"
 
 /* Combines the partial results of one query into its attention, y. Chunks are `stride` floats apart.
    They are always added in the same order, so that the number of threads does not change the bits. */
@@ -152,7 +128,7 @@ static void attend_few(const Attention *a, float *parts, int threads)
 {
     const long size = a->size, group = a->heads / a->kv_heads, tokens = a->tokens;
     const long chunks = chunks_of(a->offset + tokens), stride = a->heads * part_size(size);
-    AttendChunk *const chunk = USES_AVX512 ? attend_chunk_avx512 : attend_chunk;
+    AttendChunk *const chunk = USES_AVX512 ? attend_chunk_avx512 : attend_chunk_avx2;
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(static)

@@ -38,8 +38,9 @@ INLINE long part_size(long size)
 typedef void AttendChunk(float *parts, const float *q, const bf16 *keys, const bf16 *values,
                          long count, long size, long queries);
 
-/* Implementations for processors with AVX-512, and for those with AMX */
-AttendChunk attend_chunk_avx512;
+AttendChunk attend_chunk_avx2, attend_chunk_avx512;
+
+/* Of many queries, for processors with AMX */
 long attention_room_amx(const Attention *a, int threads);
 void attend_amx(const Attention *a, float *room, int threads);
 

@@ -9,7 +9,7 @@
 #define VALUES 4  /* vectors of a value that are added up at a time, for each of the queries */
 
 /* scores = q k^T of one key head and n queries that see the same keys. q: [n, size].
-   scores: [n, CHUNK], -inf for what there is no key for. */
+   scores: [n, CHUNK]. */
 INLINE void score_keys(float *scores, const float *q, const bf16 *keys, long count, long size,
                        const int n)
 {
@@ -30,16 +30,16 @@ INLINE void score_keys(float *scores, const float *q, const bf16 *keys, long cou
         for (int j = 0; j < n; j++)
             scores[j * CHUNK + i] = _mm512_reduce_add_ps(sums[j]);
     }
-    for (int j = 0; j < n; j++)
-        for (long i = count; i < CHUNK; i++)
-            scores[j * CHUNK + i] = -INFINITY;
 }
 
-/* scores = exp((scores - most) * shrink) of one query; returns their sum. */
-INLINE float weigh_scores(float *scores, float shrink, float *most)
+/* Replaces each of `count` scores by exp((score - most) * shrink), where `most` is set to the largest
+   score. Returns the sum of the results. scores: [CHUNK]. */
+INLINE float weigh_scores(float *scores, float shrink, long count, float *most)
 {
     const __m512 factor = _mm512_set1_ps(shrink);
     __m512 largest = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+    for (long i = count; i < CHUNK; i++)
+        scores[i] = -INFINITY;
     for (long i = 0; i < CHUNK; i += 16) /* of NaN the second operand is returned */
         largest = _mm512_max_ps(_mm512_loadu_ps(scores + i), largest);
     *most = _mm512_reduce_max_ps(largest);
@@ -55,8 +55,8 @@ INLINE float weigh_scores(float *scores, float shrink, float *most)
 
 /* parts[j] = the sum of values, each weighted by a score. parts: [n, part_size]. `wide` vectors of 16
    numbers at a time. */
-INLINE void mix_values(float *parts, const float *scores, const bf16 *values, long count, long size,
-                       const int n, const int wide)
+INLINE void mix_vectors(float *parts, const float *scores, const bf16 *values, long count,
+                        long size, const int n, const int wide)
 {
     for (long c = 0; c < size; c += 16 * wide) {
         __m512 sums[QUERIES][VALUES];
@@ -80,33 +80,14 @@ INLINE void mix_values(float *parts, const float *scores, const bf16 *values, lo
     }
 }
 
-/* attend_chunk_avx512 for n queries, known when this is compiled */
-INLINE void chunk_of(float *parts, const float *q, const bf16 *keys, const bf16 *values, long count,
-                     long size, const int n)
+INLINE void mix_values(float *parts, const float *scores, const bf16 *values, long count, long size,
+                       const int n)
 {
-    float scores[QUERIES * CHUNK];
-    score_keys(scores, q, keys, count, size, n);
-    for (int j = 0; j < n; j++) {
-        float *end = parts + j * part_size(size) + size;
-        end[1] = weigh_scores(scores + j * CHUNK, 1 / sqrtf((float)size), end);
-    }
     if (size % (16 * VALUES))
-        mix_values(parts, scores, values, count, size, n, 2);
+        mix_vectors(parts, scores, values, count, size, n, 2);
     else
-        mix_values(parts, scores, values, count, size, n, VALUES);
+        mix_vectors(parts, scores, values, count, size, n, VALUES);
 }
 
-void attend_chunk_avx512(float *parts, const float *q, const bf16 *keys, const bf16 *values,
-                         long count, long size, long queries)
-{
-    for (long j = 0; j < queries; j += QUERIES) {
-        float *to = parts + j * part_size(size);
-        const float *from = q + j * size;
-        switch (queries - j) {
-        case 1: chunk_of(to, from, keys, values, count, size, 1); break;
-        case 2: chunk_of(to, from, keys, values, count, size, 2); break;
-        case 3: chunk_of(to, from, keys, values, count, size, 3); break;
-        default: chunk_of(to, from, keys, values, count, size, QUERIES);
-        }
-    }
-}
+#define ATTEND_CHUNK attend_chunk_avx512
+#include "attention_chunk.h"

@@ -37,6 +37,7 @@ HEADERS = (
     "linear.h",
     "matrix.h",
     "attention.h",
+    "attention_chunk.h",
     "isa.h",
     "numbers512.h",
     "tiles.h",
