@@ -11,7 +11,7 @@ from glmtui.errors import ConfigError
 from glmtui.language import _
 
 LIMIT = "GLMTUI_CPU_ISA"  # the environment variable that hides instruction sets
-# each with the flags of /proc/cpuinfo that it takes, beside those of the sets before it
+# for each, the flags of /proc/cpuinfo that it needs, in addition to those of the sets before it
 INSTRUCTION_SETS = {
     "avx2": {"avx2", "fma", "f16c"},
     "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"},

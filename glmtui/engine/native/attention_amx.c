@@ -79,7 +79,7 @@ static float weigh_scores(float *x, float shrink, long length, long end)
     __m512 largest = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
     for (long i = length; i < end; i++)
         x[i] = -INFINITY;
-    for (long i = 0; i < end; i += 16) /* of NaN the second operand is returned */
+    for (long i = 0; i < end; i += 16) /* if either is NaN, the second is returned */
         largest = _mm512_max_ps(_mm512_loadu_ps(x + i), largest);
     largest = _mm512_set1_ps(_mm512_reduce_max_ps(largest));
     for (long i = 0; i < end; i += 16) {

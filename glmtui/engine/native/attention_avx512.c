@@ -40,7 +40,7 @@ INLINE float weigh_scores(float *scores, float shrink, long count, float *most)
     __m512 largest = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
     for (long i = count; i < CHUNK; i++)
         scores[i] = -INFINITY;
-    for (long i = 0; i < CHUNK; i += 16) /* of NaN the second operand is returned */
+    for (long i = 0; i < CHUNK; i += 16) /* if either is NaN, the second is returned */
         largest = _mm512_max_ps(_mm512_loadu_ps(scores + i), largest);
     *most = _mm512_reduce_max_ps(largest);
     largest = _mm512_set1_ps(*most);

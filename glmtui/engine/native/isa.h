@@ -12,7 +12,7 @@ typedef enum {
 /* What use_isa granted last; AVX2 before the first call. Not to be changed while a kernel runs. */
 extern Isa isa;
 
-/* Constants where the library was compiled without, so that nothing refers to what is not there */
+/* Constant 0 where the library was compiled without that part, so that nothing refers to it */
 #ifdef WITH_AVX512
 #define USES_AVX512 (isa >= AVX512)
 #else
@@ -24,9 +24,10 @@ extern Isa isa;
 #define USES_AMX 0
 #endif
 
-/* Uses the highest instruction set up to `wanted` that was compiled, that the processor has, that
-   the operating system allows and that multiplies as it should: a child process tries it first,
-   since some virtual machines list instructions that end a process. Returns what is in use. */
+/* Selects the highest instruction set up to `wanted` that was compiled, that the processor has, that
+   the operating system permits, and that computes correctly. A child process tries it first, since
+   some virtual machines list instructions and kill a process that executes them. Returns the
+   selected instruction set. */
 int use_isa(int wanted);
 
 #endif

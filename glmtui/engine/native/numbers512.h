@@ -11,11 +11,11 @@ INLINE __m512 load16_bf16(const bf16 *at)
         _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)at)), 16));
 }
 
-/* exp for numbers up to 0 to 2 units in the last place, by the polynomial of exp_of (numbers.h); what
-   is below -87 counts as -87, which is 1e-38. NaN stays NaN. */
+/* exp of numbers that are not positive, exact to 2 units in the last place, by the polynomial of exp_of
+   (numbers.h). Numbers below -87 are taken for -87, whose exp is 1e-38. NaN stays NaN. */
 INLINE __m512 exp16_of(__m512 x)
 {
-    x = _mm512_max_ps(_mm512_set1_ps(-87.0f), x); /* of NaN the second operand is returned */
+    x = _mm512_max_ps(_mm512_set1_ps(-87.0f), x); /* if either is NaN, the second is returned */
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
     r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);

@@ -14,7 +14,7 @@
 #define DEEP 32  /* columns of a tile of rows */
 #define TILE 512 /* numbers of bfloat16 in a tile */
 
-/* Compilers do not know that loading a tile reads memory: what was written has to be there first. */
+/* GCC does not know that loading a tile reads memory. The barrier makes earlier writes visible to it. */
 #define TILE_LOAD(tile, at, stride) \
     do { \
         __asm__ volatile("" ::: "memory"); \
