@@ -3,11 +3,11 @@
 import sys
 
 import glmtui
-from glmtui.programs import drop_working_folder
+from glmtui.system.programs import drop_working_folder
 
 drop_working_folder(glmtui.__file__)  # before anything is imported that could be found there
 
-from glmtui.cli import main  # noqa: E402
+from glmtui.cli.command_line import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

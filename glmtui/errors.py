@@ -24,7 +24,7 @@ They are raised at the place that knows the cause, and caught in three: the comm
 engine thread's loop, and the app's handler of failed requests. Nothing here knows who shows them.
 """
 
-from glmtui.addresses import without_credentials
+from glmtui.net.addresses import without_credentials
 
 
 class GlmtuiError(Exception):

@@ -15,11 +15,12 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from glmtui import __version__, paths
-from glmtui.addresses import without_credentials
+from glmtui import __version__
 from glmtui.errors import GlmtuiError
 from glmtui.language import _
-from glmtui.store.durable import make_private_folder
+from glmtui.net.addresses import without_credentials
+from glmtui.system import paths
+from glmtui.system.durable_files import make_private_folder
 
 LOG_BYTES = 1_000_000  # a log that is longer begins anew; the old one is kept beside it
 LOOK_SECONDS = 10.0  # between looks at what libraries have written

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
-from glmtui.engine.weights import Checkpoint
+from glmtui.engine.checkpoint.checkpoint import Checkpoint
 
 ALIGNMENT = 512  # bytes; CUDA's caching allocator hands out multiples
 

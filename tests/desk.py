@@ -13,9 +13,9 @@ from glmtui.chat import Conversation, Message
 from glmtui.engine.api import LoadOptions, ServerSpec
 from glmtui.errors import StoreError
 from glmtui.store import Store
-from glmtui.ui.run import Place
-from glmtui.ui.saver import Saver
-from glmtui.ui.session import Session
+from glmtui.ui.session.reply_state import Place
+from glmtui.ui.session.saver import Saver
+from glmtui.ui.session.session import Session
 
 TARGET = ServerSpec("http://fake/v1")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.engine.native import build, kernels, library
+from glmtui.engine.nn.native import build, kernels, library
 
 ISAS = tuple(build.PARTS)
 HEADER = Path(__file__).with_name("emulated.h")

@@ -20,12 +20,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glmtui.engine import LoadOptions, catalog, load_model
+from glmtui.engine import LoadOptions, load_model
 from glmtui.engine.api import ModelInfo
-from glmtui.engine.generate import LoadedModel
-from glmtui.engine.importance import importance
-from glmtui.engine.linear import Linear
-from glmtui.engine.quant import quantize
+from glmtui.engine.catalog import resolver
+from glmtui.engine.convert.calibration import importance
+from glmtui.engine.nn.linear import Linear
+from glmtui.engine.nn.packed_weight import quantize
+from glmtui.engine.runtime.model_runner import LoadedModel
 
 WAYS: dict[str, tuple[int, int | None]] = {
     "int8": (8, None),
@@ -123,7 +124,7 @@ def report(subject: Subject) -> Iterator[str]:
 
 def subject(model: str, text: str) -> Subject:
     options = LoadOptions(device="cpu", dtype="float32", quant=None)
-    info = catalog.resolve(model)
+    info = resolver.resolve(model)
     assert isinstance(info, ModelInfo), f"{model} is a server"
     return Subject(load_model(model, options), text, importance(info, lambda progress: None))
 

@@ -9,7 +9,7 @@ from textual.app import App, ComposeResult
 from textual.screen import Screen
 
 from glmtui.chat import Message
-from glmtui.ui.transcript import Transcript
+from glmtui.ui.transcript.transcript import Transcript
 
 REPLY = """\
 ## Section about 显存

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import TensorWeakRef
 
-from glmtui.engine.cuda_graph import Replay
+from glmtui.engine.runtime.cuda_graph import Replay
 
 HOST_READS = ("_local_scalar_dense", "nonzero", "equal", "unique", "is_nonzero")
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from glmtui.addresses import is_local_service, is_this_machine, shown_address, without_credentials
+from glmtui.net.addresses import (
+    is_local_service,
+    is_this_machine,
+    shown_address,
+    without_credentials,
+)
 
 SECRET = "canary"
 

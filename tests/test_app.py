@@ -13,7 +13,7 @@ from fake_engine import FakeEngine
 
 from glmtui.chat import Conversation, Message
 from glmtui.errors import ConfigError, EngineError, ModelError, StoreError
-from glmtui.ui.chat_view import SHORTEST_FRAME
+from glmtui.ui.chat.view import SHORTEST_FRAME
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 
@@ -278,7 +278,7 @@ async def test_export_writes_a_file_and_overwrites_none(folders: Path) -> None:
 
 async def test_help_lists_every_command_and_closes() -> None:
     from glmtui.commands import COMMANDS
-    from glmtui.ui.help import help_text
+    from glmtui.ui.panels.help import help_text
 
     async with running() as desk:
         await desk.pilot.press("f1")

@@ -11,7 +11,7 @@ from rich.color import Color, ColorSystem
 from terminal import Terminal
 from test_app_terminal import PROGRAM
 
-from glmtui.ui.themes import DARK, LIGHT, few_colours, themes
+from glmtui.ui.terminal.themes import DARK, LIGHT, few_colours, themes
 
 MOUSE = {b"1000", b"1003", b"1006", b"1015"}
 

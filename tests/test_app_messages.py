@@ -219,7 +219,7 @@ async def test_a_message_opens_in_the_editor_and_only_a_question_changes(
         opened.append(text)
         return text + "?"
 
-    monkeypatch.setattr("glmtui.ui.editor.edit_text", edit)
+    monkeypatch.setattr("glmtui.ui.terminal.editor.edit_text", edit)
     async with running(conversation=talk()) as desk:
         await desk.pilot.press("up", "o")
         await desk.shows("Only questions can be changed")

@@ -13,13 +13,14 @@ from app_desk import SERVER, folders, running
 from fake_engine import FakeEngine
 
 from glmtui.config import Server, Settings
-from glmtui.engine import catalog, device
 from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
-from glmtui.engine.device import Gpu, HostMemory, Snapshot
+from glmtui.engine.catalog import resolver
+from glmtui.engine.hardware import machine
+from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
 from glmtui.errors import DownloadError
-from glmtui.ui import model_picker
-from glmtui.ui.finding import age
-from glmtui.ui.model_picker import fit, progress_text
+from glmtui.ui.dialogs import model_picker
+from glmtui.ui.dialogs.conversation_picker import age
+from glmtui.ui.dialogs.model_picker import fit, progress_text
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 
@@ -31,7 +32,7 @@ HERE = ModelInfo("smollm2", Path("/nowhere"), "llama", 8192, GB // 10, "int4 g32
 
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "snapshot", lambda: SMALL)
+    monkeypatch.setattr(machine, "snapshot", lambda: SMALL)
 
 
 class Fetched:
@@ -67,7 +68,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetched]:
 
 
 def test_what_fits_depends_on_the_machine_and_on_how_it_is_held() -> None:
-    whole = catalog.known_model("chatglm3-6b")
+    whole = resolver.known_model("chatglm3-6b")
     assert whole is not None
     assert fit(whole, LARGE, "auto") == (True, "fits, 12.5 GB to fetch")
     assert fit(whole, SMALL, "auto") == (False, "needs 12.5 GB, 4.0 free")

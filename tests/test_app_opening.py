@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from app_desk import AppDesk, folders, running
 
-from glmtui import paths
 from glmtui.chat import Conversation, Message
 from glmtui.errors import StoreError
 from glmtui.store import Store
-from glmtui.ui import opening
-from glmtui.ui.opening import Opening
+from glmtui.system import paths
+from glmtui.ui.session import conversation_reader
+from glmtui.ui.session.conversation_reader import Opening
 
 pytestmark = pytest.mark.usefixtures("folders")
 __all__ = ["folders"]
@@ -41,7 +41,7 @@ def slow_disk(desk: AppDesk, monkeypatch: pytest.MonkeyPatch) -> Iterator[thread
         return load(conversation_id)
 
     monkeypatch.setattr(desk.app.store, "load", wait_and_load)
-    monkeypatch.setattr(opening, "PATIENCE", 0.01)
+    monkeypatch.setattr(conversation_reader, "PATIENCE", 0.01)
     try:
         yield gate
     finally:
@@ -101,7 +101,7 @@ def test_a_result_is_what_was_read_or_what_was_raised() -> None:
     def fail() -> Conversation:
         raise StoreError("no")
 
-    reading = opening.Reading(fail)
+    reading = conversation_reader.Reading(fail)
     assert reading.wait(30)
     with pytest.raises(StoreError, match="no"):
         reading.result()

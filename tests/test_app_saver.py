@@ -13,8 +13,8 @@ from desk import Desk
 from glmtui.chat import Conversation, Message
 from glmtui.errors import ConversationInUse, StoreError
 from glmtui.store import Store
-from glmtui.ui import saver as saving
-from glmtui.ui.saver import Saver
+from glmtui.ui.session import saver as saving
+from glmtui.ui.session.saver import Saver
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from glmtui.chat import Conversation, Message, SamplingParams
 from glmtui.engine.api import Delta, LoadOptions
 from glmtui.errors import EngineError, ModelError
 from glmtui.store import Store
-from glmtui.ui.run import places
+from glmtui.ui.session.reply_state import places
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pytest
 from terminal import Terminal
 
 from glmtui.store import read_file
-from glmtui.ui.terminal import InputFilter, TerminalFile
+from glmtui.ui.terminal.driver import InputFilter, TerminalFile
 
 PROGRAM = """
 import sys

@@ -13,8 +13,8 @@ from fake_engine import FakeEngine
 
 from glmtui.chat import Message
 from glmtui.engine.api import ToolCall
-from glmtui.ui.dialogs import Choice
-from glmtui.ui.running import Running
+from glmtui.ui.dialogs.list_dialog import Choice
+from glmtui.ui.dialogs.tool_dialog import Running
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 

@@ -8,8 +8,8 @@ import pytest
 from app_desk import folders, running
 
 from glmtui.errors import UsageError
-from glmtui.ui import attachments
-from glmtui.ui.attachments import look, named, with_files
+from glmtui.ui.prompt import attachments
+from glmtui.ui.prompt.attachments import look, named, with_files
 
 pytestmark = pytest.mark.usefixtures("here")
 __all__ = ["folders"]

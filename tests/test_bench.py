@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 from rich.cells import cell_len
 
-from glmtui import bench_report
+from glmtui.cli import bench_report
 from glmtui.engine.api import LoadOptions
 from glmtui.engine.bench.plan import (
     QUESTION,

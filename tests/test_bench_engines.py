@@ -16,20 +16,20 @@ import torch
 from checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
 from safetensors.numpy import save
 
-from glmtui import bench, cli
+from glmtui.cli import bench, command_line
 from glmtui.engine.api import LoadOptions, ModelInfo
 from glmtui.engine.bench import shapes, synthetic, transformers_peer
 from glmtui.engine.bench.bandwidth import COPY_BYTES
-from glmtui.engine.bench.native import Native, step_bytes
+from glmtui.engine.bench.own_engine import Native, step_bytes
 from glmtui.engine.bench.plan import EngineName, Subject
-from glmtui.engine.bench.process import Worker, copy_worker
 from glmtui.engine.bench.shapes import SHAPES, Shape, check_memory
 from glmtui.engine.bench.transformers_peer import TransformersPeer
-from glmtui.engine.device import HostMemory, Snapshot
-from glmtui.engine.folder import inspect
-from glmtui.engine.known import QUANTS, known_model
-from glmtui.engine.loader import family_module
-from glmtui.engine.quant import PackedWeight
+from glmtui.engine.bench.worker import Worker, copy_worker
+from glmtui.engine.catalog.model_folder import inspect
+from glmtui.engine.catalog.registry import QUANTS, known_model
+from glmtui.engine.hardware.machine import HostMemory, Snapshot
+from glmtui.engine.loading.loader import family_module
+from glmtui.engine.nn.packed_weight import PackedWeight
 from glmtui.errors import EngineError, OutOfMemory, UnsupportedModel
 
 EXACT = LoadOptions(device="cpu", dtype="float32", quant=None)
@@ -296,7 +296,7 @@ def test_what_cannot_be_measured_is_said_at_once(
     given = [str(folder) if argument == "FOLDER" else argument for argument in argv]
     if "--gguf" in argv or argv == ["--against", "llama-cpp"]:
         given.append(str(folder))
-    assert cli.main(["bench", *given]) == code
+    assert command_line.main(["bench", *given]) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert said in err
@@ -314,7 +314,7 @@ def test_a_peer_that_is_not_installed_is_named(
     package: str,
 ) -> None:
     monkeypatch.setitem(bench.MODULES, peer, "glmtui_has_no_such_module")
-    assert cli.main(["bench", str(folder), "--against", peer]) == 1
+    assert command_line.main(["bench", str(folder), "--against", peer]) == 1
     err = capsys.readouterr().err
     assert f"{peer} is not installed here" in err
     assert f"pip install {package}" in err
@@ -324,7 +324,7 @@ def test_the_command_measures_against_transformers(
     place: None, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["bench", str(folder), "--against", "transformers", "--rounds", "1", "--tokens", "2"]
-    assert cli.main([*argv, "--threads", "1", "--json"]) == 0
+    assert command_line.main([*argv, "--threads", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [engine["engine"] for engine in found["engines"]] == ["glmtui", "transformers"]
     assert found["model"] == str(folder)

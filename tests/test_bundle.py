@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.bundle import redacted
 from glmtui.chat import Conversation, Message
-from glmtui.cli import main
+from glmtui.cli.bug_report import redacted
+from glmtui.cli.command_line import main
 from glmtui.store import Store
 
 

@@ -8,17 +8,17 @@ from goldens import GOLDEN, load
 from toy import CPU, Counter, toy
 
 from glmtui.chat import SamplingParams
-from glmtui.engine import caches
-from glmtui.engine.cache import KVCache
-from glmtui.engine.caches import CacheShelf, cache_budget
+from glmtui.engine.nn.kv_cache import KVCache
+from glmtui.engine.runtime import prefix_cache
+from glmtui.engine.runtime.prefix_cache import CacheShelf, cache_budget
 
 PLENTY = 10**9
 
 
 @pytest.fixture(autouse=True)
 def _small_branches_are_worth_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caches, "WORTH_KEEPING", 8)
-    monkeypatch.setattr("glmtui.engine.cache.BLOCK", 16)
+    monkeypatch.setattr(prefix_cache, "WORTH_KEEPING", 8)
+    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK", 16)
 
 
 def shelf(budget: int = PLENTY) -> CacheShelf:
@@ -139,7 +139,7 @@ def test_ids_noted_for_a_failed_step_do_not_count() -> None:
 def test_the_budget_is_what_was_asked_for_or_a_share_of_what_is_free() -> None:
     assert cache_budget(1.5, CPU) == 1_500_000_000
     assert cache_budget(0, CPU) == 0
-    assert 0 < cache_budget(None, CPU) <= caches.MOST_ON_CPU
+    assert 0 < cache_budget(None, CPU) <= prefix_cache.MOST_ON_CPU
 
 
 def test_forgetting_frees_them_all() -> None:

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from checkpoints import llama_files, write_folder
 
-from glmtui.engine import catalog
 from glmtui.engine.api import ModelInfo
+from glmtui.engine.catalog import resolver
 from glmtui.errors import UnsupportedModel
 
 
 def family(folder: Path, **config: object) -> str:
-    return catalog.family_of(config, folder).key
+    return resolver.family_of(config, folder).key
 
 
 CHATGLM2 = {"model_type": "chatglm", "padded_vocab_size": 65024, "eos_token_id": 2}
@@ -79,12 +79,12 @@ def test_a_base_model_cannot_chat_unless_its_family_is_given(tmp_path: Path) -> 
     ).encode()
     folder = write_folder(tmp_path / "mine", files)
     with pytest.raises(UnsupportedModel, match="cannot chat"):
-        catalog.resolve(str(folder))
-    info = catalog.resolve(str(folder), family="chatglm3")
+        resolver.resolve(str(folder))
+    info = resolver.resolve(str(folder), family="chatglm3")
     assert isinstance(info, ModelInfo)
     assert info.family == "chatglm3"
     with pytest.raises(UnsupportedModel, match="no model family 'chatglm9'"):
-        catalog.resolve(str(folder), family="chatglm9")
+        resolver.resolve(str(folder), family="chatglm9")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from checkpoints import llama_files, write_folder
 
-from glmtui.engine.folder import Manifest, inspect
+from glmtui.engine.catalog.model_folder import Manifest, inspect
 from glmtui.errors import BadCheckpoint, ModelNotFound
 
 

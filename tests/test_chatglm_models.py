@@ -19,9 +19,9 @@ from torch import Tensor
 from glmtui.chat import SamplingParams
 from glmtui.engine import load_model
 from glmtui.engine.api import LoadOptions
-from glmtui.engine.generate import LoadedModel
+from glmtui.engine.models import chatglm, chatglm2, chatglm3
+from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import EngineError, UnsupportedModel
-from glmtui.models import chatglm, chatglm2, chatglm3
 
 FIXTURES = SHARED / "fixtures" / "models"
 SMALL = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())

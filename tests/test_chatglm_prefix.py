@@ -9,8 +9,8 @@ import torch
 from goldens import SHARED, read_json
 from safetensors.torch import load_file
 
+from glmtui.engine.models.prefix_lm import Marks, Prefix, PrefixCache
 from glmtui.errors import EngineError
-from glmtui.models.prefix import Marks, Prefix, PrefixCache
 
 GMASK, MASK, SOP = 90, 91, 92
 MARKS = Marks(GMASK, MASK, SOP)

@@ -11,9 +11,9 @@ import pytest
 from goldens import SHARED, load, read_json, tokenizer_file
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.families import FAMILIES
-from glmtui.models import chatglm, chatglm2, chatglm3
-from glmtui.models.rounds import Round, rounds
+from glmtui.chat.rounds import Round, rounds
+from glmtui.engine.catalog.families import FAMILIES
+from glmtui.engine.models import chatglm, chatglm2, chatglm3
 
 
 class Letters:
@@ -126,7 +126,7 @@ def test_defaults_are_those_of_each_chat() -> None:
 
 
 def test_every_glm_family_has_the_whole_interface() -> None:
-    from glmtui.engine.loader import family_module
+    from glmtui.engine.loading.loader import family_module
 
     wanted = {"Model", "load_config", "sources", "load_tokenizer", "chat_format", "defaults"}
     for family in FAMILIES:

@@ -12,10 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glmtui.engine.api import Tokenizer
-from glmtui.engine.detokenizer import Detokenizer
+from glmtui.engine.models import chatglm, chatglm2, chatglm3
+from glmtui.engine.tokenization.detokenizer import Detokenizer
+from glmtui.engine.tokenization.sentencepiece_tokenizer import (
+    IceTokenizer,
+    PieceTokenizer,
+    load_ice_text,
+    load_pieces,
+)
 from glmtui.errors import BadCheckpoint
-from glmtui.models import chatglm, chatglm2, chatglm3
-from glmtui.models.pieces import IceTokenizer, PieceTokenizer, load_ice_text, load_pieces
 
 TEXT = [
     "the quick brown fox jumps over the lazy dog and runs away again and again",

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from glmtui.chat import Message
-from glmtui.errors import EngineError
-from glmtui.models.tool_calls import (
+from glmtui.engine.tokenization.tool_calls import (
     ToolCall,
     declared_for_chatglm3,
     declared_for_glm4,
@@ -18,6 +17,7 @@ from glmtui.models.tool_calls import (
     read_call,
     split_reply,
 )
+from glmtui.errors import EngineError
 
 
 def fenced(code: str) -> str:

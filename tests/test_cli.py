@@ -7,12 +7,12 @@ import types
 import pytest
 from rich.cells import cell_len
 
-from glmtui import cli
 from glmtui.chat import Conversation, Message, SamplingParams
+from glmtui.cli import command_line
 from glmtui.config import Settings
-from glmtui.config_example import example_toml
+from glmtui.config.example import example_toml
 from glmtui.engine.api import ModelInfo, Progress
-from glmtui.engine.catalog import MODELS
+from glmtui.engine.catalog.resolver import MODELS
 from glmtui.errors import DownloadError
 from glmtui.language import speak
 from glmtui.store import Store, loads
@@ -56,12 +56,12 @@ def saved(place):
 )
 def test_what_goes_wrong_is_said_in_the_language_asked_for(argv, said, capsys, monkeypatch):
     monkeypatch.setenv("LANG", "zh_CN.UTF-8")
-    assert cli.main(argv) in (1, 2)
+    assert command_line.main(argv) in (1, 2)
     assert said in capsys.readouterr().err
     monkeypatch.setenv("LANG", "C")
     monkeypatch.setenv("GLMTUI_UI_LANGUAGE", "zh")
     if argv[0] != "-s":  # wrong arguments are found before the settings are read
-        cli.main(argv)
+        command_line.main(argv)
         assert said in capsys.readouterr().err
     speak("en")
 
@@ -85,15 +85,15 @@ def test_what_goes_wrong_is_said_in_the_language_asked_for(argv, said, capsys, m
     ],
 )
 def test_a_command_line_that_means_nothing(capsys, argv, said):
-    assert cli.main(argv) == 2
+    assert command_line.main(argv) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert said in err
 
 
 def test_help_and_version(capsys):
-    assert cli.main(["--help"]) == 0
-    assert cli.main(["--version"]) == 0
+    assert command_line.main(["--help"]) == 0
+    assert command_line.main(["--version"]) == 0
     assert "glmtui 0." in capsys.readouterr().out
 
 
@@ -110,18 +110,18 @@ def app(monkeypatch):
         return 7
 
     monkeypatch.setitem(sys.modules, "glmtui.ui.launch", types.SimpleNamespace(run=run))
-    monkeypatch.setattr(cli, "_is_terminal", lambda stream: True)
+    monkeypatch.setattr(command_line, "_is_terminal", lambda stream: True)
     return opened
 
 
 def test_bare_opens_the_app_and_returns_what_it_returns(app):
-    assert cli.main([]) == 7
+    assert command_line.main([]) == 7
     assert app == [(Settings(), [], None, False)]
 
 
 def test_what_the_app_is_opened_with(app):
-    assert cli.main(["-m", "THUDM/chatglm3-6b", "-s", "seed=5", "--open", "ab12"]) == 7
-    assert cli.main(["--continue"]) == 7
+    assert command_line.main(["-m", "THUDM/chatglm3-6b", "-s", "seed=5", "--open", "ab12"]) == 7
+    assert command_line.main(["--continue"]) == 7
     assert app[0] == (Settings(model="THUDM/chatglm3-6b", seed=5), [], "ab12", True)
     assert app[1][2:] == ("last", False)
 
@@ -129,7 +129,7 @@ def test_what_the_app_is_opened_with(app):
 def test_bad_settings_go_to_the_app_and_do_not_stop_it(app, place, capsys):
     file = place / "broken.toml"
     file.write_text("[sampling\n")
-    assert cli.main(["--config", str(file)]) == 7
+    assert command_line.main(["--config", str(file)]) == 7
     assert "line 1: this is not TOML" in app[0][1][0].message
     assert capsys.readouterr().err == ""
 
@@ -138,13 +138,13 @@ def test_bad_settings_go_to_the_app_and_do_not_stop_it(app, place, capsys):
 
 
 def test_list_of_nothing_says_where_it_looked(capsys, place):
-    assert cli.main(["list"]) == 0
+    assert command_line.main(["list"]) == 0
     assert str(place / "data" / "conversations") in capsys.readouterr().out
 
 
 def test_list_fits_80_columns_newest_first(saved, capsys):
     first, second = saved
-    assert cli.main(["list"]) == 0
+    assert command_line.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["ID", second.id, first.id]
     assert all(cell_len(line) <= 80 for line in lines)
@@ -156,7 +156,7 @@ def test_list_fits_80_columns_newest_first(saved, capsys):
 def test_list_names_files_it_set_aside_and_shows_the_rest(saved, capsys, place):
     damaged = place / "data" / "conversations" / "2026-01-01-x-00000000.toml"
     damaged.write_text("= nothing")
-    assert cli.main(["list"]) == 0
+    assert command_line.main(["list"]) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 3
     assert "00000000.toml" in err
@@ -164,41 +164,41 @@ def test_list_names_files_it_set_aside_and_shows_the_rest(saved, capsys, place):
 
 
 def test_export_prints_markdown(saved, capsys):
-    assert cli.main(["export", saved[0].id[:6]]) == 0
+    assert command_line.main(["export", saved[0].id[:6]]) == 0
     assert "Why is the sky blue?" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file_format", ["json", "toml"])
 def test_export_can_be_read_back(saved, capsys, place, file_format):
     file = place / f"out.{file_format}"
-    assert cli.main(["export", "last", "-o", str(file)]) == 0
+    assert command_line.main(["export", "last", "-o", str(file)]) == 0
     assert capsys.readouterr().out == ""
-    assert cli.main(["export", "last", "--format", file_format]) == 0
+    assert command_line.main(["export", "last", "--format", file_format]) == 0
     assert capsys.readouterr().out == file.read_text("utf-8")
     assert loads(file.read_text("utf-8"), file_format).path[0].content.startswith("天空")
 
 
 def test_export_format_wins_over_the_files_ending(saved, place):
     file = place / "out.json"
-    assert cli.main(["export", "last", "--format", "md", "-o", str(file)]) == 0
+    assert command_line.main(["export", "last", "--format", "md", "-o", str(file)]) == 0
     assert not file.read_text("utf-8").startswith("{")
 
 
 def test_export_to_a_place_that_is_none(saved, capsys, place):
-    assert cli.main(["export", "last", "-o", str(place / "no" / "out.md")]) == 1
+    assert command_line.main(["export", "last", "-o", str(place / "no" / "out.md")]) == 1
     assert "out.md: No such file or directory" in capsys.readouterr().err
 
 
 def test_export_of_an_unknown_conversation(saved, capsys):
-    assert cli.main(["export", "zzzz"]) == 1
+    assert command_line.main(["export", "zzzz"]) == 1
     assert "zzzz" in capsys.readouterr().err
 
 
 def test_export_to_a_terminal_is_harmless(saved, capsys, monkeypatch):
-    assert cli.main(["export", "last"]) == 0
+    assert command_line.main(["export", "last"]) == 0
     assert "\x1b" in capsys.readouterr().out
-    monkeypatch.setattr(cli, "_is_terminal", lambda stream: True)
-    assert cli.main(["export", "last"]) == 0
+    monkeypatch.setattr(command_line, "_is_terminal", lambda stream: True)
+    assert command_line.main(["export", "last"]) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "␛[31m散射" in out
@@ -206,8 +206,8 @@ def test_export_to_a_terminal_is_harmless(saved, capsys, monkeypatch):
 
 def test_import_keeps_a_copy_under_its_own_id(saved, capsys, place):
     file = place / "out.json"
-    assert cli.main(["export", saved[1].id, "-o", str(file)]) == 0
-    assert cli.main(["import", str(file)]) == 0
+    assert command_line.main(["export", saved[1].id, "-o", str(file)]) == 0
+    assert command_line.main(["import", str(file)]) == 0
     taken_in = capsys.readouterr().out.split()[-1]
     assert taken_in != saved[1].id
     copy = Store(place / "data" / "conversations").load(taken_in)
@@ -219,7 +219,7 @@ def test_import_writes_the_format_of_the_settings(place, capsys):
     (place / "config" / "config.toml").write_text("[storage]\nformat = 'json'\n")
     file = place / "messages.json"
     file.write_text('[{"role": "user", "content": "hi"}]')
-    assert cli.main(["import", str(file)]) == 0
+    assert command_line.main(["import", str(file)]) == 0
     assert len(list((place / "data" / "conversations").glob("*.json"))) == 1
 
 
@@ -228,7 +228,7 @@ def test_import_of_something_else(capsys, place, content, said):
     file = place / "x.json"
     if content is not None:
         file.write_text(content)
-    assert cli.main(["import", str(file)]) == 1
+    assert command_line.main(["import", str(file)]) == 1
     assert said in capsys.readouterr().err
 
 
@@ -236,7 +236,7 @@ def test_import_of_something_else(capsys, place, content, said):
 
 
 def test_models_fits_80_columns_and_names_all(capsys):
-    assert cli.main(["models"]) == 0
+    assert command_line.main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == [model.name for model in MODELS]
     assert all(cell_len(line) <= 80 for line in lines)
@@ -247,7 +247,7 @@ def test_models_lists_servers_below(capsys, place):
     long = f"[servers.lab]\nurl = 'http://lab/{'x' * 99}'\n"
     short = "[servers.b]\nurl = 'http://b'\nmodel = 'glm'\n"
     (place / "config" / "config.toml").write_text(long + short)
-    assert cli.main(["models"]) == 0
+    assert command_line.main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-3].split() == ["SERVER", "MODEL", "ADDRESS"]
     assert lines[-2].startswith("lab     (its first)  http://lab/xxx")
@@ -264,7 +264,7 @@ def test_pull_shows_where_the_model_is_and_how_to_chat(monkeypatch, capsys, tmp_
         return ModelInfo("smollm2", tmp_path, "llama", 8192, 96_654_288, "int4")
 
     monkeypatch.setitem(sys.modules, "glmtui.engine.pull", types.SimpleNamespace(pull=pull))
-    assert cli.main(["-s", "hub.endpoint=https://hf-mirror.com", "pull", "smollm2"]) == 0
+    assert command_line.main(["-s", "hub.endpoint=https://hf-mirror.com", "pull", "smollm2"]) == 0
     assert asked == [("smollm2", "https://hf-mirror.com")]
     out, err = capsys.readouterr()
     assert "smollm2 is ready (97 MB)" in out
@@ -276,7 +276,7 @@ def test_a_failed_pull(monkeypatch, capsys):
         raise DownloadError("the disk is full", "Free some space.")
 
     monkeypatch.setitem(sys.modules, "glmtui.engine.pull", types.SimpleNamespace(pull=pull))
-    assert cli.main(["pull", "smollm2"]) == 1
+    assert command_line.main(["pull", "smollm2"]) == 1
     assert capsys.readouterr().err == "glmtui: the disk is full\n  Free some space.\n"
 
 
@@ -284,7 +284,7 @@ def test_a_failed_pull(monkeypatch, capsys):
 
 
 def test_config_without_a_file_shows_where_and_what_could_stand_there(capsys, place):
-    assert cli.main(["config"]) == 0
+    assert command_line.main(["config"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"# {place / 'config' / 'config.toml'} is not there yet")
     assert out.endswith(example_toml())
@@ -294,7 +294,7 @@ def test_config_prints_the_file_and_what_overrides_it(capsys, place, monkeypatch
     (place / "config").mkdir()
     (place / "config" / "config.toml").write_text("model = 'a'\n")
     monkeypatch.setenv("GLMTUI_MODEL", "b")
-    assert cli.main(["config"]) == 0
+    assert command_line.main(["config"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "# GLMTUI_MODEL in the environment overrides model",
         f"# {place / 'config' / 'config.toml'}",
@@ -305,24 +305,24 @@ def test_config_prints_the_file_and_what_overrides_it(capsys, place, monkeypatch
 def test_config_with_a_bad_entry_fails(capsys, place):
     file = place / "mine.toml"
     file.write_text("modle = 'a'\n")
-    assert cli.main(["--config", str(file), "config"]) == 1
+    assert command_line.main(["--config", str(file), "config"]) == 1
     out, err = capsys.readouterr()
     assert out == f"# {file}\nmodle = 'a'\n"
     assert err == f'glmtui: {file}, line 1: there is no setting "modle"\n  Did you mean model?\n'
 
 
 def test_config_that_is_a_folder(capsys, place):
-    assert cli.main(["--config", str(place), "config"]) == 1
+    assert command_line.main(["--config", str(place), "config"]) == 1
     assert "cannot be read: Is a directory" in capsys.readouterr().err
 
 
 def test_sampling_flags_are_the_parameters(app):
-    assert cli.main(["-s", "do_sample=off", "-s", "max_new_tokens=5"]) == 7
+    assert command_line.main(["-s", "do_sample=off", "-s", "max_new_tokens=5"]) == 7
     assert app[0][0].sampling == SamplingParams(do_sample=False, max_new_tokens=5)
 
 
 def test_what_it_makes_is_not_for_others_to_write(place):
-    code = "import os; os.umask(0); from glmtui.cli import main; main(['--version']); "
+    code = "import os; os.umask(0); from glmtui.cli.command_line import main; main(['--version']); "
     code += f"open({str(place / 'made')!r}, 'w')"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
     assert (place / "made").stat().st_mode & 0o777 == 0o664

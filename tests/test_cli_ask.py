@@ -7,8 +7,8 @@ import sys
 import pytest
 from scripted_model import ScriptedModel, interrupt
 
-from glmtui import ask, cli
 from glmtui.chat import Message, SamplingParams
+from glmtui.cli import ask, command_line
 from glmtui.config import Settings
 from glmtui.engine.api import LoadOptions, ServerSpec
 from glmtui.errors import EngineError, ModelNotFound, ServerError
@@ -51,7 +51,7 @@ def says(monkeypatch):
 
 
 def run(*argv: str) -> int:
-    return cli.main(["ask", *argv])
+    return command_line.main(["ask", *argv])
 
 
 # ---- text
@@ -116,13 +116,13 @@ def test_an_empty_system_prompt_is_one(says):
 def test_flags_before_and_after_the_command_both_count(says):
     model = says("x")
     argv = ["-m", "one", "-s", "top_k=1", "-s", "seed=1", "ask", "-s", "top_k=2", "hi"]
-    assert cli.main(argv) == 0
+    assert command_line.main(argv) == 0
     assert (model.settings[0].model, model.settings[0].top_k, model.settings[0].seed) == (
         "one",
         2,
         1,
     )
-    assert cli.main(["-m", "one", "ask", "-m", "two", "hi"]) == 0
+    assert command_line.main(["-m", "one", "ask", "-m", "two", "hi"]) == 0
     assert model.settings[1].model == "two"
 
 
@@ -287,11 +287,13 @@ def test_progress_leaves_no_trace_on_the_terminal(says, monkeypatch):
 
 
 def test_a_server_is_called_and_torch_is_not_needed(monkeypatch):
-    from glmtui.engine.server import ServerModel
+    from glmtui.engine.remote import ServerModel
 
     called = []
     monkeypatch.setattr(ServerModel, "connect", lambda spec, _: called.append(spec) or "model")
-    monkeypatch.setitem(sys.modules, "glmtui.engine.loader", None)  # importing it would fail
+    monkeypatch.setitem(
+        sys.modules, "glmtui.engine.loading.loader", None
+    )  # importing it would fail
     assert ask.open_chat(Settings(model="http://127.0.0.1:9/v1"), print) == "model"
     assert called == [ServerSpec("http://127.0.0.1:9/v1")]
 

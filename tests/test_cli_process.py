@@ -22,7 +22,7 @@ from glmtui.cli import main
 def open_chat(settings, on_progress):
     {loading}
     return ScriptedModel({pieces})
-glmtui.ask.open_chat = open_chat
+glmtui.cli.ask.open_chat = open_chat
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -204,7 +204,7 @@ def _read(terminal: int) -> bytes:
 )
 def test_a_command_imports_only_what_it_needs(argv, foreign, tmp_path):
     code = (
-        "import sys; from glmtui.cli import main; main(sys.argv[1:]); "
+        "import sys; from glmtui.cli.command_line import main; main(sys.argv[1:]); "
         "print(*{m.partition('.')[0] for m in sys.modules})"
     )
     folders = {f"GLMTUI_{name}_DIR": str(tmp_path) for name in ("DATA", "CONFIG", "CACHE", "STATE")}

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.ui import clipboard
-from glmtui.ui.clipboard import LIMIT, copy, in_screen, in_tmux, osc52, sequence, tools
+from glmtui.ui.terminal import clipboard
+from glmtui.ui.terminal.clipboard import LIMIT, copy, in_screen, in_tmux, osc52, sequence, tools
 
 SSH = {"SSH_CONNECTION": "10.0.0.1 5 10.0.0.2 22", "TERM": "xterm-256color"}
 
@@ -147,7 +147,7 @@ def test_a_tool_that_hangs_is_not_waited_for(
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
 def test_tmux_itself_has_the_text(tmp_path: Path) -> None:
     program = (
-        "import os, sys; from glmtui.ui import clipboard; clipboard.TOOL_SECONDS = 60;"
+        "import os, sys; from glmtui.ui.terminal import clipboard; clipboard.TOOL_SECONDS = 60;"
         "clipboard.copy('for tmux', sys.stdout.write, os.environ)"
     )
     socket = tmp_path / "tmux"

@@ -8,14 +8,14 @@ import pytest
 
 from glmtui import commands
 from glmtui.commands import COMMANDS, LIST, PROMPT
+from glmtui.commands.command_parser import completions, looks_like_command, parse
 from glmtui.errors import UsageError
-from glmtui.slash import completions, looks_like_command, parse
 
 
 def test_each_row_names_an_action_of_its_place_that_takes_its_argument() -> None:
-    from glmtui.ui.chat_screen import ChatScreen
-    from glmtui.ui.finding import ConversationPicker
-    from glmtui.ui.prompt import Prompt
+    from glmtui.ui.chat.screen import ChatScreen
+    from glmtui.ui.dialogs.conversation_picker import ConversationPicker
+    from glmtui.ui.prompt.prompt import Prompt
 
     places = {PROMPT: Prompt, LIST: ConversationPicker}
     for command in COMMANDS:

@@ -23,11 +23,12 @@ from transformers import (
 )
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine import catalog, load_model
+from glmtui.engine import load_model
 from glmtui.engine.api import LoadOptions, ModelInfo
-from glmtui.engine.compatibility import TransformersCache, Wrapped
-from glmtui.engine.families import transformers_classes
-from glmtui.engine.generate import LoadedModel
+from glmtui.engine.catalog import resolver
+from glmtui.engine.catalog.families import transformers_classes
+from glmtui.engine.compatibility.transformers_model import TransformersCache, Wrapped
+from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
 
 SMALL: dict[str, Any] = {
@@ -152,7 +153,9 @@ def test_a_window_is_reused_while_it_moves_on(tmp_path: Path) -> None:
 def test_a_long_prompt_is_read_in_chunks(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load_model(str(qwen2), OPTIONS)
     whole = list(model.stream_ids(PROMPT, GREEDY).ids())
-    monkeypatch.setitem(sys.modules["glmtui.engine.generate"].PREFILL_CHUNK, "cpu", (7, 7))
+    monkeypatch.setitem(
+        sys.modules["glmtui.engine.runtime.model_runner"].PREFILL_CHUNK, "cpu", (7, 7)
+    )
     model = load_model(str(qwen2), OPTIONS)
     seen: list[int] = []
     stream = model.stream_ids(
@@ -253,7 +256,7 @@ def test_the_table_of_what_transformers_has_is_read_right() -> None:
 
 def test_asking_which_family_imports_neither_torch_nor_transformers(qwen2: Path) -> None:
     code = (
-        "import sys; from glmtui.engine import catalog;"
+        "import sys; from glmtui.engine.catalog import resolver as catalog;"
         f"info = catalog.resolve({str(qwen2)!r});"
         "print(info.family, info.context_length, 'torch' in sys.modules, "
         "'transformers' in sys.modules)"
@@ -274,7 +277,7 @@ def test_llama_is_ours_unless_it_varies(tmp_path: Path) -> None:
         ({"mlp_bias": True}, "compatibility"),
         ({"hidden_act": "gelu"}, "compatibility"),
     ):
-        assert catalog.family_of({**plain, **more}, tmp_path).key == key
+        assert resolver.family_of({**plain, **more}, tmp_path).key == key
 
 
 def test_what_is_no_chat_model_of_transformers_is_refused(tmp_path: Path) -> None:
@@ -284,7 +287,7 @@ def test_what_is_no_chat_model_of_transformers_is_refused(tmp_path: Path) -> Non
         {"model_type": "myown", "architectures": ["MyOwnForCausalLM"], "auto_map": {}},
     ):
         with pytest.raises(UnsupportedModel, match="no family"):
-            catalog.family_of(config, tmp_path)
+            resolver.family_of(config, tmp_path)
 
 
 def test_code_in_a_checkpoint_is_not_run(qwen2: Path, tmp_path: Path) -> None:
@@ -369,7 +372,7 @@ def test_the_cache_counts_and_forgets(qwen2: Path) -> None:
 def test_a_space_that_decoding_drops_is_dropped_when_streaming(
     tmp_path: Path, strips: bool
 ) -> None:
-    from glmtui.models.hub_format import TokenizerJson
+    from glmtui.engine.tokenization.hf_tokenizer import TokenizerJson
 
     fast = Tokenizer(models.BPE({"▁": 0, "▁a": 1, "b": 2, "<0xC3>": 3, "<0xA9>": 4}, []))
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -382,6 +385,6 @@ def test_a_space_that_decoding_drops_is_dropped_when_streaming(
 
 
 def test_a_model_found_in_a_folder_says_what_it_is(qwen2: Path) -> None:
-    info = catalog.resolve(str(qwen2))
+    info = resolver.resolve(str(qwen2))
     assert isinstance(info, ModelInfo)
     assert (info.family, info.stored) == ("compatibility", "float32")

@@ -10,12 +10,14 @@ import torch
 from test_compatibility import KINDS, OPTIONS, write_model
 from torch import nn
 
-from glmtui.engine import catalog, load_model, loader
+from glmtui.engine import load_model
 from glmtui.engine.api import LoadOptions, ModelInfo
-from glmtui.engine.compatibility import empty_model, kv_per_token
-from glmtui.engine.compatibility_sizing import device_of, weight_bytes
-from glmtui.engine.device import Gpu, HostMemory, Snapshot
-from glmtui.engine.linear import Choice
+from glmtui.engine.catalog import resolver
+from glmtui.engine.compatibility.size_check import device_of, weight_bytes
+from glmtui.engine.compatibility.transformers_model import empty_model, kv_per_token
+from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.loading import loader
+from glmtui.engine.nn.linear import Choice
 from glmtui.errors import EngineError, OutOfMemory, UnsupportedModel
 
 GB = 10**9
@@ -33,7 +35,7 @@ def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("quant", [None, "int8", "int4"])
 def test_what_it_takes_is_known_before_it_is_read(qwen2: Path, quant: str | None) -> None:
-    asked = None if quant is None else catalog.QUANTS[quant]
+    asked = None if quant is None else resolver.QUANTS[quant]
     known = weight_bytes(empty_model(qwen2, torch.float32), asked)
     loaded = load_model(str(qwen2), LoadOptions(device="cpu", dtype="float32", quant=quant)).info
     assert loaded.weight_bytes is not None
@@ -50,7 +52,7 @@ def test_keys_and_values_are_known_before_it_is_read(kind: str, tmp_path: Path) 
 def test_one_that_does_not_fit_is_told_before_it_is_read(
     qwen2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    info = catalog.resolve(str(qwen2))
+    info = resolver.resolve(str(qwen2))
     assert isinstance(info, ModelInfo)
     seen: list[object] = []
     monkeypatch.setattr(loader, "snapshot", lambda: machine(memory=100_000))

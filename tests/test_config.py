@@ -18,10 +18,10 @@ from glmtui.config import (
     load,
     parse_setting,
 )
-from glmtui.config_example import example_toml
+from glmtui.config.example import example_toml
+from glmtui.config.toml_file import line_of
 from glmtui.engine.api import LoadOptions, ServerSpec
 from glmtui.errors import ConfigError
-from glmtui.toml_file import line_of
 
 
 @pytest.fixture

@@ -20,10 +20,10 @@ from tape import Recorder
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
-from glmtui.engine import cuda_graph
-from glmtui.engine.cache import KVCache
-from glmtui.engine.cuda_graph import GraphedSteps, Record, Replay
-from glmtui.engine.generate import LoadedModel
+from glmtui.engine.nn.kv_cache import KVCache
+from glmtui.engine.runtime import cuda_graph
+from glmtui.engine.runtime.cuda_graph import GraphedSteps, Record, Replay
+from glmtui.engine.runtime.model_runner import LoadedModel
 
 CPU = torch.device("cpu")
 Talk: TypeAlias = Callable[[LoadedModel], list[list[int]]]
@@ -93,7 +93,7 @@ def logits_of(model: LoadedModel, record: Record | None, cache: KVCache, tokens:
 def test_a_captured_step_gives_the_logits_of_a_plain_one(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("glmtui.engine.cache.BLOCK", 16)
+    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK", 16)
     plain, cache = new_cache(model), new_cache(model)
     recorder = Recorder()
     expected = logits_of(model, None, plain, 30)
@@ -137,7 +137,7 @@ def test_what_cannot_be_captured_is_done_as_ever(model: LoadedModel) -> None:
 
 def test_a_graph_keeps_no_cache_alive(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a cache that has grown, or was given up, the memory is needed for the next one."""
-    monkeypatch.setattr("glmtui.engine.cache.BLOCK", 16)
+    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK", 16)
     with recorded(model) as recorder:
         reply(model, prompt(model, 9), 7)
         assert recorder.replayed
@@ -230,9 +230,9 @@ def arrange(talk: Talk, patch: pytest.MonkeyPatch) -> None:
     """Makes a short talk do what a long one does."""
     patch.setattr(cuda_graph, "BEFORE", 2)
     if talk is conversations_in_turn:
-        patch.setattr("glmtui.engine.caches.WORTH_KEEPING", 4)
+        patch.setattr("glmtui.engine.runtime.prefix_cache.WORTH_KEEPING", 4)
     if talk is outgrown_caches:
-        patch.setattr("glmtui.engine.cache.BLOCK", 16)
+        patch.setattr("glmtui.engine.nn.kv_cache.BLOCK", 16)
 
 
 TALKS: list[Talk] = [

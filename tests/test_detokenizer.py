@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmtui.engine.detokenizer import Detokenizer
+from glmtui.engine.tokenization.detokenizer import Detokenizer
 
 
 def streamed(pieces: list[bytes], *, strips: bool = False) -> list[str]:

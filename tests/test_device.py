@@ -10,8 +10,9 @@ import types
 import psutil
 import pytest
 
-from glmtui.engine import cgroup, device
-from glmtui.engine.device import Gpu, HostMemory, Snapshot
+from glmtui.engine.hardware import cgroup
+from glmtui.engine.hardware import machine as device
+from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
 
 GB = 10**9
 UUIDS = ["GPU-aaaa1111", "GPU-aaaa2222", "GPU-bbbb3333"]
@@ -173,7 +174,7 @@ def test_no_nvml_means_no_gpus(nvml, monkeypatch):
 
 
 def test_importing_brings_in_neither_nvml_nor_torch():
-    code = "import sys, glmtui.engine.device; print({'pynvml', 'psutil', 'torch'} & {*sys.modules})"
+    code = "import sys, glmtui.engine.hardware.machine; print({'pynvml', 'psutil', 'torch'} & {*sys.modules})"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"
 

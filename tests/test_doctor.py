@@ -12,12 +12,13 @@ from types import SimpleNamespace
 import pytest
 from checkpoints import llama_files, write_folder
 
-from glmtui import cli, config, doctor
+from glmtui import config
+from glmtui.cli import command_line, doctor
 from glmtui.config import Server, Settings
-from glmtui.engine import gpu_kernels
-from glmtui.engine.device import Gpu, HostMemory, Snapshot
-from glmtui.engine.gpu_kernels import missing
-from glmtui.engine.native.build import NO_COMPILER, Built
+from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.nn.linear import gpu_support
+from glmtui.engine.nn.linear.gpu_support import missing
+from glmtui.engine.nn.native.build import NO_COMPILER, Built
 from glmtui.engine.pull import pull
 from glmtui.errors import ConfigError
 
@@ -78,7 +79,7 @@ def only(*args, **kwargs):
 
 
 def test_a_sound_machine_without_a_model_is_no_failure(capsys):
-    assert cli.main(["doctor"]) == 0
+    assert command_line.main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     subjects = [line[6:18].strip() for line in lines if not line.startswith(" ")]
     assert subjects[:2] == ["Python", "glmtui"]
@@ -87,7 +88,7 @@ def test_a_sound_machine_without_a_model_is_no_failure(capsys):
 
 def test_a_failure_is_exit_code_1(place, capsys):
     (place / "data").write_text("in the way")
-    assert cli.main(["doctor"]) == 1
+    assert command_line.main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "fail  data" in out
     assert "set GLMTUI_DATA_DIR" in out
@@ -96,12 +97,12 @@ def test_a_failure_is_exit_code_1(place, capsys):
 def test_bad_settings_are_found_and_are_no_failure(place, capsys):
     file = place / "my.toml"
     file.write_text("modle = 1\n")
-    assert cli.main(["--config", str(file), "doctor"]) == 0
+    assert command_line.main(["--config", str(file), "doctor"]) == 0
     assert f'{file}, line 1: there is no setting "modle"' in capsys.readouterr().out
 
 
 def test_it_changes_nothing(place):
-    assert cli.main(["doctor"]) == 0
+    assert command_line.main(["doctor"]) == 0
     assert list(place.iterdir()) == []
 
 
@@ -192,12 +193,12 @@ def test_why_a_kernel_is_not_tried(monkeypatch):
     here = {"triton"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in here else None)
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(gpu_kernels.shutil, "which", lambda name: None)
+    monkeypatch.setattr(gpu_support.shutil, "which", lambda name: None)
     assert "8.0" in missing((7, 5))["tinygemm"]
     assert missing((8, 0))["tinygemm"] == ""
     assert "no C compiler" in missing((8, 0))["triton"]
-    monkeypatch.setattr(gpu_kernels.shutil, "which", lambda name: name)
-    monkeypatch.setattr(gpu_kernels.sysconfig, "get_path", lambda name: "/nowhere")
+    monkeypatch.setattr(gpu_support.shutil, "which", lambda name: name)
+    monkeypatch.setattr(gpu_support.sysconfig, "get_path", lambda name: "/nowhere")
     assert "header files" in missing((8, 0))["triton"]
     here.clear()
     assert missing((8, 0))["triton"] == "it is not installed"

@@ -13,8 +13,8 @@ from test_app_terminal import start
 
 from glmtui.chat import Conversation, Message
 from glmtui.store.drafts import Drafts
-from glmtui.ui.finding import Found
-from glmtui.ui.typed import Typed
+from glmtui.ui.dialogs.conversation_picker import Found
+from glmtui.ui.session.drafts import Typed
 
 __all__ = ["folders", "start"]
 

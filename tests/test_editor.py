@@ -14,7 +14,7 @@ from app_desk import folders, running
 from terminal import Terminal
 from test_app_terminal import start
 
-from glmtui.ui import editor
+from glmtui.ui.terminal import editor
 
 __all__ = ["folders", "start"]
 

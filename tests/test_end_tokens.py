@@ -13,9 +13,9 @@ from gguf import GGUFWriter
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from glmtui.chat import Message
-from glmtui.engine.gguf import convert
-from glmtui.models import glm4, llama
-from glmtui.models.hub_format import TemplateFormat, TokenizerJson
+from glmtui.engine.checkpoint.gguf import convert
+from glmtui.engine.models import glm4, llama
+from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson
 
 CHAT = "{% for m in messages %}<|role|>{{ m.role }}\n{{ m.content }}{{ END }}{% endfor %}"
 

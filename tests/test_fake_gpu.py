@@ -18,23 +18,23 @@ from goldens import GOLDEN
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
-from glmtui.engine import sampling
 from glmtui.engine.bench.synthetic import RandomWeights
-from glmtui.engine.cache import KVCache
-from glmtui.engine.decoder import Decoder
-from glmtui.engine.families import family_of
-from glmtui.engine.known import QUANTS
-from glmtui.engine.layers import Slot
-from glmtui.engine.linear import Choice, LinearLayer, PackedLinear, cuda
-from glmtui.engine.linear.cuda import TinygemmLinear
-from glmtui.engine.loader import family_module
-from glmtui.engine.placer import TABLES, Placer
-from glmtui.engine.quant import PackedWeight, quantize
-from glmtui.engine.sampling import DeviceSampler
-from glmtui.engine.sizing import tied
-from glmtui.engine.spread import spread
-from glmtui.engine.weights import Rows
-from glmtui.models.prefix import PrefixCache
+from glmtui.engine.catalog.families import family_of
+from glmtui.engine.catalog.registry import QUANTS
+from glmtui.engine.checkpoint.checkpoint import Rows
+from glmtui.engine.loading.loader import family_module
+from glmtui.engine.loading.memory_estimate import tied
+from glmtui.engine.loading.pipeline import spread
+from glmtui.engine.loading.weight_filler import TABLES, Placer
+from glmtui.engine.models.prefix_lm import PrefixCache
+from glmtui.engine.nn.decoder import Decoder
+from glmtui.engine.nn.kv_cache import KVCache
+from glmtui.engine.nn.layers import Slot
+from glmtui.engine.nn.linear import Choice, LinearLayer, PackedLinear, cuda
+from glmtui.engine.nn.linear.cuda import TinygemmLinear
+from glmtui.engine.nn.packed_weight import PackedWeight, quantize
+from glmtui.engine.runtime import sampling
+from glmtui.engine.runtime.sampling import DeviceSampler
 
 GPU = torch.device("cuda", 1)  # never the first one, which "cuda" stands for
 FAMILIES = ["llama", "v1_twin_orig", "v2_32k_tiny", "v3_32k_tiny", "glm4_tiny"]

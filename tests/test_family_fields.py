@@ -13,15 +13,16 @@ from hub_models import change, make, write_tokenizer
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from glmtui.chat import SamplingParams
-from glmtui.engine import catalog, family_fields, load_model
+from glmtui.engine import load_model
 from glmtui.engine.api import LoadOptions
-from glmtui.engine.config_rules import REQUIRED
-from glmtui.engine.family_fields import CHATGLM, FIELDS, GLM, LLAMA, ORIGINAL, not_honoured
-from glmtui.engine.generate import LoadedModel
-from glmtui.engine.transformers_fields import declared, transformers_fields
+from glmtui.engine.catalog import family_fields, resolver
+from glmtui.engine.catalog.config_rules import REQUIRED
+from glmtui.engine.catalog.family_fields import CHATGLM, FIELDS, GLM, LLAMA, ORIGINAL, not_honoured
+from glmtui.engine.catalog.transformers_fields import declared, transformers_fields
+from glmtui.engine.models import chatglm, chatglm2, chatglm3, glm4, llama
+from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import UnsupportedModel
-from glmtui.models import chatglm, chatglm2, chatglm3, glm4, llama
-from glmtui.ui.wording import loaded
+from glmtui.ui.panels.status_text import loaded
 
 GOLDEN = Path(__file__).parent / "golden"
 OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
@@ -248,7 +249,7 @@ class XConfig(PreTrainedConfig):
 
 @pytest.mark.parametrize("key", FIELDS)
 def test_every_family_of_ours_has_a_table(key: str) -> None:
-    assert {family.key for family in catalog.FAMILIES} == {*FIELDS, catalog.COMPATIBILITY}
+    assert {family.key for family in resolver.FAMILIES} == {*FIELDS, resolver.COMPATIBILITY}
     layout = FIELDS[key]({})
     names = [row.name for row in layout.fields]
     assert len(names) == len(set(names))

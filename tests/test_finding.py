@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from app_desk import AppDesk, folders, running
 
-from glmtui import paths
 from glmtui.chat import Conversation, Message
 from glmtui.store import Store, Summary
-from glmtui.ui import finding
-from glmtui.ui.finding import ConversationPicker
-from glmtui.ui.text_search import TextSearch
+from glmtui.system import paths
+from glmtui.ui.dialogs import conversation_picker
+from glmtui.ui.dialogs.conversation_picker import ConversationPicker
+from glmtui.ui.dialogs.search_dialog import TextSearch
 
 pytestmark = pytest.mark.usefixtures("folders")
 __all__ = ["folders"]
@@ -64,8 +64,8 @@ async def test_what_was_read_is_shown_while_the_rest_is_read(
 ) -> None:
     saved("one", "two", "three")
     gate = threading.Event()
-    monkeypatch.setattr(finding, "BATCH_SECONDS", 0.0)
-    monkeypatch.setattr(finding, "PATIENCE", 0.01)
+    monkeypatch.setattr(conversation_picker, "BATCH_SECONDS", 0.0)
+    monkeypatch.setattr(conversation_picker, "PATIENCE", 0.01)
     async with running() as desk:
         each = desk.app.store.each_summary
 

@@ -7,12 +7,12 @@ import torch
 from toy import Counter, toy
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine import generate
 from glmtui.engine.api import PrefillProgress
-from glmtui.engine.generate import LoadedModel
-from glmtui.engine.peak import peak_memory
-from glmtui.engine.prompt import fit_prompt
-from glmtui.engine.token_stream import TokenStream
+from glmtui.engine.hardware.memory import peak_memory
+from glmtui.engine.runtime import model_runner
+from glmtui.engine.runtime.context_window import fit_prompt
+from glmtui.engine.runtime.model_runner import LoadedModel
+from glmtui.engine.runtime.token_stream import TokenStream
 from glmtui.errors import EngineError, OutOfMemory, PromptTooLong
 
 GREEDY = SamplingParams(temperature=0)
@@ -85,7 +85,7 @@ def test_the_same_prompt_again_reads_its_last_token_only() -> None:
 
 
 def test_a_long_prompt_is_read_in_chunks_with_progress(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(generate.PREFILL_CHUNK, "cpu", (4, 4))
+    monkeypatch.setitem(model_runner.PREFILL_CHUNK, "cpu", (4, 4))
     seen: list[PrefillProgress] = []
     stream = toy().stream(
         [Message("user", "abcdefghi")], SamplingParams(max_new_tokens=1), on_prefill=seen.append
@@ -95,7 +95,7 @@ def test_a_long_prompt_is_read_in_chunks_with_progress(monkeypatch: pytest.Monke
 
 
 def test_cancelling_is_seen_between_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(generate.PREFILL_CHUNK, "cpu", (4, 4))
+    monkeypatch.setitem(model_runner.PREFILL_CHUNK, "cpu", (4, 4))
     model = toy()
     stream = model.stream(
         [Message("user", "abcdefghi")], cancelled=lambda: len(counter(model).fed) == 1

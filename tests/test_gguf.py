@@ -28,7 +28,7 @@ from gguf.quants import dequantize, quantize
 from safetensors.numpy import load_file
 
 from glmtui.engine.api import Progress
-from glmtui.engine.gguf import convert
+from glmtui.engine.checkpoint.gguf import convert
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 
 

@@ -11,7 +11,7 @@ from checkpoints import unpacked
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
-from glmtui.engine.gguf.blocks import WIDTH, layout, stored_as
+from glmtui.engine.checkpoint.gguf.blocks import WIDTH, layout, stored_as
 
 ROWS, BLOCKS = 7, 3
 BYTES = {Kind.Q4_K: 144, Kind.Q6_K: 210}

@@ -14,8 +14,8 @@ from checkpoints import HIDDEN, write_gguf
 from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFReader
 
-from glmtui.engine.gguf import convert
-from glmtui.engine.gguf.file import read_gguf
+from glmtui.engine.checkpoint.gguf import convert
+from glmtui.engine.checkpoint.gguf.file import read_gguf
 from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
 
 

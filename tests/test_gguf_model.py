@@ -13,7 +13,7 @@ from gguf.quants import dequantize
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from glmtui.engine.gguf.file import read_gguf
+from glmtui.engine.checkpoint.gguf.file import read_gguf
 
 pytestmark = pytest.mark.model
 

@@ -10,8 +10,8 @@ import pytest
 from checkpoints import write_gguf
 from gguf import GGMLQuantizationType as Kind
 
-from glmtui.engine.gguf import convert
-from glmtui.engine.gguf.file import read_gguf
+from glmtui.engine.checkpoint.gguf import convert
+from glmtui.engine.checkpoint.gguf.file import read_gguf
 from glmtui.engine.pull import pull
 from glmtui.errors import BadCheckpoint
 

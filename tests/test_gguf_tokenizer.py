@@ -11,9 +11,9 @@ from checkpoints import MERGES, TOKENS, byte_level_tokenizer, llama_tensors, wri
 from gguf import GGUFWriter
 from tokenizers import Tokenizer
 
-from glmtui.engine.gguf import convert
-from glmtui.engine.gguf.file import read_gguf
-from glmtui.engine.gguf.tokenizer import build_tokenizer
+from glmtui.engine.checkpoint.gguf import convert
+from glmtui.engine.checkpoint.gguf.file import read_gguf
+from glmtui.engine.checkpoint.gguf.tokenizer import build_tokenizer
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 
 

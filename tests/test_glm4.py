@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.detokenizer import Detokenizer
+from glmtui.engine.models import glm4
+from glmtui.engine.models.glm4 import RankTokenizer, ToolFormat
+from glmtui.engine.tokenization.detokenizer import Detokenizer
 from glmtui.errors import BadCheckpoint, UnsupportedModel
-from glmtui.models import glm4
-from glmtui.models.glm4 import RankTokenizer, ToolFormat
 
 MERGES = [
     b"th",

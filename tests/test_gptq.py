@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from glmtui.engine import LoadOptions, load_model
-from glmtui.engine.gptq import GptqFormat, gptq_format, gptq_packing
-from glmtui.engine.linear import ReorderedLinear, make_linear
-from glmtui.engine.quant import PackedWeight, joined
-from glmtui.engine.weights import Checkpoint
+from glmtui.engine.checkpoint.checkpoint import Checkpoint
+from glmtui.engine.checkpoint.gptq import GptqFormat, gptq_format, gptq_packing
+from glmtui.engine.nn.linear import ReorderedLinear, make_linear
+from glmtui.engine.nn.packed_weight import PackedWeight, joined
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 
 MADE_BY_A_TOOL = Path(__file__).parent / "gptq"

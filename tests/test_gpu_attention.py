@@ -17,8 +17,8 @@ from torch.backends import cuda
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from glmtui.engine import gpu_attention
-from glmtui.engine.gpu_attention import causal_attention, masked_attention, share_heads
+from glmtui.engine.nn import gpu_attention
+from glmtui.engine.nn.gpu_attention import causal_attention, masked_attention, share_heads
 
 GPU = torch.device("cuda", 1)
 GROUPS = [(6, 2), (4, 4), (4, 1)]  # heads of queries, heads of keys

@@ -10,10 +10,10 @@ import torch
 from fake_streams import FakeCuda
 from test_quant import normal
 
-from glmtui.engine.gpu_capture import capture
-from glmtui.engine.linear import Choice, PackedLinear, cuda
-from glmtui.engine.linear.choice import Kernel, gpu_seconds
-from glmtui.engine.quant import quantize
+from glmtui.engine.nn.cuda_capture import capture
+from glmtui.engine.nn.linear import Choice, PackedLinear, cuda
+from glmtui.engine.nn.linear.kernel_selection import Kernel, gpu_seconds
+from glmtui.engine.nn.packed_weight import quantize
 
 SECOND = torch.device("cuda", 1)
 
@@ -94,8 +94,8 @@ def test_a_broken_triton_does_not_break_the_load(
     monkeypatch.syspath_prepend(tmp_path)
     for name in [n for n in sys.modules if n.partition(".")[0] == "triton"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "glmtui.engine.linear.triton_kernels", raising=False)
-    monkeypatch.delattr("glmtui.engine.linear.triton_kernels", raising=False)
+    monkeypatch.delitem(sys.modules, "glmtui.engine.nn.linear.triton_kernels", raising=False)
+    monkeypatch.delattr("glmtui.engine.nn.linear.triton_kernels", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
     choice = Choice(cuda.kernels(), clock=lambda call, device: 1.0)
     for weight in (quantize(normal(16, 64), 8), quantize(normal(16, 64), 4, 32)):

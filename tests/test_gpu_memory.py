@@ -26,17 +26,17 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from glmtui.engine.bench.shapes import SHAPES
-from glmtui.engine.catalog import QUANTS
-from glmtui.engine.generate import PREFILL_CHUNK
-from glmtui.engine.linear import Choice, LinearLayer, cuda
-from glmtui.engine.linear.plain import PackedLinear
-from glmtui.engine.loader import family_module
-from glmtui.engine.placement import FIRST_TOKENS, UNPACKING, Sizes
-from glmtui.engine.placer import TABLES, Placer
-from glmtui.engine.quant import GPU_BLOCK, PackedWeight
-from glmtui.engine.sizing import parts, sizes
-from glmtui.engine.spread import spread
-from glmtui.engine.weights import Checkpoint, Rows
+from glmtui.engine.catalog.resolver import QUANTS
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, Rows
+from glmtui.engine.loading.loader import family_module
+from glmtui.engine.loading.memory_estimate import parts, sizes
+from glmtui.engine.loading.pipeline import spread
+from glmtui.engine.loading.placement import FIRST_TOKENS, UNPACKING, Sizes
+from glmtui.engine.loading.weight_filler import TABLES, Placer
+from glmtui.engine.nn.linear import Choice, LinearLayer, cuda
+from glmtui.engine.nn.linear.reference import PackedLinear
+from glmtui.engine.nn.packed_weight import GPU_BLOCK, PackedWeight
+from glmtui.engine.runtime.model_runner import PREFILL_CHUNK
 
 KERNELS: dict[str, type[LinearLayer]] = {
     "triton": cuda.TritonLinear,

@@ -17,8 +17,8 @@ from test_app_terminal import start
 from wcwidth import wcwidth
 
 from glmtui.chat import Message
-from glmtui.ui.graphemes import cells, clusters, steady
-from glmtui.ui.wrap import Span, wrap
+from glmtui.ui.markdown.styled_text import Span, wrap
+from glmtui.ui.terminal.graphemes import cells, clusters, steady
 
 __all__ = ["start"]
 

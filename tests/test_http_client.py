@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from glmtui.engine.http_client import (
+from glmtui.net.http_client import (
     BadRedirect,
     Line,
     ResponseTooLong,

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.chat_template import read_chat_template
-from glmtui.engine.detokenizer import Detokenizer
-from glmtui.engine.sampling import make_sampler
+from glmtui.engine.runtime.sampling import make_sampler
+from glmtui.engine.tokenization import bounded_tokenizer
+from glmtui.engine.tokenization.chat_template import read_chat_template
+from glmtui.engine.tokenization.detokenizer import Detokenizer
+from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson, hub_defaults
+from glmtui.engine.tokenization.template_renderer import Template
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
-from glmtui.models import bounded_tokenizer
-from glmtui.models.hub_format import TemplateFormat, TokenizerJson, hub_defaults
-from glmtui.models.template import Template
 
 TEMPLATE = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"

@@ -13,12 +13,12 @@ from goldens import GOLDEN
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from glmtui.engine.catalog import QUANTS
-from glmtui.engine.known import Quant
-from glmtui.engine.linear import NativeEmbedding
-from glmtui.engine.placer import Placer
-from glmtui.engine.quant import PackedWeight, quantize
-from glmtui.models import chatglm
+from glmtui.engine.catalog.registry import Quant
+from glmtui.engine.catalog.resolver import QUANTS
+from glmtui.engine.loading.weight_filler import Placer
+from glmtui.engine.models import chatglm
+from glmtui.engine.nn.linear import NativeEmbedding
+from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 
 FOLDER = GOLDEN / "v1_twin_orig"
 ROWS, CUT, HIDDEN = 288, 64, 32

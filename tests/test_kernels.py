@@ -16,10 +16,10 @@ from test_quant import int4, normal
 from torch import Tensor
 from torch.nn import functional as F
 
-from glmtui.engine.linear import Choice, PackedLinear, cpm, cuda, kernel_choice
-from glmtui.engine.linear.choice import PLAIN, Clock, Kernel, wrong
-from glmtui.engine.linear.plain import LinearLayer
-from glmtui.engine.quant import PackedWeight, pack_nibbles, quantize
+from glmtui.engine.nn.linear import Choice, PackedLinear, cpm, cuda, kernel_choice
+from glmtui.engine.nn.linear.kernel_selection import PLAIN, Clock, Kernel, wrong
+from glmtui.engine.nn.linear.reference import LinearLayer
+from glmtui.engine.nn.packed_weight import PackedWeight, pack_nibbles, quantize
 from glmtui.errors import EngineError
 
 HALF = torch.float16

@@ -10,9 +10,9 @@ from app_desk import SERVER, folders, running
 from textual.binding import Binding
 
 from glmtui.commands import COMMANDS
+from glmtui.commands.keymap import check, in_force
 from glmtui.config import load
-from glmtui.keys import check, in_force
-from glmtui.ui.help import help_text
+from glmtui.ui.panels.help import help_text
 
 __all__ = ["folders"]
 

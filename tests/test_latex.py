@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmtui.ui.latex import unicode_math
-from glmtui.ui.markdown import render
+from glmtui.ui.markdown.document import render
+from glmtui.ui.markdown.latex import unicode_math
 
 
 @pytest.mark.parametrize(

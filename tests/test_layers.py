@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glmtui.engine import layers
-from glmtui.engine.layers import RMSNorm, attention, causal_attention, causal_mask, rotate_halves
+from glmtui.engine.nn import layers
+from glmtui.engine.nn.layers import RMSNorm, attention, causal_attention, causal_mask, rotate_halves
 
 CPU = torch.device("cpu")
 

@@ -21,11 +21,11 @@ from hub_models import SMALL, make
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from glmtui.chat import SamplingParams
-from glmtui.engine import catalog
 from glmtui.engine.api import LoadOptions, ModelInfo
-from glmtui.engine.generate import LoadedModel
-from glmtui.engine.length_scaling import LengthScaling
-from glmtui.engine.loader import load
+from glmtui.engine.catalog import resolver
+from glmtui.engine.compatibility.length_scaling import LengthScaling
+from glmtui.engine.loading.loader import load
+from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import EngineError
 
 BOUNDARY = 64
@@ -78,12 +78,12 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def loaded(folder: Path) -> Iterator[LoadedModel]:
     """Reads prompts in small chunks."""
-    info = catalog.resolve(str(folder))
+    info = resolver.resolve(str(folder))
     assert isinstance(info, ModelInfo)
     with pytest.MonkeyPatch.context() as patch:
-        chunks = sys.modules["glmtui.engine.generate"].PREFILL_CHUNK
+        chunks = sys.modules["glmtui.engine.runtime.model_runner"].PREFILL_CHUNK
         patch.setitem(chunks, "cpu", (CHUNK, CHUNK))
-        patch.setattr("glmtui.engine.compatibility.RESTART_CHUNK", CHUNK)
+        patch.setattr("glmtui.engine.compatibility.transformers_model.RESTART_CHUNK", CHUNK)
         model = load(replace(info, context_length=256), OPTIONS)
         assert model.info.backend == "compatibility"
         model.stop_ids = frozenset()

@@ -10,8 +10,8 @@ from test_quant import int4, normal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glmtui.engine import linear as linear_layers
-from glmtui.engine.linear import (
+from glmtui.engine.nn import linear as linear_layers
+from glmtui.engine.nn.linear import (
     GEMV_ROWS,
     CpuHalfLinear,
     CpuInt4Linear,
@@ -19,20 +19,20 @@ from glmtui.engine.linear import (
     Linear,
     LinearLayer,
     PackedLinear,
-    cpu,
+    cpu_native,
+    cpu_torch,
     kernel_choice,
     make_head,
     make_linear,
-    native,
     packed_block,
 )
-from glmtui.engine.quant import BLOCK, PackedWeight, per_row, quantize
+from glmtui.engine.nn.packed_weight import BLOCK, PackedWeight, per_row, quantize
 
 
 @pytest.fixture(autouse=True)
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without our own kernels."""
-    monkeypatch.setattr(native, "available", lambda: False)
+    monkeypatch.setattr(cpu_native, "available", lambda: False)
 
 
 def make(weight: Tensor | PackedWeight, bias: Tensor | None) -> LinearLayer:
@@ -46,13 +46,13 @@ def make(weight: Tensor | PackedWeight, bias: Tensor | None) -> LinearLayer:
 @pytest.fixture(autouse=True, params=[torch.bfloat16, torch.float32], ids=str)
 def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
     """Processors that are fast in bfloat16, and those that are not."""
-    for module in (linear_layers, cpu):
+    for module in (linear_layers, cpu_torch):
         monkeypatch.setattr(module, "product_dtype", lambda: request.param)
     dtype: torch.dtype = request.param
     return dtype
 
 
-TOKENS = [1, 2, GEMV_ROWS, GEMV_ROWS + 1, 33, 1 + max(cpu.FEW_INT4, cpu.FEW_INT8)]
+TOKENS = [1, 2, GEMV_ROWS, GEMV_ROWS + 1, 33, 1 + max(cpu_torch.FEW_INT4, cpu_torch.FEW_INT8)]
 
 
 def close(ours: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:

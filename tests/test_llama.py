@@ -12,10 +12,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from glmtui.chat import SamplingParams
 from glmtui.engine import LoadOptions
 from glmtui.engine.api import ModelInfo
-from glmtui.engine.generate import LoadedModel
-from glmtui.engine.loader import load
+from glmtui.engine.loading.loader import load
+from glmtui.engine.models import llama
+from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import UnsupportedModel
-from glmtui.models import llama
 
 SHAPES = {
     "grouped": {"num_key_value_heads": 2},
@@ -95,7 +95,7 @@ def test_cached_and_uncached_agree(pair: tuple[LlamaForCausalLM, LoadedModel]) -
 def test_the_cache_grows_past_its_first_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("glmtui.engine.cache.BLOCK", 4)
+    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK", 4)
     ours = load(saved(reference({}), tmp_path), LoadOptions(dtype="float32", quant=None))
     cache = ours.model.new_cache(64, torch.float32, torch.device("cpu"))
     with torch.inference_mode():

@@ -26,11 +26,11 @@ from torch import Tensor
 
 from glmtui.engine import LoadOptions, load_model
 from glmtui.engine.api import LoadCancelled, Progress, ServerSpec
-from glmtui.engine.catalog import resolve
-from glmtui.engine.generate import LoadedModel
-from glmtui.engine.linear import CpuInt8Linear, Linear, NativeLinear
-from glmtui.engine.loader import gpu_capability, load, pick_dtype, stored_dtype
-from glmtui.engine.opening import open_model
+from glmtui.engine.catalog.resolver import resolve
+from glmtui.engine.loading.loader import gpu_capability, load, pick_dtype, stored_dtype
+from glmtui.engine.nn.linear import CpuInt8Linear, Linear, NativeLinear
+from glmtui.engine.open_model import open_model
+from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, EngineError, ModelNotFound, UsageError
 
 IDS = [5, 17, 3, 99, 42, 7]

@@ -27,7 +27,7 @@ def resident(when: str) -> int:
 def measure(folder: str, quant: str) -> dict[str, float]:
     """Loads a model in this process; bytes that it takes and that were resident."""
     from glmtui.engine.api import LoadOptions
-    from glmtui.engine.loader import load_model
+    from glmtui.engine.loading.loader import load_model
 
     before = resident("VmRSS")
     loaded = load_model(folder, LoadOptions(device="cpu", quant=quant))
@@ -58,7 +58,7 @@ def test_loading_and_replying_leave_torchs_compiler_out() -> None:
         import sys
         from glmtui.chat import SamplingParams
         from glmtui.engine.api import LoadOptions
-        from glmtui.engine.loader import load_model
+        from glmtui.engine.loading.loader import load_model
         for folder in sys.argv[1:]:
             loaded = load_model(folder, LoadOptions(device="cpu"))
             marks = getattr(loaded.model.config, "marks", None)

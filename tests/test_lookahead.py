@@ -10,13 +10,14 @@ from goldens import GOLDEN, load
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
-from glmtui.engine import LoadOptions, load_model, lookahead
+from glmtui.engine import LoadOptions, load_model
 from glmtui.engine.api import Speculation
-from glmtui.engine.generate import LoadedModel
-from glmtui.engine.layers import FEW_QUERIES
-from glmtui.engine.linear import GEMV_ROWS
-from glmtui.engine.lookahead import GUESSES, Lookahead, Lookup, Worth
-from glmtui.engine.sampling import make_sampler
+from glmtui.engine.nn.layers import FEW_QUERIES
+from glmtui.engine.nn.linear import GEMV_ROWS
+from glmtui.engine.runtime import prompt_lookup
+from glmtui.engine.runtime.model_runner import LoadedModel
+from glmtui.engine.runtime.prompt_lookup import GUESSES, Lookahead, Lookup, Worth
+from glmtui.engine.runtime.sampling import make_sampler
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=16)
 
@@ -125,7 +126,7 @@ def prompts(model: LoadedModel) -> list[list[int]]:
 def test_greedy_replies_are_the_same_with_guesses_and_without(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookahead, "NGRAM", 1)  # so that there is a guess at most places
+    monkeypatch.setattr(prompt_lookup, "NGRAM", 1)  # so that there is a guess at most places
     model._speculation = "off"
     plain = [list(model.stream_ids(p, GREEDY).ids()) for p in prompts(model)]
     model._speculation = "on"
@@ -216,7 +217,7 @@ def test_one_slow_step_decides_nothing() -> None:
 
 
 def test_the_other_choice_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookahead, "PROBE_EVERY", 4)
+    monkeypatch.setattr(prompt_lookup, "PROBE_EVERY", 4)
     worth = Worth()
     worth.learn(1.0, 1, guessed=False)
     worth.learn(1.2, 1, guessed=True)

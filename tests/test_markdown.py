@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.cells import cell_len
 
-from glmtui.ui.emphasis import CJKInline
-from glmtui.ui.markdown import code_blocks, render
-from glmtui.ui.wrap import CHROME, LEADS_TO, Line, plain_text
+from glmtui.ui.markdown.document import code_blocks, render
+from glmtui.ui.markdown.emphasis import CJKInline
+from glmtui.ui.markdown.styled_text import CHROME, LEADS_TO, Line, plain_text
 
 
 def shown(source: str, width: int = 40) -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import glmtui.ui.markdown.stream
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import glmtui.ui.streaming
-from glmtui.ui.markdown import Placed, parse, render
-from glmtui.ui.streaming import MarkdownStream
+from glmtui.ui.markdown.document import Placed, parse, render
+from glmtui.ui.markdown.stream import MarkdownStream
 
 INLINE = ("a", "word", "你好，", "。", "**", "*", "`", "[t](http://e.com)", "<b>", "\\", "&amp;")
 STARTS = ("- ", "* ", "+ ", "1. ", "2. ", "10) ", "> ", "# ", "```", "```python\n", "~~~", "``` |")
@@ -153,9 +153,9 @@ def test_a_token_costs_the_same_early_and_late(reply, monkeypatch: pytest.Monkey
         work += len(text)
         return draw(info, text, width)
 
-    draw = glmtui.ui.streaming.code_lines
-    monkeypatch.setattr(glmtui.ui.streaming, "parse", counted_parse)
-    monkeypatch.setattr(glmtui.ui.streaming, "code_lines", counted_code)
+    draw = glmtui.ui.markdown.stream.code_lines
+    monkeypatch.setattr(glmtui.ui.markdown.stream, "parse", counted_parse)
+    monkeypatch.setattr(glmtui.ui.markdown.stream, "code_lines", counted_code)
     stream = MarkdownStream(76)
     costs = []
     for piece in reply(4000):

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len, split_graphemes
 
-from glmtui.ui.wrap import (
+from glmtui.ui.markdown.styled_text import (
     CHROME,
     INDENT,
     UNBROKEN,

@@ -13,9 +13,17 @@ from hypothesis import strategies as st
 
 from glmtui.chat import GenerationStats, Message, last_turns
 from glmtui.engine.api import LoadedInfo
-from glmtui.ui import details
-from glmtui.ui.memory import Held, Memory, held, memory_bar, memory_meter, parts, with_held
-from glmtui.ui.meters import sparkline
+from glmtui.ui.panels import stats
+from glmtui.ui.panels.device_memory import (
+    Held,
+    Memory,
+    held,
+    memory_bar,
+    memory_meter,
+    parts,
+    with_held,
+)
+from glmtui.ui.widgets.meters import sparkline
 
 __all__ = ["folders"]
 
@@ -93,7 +101,7 @@ STATS = GenerationStats(1234, 1000, 256, 0.5, 10.0, 0.42, 7 * 10**9)
 
 
 def test_the_page_has_what_the_last_reply_cost() -> None:
-    text = details.page([Message("assistant", "a", stats=STATS)], [GPU], 72).plain
+    text = stats.page([Message("assistant", "a", stats=STATS)], [GPU], 72).plain
     for words in (
         "1,234 tokens",
         "1,000 of them read before",
@@ -105,20 +113,20 @@ def test_the_page_has_what_the_last_reply_cost() -> None:
     for words in ("0.42 s", "7.0 GB", "weights", "KV cache now", "others", "free"):
         assert words in text
     assert "Over the conversation" not in text
-    assert "No reply yet" in details.page([], [], 72).plain
+    assert "No reply yet" in stats.page([], [], 72).plain
 
 
 def test_the_page_shows_how_it_went_over_the_conversation() -> None:
     later = replace(STATS, decode_seconds=5.0, peak_memory=8 * 10**9)
     said = [Message("assistant", "a", stats=one) for one in (STATS, later)]
-    text = details.page(said, [], 72).plain
+    text = stats.page(said, [], 72).plain
     assert "▁█  25.5 – 51.0 tok/s" in text
     assert "▁█  7.0 – 8.0 GB" in text
 
 
 def test_the_ways_out_stand_where_it_would_not_fit() -> None:
-    assert "/keep N" not in details.page([], [GPU], 72).plain
-    text = details.page([], [replace(GPU, used=90)], 72).plain
+    assert "/keep N" not in stats.page([], [GPU], 72).plain
+    text = stats.page([], [replace(GPU, used=90)], 72).plain
     for way in ("/keep N", "/quant int8", "/quant int4", "/clear"):
         assert way in text
 

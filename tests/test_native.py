@@ -13,13 +13,13 @@ from test_quant import int4, normal
 from torch import Tensor
 from torch.nn import functional as F
 
-from glmtui.engine import linear, quant
-from glmtui.engine.linear import NativeEmbedding, NativeLinear, kernel_choice, make_linear
-from glmtui.engine.native import build, kernels
-from glmtui.engine.native.library import available
-from glmtui.engine.quant import PackedWeight, quantize
-from glmtui.models import chatglm2, llama
-from glmtui.models.prenorm import PreNormDecoder, Shape
+from glmtui.engine.models import chatglm2, llama
+from glmtui.engine.models.gqa_decoder import PreNormDecoder, Shape
+from glmtui.engine.nn import linear, packed_weight
+from glmtui.engine.nn.linear import NativeEmbedding, NativeLinear, kernel_choice, make_linear
+from glmtui.engine.nn.native import build, kernels
+from glmtui.engine.nn.native.library import available
+from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 
 CPU = torch.device("cpu")
 needs_kernels = pytest.mark.skipif(not available(), reason=build.built().problem)
@@ -142,7 +142,7 @@ def test_rounding_is_torchs_to_the_last_bit(
     weight[5] *= 1000
     weight = weight.to(dtype)
     ours = quantize(weight, bits, group)
-    monkeypatch.setattr(quant, "rounds", lambda weight, group: False)
+    monkeypatch.setattr(packed_weight, "rounds", lambda weight, group: False)
     theirs = quantize(weight, bits, group)
     assert torch.equal(ours.q, theirs.q)
     assert torch.equal(ours.scale, theirs.scale)

@@ -14,11 +14,12 @@ import torch
 from emulation import FLAGS, ISAS
 from test_quant import normal
 
-from glmtui.engine import instruction_sets, linear, processor
-from glmtui.engine.linear import NativeLinear, kernel_choice, make_linear
-from glmtui.engine.native import build
-from glmtui.engine.native.library import available
-from glmtui.engine.quant import quantize
+from glmtui.engine.hardware import instruction_sets
+from glmtui.engine.nn import cpu_dtype, linear
+from glmtui.engine.nn.linear import NativeLinear, kernel_choice, make_linear
+from glmtui.engine.nn.native import build
+from glmtui.engine.nn.native.library import available
+from glmtui.engine.nn.packed_weight import quantize
 
 CPU = torch.device("cpu")
 needs_kernels = pytest.mark.skipif(not available(), reason=build.built().problem)
@@ -214,9 +215,9 @@ def test_products_of_torch_heed_the_limit(
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     for value, expected in ((limit, dtype), ("", torch.bfloat16)):
         monkeypatch.setenv(instruction_sets.LIMIT, value)
-        processor.product_dtype.cache_clear()
-        assert processor.product_dtype() == expected
-    processor.product_dtype.cache_clear()
+        cpu_dtype.product_dtype.cache_clear()
+        assert cpu_dtype.product_dtype() == expected
+    cpu_dtype.product_dtype.cache_clear()
 
 
 def test_a_limit_that_is_none_is_named() -> None:
@@ -281,7 +282,7 @@ def test_without_kernels_nothing_asks_for_them(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_kernels_are_not_compiled_before_a_model_is_loaded() -> None:
     code = (
-        "import glmtui.engine.loader, glmtui.engine.native.build as build;"
+        "import glmtui.engine.loading.loader, glmtui.engine.nn.native.build as build;"
         "print(build.built.cache_info().currsize)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -14,18 +14,18 @@ from emulation import ISAS, compiled
 from test_native import CPU, decoder
 from test_quant import normal
 
-from glmtui.engine.linear import cpu
-from glmtui.engine.native import build, library
-from glmtui.engine.native.kernels import NativeWeight
-from glmtui.engine.native.library import Decoder, Layer, Linear, Step, available, done
-from glmtui.engine.quant import quantize
+from glmtui.engine.nn.linear import cpu_torch
+from glmtui.engine.nn.native import build, library
+from glmtui.engine.nn.native.kernels import NativeWeight
+from glmtui.engine.nn.native.library import Decoder, Layer, Linear, Step, available, done
+from glmtui.engine.nn.packed_weight import quantize
 
 needs_kernels = pytest.mark.skipif(not available(), reason=build.built().problem)
 
 GUARDED = """
 import ctypes, mmap, sys, torch
-from glmtui.engine.linear.cpu import CpuInt4Linear, CpuInt8Linear, KERNELS
-from glmtui.engine.quant import quantize
+from glmtui.engine.nn.linear.cpu_torch import CpuInt4Linear, CpuInt8Linear, KERNELS
+from glmtui.engine.nn.packed_weight import quantize
 
 libc = ctypes.CDLL(None)
 libc.mmap.restype = ctypes.c_void_p
@@ -66,7 +66,7 @@ print(tried)
 def test_torchs_kernels_read_no_further_than_the_weights_they_are_given() -> None:
     ran = subprocess.run([sys.executable, "-c", GUARDED], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
-    assert int(ran.stdout) > (200 if cpu.packed_block() else 60)
+    assert int(ran.stdout) > (200 if cpu_torch.packed_block() else 60)
 
 
 def sanitizer(name: str) -> str:
@@ -87,7 +87,7 @@ def test_they_run_clean_under_address_and_undefined_behaviour_sanitizers() -> No
     preload = f"{sanitizer('libasan')}:{sanitizer('libubsan')}"
     path = compiled(SANITIZE)
     code = (
-        "import ctypes, pytest, sys, emulation, glmtui.engine.native.build as build;"
+        "import ctypes, pytest, sys, emulation, glmtui.engine.nn.native.build as build;"
         f"library = ctypes.CDLL({str(path)!r});"
         "build.built = lambda: build.Built(library, 'amx');"  # in place of the machine's own
         "emulation.emulated = lambda: library;"

@@ -10,11 +10,14 @@ from pathlib import Path
 import pytest
 from test_prompt import desk
 
-from glmtui import commands, slash
-from glmtui.ui import choices
-from glmtui.ui.offers import Choice, Offer, offers
+from glmtui import commands
+from glmtui.commands import command_parser
+from glmtui.ui.prompt import argument_values
+from glmtui.ui.prompt.completion import Choice, Offer, offers
 
-THEMES = {"THEME": choices.among(lambda: [Choice("ink"), Choice("paper"), Choice("dracula")])}
+THEMES = {
+    "THEME": argument_values.among(lambda: [Choice("ink"), Choice("paper"), Choice("dracula")])
+}
 
 
 def texts(offered: tuple[Offer, ...]) -> list[str]:
@@ -23,14 +26,14 @@ def texts(offered: tuple[Offer, ...]) -> list[str]:
 
 def test_every_command_is_offered_and_knows_whether_it_needs_more() -> None:
     offered = {offer.text: offer.sends for offer in offers("/", "", {})}
-    assert len(offered) == len(slash.by_word())
+    assert len(offered) == len(command_parser.by_word())
     assert offered["/new"]
     assert offered["/theme "]
     assert not offered["/set "]
 
 
 def test_every_kind_of_argument_is_provided_for_or_is_free() -> None:
-    from glmtui.ui.prompt_actions import KINDS
+    from glmtui.ui.chat.prompt_actions import KINDS
 
     kinds = {command.kind for command in commands.COMMANDS if command.kind}
     assert kinds == {*KINDS, "TEXT", "N", "NUMBER"}
@@ -45,16 +48,16 @@ def test_arguments_that_begin_so_come_before_those_that_have_it() -> None:
 
 @pytest.mark.parametrize("before", ["/nothing ", "/new ", "theme ", "a /theme ", "/system @"])
 def test_elsewhere_nothing_is_offered(before: str) -> None:
-    assert offers(before, "", {**THEMES, "FILE": choices.files}) == ()
+    assert offers(before, "", {**THEMES, "FILE": argument_values.files}) == ()
     assert offers("/theme ", "x", THEMES) == ()
 
 
 def test_settings_are_offered_by_name_and_then_by_value() -> None:
-    assert choices.settings("top")[0].value == "top_k "
-    assert choices.settings("top")[0].more
-    values = [choice.value for choice in choices.settings("do_sample ")]
+    assert argument_values.settings("top")[0].value == "top_k "
+    assert argument_values.settings("top")[0].more
+    values = [choice.value for choice in argument_values.settings("do_sample ")]
     assert values == ["do_sample true", "do_sample false", "do_sample default"]
-    assert choices.settings("nothing ") == []
+    assert argument_values.settings("nothing ") == []
 
 
 def test_files_and_folders_are_offered_by_path(tmp_path: Path) -> None:
@@ -64,13 +67,17 @@ def test_files_and_folders_are_offered_by_path(tmp_path: Path) -> None:
     (tmp_path / ".hidden").write_text("")
     (tmp_path / "no\x1bte").write_text("")
     at = str(tmp_path)
-    assert list(choices.files(f"{at}/no")) == [
+    assert list(argument_values.files(f"{at}/no")) == [
         Choice(f"{at}/note book/", "", True),
         Choice(f"{at}/notes.md", "3.2 kB"),
     ]
-    assert [c.value for c in choices.files(f"{at}/.h")] == [f"{at}/.hidden"]
-    assert list(choices.files(f"{at}/nothing/")) == list(choices.files("~nobody-here/")) == []
-    files = {"FILE": choices.files}
+    assert [c.value for c in argument_values.files(f"{at}/.h")] == [f"{at}/.hidden"]
+    assert (
+        list(argument_values.files(f"{at}/nothing/"))
+        == list(argument_values.files("~nobody-here/"))
+        == []
+    )
+    files = {"FILE": argument_values.files}
     assert texts(offers(f"see @{at}/notes", "", files)) == [f"@{at}/notes.md"]
     assert texts(offers(f"see @{at}/note ", "", files)) == []
     assert texts(offers(f'@"{at}/note b', "", files)) == [f'@"{at}/note book/']
@@ -100,7 +107,7 @@ async def test_arrows_and_enter_take_an_argument_and_send_it() -> None:
         await pilot.pause()
         await pilot.press("down", "down", "enter")
         assert app.sent == ["/theme paper"]
-        prompt.providers = {"SETTING": choices.settings}
+        prompt.providers = {"SETTING": argument_values.settings}
         await pilot.press(*"/set do", "down", "enter")
         assert prompt.text == "/set do_sample "
         await pilot.press("up", "enter")
@@ -114,7 +121,7 @@ async def test_a_path_is_completed_where_the_cursor_is(
     (tmp_path / "sub/notes.md").write_text("")
     monkeypatch.chdir(tmp_path)
     async with desk() as (app, prompt, pilot):
-        prompt.providers = {"FILE": choices.files}
+        prompt.providers = {"FILE": argument_values.files}
         prompt.put("first\nread @s now")
         await pilot.press("left", "left", "left", "left", "u", "tab")
         assert prompt.text == "first\nread @sub/ now"
@@ -125,7 +132,7 @@ async def test_a_path_is_completed_where_the_cursor_is(
 
 
 def test_choices_that_take_long_hold_up_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choices, "PATIENCE", 0.01)
+    monkeypatch.setattr(argument_values, "PATIENCE", 0.01)
     gate, done = threading.Event(), threading.Event()
 
     def slowly() -> Iterator[Choice]:
@@ -133,7 +140,7 @@ def test_choices_that_take_long_hold_up_no_key(monkeypatch: pytest.MonkeyPatch) 
         yield Choice("ink")
         done.set()
 
-    provider = choices.kept(slowly, seconds=1e9)
+    provider = argument_values.kept(slowly, seconds=1e9)
     assert list(provider("")) == []
     assert list(provider("i")) == []  # nobody else is sent to look
     gate.set()

@@ -16,12 +16,12 @@ from torch import Tensor
 from toy import STOP, VOCAB, Counter, toy
 
 from glmtui.chat import SamplingParams
-from glmtui.engine import cuda_graph
 from glmtui.engine.api import LoadedInfo, LoadOptions, Speculation
-from glmtui.engine.cuda_graph import GraphedSteps
-from glmtui.engine.generate import LoadedModel
-from glmtui.engine.overlap import overlapped
-from glmtui.engine.sampling import DeviceSampler
+from glmtui.engine.runtime import cuda_graph
+from glmtui.engine.runtime.async_decode import overlapped
+from glmtui.engine.runtime.cuda_graph import GraphedSteps
+from glmtui.engine.runtime.model_runner import LoadedModel
+from glmtui.engine.runtime.sampling import DeviceSampler
 from glmtui.errors import EngineError
 
 CPU = torch.device("cpu")
@@ -167,7 +167,7 @@ def test_greedy_replies_are_the_same_in_conversations_by_turns(
     model: LoadedModel, graphs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cuda_graph, "BEFORE", 2)
-    monkeypatch.setattr("glmtui.engine.caches.WORTH_KEEPING", 4)
+    monkeypatch.setattr("glmtui.engine.runtime.prefix_cache.WORTH_KEEPING", 4)
     params = SamplingParams(temperature=0, max_new_tokens=10, repetition_penalty=1.1)
     expected = replies(model, params)
     recorder = Recorder()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from itertools import groupby
 
-from glmtui.engine.pacing import CHUNK_SECONDS, LATE, LOOK, SOON, ChunkPacer, ThreadPacer
+from glmtui.engine.runtime.autotune import CHUNK_SECONDS, LATE, LOOK, SOON, ChunkPacer, ThreadPacer
 
 
 class Machine:

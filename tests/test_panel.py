@@ -11,7 +11,7 @@ from textual.widgets import Input, TextArea
 
 from glmtui.chat import Conversation, SamplingParams
 from glmtui.config import SAMPLING_FIELDS
-from glmtui.ui.panel import SettingRow, shown, without_effect
+from glmtui.ui.panels.settings_panel import SettingRow, shown, without_effect
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 

@@ -18,9 +18,9 @@ from fake_engine import FakeEngine
 
 from glmtui.chat import GenerationStats
 from glmtui.config import Settings
-from glmtui.engine import device
 from glmtui.engine.api import ServerSpec
-from glmtui.engine.device import Gpu, HostMemory, Snapshot
+from glmtui.engine.hardware import machine
+from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
 from glmtui.language import speak
 
 __all__ = ["folders"]
@@ -97,7 +97,7 @@ async def test_the_readmes_picture_is_true(
     folders: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     size, settings, seen, keys = PICTURED[name]
-    monkeypatch.setattr(device, "snapshot", lambda: SNAPSHOT)
+    monkeypatch.setattr(machine, "snapshot", lambda: SNAPSHOT)
 
     def engine(fake: FakeEngine) -> None:
         fake.pieces = [REPLY]
@@ -112,7 +112,7 @@ async def test_the_readmes_picture_is_true(
         )
 
     target = ServerSpec("THUDM/chatglm3-6b")
-    monkeypatch.setattr("glmtui.engine.catalog.resolve", lambda *args, **options: target)
+    monkeypatch.setattr("glmtui.engine.catalog.resolver.resolve", lambda *args, **options: target)
     speak(settings.language)
     settings = replace(settings, model="THUDM/chatglm3-6b")
     async with running(settings, size, engine=engine) as desk:

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmtui.chat import Message
+from glmtui.engine.models import llama
+from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson
+from glmtui.engine.tokenization.sandbox.piece_model import NotPieces, read_pieces
 from glmtui.errors import BadCheckpoint
-from glmtui.models import llama
-from glmtui.models.hub_format import TemplateFormat, TokenizerJson
-from glmtui.models.piece_model import NotPieces, read_pieces
 
 WORDS = [
     "hello",

@@ -12,18 +12,18 @@ from hypothesis import strategies as st
 from test_loader import IDS, folder_of, on_cpu
 
 from glmtui.chat import SamplingParams
-from glmtui.engine import loader
 from glmtui.engine.api import LoadOptions
-from glmtui.engine.catalog import QUANTS
-from glmtui.engine.device import Gpu, HostMemory, Snapshot
-from glmtui.engine.generate import LoadedModel
-from glmtui.engine.placement import GPU_CONTEXT, Sizes, place, split
-from glmtui.engine.sizing import sizes
-from glmtui.engine.spread import OnDevice, spread
-from glmtui.engine.weights import Checkpoint
+from glmtui.engine.catalog.resolver import QUANTS
+from glmtui.engine.checkpoint.checkpoint import Checkpoint
+from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.loading import loader
+from glmtui.engine.loading.memory_estimate import sizes
+from glmtui.engine.loading.pipeline import OnDevice, spread
+from glmtui.engine.loading.placement import GPU_CONTEXT, Sizes, place, split
+from glmtui.engine.models import llama
+from glmtui.engine.runtime.model_runner import LoadedModel
+from glmtui.engine.tokenization.hf_tokenizer import read_json
 from glmtui.errors import OutOfMemory
-from glmtui.models import llama
-from glmtui.models.hub_format import read_json
 
 GB = 10**9
 

@@ -16,12 +16,12 @@ from fake_engine import FakeEngine
 from terminal import Terminal
 from test_app_terminal import PROGRAM
 
-from glmtui import paths
 from glmtui.commands import COMMANDS
 from glmtui.config import Settings
 from glmtui.errors import BadCheckpoint, ConfigError, EngineError
 from glmtui.store import Store
-from glmtui.ui.plain import PlainChat
+from glmtui.system import paths
+from glmtui.ui.plain.plain_chat import PlainChat
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 

@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from test_gptq import MADE_BY_A_TOOL
 from test_loader import IDS, folder_of
 
-from glmtui import cli
-from glmtui.engine import LoadOptions, catalog, load_model
+from glmtui.cli import command_line
+from glmtui.engine import LoadOptions, load_model
 from glmtui.engine.api import ModelInfo, Progress
-from glmtui.engine.prepare import prepare
+from glmtui.engine.catalog import resolver
+from glmtui.engine.checkpoint.checkpoint import Checkpoint
+from glmtui.engine.checkpoint.safetensors_writer import TensorFile
+from glmtui.engine.convert.quantize import prepare
 from glmtui.engine.pull.staging import PullCancelled
-from glmtui.engine.tensor_file import TensorFile
-from glmtui.engine.weights import Checkpoint
 from glmtui.errors import BadCheckpoint, UsageError
 
 BF16 = LoadOptions(device="cpu", dtype="bfloat16")
@@ -33,7 +34,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def found(folder: Path) -> ModelInfo:
-    info = catalog.resolve(str(folder))
+    info = resolver.resolve(str(folder))
     assert isinstance(info, ModelInfo)
     return info
 
@@ -44,7 +45,7 @@ def test_it_is_the_model_that_loading_would_quantise(tmp_path: Path, bits: int, 
     info = prepare(found(source), tmp_path / "small", bits)
     assert (info.name, info.stored, info.path) == ("small", kind, tmp_path / "small")
     assert info.nbytes < found(source).nbytes
-    assert info in catalog.installed()
+    assert info in resolver.installed()
 
     whole, small = load_model(str(source), INT[bits]), load_model("small", BF16)
     assert small.info.quant == kind
@@ -130,17 +131,17 @@ def test_stopped_or_failed_it_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint, match="no tensor"):
         prepare(broken, tmp_path / "new" / "small", 4)
     assert list((tmp_path / "new").iterdir()) == []
-    assert catalog.installed() == []
+    assert resolver.installed() == []
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = folder_of(tmp_path / "whole"), tmp_path / "small"
-    assert cli.main(["quantize", str(source), str(target), "--bits", "8"]) == 0
+    assert command_line.main(["quantize", str(source), str(target), "--bits", "8"]) == 0
     assert "int8" in capsys.readouterr().out
-    assert cli.main(["models"]) == 0
+    assert command_line.main(["models"]) == 0
     assert "small" in capsys.readouterr().out
-    assert cli.main(["quantize", str(source), str(target)]) == 2
-    assert cli.main(["quantize", "http://127.0.0.1:9/v1", str(tmp_path / "x")]) == 2
+    assert command_line.main(["quantize", str(source), str(target)]) == 2
+    assert command_line.main(["quantize", "http://127.0.0.1:9/v1", str(tmp_path / "x")]) == 2
 
 
 # ---- the file

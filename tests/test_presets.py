@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from app_desk import folders, running
 
-from glmtui import presets
 from glmtui.chat import SamplingParams
+from glmtui.config import presets
 from glmtui.errors import ConfigError, UsageError
 
 __all__ = ["folders"]

@@ -13,8 +13,8 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.pilot import Pilot
 
-from glmtui import slash
-from glmtui.ui.prompt import Prompt
+from glmtui.commands import command_parser
+from glmtui.ui.prompt.prompt import Prompt
 
 
 class Desk(App[None]):
@@ -174,7 +174,7 @@ async def test_arrows_choose_among_what_is_offered() -> None:
     async with desk() as (_, prompt, pilot):
         await pilot.press("slash")
         offered = prompt.completions.offered
-        assert len(offered) == len(slash.completions("/"))
+        assert len(offered) == len(command_parser.completions("/"))
         await pilot.press("down")
         assert prompt.completions.selected == offered[1]
         await pilot.press("up", "up")
@@ -194,7 +194,7 @@ async def test_a_click_on_a_row_chooses_it() -> None:
     async with desk() as (_, prompt, pilot):
         await pilot.press("slash", *"s")
         await pilot.pause()
-        second = slash.completions("/s")[1]
+        second = command_parser.completions("/s")[1]
         await pilot.click(type(prompt.completions), offset=(3, 1))
         await pilot.pause()
         assert prompt.text.strip() == f"/{second.slash}"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from glmtui.chat import Message
-from glmtui.models.hub_format import TemplateFormat, TokenizerJson
+from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }} <|end|>\n{% endfor %}"

@@ -9,7 +9,7 @@ from rich.cells import cell_len
 from terminal import Terminal
 from test_app_terminal import start
 
-from glmtui.ui import graphemes
+from glmtui.ui.terminal import graphemes
 
 __all__ = ["start"]
 

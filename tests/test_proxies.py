@@ -9,9 +9,9 @@ from fakeserver import serving
 
 from glmtui.chat import Message
 from glmtui.engine.api import ServerSpec
-from glmtui.engine.proxies import is_excluded, proxy_for
-from glmtui.engine.server import ServerModel
+from glmtui.engine.remote import ServerModel
 from glmtui.errors import ServerError
+from glmtui.net.proxies import is_excluded, proxy_for
 
 HI = (Message("user", "hi"),)
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")

@@ -10,8 +10,8 @@ import pytest
 from checkpoints import llama_files, write_folder, write_gguf
 from gguf import GGMLQuantizationType as Kind
 
-from glmtui.engine import catalog
 from glmtui.engine.api import Progress
+from glmtui.engine.catalog import resolver
 from glmtui.engine.pull import pull
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, DownloadError, ModelNotFound, UnsupportedModel
@@ -28,7 +28,7 @@ def test_a_folder_is_noted_and_stays_where_it_is(tmp_path: Path, models: Path) -
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     info = pull(str(folder))
     assert (info.name, info.path, info.family) == ("my-model", folder, "llama")
-    assert catalog.resolve("my-model") == info
+    assert resolver.resolve("my-model") == info
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in (models / "my-model").iterdir()] == ["manifest.json"]
 
@@ -38,7 +38,7 @@ def test_its_owner_may_train_on_in_it(tmp_path: Path) -> None:
     pull(str(folder))
     with (folder / "model.safetensors").open("ab") as file:
         file.write(b"longer")
-    assert catalog.resolve("m") == catalog.installed()[0]
+    assert resolver.resolve("m") == resolver.installed()[0]
 
 
 def test_folders_of_one_name_get_two(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_folders_of_one_name_get_two(tmp_path: Path) -> None:
     assert pull(str(first)).name == "model"
     assert pull(str(second)).name == "model-2"
     assert pull(str(first)).name == "model"  # the same one again
-    assert [info.path for info in catalog.installed()] == [first, second]
+    assert [info.path for info in resolver.installed()] == [first, second]
 
 
 def test_a_checkpoint_lying_here_is_meant_rather_than_the_hubs(
@@ -57,20 +57,20 @@ def test_a_checkpoint_lying_here_is_meant_rather_than_the_hubs(
     folder = write_folder(tmp_path / "chatglm3-6b", llama_files())
     info = pull("chatglm3-6b", endpoint="http://127.0.0.1:9")
     assert (info.name, info.path) == ("chatglm3-6b", folder)
-    assert catalog.resolve("chatglm3-6b") == info
+    assert resolver.resolve("chatglm3-6b") == info
 
 
 def test_odd_names_become_plain_ones(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "模型 [v2]; rm", llama_files())
     info = pull(str(folder))
     assert info.name == "模型-v2-rm"
-    assert catalog.resolve(info.name) == info
+    assert resolver.resolve(info.name) == info
 
 
 def test_what_we_prepared_is_not_noted_twice(tmp_path: Path) -> None:
     info = pull(str(write_gguf(tmp_path / "tiny.gguf")))
     assert pull(str(info.path)) == info
-    assert len(catalog.installed()) == 1
+    assert len(resolver.installed()) == 1
 
 
 def test_a_prepared_folder_from_another_machine(tmp_path: Path, models: Path) -> None:
@@ -92,7 +92,7 @@ def test_a_gguf_file_is_prepared(tmp_path: Path, models: Path) -> None:
     assert {p.what for p in seen} == {"converting", "checking"}
     manifest = json.loads((info.path / "manifest.json").read_text())
     assert manifest["source"] == f"file:{path}"
-    assert catalog.resolve("My.Model.Q4_0") == info
+    assert resolver.resolve("My.Model.Q4_0") == info
 
 
 def test_a_gguf_file_is_known_by_what_is_in_it(tmp_path: Path) -> None:

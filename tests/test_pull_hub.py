@@ -14,9 +14,9 @@ import pytest
 from checkpoints import llama_files
 from hubserver import COMMIT, Fault, Hub, hub_server
 
-from glmtui.engine import catalog
 from glmtui.engine.api import Progress
-from glmtui.engine.known import MAX_CPM_BYTES
+from glmtui.engine.catalog import resolver
+from glmtui.engine.catalog.registry import MAX_CPM_BYTES
 from glmtui.engine.pull import fetch, pull, staging
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, DownloadError, ModelNotFound, UnsupportedModel
@@ -45,9 +45,9 @@ def test_a_repository_becomes_a_model(hub: Hub, tmp_path: Path) -> None:
     assert (info.name, info.path, info.family) == (REPO, snapshot, "llama")
     assert info.nbytes == len(hub.repos[REPO][WEIGHTS])
     assert (snapshot / WEIGHTS).read_bytes() == hub.repos[REPO][WEIGHTS]
-    assert catalog.resolve(REPO) == info
-    assert catalog.installed() == [info]
-    manifest = json.loads((catalog.models_dir() / "someone--tiny" / "manifest.json").read_text())
+    assert resolver.resolve(REPO) == info
+    assert resolver.installed() == [info]
+    manifest = json.loads((resolver.models_dir() / "someone--tiny" / "manifest.json").read_text())
     assert manifest["source"] == f"hub:{REPO}"
     assert manifest["path"] == str(snapshot)
     assert manifest["files"] == {WEIGHTS: {"size": info.nbytes}}
@@ -139,7 +139,7 @@ def test_the_next_run_goes_on_where_this_one_gave_up(hub: Hub) -> None:
 
     with pytest.raises(PullCancelled):
         pull(REPO, endpoint=hub.url, on_progress=stop_in_the_middle, cancelled=cancelled)
-    assert catalog.installed() == []
+    assert resolver.installed() == []
     hub.asked.clear()
     info = pull(REPO, endpoint=hub.url)
     assert (info.path / WEIGHTS).read_bytes() == hub.repos[REPO][WEIGHTS]
@@ -178,7 +178,7 @@ def test_wrong_bytes_are_noticed_and_not_kept(
     said = "broke again and again" if change == "shorter" else "arrived damaged"
     with pytest.raises(DownloadError, match=said):
         pull(REPO, endpoint=hub.url)
-    assert catalog.installed() == []
+    assert resolver.installed() == []
     hub.faults.clear()
     assert pull(REPO, endpoint=hub.url).nbytes == len(hub.repos[REPO][WEIGHTS])
 
@@ -247,7 +247,7 @@ def test_no_network(hub: Hub) -> None:
 
 def test_without_a_network_the_hubs_cache_will_do(hub: Hub) -> None:
     info = pull(REPO, endpoint=hub.url)
-    (catalog.models_dir() / "someone--tiny" / "manifest.json").unlink()
+    (resolver.models_dir() / "someone--tiny" / "manifest.json").unlink()
     seen: list[Progress] = []
     assert pull(REPO, endpoint="http://127.0.0.1:9", on_progress=seen.append) == info
     assert "Taking the copy that is here" in " ".join(p.what for p in seen)
@@ -259,7 +259,7 @@ def test_half_a_model_in_the_hubs_cache_will_not(hub: Hub) -> None:
         pull(REPO, endpoint=hub.url)
     with pytest.raises((DownloadError, BadCheckpoint)):
         pull(REPO, endpoint="http://127.0.0.1:9")
-    assert catalog.installed() == []
+    assert resolver.installed() == []
 
 
 def test_the_mirror_of_the_environment_is_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

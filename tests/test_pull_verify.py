@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from checkpoints import llama_files, write_folder, write_gguf
 
-from glmtui.cli import main
+from glmtui.cli.command_line import main
 from glmtui.engine.pull import pull
 
 

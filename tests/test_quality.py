@@ -12,7 +12,7 @@ import pytest
 from quality import TEXT, WAYS, Subject
 from quality import subject as load_subject
 
-from glmtui.engine.known import QUANTS
+from glmtui.engine.catalog.registry import QUANTS
 
 pytestmark = [
     pytest.mark.model,

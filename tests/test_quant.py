@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from glmtui.engine.quant import BLOCK, PackedWeight, joined, quantize, row_blocks
+from glmtui.engine.nn.packed_weight import BLOCK, PackedWeight, joined, quantize, row_blocks
 from glmtui.errors import BadCheckpoint
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from glmtui.commands import markdown_table
-from glmtui.config_example import example_toml
+from glmtui.config.example import example_toml
 
 ROOT = Path(__file__).parents[1]
 LINES = 400
@@ -220,13 +220,16 @@ def loaded_by(statement: str) -> set[str]:
     ("statement", "absent"),
     [
         ("import glmtui", TORCH | SCREEN),
-        ("import glmtui.cli", TORCH | SCREEN | {"httpx", "huggingface_hub"}),
-        ("import glmtui.ui.launch, glmtui.ui.chat_screen", TORCH | {"huggingface_hub", "httpx"}),
+        ("import glmtui.cli.command_line", TORCH | SCREEN | {"httpx", "huggingface_hub"}),
+        ("import glmtui.ui.launch, glmtui.ui.chat.screen", TORCH | {"huggingface_hub", "httpx"}),
         ("import glmtui.engine.thread", TORCH | SCREEN),
-        ("import glmtui.engine, glmtui.engine.catalog", TORCH | SCREEN),
-        ("import glmtui.bench, glmtui.engine.bench", TORCH | SCREEN),
+        ("import glmtui.engine, glmtui.engine.catalog.resolver", TORCH | SCREEN),
+        ("import glmtui.cli.bench, glmtui.engine.bench", TORCH | SCREEN),
         ("import glmtui.store", TORCH | SCREEN | {"httpx"}),
-        ("import glmtui.engine.generate, glmtui.engine.loader", {"textual", "transformers"}),
+        (
+            "import glmtui.engine.runtime.model_runner, glmtui.engine.loading.loader",
+            {"textual", "transformers"},
+        ),
     ],
 )
 def test_importing_one_room_leaves_the_others_out(statement: str, absent: set[str]) -> None:

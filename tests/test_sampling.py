@@ -15,7 +15,7 @@ from goldens import SHARED
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
-from glmtui.engine.sampling import DeviceSampler, distribution, make_sampler, shares
+from glmtui.engine.runtime.sampling import DeviceSampler, distribution, make_sampler, shares
 from glmtui.errors import EngineError
 
 GOLDEN = SHARED / "fixtures" / "misc" / "sampling.json"

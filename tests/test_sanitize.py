@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from glmtui.sanitize import _UNSAFE, MOST_MARKS, VisibleStream, one_line, visible
-from glmtui.ui.graphemes import clusters
+from glmtui.ui.terminal.graphemes import clusters
 
 NASTY = (
     "\x00\x07\x08\x0b\x0c\r\x1b\x7f\x85\x9b\xad\u061c\u200b\u200e\u2028\u202e\u2066\ufeff\U000e0041"

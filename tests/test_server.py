@@ -12,8 +12,8 @@ from fakeserver import MODELS, delta, serving
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import PrefillProgress, ServerSpec
-from glmtui.engine.server import ServerModel
-from glmtui.engine.server import reply as server_reply
+from glmtui.engine.remote import ServerModel
+from glmtui.engine.remote import reply as server_reply
 from glmtui.errors import ServerError
 
 HI = (Message("user", "hi"),)
@@ -94,7 +94,7 @@ def test_a_proxy_is_used_but_not_for_this_machine(monkeypatch):
 
 
 def test_importing_the_backend_does_not_import_httpx():
-    code = "import sys, glmtui.engine.server; print({'httpx', 'torch'} & sys.modules.keys())"
+    code = "import sys, glmtui.engine.remote; print({'httpx', 'torch'} & sys.modules.keys())"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"
 

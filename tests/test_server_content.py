@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from glmtui.chat import Message
 from glmtui.engine.api import Reply, ServerSpec
-from glmtui.engine.server import ServerModel
-from glmtui.engine.server.text_pieces import TextPieces, decode
+from glmtui.engine.remote import ServerModel
+from glmtui.engine.remote.text_pieces import TextPieces, decode
 from glmtui.errors import ServerError
 
 HI = (Message("user", "hi"),)

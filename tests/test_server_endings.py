@@ -9,9 +9,9 @@ from fakeserver import delta, serving
 
 from glmtui.chat import Message
 from glmtui.engine.api import ServerSpec
-from glmtui.engine.server import ServerModel, sse
-from glmtui.engine.server import call as server_call
-from glmtui.engine.server import reply as server_reply
+from glmtui.engine.remote import ServerModel, sse
+from glmtui.engine.remote import call as server_call
+from glmtui.engine.remote import reply as server_reply
 from glmtui.errors import ServerError
 
 HI = (Message("user", "hi"),)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import PrefillProgress
-from glmtui.engine.server import sse
-from glmtui.engine.server.answer import Answer
-from glmtui.engine.server.chat_completions import (
+from glmtui.engine.remote import sse
+from glmtui.engine.remote.answer import Answer
+from glmtui.engine.remote.chat_completions import (
     Chunk,
     ListedModel,
     error_in,
@@ -23,7 +23,7 @@ from glmtui.engine.server.chat_completions import (
     request_body,
     shortened,
 )
-from glmtui.engine.server.reply_text import Thinking
+from glmtui.engine.remote.reply_text import Thinking
 
 
 def parse_chunk(data):

@@ -9,7 +9,7 @@ from fakeserver import serving
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ServerSpec
-from glmtui.engine.server import ServerModel, model_list
+from glmtui.engine.remote import ServerModel, model_list
 from glmtui.errors import ServerError
 
 HI = (Message("user", "hi"),)

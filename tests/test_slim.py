@@ -19,12 +19,12 @@ from goldens import GOLDEN, SHARED, TOLERANCE, load, tokenizer_file
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from glmtui import cli
 from glmtui.chat import SamplingParams
-from glmtui.engine import slim_check
+from glmtui.cli import command_line
 from glmtui.engine.api import Progress
-from glmtui.engine.slim import TABLES, SlimStopped, slim
-from glmtui.engine.weights import Checkpoint
+from glmtui.engine.checkpoint.checkpoint import Checkpoint
+from glmtui.engine.convert import slim_check
+from glmtui.engine.convert.slim import TABLES, SlimStopped, slim
 from glmtui.errors import BadCheckpoint, DownloadError, ModelError, UnsupportedModel
 
 TWIN = GOLDEN / "v1_twin_orig"
@@ -387,10 +387,10 @@ def test_the_command(
 ) -> None:
     monkeypatch.setenv("GLMTUI_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    assert cli.main(["slim", str(TWIN), str(tmp_path / "slim")]) == 0
+    assert command_line.main(["slim", str(TWIN), str(tmp_path / "slim")]) == 0
     said = capsys.readouterr()
     assert f"{tmp_path / 'slim'} is ready" in said.out
     assert "the same first 4 tokens" in said.out
-    assert cli.main(["slim", str(tmp_path / "slim"), str(tmp_path / "again")]) == 1
+    assert command_line.main(["slim", str(tmp_path / "slim"), str(tmp_path / "again")]) == 1
     assert "slim already" in capsys.readouterr().err
-    assert cli.main(["slim", "http://localhost/v1", str(tmp_path / "again")]) == 2
+    assert command_line.main(["slim", "http://localhost/v1", str(tmp_path / "again")]) == 2

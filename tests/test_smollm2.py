@@ -12,9 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine import LoadOptions, load_model
-from glmtui.engine.generate import LoadedModel
-from glmtui.engine.quant import PackedWeight
-from glmtui.engine.weights import Checkpoint
+from glmtui.engine.checkpoint.checkpoint import Checkpoint
+from glmtui.engine.nn.packed_weight import PackedWeight
+from glmtui.engine.runtime.model_runner import LoadedModel
 
 pytestmark = pytest.mark.model
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmtui.engine.device import Gpu, HostMemory, Snapshot
-from glmtui.ui.memory import Memory, memories, memory_meter, much_the_same
-from glmtui.ui.meters import bar, gigabytes, tokens
-from glmtui.ui.status import Facts, context_meter, status_line
+from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.ui.panels.device_memory import Memory, memories, memory_meter, much_the_same
+from glmtui.ui.panels.status_bar import Facts, context_meter, status_line
+from glmtui.ui.widgets.meters import bar, gigabytes, tokens
 
 GB = 10**9
 FACTS = Facts("27 tok/s", "good", "smollm2", 512, 2048, (Memory("GPU", 24 * GB, 18 * GB, 6 * GB),))

@@ -11,8 +11,8 @@ import pytest
 
 from glmtui.chat import Conversation, Message
 from glmtui.errors import ConversationChanged, ConversationInUse, ConversationNotFound
-from glmtui.store import Store, index, reading, trash
-from glmtui.store import folder as store_folder
+from glmtui.store import Store, conversation_file, index, trash
+from glmtui.store import store as store_folder
 from glmtui.store.format import FileFormat, dumps, loads
 
 TALK = Conversation.new(model="smollm2").add(Message("user", "A question"))
@@ -123,7 +123,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def peek_at(path: Path) -> object:
         names.append(path.name)
-        return reading.peek_at(path)
+        return conversation_file.peek_at(path)
 
     monkeypatch.setattr(store_folder, "peek_at", peek_at)
     return names

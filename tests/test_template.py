@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from glmtui.engine.tokenization.template_renderer import Template
 from glmtui.errors import UnsupportedModel
-from glmtui.models.template import Template
 
 SAYS = "{% for m in messages %}{{ m.content }}|{% endfor %}"
 TALK = {"messages": [{"role": "user", "content": "你好\n\udc80"}, {"role": "user", "content": ""}]}

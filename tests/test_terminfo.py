@@ -13,11 +13,11 @@ import pytest
 from terminal import Terminal
 from test_app_terminal import PROGRAM
 
+from glmtui.cli.progress import ERASE, LINE_SECONDS, ProgressLine
 from glmtui.engine.api import Progress
-from glmtui.progress_line import ERASE, LINE_SECONDS, ProgressLine
-from glmtui.terminfo import can_place_cursor
+from glmtui.system.terminfo import can_place_cursor
 
-LOOK = "from glmtui.terminfo import can_place_cursor; print(can_place_cursor())"
+LOOK = "from glmtui.system.terminfo import can_place_cursor; print(can_place_cursor())"
 
 
 class Tty(io.StringIO):
@@ -87,7 +87,7 @@ def test_the_chat_is_plain_lines_in_a_pipe(tmp_path: Path, term: str) -> None:
 
 def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("glmtui.progress_line.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("glmtui.cli.progress.time.monotonic", lambda: now[0])
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(sys, "stderr", err := Tty())
     with ProgressLine() as line:

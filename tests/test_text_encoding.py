@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.ask import question_from
+from glmtui.cli.ask import question_from
 from glmtui.errors import CorruptConversation, UsageError
 from glmtui.store import read_file
-from glmtui.text_encoding import UnknownEncoding, decode_text
-from glmtui.ui.attachments import content, look
+from glmtui.system.text_encoding import UnknownEncoding, decode_text
+from glmtui.ui.prompt.attachments import content, look
 
 GBK = {"LANG": "zh_CN.GBK"}
 LATIN = {"LC_ALL": "de_DE.ISO-8859-1", "LANG": "zh_CN.GBK"}

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmtui.chat import Message
-from glmtui.ui.entry import Entry
-from glmtui.ui.page import Page
-from glmtui.ui.thinking import Thoughts, ThoughtStream, split
+from glmtui.ui.transcript.entry import Entry
+from glmtui.ui.transcript.layout import Page
+from glmtui.ui.transcript.reasoning import Thoughts, ThoughtStream, split
 
 REPLY = Message("assistant", "", id="r", model="glm")
 TEXT = "<think>\nLet me *see*.\n\n- 先想一想\n</think>\n\nIt **is** so.\n\n```\nx\n```\n"

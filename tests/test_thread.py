@@ -14,7 +14,7 @@ from scripted_model import ScriptedModel
 from tokenizers import Tokenizer
 
 from glmtui.chat import Message
-from glmtui.engine import opening
+from glmtui.engine import open_model
 from glmtui.engine.api import (
     Delta,
     Event,
@@ -72,7 +72,7 @@ class Desk:
 @pytest.fixture
 def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
     made = Desk()
-    monkeypatch.setattr(opening, "open_model", made.open_model)
+    monkeypatch.setattr(open_model, "open_model", made.open_model)
     yield made
     assert made.engine.close(PATIENCE)
 
@@ -207,7 +207,7 @@ def test_a_new_model_closes_the_old_one(desk: Desk) -> None:
 
 def test_closing_in_mid_load_abandons_it(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
-    monkeypatch.setattr(opening, "open_model", desk.open_model)
+    monkeypatch.setattr(open_model, "open_model", desk.open_model)
     begun = threading.Event()
 
     def endless(cancelled: threading.Event) -> ScriptedModel:

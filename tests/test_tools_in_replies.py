@@ -15,12 +15,12 @@ from toy import CPU, Counter
 
 from glmtui.chat import Conversation, GenerationStats, Message, SamplingParams, with_tools
 from glmtui.engine.api import LoadedInfo, ToolCall
-from glmtui.engine.cache import KVCache
-from glmtui.engine.generate import LoadedModel
-from glmtui.engine.pacing import ChunkPacer
-from glmtui.engine.token_stream import TokenStream
-from glmtui.models.chatglm3 import ROLES, RoleFormat
-from glmtui.models.glm4 import ToolFormat
+from glmtui.engine.models.chatglm3 import ROLES, RoleFormat
+from glmtui.engine.models.glm4 import ToolFormat
+from glmtui.engine.nn.kv_cache import KVCache
+from glmtui.engine.runtime.autotune import ChunkPacer
+from glmtui.engine.runtime.model_runner import LoadedModel
+from glmtui.engine.runtime.token_stream import TokenStream
 from glmtui.tools import Parameter, Tool
 
 MARKS = ("[gMASK]", "sop", *ROLES)

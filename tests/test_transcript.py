@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import glmtui.ui.transcript.entry
 import pytest
 from stage import REPLY, Stage, numbered, reply
 from textual.events import MouseScrollUp
 from textual.geometry import Offset
 from textual.selection import Selection
 
-import glmtui.ui.entry
 from glmtui.chat import Message
-from glmtui.ui.page import Page
-from glmtui.ui.transcript import Transcript
+from glmtui.ui.transcript.layout import Page
+from glmtui.ui.transcript.transcript import Transcript
 
 
 async def test_the_end_is_followed_until_the_user_looks_back() -> None:
@@ -117,9 +117,11 @@ async def test_opening_lays_out_the_end_first_and_the_rest_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rendered: list[str] = []
-    render = glmtui.ui.entry.render
+    render = glmtui.ui.transcript.entry.render
     monkeypatch.setattr(
-        glmtui.ui.entry, "render", lambda text, width: rendered.append(text) or render(text, width)
+        glmtui.ui.transcript.entry,
+        "render",
+        lambda text, width: rendered.append(text) or render(text, width),
     )
     stage = Stage()
     async with stage.run_test(size=(80, 24)) as pilot:

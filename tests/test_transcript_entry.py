@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from glmtui.chat import Conversation, Message
-from glmtui.ui.entry import Entry
-from glmtui.ui.page import Page
-from glmtui.ui.run import places
+from glmtui.ui.session.reply_state import places
+from glmtui.ui.transcript.entry import Entry
+from glmtui.ui.transcript.layout import Page
 
 REPLY = Message("assistant", "Some *words* of a reply.", id="r", model="smollm2")
 TEXT = "# A head\n\n" + "words and 汉字 " * 30 + "\n\n- item\n\n```python\nx = 1\n```\n"

@@ -21,10 +21,10 @@ from test_quant import int4, normal
 from torch.nn import functional as F
 
 from glmtui.engine.bench.shapes import SHAPES
-from glmtui.engine.layers import Slot
-from glmtui.engine.linear.plain import GEMV_ROWS
-from glmtui.engine.loader import family_module
-from glmtui.engine.quant import PackedWeight, quantize
+from glmtui.engine.loading.loader import family_module
+from glmtui.engine.nn.layers import Slot
+from glmtui.engine.nn.linear.reference import GEMV_ROWS
+from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -93,7 +93,7 @@ def cases() -> Iterator[tuple[str, PackedWeight, Sequence[Use]]]:
 
 
 def check(weight: PackedWeight, uses: Sequence[Use]) -> None:
-    from glmtui.engine.linear import triton_kernels
+    from glmtui.engine.nn.linear import triton_kernels
 
     assert triton_kernels.packs(weight)
     rows, columns = weight.shape
@@ -119,7 +119,7 @@ Signature = dict[str, Any]
 
 @needs_triton
 def test_the_bounds_of_registers_leave_room_for_several_blocks() -> None:
-    from glmtui.engine.linear.triton_kernels import REGISTERS
+    from glmtui.engine.nn.linear.triton_kernels import REGISTERS
 
     # as many as hide how long memory takes: most for one token, where reading it is all there is
     blocks = {use: MULTIPROCESSOR // (128 * bound) for use, bound in REGISTERS.items()}
@@ -147,7 +147,7 @@ def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_products_compile_without_spills(
     tmp_path: Path, capability: int, bits: int, group: int, dtype: str, tokens: int
 ) -> None:
-    from glmtui.engine.linear import triton_kernels
+    from glmtui.engine.nn.linear import triton_kernels
 
     signature: Signature = {"x": f"*{dtype}", "q": "*u8" if bits == 4 else "*i8"}
     signature |= {"scale": "*fp16", "zero": "*fp16", "bias": f"*{dtype}", "y": f"*{dtype}"}
@@ -164,7 +164,7 @@ def test_products_compile_without_spills(
 @pytest.mark.usefixtures("compiler")
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_unpacking_compiles_without_spills(tmp_path: Path, capability: int) -> None:
-    from glmtui.engine.linear import triton_kernels
+    from glmtui.engine.nn.linear import triton_kernels
 
     signature: Signature = {"q": "*u8", "scale": "*fp16", "zero": "*fp16", "whole": "*fp16"}
     signature |= {"rows": "i32", "columns": "i32"}
@@ -176,7 +176,7 @@ def test_unpacking_compiles_without_spills(tmp_path: Path, capability: int) -> N
 
 def constants_of(bits: int, group: int) -> dict[str, Any]:
     """What `multiply` and `unpack` take from a weight."""
-    from glmtui.engine.linear import triton_kernels
+    from glmtui.engine.nn.linear import triton_kernels
 
     q = torch.empty(1, group * bits // 8, dtype=torch.uint8 if bits == 4 else torch.int8)
     weight = PackedWeight(q, torch.empty(1, 1))
@@ -205,7 +205,7 @@ def compiled(
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from glmtui.engine.linear import triton_kernels
+    from glmtui.engine.nn.linear import triton_kernels
 
     signature = signature | dict.fromkeys(constants, "constexpr")
     names = kernel.arg_names

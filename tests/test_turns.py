@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmtui.chat import Message
-from glmtui.turns import joined_turns, strict_turns, without_thoughts
+from glmtui.chat.turns import joined_turns, strict_turns, without_thoughts
 
 
 def talk(*turns: str) -> tuple[Message, ...]:

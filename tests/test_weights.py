@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from test_quant import normal
 from torch import Tensor
 
-from glmtui.engine.folder import INDEXES, MAX_JSON_BYTES, weight_files
-from glmtui.engine.quant import PackedWeight, quantize
-from glmtui.engine.weights import Checkpoint, Rows, chatglm_packing
+from glmtui.engine.catalog.model_folder import INDEXES, MAX_JSON_BYTES, weight_files
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, Rows, chatglm_packing
+from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 from glmtui.errors import BadCheckpoint
 
 TENSORS = {

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from glmtui.chat import Message
 from glmtui.engine.api import LoadedInfo
-from glmtui.engine.cache import KVCache
-from glmtui.engine.decoder import Decoder
-from glmtui.engine.generate import LoadedModel
+from glmtui.engine.nn.decoder import Decoder
+from glmtui.engine.nn.kv_cache import KVCache
+from glmtui.engine.runtime.model_runner import LoadedModel
 
 VOCAB = 300
 STOP = 256

@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 from pathlib import Path
 
-from glmtui.engine.known import KnownModel, Wheel
+from glmtui.engine.catalog.registry import KnownModel, Wheel
 
 MEMBER = "tiny_model/tiny.gguf"
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from glmtui.engine.api import LoadOptions
 
 if TYPE_CHECKING:
-    from glmtui.engine.loader import load_model
+    from glmtui.engine.loading.loader import load_model
 
 __all__ = ["LoadOptions", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "load_model":
-        from glmtui.engine.device import prepare_environment
+        from glmtui.engine.hardware.machine import prepare_environment
 
         prepare_environment()
-        from glmtui.engine.loader import load_model
+        from glmtui.engine.loading.loader import load_model
 
         return load_model
     raise AttributeError(name)

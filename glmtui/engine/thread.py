@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from glmtui.chat import GenerationStats
-from glmtui.engine import opening
+from glmtui.engine import open_model
 from glmtui.engine.api import (
     ChatModel,
     Delta,
@@ -185,7 +185,7 @@ class EngineThread(threading.Thread):
         with self._lock:
             self._opening = load
         try:
-            model = opening.open_model(load.target, load.options, report, load.abandoned)
+            model = open_model.open_model(load.target, load.options, report, load.abandoned)
         except LoadCancelled:
             pass
         except BaseException as error:

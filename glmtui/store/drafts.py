@@ -10,14 +10,14 @@ import re
 from itertools import chain, count
 from pathlib import Path
 
-from glmtui.store.durable import (
+from glmtui.store.locks import FolderLocks
+from glmtui.system.durable_files import (
     make_private_folder,
     read_bounded,
     remove_if_left_behind,
     replace_file,
     utf8,
 )
-from glmtui.store.locks import FolderLocks
 
 MOST_BYTES = 16 * 2**20
 

@@ -43,7 +43,6 @@ from typing import Any, Literal, TypeAlias, get_args
 import tomli
 import tomli_w
 
-from glmtui.addresses import shown_name
 from glmtui.chat import (
     Conversation,
     FinishReason,
@@ -57,6 +56,7 @@ from glmtui.chat import (
 )
 from glmtui.errors import CorruptConversation, NewerFormat
 from glmtui.language import _
+from glmtui.net.addresses import shown_name
 from glmtui.store.toml import is_plain, load_toml, message_in
 from glmtui.store.values import Table, numbers_of, one_of, time_of, value_of
 

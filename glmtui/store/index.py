@@ -12,8 +12,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from glmtui.store.durable import read_bounded, replace_file, utf8
 from glmtui.store.format import Peek
+from glmtui.system.durable_files import read_bounded, replace_file, utf8
 
 NAME = ".index.json"
 VERSION = 2

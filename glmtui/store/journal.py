@@ -18,12 +18,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from glmtui.addresses import shown_name
 from glmtui.chat import Conversation, Message
 from glmtui.errors import CorruptConversation
 from glmtui.language import _
-from glmtui.store.durable import read_bounded, replace_file
+from glmtui.net.addresses import shown_name
 from glmtui.store.format import message_of, message_table, parse
+from glmtui.system.durable_files import read_bounded, replace_file
 
 LARGE_BYTES = 2**20  # a larger file is not written anew for every word
 MOST_BYTES = 128 * 2**20

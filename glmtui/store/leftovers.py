@@ -7,8 +7,8 @@ import re
 import time
 from pathlib import Path
 
-from glmtui.store.durable import LEFT_BEHIND_SECONDS, remove_if_left_behind
 from glmtui.store.locks import FolderLocks
+from glmtui.system.durable_files import LEFT_BEHIND_SECONDS, remove_if_left_behind
 
 _LEFT_BEHIND = re.compile(r"\.([0-9a-f]{8})(?:\.lock|-\w+\.tmp)")
 

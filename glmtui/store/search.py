@@ -18,10 +18,10 @@ from typing import TypeAlias
 import tomli
 
 from glmtui.errors import StoreError
-from glmtui.store.durable import read_bounded
+from glmtui.store.conversation_file import MAX_BYTES, text_of, written_at
+from glmtui.store.file_names import format_of, id_of
 from glmtui.store.format import from_table, loads
-from glmtui.store.naming import format_of, id_of
-from glmtui.store.reading import MAX_BYTES, text_of, written_at
+from glmtui.system.durable_files import read_bounded
 
 AROUND = 60
 """Characters shown before and after what is found."""

@@ -10,10 +10,10 @@ import os
 import time
 from pathlib import Path
 
-from glmtui.store.durable import make_private_folder, move_file
 from glmtui.store.file_listing import files_of
+from glmtui.store.file_names import id_of
 from glmtui.store.journal import beside
-from glmtui.store.naming import id_of
+from glmtui.system.durable_files import make_private_folder, move_file
 
 TRASH_DAYS = 30
 

@@ -4,7 +4,7 @@
 screens.
 """
 
-from glmtui.tools.declared import Invocation, Parameter, Tool, load, tool_named, tools_file
+from glmtui.tools.declaration import Invocation, Parameter, Tool, load, tool_named, tools_file
 from glmtui.tools.process import Outcome, run
 
 __all__ = [

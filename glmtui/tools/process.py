@@ -24,7 +24,7 @@ import psutil
 from glmtui.errors import ToolError
 from glmtui.language import _
 from glmtui.sanitize import visible
-from glmtui.tools.declared import Invocation
+from glmtui.tools.declaration import Invocation
 
 MAX_OUTPUT_BYTES = 16_384  # a model's context holds no more than a few thousand tokens of it
 CHECK_SECONDS = 0.05  # how often is looked whether it is wanted no more

@@ -22,28 +22,30 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from glmtui import keys, paths
-from glmtui.addresses import shown_name
 from glmtui.chat import Conversation
 from glmtui.commands import COMMANDS, Command
+from glmtui.commands import keymap as keysets
 from glmtui.config import Settings
 from glmtui.engine.api import CancelFlag, Engine, Event, ModelInfo, ProgressHook
 from glmtui.errors import ConfigError, GlmtuiError, ModelNotFound, StoreError
 from glmtui.language import _
+from glmtui.net.addresses import shown_name
 from glmtui.sanitize import visible
 from glmtui.store import Store
-from glmtui.ui import end_signals, wording
-from glmtui.ui.bound import UNBOUND, keymap
-from glmtui.ui.chat_screen import ChatScreen
-from glmtui.ui.end_signals import END_SIGNALS
-from glmtui.ui.memory import MemoryWatch
-from glmtui.ui.saver import Saver
-from glmtui.ui.session import Session
-from glmtui.ui.shelf import Shelf
-from glmtui.ui.themes import DARK, LIGHT, TERMINAL, themes
-from glmtui.ui.too_small import TooSmall, is_too_small
-from glmtui.ui.tool_use import ToolUse
-from glmtui.ui.typed import Typed
+from glmtui.system import paths
+from glmtui.ui.chat.screen import ChatScreen
+from glmtui.ui.chat.size_notice import TooSmall, is_too_small
+from glmtui.ui.chat.tool_use import ToolUse
+from glmtui.ui.panels import status_text
+from glmtui.ui.panels.device_memory import MemoryWatch
+from glmtui.ui.session.drafts import Typed
+from glmtui.ui.session.library import Shelf
+from glmtui.ui.session.saver import Saver
+from glmtui.ui.session.session import Session
+from glmtui.ui.terminal import signals
+from glmtui.ui.terminal.signals import END_SIGNALS
+from glmtui.ui.terminal.themes import DARK, LIGHT, TERMINAL, themes
+from glmtui.ui.widgets.bindings import UNBOUND, keymap
 
 EngineFactory = Callable[[Callable[[Event], None]], Engine]
 
@@ -93,7 +95,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self.signalled = 0
         self.leaving: Callable[[], object] = lambda: None
         self._hears_signals = self._told_unlocked = False
-        self.commands = keys.in_force(settings.keys, settings.bindings)
+        self.commands = keysets.in_force(settings.keys, settings.bindings)
         self._problems = list(problems)
         self._blocked = terminal_blocked
         self._engine_factory = engine_factory
@@ -163,7 +165,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         Thread(target=self._bring_in, name="glmtui-start", daemon=True).start()
 
     def _bring_in(self) -> None:
-        from glmtui.engine import catalog
+        from glmtui.engine.catalog import resolver
 
         # One library after the other: two threads that link at once wait for each other, and the
         # one that waits would keep the interpreter's lock.
@@ -172,8 +174,8 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self._engine = self._engine_factory(self.session.hear)
         name = self.settings.model or self.session.conversation.model
         if not name:
-            here = [model.name for model in catalog.installed()]
-            name = catalog.DEFAULT_MODEL if catalog.DEFAULT_MODEL in here else "".join(here[:1])
+            here = [model.name for model in resolver.installed()]
+            name = resolver.DEFAULT_MODEL if resolver.DEFAULT_MODEL in here else "".join(here[:1])
         self._soon(lambda: self._go(name))
 
     def _go(self, name: str) -> None:
@@ -199,7 +201,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
 
     def copy_to_clipboard(self, text: str) -> None:
         """Copies, and says where to: Textual's own way reaches few terminals over SSH."""
-        from glmtui.ui.clipboard import copy
+        from glmtui.ui.terminal.clipboard import copy
 
         self._clipboard = text  # for Textual's fields to paste
         if self._driver is not None:
@@ -262,20 +264,20 @@ class GlmtuiApp(App[None], inherit_bindings=False):
 
     def pick_model(self, wanted: str = "", why: str = "") -> None:
         """Lets the user choose a model; one that is not here is fetched first."""
-        from glmtui.ui.model_picker import ModelPicker
+        from glmtui.ui.dialogs.model_picker import ModelPicker
 
         picker = ModelPicker(self.settings, shown_name(wanted or self.session.model_name), why)
         self.push_screen(picker, lambda name: self.use_model(name, fetch=True) if name else None)
 
     def use_model(self, name: str, *, fetch: bool = False) -> None:
         """Loads the model `name` stands for; one that is not here is fetched or offered."""
-        from glmtui.engine import catalog
+        from glmtui.engine.catalog import resolver
 
         try:
             options = self.settings.load_options
-            target = catalog.resolve(name, self.settings.server_specs(), options.family)
+            target = resolver.resolve(name, self.settings.server_specs(), options.family)
         except ModelNotFound as error:
-            from glmtui.ui.model_picker import Fetching, can_be_fetched
+            from glmtui.ui.dialogs.model_picker import Fetching, can_be_fetched
 
             if fetch and can_be_fetched(name):
                 self.push_screen(Fetching(name, partial(self._fetch, name)), self._fetched)
@@ -329,18 +331,18 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self.chat.refresh_state()
         if self.store.unlocked and not self._told_unlocked:
             self._told_unlocked = True
-            self.tell_notice("locks", wording.unlocked(self.store.unlocked))
+            self.tell_notice("locks", status_text.unlocked(self.store.unlocked))
 
     def _save_failed(self, error: StoreError | None) -> None:
         self.save_error = error
-        self.tell_notice("store", wording.unsaved(error))
+        self.tell_notice("store", status_text.unsaved(error))
         self.chat.refresh_state()
 
     def _goes_on_in_a_copy(self, conversation_id: str, why: StoreError) -> None:
         copy_id = self._saver.moved(conversation_id)
         if copy_id and self.session.conversation.id == conversation_id:
             self.session.conversation = replace(self.session.conversation, id=copy_id)
-        self.tell_notice("copy", wording.copied(why))
+        self.tell_notice("copy", status_text.copied(why))
 
     def _soon(self, call: Callable[[], None]) -> None:
         self.call_later(call)
@@ -372,7 +374,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
             loop = asyncio.get_running_loop()
             for number in END_SIGNALS:
                 loop.remove_signal_handler(number)
-            end_signals.ignore()
+            signals.ignore()
         self.leaving()
         super().exit(*args, **how)
 

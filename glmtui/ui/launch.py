@@ -13,19 +13,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TextIO
 
-from glmtui import paths
-from glmtui.addresses import shown_name
 from glmtui.chat import Conversation
 from glmtui.config import Settings
 from glmtui.engine.api import Engine, Event
 from glmtui.errors import ConfigError
 from glmtui.language import _, speak
+from glmtui.net.addresses import shown_name
 from glmtui.store import Store
-from glmtui.terminfo import can_place_cursor
-from glmtui.ui import end_signals
+from glmtui.system import paths
+from glmtui.system.terminfo import can_place_cursor
 from glmtui.ui.app import GlmtuiApp
-from glmtui.ui.rescue import rescue
-from glmtui.ui.themes import few_colours
+from glmtui.ui.session.rescue import rescue
+from glmtui.ui.terminal import signals
+from glmtui.ui.terminal.themes import few_colours
 
 LEAVE_SECONDS = 8.0
 """After the user has left, until the process ends whatever a thread of it waits for; more than
@@ -52,7 +52,7 @@ def run(
     Raises:
         StoreError: that conversation cannot be opened.
     """
-    from glmtui.ui.terminal import TerminalDriver, own_terminal
+    from glmtui.ui.terminal.driver import TerminalDriver, own_terminal
 
     speak(settings.language)
     store = Store(paths.data_dir() / "conversations", settings.format)
@@ -93,8 +93,8 @@ def _run_plain(
     conversation: Conversation | None,
     problems: Sequence[ConfigError],
 ) -> int:
-    from glmtui.ui.plain import PlainChat
-    from glmtui.ui.plain_talk import lines_of_the_terminal
+    from glmtui.ui.plain.line_chat import lines_of_the_terminal
+    from glmtui.ui.plain.plain_chat import PlainChat
 
     write, read = lines_of_the_terminal()
     chat = PlainChat(settings, store, _start_engine, write=write, read=read)
@@ -102,7 +102,7 @@ def _run_plain(
     try:
         chat.run(conversation, problems)
     finally:
-        with end_signals.ignored():
+        with signals.ignored():
             ended, unsaved = chat.close()
             said = rescue(unsaved)
         ended &= _say(said)
@@ -170,7 +170,7 @@ class _Guard:
         return self._end()
 
     def _end(self) -> bool:
-        with end_signals.ignored():
+        with signals.ignored():
             ended, unsaved = self._app.close()
             self.said = rescue(unsaved, self._app.typed.unsaved())
         return ended

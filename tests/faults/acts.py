@@ -14,7 +14,7 @@ from glmtui.chat import Conversation, Message
 from glmtui.errors import GlmtuiError
 from glmtui.store import Store, journal
 from glmtui.store.drafts import Drafts
-from glmtui.store.durable import create_file, replace_file
+from glmtui.system.durable_files import create_file, replace_file
 
 __all__ = ["ACTS", "GlmtuiError", "prepare"]
 

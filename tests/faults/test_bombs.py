@@ -19,9 +19,9 @@ CHILD = """
 import resource, sys
 from glmtui.chat import Message
 from glmtui.engine.api import ServerSpec
-from glmtui.engine.server import ServerModel
+from glmtui.engine.remote import ServerModel
 from glmtui.errors import ServerError
-import httpx, glmtui.engine.http_client
+import httpx, glmtui.net.http_client
 
 pages = int(open("/proc/self/statm").read().split()[0])
 most = pages * resource.getpagesize() + {memory}

@@ -16,11 +16,12 @@ from folders import checkpoint
 from hub_models import change, make
 from transformers import AutoConfig
 
-from glmtui.engine import catalog, load_model
+from glmtui.engine import load_model
 from glmtui.engine.api import LoadOptions, ModelInfo
-from glmtui.engine.loader import build, family_module, load
-from glmtui.engine.prepare import prepare
-from glmtui.engine.slim import slim
+from glmtui.engine.catalog import resolver
+from glmtui.engine.convert.quantize import prepare
+from glmtui.engine.convert.slim import slim
+from glmtui.engine.loading.loader import build, family_module, load
 from glmtui.errors import BadCheckpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -152,7 +153,7 @@ def test_a_number_that_cannot_be(changed: Any, key: str, fields: dict[str, Any],
     folder = changed(key, fields)
     for family in (None, key):
         with pytest.raises(BadCheckpoint) as caught:
-            catalog.resolve(str(folder), family=family)
+            resolver.resolve(str(folder), family=family)
         check_named(caught.value, folder, said)
     # a file that changes after it was looked at, or was never looked at
     info = ModelInfo(name="m", path=folder, family=key, context_length=64, nbytes=0, stored="")
@@ -219,6 +220,6 @@ def test_no_way_in_leads_around(folders: dict[str, Path], tmp_path: Path) -> Non
 
 def test_sound_folders_are_taken(folders: dict[str, Path]) -> None:
     for key, folder in folders.items():
-        info = catalog.resolve(str(folder))
+        info = resolver.resolve(str(folder))
         assert isinstance(info, ModelInfo)
         assert info.family == ("compatibility" if key == "qwen2" else key)

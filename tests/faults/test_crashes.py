@@ -15,7 +15,7 @@ import pytest
 from fakeserver import FakeServer
 from terminal import Start, Terminal
 
-from glmtui.ui.terminal_guard import PROGRAM
+from glmtui.ui.terminal.guard import PROGRAM
 
 SIGNALS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL)
 # what a terminal must be told again, by what the app told it first; the last one decides

@@ -14,11 +14,13 @@ import huggingface_hub.constants
 import pytest
 from app_desk import folders, running
 
-from glmtui import bundle, cli, config, logs, paths
+from glmtui import config, logs
 from glmtui.chat import Conversation, Message
+from glmtui.cli import bug_report, command_line
 from glmtui.config import Server, Settings
 from glmtui.errors import GlmtuiError
 from glmtui.store import Store
+from glmtui.system import paths
 from glmtui.ui import launch
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
@@ -98,7 +100,7 @@ def test_commands(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     names = {"ID": Store(old.parent).summaries()[0].id, "REPORT": str(tmp_path / "report")}
-    cli.main([names.get(word, word) for word in COMMANDS[command]])
+    command_line.main([names.get(word, word) for word in COMMANDS[command]])
     said = "".join(capsys.readouterr())
     assert CANARY not in said
     assert "unexpected" not in said
@@ -112,7 +114,7 @@ def test_settings_that_are_wrong(
     file = tmp_path / "wrong.toml"
     file.write_text(WRONG)
     for command in (["doctor"], ["models"]):
-        cli.main(["--config", str(file), *command])
+        command_line.main(["--config", str(file), *command])
         assert CANARY not in "".join(capsys.readouterr())
     _settings, problems = config.load(file, {"GLMTUI_HUB_ENDPOINT": f"ws://{CANARY}@h/"})
     assert len(problems) == 4
@@ -132,7 +134,7 @@ def test_errors_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert SHOWN in log.read_text()
     assert CANARY not in log.read_text()
     (paths.state_dir() / "old.log").write_text(f"{ADDRESS}\nhttp://u:p/{CANARY}@host/")
-    bundle.write(tmp_path / "report", [], Settings())
+    bug_report.write(tmp_path / "report", [], Settings())
     assert CANARY not in (tmp_path / "report").read_text()
     (paths.state_dir() / "old.log").unlink()
 

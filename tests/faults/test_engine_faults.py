@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine import catalog, device, no_memory
 from glmtui.engine.api import (
     Delta,
     Event,
@@ -29,9 +28,11 @@ from glmtui.engine.api import (
     Ready,
     Request,
 )
+from glmtui.engine.catalog import resolver
+from glmtui.engine.hardware import machine, memory
+from glmtui.engine.models.llama import Model
 from glmtui.engine.thread import EngineThread
 from glmtui.errors import EngineError, GlmtuiError, ModelError, OutOfMemory
-from glmtui.models.llama import Model
 
 PATIENCE = 20.0  # seconds
 CPU = LoadOptions(device="cpu", dtype="float32")
@@ -55,7 +56,7 @@ class Desk:
 
     def load(self, folder: Path) -> Event:
         """How it ended."""
-        self.engine.load(catalog.resolve(str(folder)), CPU)
+        self.engine.load(resolver.resolve(str(folder)), CPU)
         return self.until(Ready, LoadFailed)[-1]
 
     def ask(self, params: SamplingParams = GREEDY) -> list[Event]:
@@ -298,11 +299,11 @@ def test_no_memory_while_answering(
 
 
 def test_who_else_takes_the_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = device.Holder(1234, "python", 9 * 10**9)
-    monkeypatch.setattr(no_memory, "holders", lambda name: (other,) if name == "cuda:0" else ())
-    said = no_memory.out_of_memory(torch.device("cuda:0"))
+    other = machine.Holder(1234, "python", 9 * 10**9)
+    monkeypatch.setattr(memory, "holders", lambda name: (other,) if name == "cuda:0" else ())
+    said = memory.out_of_memory(torch.device("cuda:0"))
     check_explained(said, "close process 1234 (python), which holds 9.0 GB")
-    assert "process" not in str(no_memory.out_of_memory("cpu"))
+    assert "process" not in str(memory.out_of_memory("cpu"))
 
 
 def test_a_kernel_that_fails(desk: Desk, sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:

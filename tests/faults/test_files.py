@@ -15,16 +15,16 @@ from pathlib import Path
 
 import pytest
 
-from glmtui import presets
 from glmtui.chat import Conversation, Message, SamplingParams
-from glmtui.cli import main
+from glmtui.cli.command_line import main
+from glmtui.config import presets
 from glmtui.errors import StoreError
 from glmtui.store import Store, read_file
 from glmtui.store.drafts import Drafts
-from glmtui.store.durable import PREFIX, create_file, replace_file
 from glmtui.store.locks import FolderLocks
-from glmtui.store.sent import SentFile
-from glmtui.ui.exporting import export
+from glmtui.store.question_history import SentFile
+from glmtui.system.durable_files import PREFIX, create_file, replace_file
+from glmtui.ui.session.export import export
 
 SOURCES = Path(presets.__file__).parent
 
@@ -350,5 +350,5 @@ def test_files_are_written_in_one_place() -> None:
         name = str(path.relative_to(SOURCES))
         if not name.startswith(tuple(ELSEWHERE)):
             lines = writes(ast.parse(path.read_text("utf-8")))
-            assert not lines, f"{name}:{lines}: use glmtui.store.durable"
+            assert not lines, f"{name}:{lines}: use glmtui.system.durable_files"
     assert writes(ast.parse((SOURCES / "store/durable.py").read_text()))

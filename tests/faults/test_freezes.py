@@ -16,12 +16,13 @@ from stage import Stage, reply
 from work import calls
 
 from glmtui.store.format import LARGE_TOML, peek
-from glmtui.ui import highlight, markdown, streaming
-from glmtui.ui.highlight import highlight as highlighted
-from glmtui.ui.markdown import render
-from glmtui.ui.streaming import MarkdownStream
-from glmtui.ui.time_limit import OutOfTime, within
-from glmtui.ui.wrap import Span, wrap
+from glmtui.ui.markdown import document, highlight
+from glmtui.ui.markdown import stream as streaming
+from glmtui.ui.markdown.document import render
+from glmtui.ui.markdown.highlight import highlight as highlighted
+from glmtui.ui.markdown.stream import MarkdownStream
+from glmtui.ui.markdown.styled_text import Span, wrap
+from glmtui.ui.markdown.time_limit import OutOfTime, within
 
 SIZE = 40_000
 MARK = "\u0301"
@@ -69,7 +70,7 @@ def letters(text: str) -> str:
 @pytest.mark.parametrize("name", NASTY)
 def test_a_message(name: str) -> None:
     shown = []
-    assert seconds(lambda: shown.extend(render(NASTY[name], 80))) < 8 * markdown.MOST_SECONDS
+    assert seconds(lambda: shown.extend(render(NASTY[name], 80))) < 8 * document.MOST_SECONDS
     assert shown
 
 

@@ -16,11 +16,11 @@ import pytest
 
 from glmtui.engine.api import LoadOptions
 from glmtui.engine.bench.plan import Subject
-from glmtui.engine.bench.process import Worker
+from glmtui.engine.bench.worker import Worker
+from glmtui.engine.tokenization.template_renderer import Template
 from glmtui.errors import GlmtuiError
-from glmtui.models.template import Template
-from glmtui.programs import drop_working_folder, find_program
-from glmtui.ui import clipboard, editor
+from glmtui.system.programs import drop_working_folder, find_program
+from glmtui.ui.terminal import clipboard, editor
 
 ROOT = Path(__file__).parents[2]
 MODULES = (
@@ -65,7 +65,10 @@ def glmtui(tmp_path: Path, *argv: str, python: tuple[str, ...], **environ: str) 
 
 
 # What the console script does: its own folder comes first, not the working folder.
-SCRIPT = ("-c", "import sys; del sys.path[0]; from glmtui.cli import main; sys.exit(main())")
+SCRIPT = (
+    "-c",
+    "import sys; del sys.path[0]; from glmtui.cli.command_line import main; sys.exit(main())",
+)
 MODULE = ("-m", "glmtui")
 
 

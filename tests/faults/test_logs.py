@@ -18,7 +18,7 @@ from terminal import Terminal
 from glmtui import logs
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ServerSpec
-from glmtui.engine.opening import open_model
+from glmtui.engine.open_model import open_model
 from glmtui.engine.pull import pull
 from glmtui.errors import GlmtuiError
 
@@ -26,7 +26,7 @@ from glmtui.errors import GlmtuiError
 FAULTY = """
 import sys
 from glmtui.config import Settings
-from glmtui.engine.server import ServerModel
+from glmtui.engine.remote import ServerModel
 from glmtui.ui import launch
 from glmtui.ui.app import GlmtuiApp
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from terminal import Start
 
 from glmtui.chat import GenerationStats, Message
-from glmtui.listing import size
+from glmtui.cli.tables import size
 from glmtui.store import loads
-from glmtui.ui.details import last_reply, over_time, page
-from glmtui.ui.meters import bar, gigabytes, sparkline, tokens
-from glmtui.ui.status import Facts, context_meter, status_line
+from glmtui.ui.panels.stats import last_reply, over_time, page
+from glmtui.ui.panels.status_bar import Facts, context_meter, status_line
+from glmtui.ui.widgets.meters import bar, gigabytes, sparkline, tokens
 
 DIGITS = "9" * 400
 FLOATS = st.one_of(

@@ -12,8 +12,8 @@ import pytest
 
 from glmtui.chat import Conversation, Message
 from glmtui.errors import StoreError
-from glmtui.store import durable
-from glmtui.ui import exporting, rescue
+from glmtui.system import durable_files
+from glmtui.ui.session import export, rescue
 
 
 def an_old_one() -> Conversation:
@@ -37,7 +37,7 @@ def test_each_place_is_tried_and_one_that_hangs_is_left(
             raise OSError(28, "No space left on device")
         sync(handle)
 
-    monkeypatch.setattr(durable.os, "fsync", fsync)
+    monkeypatch.setattr(durable_files.os, "fsync", fsync)
     monkeypatch.setattr(rescue, "_places", lambda: iter(places))
     monkeypatch.setattr(rescue, "PLACE_SECONDS", 0.2)
     monkeypatch.setenv("GLMTUI_STATE_DIR", str(tmp_path / "state"))
@@ -57,8 +57,8 @@ def test_an_export_to_a_disk_that_hangs_is_given_up(
 ) -> None:
     gate = threading.Event()
     sync = os.fsync
-    monkeypatch.setattr(durable.os, "fsync", lambda handle: gate.wait(10) and sync(handle))
-    monkeypatch.setattr(exporting, "WRITE_SECONDS", 0.1)
+    monkeypatch.setattr(durable_files.os, "fsync", lambda handle: gate.wait(10) and sync(handle))
+    monkeypatch.setattr(export, "WRITE_SECONDS", 0.1)
     with pytest.raises(StoreError, match=os.strerror(errno.ETIMEDOUT)):
-        exporting.export(an_old_one(), tmp_path / "file.md")
+        export.export(an_old_one(), tmp_path / "file.md")
     gate.set()

@@ -19,9 +19,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from glmtui.chat import Message
 from glmtui.engine.api import ChatFormat
-from glmtui.models import chatglm, chatglm2, chatglm3, glm4
-from glmtui.models.hub_format import TemplateFormat, TokenizerJson
-from glmtui.models.template import Template
+from glmtui.engine.models import chatglm, chatglm2, chatglm3, glm4
+from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson
+from glmtui.engine.tokenization.template_renderer import Template
 
 TAGS = (
     *("[gMASK]", "[MASK]", "[sMASK]", "<sop>", "<eop>", "sop", "eop", "<s>", "</s>", "<unk>"),

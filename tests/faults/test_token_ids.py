@@ -13,7 +13,7 @@ from hub_models import make
 from glmtui.chat import SamplingParams
 from glmtui.engine import load_model
 from glmtui.engine.api import LoadOptions
-from glmtui.engine.generate import LoadedModel
+from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, PromptTooLong, UsageError
 
 GOLDEN = Path(__file__).parents[1] / "golden"

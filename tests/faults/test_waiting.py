@@ -15,7 +15,8 @@ from scripted_model import ScriptedModel
 from terminal import Start, Terminal
 
 from glmtui.chat import Message
-from glmtui.engine import opening, thread
+from glmtui.engine import open_model as opening
+from glmtui.engine import thread
 from glmtui.engine.api import (
     Delta,
     Event,

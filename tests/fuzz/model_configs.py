@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fuzz_folder import desk
 
-from glmtui.engine.folder import inspect
+from glmtui.engine.catalog.model_folder import inspect
 
 # What a config.json is edited to, beside the fields that it has.
 VALUES: tuple[object, ...] = (
@@ -57,7 +57,7 @@ def take_model(data: bytes) -> None:
     """The first byte picks a model; then comes its config.json, or edits of three bytes each."""
     from glmtui.chat import SamplingParams
     from glmtui.engine.api import LoadOptions
-    from glmtui.engine.loader import load
+    from glmtui.engine.loading.loader import load
 
     folder, sound = sound_model(list(MODELS)[data[0] % len(MODELS)] if data else "llama")
     text = data[1:] if data[1:2] == b"{" else edited(sound, data[1:])

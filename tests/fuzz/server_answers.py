@@ -8,14 +8,14 @@ from contextlib import suppress
 
 from glmtui.chat import SamplingParams
 from glmtui.engine.api import ServerSpec
-from glmtui.engine.server.call import Call
-from glmtui.engine.server.chat_completions import extra_fields, parse_models, request_body
-from glmtui.engine.server.endpoint import Endpoint
-from glmtui.engine.server.fields import RequestFields
-from glmtui.engine.server.json_text import parse_json
-from glmtui.engine.server.refusals import Blame, refused
-from glmtui.engine.server.reply import _Tally
-from glmtui.engine.server.text_pieces import decode
+from glmtui.engine.remote.call import Call
+from glmtui.engine.remote.chat_completions import extra_fields, parse_models, request_body
+from glmtui.engine.remote.endpoint import Endpoint
+from glmtui.engine.remote.json_text import parse_json
+from glmtui.engine.remote.refusals import Blame, refused
+from glmtui.engine.remote.reply import _Tally
+from glmtui.engine.remote.request_fields import RequestFields
+from glmtui.engine.remote.text_pieces import decode
 from glmtui.errors import GlmtuiError, ServerError
 
 FULL = SamplingParams(temperature=1.0, top_k=0, top_p=0.5, seed=1, max_new_tokens=5)

@@ -19,21 +19,22 @@ import server_answers
 import tomli
 from fuzz_folder import desk, put
 
-from glmtui import config, config_example
+from glmtui import config
 from glmtui.chat import Conversation, Message
-from glmtui.engine.folder import inspect
-from glmtui.engine.gguf import convert
-from glmtui.engine.gguf.file import read_gguf
-from glmtui.engine.gguf.tokenizer import build_tokenizer
-from glmtui.engine.weights import Checkpoint
+from glmtui.config import example
+from glmtui.engine.catalog.model_folder import inspect
+from glmtui.engine.checkpoint.checkpoint import Checkpoint
+from glmtui.engine.checkpoint.gguf import convert
+from glmtui.engine.checkpoint.gguf.file import read_gguf
+from glmtui.engine.checkpoint.gguf.tokenizer import build_tokenizer
+from glmtui.engine.tokenization.hf_tokenizer import TokenizerJson
 from glmtui.errors import GlmtuiError, ToolError
-from glmtui.models.hub_format import TokenizerJson
 from glmtui.store import FileFormat, dumps, loads
-from glmtui.store.exchange import import_text
+from glmtui.store.exchange.import_export import import_text
 from glmtui.store.format import peek
 from glmtui.store.journal import add_later, dumps_later
 from glmtui.store.toml import load_toml
-from glmtui.tools import declared
+from glmtui.tools import declaration
 
 FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 
@@ -132,10 +133,10 @@ def take_settings(data: bytes) -> None:
 
 
 def settings() -> dict[str, bytes]:
-    lines = [line.removeprefix("# ") for line in config_example.example_toml().splitlines()]
+    lines = [line.removeprefix("# ") for line in example.example_toml().splitlines()]
     entries = "\n".join(line for line in lines if " = " in line or line.startswith("["))
     return {
-        "example": config_example.example_toml().encode(),
+        "example": example.example_toml().encode(),
         "all": entries.encode(),
         "wrong": b'a = """\n\n"""\nb = [1,\n2]\n[servers.x]\nurl = 1\n[sampling]\ntop_p = "x"\n',
     }
@@ -144,7 +145,7 @@ def settings() -> dict[str, bytes]:
 def take_tools(data: bytes) -> None:
     """tools.toml, and after a NUL the arguments that a model calls each of its tools with."""
     text, _, call = data.partition(b"\0")
-    tools, _ = declared.load(put("tools.toml", text))
+    tools, _ = declaration.load(put("tools.toml", text))
     try:
         arguments = json.loads(call)
     except (ValueError, RecursionError):

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from glmtui.engine import LoadOptions, load_model
-from glmtui.engine.cache import KVCache
-from glmtui.engine.gpu_attention import causal_attention, masked_attention
-from glmtui.engine.layers import attention
+from glmtui.engine.nn.gpu_attention import causal_attention, masked_attention
+from glmtui.engine.nn.kv_cache import KVCache
+from glmtui.engine.nn.layers import attention
 
 pytestmark = pytest.mark.gpu
 

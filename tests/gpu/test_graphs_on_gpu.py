@@ -18,11 +18,12 @@ from test_cuda_graph import FAMILIES, TALKS, Talk, arrange, source
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
-from glmtui.engine import LoadOptions, cuda_graph, load_model
+from glmtui.engine import LoadOptions, load_model
 from glmtui.engine.bench.synthetic import random_model
-from glmtui.engine.generate import LoadedModel
-from glmtui.engine.gpu_capture import Replay, capture
-from glmtui.engine.sampling import DeviceSampler, distribution, shares
+from glmtui.engine.nn.cuda_capture import Replay, capture
+from glmtui.engine.runtime import cuda_graph
+from glmtui.engine.runtime.model_runner import LoadedModel
+from glmtui.engine.runtime.sampling import DeviceSampler, distribution, shares
 
 pytestmark = pytest.mark.gpu
 

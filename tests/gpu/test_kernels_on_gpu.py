@@ -9,9 +9,9 @@ import pytest
 import torch
 from test_quant import int4, normal
 
-from glmtui.engine.linear import PackedLinear, cuda
-from glmtui.engine.linear.choice import PLAIN, Choice, gpu_seconds, wrong
-from glmtui.engine.quant import PackedWeight, quantize
+from glmtui.engine.nn.linear import PackedLinear, cuda
+from glmtui.engine.nn.linear.kernel_selection import PLAIN, Choice, gpu_seconds, wrong
+from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 
 pytestmark = pytest.mark.gpu
 

@@ -26,7 +26,7 @@ from glmtui.engine.bench.plan import (
     shown,
     turns_within,
 )
-from glmtui.engine.bench.process import Worker, copy_worker
+from glmtui.engine.bench.worker import Worker, copy_worker
 from glmtui.errors import EngineError, UsageError
 from glmtui.language import _
 

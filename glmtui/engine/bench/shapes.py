@@ -11,8 +11,8 @@ from typing import Any
 
 from glmtui.engine.api import LoadOptions
 from glmtui.engine.bench.plan import Subject
-from glmtui.engine.device import Snapshot, fits
-from glmtui.engine.known import QUANTS, known_model
+from glmtui.engine.catalog.registry import QUANTS, known_model
+from glmtui.engine.hardware.machine import Snapshot, fits
 from glmtui.errors import OutOfMemory
 from glmtui.language import _
 

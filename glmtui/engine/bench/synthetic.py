@@ -16,12 +16,12 @@ from torch import Tensor
 
 from glmtui.engine.api import LoadedInfo, LoadOptions
 from glmtui.engine.bench.shapes import SHAPES
-from glmtui.engine.generate import LoadedModel
-from glmtui.engine.known import Quant
-from glmtui.engine.loader import family_module, pick_device, pick_dtype, pick_quant
-from glmtui.engine.placer import TABLES, Placer
-from glmtui.engine.quant import PackedWeight
-from glmtui.engine.weights import Checkpoint, Rows
+from glmtui.engine.catalog.registry import Quant
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, Rows
+from glmtui.engine.loading.loader import family_module, pick_device, pick_dtype, pick_quant
+from glmtui.engine.loading.weight_filler import TABLES, Placer
+from glmtui.engine.nn.packed_weight import PackedWeight
+from glmtui.engine.runtime.model_runner import LoadedModel
 
 BLOCK = 2**20 + 7  # random numbers drawn anew; a larger tensor repeats them
 

@@ -16,17 +16,17 @@ from transformers.generation import BaseStreamer
 from glmtui.engine.bench.plan import Ready, Subject, Timed
 from glmtui.engine.bench.shapes import SHAPES
 from glmtui.engine.bench.synthetic import random_matrix
-from glmtui.engine.folder import read_config
-from glmtui.engine.loader import (
+from glmtui.engine.catalog.model_folder import read_config
+from glmtui.engine.checkpoint.checkpoint import Checkpoint
+from glmtui.engine.hardware.memory import peak_memory
+from glmtui.engine.loading.loader import (
     family_module,
     gpu_capability,
     pick_device,
     pick_dtype,
     stored_dtype,
 )
-from glmtui.engine.peak import peak_memory
-from glmtui.engine.quant import dense
-from glmtui.engine.weights import Checkpoint
+from glmtui.engine.nn.packed_weight import dense
 from glmtui.errors import UnsupportedModel
 from glmtui.language import _
 

@@ -20,8 +20,11 @@ from typing import IO
 
 import httpx
 
-from glmtui.addresses import shown_address, split_address, without_credentials
-from glmtui.engine.http_client import (
+from glmtui.engine.pull.staging import CHUNK_BYTES, Job, megabytes
+from glmtui.errors import DownloadError
+from glmtui.language import _
+from glmtui.net.addresses import shown_address, split_address, without_credentials
+from glmtui.net.http_client import (
     BadRedirect,
     Line,
     UnusableCertificates,
@@ -31,9 +34,6 @@ from glmtui.engine.http_client import (
     http_client,
     is_same_service,
 )
-from glmtui.engine.pull.staging import CHUNK_BYTES, Job, megabytes
-from glmtui.errors import DownloadError
-from glmtui.language import _
 from glmtui.sanitize import one_line
 
 ATTEMPTS = 6  # in a row that bring next to nothing

@@ -13,15 +13,15 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from glmtui.addresses import shown_address
-from glmtui.engine.families import family_of
-from glmtui.engine.folder import read_config
+from glmtui.engine.catalog.families import family_of
+from glmtui.engine.catalog.model_folder import read_config
 from glmtui.engine.pull.fetch import fetch
 from glmtui.engine.pull.hub_api import REPO, Hub, choose
 from glmtui.engine.pull.hub_cache import HubCache
 from glmtui.engine.pull.staging import Job, disk_errors, need_room
 from glmtui.errors import DownloadError
 from glmtui.language import _
+from glmtui.net.addresses import shown_address
 
 HUB = "https://huggingface.co"
 KEPT_FREE = 64 << 20  # room to leave on the disk

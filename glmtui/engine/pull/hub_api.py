@@ -17,17 +17,8 @@ from urllib.parse import quote, unquote
 
 import httpx
 
-from glmtui.addresses import origin, shown_address, split_address
-from glmtui.engine.folder import MANIFEST
-from glmtui.engine.http_client import (
-    BadRedirect,
-    Line,
-    ending,
-    getting,
-    is_same_service,
-    read_whole,
-)
-from glmtui.engine.known import CPM_FILE, MAX_CPM_BYTES
+from glmtui.engine.catalog.model_folder import MANIFEST
+from glmtui.engine.catalog.registry import CPM_FILE, MAX_CPM_BYTES
 from glmtui.engine.pull.fetch import (
     RemoteFile,
     client_on,
@@ -38,6 +29,8 @@ from glmtui.engine.pull.fetch import (
 from glmtui.engine.pull.staging import Job
 from glmtui.errors import DownloadError, UnsupportedModel
 from glmtui.language import _
+from glmtui.net.addresses import origin, shown_address, split_address
+from glmtui.net.http_client import BadRedirect, Line, ending, getting, is_same_service, read_whole
 
 API_SECONDS = 30.0  # for the whole description of a repository
 MAX_API_BYTES = 8 << 20  # a repository of 1,000 files has 0.3 MB

@@ -24,7 +24,7 @@ import psutil
 from glmtui.engine.api import Progress, ProgressHook
 from glmtui.errors import DownloadError
 from glmtui.language import N_, _
-from glmtui.store.durable import make_private_folder
+from glmtui.system.durable_files import make_private_folder
 
 STRAY_SECONDS = 24 * 3600  # a work folder nobody touched for this long is nobody's
 CHUNK_BYTES = 1 << 20

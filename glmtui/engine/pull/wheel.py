@@ -15,13 +15,13 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
-from glmtui.addresses import without_credentials
-from glmtui.engine.known import Wheel
+from glmtui.engine.catalog.registry import Wheel
 from glmtui.engine.pull.staging import CHUNK_BYTES, Job
 from glmtui.errors import DownloadError
 from glmtui.language import N_, _
-from glmtui.programs import SAFE_FOLDER, find_program, python_module
+from glmtui.net.addresses import without_credentials
 from glmtui.sanitize import one_line
+from glmtui.system.programs import SAFE_FOLDER, find_program, python_module
 
 POLL_SECONDS = 0.1
 

@@ -1,0 +1,104 @@
+"""``glmtui doctor --bundle``: a report to attach to a bug, with nothing private left in it.
+
+Holds what doctor found, the names of the settings that are in force, and the ends of the logs.
+Names of people, hosts, folders above the home folder, addresses and keys are taken out; no
+conversation is read.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import re
+import socket
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+from glmtui import __version__
+from glmtui.cli.doctor import Finding
+from glmtui.config import SETTINGS, Settings
+from glmtui.errors import StoreError
+from glmtui.language import _
+from glmtui.net.addresses import without_credentials
+from glmtui.system import paths
+from glmtui.system.durable_files import create_file, utf8
+
+LOG_BYTES = 64_000  # of the end of each log
+LIBRARIES = ("textual", "torch", "transformers", "tokenizers", "safetensors", "httpx")
+_KEYS = re.compile(
+    r"\b(?:hf_|sk-|ghp_|github_pat_|glpat-|xox[a-z]-|AKIA)[\w-]{8,}"
+    r"|(?i:bearer|basic) +[\w.~+/=-]{8,}"
+    r"|(?i:(?:token|key|secret|password)\w*[\"']?\s*[:=]\s*[\"']?)[^\s\"',;]+"
+)
+_HOST_OF_URL = re.compile(r"\b([a-z][a-z0-9+.-]*://)[^/\s\"'<>)]+")
+_ADDRESS = re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}\b|\b[\w.+-]+@[\w-]+\.[\w.-]+\b")
+
+
+def write(path: Path, findings: Iterable[Finding], settings: Settings) -> None:
+    """Writes the report where no file is yet, for its owner alone. Raises StoreError."""
+    usual = Settings()
+    changed = [s.dotted for s in SETTINGS if getattr(settings, s.name) != getattr(usual, s.name)]
+    parts = [
+        f"glmtui {__version__}, {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        f"{platform.platform()}, Python {platform.python_version()}",
+        ", ".join(f"{name} {_version(name)}" for name in LIBRARIES),
+        "== doctor",
+        *(finding.text for finding in findings),
+        "== settings that are not the defaults (their values are left out)",
+        ", ".join(changed) or "none",
+    ]
+    for log in sorted(paths.state_dir().glob("*.log")):
+        parts += [f"== {log.name}", _end_of(log)]
+    text = redacted("\n".join(parts) + "\n")
+    try:
+        create_file(path, utf8(text))
+    except OSError as error:
+        raise StoreError(
+            _("cannot write {path}: {reason}").format(path=path, reason=error.strerror)
+        ) from error
+
+
+def redacted(text: str, environ: Mapping[str, str] = os.environ) -> str:
+    """`text` without keys, hosts, addresses, the home folder and the user's name."""
+    for value in sorted(_secrets(environ), key=len, reverse=True):
+        text = text.replace(value, "[key]")
+    text = _KEYS.sub("[key]", without_credentials(text))
+    text = _HOST_OF_URL.sub(r"\1[host]", text)
+    text = _ADDRESS.sub("[address]", text)
+    text = text.replace(str(Path.home()), "~")
+    for word, name in {_user(): "[user]", socket.gethostname(): "[host]"}.items():
+        if len(word) > 2:
+            text = re.sub(rf"(?<![\w-]){re.escape(word)}(?![\w-])", name, text)
+    return text
+
+
+def _secrets(environ: Mapping[str, str]) -> set[str]:
+    """What the environment holds under names as keys have them."""
+    names = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+    return {value for name, value in environ.items() if names.search(name) and len(value) >= 8}
+
+
+def _end_of(log: Path) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOG_BYTES))
+            return file.read().decode("utf-8", "replace")
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no such user, as in some containers
+        return ""
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "missing"

@@ -1,0 +1,32 @@
+"""Settings: which there are, where their values come from, and what is wrong with a bad entry.
+
+Knows config.toml, presets.toml and the environment, not who uses a setting.
+"""
+
+from glmtui.config.settings import (
+    MOST_PROBLEMS,
+    SAMPLING_FIELDS,
+    SETTINGS,
+    TABLES,
+    URL,
+    Server,
+    Settings,
+    config_file,
+    find,
+    load,
+    parse_setting,
+)
+
+__all__ = [
+    "MOST_PROBLEMS",
+    "SAMPLING_FIELDS",
+    "SETTINGS",
+    "TABLES",
+    "URL",
+    "Server",
+    "Settings",
+    "config_file",
+    "find",
+    "load",
+    "parse_setting",
+]

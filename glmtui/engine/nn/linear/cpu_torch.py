@@ -1,0 +1,173 @@
+"""Linear layers on a CPU, for activations in bfloat16.
+
+One token at a time goes through torch's packed kernels, which read the weights once at their small
+size and are fast in bfloat16 only; more tokens at once unpack the weight and use a plain matrix
+product, in the dtype this CPU is fast in (`product_dtype`), which beats the packed kernels from a
+few tokens on.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glmtui.engine.nn.cpu_dtype import product_dtype
+from glmtui.engine.nn.linear.kernel_selection import Kernel
+from glmtui.engine.nn.linear.reference import GEMV_ROWS, Linear, LinearLayer, finished
+from glmtui.engine.nn.packed_weight import PackedWeight, per_row, row_blocks
+
+INT4_GROUPS = (256, 128, 64, 32)  # what torch's int4 kernels take
+INT8_COLUMNS = 16  # torch's int8 kernel reads so many at a time, past the end of other rows
+# up to this many tokens at once the packed kernels win where plain products are in float32
+FEW_INT4, FEW_INT8 = 64, 16
+
+
+class CpuHalfLinear(Linear):
+    """x @ W.T + bias on a CPU, W of 16 bits, x in bfloat16.
+
+    A few rows are multiplied in W's dtype, float16 reading it at twice bfloat16's speed; many rows
+    in the one whose matrix product is many times faster.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        few = x.numel() // x.shape[-1] <= GEMV_ROWS
+        dtype = self.weight.dtype if few else product_dtype()
+        y = F.linear(x.to(dtype), self.weight.to(dtype)).to(x.dtype)
+        return y if self.bias is None else y + self.bias
+
+
+class CpuInt8Linear(LinearLayer):
+    """x @ W.T + bias on a CPU, W in int8 with one scale per row, x in bfloat16."""
+
+    def __init__(self, weight: PackedWeight, bias: Tensor | None) -> None:
+        super().__init__()
+        self.q = weight.q
+        self.scale = weight.scale[:, 0].to(torch.bfloat16)
+        self.bias = bias
+        self.nbytes = self.q.nbytes + self.scale.nbytes
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, self.q.shape[1])
+        dtype = product_dtype()
+        if flat.shape[0] <= (GEMV_ROWS if dtype == x.dtype else FEW_INT8):
+            y = torch.ops.aten._weight_int8pack_mm(flat, self.q, self.scale)
+        else:
+            y = (F.linear(flat.to(dtype), self.q.to(dtype)) * self.scale).to(x.dtype)
+        return finished(y, self.bias, x.shape)
+
+
+class CpuInt4Linear(LinearLayer):
+    """x @ W.T + bias on a CPU, W in torch's own int4 packing, x in bfloat16.
+
+    The packed weight is the only copy: products with many rows unpack it on the fly.
+    """
+
+    def __init__(self, weight: PackedWeight, bias: Tensor | None) -> None:
+        super().__init__()
+        self.rows, self.columns = weight.shape
+        self.group = weight.group
+        padding = (0, 0, 0, -self.rows % packed_block())
+        scale = weight.scale.float()
+        zero = torch.zeros_like(scale) if weight.zero is None else weight.zero.float()
+        # the kernel computes (q - 8) * scale + zero
+        both = torch.stack((F.pad(scale, padding), F.pad(zero + 8 * scale, padding)), dim=-1)
+        self.scales_and_zeros = both.to(torch.bfloat16).transpose(0, 1).contiguous()
+        self.packed = pack_for_cpu(weight.q)
+        self.bias = bias
+        self.nbytes = self.packed.nbytes + self.scales_and_zeros.nbytes
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, self.columns)
+        dtype = product_dtype()
+        if flat.shape[0] <= (GEMV_ROWS if dtype == x.dtype else FEW_INT4):
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(
+                flat, self.packed, self.group, self.scales_and_zeros
+            )
+        else:
+            y = (flat.to(dtype) @ self._transposed(dtype)).to(x.dtype)
+        if y.shape[1] != self.rows:
+            y = y[:, : self.rows]
+        return finished(y, self.bias, x.shape)
+
+    def _transposed(self, dtype: torch.dtype) -> Tensor:
+        """W.T in `dtype`, [in, out padded], straight from the bytes of `pack_for_cpu`."""
+        half = packed_block() // 2
+        packed = self.packed.view(-1, self.columns, half)
+        q = torch.empty(self.columns, packed.shape[0], 2, half, dtype=dtype)
+        q[:, :, 0] = (packed & 15).transpose(0, 1)
+        q[:, :, 1] = (packed >> 4).transpose(0, 1)
+        scale, zero = (part.to(dtype).contiguous() for part in self.scales_and_zeros.unbind(-1))
+        grouped = q.view(scale.shape[0], self.group, -1).sub_(8)
+        return torch.addcmul(zero.unsqueeze(1), grouped, scale.unsqueeze(1)).view(self.columns, -1)
+
+
+def int4_group(weight: PackedWeight) -> int:
+    """The largest group of torch's that the weight's own consists of; 0 if none is."""
+    return next((group for group in INT4_GROUPS if weight.group % group == 0), 0)
+
+
+def _takes_int4(weight: PackedWeight, dtype: torch.dtype) -> bool:
+    fits = weight.bits == 4 and int4_group(weight) > 0 and packed_block() > 0
+    return fits and weight.order is None and dtype == torch.bfloat16
+
+
+def _make_int4(weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
+    return CpuInt4Linear(weight.regrouped(int4_group(weight)), bias)
+
+
+def _takes_int8(weight: PackedWeight, dtype: torch.dtype) -> bool:
+    whole = weight.in_features % INT8_COLUMNS == 0
+    return weight.bits == 8 and whole and weight.order is None and dtype == torch.bfloat16
+
+
+def _make_int8(weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
+    """torch's kernel knows no groups; int8 loses next to nothing by a scale per row."""
+    one_scale = weight.group == weight.in_features and weight.zero is None
+    return CpuInt8Linear(weight if one_scale else per_row(weight), bias)
+
+
+KERNELS = (
+    Kernel("torch int4", _takes_int4, _make_int4),
+    Kernel("torch int8", _takes_int8, _make_int8),
+)
+
+
+def pack_for_cpu(q: Tensor) -> Tensor:
+    """Our packing, uint8 [rows, in / 2], in torch's own for CPUs; rows are filled up to a block.
+
+    What `_convert_weight_to_int4pack_for_cpu` does, without unpacking to int32 and many times as
+    fast. Of a block (see `packed_block`) each column's bytes are neighbours: the first half of the
+    rows in their low halves, the second half in the high ones.
+
+    Returns:
+        uint8 [rows filled up, in / 2].
+    """
+    block = packed_block()
+    if q.shape[0] % block:
+        q = F.pad(q, (0, 0, 0, -q.shape[0] % block))
+    packed = torch.empty_like(q)
+    for rows in row_blocks(q.shape, block):
+        first, second = q[rows].view(-1, 2, block // 2, q.shape[1]).transpose(2, 3).unbind(1)
+        even, odd = packed[rows].view(-1, q.shape[1], 2, block // 2).unbind(2)
+        even.copy_(first & 15 | second << 4)
+        odd.copy_(first >> 4 | second & 0xF0)
+    return packed
+
+
+@functools.cache
+def packed_block() -> int:
+    """How many rows torch's int4 packing keeps together on this CPU; 0 for a layout unknown.
+
+    It is 64 or 32 by instruction set; asking torch to pack something tells.
+    """
+    q = torch.arange(64 * 64, dtype=torch.int32).view(64, 64) * 7 % 16
+    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q, 1)
+    for block in (64, 32):
+        blocks = packed.view(-1, 64, block // 2)
+        rows = torch.cat((blocks & 15, blocks >> 4), dim=-1).transpose(1, 2).reshape(64, 64)
+        if torch.equal(rows, q.to(torch.uint8)):
+            return block
+    return 0

@@ -1,0 +1,71 @@
+"""Which models a server has, as far as it says so."""
+
+from __future__ import annotations
+
+import time
+
+from glmtui.engine.remote.chat_completions import ListedModel, parse_models
+from glmtui.engine.remote.endpoint import Endpoint
+from glmtui.engine.remote.json_text import parse_json
+from glmtui.engine.remote.refusals import Blame, not_a_reply, refused, unreachable
+from glmtui.engine.remote.text_pieces import decode, whole_characters
+
+MAX_LIST_BYTES = 4 << 20
+LIST_SECONDS = 30.0  # for the whole list
+NAMED_LIST_SECONDS = 10.0  # where it is not needed
+
+
+class ModelList:
+    """A question for the models of a server."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        from glmtui.net.http_client import Line
+
+        self._endpoint = endpoint
+        self._line = Line()
+
+    def ask(self, *, model: str = "") -> tuple[ListedModel, ...]:
+        """The models. Blocks; from another thread, `hang_up` ends it.
+
+        Where `model` says what to use, the list is a convenience: if the server refuses it, or
+        sends something else, there is nothing in it, and the chat's own answer decides. That a
+        server cannot be reached, or wants another key, would hold for the chat as well.
+
+        Raises ServerError.
+        """
+        import httpx
+
+        from glmtui.net.http_client import TimeUp, ending, read_whole
+
+        blame = Blame(self._endpoint.shown, key=self._endpoint.key)
+        started = time.monotonic()
+        limit = NAMED_LIST_SECONDS if model else LIST_SECONDS
+        try:
+            with (
+                ending(self._line, seconds=limit),
+                self._endpoint.client(limit, self._line) as client,
+                client.stream("GET", self._endpoint.url("/models")) as response,
+            ):
+                status, headers = response.status_code, response.headers
+                body = read_whole(response, MAX_LIST_BYTES)
+        except httpx.HTTPError as error:
+            nobody = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError))
+            if model and (isinstance(error, TimeUp) or not nobody):
+                return ()
+            waited = time.monotonic() - started
+            raise unreachable(blame, error, seconds=waited, begun=False) from error
+        if model and status not in (*range(200, 300), 401, 407):
+            return ()
+        if not 200 <= status < 300:
+            raise refused(blame, status, headers, body)
+        text = whole_characters(decode(body))
+        try:
+            return parse_models(parse_json(text.removeprefix("\ufeff")))
+        except ValueError as error:
+            if model:
+                return ()
+            raise not_a_reply(blame, text) from error
+
+    def hang_up(self) -> None:
+        """Ends the question. From any thread."""
+        self._line.hang_up()
