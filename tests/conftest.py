@@ -14,8 +14,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from checkpoints import write_gguf
-from wheels import MEMBER, known_tiny, make_wheel
+from support.checkpoints import write_gguf
+from support.wheels import MEMBER, known_tiny, make_wheel
 
 from glmtui.config import SETTINGS
 from glmtui.engine.catalog import registry

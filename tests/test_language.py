@@ -1,6 +1,6 @@
 """The interface in Chinese: every word, nothing else, and a layout that holds.
 
-Catalogues are made by ``python -m tests.catalogue``.
+Catalogues are made by ``python -m tests.support.catalogue``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import catalogue
 import pytest
-from app_desk import SERVER, folders, running
 from babel.messages.catalog import Message
 from babel.messages.mofile import read_mo
-from fake_engine import FakeEngine
 from rich.cells import cell_len
+from support import catalogue
+from support.app_pilot import SERVER, folders, running
+from support.fake_engine import FakeEngine
 
 from glmtui import errors, language
 from glmtui.commands import COMMANDS
@@ -59,7 +59,7 @@ def fields(text: str) -> set[tuple[str, str, str]]:
 def test_every_word_of_the_sources_is_translated_and_no_other(code: str) -> None:
     wanted = {tuple(ids(m)) for m in catalogue.template() if m.id}
     there = catalogue.load(code)
-    assert {tuple(ids(m)) for m in there if m.id} == wanted, "run python -m tests.catalogue"
+    assert {tuple(ids(m)) for m in there if m.id} == wanted, "run python -m tests.support.catalogue"
     for message in there:
         assert all(words(message)), f"untranslated: {message.id}"
         assert not message.fuzzy, f"fuzzy: {message.id}"

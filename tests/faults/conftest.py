@@ -9,9 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
-from fakeserver import FakeServer, serving
-from replies import counting
-from terminal import Start, Terminal
+from support.emulated_terminal import Start, Terminal
+from support.fake_server import FakeServer, serving
+from support.server_replies import counting
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable
 
 import pytest
-from fakeserver import Exchange, serving
+from support.fake_server import Exchange, serving
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 

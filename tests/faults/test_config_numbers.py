@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import LLAMA_CONFIG, TOKENS
-from folders import checkpoint
-from hub_models import change, make
+from support import TESTS
+from support.checkpoints import LLAMA_CONFIG, TOKENS
+from support.llama_folders import checkpoint
+from support.tiny_models import change, make
 from transformers import AutoConfig
 
 from glmtui.engine import load_model
@@ -24,7 +25,7 @@ from glmtui.engine.convert.slim import slim
 from glmtui.engine.loading.loader import build, family_module, load
 from glmtui.errors import BadCheckpoint
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = TESTS / "goldens"
 OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
 HUGE = 10**7
 VOCABULARY = len(TOKENS)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fakeserver import FakeServer
-from terminal import Start, Terminal
+from support.emulated_terminal import Start, Terminal
+from support.fake_server import FakeServer
 
 from glmtui.ui.terminal.guard import PROGRAM
 

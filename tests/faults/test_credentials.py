@@ -12,7 +12,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from app_desk import folders, running
+from support.app_pilot import folders, running
 
 from glmtui import config, logs
 from glmtui.chat import Conversation, Message

@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from fakeserver import FakeServer
-from terminal import Start, Terminal
+from support.emulated_terminal import Start, Terminal
+from support.fake_server import FakeServer
 
 from glmtui.store import Store, read_file
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import acts
 import pytest
-from calls import Nursery, disk, fill, states_after_a_power_cut
+from support import disk_acts
+from support.system_calls import Nursery, disk, fill, states_after_a_power_cut
 
 from glmtui.store import Store
 
@@ -31,7 +31,7 @@ def nursery() -> Iterator[Nursery]:
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared") / "disk"
     folder.mkdir()
-    acts.prepare(folder)
+    disk_acts.prepare(folder)
     return folder
 
 
@@ -78,7 +78,7 @@ def seen(folder: Path) -> dict[str, Any]:
     assert (folder / "elsewhere").is_dir()
     assert [path.is_symlink() for path in (folder / "chats").glob("*11111111*")] == [True]
     files = {n: (folder / n).read_text() for n in ("file", "other") if (folder / n).exists()}
-    draft = folder / "drafts" / acts.SMALL
+    draft = folder / "drafts" / disk_acts.SMALL
     return {**talks, **files, "draft": draft.read_text() if draft.exists() else ""}
 
 
@@ -86,7 +86,7 @@ def texts(store: Store, name: str) -> list[str]:
     return [message.content for message in store.load(name).path]
 
 
-@pytest.fixture(params=list(acts.ACTS))
+@pytest.fixture(params=list(disk_acts.ACTS))
 def tried(
     request: pytest.FixtureRequest, nursery: Nursery, prepared: Path, tmp_path: Path
 ) -> Tried:
@@ -126,7 +126,7 @@ def test_writes_that_take_a_part_only(tried: Tried) -> None:
     assert seen(tried.run("short", 0, lasting=True)) == tried.good[-1]
 
 
-@pytest.mark.parametrize("tried", [a for a in acts.ACTS if a != "a draft"], indirect=True)
+@pytest.mark.parametrize("tried", [a for a in disk_acts.ACTS if a != "a draft"], indirect=True)
 def test_a_power_cut_at_each_call(tried: Tried, prepared: Path, tmp_path: Path) -> None:
     tried.run()
     states = 0

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from folders import checkpoint
 from safetensors.torch import load_file, save_file
+from support import TESTS
+from support.llama_folders import checkpoint
 from torch import Tensor
 
 from glmtui.chat import Message, SamplingParams
@@ -97,7 +98,7 @@ def check_explained(error: GlmtuiError, *words: str) -> None:
 
 # ---- files
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = TESTS / "goldens"
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 
 

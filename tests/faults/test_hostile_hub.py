@@ -22,8 +22,8 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
-from checkpoints import llama_files
-from hubserver import COMMIT, Fault, Hub, hub_server
+from support.checkpoints import llama_files
+from support.fake_hub import COMMIT, Fault, Hub, hub_server
 
 from glmtui.engine.api import Progress
 from glmtui.engine.pull import fetch, hub_api, pull

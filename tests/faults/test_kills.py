@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fakeserver import FakeServer
-from folders import checkpoint
-from replies import RATE
-from terminal import Start, Terminal
+from support.emulated_terminal import Start, Terminal
+from support.fake_server import FakeServer
+from support.llama_folders import checkpoint
+from support.server_replies import RATE
 
 from glmtui.chat import Conversation
 from glmtui.store import Store
@@ -37,8 +37,8 @@ NURSERY = """
 import os, struct, sys, time
 sys.path[:0] = {paths!r}
 from pathlib import Path
-from desk import Desk
-from fake_engine import FakeEngine
+from support.session_driver import Desk
+from support.fake_engine import FakeEngine
 
 def stamp(log):
     os.write(log, struct.pack("d", time.monotonic()))

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from checkpoints import llama_files
-from fakeserver import Exchange, delta, serving
-from hubserver import hub_server
-from terminal import Terminal
+from support.checkpoints import llama_files
+from support.emulated_terminal import Terminal
+from support.fake_hub import hub_server
+from support.fake_server import Exchange, delta, serving
 
 from glmtui import logs
 from glmtui.chat import Message, SamplingParams

@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 
 import pytest
-from fakeserver import Exchange, delta, serving
 from hypothesis import example, given
 from hypothesis import strategies as st
-from terminal import Start
+from support.emulated_terminal import Start
+from support.fake_server import Exchange, delta, serving
 
 from glmtui.chat import GenerationStats, Message
 from glmtui.cli.tables import size

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from fakeserver import FakeServer
-from terminal import Start, Terminal
+from support.emulated_terminal import Start, Terminal
+from support.fake_server import FakeServer
 
 from glmtui.store import Store
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import sentencepiece
-from goldens import tokenizer_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.goldens import tokenizer_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from glmtui.chat import Message

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from folders import checkpoint
-from hub_models import make
+from support import TESTS
+from support.llama_folders import checkpoint
+from support.tiny_models import make
 
 from glmtui.chat import SamplingParams
 from glmtui.engine import load_model
@@ -16,7 +16,7 @@ from glmtui.engine.api import LoadOptions
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, PromptTooLong, UsageError
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = TESTS / "goldens"
 GREEDY = SamplingParams(temperature=0, max_new_tokens=2)
 OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 import sentencepiece
-from folders import checkpoint
+from support.llama_folders import checkpoint
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from glmtui.chat import Message, SamplingParams

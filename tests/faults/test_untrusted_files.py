@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import write_gguf
-from fakeserver import Exchange, delta, serving
-from folders import checkpoint
-from wheels import MEMBER, known_tiny, make_wheel
+from support import TESTS
+from support.checkpoints import write_gguf
+from support.fake_server import Exchange, delta, serving
+from support.llama_folders import checkpoint
+from support.wheels import MEMBER, known_tiny, make_wheel
 
 from glmtui.engine.catalog import registry
 from glmtui.engine.pull import pull
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = TESTS / "goldens"
 TERA = 1 << 40
 MOST_BYTES, MOST_SECONDS = 256 << 20, 5.0  # of a core
 

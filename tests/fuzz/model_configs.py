@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from fuzz_folder import desk
+from support import TESTS
 
 from glmtui.engine.catalog.model_folder import inspect
 
@@ -40,12 +41,12 @@ MODELS = {
 @cache
 def sound_model(kind: str) -> tuple[Path, bytes]:
     """A folder on the desk with a tiny model of that kind, and its config.json."""
-    from checkpoints import llama_files, write_folder
-    from hub_models import make
+    from support.checkpoints import llama_files, write_folder
+    from support.tiny_models import make
 
     folder = desk() / f"model-{kind}"
     if MODELS[kind]:
-        shutil.copytree(Path(__file__).parents[1] / "golden" / MODELS[kind], folder)
+        shutil.copytree(TESTS / "goldens" / MODELS[kind], folder)
     elif kind == "llama":
         write_folder(folder, llama_files())
     else:

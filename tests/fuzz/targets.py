@@ -186,8 +186,8 @@ def take_gguf(data: bytes) -> None:
 
 
 def ggufs() -> dict[str, bytes]:
-    from checkpoints import write_gguf
     from gguf import GGMLQuantizationType, GGUFWriter
+    from support.checkpoints import write_gguf
 
     def sentencepiece(writer: GGUFWriter) -> None:
         writer.add_tokenizer_model("llama")
@@ -213,7 +213,7 @@ def take_safetensors(data: bytes) -> None:
 
 
 def safetensors() -> dict[str, bytes]:
-    from checkpoints import llama_files
+    from support.checkpoints import llama_files
 
     header = b'{"a":{"dtype":"F16","shape":[2,2],"data_offsets":[0,8]}}'
     small = struct.pack("<Q", len(header)) + header + bytes(8)
@@ -243,7 +243,7 @@ def take_config(data: bytes) -> None:
 
 
 def configs() -> dict[str, bytes]:
-    from checkpoints import LLAMA_CONFIG
+    from support.checkpoints import LLAMA_CONFIG
 
     chatglm = {"model_type": "chatglm", "padded_vocab_size": 65024, "seq_length": 8192}
     return {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
 from safetensors.torch import save
+from support.checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
 
 from glmtui.engine import LoadOptions, load_model
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from goldens import GOLDEN
+from support.goldens import GOLDEN
 from test_cuda_graph import FAMILIES, TALKS, Talk, arrange, source
 from torch import Tensor
 

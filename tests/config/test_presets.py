@@ -1,0 +1,75 @@
+"""Presets: three that are there, a person's own in a file, the panel and the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.app_pilot import folders, running
+
+from glmtui.chat import SamplingParams
+from glmtui.config import presets
+from glmtui.errors import ConfigError, UsageError
+
+__all__ = ["folders"]
+
+
+def test_three_are_built_in_and_unlike_each_other() -> None:
+    assert list(presets.BUILT_IN) == ["precise", "balanced", "creative"]
+    assert len(set(presets.BUILT_IN.values())) == 3
+
+
+def test_what_is_saved_is_there_again(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "presets.toml"
+    mine, other = SamplingParams(temperature=0.5, seed=7), SamplingParams(top_k=3)
+    presets.save("mine", other, path)
+    presets.save("诗", other, path)
+    presets.save("mine", mine, path)
+    found, problems = presets.load(path)
+    assert not problems
+    assert found == {**presets.BUILT_IN, "mine": mine, "诗": other}
+    assert presets.name_of(mine, found) == "mine"
+    assert presets.name_of(SamplingParams(), found) == ""
+
+
+@pytest.mark.parametrize("name", ["precise", "", "a b", "x" * 25, "../x"])
+def test_some_names_cannot_be(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError):
+        presets.save(name, SamplingParams(), tmp_path / "presets.toml")
+
+
+def test_a_bad_entry_is_named_with_its_line_and_the_file_not_written_over(tmp_path: Path) -> None:
+    path = tmp_path / "presets.toml"
+    path.write_text("loose = 1\n[mine]\ntop_k = 4\ntemperatur = 0.5\ntop_p = 7\n", "utf-8")
+    found, problems = presets.load(path)
+    assert found["mine"] == SamplingParams(top_k=4)
+    lines = [problem.message.removeprefix(f"{path}, line ") for problem in problems]
+    assert [line.partition(":")[0] for line in lines] == ["1", "4", "5"]
+    assert problems[1].hint == "Did you mean sampling.temperature?"
+    with pytest.raises(ConfigError):
+        presets.save("other", SamplingParams(), path)
+    assert "loose" in path.read_text("utf-8")
+
+
+async def test_the_command_and_the_panel_are_the_same_thing(folders: Path) -> None:
+    async with running(size=(120, 40)) as desk:
+        await desk.type("/preset precise")
+        assert desk.app.session.conversation.params == presets.BUILT_IN["precise"]
+        await desk.pilot.press("f2")
+        panel = desk.app.chat.panel
+        assert panel is not None
+        await desk.until(lambda: panel.preset.field.value == "precise")
+        await desk.pilot.press("shift+tab", *["backspace"] * 7, *"creative")
+        assert desk.app.session.conversation.params == presets.BUILT_IN["creative"]
+        await desk.until(lambda: panel.rows[0].text == "1.1")
+        await desk.pilot.press("escape")
+        await desk.type("/set temperature 0.3")
+        await desk.type("/preset save mine")
+        await desk.pilot.press("f2")
+        await desk.shows("precise, balanced, creative, mine")
+        await desk.until(lambda: panel.preset.field.value == "mine")
+        await desk.pilot.press("f2")
+        await desk.type("/preset")
+        await desk.shows("In force: mine")
+        await desk.type("/preset min")
+        await desk.shows("There is no preset 'min'")

@@ -1,0 +1,357 @@
+"""The engines of a bench at tiny size, in their processes, and the command line before them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save
+from support.checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
+
+from glmtui.cli import bench, command_line
+from glmtui.engine.api import LoadOptions, ModelInfo
+from glmtui.engine.bench import shapes, synthetic, transformers_peer
+from glmtui.engine.bench.bandwidth import COPY_BYTES
+from glmtui.engine.bench.own_engine import Native, step_bytes
+from glmtui.engine.bench.plan import EngineName, Subject
+from glmtui.engine.bench.shapes import SHAPES, Shape, check_memory
+from glmtui.engine.bench.transformers_peer import TransformersPeer
+from glmtui.engine.bench.worker import Worker, copy_worker
+from glmtui.engine.catalog.model_folder import inspect
+from glmtui.engine.catalog.registry import QUANTS, known_model
+from glmtui.engine.hardware.machine import HostMemory, Snapshot
+from glmtui.engine.loading.loader import family_module
+from glmtui.engine.nn.packed_weight import PackedWeight
+from glmtui.errors import EngineError, OutOfMemory, UnsupportedModel
+
+EXACT = LoadOptions(device="cpu", dtype="float32", quant=None)
+TINY = {
+    "num_layers": 2,
+    "hidden_size": 64,
+    "ffn_hidden_size": 96,
+    "num_attention_heads": 4,
+    "kv_channels": 16,
+    "padded_vocab_size": 200,
+    "seq_length": 256,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    weights = {hub_name(n): v.astype(np.float16) for n, v in llama_tensors().items()}
+    return write_folder(tmp_path / "tiny", llama_files() | {"model.safetensors": save(weights)})
+
+
+@pytest.fixture
+def tiny_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shapes of the releases, small."""
+    chatglm = {"num_layers": 2, "hidden_size": 64, "inner_hidden_size": 96}
+    chatglm |= {"num_attention_heads": 4, "max_sequence_length": 256, "vocab_size": 130528}
+    llama = {**LLAMA_CONFIG, "vocab_size": 200}
+    small = {"chatglm": chatglm, "llama": llama}
+    for key, shape in SHAPES.items():
+        config = {**shape.config, **small.get(shape.family, TINY)}
+        patched = {**shapes.SHAPES, key: Shape(shape.family, shape.known, config)}
+        for module in (shapes, synthetic, transformers_peer):
+            monkeypatch.setattr(module, "SHAPES", patched)
+
+
+def subject(
+    engine: EngineName = "glmtui",
+    model: ModelInfo | None = None,
+    key: str = "",
+    options: LoadOptions = EXACT,
+) -> Subject:
+    return Subject(engine, model, key, options, threads=1)
+
+
+# ---- engines
+
+
+def test_ours_replies_as_long_as_asked_and_reads_on(folder: Path) -> None:
+    engine = Native(subject(model=inspect(folder)))
+    prompt = [5, 6, 7]
+    timed = engine.generate(prompt, 6)
+    assert len(timed.ids) == 6
+    assert 0 < timed.first_seconds < 60
+    assert timed.rest_seconds > 0
+    assert engine.generate(prompt, 6).ids == timed.ids
+    assert engine.ready.context_length == 256
+    assert engine.ready.vocabulary == (0, LLAMA_CONFIG["vocab_size"])
+    # embedding and head are one table, which every token reads
+    assert engine.ready.step_bytes == engine.ready.weight_bytes
+    assert engine.peak_memory() > engine.ready.weight_bytes
+
+
+def test_transformers_says_the_same_from_the_same_weights(folder: Path) -> None:
+    model = inspect(folder)
+    ours, theirs = Native(subject(model=model)), TransformersPeer(subject("transformers", model))
+    prompt = list(range(3, 40))
+    assert theirs.generate(prompt, 8).ids == ours.generate(prompt, 8).ids
+    timed = theirs.generate(prompt, 3)
+    assert len(timed.ids) == 3
+    assert timed.first_seconds > 0
+
+
+@pytest.mark.parametrize("key", ["chatglm2-6b", "chatglm3-6b", "glm-4-9b", "smollm2"])
+def test_transformers_computes_what_our_families_do(tiny_shapes: None, key: str) -> None:
+    """Weights go over by name and shape, so logits tell whether each came to its place."""
+    shape = shapes.SHAPES[key]
+    config = family_module(shape.family).load_config(shape.config)
+    with torch.device("meta"):
+        model = family_module(shape.family).Model(config)
+    rows = {
+        name: parameter.shape
+        for name, parameter in model.named_parameters()
+        if name.rpartition(".")[0] != "head" or not getattr(config, "tied", False)
+    }
+    torch.manual_seed(3)
+    weights = {name: torch.randn(shape) * 0.2 for name, shape in rows.items()}
+    weights.setdefault("head.weight", weights["embedding.weight"])
+
+    class Stored:
+        """Our parameters, asked for by the rows that they are made of."""
+
+        def __init__(self) -> None:
+            sources = family_module(shape.family).sources(config)
+            self._by_rows = {rows: weights[name] for name, rows in reversed(sources.items())}
+
+        def rows(self, rows: object) -> torch.Tensor:
+            return self._by_rows[rows]
+
+        def close(self) -> None:
+            pass
+
+    theirs = transformers_peer.empty_model(shape.family, shape.config)
+    stored = transformers_peer.tensors(
+        shape.family,
+        shape.config,
+        Stored(),
+        torch.float32,  # type: ignore[arg-type]
+    )
+    transformers_peer.fill(theirs, stored, torch.device("cpu"))
+    with torch.inference_mode():
+        model = model.to_empty(device="cpu")
+        model.load_state_dict(weights)
+        model.prepare(32, torch.float32, torch.device("cpu"))
+        ids = torch.randint(10, 190, (1, 20))
+        torch.testing.assert_close(theirs(ids).logits, model(ids), atol=2e-4, rtol=0)
+
+
+def test_transformers_has_no_chatglm_6b() -> None:
+    with pytest.raises(UnsupportedModel, match="no class of its own for the family chatglm"):
+        TransformersPeer(subject("transformers", key="chatglm-6b"))
+
+
+@pytest.mark.parametrize("quant", [None, "int8", "int4"])
+@pytest.mark.parametrize("key", list(SHAPES))
+def test_random_weights_run_in_every_family(tiny_shapes: None, key: str, quant: str | None) -> None:
+    options = LoadOptions(device="cpu", dtype="bfloat16", quant=quant)
+    engine = Native(subject(key=key, options=options))
+    end = list(engine.ready.prompt_end)
+    assert len(engine.generate([50, 51, 52, *end], 3).ids) == 3
+    assert ("int" in engine.ready.quant) == (quant is not None)
+    loaded = synthetic.random_model(key, options)
+    logits = loaded.logits([50, 60, 70, *end])
+    assert bool(torch.isfinite(logits).all())
+    # what is drawn at random is not the same everywhere, nor does it vanish
+    assert float(logits[-1].std()) > 1e-3
+    untied = loaded.model.embedding.weight.nbytes
+    assert step_bytes(loaded) == loaded.info.weight_bytes - (
+        0 if shapes.SHAPES[key].family in ("chatglm", "llama") else untied
+    )
+
+
+def test_random_integers_stand_for_weights_as_large_as_whole_ones() -> None:
+    shape, device = torch.Size((64, 256)), torch.device("cpu")
+    whole = synthetic.random_matrix(shape, torch.float32, device)
+    assert float(whole.std()) == pytest.approx(1 / 16, rel=0.05)
+    for quant in QUANTS.values():
+        packed = synthetic.random_packed(shape, quant, device)
+        assert isinstance(packed, PackedWeight)
+        assert packed.bits == quant.bits
+        assert packed.group == (quant.group or 256)
+        weight = packed.dequantize(torch.float32)
+        assert float(weight.std()) == pytest.approx(1 / 16, rel=0.05)
+        assert abs(float(weight.mean())) < 0.01
+
+
+@pytest.mark.parametrize("key", list(SHAPES))
+def test_the_shapes_have_the_parameters_of_the_releases(key: str) -> None:
+    shape = SHAPES[key]
+    known = known_model(shape.known)
+    assert known is not None
+    family = family_module(shape.family)
+    config = family.load_config(shape.config)
+    with torch.device("meta"):
+        model = family.Model(config)
+    sources = family.sources(config)
+    once = {sources[name]: p.numel() for name, p in model.named_parameters()}
+    assert sum(once.values()) == known.parameters
+    assert config.context_length in (known.context_length, 8192)
+    assert tuple(SHAPES) == bench.SYNTHETIC
+
+
+def test_what_does_not_fit_is_said_before_it_is_tried() -> None:
+    small = Snapshot(memory=HostMemory(total=8 * 10**9, available=4 * 10**9))
+    int4 = LoadOptions(device="cpu", quant="int4")
+    with pytest.raises(OutOfMemory, match=r"chatglm-6b in glmtui needs 5\.1 GB; memory has 4\.0"):
+        check_memory((subject(key="chatglm-6b", options=int4),), small)
+    check_memory((subject(key="smollm2", options=int4),), small)
+    both = (subject(key="smollm2"), subject("transformers", key="smollm2"))
+    with pytest.raises(OutOfMemory, match="in glmtui and transformers needs"):
+        check_memory(both, Snapshot(memory=HostMemory(total=10**9, available=10**9)))
+
+
+# ---- processes
+
+
+def test_an_engine_works_in_a_process_of_its_own(folder: Path) -> None:
+    with Worker(subject(model=inspect(folder))) as worker:
+        ready = worker.load()
+        assert ready.engine == "glmtui"
+        assert len(worker.generate([5, 6, 7], 2).ids) == 2
+        # an error is told as what it is, and what dies is named
+        with pytest.raises(EngineError, match="ended in the middle"):
+            worker.generate(["no id"], 2)  # type: ignore[list-item]
+
+
+def test_a_copy_is_measured_beside_the_engine(folder: Path) -> None:
+    ours = subject(model=inspect(folder))
+    with Worker(ours) as worker:
+        ready = worker.load()
+        before = worker.peak_memory() or 0
+        with copy_worker(ours, ready) as copier:
+            copier.load()
+            assert copier.copy_bandwidth() > 1e6
+        worker.generate([5, 6, 7], 2)
+        assert (worker.peak_memory() or 0) < before + COPY_BYTES // 4
+
+
+def test_ours_keeps_one_cache_whatever_it_reads(folder: Path) -> None:
+    engine = Native(subject(model=inspect(folder)))
+    for first in (5, 50, 100):
+        engine.generate(range(first, first + 30), 4)
+        assert len(engine._loaded._caches) == 1
+
+
+def test_smollm2_is_measured_in_half_a_gigabyte() -> None:
+    """The engine, its libraries, weights, and the cache of the longest row; random weights do."""
+    options = LoadOptions(device="cpu", quant="int4")
+    with Worker(subject(key="smollm2", options=options)) as worker:
+        worker.load()
+        worker.generate(range(2048), 2)
+        assert (worker.peak_memory() or 0) < 0.55e9
+
+
+def test_an_engine_that_cannot_load_says_why(tmp_path: Path, folder: Path) -> None:
+    model = inspect(folder)
+    (folder / "model.safetensors").write_bytes(b"nonsense")
+    with Worker(subject(model=model)) as worker, pytest.raises(Exception, match="safetensors"):
+        worker.load()
+
+
+# ---- the command line
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATA", "CONFIG", "CACHE", "STATE"):
+        monkeypatch.setenv(f"GLMTUI_{name}_DIR", str(tmp_path / name.lower()))
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "said"),
+    [
+        (["--against", "vllm"], 2, "invalid choice: 'vllm'"),
+        (["--rounds", "0"], 2, "'0' is not a whole number from 1 on"),
+        (["--tokens", "1"], 2, "'1' is not a whole number from 2 on"),
+        (["--against", "llama-cpp"], 2, "needs a GGUF file"),
+        (["--against", "llama-cpp", "--gguf", "/no/file"], 1, "There is no file /no/file"),
+        (["--synthetic", "smollm2", "--against", "absent"], 2, "invalid choice"),
+        (["FOLDER", "--synthetic", "smollm2"], 2, "takes the place of a model"),
+        (["http://127.0.0.1:9/v1"], 2, "is a server"),
+        (["nothing-here"], 1, "nothing-here"),
+        ([], 1, "glmtui pull smollm2"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_at_once(
+    place: None,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.setitem(bench.MODULES, "llama-cpp", "json")  # as if it were installed
+    given = [str(folder) if argument == "FOLDER" else argument for argument in argv]
+    if "--gguf" in argv or argv == ["--against", "llama-cpp"]:
+        given.append(str(folder))
+    assert command_line.main(["bench", *given]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("peer", "package"), [("llama-cpp", "llama-cpp-python"), ("transformers", "transformers")]
+)
+def test_a_peer_that_is_not_installed_is_named(
+    place: None,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    peer: str,
+    package: str,
+) -> None:
+    monkeypatch.setitem(bench.MODULES, peer, "glmtui_has_no_such_module")
+    assert command_line.main(["bench", str(folder), "--against", peer]) == 1
+    err = capsys.readouterr().err
+    assert f"{peer} is not installed here" in err
+    assert f"pip install {package}" in err
+
+
+def test_the_command_measures_against_transformers(
+    place: None, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["bench", str(folder), "--against", "transformers", "--rounds", "1", "--tokens", "2"]
+    assert command_line.main([*argv, "--threads", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [engine["engine"] for engine in found["engines"]] == ["glmtui", "transformers"]
+    assert found["model"] == str(folder)
+    kinds = {(work["kind"], work["at"]) for work in found["works"]}
+    assert {("decode", 1), ("prefill", 254), ("turn", 3), ("reread", 3)} <= kinds
+    for work in found["works"]:
+        for engine in work["engines"].values():
+            assert engine["median"] > 0
+
+
+def test_ctrl_c_ends_it_at_once(tmp_path: Path, folder: Path) -> None:
+    environ = {f"GLMTUI_{n}_DIR": str(tmp_path / n) for n in ("DATA", "CONFIG", "CACHE", "STATE")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "glmtui", "bench", str(folder), "--rounds", "1000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | environ | {"TMPDIR": str(tmp_path)},
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while not list(tmp_path.glob("glmtui-bench-*.log")):  # the engine's process begins
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, out, err) == (130, b"", b"")
+    assert not list(tmp_path.glob("glmtui-bench-*.log"))

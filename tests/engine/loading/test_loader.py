@@ -1,0 +1,347 @@
+"""From a folder to a model in memory: what is asked for is what is held, and errors say why not."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.checkpoints import (
+    HIDDEN,
+    INNER,
+    LAYERS,
+    LLAMA_CONFIG,
+    TOKENS,
+    hub_name,
+    llama_files,
+    llama_tensors,
+    write_folder,
+)
+from torch import Tensor
+
+from glmtui.engine import LoadOptions, load_model
+from glmtui.engine.api import LoadCancelled, Progress, ServerSpec
+from glmtui.engine.catalog.resolver import resolve
+from glmtui.engine.loading.loader import gpu_capability, load, pick_dtype, stored_dtype
+from glmtui.engine.nn.linear import CpuInt8Linear, Linear, NativeLinear
+from glmtui.engine.open_model import open_model
+from glmtui.engine.runtime.model_runner import LoadedModel
+from glmtui.errors import BadCheckpoint, EngineError, ModelNotFound, UsageError
+
+IDS = [5, 17, 3, 99, 42, 7]
+LAYER_WEIGHTS = 2 * HIDDEN**2 + 2 * HIDDEN * HIDDEN // 2 + 3 * HIDDEN * INNER
+NORM_BYTES = (2 * LAYERS + 1) * HIDDEN * 4  # float32 on a CPU
+TABLE = len(TOKENS) * HIDDEN
+
+
+def folder_of(
+    folder: Path,
+    tensors: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
+    **config: Any,
+) -> Path:
+    """A Llama of 16 bits.
+
+    Args:
+        tensors: edits its weights.
+        config: goes into its config.json.
+    """
+    files = llama_files() | {"config.json": json.dumps(LLAMA_CONFIG | config).encode()}
+    del files["model.safetensors"]
+    write_folder(folder, files)
+    weights = {hub_name(k): torch.from_numpy(v).half() for k, v in llama_tensors().items()}
+    tensors(weights)
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def in_shards(folder: Path, count: int) -> None:
+    """Cuts the one file of a folder into several."""
+    whole = folder / "model.safetensors"
+    tensors = load_file(whole)
+    weight_map = {name: f"model-{i % count}.safetensors" for i, name in enumerate(sorted(tensors))}
+    for shard in set(weight_map.values()):
+        save_file({n: tensors[n] for n in weight_map if weight_map[n] == shard}, folder / shard)
+    whole.unlink()
+    (folder / f"{whole.name}.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def on_cpu(folder: Path, dtype: str = "float32", **options: Any) -> LoadedModel:
+    return load_model(str(folder), LoadOptions(device="cpu", dtype=dtype, **options))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return folder_of(tmp_path / "model")
+
+
+# ---- what is held
+
+
+def test_however_many_files_the_model_is_the_same(tmp_path: Path, folder: Path) -> None:
+    expected = on_cpu(folder).logits(IDS)
+    sharded = folder_of(tmp_path / "sharded")
+    in_shards(sharded, 3)
+    assert torch.equal(on_cpu(sharded).logits(IDS), expected)
+    pickled = folder_of(tmp_path / "pickled")
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    assert torch.equal(on_cpu(pickled).logits(IDS), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_are_held_in_the_dtype_asked_for(folder: Path, dtype: str) -> None:
+    loaded = on_cpu(folder, dtype)
+    assert (loaded.info.dtype, loaded.info.quant) == (dtype, "")
+    width = getattr(torch, dtype).itemsize
+    assert loaded.info.weight_bytes == LAYERS * LAYER_WEIGHTS * width + NORM_BYTES + TABLE * (
+        2 if dtype == "bfloat16" else width  # the table stays float16, which is as large
+    )
+    assert loaded.logits(IDS).dtype == torch.float32
+
+
+def test_8_bits_are_nearly_the_same_model(folder: Path) -> None:
+    exact = on_cpu(folder).logits(IDS)
+    loaded = on_cpu(folder, "bfloat16", quant="int8")
+    assert loaded.info.quant == "int8"
+    assert isinstance(loaded.model.layers[0].down, CpuInt8Linear | NativeLinear)
+    rows = (HIDDEN + HIDDEN) + HIDDEN + 2 * INNER + HIDDEN  # qkv, out, gate_up, down
+    assert loaded.info.weight_bytes == LAYERS * (LAYER_WEIGHTS + rows * 2) + NORM_BYTES + TABLE * 2
+    assert float((loaded.logits(IDS) - exact).std() / exact.std()) < 0.03
+
+
+def test_a_table_that_is_embedding_and_head_is_held_once(folder: Path) -> None:
+    model = on_cpu(folder).model
+    assert isinstance(model.head, Linear)
+    assert model.head.weight.data_ptr() == model.embedding.weight.data_ptr()
+
+
+def test_weights_stored_packed_stay_as_they_are_unless_asked_otherwise(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "model", pack_layer_0)
+    auto = on_cpu(folder, "bfloat16")
+    down = auto.model.layers[0].down
+    if isinstance(down, NativeLinear):
+        assert auto.info.quant == "int8 g32"
+    else:
+        assert isinstance(down, CpuInt8Linear)
+        assert auto.info.quant == "int8"  # one scale per row is all that torch's kernel takes
+    assert isinstance(auto.model.layers[1].down.weight, Tensor)
+    unpacked = on_cpu(folder, "bfloat16", quant=None)
+    assert unpacked.info.quant == ""
+    assert isinstance(unpacked.model.layers[0].down.weight, Tensor)
+    whole = on_cpu(folder)
+    assert (whole.info.quant, whole.info.dtype) == ("", "float32")
+
+
+def pack_layer_0(tensors: dict[str, Tensor]) -> None:
+    name = "model.layers.0.mlp.down_proj.weight"
+    tensors[name] = (tensors[name] * 100).round().clamp(-127, 127).to(torch.int8)
+    tensors[f"{name}.scale"] = torch.full((HIDDEN, INNER // 32), 0.01).half()
+
+
+def test_a_shorter_context_can_be_asked_for(folder: Path) -> None:
+    assert on_cpu(folder).context_length == 256
+    assert on_cpu(folder, context_length=100).context_length == 100
+    assert on_cpu(folder, context_length=10_000).context_length == 256
+
+
+def test_a_model_without_tokenizer_files_goes_on_from_ids(folder: Path) -> None:
+    expected = on_cpu(folder).logits(IDS)
+    (folder / "tokenizer.json").unlink()
+    loaded = on_cpu(folder)
+    assert torch.equal(loaded.logits(IDS), expected)
+    assert loaded.stop_ids == {2}
+
+
+# ---- progress and cancelling
+
+
+def test_progress_runs_to_the_end(folder: Path) -> None:
+    seen: list[Progress] = []
+    load_model(str(folder), LoadOptions(device="cpu"), seen.append)
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert len(seen) > LAYERS * 4
+    assert {p.total for p in seen} == {seen[-1].done}
+
+
+def test_loading_ends_where_it_is_cancelled(folder: Path) -> None:
+    cancelled = threading.Event()
+    seen: list[Progress] = []
+
+    def stop_after_three(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == 3:
+            cancelled.set()
+
+    target = resolve(str(folder))
+    with pytest.raises(LoadCancelled):
+        open_model(target, LoadOptions(device="cpu"), stop_after_three, cancelled)
+    assert len(seen) == 3
+
+
+# ---- what cannot be loaded
+
+
+def test_a_tensor_of_another_shape(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "model", intermediate_size=INNER + 32)
+    with pytest.raises(BadCheckpoint, match=r"gate_proj.*config\.json asks for") as caught:
+        on_cpu(folder)
+    assert f"({INNER}, {HIDDEN})" in caught.value.message
+
+
+def test_rows_that_add_up_but_not_columns(tmp_path: Path) -> None:
+    def shorten(tensors: dict[str, Tensor]) -> None:
+        name = "model.layers.1.mlp.up_proj.weight"
+        tensors[name] = tensors[name][:, :-1].contiguous()
+
+    with pytest.raises(BadCheckpoint, match="up_proj"):
+        on_cpu(folder_of(tmp_path / "model", shorten))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.layers.1.mlp.down_proj.weight", "model.norm.weight", "model.embed_tokens.weight"],
+)
+def test_a_missing_tensor(tmp_path: Path, name: str) -> None:
+    folder = folder_of(tmp_path / "model", lambda tensors: tensors.pop(name))
+    with pytest.raises(BadCheckpoint, match=f"no tensor {name}"):
+        on_cpu(folder)
+
+
+def test_a_bias_that_the_config_does_not_know(tmp_path: Path) -> None:
+    """Without it the model would answer, and wrongly."""
+
+    def add(value: float) -> Callable[[dict[str, Tensor]], None]:
+        name = "model.layers.0.self_attn.q_proj.bias"
+        return lambda tensors: tensors.update({name: torch.full((HIDDEN,), value)})
+
+    with pytest.raises(BadCheckpoint, match=r"q_proj\.bias"):
+        on_cpu(folder_of(tmp_path / "biased", add(0.5)))
+    on_cpu(folder_of(tmp_path / "zero", add(0.0)))  # as AutoGPTQ writes them
+
+
+def test_other_tensors_are_named_and_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def add(tensors: dict[str, Tensor]) -> None:
+        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+
+    expected = on_cpu(folder_of(tmp_path / "plain")).logits(IDS)
+    usual = folder_of(tmp_path / "usual", add)
+    assert torch.equal(on_cpu(usual).logits(IDS), expected)
+    assert not caplog.messages
+    more = folder_of(
+        tmp_path / "more", lambda tensors: tensors.update({"v_head.weight": torch.ones(2)})
+    )
+    assert torch.equal(on_cpu(more).logits(IDS), expected)
+    assert "v_head.weight" in caplog.text
+
+
+def test_a_truncated_file(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(BadCheckpoint, match="not a whole safetensors file"):
+        on_cpu(folder)
+
+
+def test_a_norm_cannot_be_packed(tmp_path: Path) -> None:
+    def pack(tensors: dict[str, Tensor]) -> None:
+        tensors["model.norm.weight"] = torch.ones(HIDDEN, dtype=torch.int8)
+
+    with pytest.raises(BadCheckpoint, match=r"model\.norm\.weight"):
+        on_cpu(folder_of(tmp_path / "model", pack))
+
+
+@pytest.mark.parametrize(
+    "config", [{"num_attention_heads": 0}, {"hidden_size": "wide"}, {"num_hidden_layers": None}]
+)
+def test_a_config_that_describes_nothing(tmp_path: Path, config: dict[str, Any]) -> None:
+    with pytest.raises(BadCheckpoint, match=r"config\.json"):
+        on_cpu(folder_of(tmp_path / "model", **config))
+
+
+def test_options_that_mean_nothing(folder: Path) -> None:
+    for options in ({"quant": "int5"}, {"dtype": "float8"}, {"family": "gpt"}):
+        with pytest.raises(UsageError, match=r"int5|float8|gpt"):
+            load_model(str(folder), LoadOptions(device="cpu", **options))
+    with pytest.raises(UsageError, match="abacus"):
+        load_model(str(folder), LoadOptions(device="abacus"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there(folder: Path) -> None:
+    with pytest.raises(EngineError, match="no GPU"):
+        load_model(str(folder), LoadOptions(device="cuda:0"))
+
+
+def test_names_that_are_no_model_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLMTUI_CACHE_DIR", str(tmp_path))
+    with pytest.raises(ModelNotFound):
+        load_model("no-such-model")
+    with pytest.raises(UsageError, match="server"):
+        load_model("http://127.0.0.1:9/v1")
+    assert isinstance(resolve("http://127.0.0.1:9/v1"), ServerSpec)
+
+
+def test_a_model_found_is_the_model_loaded(folder: Path) -> None:
+    info = resolve(str(folder))
+    assert not isinstance(info, ServerSpec)
+    loaded = load(info, LoadOptions(device="cpu"))
+    assert loaded.info.name == str(folder)
+    assert loaded.info.load_seconds > 0
+    assert loaded.info.kv_bytes_per_token == LAYERS * 2 * 2 * 16 * 2
+
+
+# ---- the dtype
+
+
+@pytest.mark.parametrize(
+    ("device", "stored", "capability", "wanted"),
+    [
+        ("cuda", "bfloat16", (8, 0), torch.bfloat16),
+        ("cuda", "bfloat16", (12, 0), torch.bfloat16),
+        ("cuda", "bfloat16", (7, 5), torch.float16),  # it would compute in float32 there
+        ("cuda", "bfloat16", None, torch.float16),
+        ("cuda", "float16", (9, 0), torch.float16),
+        ("cuda", "float32", (9, 0), torch.float16),
+        ("cuda", "", (9, 0), torch.float16),
+        ("cpu", "float16", None, torch.bfloat16),
+        ("cpu", "bfloat16", (9, 0), torch.bfloat16),
+    ],
+)
+def test_the_dtype_by_itself(
+    device: str, stored: str, capability: tuple[int, int] | None, wanted: torch.dtype
+) -> None:
+    assert pick_dtype("auto", torch.device(device), stored, capability) == wanted
+    for name in ("float32", "bfloat16", "float16"):
+        asked = pick_dtype(name, torch.device(device), stored, capability)
+        assert asked == getattr(torch, name)
+
+
+def test_the_dtype_of_a_checkpoint_is_that_of_its_config() -> None:
+    for raw, wanted in (
+        ({"torch_dtype": "bfloat16"}, "bfloat16"),
+        ({"dtype": "bfloat16", "quantization_bit": 4}, "bfloat16"),
+        ({"torch_dtype": "torch.float16"}, "float16"),
+        ({"text_config": {"dtype": "bfloat16"}}, "bfloat16"),
+        ({"torch_dtype": None, "text_config": None}, ""),
+        ({"torch_dtype": ["bfloat16"]}, ""),
+    ):
+        assert stored_dtype(raw) == wanted
+
+
+def test_of_several_gpus_the_oldest_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = [(9, 0), (7, 5)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(gpus))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: gpus[index])
+    assert gpu_capability("cuda:7") is None
+    assert gpu_capability("cuda:0") == (9, 0)
+    assert gpu_capability("cuda:1") == (7, 5)
+    for name in ("auto", "balanced", "cuda"):
+        assert gpu_capability(name) == (7, 5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu_capability("auto") is None

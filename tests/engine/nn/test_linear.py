@@ -1,0 +1,198 @@
+"""Products with packed weights by torch: the same as with the weight they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_packed_weight import int4, normal
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glmtui.engine.nn import linear as linear_layers
+from glmtui.engine.nn.linear import (
+    GEMV_ROWS,
+    CpuHalfLinear,
+    CpuInt4Linear,
+    CpuInt8Linear,
+    Linear,
+    LinearLayer,
+    PackedLinear,
+    cpu_native,
+    cpu_torch,
+    kernel_choice,
+    make_head,
+    make_linear,
+    packed_block,
+)
+from glmtui.engine.nn.packed_weight import BLOCK, PackedWeight, per_row, quantize
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without our own kernels."""
+    monkeypatch.setattr(cpu_native, "available", lambda: False)
+
+
+def make(weight: Tensor | PackedWeight, bias: Tensor | None) -> LinearLayer:
+    """The layer that such a machine's CPU gets, for activations in bfloat16."""
+    dtype = torch.bfloat16
+    return make_linear(
+        weight, bias, dtype, kernel_choice("auto", Path(), torch.device("cpu"), dtype)
+    )
+
+
+@pytest.fixture(autouse=True, params=[torch.bfloat16, torch.float32], ids=str)
+def product(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """Processors that are fast in bfloat16, and those that are not."""
+    for module in (linear_layers, cpu_torch):
+        monkeypatch.setattr(module, "product_dtype", lambda: request.param)
+    dtype: torch.dtype = request.param
+    return dtype
+
+
+TOKENS = [1, 2, GEMV_ROWS, GEMV_ROWS + 1, 33, 1 + max(cpu_torch.FEW_INT4, cpu_torch.FEW_INT8)]
+
+
+def close(ours: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    """Whether a bfloat16 product is within what rounding its factors and result explains."""
+    exact = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
+    size = F.linear(x.double().abs(), weight.double().abs())
+    return bool(((ours.double() - exact).abs() <= 2**-7 * size + 2**-8 * exact.abs()).all())
+
+
+def check(linear: nn.Module, weight: PackedWeight, bias: Tensor | None) -> None:
+    meant = weight.dequantize(torch.float32)
+    for tokens in TOKENS:
+        x = normal(tokens, weight.in_features, seed=tokens).bfloat16()
+        y = linear(x)
+        assert y.dtype == torch.bfloat16
+        assert close(y, x, meant, bias), f"{tokens} tokens"
+
+
+@pytest.mark.parametrize(
+    ("rows", "group", "bias"),
+    [(16, 32, True), (64, 64, False), (100, 128, True), (100, 32, False), (192, 256, False)],
+)
+def test_int4_on_a_cpu(rows: int, group: int, bias: bool) -> None:
+    if not packed_block():
+        pytest.skip("torch packs int4 in an unknown way on this CPU")
+    weight = quantize(normal(rows, 512) + 0.1, 4, group)
+    b = normal(1, rows)[0].bfloat16() if bias else None
+    linear = make(weight, b)
+    assert isinstance(linear, CpuInt4Linear)
+    check(linear, weight, b)
+
+
+def test_int4_without_zeros_and_with_a_scale_per_row() -> None:
+    weight = int4(48, 384, 384, zero=False)
+    linear = make(weight, None)
+    check(linear, weight, None)
+    if packed_block():
+        assert isinstance(linear, CpuInt4Linear)
+        assert linear.group == 128  # the largest of torch's that divides a row
+
+
+def test_int4_rows_beyond_a_block_are_packed_alike() -> None:
+    if not packed_block():
+        pytest.skip("torch packs int4 in an unknown way on this CPU")
+    rows = BLOCK // 4096 + packed_block() + 9
+    weight = quantize(normal(rows, 4096), 4, 128)
+    x = normal(2, 4096).bfloat16()
+    whole, last = (make(w, None)(x) for w in (weight, weight[-64:]))
+    assert torch.equal(whole[:, -64:], last)
+
+
+def test_one_token_and_many_multiply_with_the_same_weight() -> None:
+    """The product of a prompt and of its tokens one by one must not drift apart."""
+    for weight in (quantize(normal(96, 256), 4, 64), quantize(normal(96, 256), 8)):
+        linear = make(weight, None)
+        x = torch.eye(256, dtype=torch.bfloat16)[:16]
+        assert torch.equal(torch.cat([linear(row[None]) for row in x]), linear(x))
+
+
+@pytest.mark.parametrize("columns", [8, 24, 40])
+def test_widths_that_torchs_int8_kernel_reads_beyond_are_not_given_to_it(columns: int) -> None:
+    """With AVX-512 it reads 16 numbers at a time, the last of them beyond the weight's end."""
+    weight = quantize(normal(50, columns), 8)
+    linear = make(weight, None)
+    assert not isinstance(linear, CpuInt8Linear)
+    check(linear, weight, None)
+
+
+@pytest.mark.parametrize("rows", [16, 50])
+def test_int8_on_a_cpu(rows: int) -> None:
+    weight = quantize(normal(rows, 320), 8)
+    b = normal(1, rows)[0].bfloat16()
+    linear = make(weight, b)
+    assert isinstance(linear, CpuInt8Linear)
+    check(linear, weight, b)
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        pytest.param(int4(24, 48, 16), id="groups that torch's kernels do not take"),
+    ],
+)
+def test_other_packings_are_unpacked_for_the_product(weight: PackedWeight) -> None:
+    linear = make(weight, None)
+    assert isinstance(linear, PackedLinear)
+    check(linear, weight, None)
+
+
+def test_int8_in_groups_gets_a_scale_per_row_on_a_cpu() -> None:
+    weight = quantize(normal(24, 96), 8, 32)
+    linear = make(weight, None)
+    assert isinstance(linear, CpuInt8Linear)
+    row = per_row(weight)
+    assert row.group == 96
+    check(linear, row, None)
+    meant = weight.dequantize(torch.float32)
+    off = (row.dequantize(torch.float32) - meant).abs()
+    assert bool((off <= meant.abs().amax(1, keepdim=True) / 254 * 1.1).all())
+    assert isinstance(make_linear(weight, None, torch.float32), PackedLinear)
+
+
+def test_other_dtypes_are_exact() -> None:
+    weight, b = quantize(normal(40, 128), 4, 32), normal(1, 40)[0]
+    linear = make_linear(weight, b, torch.float32)
+    assert isinstance(linear, PackedLinear)
+    x = normal(3, 128)
+    assert torch.equal(linear(x), F.linear(x, weight.dequantize(torch.float32), b))
+
+
+def test_leading_dimensions_come_back() -> None:
+    x = normal(2 * 3, 64).bfloat16().view(2, 3, 64)
+    kinds = (normal(20, 64), quantize(normal(20, 64), 8), quantize(normal(20, 64), 4, 32))
+    for weight in kinds:
+        assert make(weight, None)(x).shape == (2, 3, 20)
+
+
+def test_whole_weights_take_the_dtype_of_activations(product: torch.dtype) -> None:
+    weight, b = normal(8, 16).half(), normal(1, 8)[0]
+    linear = make(weight, b)
+    assert type(linear) is (Linear if product == torch.bfloat16 else CpuHalfLinear)
+    assert linear.nbytes == 8 * 16 * 2
+    for tokens in TOKENS:
+        x = normal(tokens, 16).bfloat16()
+        assert close(linear(x), x, weight.bfloat16(), b.bfloat16())
+    assert isinstance(make_linear(weight, b, torch.float32), Linear)
+
+
+def test_a_half_precision_head_takes_bfloat16() -> None:
+    table = normal(200, 64).half()
+    head = make_head(table, torch.bfloat16)
+    assert isinstance(head, CpuHalfLinear)
+    for tokens in TOKENS:
+        x = normal(tokens, 64, seed=tokens).bfloat16()
+        assert close(head(x), x, table.float())
+    assert isinstance(make_head(table, torch.float16), Linear)
+
+
+def test_modules_say_what_they_hold() -> None:
+    weight = quantize(normal(64, 256), 4, 64)
+    linear = make(weight, None)
+    assert linear.nbytes == weight.nbytes == 64 * 128 + 64 * 4 * 4
+    assert make(quantize(normal(64, 256), 8), None).nbytes == 64 * 258

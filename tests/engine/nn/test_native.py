@@ -1,0 +1,323 @@
+"""The kernels compiled here: torch's numbers, only closer; and who serves where there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.isa_emulation import ISAS, kernels_for
+from test_packed_weight import int4, normal
+from torch import Tensor
+from torch.nn import functional as F
+
+from glmtui.engine.models import chatglm2, llama
+from glmtui.engine.models.gqa_decoder import PreNormDecoder, Shape
+from glmtui.engine.nn import linear, packed_weight
+from glmtui.engine.nn.linear import NativeEmbedding, NativeLinear, kernel_choice, make_linear
+from glmtui.engine.nn.native import build, kernels
+from glmtui.engine.nn.native.library import available
+from glmtui.engine.nn.packed_weight import PackedWeight, quantize
+
+CPU = torch.device("cpu")
+needs_kernels = pytest.mark.skipif(not available(), reason=build.built().problem)
+
+SIZES: dict[str, int] = {"layers": 2, "hidden": 64, "inner": 128, "heads": 4, "kv_heads": 2}
+REST: dict[str, Any] = {"vocab": 96, "context_length": 300, "rms_norm_eps": 1e-5}
+
+
+def shape_of(family: Any, **more: Any) -> Any:
+    sizes: dict[str, Any] = SIZES | REST | {"head_dim": 32, "out_bias": False} | more
+    return family.Config(**sizes)
+
+
+SHAPES = {
+    "llama": (llama, {"qkv_bias": False, "rope_base": 1e4, "tied": False}),
+    "chatglm2": (chatglm2, {"qkv_bias": True, "rope_base": 1e4, "position_scale": 1.0}),
+}
+KINDS = {
+    "int4 g32": (4, 32),
+    "int4 g64": (4, 64),
+    "int4 g192": (4, 192),
+    "int8": (8, None),
+    "int8 g32": (8, 32),
+    "int8 g64": (8, 64),
+}
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Every instruction set in turn, emulated where this machine lacks it."""
+    with kernels_for(request.param, monkeypatch):
+        yield request.param
+
+
+def error(ours: Tensor, exact: Tensor) -> float:
+    """How far off, beside the size of what is meant."""
+    return float((ours.double() - exact).norm() / exact.double().norm())
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tokens", [1, 3, 4, 7, kernels.FEW, kernels.FEW + 1, 40])
+@pytest.mark.parametrize("rows", [50, 300])
+def test_products_are_as_exact_as_their_result_can_say(
+    isa: str, kind: str, tokens: int, rows: int
+) -> None:
+    weight = quantize(normal(rows, 384) + 0.1, *KINDS[kind])
+    bias = normal(1, rows)[0].bfloat16()
+    x = normal(tokens, 384, seed=tokens).bfloat16()
+    exact = F.linear(x.float(), weight.dequantize(torch.float32), bias.float())
+    rounding = error(exact.bfloat16(), exact)
+    # tiles take the weight in bfloat16, which rounds once more
+    allowed = 2 if isa == "amx" and tokens > kernels.FEW else 1.1
+    assert error(kernels.NativeWeight(weight, bias).multiply(x), exact) < allowed * rounding
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_where_torch_has_a_faster_product_many_tokens_go_there(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear.native, "suit", lambda tokens: tokens <= kernels.FEW)
+    monkeypatch.setattr(linear.native, "product_dtype", lambda: dtype)
+    weight, bias = quantize(normal(50, 384), 4, 32), normal(1, 50)[0].bfloat16()
+    x = normal(kernels.FEW + 1, 384).bfloat16()
+    exact = F.linear(x.float(), weight.dequantize(torch.float32), bias.float())
+    assert error(NativeLinear(weight, bias)(x), exact) < 0.01
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [3, kernels.FEW, 21])
+def test_whole_weights_are_multiplied_as_they_are(
+    isa: str, dtype: torch.dtype, tokens: int
+) -> None:
+    weight, bias = normal(50, 96).to(dtype), normal(1, 50)[0].bfloat16()
+    x = normal(2 * tokens, 96).bfloat16().view(2, tokens, 96)
+    exact = F.linear(x.float(), weight.float(), bias.float())
+    y = NativeLinear(weight, bias)(x)
+    assert (y.shape, y.dtype) == (exact.shape, torch.bfloat16)
+    assert error(y, exact) < (2 if isa == "amx" else 1.1) * error(exact.bfloat16(), exact)
+
+
+@needs_kernels
+@pytest.mark.parametrize("block", [2**22, 96 * 16], ids=["at once", "in blocks"])
+def test_a_bias_is_added_before_the_product_is_rounded(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(linear.native, "suit", lambda tokens: False)
+    monkeypatch.setattr(linear.native, "product_dtype", lambda: torch.bfloat16)
+    monkeypatch.setattr(linear.native, "UNPACKED", block)
+    weight, bias = normal(50, 96).bfloat16(), normal(1, 50)[0].bfloat16()
+    x = normal(40, 96).bfloat16()
+    exact = F.linear(x.float(), weight.float(), bias.float())
+    y = NativeLinear(weight, bias)(x)
+    assert error(y, exact) < 1.1 * error(exact.bfloat16(), exact)
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", KINDS)
+def test_unpacking_is_exact(kind: str) -> None:
+    weight = quantize(normal(50, 384), *KINDS[kind])
+    for dtype in (torch.float32, torch.bfloat16):
+        whole = kernels.NativeWeight(weight, None).whole(dtype)
+        assert torch.equal(whole, weight.dequantize(dtype))
+    symmetric = int4(48, 384, 64, zero=False)
+    whole = kernels.NativeWeight(symmetric, None).whole(torch.float32)
+    assert torch.equal(whole, symmetric.dequantize(torch.float32))
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", [*KINDS, "int4 g24", "int8 g8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_rounding_is_torchs_to_the_last_bit(
+    kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bits, group = KINDS.get(kind) or (int(kind[3]), int(kind[6:]))
+    weight = normal(70, 384)
+    weight[3], weight[4, 5:] = 0, 1e-9
+    weight[5] *= 1000
+    weight = weight.to(dtype)
+    ours = quantize(weight, bits, group)
+    monkeypatch.setattr(packed_weight, "rounds", lambda weight, group: False)
+    theirs = quantize(weight, bits, group)
+    assert torch.equal(ours.q, theirs.q)
+    assert torch.equal(ours.scale, theirs.scale)
+    assert (ours.zero is None) == (theirs.zero is None) == (bits == 8)
+    assert ours.zero is None or torch.equal(ours.zero, theirs.zero)
+
+
+@needs_kernels
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rounding_does_not_hide_what_is_no_number(bits: int) -> None:
+    weight = normal(2, 64)
+    weight[1, 40] = torch.nan
+    whole = quantize(weight, bits, 32).dequantize(torch.float32)
+    assert torch.isnan(whole[1, 32:]).all()
+    assert torch.isfinite(whole[0]).all()
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_gets_the_same_to_the_last_bit_in_any_company(kind: str) -> None:
+    layer = NativeLinear(quantize(normal(50, 384), *KINDS[kind]), None)
+    x = normal(kernels.FEW, 384).bfloat16()
+    assert torch.equal(torch.cat([layer(one[None]) for one in x]), layer(x))
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("tokens", [2, kernels.FEW + 2])
+def test_what_is_no_number_stays_none(isa: str, kind: str, bad: float, tokens: int) -> None:
+    layer = NativeLinear(quantize(normal(50, 384), *KINDS[kind]), None)
+    x = normal(tokens, 384).bfloat16()
+    x[1, 70] = bad
+    y = layer(x)
+    assert bool(torch.isfinite(y[[0, *range(2, tokens)]]).all())
+    assert not torch.isfinite(y[1]).any()
+
+
+@needs_kernels
+def test_zeros_and_numbers_far_apart_are_no_trouble() -> None:
+    weight = quantize(normal(50, 384), 8, 64)
+    x = torch.zeros(1, 384, dtype=torch.bfloat16)
+    assert not NativeLinear(weight, None)(x).any()
+    x[0, 5], x[0, 200], x[0, 300] = 1e30, 1e-30, 1.0
+    exact = F.linear(x.float(), weight.dequantize(torch.float32))
+    assert error(NativeLinear(weight, None)(x), exact) < 0.01
+
+
+@needs_kernels
+def test_rows_of_a_packed_table_are_its_rows() -> None:
+    table = quantize(normal(40, 64), 8, 32)
+    ids = torch.tensor([[3, 39, 3]])
+    rows = NativeEmbedding(table)(ids)
+    assert torch.equal(rows, table.dequantize(torch.bfloat16)[ids])
+
+
+@needs_kernels
+def test_what_the_kernels_cannot_read_goes_to_torch() -> None:
+    read = quantize(normal(32, 128), 4, 32)
+    scale = read.scale.float()
+    for weight in (
+        quantize(normal(32, 96), 4, 32),  # no whole block of columns
+        quantize(normal(32, 128), 4, 16),
+        PackedWeight(read.q, scale, None if read.zero is None else read.zero.float()),
+    ):
+        assert kernels.reads(read)
+        assert not kernels.reads(weight)
+        choice = kernel_choice("auto", Path(), CPU, torch.bfloat16)
+        layer = make_linear(weight, None, torch.bfloat16, choice)
+        assert not isinstance(layer, NativeLinear)
+        x = normal(3, weight.in_features).bfloat16()
+        assert error(layer(x), F.linear(x.float(), weight.dequantize(torch.float32))) < 0.02
+
+
+def decoder(key: str, bits: int, group: int | None, **sizes: int) -> PreNormDecoder:
+    """A small decoder of random weights, packed, ready for 300 tokens."""
+    family, more = SHAPES[key]
+    shape: Shape = shape_of(family, **more | sizes)
+    torch.manual_seed(1)
+    model: PreNormDecoder = family.Model(shape)
+    for parameter in model.parameters():
+        parameter.normal_(0, 0.2)
+    for path, slot in list(model.named_modules()):
+        if type(slot).__name__ != "Slot":
+            continue
+        parent, _, name = path.rpartition(".")
+        bias = None if slot.bias is None else slot.bias.bfloat16()
+        weight = slot.weight.half() if name == "head" else quantize(slot.weight, bits, group)
+        setattr(model.get_submodule(parent), name, NativeLinear(weight, bias))
+    table = model.embedding.weight  # a CPU holds most in float16, those of GGUF files as they are
+    if bits == 8:
+        model.embedding = NativeEmbedding(quantize(table, 8, 32))  # type: ignore[assignment]
+    else:
+        table.data = table.half()
+    model.prepare(300, torch.bfloat16, CPU)
+    return model
+
+
+class Uncompiled:
+    """The same decoder layer by layer."""
+
+    def __init__(self, model: PreNormDecoder) -> None:
+        self.model = model
+
+    def __call__(self, ids: Tensor, cache: Any) -> Tensor:
+        native = self.model.__dict__.pop("_native", None)
+        self.model.__dict__["_native"] = None
+        try:
+            return self.model(ids, cache)
+        finally:
+            self.model.__dict__.pop("_native")
+            if native is not None:
+                self.model.__dict__["_native"] = native
+
+
+@needs_kernels
+@torch.inference_mode()
+@pytest.mark.parametrize("key", SHAPES)
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, None)])
+def test_a_step_in_one_call_is_the_step_layer_by_layer(
+    isa: str, key: str, bits: int, group: int | None
+) -> None:
+    model = decoder(key, bits, group)
+    ids = torch.randint(0, 96, (1, 60), generator=torch.Generator().manual_seed(2))
+    layered, called = (model.new_cache(300, torch.bfloat16, CPU) for _ in range(2))
+    assert model._native is not None
+    expected = torch.cat(
+        [Uncompiled(model)(ids[:, i : i + 6], layered) for i in range(0, 60, 6)], 1
+    )
+    ours = torch.cat([model(ids[:, i : i + 6], called) for i in range(0, 60, 6)], 1)
+    assert called.offset == layered.offset == 60
+    assert error(ours, expected) < 0.03  # bfloat16 between the layers on the one side
+    for mine, theirs in zip(
+        called.keys + called.values, layered.keys + layered.values, strict=True
+    ):
+        assert error(mine, theirs.float()) < 0.03
+    # one at a time is the same to the last bit, and so is the last token alone
+    again = model.new_cache(300, torch.bfloat16, CPU)
+    single = torch.cat([model(ids[:, i : i + 1], again) for i in range(60)], 1)
+    assert torch.equal(single, ours)
+    again.trim(54)
+    assert torch.equal(model(ids[:, 54:], again, last_only=True)[0, 0], ours[0, -1])
+    # and many at once are, but for rounding
+    again.trim(7)
+    assert error(model(ids[:, 7:], again), ours[:, 7:]) < 0.01
+    again.trim(7)
+    assert error(model(ids[:, 7:], again, last_only=True), ours[:, -1:]) < 0.01
+
+
+@needs_kernels
+@torch.inference_mode()
+@pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (8, 2), (10, 2), (32, 1)])
+def test_many_tokens_attend_as_a_few_do(isa: str, heads: int, kv_heads: int) -> None:
+    model = decoder("llama", 8, None, heads=heads, kv_heads=kv_heads)
+    ids = torch.randint(0, 96, (1, 290), generator=torch.Generator().manual_seed(3))
+    few, many = (model.new_cache(300, torch.bfloat16, CPU) for _ in range(2))
+    expected = torch.cat([model(part, few) for part in ids.split(kernels.FEW, 1)], 1)
+    ours = torch.cat([model(part, many) for part in ids.split([201, 89], 1)], 1)
+    assert error(ours, expected) < 0.01
+    assert error(ours[:, 150:], expected[:, 150:]) < 0.01
+    assert error(ours[:, -1:], expected[:, -1:]) < 0.01
+
+
+@needs_kernels
+@torch.inference_mode()
+def test_a_step_in_one_call_goes_on_where_the_cache_grows(isa: str) -> None:
+    model = decoder("llama", 4, 32)
+    cache = model.new_cache(300, torch.bfloat16, CPU)
+    cache.keys = [keys[:, :, :50].clone() for keys in cache.keys]
+    cache.values = [values[:, :, :50].clone() for values in cache.values]
+    ids = torch.arange(80)[None] % 96
+    whole = model.new_cache(300, torch.bfloat16, CPU)
+    grown = [model(ids[:, i : i + 20], cache) for i in range(0, 80, 20)]
+    assert cache.room >= 80
+    assert torch.equal(
+        torch.cat(grown, 1),
+        torch.cat([model(ids[:, i : i + 20], whole) for i in range(0, 80, 20)], 1),
+    )

@@ -1,0 +1,239 @@
+"""The Triton kernels without a GPU: right in Triton's interpreter, and compiled for every GPU.
+
+Runs where Triton is installed. The interpreter works in a process of its own, since
+TRITON_INTERPRET is read at import; the compiler needs a target, and no GPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_packed_weight import int4, normal
+from torch.nn import functional as F
+
+from glmtui.engine.bench.shapes import SHAPES
+from glmtui.engine.loading.loader import family_module
+from glmtui.engine.nn.layers import Slot
+from glmtui.engine.nn.linear.reference import GEMV_ROWS
+from glmtui.engine.nn.packed_weight import PackedWeight, quantize
+
+needs_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="Triton is not installed"
+)
+
+# ---- in the interpreter
+
+ROWS = 5  # of a weight: one program with all its rows, and one with a rest
+COLUMNS = (576, 1536, 4096, 13696, 16384)  # of all linear layers of all families
+LONG = 10_000  # columns from which the interpreter takes long: fewer packings
+Make = Callable[[int], PackedWeight]
+PACKINGS: dict[str, Make] = {
+    "int4 g32": lambda columns: quantize(normal(ROWS, columns), 4, 32),
+    "int8": lambda columns: quantize(normal(ROWS, columns), 8),
+    "int4, a scale per row": lambda columns: int4(ROWS, columns, columns, zero=False),
+    "int4 g64 without zero": lambda columns: int4(ROWS, columns, 64, zero=False),
+    "int8 g32": lambda columns: quantize(normal(ROWS, columns), 8, 32),
+}
+REST: dict[str, Callable[[], PackedWeight]] = {
+    "int4 g32, a row of many steps and a rest": lambda: quantize(normal(5, 2144), 4, 32),
+    "int4 g128": lambda: quantize(normal(9, 256), 4, 128),
+    "int4 g16": lambda: int4(6, 48, 16),
+    "int8 g32, less than a step": lambda: quantize(normal(6, 96), 8, 32),
+}
+Use = tuple[int, torch.dtype, bool]
+USES: Sequence[Use] = (  # tokens, dtype, whether there is a bias
+    (1, torch.float16, False),
+    (GEMV_ROWS, torch.bfloat16, True),
+    (3, torch.float16, True),
+    (2, torch.bfloat16, False),
+)
+TOLERANCE = {torch.float16: 2**-10, torch.bfloat16: 2**-7}
+
+
+def test_columns_are_those_of_every_family() -> None:
+    found: set[int] = set()
+    for shape in SHAPES.values():
+        family = family_module(shape.family)
+        with torch.device("meta"):
+            model = family.Model(family.load_config(shape.config))
+        found |= {m.weight.shape[1] for m in model.modules() if isinstance(m, Slot)}
+    assert found == set(COLUMNS)
+
+
+@needs_triton
+def test_in_the_interpreter() -> None:
+    done = subprocess.run(
+        [sys.executable, __file__],
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [name for name, _, _ in cases()]
+
+
+def cases() -> Iterator[tuple[str, PackedWeight, Sequence[Use]]]:
+    """A name, a weight, and how it is used."""
+    for columns in COLUMNS:
+        long = columns > LONG
+        for name, make in list(PACKINGS.items())[: 2 if long else None]:
+            yield f"{name}, {columns} columns", make(columns), USES[1:2] if long else USES[:3]
+    for name, weight in REST.items():
+        yield name, weight(), USES
+
+
+def check(weight: PackedWeight, uses: Sequence[Use]) -> None:
+    from glmtui.engine.nn.linear import triton_kernels
+
+    assert triton_kernels.packs(weight)
+    rows, columns = weight.shape
+    whole = weight.dequantize(torch.float32)
+    assert torch.equal(triton_kernels.unpack(weight, torch.float16), whole.half())
+    for tokens, dtype, with_bias in uses:
+        x = normal(tokens, columns, seed=tokens).to(dtype)
+        bias = normal(1, rows)[0].to(dtype) if with_bias else None
+        exact = F.linear(x.float(), whole, None if bias is None else bias.float())
+        y = triton_kernels.multiply(x, weight, bias)
+        assert y.dtype == dtype
+        size = float(exact.square().mean().sqrt())
+        # the interpreter cuts bfloat16 off, where a GPU rounds
+        torch.testing.assert_close(y.float(), exact, rtol=TOLERANCE[dtype], atol=1e-3 * size)
+
+
+# ---- compiled
+
+CAPABILITIES = (75, 80, 86, 89, 90, 120)
+MULTIPROCESSOR = 65_536
+Signature = dict[str, Any]
+
+
+@needs_triton
+def test_the_bounds_of_registers_leave_room_for_several_blocks() -> None:
+    from glmtui.engine.nn.linear.triton_kernels import REGISTERS
+
+    # as many as hide how long memory takes: most for one token, where reading it is all there is
+    blocks = {use: MULTIPROCESSOR // (128 * bound) for use, bound in REGISTERS.items()}
+    assert blocks == {1: 6, 2: 4, GEMV_ROWS: 3}
+
+
+@pytest.fixture
+def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's, with a cache of its own, so that all is compiled anew and nothing is left."""
+    pytest.importorskip("triton", "3.5", reason="the compiler of Triton 3.5 or later is needed")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(
+    ("bits", "group", "dtype", "tokens"),
+    [
+        (4, 32, "fp16", 1),
+        (4, 64, "fp16", 2),
+        (4, 32, "bf16", GEMV_ROWS),
+        (8, 4096, "fp16", GEMV_ROWS),
+    ],
+)
+def test_products_compile_without_spills(
+    tmp_path: Path, capability: int, bits: int, group: int, dtype: str, tokens: int
+) -> None:
+    from glmtui.engine.nn.linear import triton_kernels
+
+    signature: Signature = {"x": f"*{dtype}", "q": "*u8" if bits == 4 else "*i8"}
+    signature |= {"scale": "*fp16", "zero": "*fp16", "bias": f"*{dtype}", "y": f"*{dtype}"}
+    signature |= {"rows": "i32", "columns": "i32", "tokens": "i32"}
+    constants = constants_of(bits, group) | {"TOKENS": tokens, "ZERO": group == 32, "BIAS": True}
+    if tokens == 1:  # as Triton itself takes a 1
+        constants["tokens"] = 1
+    limit = triton_kernels.REGISTERS[tokens]
+    used = compiled(triton_kernels._multiply, signature, constants, capability, tmp_path, limit)
+    assert used["STACK"] == used["LOCAL"] == 0, "registers are spilled"
+    assert used["REG"] <= limit
+
+
+@pytest.mark.usefixtures("compiler")
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_unpacking_compiles_without_spills(tmp_path: Path, capability: int) -> None:
+    from glmtui.engine.nn.linear import triton_kernels
+
+    signature: Signature = {"q": "*u8", "scale": "*fp16", "zero": "*fp16", "whole": "*fp16"}
+    signature |= {"rows": "i32", "columns": "i32"}
+    constants = constants_of(bits=4, group=32) | {"ZERO": True}
+    used = compiled(triton_kernels._unpack, signature, constants, capability, tmp_path)
+    assert used["STACK"] == used["LOCAL"] == 0, "registers are spilled"
+    assert used["REG"] <= 64  # which lets a multiprocessor hold 8 blocks
+
+
+def constants_of(bits: int, group: int) -> dict[str, Any]:
+    """What `multiply` and `unpack` take from a weight."""
+    from glmtui.engine.nn.linear import triton_kernels
+
+    q = torch.empty(1, group * bits // 8, dtype=torch.uint8 if bits == 4 else torch.int8)
+    weight = PackedWeight(q, torch.empty(1, 1))
+    return {
+        "BITS": bits,
+        "GROUP": group,
+        "STRIP": triton_kernels.strip(weight),
+        "STRIPS": triton_kernels.strips(weight),
+        "ROWS": triton_kernels.ROWS,
+    }
+
+
+def compiled(
+    kernel: Any,
+    signature: Signature,
+    constants: dict[str, Any],
+    capability: int,
+    folder: Path,
+    registers: int | None = None,
+) -> dict[str, int]:
+    """Compiles a kernel as it is launched; returns what a thread takes, as cuobjdump says it.
+
+    Tensors and numbers of rows and columns are multiples of 16, as in every released model.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from glmtui.engine.nn.linear import triton_kernels
+
+    signature = signature | dict.fromkeys(constants, "constexpr")
+    names = kernel.arg_names
+    signature = {name: signature[name] for name in names}
+    aligned = [["tt.divisibility", 16]]
+    attributes = {
+        (i,): aligned
+        for i, name in enumerate(names)
+        if signature[name].startswith("*") or name in ("rows", "columns")
+    }
+    source = ASTSource(
+        kernel, signature, {(names.index(n),): value for n, value in constants.items()}, attributes
+    )
+    options = triton_kernels.OPTIONS | {"maxnreg": registers}
+    target = GPUTarget("cuda", capability, 32)
+    binary = triton.compile(source, target=target, options=options)
+    file = folder / "kernel.cubin"
+    file.write_bytes(binary.asm["cubin"])
+    said = subprocess.run(
+        [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return {name: int(number) for name, number in re.findall(r"\b([A-Z]+):(\d+)", said)}
+
+
+if __name__ == "__main__":
+    for name, weight, uses in cases():
+        check(weight, uses)
+        print(name)

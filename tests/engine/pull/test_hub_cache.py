@@ -1,0 +1,23 @@
+"""The hub's cache, where it may not be written to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.fake_hub import Hub
+from test_hub import REPO, hub
+
+from glmtui.engine.pull import pull
+
+__all__ = ["hub"]
+
+
+def test_a_cache_that_has_all_is_not_written_to(hub: Hub, tmp_path: Path) -> None:
+    def state() -> dict[str, tuple[int, int]]:
+        found = {path: path.lstat() for path in (tmp_path / "hub").rglob("*")}
+        return {str(path): (status.st_ino, status.st_mtime_ns) for path, status in found.items()}
+
+    pull(REPO, endpoint=hub.url)
+    before = state()
+    pull(REPO, endpoint=hub.url)
+    assert state() == before

@@ -1,0 +1,299 @@
+"""Whatever glmtui waits for (a server, a disk) can be left, and what is asked next goes ahead."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.emulated_terminal import Start, Terminal
+from support.fake_server import Exchange, delta, serving
+from support.scripted_model import ScriptedModel
+
+from glmtui.chat import Message
+from glmtui.engine import open_model as opening
+from glmtui.engine import thread
+from glmtui.engine.api import (
+    Delta,
+    Event,
+    Finished,
+    LoadCancelled,
+    LoadFailed,
+    Loading,
+    LoadOptions,
+    ModelInfo,
+    Ready,
+    Request,
+    ServerSpec,
+    Target,
+)
+from glmtui.engine.thread import EngineThread
+
+PATIENCE = 20.0  # seconds
+LIMIT = 10.0  # for what takes less than a second, on a machine that does nothing else
+INFO = ModelInfo("toy", Path("/nowhere"), "llama", 64, 0, "float32")
+
+
+class Desk:
+    """An EngineThread, and what it says."""
+
+    def __init__(self) -> None:
+        self.events: queue.Queue[Event] = queue.Queue()
+        self.engine = EngineThread(self.events.put)
+        self.engine.start()
+
+    def load(self, target: Target) -> None:
+        self.engine.load(target, LoadOptions())
+
+    def ask(self, request_id: int = 1) -> str:
+        """The text of a reply."""
+        self.engine.submit(Request(request_id, (Message("user", "hi"),)))
+        return "".join(e.text for e in self.until(Finished) if isinstance(e, Delta))
+
+    def until(self, *kinds: type[Event]) -> list[Event]:
+        seen = [self.events.get(timeout=PATIENCE)]
+        while not isinstance(seen[-1], kinds):
+            seen.append(self.events.get(timeout=PATIENCE))
+        return seen
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    made = Desk()
+    yield made
+    assert made.engine.close(PATIENCE)
+
+
+def opening_with(monkeypatch: pytest.MonkeyPatch, opened: list[Callable[..., Any]]) -> None:
+    """What the next loads do, in order, in place of reading a folder."""
+    turns = iter(opened)
+
+    def open_model(target: Target, options: LoadOptions, hook: Any, cancelled: Any) -> Any:
+        return next(turns)(cancelled)
+
+    monkeypatch.setattr(opening, "open_model", open_model)
+
+
+# ---- loads
+
+
+def drip(exchange: Exchange) -> None:
+    """A list of models that never ends, a byte at a time."""
+    exchange.send_response(200)
+    exchange.send_header("Content-Length", "100000")
+    exchange.end_headers()
+    while True:
+        exchange.wfile.write(b" ")
+        time.sleep(0.02)
+
+
+def hush(exchange: Exchange) -> None:
+    exchange.wait_for_hang_up(PATIENCE)
+
+
+def drip_headers(exchange: Exchange) -> None:
+    exchange.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        exchange.wfile.write(b"X-More: 1\r\n")
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("wait", [drip, hush, drip_headers])
+def test_a_server_that_never_ends_its_list_is_left_for_the_next(
+    desk: Desk, wait: Callable[[Exchange], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread, "GRACE_SECONDS", 1e6)  # it has to come back by itself
+    asked = threading.Event()
+
+    def slow(exchange: Exchange) -> None:
+        asked.set()
+        wait(exchange)
+
+    def quick(exchange: Exchange) -> None:
+        if not exchange.models():
+            exchange.say("here")
+
+    with serving(slow) as stuck, serving(quick) as sound:
+        desk.load(ServerSpec(stuck.url))
+        assert asked.wait(PATIENCE)
+        desk.load(ServerSpec(sound.url))
+        assert isinstance(desk.until(Ready, LoadFailed)[-1], Ready)
+        assert desk.ask() == "here"
+
+
+def test_a_name_that_is_never_found_is_left_for_the_next(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import socket
+
+    monkeypatch.setattr(thread, "GRACE_SECONDS", 1e6)
+
+    asked, over = threading.Event(), threading.Event()
+    real = socket.getaddrinfo
+
+    def look_up(host: Any, *args: Any, **options: Any) -> Any:
+        if host in (b"slow.example", "slow.example"):
+            asked.set()
+            over.wait(PATIENCE)
+            raise socket.gaierror(-2, "Name or service not known")
+        return real(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with serving(lambda exchange: exchange.models() or exchange.say("here")) as sound:
+        desk.load(ServerSpec("http://slow.example/v1"))
+        assert asked.wait(PATIENCE)
+        desk.load(ServerSpec(sound.url))
+        assert isinstance(desk.until(Ready, LoadFailed)[-1], Ready)
+        assert desk.ask() == "here"
+    over.set()
+
+
+def test_a_load_that_waits_for_a_disk_is_left_for_the_next(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread, "GRACE_SECONDS", 0.1)
+    begun, disk = threading.Event(), threading.Event()
+    late = ScriptedModel(["late"])
+
+    def stuck(cancelled: threading.Event) -> ScriptedModel:
+        begun.set()
+        assert disk.wait(PATIENCE)  # as a read does, this does not look at `cancelled`
+        return late
+
+    opening_with(monkeypatch, [stuck, lambda cancelled: ScriptedModel(["new"])])
+    desk.load(INFO)
+    assert begun.wait(PATIENCE)
+    desk.load(INFO)
+    assert desk.ask() == "new"
+    disk.set()  # it answers after all: its model is not wanted, and closed
+    for worker in desk.engine._left:
+        worker.join(PATIENCE)
+    assert late.closed
+    assert desk.ask(2) == "new"
+    assert not any(isinstance(event, (Ready, Loading)) for event in desk.events.queue)
+
+
+def test_an_abandoned_load_that_works_is_waited_for(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path("/proc/self/schedstat").exists():
+        pytest.skip("this system does not tell what a thread does")
+    monkeypatch.setattr(thread, "GRACE_SECONDS", 0.1)
+    begun, ended = threading.Event(), threading.Event()
+
+    def busy(cancelled: threading.Event) -> ScriptedModel:
+        begun.set()
+        deadline = time.thread_time() + 0.4
+        while time.thread_time() < deadline:
+            pass
+        ended.set()
+        raise LoadCancelled
+
+    def after(cancelled: threading.Event) -> ScriptedModel:
+        assert ended.is_set()
+        return ScriptedModel(["new"])
+
+    opening_with(monkeypatch, [busy, after])
+    desk.load(INFO)
+    assert begun.wait(PATIENCE)
+    desk.load(INFO)
+    assert isinstance(desk.until(Ready, LoadFailed)[-1], Ready)
+    assert desk.engine._left == []
+
+
+def test_closing_in_a_load_that_does_not_come_back_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = Desk()
+    begun, disk = threading.Event(), threading.Event()
+
+    def stuck(cancelled: threading.Event) -> ScriptedModel:
+        begun.set()
+        disk.wait(PATIENCE)
+        raise LoadCancelled
+
+    opening_with(monkeypatch, [stuck])
+    desk.load(INFO)
+    assert begun.wait(PATIENCE)
+    assert not desk.engine.close(0.05)
+    disk.set()
+    assert desk.engine.close(PATIENCE)
+
+
+# ---- replies, in the app
+
+
+def blanks(exchange: Exchange) -> None:
+    exchange.start()
+    while True:
+        exchange.write(b"\n")
+        time.sleep(0.01)
+
+
+def comments(exchange: Exchange) -> None:
+    exchange.start()
+    exchange.event(delta("Well,"))
+    while True:
+        exchange.write(b": " + b"x" * 10_000 + b"\n\n")
+
+
+def one_event(exchange: Exchange) -> None:
+    exchange.start()
+    exchange.event(delta("Well,"))
+    exchange.write(b"data: {")
+    while True:
+        exchange.write(b" ")
+        time.sleep(0.001)
+
+
+def words(exchange: Exchange) -> None:
+    exchange.start()
+    while True:
+        exchange.event(delta("word "))
+
+
+@pytest.mark.parametrize(
+    ("answer", "leave"),
+    [(blanks, "stop"), (words, "stop"), (comments, "quit"), (one_event, "quit")],
+)
+def test_a_stream_that_never_ends_is_left_within_a_second(
+    glmtui: Start, answer: Callable[[Exchange], None], leave: str
+) -> None:
+    asked, left = threading.Event(), threading.Event()
+
+    def endless(exchange: Exchange) -> None:
+        if exchange.models():
+            return
+        asked.set()
+        try:
+            answer(exchange)
+        except OSError:
+            left.set()
+            raise
+
+    with serving(endless) as server:
+        terminal = glmtui("-m", server.url)
+        terminal.shows("ready")
+        terminal.press(b"Go\r")
+        terminal.until(asked.is_set)
+        if leave == "stop":
+            stop(terminal, left)
+        terminal.press(b"\x11")
+        began = time.monotonic()
+        assert terminal.ends() == 0
+        assert time.monotonic() - began < LIMIT
+
+
+def stop(terminal: Terminal, left: threading.Event) -> None:
+    """Presses Esc until the server sees that nobody listens."""
+    terminal.press(b"\x1b")
+    began = time.monotonic()
+    terminal.until(left.is_set)
+    assert time.monotonic() - began < LIMIT
+    terminal.shows("stopped")

@@ -1,0 +1,176 @@
+"""Under a running app: an editor in its file, another glmtui, a clock that goes back."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import threading
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from support.app_pilot import folders, running
+from support.emulated_terminal import Start, Terminal
+from support.fake_server import Exchange, delta, serving
+from support.session_driver import Desk
+
+from glmtui import chat
+from glmtui.chat import Conversation, Message
+from glmtui.store import Store
+
+
+def saved(folder: Path) -> list[str]:
+    return [message.content for message in Store(folder / "data/conversations").load("last").path]
+
+
+def kept(folder: Path) -> Path:
+    """A conversation on disk, as an earlier run left it."""
+    talk = Conversation.new().add(Message("user", "Old question"))
+    talk = talk.add(Message("assistant", "Old answer", finish_reason="stop"))
+    with Store(folder / "data/conversations") as store:
+        return store.save(talk)
+
+
+def ask(terminal: Terminal, text: str) -> None:
+    terminal.press(text.encode() + b"\r")
+
+
+@pytest.mark.parametrize(("way", "ends"), [("", True), ("/open", True), ("", False)])
+def test_a_file_edited_by_hand_while_a_reply_is_written(
+    glmtui: Start, tmp_path: Path, way: str, ends: bool
+) -> None:
+    """The file stays as it was edited, and what is said goes on in a copy."""
+    edited = threading.Event()
+
+    def answer(exchange: Exchange) -> None:
+        if exchange.models():
+            return
+        exchange.start()
+        exchange.event(delta("First half, "))
+        edited.wait(60)
+        if not ends:
+            exchange.event(delta("and "))
+            exchange.wait_for_hang_up()
+        exchange.event(delta("second half."))
+        exchange.event(delta(finish="stop"))
+        exchange.end()
+
+    path = kept(tmp_path)
+    with serving(answer) as server:
+        terminal = glmtui("--continue", "-m", server.url)
+        terminal.shows("ready")
+        ask(terminal, "New question")
+        terminal.shows("First half")
+        terminal.until(lambda: "First half" in path.read_text())
+        by_hand = path.read_text().replace("Old answer", "My words")
+        path.write_text(by_hand)
+        edited.set()
+        terminal.shows("second half." if ends else "half, and")
+        terminal.shows(path.name[:20])  # the notice names the file
+        terminal.shows("You go on in a copy")
+        assert path.read_text() == by_hand
+        terminal.until(lambda: len(list(path.parent.glob("*.toml"))) == 2)
+        assert "not saved" not in "\n".join(terminal.page.display)
+        if way == "/open":  # the file as it is now
+            (copy,) = set(path.parent.glob("*.toml")) - {path}
+            terminal.until(lambda: "second half" in copy.read_text())
+            os.utime(path)  # the newest, first in the list
+            ask(terminal, "/open Old")
+            terminal.shows("Enter opens")
+            terminal.press(b"\r")
+            terminal.shows("My words")
+        terminal.press(b"\x11")  # Ctrl+Q
+        assert terminal.ends() == 0
+    assert path.read_text() == by_hand
+    (other,) = set(path.parent.glob("*.toml")) - {path}
+    contents = [m.content for m in Store(path.parent).load(other.stem[-8:]).path]
+    assert contents[1:3] == ["Old answer", "New question"]
+    assert contents[3].startswith("First half, ")
+    assert contents[3].endswith("second half.") is ends
+
+
+def test_two_apps_on_one_conversation(glmtui: Start, tmp_path: Path) -> None:
+    """What is said in the second is in a copy before its model hears of it."""
+    path = kept(tmp_path)
+    asked_with: list[int] = []
+
+    def answer(exchange: Exchange) -> None:
+        if not exchange.models():
+            texts = [file.read_text() for file in path.parent.glob("*.toml")]
+            if len(asked_with) < 2:
+                asked_with.append(sum("From the" in text for text in texts))
+            exchange.say("Fine.")
+
+    with serving(answer) as server:
+        first = glmtui("--continue", "-m", server.url)
+        first.shows("ready")
+        ask(first, "From the first")
+        first.shows("Fine.")
+        first.until(lambda: "Fine." in path.read_text())
+        second = glmtui("--continue", "-m", server.url)
+        second.shows("ready")
+        ask(second, "From the second")
+        second.shows("is open in another")
+        second.shows("You go on in a copy")
+        second.until(lambda: "\n".join(second.page.display).count("Fine.") == 2)
+        second.shows(f"{first.process.pid} on")
+        assert "not saved" not in "\n".join(second.page.display)
+        assert asked_with == [1, 2]
+        ask(first, "Again")
+        first.until(lambda: "Again" in path.read_text())
+        for app in (first, second):
+            app.press(b"\x11")
+            assert app.ends() == 0
+    contents = [
+        [m.content for m in Store(path.parent).load(p.stem[-8:]).path]
+        for p in sorted(path.parent.glob("*.toml"), key=lambda p: p != path)
+    ]
+    assert contents[0][2:5] == ["From the first", "Fine.", "Again"]
+    assert contents[1][4:] == ["From the second", "Fine."]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+@pytest.mark.usefixtures(folders.__name__)
+async def test_a_disk_without_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """As NFS without its lock daemon: it is said, once, and all goes on."""
+
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    async with running() as desk:
+        await desk.ask("Question")
+        await desk.shows("has no locks")
+        await desk.shows(os.strerror(number))
+        desk.app.chat.notice.tell("locks", "")
+        await desk.ask("Again")
+        assert "has no locks" not in desk.screen()
+        contents = [m.content for m in desk.store.load("last").path]
+        assert contents[::2] == ["Question", "Again"]
+
+
+def test_a_clock_that_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of day decides nothing but what is written down as the time of day."""
+    desk = Desk(tmp_path)
+    desk.ask("Before")
+    today = datetime.now(timezone.utc)
+    monkeypatch.setattr(chat, "now", lambda: today - timedelta(days=4000))
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    desk.ask("After")
+    assert [m.content for m in desk.on_disk().path][::2] == ["Before", "After"]
+    first, last = desk.on_disk().path[0], desk.on_disk().path[2]
+    assert first.created is not None
+    assert last.created is not None
+    assert last.created < first.created
+    assert desk.saver.close(5) == ()
+    desk.disk.close()
+    desk.engine.close(5)
+    again = Store(tmp_path)
+    (summary,) = again.summaries()
+    assert again.problems == ()
+    again.save(again.load(summary.id).add(Message("user", "Once more")))
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".toml")] == [
+        f".{summary.id}.lock"
+    ]
+    again.close()

@@ -1,0 +1,204 @@
+"""Text made to be slow: it is laid out in a bounded time, or shown as it stands.
+
+Limits are of this thread's processor time, several times what the program allows itself.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from support.call_counter import calls
+from support.transcript_app import Stage, reply
+
+from glmtui.store.format import LARGE_TOML, peek
+from glmtui.ui.markdown import document, highlight
+from glmtui.ui.markdown import stream as streaming
+from glmtui.ui.markdown.document import render
+from glmtui.ui.markdown.highlight import highlight as highlighted
+from glmtui.ui.markdown.stream import MarkdownStream
+from glmtui.ui.markdown.styled_text import Span, wrap
+from glmtui.ui.markdown.time_limit import OutOfTime, within
+
+SIZE = 40_000
+MARK = "\u0301"
+
+
+def repeated(part: str, size: int = SIZE) -> str:
+    return (part * (size // len(part) + 1))[:size]
+
+
+NASTY = {
+    "emphasis": repeated("a*"),
+    "mixed emphasis": repeated("a**b*c "),
+    "links": repeated("[a](b)"),
+    "nested brackets": "[" * (SIZE // 2) + "]" * (SIZE // 2),
+    "backticks": repeated("`a``b"),
+    "list items": repeated("- a\n"),
+    "items in quotes": repeated("> - 1. "),
+    "columns": "|" + "a|" * 10_000 + "\n|" + "-|" * 10_000 + "\n|" + "b|" * 10_000,
+    "ragged rows": "|" + "a|" * 1000 + "\n|" + "-|" * 1000 + "\n" + "x\n" * 1000,
+    "fences": repeated("```py\na\n```\n"),
+    "lines": repeated("a\n"),
+    "accented lines": repeated(MARK + "\n"),
+    "flags": "🇦" * SIZE,
+    "parentheses": repeated(r"\("),
+    "overlines": "$" + r"\overline{" * 18 + "a" * 1500 + "}" * 18 + "$",
+    "fractions": "$$" + repeated(r"\frac{", 1900) + "$$",
+    "one long line": "word " * 50_000,
+    "one long word": "a" * 250_000,
+    "punctuation": repeated("，", 100_000),
+    "spaces": "a" + " " * 250_000 + "b",
+}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Of this thread's processor time."""
+    began = time.thread_time()
+    work()
+    return time.thread_time() - began
+
+
+def letters(text: str) -> str:
+    return "".join(text.split())
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_a_message(name: str) -> None:
+    shown = []
+    assert seconds(lambda: shown.extend(render(NASTY[name], 80))) < 8 * document.MOST_SECONDS
+    assert shown
+
+
+@pytest.mark.parametrize("name", ["links", "accented lines", "ragged rows"])
+def test_a_reply_as_it_is_written(name: str) -> None:
+    text, stream = NASTY[name], MarkdownStream(80)
+    for n in range(0, len(text), 2000):
+        took = seconds(lambda n=n: stream.feed(text[n : n + 2000]))  # type: ignore[misc]
+        assert took < 20 * streaming.MOST_SECONDS
+    stream.finish()
+    if stream.plain:
+        assert letters("".join(line.text for line in stream.lines)).endswith(letters(text[-2000:]))
+
+
+@pytest.mark.parametrize("language", ["perl", "html", "cpp"])
+@pytest.mark.parametrize("part", ["s{", "<", '"'])
+def test_code(language: str, part: str) -> None:
+    code = repeated(part)
+    highlighted("", language)  # its lexer is imported
+    spans: list[Span] = []
+    took = seconds(lambda: spans.extend(highlighted(code, language)))
+    assert took < 20 * highlight.MOST_SECONDS
+    assert "".join(span.text for span in spans) == code
+
+
+def test_a_lexer_that_loses_text_is_not_used() -> None:
+    code = "\n " * 20
+    assert "".join(span.text for span in highlighted(code, "console")) == code
+
+
+async def test_thousands_of_accents_in_one_place_do_not_reach_the_terminal() -> None:
+    app = Stage()
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        before = app.bytes
+        text = "a" + MARK * 50_000
+        app.transcript.begin(reply("", finish_reason=None))
+        for n in range(0, len(text), 5000):
+            app.transcript.append(text[n : n + 5000])
+        await pilot.pause()
+        app.transcript.finish(reply(text))
+        await pilot.pause()
+        assert app.bytes - before < 24 * 80 * 100
+        assert any("a" + MARK in row for row in app.rows) or any("á" in row for row in app.rows)
+
+
+def test_wrapping_does_work_in_proportion() -> None:
+    def work(part: str, size: int) -> int:
+        return calls(lambda: wrap([Span(repeated(part, size))], 80))
+
+    for part in ("（ ", "， ", "字      ", "a" + MARK, "🇦🇧", "，", "a"):
+        assert work(part, 12_000) < 5 * work(part, 3_000), part
+
+
+def test_a_list_does_not_parse_a_large_file_that_is_laid_out_otherwise() -> None:
+    """One line of `messages = [...]`, of which tomli takes 57 times the memory."""
+    message = '{role = "user", content = "hello"}, '
+    body = message * (LARGE_TOML // len(message) + 2)
+    text = f'title = "Imported"\nmodel = "m"\nmessages = [{body}]\n'
+    there = []
+    assert calls(lambda: there.append(peek(text, "toml"))) < 1000
+    assert (there[0].title, there[0].model) == ("Imported", "m")
+    keys = "\n".join(f"k{n} = {n}" for n in range(LARGE_TOML // 8))
+    text = f'title = "Keys"\n{keys}\n[[messages]]\nrole = "user"\ncontent = "a"\n'
+    assert calls(lambda: there.append(peek(text, "toml"))) < 1000
+    text = f'title = "Last"\n\n[[messages]]\nrole = "user"\ncontent = "a"\n{keys}\n'
+    assert calls(lambda: there.append(peek(text, "toml"))) < 1000
+    assert [one.message_count for one in there[1:]] == [1, 1]
+    json_text = json.dumps({"title": "J", "messages": [{"role": "user", "content": "a"}] * 50_000})
+    assert peek(json_text, "json").message_count == 50_000
+
+
+# ---- the limit itself
+
+
+def burn(seconds: float) -> str:
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        sum(range(100))
+    return "done"
+
+
+def test_a_limit() -> None:
+    handler = signal.getsignal(signal.SIGALRM)
+    assert within(5, lambda: burn(0.02)) == "done"
+    with pytest.raises(OutOfTime):
+        within(0.02, lambda: burn(60))
+    with pytest.raises(ZeroDivisionError):
+        within(5, lambda: 1 / 0)
+    assert signal.getsignal(signal.SIGALRM) == handler
+
+
+def test_a_limit_within_a_limit() -> None:
+    def inner() -> str:
+        try:
+            return within(60, lambda: burn(60))
+        except OutOfTime:  # the outer one's
+            return burn(60)
+
+    def inner_first() -> str:
+        try:
+            return within(0.02, lambda: burn(60))
+        except OutOfTime:
+            return "plain"
+
+    with pytest.raises(OutOfTime):
+        within(0.05, inner)
+    assert within(5, inner_first) == "plain"
+
+
+def test_a_limit_is_of_work_not_of_waiting() -> None:
+    assert within(0.05, lambda: time.sleep(0.3)) is None
+
+
+def test_a_limit_leaves_another_timer_running() -> None:
+    before = signal.setitimer(signal.ITIMER_REAL, 600)
+    try:
+        within(5, lambda: burn(0.05))
+        left, interval = signal.getitimer(signal.ITIMER_REAL)
+        assert 0 < left < 600
+        assert interval == 0
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *before)
+
+
+def test_another_thread_has_no_limit() -> None:
+    done: list[str] = []
+    thread = threading.Thread(target=lambda: done.append(within(0.01, lambda: burn(0.1))))
+    thread.start()
+    thread.join(60)
+    assert done == ["done"]

@@ -1,0 +1,88 @@
+"""The catalogues of the interface's words: made from the sources by Babel.
+
+``python -m tests.support.catalogue`` takes what is new in the sources into every
+``glmtui/locale/*/LC_MESSAGES/glmtui.po`` and compiles it. New words stand there untranslated,
+changed ones are marked fuzzy: translate them, take the mark away, and run it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+from babel.messages.catalog import Catalog
+from babel.messages.extract import extract_from_dir
+from babel.messages.mofile import write_mo
+from babel.messages.pofile import read_po, write_po
+
+from glmtui.commands import COMMANDS
+from glmtui.config import SETTINGS
+from glmtui.language import FOLDER, LANGUAGES
+
+SOURCES = FOLDER.parent
+DAY = datetime(2026, 1, 1, tzinfo=timezone.utc)  # the same words make the same file
+
+
+def in_tables() -> Iterator[tuple[str, str]]:
+    """Words that stand plain in a table and are looked up where they are shown, and where."""
+    for command in COMMANDS:
+        yield from ((command.title, "commands.py"), (command.help, "commands.py"))
+    for row in SETTINGS:
+        yield from ((row.help, "config.py"), (row.form, "config.py"))
+
+
+def template() -> Catalog:
+    """Every word of the sources, untranslated."""
+    catalogue = Catalog(project="glmtui", charset="utf-8", fuzzy=False)
+    keywords = {"_": None, "N_": None, "ngettext": (1, 2)}
+    found = extract_from_dir(str(SOURCES), [("**.py", "python")], keywords=keywords)
+    for name, _line, message, _comments, _context in sorted(found, key=lambda row: row[:2]):
+        catalogue.add(message, locations=[(name, None)])
+    for message, name in in_tables():
+        catalogue.add(message, locations=[(name, None)])
+    return catalogue
+
+
+def path(language: str) -> Path:
+    """The catalogue of a language, as a person edits it."""
+    return FOLDER / language / "LC_MESSAGES" / "glmtui.po"
+
+
+def load(language: str) -> Catalog:
+    """The catalogue of a language."""
+    with path(language).open("rb") as file:
+        return read_po(file, locale=language)
+
+
+def update(language: str) -> None:
+    """Takes what is new in the sources in, and compiles."""
+    file = path(language)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    old = load(language) if file.exists() else Catalog(locale=language)
+    catalogue = Catalog(
+        locale=language,
+        project="glmtui",
+        version="1",
+        header_comment=f"# The words of glmtui in {old.locale.english_name}.",
+        msgid_bugs_address="none",
+        last_translator="none",
+        language_team="none",
+        creation_date=DAY,
+        revision_date=DAY,
+        charset="utf-8",
+        fuzzy=False,
+    )
+    for message in old:
+        if message.id:
+            catalogue[message.id] = message
+    catalogue.update(template(), update_header_comment=False, update_creation_date=False)
+    with file.open("wb") as target:
+        write_po(target, catalogue, width=96, ignore_obsolete=True, include_lineno=False)
+    with file.with_suffix(".mo").open("wb") as target:
+        write_mo(target, catalogue)
+
+
+if __name__ == "__main__":
+    for name in LANGUAGES[1:]:
+        update(name)

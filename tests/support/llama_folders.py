@@ -1,0 +1,27 @@
+"""Folders of a small Llama with random weights, sound but for what a test changes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from support.checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
+
+
+def checkpoint(
+    folder: Path, edit: Callable[[dict[str, Tensor]], object] = lambda tensors: None, **config: Any
+) -> Path:
+    """A small Llama; `edit` changes its weights, and `config` its config.json."""
+    files = llama_files() | {"config.json": json.dumps(LLAMA_CONFIG | config).encode()}
+    del files["model.safetensors"]
+    write_folder(folder, files)
+    weights = {hub_name(k): torch.from_numpy(v).half() for k, v in llama_tensors().items()}
+    edit(weights)
+    save_file(weights, folder / "model.safetensors")
+    return folder

@@ -1,0 +1,106 @@
+"""Desk: a session with a real store, a FakeEngine, and a loop of its own instead of a screen."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from glmtui.chat import Conversation, Message
+from glmtui.engine.api import LoadOptions, ServerSpec
+from glmtui.errors import StoreError
+from glmtui.store import Store
+from glmtui.ui.session.reply_state import Place
+from glmtui.ui.session.saver import Saver
+from glmtui.ui.session.session import Session
+from support.fake_engine import FakeEngine
+
+TARGET = ServerSpec("http://fake/v1")
+
+
+class Page:
+    """A View that remembers."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.note = ""
+        self.places: dict[str, Place] = {}
+
+    def show(self, messages: Sequence[Message], places: Mapping[str, Place]) -> None:
+        self.texts = [message.content for message in messages]
+        self.places = dict(places)
+
+    def begin(self, message: Message, place: Place | None) -> None:
+        self.texts.append(message.content)
+
+    def append(self, text: str) -> None:
+        self.texts[-1] += text
+
+    def finish(self, message: Message, note: str = "") -> None:
+        self.texts[-1], self.note = message.content, note
+
+
+class Desk:
+    """A session with all that it needs and a loop of its own.
+
+    Attributes:
+        disk: a real store; set `disk_error` to make it fail.
+    """
+
+    def __init__(self, folder: Path, *, loaded: bool = True) -> None:
+        self.disk = Store(folder)
+        self.disk_error: StoreError | None = None
+        self.saves: list[Conversation] = []
+        self.reports: list[StoreError | None] = []
+        self.released: list[str] = []
+        self.page = Page()
+        self.calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.saver = Saver(self, self.reports.append)
+        self.session = Session(
+            Conversation.new(system="Be brief."),
+            self.saver,
+            self.page,
+            soon=self.calls.put,
+            changed=lambda: None,
+        )
+        self.engine = FakeEngine(self.session.hear)
+        self.session.attach(self.engine)
+        if loaded:
+            self.load()
+
+    def load(self) -> None:
+        self.session.load(TARGET, "fake", LoadOptions())
+        self.until(lambda: self.session.model is not None)
+
+    def save(self, conversation: Conversation) -> Path:
+        if self.disk_error is not None:
+            raise self.disk_error
+        self.saves.append(conversation)
+        return self.disk.save(conversation)
+
+    def release(self, conversation_id: str) -> None:
+        self.released.append(conversation_id)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Runs the loop, and the screen's frames, until something is so."""
+        end = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < end, "it never came to be"
+            self.session.drain()
+            try:
+                self.calls.get(timeout=0.005)()
+            except queue.Empty:
+                continue
+
+    def ask(self, text: str) -> Message:
+        self.session.ask(text)
+        return self.reply()
+
+    def reply(self) -> Message:
+        self.until(lambda: self.session.run is None)
+        return self.session.conversation.path[-1]
+
+    def on_disk(self) -> Conversation:
+        self.until(lambda: not self.saver._waiting)
+        return Store(self.disk.folder).load(self.session.conversation.id)

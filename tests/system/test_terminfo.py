@@ -1,0 +1,124 @@
+"""Terminals that take lines and no more: no escape sequence reaches them."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import TESTS
+from support.emulated_terminal import Terminal
+from test_program_in_terminal import PROGRAM
+
+from glmtui.cli.progress import ERASE, LINE_SECONDS, ProgressLine
+from glmtui.engine.api import Progress
+from glmtui.system.terminfo import can_place_cursor
+
+LOOK = "from glmtui.system.terminfo import can_place_cursor; print(can_place_cursor())"
+
+
+class Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def compiled_entry(folder: Path, name: str) -> None:
+    """A terminfo entry, as tic writes it, of a terminal without any capability (see term(5))."""
+    names = f"{name}|takes lines alone\0".encode()
+    for directory in (name[0], f"{ord(name[0]):x}"):
+        (folder / directory).mkdir(parents=True)
+        header = struct.pack("<6h", 0o432, len(names), 0, 0, 0, 0)
+        (folder / directory / name).write_bytes(header + names + b"\0" * (len(names) % 2))
+
+
+@pytest.mark.parametrize("term", [None, "", "dumb", "unknown", "emacs"])
+def test_names_of_terminals_that_cannot(term: str | None) -> None:
+    assert not can_place_cursor({} if term is None else {"TERM": term})
+
+
+@pytest.mark.parametrize(
+    ("term", "can"), [("paper", False), ("a-terminal-of-next-year", True), ("xterm-256color", True)]
+)
+def test_terminfo_decides_of_others(tmp_path: Path, term: str, can: bool) -> None:
+    compiled_entry(tmp_path, "paper")
+    environ = {**os.environ, "TERM": term, "TERMINFO_DIRS": f"{tmp_path}:"}
+    said = subprocess.run([sys.executable, "-c", LOOK], env=environ, capture_output=True, text=True)
+    assert said.stdout == f"{can}\n", said.stderr
+
+
+@pytest.mark.parametrize("term", ["dumb", "paper", ""])
+def test_the_chat_is_plain_lines_there(tmp_path: Path, term: str) -> None:
+    compiled_entry(tmp_path / "terminfo", "paper")
+    program = PROGRAM.format(tests=str(TESTS), prepare="")
+    environ = {"TERM": term, "TERMINFO_DIRS": f"{tmp_path}/terminfo:"}
+    terminal = Terminal(tmp_path, ["-c", program], environ=environ)
+    try:
+        terminal.shows("> ")
+        terminal.press(b"Hi\r")
+        terminal.shows("Hello there.")
+        terminal.press(b"/quit\r")
+        assert terminal.ends() == 0
+        assert terminal.saved() == ["Hi", "Hello there."]
+        assert b"\x1b" not in terminal.output
+    finally:
+        terminal.close()
+
+
+@pytest.mark.parametrize("term", ["xterm", "xterm-256color"])
+def test_the_chat_is_plain_lines_in_a_pipe(tmp_path: Path, term: str) -> None:
+    said = tmp_path / "said"
+    to_file = f"import os\nos.dup2(os.open({str(said)!r}, os.O_WRONLY | os.O_CREAT), 1)\n"
+    program = to_file + PROGRAM.format(tests=str(TESTS), prepare="")
+    terminal = Terminal(tmp_path, ["-c", program], environ={"TERM": term})
+    try:
+        terminal.until(lambda: said.exists() and "> " in said.read_text())
+        terminal.press(b"Hi\r")
+        terminal.until(lambda: "Hello there." in said.read_text())
+        terminal.press(b"/quit\r")
+        assert terminal.ends() == 0
+        assert "\x1b" not in said.read_text()
+        assert b"\x1b" not in terminal.output
+    finally:
+        terminal.close()
+
+
+def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("glmtui.cli.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(sys, "stderr", err := Tty())
+    with ProgressLine() as line:
+        line.show("reading the question: 1/2")  # too short a time to speak of
+        for done in range(1, 6):
+            line(Progress("downloading\x1b x", done * 1_000_000, 5_000_000))
+            now[0] += LINE_SECONDS / 2
+        line(Progress("checking x"))
+    lines = err.getvalue().splitlines()
+    assert [text.partition(",")[0] for text in lines] == [
+        "downloading␛ x: 20 %",
+        "downloading␛ x: 60 %",
+        "downloading␛ x: 100 %",
+        "checking x",
+    ]
+    assert "\x1b" not in err.getvalue()
+    assert "\r" not in err.getvalue()
+
+
+def test_progress_says_nothing_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", err := io.StringIO())
+    with ProgressLine() as line:
+        line(Progress("downloading x", 1, 5))
+    assert err.getvalue() == ""
+
+
+def test_progress_is_erased_where_a_cursor_can_be_placed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", err := Tty())
+    with ProgressLine() as line:
+        line(Progress("downloading x", 1, 5))
+    assert err.getvalue().endswith(ERASE)

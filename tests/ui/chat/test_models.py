@@ -1,0 +1,194 @@
+"""Picking a model: what fits is marked, what is not here is fetched with progress, then loaded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from support.app_pilot import SERVER, folders, running
+from support.fake_engine import FakeEngine
+
+from glmtui.config import Server, Settings
+from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
+from glmtui.engine.catalog import resolver
+from glmtui.engine.hardware import machine
+from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.errors import DownloadError
+from glmtui.ui.dialogs import model_picker
+from glmtui.ui.dialogs.conversation_picker import age
+from glmtui.ui.dialogs.model_picker import fit, progress_text
+
+pytestmark = pytest.mark.usefixtures(folders.__name__)
+
+GB = 10**9
+SMALL = Snapshot((), HostMemory(8 * GB, 4 * GB, GB))
+LARGE = Snapshot((Gpu(0, "H200", 140 * GB, 2 * GB, 138 * GB, None),), HostMemory(64 * GB, 50 * GB))
+HERE = ModelInfo("smollm2", Path("/nowhere"), "llama", 8192, GB // 10, "int4 g32", "SmolLM2")
+
+
+@pytest.fixture
+def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "snapshot", lambda: SMALL)
+
+
+class Fetched:
+    """What is to happen to a pull, and what did."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.cancelled: CancelFlag | None = None
+        self.errors: list[DownloadError] = []
+        self.names: list[str] = []
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetched]:
+    """`pull` in the test's hands: its steps run when they are let go."""
+
+    fake = Fetched()
+
+    def pull(
+        name: str, *, endpoint: str | None, on_progress: ProgressHook, cancelled: CancelFlag
+    ) -> ModelInfo:
+        fake.names.append(name)
+        fake.cancelled = cancelled
+        on_progress(Progress("downloading [red]model.gguf", 45, 100))
+        fake.go.wait(60)
+        if fake.errors:
+            raise fake.errors.pop()
+        return HERE
+
+    monkeypatch.setattr("glmtui.engine.pull.pull", pull)
+    yield fake
+    fake.go.set()
+
+
+def test_what_fits_depends_on_the_machine_and_on_how_it_is_held() -> None:
+    whole = resolver.known_model("chatglm3-6b")
+    assert whole is not None
+    assert fit(whole, LARGE, "auto") == (True, "fits, 12.5 GB to fetch")
+    assert fit(whole, SMALL, "auto") == (False, "needs 12.5 GB, 4.0 free")
+    assert fit(whole, SMALL, "none") == (False, "needs 12.5 GB, 4.0 free")
+    assert fit(whole, Snapshot((), HostMemory(16 * GB, 8 * GB)), "int4")[0]
+    assert fit(whole, Snapshot(), "auto") == (None, "needs 12.5 GB")
+
+
+@pytest.mark.usefixtures(small_machine.__name__)
+async def test_without_a_model_the_picker_opens_with_the_default_and_what_fits() -> None:
+    servers = {"lab": Server("http://lab:8000/v1", "glm-4")}
+    async with running(Settings(servers=servers), size=(120, 30)) as desk:
+        await desk.shows("Models")
+        lines = desk.screen().splitlines()
+        assert any("SmolLM2" in line and "0.1 GB to fetch" in line for line in lines)
+        assert any("GLM-4-9B Chat " in line and "needs" in line for line in lines)
+        assert any("lab: glm-4" in line and "http://lab:8000/v1" in line for line in lines)
+        picker = desk.app.screen
+        assert isinstance(picker, model_picker.ModelPicker)
+        assert picker.list.highlighted == 0
+
+
+@pytest.mark.usefixtures(small_machine.__name__)
+async def test_enter_fetches_with_progress_then_loads_and_chats(fetched: Fetched) -> None:
+    async with running(Settings()) as desk:
+        await desk.shows("Models")
+        await desk.pilot.press("enter")
+        await desk.shows("downloading [red]model.gguf")
+        await desk.shows("45%")
+        fetched.go.set()
+        await desk.until(lambda: "ready" in desk.status())
+        assert desk.engine.loads[0][0] == HERE
+        assert fetched.names == ["smollm2"]
+        await desk.ask("Go")
+        await desk.shows("Hello there.")
+
+
+@pytest.mark.usefixtures(small_machine.__name__)
+async def test_escape_stops_fetching(fetched: Fetched) -> None:
+    async with running(Settings()) as desk:
+        await desk.shows("Models")
+        await desk.pilot.press("enter")
+        await desk.shows("45%")
+        await desk.pilot.press("escape")
+        await desk.until(lambda: "Fetching" not in desk.screen())
+        assert fetched.cancelled is not None
+        assert fetched.cancelled.is_set()
+        fetched.go.set()
+        await desk.type("Is anybody there?")
+        await desk.until(lambda: "question waits for a model" in desk.status())
+        assert desk.engine.loads == []
+
+
+@pytest.mark.usefixtures(small_machine.__name__)
+async def test_a_fetch_that_fails_says_why_and_can_be_tried_again(fetched: Fetched) -> None:
+    fetched.errors.append(DownloadError("The index does not answer.", "Is there a network?"))
+    fetched.go.set()
+    async with running(Settings()) as desk:
+        await desk.shows("Models")
+        await desk.pilot.press("enter")
+        await desk.shows("The index does not answer. Is there a network? Enter tries again.")
+        await desk.pilot.press("enter")
+        await desk.until(lambda: "ready" in desk.status())
+
+
+@pytest.mark.usefixtures(small_machine.__name__)
+async def test_something_else_can_be_typed_into_the_picker() -> None:
+    async with running(Settings()) as desk:
+        await desk.shows("Models")
+        await desk.pilot.press(*"http://fake.invalid/v1", "enter")
+        await desk.until(lambda: "ready" in desk.status())
+
+
+@pytest.mark.usefixtures(small_machine.__name__)
+async def test_a_model_that_is_not_here_is_offered_not_fetched_unasked(fetched: Fetched) -> None:
+    async with running(replace(SERVER, model=None)) as desk:
+        await desk.shows("Models")
+        await desk.pilot.press("escape")
+        await desk.type("/model glm-4-9b-chat")
+        await desk.shows("Models")
+        await desk.shows("is not on this machine")
+        assert fetched.names == []
+
+
+def test_progress_of_unknown_length_has_no_bar() -> None:
+    assert progress_text(Progress("unpacking", 5, 0), 40).plain == "unpacking"
+    text = progress_text(Progress("downloading", GB, 4 * GB), 40).plain
+    assert text.endswith(" 25%  1.0/4.0 GB")
+    assert len(text.splitlines()[1]) == 40
+
+
+@pytest.mark.parametrize(
+    ("passed", "text"),
+    [
+        (timedelta(seconds=5), "now"),
+        (timedelta(minutes=5), "5 min"),
+        (timedelta(hours=3), "3 h"),
+        (timedelta(days=12), "12 d"),
+        (timedelta(days=-1), "now"),
+        (timedelta(days=400), "2024-10"),
+    ],
+)
+def test_how_long_ago(passed: timedelta, text: str) -> None:
+    now = datetime(2025, 11, 22, tzinfo=timezone.utc)
+    assert age(now - passed, now) == text
+
+
+async def test_the_empty_page_says_how_the_model_is_held() -> None:
+    def original_checkpoint(engine: FakeEngine) -> None:
+        engine.model = replace(engine.model, weight_bytes=12_345_000_000, saved_bytes=163_840_000)
+
+    async with running(engine=original_checkpoint) as desk:
+        await desk.shows("fake · cpu · 2,048 tokens · 12.3 GB · 164 MB of image tokens left out")
+        assert "compatibility" not in desk.screen()
+
+
+async def test_the_empty_page_says_when_transformers_runs_the_model() -> None:
+    def elsewhere(engine: FakeEngine) -> None:
+        engine.model = replace(engine.model, backend="compatibility")
+
+    async with running(engine=elsewhere) as desk:
+        await desk.shows("fake · cpu · 2,048 tokens · compatibility")
+        assert "left out" not in desk.screen()

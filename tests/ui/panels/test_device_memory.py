@@ -1,0 +1,203 @@
+"""Memory: who has it, what the model will want yet, said before it would not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.app_pilot import SERVER, AppDesk, folders, running
+from support.fake_engine import FakeEngine
+
+from glmtui.chat import GenerationStats, Message, last_turns
+from glmtui.engine.api import LoadedInfo
+from glmtui.ui.panels import stats
+from glmtui.ui.panels.device_memory import (
+    Held,
+    Memory,
+    held,
+    memory_bar,
+    memory_meter,
+    parts,
+    with_held,
+)
+from glmtui.ui.widgets.meters import sparkline
+
+__all__ = ["folders"]
+
+MODEL = LoadedInfo("glm", "cuda:0", context_length=1000, weight_bytes=30, kv_bytes_per_token=1)
+GPU = Memory("GPU", 100, 60, 40, "cuda:0", Held("cuda:0", weights=30, cache=10, full=40))
+
+
+def test_what_a_model_takes_up_is_counted_from_what_it_says_of_itself() -> None:
+    assert held(MODEL, 200, 1000) == Held("cuda:0", 30, 200, 1000)
+    assert held(None, 200, 1000) is None
+    assert held(LoadedInfo("s", "http://x"), 200, 1000) is None, "a server does not say"
+
+
+def test_it_is_on_the_device_the_model_is_on() -> None:
+    both = with_held([replace(GPU, device="cuda:1"), replace(GPU, held=None)], GPU.held)
+    assert [memory.held for memory in both] == [None, GPU.held]
+
+
+def test_all_five_parts_are_told_apart_without_colour() -> None:
+    assert [(nbytes, glyph) for nbytes, glyph, _ in parts(GPU)] == [
+        (30, "━"),
+        (10, "═"),
+        (20, "╍"),
+        (30, "┄"),
+    ]
+    assert memory_bar(GPU, 10).plain == "━━━═╍╍┄┄┄─"
+
+
+def test_where_the_driver_does_not_say_what_is_ours_the_models_count_does() -> None:
+    assert [nbytes for nbytes, *_ in parts(replace(GPU, ours=None))] == [30, 10, 20, 30]
+
+
+@given(st.integers(0, 100), st.none() | st.integers(0, 100), st.integers(0, 90), st.integers(0, 90))
+def test_the_parts_in_use_are_together_what_is_used(
+    used: int, ours: int | None, weights: int, cache: int
+) -> None:
+    memory = Memory("GPU", 100, used, ours, "cuda:0", Held("cuda:0", weights, cache, 2 * cache))
+    *in_use, to_come = [nbytes for nbytes, *_ in parts(memory)]
+    assert sum(in_use) == used
+    assert min(in_use) >= 0
+    assert to_come == cache
+
+
+@pytest.mark.parametrize(("used", "lacking"), [(60, 0), (70, 0), (71, 1), (95, 25)])
+def test_it_is_amber_before_the_full_context_would_not_fit(used: int, lacking: int) -> None:
+    memory = replace(GPU, used=used)
+    assert memory.lacking == lacking
+    styles = {str(span.style) for span in memory_meter(memory, 3).spans}
+    assert ("$text-warning" in styles) == bool(lacking)
+
+
+def test_it_presses_once_little_is_free() -> None:
+    assert not replace(GPU, used=75).is_pressing
+    assert replace(GPU, used=95).is_pressing
+
+
+def test_the_last_turns_are_those_of_the_last_questions() -> None:
+    said = [Message("system", "S")]
+    for n in range(3):
+        said += [Message("user", f"q{n}"), Message("assistant", f"a{n}")]
+    asked = [*said, Message("user", "q3")]
+    assert [m.content for m in last_turns(asked, 2)] == ["S", "q2", "a2", "q3"]
+    assert last_turns(asked, 4) == last_turns(asked, 9) == tuple(asked)
+    assert [m.content for m in last_turns(asked[1:], 1)] == ["q3"]
+
+
+def test_a_sparkline_has_a_block_for_each_value() -> None:
+    assert sparkline([1, 2, 3], 8) == "▁▅█"
+    assert sparkline([5, 5], 8) == "▄▄"
+    assert sparkline(range(20), 4) == sparkline(range(16, 20), 9)
+    assert sparkline([], 8) == sparkline([1], 0) == ""
+
+
+STATS = GenerationStats(1234, 1000, 256, 0.5, 10.0, 0.42, 7 * 10**9)
+
+
+def test_the_page_has_what_the_last_reply_cost() -> None:
+    text = stats.page([Message("assistant", "a", stats=STATS)], [GPU], 72).plain
+    for words in (
+        "1,234 tokens",
+        "1,000 of them read before",
+        "468.0 tok/s",
+        "256 tokens",
+        "25.5 tok/s",
+    ):
+        assert words in text
+    for words in ("0.42 s", "7.0 GB", "weights", "KV cache now", "others", "free"):
+        assert words in text
+    assert "Over the conversation" not in text
+    assert "No reply yet" in stats.page([], [], 72).plain
+
+
+def test_the_page_shows_how_it_went_over_the_conversation() -> None:
+    later = replace(STATS, decode_seconds=5.0, peak_memory=8 * 10**9)
+    said = [Message("assistant", "a", stats=one) for one in (STATS, later)]
+    text = stats.page(said, [], 72).plain
+    assert "▁█  25.5 – 51.0 tok/s" in text
+    assert "▁█  7.0 – 8.0 GB" in text
+
+
+def test_the_ways_out_stand_where_it_would_not_fit() -> None:
+    assert "/keep N" not in stats.page([], [GPU], 72).plain
+    text = stats.page([], [replace(GPU, used=90)], 72).plain
+    for way in ("/keep N", "/quant int8", "/quant int4", "/clear"):
+        assert way in text
+
+
+# ---- in the app
+
+
+def loaded_on_the_gpu(engine: FakeEngine) -> None:
+    engine.model = replace(MODEL, weight_bytes=10**9, kv_bytes_per_token=10**6)
+
+
+async def show(desk: AppDesk, used: int) -> None:
+    memory = Memory("GPU", 10 * 10**9, used, 2 * 10**9, "cuda:0")
+    desk.app.chat.show_memory((memory,))
+
+
+async def test_the_app_says_it_in_time_and_once(folders: Path) -> None:
+    async with running(engine=loaded_on_the_gpu) as desk:
+        await show(desk, 5 * 10**9)
+        assert not desk.app.chat.notice.display
+        await show(desk, int(9.5 * 10**9))
+        await desk.shows("GPU is nearly full: the whole context needs 0.5 GB more than is free.")
+        await desk.pilot.press("escape")
+        await show(desk, int(9.6 * 10**9))
+        assert not desk.app.chat.notice.display
+
+
+async def test_f3_shows_the_details_and_keeps_them_true(folders: Path) -> None:
+    async with running(engine=loaded_on_the_gpu) as desk:
+        await desk.ask("Go")
+        await show(desk, 5 * 10**9)
+        await desk.pilot.press("f3")
+        await desk.shows("12 tokens")
+        await desk.shows("3.00 GB  others")
+        await show(desk, 4 * 10**9)
+        await desk.shows("2.00 GB  others")
+        await desk.pilot.press("f3")
+        await desk.until(lambda: "others" not in desk.screen())
+
+
+async def test_keep_gives_the_model_the_last_turns_and_deletes_nothing(folders: Path) -> None:
+    async with running() as desk:
+        for text in ("one", "two", "three"):
+            await desk.ask(text)
+        await desk.type("/keep 1")
+        await desk.ask("four")
+        assert [m.content for m in desk.engine.requests[-1].messages] == ["four"]
+        await desk.type("/keep")
+        await desk.ask("five")
+        assert len(desk.engine.requests[-1].messages) == 9
+        await desk.type("/keep 0")
+        await desk.shows("is not a whole number from 1")
+    async with running(replace(SERVER, keep_turns=1)) as desk:
+        assert desk.app.session.keep_turns == 1
+
+
+async def test_clear_gives_the_cache_back(folders: Path) -> None:
+    async with running(engine=loaded_on_the_gpu) as desk:
+        await desk.ask("Go")
+        assert desk.app.session.cached_tokens == 15
+        await desk.type("/clear")
+        assert desk.engine.forgotten == 1
+        assert desk.app.session.cached_tokens == 0
+        assert not desk.app.session.conversation.messages
+        assert desk.store.load("last").path[-1].content == "Hello there."
+
+
+async def test_quant_loads_the_model_again(folders: Path) -> None:
+    async with running() as desk:
+        await desk.type("/quant int4")
+        await desk.until(lambda: len(desk.engine.loads) == 2)
+        assert desk.engine.loads[-1][1].quant == "int4"
+        await desk.type("/quant int5")
+        await desk.shows("is not one of auto, none, int8, int4")

@@ -1,0 +1,169 @@
+"""SettingsPanel: checked as typed, in force from the next reply, honest about what does nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support.app_pilot import SERVER, AppDesk, folders, running
+from support.fake_engine import FakeEngine
+from textual.widgets import Input, TextArea
+
+from glmtui.chat import Conversation, SamplingParams
+from glmtui.config import SAMPLING_FIELDS
+from glmtui.ui.panels.settings_panel import SettingRow, shown, without_effect
+
+pytestmark = pytest.mark.usefixtures(folders.__name__)
+
+
+def row(desk: AppDesk, name: str) -> SettingRow:
+    assert desk.app.chat.panel is not None
+    return next(row for row in desk.app.chat.panel.rows if row.setting.name == name)
+
+
+def field(desk: AppDesk, name: str) -> Input:
+    return row(desk, name).query_one(Input)
+
+
+async def test_every_sampling_setting_and_the_system_prompt_have_a_row_with_help() -> None:
+    async with running(size=(120, 40)) as desk:
+        await desk.pilot.press("f2")
+        for setting in SAMPLING_FIELDS:
+            await desk.shows(setting.name)
+        await desk.shows("system_prompt")
+        await desk.shows("Longest reply, in tokens.")
+
+
+async def test_a_valid_value_is_in_force_from_the_next_reply_and_saved() -> None:
+    async with running() as desk:
+        await desk.pilot.press("f2", *"0.25")
+        assert desk.app.session.conversation.params.temperature == 0.25
+        await desk.pilot.press("down", *"7", "escape")
+        await desk.ask("Go")
+        assert desk.engine.requests[0].params == SamplingParams(temperature=0.25, top_k=7)
+        assert desk.store.load("last").params.temperature == 0.25
+
+
+async def test_a_bad_value_says_what_is_wrong_and_changes_nothing() -> None:
+    async with running(size=(120, 40)) as desk:
+        await desk.pilot.press("f2", *"1.5")
+        await desk.pilot.press("backspace", "backspace", "backspace", *"9")
+        await desk.shows("is not a number from 0 to 2")
+        assert row(desk, "temperature").has_class("-wrong")
+        assert desk.app.session.conversation.params.temperature in (None, 1.0)
+        await desk.pilot.press("backspace")
+        await desk.until(lambda: not row(desk, "temperature").has_class("-wrong"))
+        assert desk.app.session.conversation.params.temperature is None
+
+
+async def test_what_is_being_typed_is_left_alone_by_what_happens_meanwhile() -> None:
+    async with running() as desk:
+        await desk.pilot.press("f2", *"99")
+        desk.app.chat.refresh_state()
+        assert field(desk, "temperature").value == "99"
+
+
+async def test_an_empty_field_shows_the_models_own_value() -> None:
+    async with running() as desk:
+        await desk.pilot.press("f2")
+        await desk.until(lambda: field(desk, "top_k").placeholder == "50")
+        assert field(desk, "temperature").placeholder == "0.8"
+        assert field(desk, "seed").placeholder == "as the model"
+
+
+async def test_the_system_prompt_is_part_of_the_conversation() -> None:
+    async with running(size=(120, 40)) as desk:
+        await desk.pilot.press("f2")
+        area = row(desk, "system_prompt").query_one(TextArea)
+        area.focus()
+        await desk.pilot.press(*"Be brief")
+        assert desk.app.session.conversation.system == "Be brief"
+        await desk.pilot.press("escape")
+        desk.app.leave_conversation(Conversation.new(system="Be long"))
+        await desk.pilot.press("f2")
+        await desk.until(lambda: area.text == "Be long")
+
+
+async def test_the_panel_follows_the_command() -> None:
+    async with running(size=(120, 40)) as desk:
+        await desk.pilot.press("f2", "escape")
+        await desk.type("/set top_p 0.5")
+        await desk.pilot.press("f2")
+        await desk.until(lambda: field(desk, "top_p").value == "0.5")
+
+
+async def test_the_panel_is_beside_the_conversation_where_there_is_room() -> None:
+    async with running(replace(SERVER, panel=True), size=(120, 40)) as desk:
+        await desk.ask("Go")
+        await desk.shows("Hello there.")
+        assert "temperature" in desk.screen()
+        assert desk.app.chat.prompt.has_focus
+
+
+async def test_the_conversation_is_wrapped_anew_as_the_panel_comes_and_goes() -> None:
+    def prepare(engine: FakeEngine) -> None:
+        engine.pieces = ["words " * 15]
+
+    async with running(size=(120, 40), engine=prepare) as desk:
+
+        def rows() -> int:
+            return sum("words" in line for line in desk.screen().splitlines())
+
+        await desk.ask("Go")
+        for _ in range(2):  # the second time, the panel's widgets are there already
+            await desk.until(lambda: rows() == 1)
+            await desk.pilot.press("f2")
+            await desk.until(lambda: rows() == 2)
+            await desk.pilot.press("f2")
+
+
+async def test_the_panel_gives_way_when_the_window_narrows() -> None:
+    async with running(replace(SERVER, panel=True), size=(120, 40)) as desk:
+        await desk.ask("Go")
+        await desk.pilot.resize_terminal(80, 24)
+        await desk.until(lambda: "temperature" not in desk.screen())
+        await desk.shows("Hello there.")
+
+
+async def test_over_the_conversation_every_row_is_in_view_at_80x24() -> None:
+    async with running() as desk:
+        await desk.pilot.press("f2")
+        for setting in SAMPLING_FIELDS:
+            await desk.shows(setting.name)
+        await desk.shows("system_prompt")
+        await desk.pilot.press("f2")
+        await desk.until(lambda: "top_p" not in desk.screen())
+        assert desk.app.chat.prompt.has_focus
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "cause"),
+    [
+        ("top_p", SamplingParams(temperature=0.0), "temperature is 0"),
+        ("seed", SamplingParams(do_sample=False), "do_sample is false"),
+        ("temperature", SamplingParams(temperature=0.7, do_sample=False), "do_sample is false"),
+        ("top_p", SamplingParams(temperature=0.7, top_k=1), "top_k is 1"),
+        ("top_p", SamplingParams(temperature=0.7), ""),
+        ("temperature", SamplingParams(temperature=0.0), ""),
+        ("repetition_penalty", SamplingParams(temperature=0.0), ""),
+    ],
+)
+def test_a_note_where_a_value_does_nothing(name: str, params: SamplingParams, cause: str) -> None:
+    note = without_effect(name, params)
+    assert (cause in note) if cause else note == ""
+
+
+async def test_the_note_comes_and_goes_with_what_is_typed() -> None:
+    async with running(size=(120, 40)) as desk:
+        await desk.pilot.press("f2", "0")
+        await desk.shows("No effect: temperature is 0.")
+        await desk.pilot.press("backspace")
+        await desk.until(lambda: "No effect" not in desk.screen())
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, ""), (True, "true"), (0.7, "0.7"), (1.0, "1"), (42, "42"), ("a", "a")],
+)
+def test_values_are_shown_as_they_are_typed(value: object, text: str) -> None:
+    assert shown(value) == text  # type: ignore[arg-type]

@@ -1,0 +1,171 @@
+"""What was sent before: walked with Up, sought with Ctrl+R, kept across sessions."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+from support.app_pilot import folders, running
+from test_prompt import desk
+
+from glmtui.store import question_history
+from glmtui.store.question_history import SentFile
+from glmtui.ui.prompt.history import History
+
+pytestmark = pytest.mark.usefixtures("folders")
+__all__ = ["folders"]
+
+
+def history(*texts: str) -> History:
+    return History(lambda: texts)
+
+
+def test_a_walk_goes_through_what_begins_as_what_is_typed() -> None:
+    past = history("git log", "explain", "git push", "git log")
+    assert [past.older("git"), past.older(""), past.older("")] == ["git log", "git push", None]
+    assert past.newer() == "git log"
+    assert past.walking
+    assert past.newer() == "git"
+    assert not past.walking
+    assert past.newer() is None
+
+
+def test_what_is_sent_now_comes_before_what_was_sent_then() -> None:
+    kept: list[str] = []
+    past = History(lambda: ["old", "both"], kept.append)
+    past.add("both")
+    past.add("new")
+    past.add("  ")
+    assert kept == ["both", "new"]
+    assert past.having("") == ["new", "both", "old"]
+
+
+def test_a_search_is_for_all_words_in_any_case() -> None:
+    past = history("Explain RoPE", "rope and knots", "显存不够怎么办")
+    assert past.having("rope EXPLAIN") == ["Explain RoPE"]
+    assert past.having("不够") == ["显存不够怎么办"]
+
+
+async def test_up_and_down_walk_and_come_back_to_the_draft() -> None:
+    async with desk() as (_, prompt, pilot):
+        prompt.past = history("one", "two\nlines", "tow")
+        await pilot.press("up", "up")
+        assert prompt.text == "two\nlines"
+        await pilot.press("down", "down")
+        assert prompt.text == ""
+        await pilot.press(*"tw", "up")
+        assert prompt.text == "two\nlines"
+        await pilot.press("down")
+        assert prompt.text == "tw"
+
+
+async def test_up_within_several_rows_moves_the_cursor_first() -> None:
+    async with desk() as (_, prompt, pilot):
+        prompt.past = history("one\ntwo, once more")
+        prompt.insert("one\ntwo")
+        await pilot.press("up")
+        assert prompt.text == "one\ntwo"
+        assert prompt.cursor_location[0] == 0
+        await pilot.press("up")
+        assert prompt.text == "one\ntwo, once more"
+
+
+async def test_a_recalled_text_that_was_changed_is_a_draft() -> None:
+    async with desk() as (_, prompt, pilot):
+        prompt.past = history("other", "again")
+        await pilot.press("up", "!")
+        await pilot.pause()
+        await pilot.press("up")
+        assert prompt.text == "again!"
+
+
+async def test_ctrl_r_narrows_goes_on_and_takes() -> None:
+    async with desk() as (app, prompt, pilot):
+        prompt.past = history("explain attention", "other", "explain RoPE")
+        await pilot.press(*"expl", "ctrl+r")
+        assert [offer.label for offer in prompt.completions.offered] == [
+            "explain RoPE",
+            "explain attention",
+        ]
+        await pilot.press("ctrl+r", "enter")
+        assert prompt.text == "explain attention"
+        assert not prompt.completions.display
+        assert app.sent == []
+        await pilot.press("enter")
+        assert app.sent == ["explain attention"]
+
+
+async def test_ctrl_r_finds_as_it_is_typed_and_esc_leaves() -> None:
+    async with desk() as (app, prompt, pilot):
+        prompt.past = history("explain attention", "explain RoPE")
+        await pilot.press(*"expl", "ctrl+r", *" ro")
+        await pilot.pause()
+        assert [offer.label for offer in prompt.completions.offered] == ["explain RoPE"]
+        await pilot.press(*"xyz")
+        await pilot.pause()
+        assert prompt.completions.offered == ()
+        await pilot.press("enter")
+        assert app.sent == []
+        await pilot.press("escape")
+        assert not prompt.completions.display
+        assert prompt.text == "expl roxyz"
+
+
+async def test_with_an_empty_prompt_ctrl_r_answers_again() -> None:
+    async with running() as desk:
+        await desk.ask("Hi")
+        await desk.pilot.press("ctrl+r")
+        await desk.until(lambda: "fake  2/2" in desk.screen())
+
+
+async def test_with_an_empty_prompt_up_goes_to_what_is_above() -> None:
+    async with desk() as (_, prompt, pilot):
+        prompt.past = history("one", "other")
+        prompt.above = lambda: True
+        await pilot.press("up")
+        assert prompt.text == ""
+        await pilot.press("o", "up")
+        assert prompt.text == "other"
+
+
+async def test_questions_are_there_in_the_next_session_and_commands_are_not() -> None:
+    async with running() as desk:
+        await desk.ask("What is RoPE?")
+        await desk.type("/system my password is 1234")
+    async with running() as desk:
+        await desk.pilot.press("up")
+        assert desk.app.chat.prompt.text == "What is RoPE?"
+        await desk.type("/history")
+        await desk.shows("Type to narrow")
+
+
+def test_the_file_is_the_owners_alone_and_passes_over_what_is_not_ours(tmp_path: Path) -> None:
+    path = tmp_path / "state/sent.jsonl"
+    kept = SentFile(path)
+    for text in ("one\ntwo", "你好", "x" * (question_history.LONGEST + 1)):
+        kept.add(text)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with path.open("ab") as file:
+        file.write(b'"cut sho\n7\n\xff\n')
+    kept.add("three")
+    assert SentFile(path).read() == ["one\ntwo", "你好", "three"]
+
+
+def test_the_file_stays_small(tmp_path: Path) -> None:
+    path = tmp_path / "sent.jsonl"
+    path.write_text("".join(f"{json.dumps(str(n))}\n" for n in range(3 * question_history.MOST)))
+    assert SentFile(path).read() == [
+        str(n) for n in range(2 * question_history.MOST, 3 * question_history.MOST)
+    ]
+    assert len(path.read_text().splitlines()) == question_history.MOST
+    path.write_text(f"{json.dumps('x' * 19_000)}\n" * 800)
+    assert len(SentFile(path).read()) < 800
+    assert path.stat().st_size <= question_history.MOST_BYTES
+
+
+def test_a_file_that_cannot_be_used_is_as_good_as_empty(tmp_path: Path) -> None:
+    kept = SentFile(tmp_path)
+    kept.add("lost")
+    assert kept.read() == []

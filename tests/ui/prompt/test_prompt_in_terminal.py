@@ -1,0 +1,104 @@
+"""The prompt on a real terminal: wide characters, marks and emoji break no line and no cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from rich.cells import cell_len
+from support.emulated_terminal import Terminal
+from test_program_in_terminal import start
+
+from glmtui.ui.terminal import graphemes
+
+__all__ = ["start"]
+
+FAMILY, FLAG, THUMB = "👨\u200d👩\u200d👧", "🇨🇳", "👍\U0001f3fd"
+FIRST = 2  # the column where the text begins
+
+
+def places(line: str) -> list[int]:
+    """Where the cursor may stand, on its way to the right."""
+    found = [0]
+    while found[-1] < len(line):
+        found.append(graphemes.after(line, found[-1]))
+    return found
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["你", "好", "a"],
+        ["e\u0301", "x\u0323\u0302", "y"],
+        [FAMILY, "x", FAMILY],
+        [FLAG, "🇫🇷", "x", "🇨"],
+        [THUMB, "❤\ufe0f", "1\ufe0f\u20e3"],
+        ["🏴\U000e0067\U000e0062\U000e007f", "स्", "ते"],
+    ],
+)
+def test_the_cursor_stands_between_what_a_reader_sees(parts: list[str]) -> None:
+    line = "".join(parts)
+    wanted = [sum(map(len, parts[:n])) for n in range(len(parts) + 1)]
+    assert places(line) == wanted
+    assert [graphemes.before(line, at) for at in wanted[1:]] == wanted[:-1]
+    assert graphemes.before(line, 0) == 0
+    assert graphemes.after(line, len(line)) == len(line)
+
+
+@pytest.mark.parametrize(
+    ("text", "drawn"),
+    [
+        ("plain 你好 e\u0301", "plain 你好 e\u0301"),
+        (f"a{FAMILY}b", "a👨b"),
+        (f"{THUMB}{FLAG}", "👍CN"),
+        (f"{FLAG}{FLAG}🇨", "CNCNC"),
+        ("❤\ufe0f!", "❤ !"),
+    ],
+)
+def test_what_is_drawn_is_as_wide_on_every_terminal(text: str, drawn: str) -> None:
+    assert graphemes.steady(text) == drawn
+    assert cell_len(text) == cell_len(drawn)
+
+
+TYPED = {
+    "你好": 4,
+    "한글": 4,
+    "e\u0301a": 2,
+    "👍x": 3,
+    FAMILY + "x": 3,
+    THUMB + "x": 3,
+    "❤\ufe0fx": 3,
+    FLAG + "x": 3,
+}
+"""What is typed, and the cells it takes."""
+
+
+def test_the_terminals_cursor_is_behind_what_was_typed(start: Callable[..., Terminal]) -> None:
+    terminal = start()
+    for typed, cells in TYPED.items():
+        terminal.press(typed.encode())
+        terminal.until(lambda: terminal.page.cursor.x == FIRST + cells)  # noqa: B023
+        row = terminal.page.cursor.y
+        assert terminal.page.display[row].startswith("▌ ")
+        assert not terminal.page.display[row - 1].strip()
+        terminal.press(b"\x03")
+        terminal.shows("Ask anything")
+
+
+def test_a_character_is_sent_and_deleted_as_a_whole(start: Callable[..., Terminal]) -> None:
+    terminal = start()
+    terminal.press(f"{FAMILY}می\u200cخواهم{THUMB}e\u0301\x7f\x7f".encode())
+    terminal.press(b"\r")
+    terminal.shows("Hello there.")
+    assert terminal.saved()[0] == f"{FAMILY}می\u200cخواهم"
+
+
+def test_a_line_of_wide_characters_wraps_with_its_cursor(start: Callable[..., Terminal]) -> None:
+    terminal = start()
+    terminal.press(("汉" * 60).encode())
+    terminal.until(lambda: sum(row.count("汉") for row in terminal.page.display) == 60)
+    rows = [row for row in terminal.page.display if "汉" in row]
+    assert len(rows) == 2
+    terminal.until(lambda: terminal.page.cursor.x == FIRST + 2 * rows[1].count("汉"))
+    assert "汉" in terminal.page.display[terminal.page.cursor.y]
+    assert terminal.page.display[-1].strip()

@@ -1,0 +1,162 @@
+"""The user's own editor: the terminal is lent to it, and nothing typed is lost."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+import termios
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.app_pilot import folders, running
+from support.emulated_terminal import Terminal
+from test_program_in_terminal import start
+
+from glmtui.ui.terminal import editor
+
+__all__ = ["folders", "start"]
+
+APPEND = "open(sys.argv[1], 'a', encoding='utf-8').write({!r})"
+WAIT = "print('EDITING', flush=True); import time; time.sleep(60)"
+
+
+@pytest.fixture
+def edit_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Makes an editor of a line of Python, whose sys.argv[1] is the file."""
+
+    def use(code: str) -> None:
+        script = tmp_path / "edit.py"
+        script.write_text(f"import signal, sys\n{code}\n", "utf-8")
+        monkeypatch.setenv("VISUAL", shlex.join([sys.executable, str(script)]))
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return use
+
+
+def test_the_editor_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISUAL", " ")
+    monkeypatch.setenv("EDITOR", "code --wait 'a b'")
+    assert editor.editor() == ["code", "--wait", "a b"]
+    monkeypatch.setenv("VISUAL", "it's")
+    assert editor.editor() == ["it's"]
+
+
+def test_what_is_typed_goes_out_and_comes_back(
+    start: Callable[..., Terminal], edit_with: Callable[[str], None], tmp_path: Path
+) -> None:
+    edit_with(APPEND.format(" 你好\nsecond\n"))
+    terminal = start()
+    terminal.press(b"first\x07")
+    terminal.shows("second")
+    terminal.press(b"!\r")
+    terminal.shows("Hello there.")
+    assert terminal.saved()[0] == "first 你好\nsecond!"
+    assert not list(tmp_path.glob("glmtui-*"))
+    terminal.press(b"\x11")
+    assert terminal.ends() == 0
+    assert termios.tcgetattr(terminal.slave) == terminal.modes
+
+
+RELEASED = """engine.held_after = 1; engine.pieces = ["Once", " upon", " a time."]
+    import pathlib, threading, time
+
+    def release():
+        while not pathlib.Path({go!r}).exists():
+            time.sleep(0.02)
+        engine.hold.set()
+
+    threading.Thread(target=release, daemon=True).start()"""
+
+
+def test_a_reply_goes_on_and_is_saved_behind_the_editor(
+    start: Callable[..., Terminal], edit_with: Callable[[str], None], tmp_path: Path
+) -> None:
+    go, done = tmp_path / "go", tmp_path / "done"
+    edit_with(
+        "import pathlib, time\nprint('EDITING', flush=True)\n"
+        f"while not pathlib.Path({str(done)!r}).exists():\n    time.sleep(0.02)\n"
+        + APPEND.format(" more")
+    )
+    terminal = start(RELEASED.format(go=str(go)))
+    terminal.press(b"Hi\r")
+    terminal.shows("Once")
+    terminal.press(b"next\x07typed ahead")
+    terminal.shows("EDITING")
+    go.touch()
+    terminal.until(lambda: terminal.saved() == ["Hi", "Once upon a time."])
+    assert "upon" not in "\n".join(terminal.page.display)
+    done.touch()
+    terminal.shows("Once upon a time.")
+    terminal.shows("next more")
+
+
+def test_an_editor_that_fails_costs_nothing(
+    start: Callable[..., Terminal], edit_with: Callable[[str], None], tmp_path: Path
+) -> None:
+    edit_with(APPEND.format(" more") + "\nsys.exit(3)")
+    terminal = start()
+    terminal.press(b"first\x07")
+    terminal.shows("ended with code 3")
+    terminal.press(b"\r")
+    terminal.shows("Hello there.")
+    assert terminal.saved()[0] == "first"
+    assert [file.read_text() for file in tmp_path.glob("glmtui-*")] == ["first more"]
+
+
+def test_an_editor_that_is_not_there_is_said(
+    start: Callable[..., Terminal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VISUAL", "no-such-editor")
+    terminal = start()
+    terminal.press(b"first\x07")
+    terminal.shows("no-such-editor was no use")
+    terminal.press(b"!")
+    terminal.shows("first!")
+
+
+def test_ctrl_c_is_the_editors_and_the_app_stays(
+    start: Callable[..., Terminal], edit_with: Callable[[str], None]
+) -> None:
+    edit_with(f"try:\n    {WAIT}\nexcept KeyboardInterrupt:\n    {APPEND.format(' caught')}")
+    terminal = start()
+    terminal.press(b"first\x07")
+    terminal.shows("EDITING")
+    terminal.press(b"\x03")
+    terminal.shows("first caught")
+    assert terminal.process.poll() is None
+
+
+def test_a_signal_ends_the_editor_and_then_the_app(
+    start: Callable[..., Terminal], edit_with: Callable[[str], None]
+) -> None:
+    edit_with(WAIT)
+    terminal = start()
+    terminal.press(b"first\x07")
+    terminal.shows("EDITING")
+    terminal.process.send_signal(signal.SIGTERM)
+    assert terminal.ends() == 128 + signal.SIGTERM
+    assert termios.tcgetattr(terminal.slave) == terminal.modes
+
+
+async def test_a_terminal_that_cannot_be_lent_is_said(
+    folders: Path, edit_with: Callable[[str], None]
+) -> None:
+    edit_with("")
+    async with running() as desk:
+        desk.app.chat.prompt.put("first")
+        await desk.pilot.press("ctrl+g")
+        await desk.shows("cannot be lent")
+        assert desk.app.chat.prompt.text == "first"
+        assert not list(folders.glob("glmtui-*"))
+
+
+async def test_with_no_editor_at_all_it_says_so(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("VISUAL", "EDITOR", "PATH"):
+        monkeypatch.setenv(name, "")
+    async with running() as desk:
+        await desk.pilot.press("ctrl+g")
+        await desk.shows("There is no editor")

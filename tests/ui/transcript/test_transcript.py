@@ -1,0 +1,188 @@
+"""The transcript follows its end, stays where the user looks, and gives what is selected."""
+
+from __future__ import annotations
+
+import pytest
+from support.transcript_app import REPLY, Stage, numbered, reply
+from textual.events import MouseScrollUp
+from textual.geometry import Offset
+from textual.selection import Selection
+
+import glmtui.ui.transcript.entry
+from glmtui.chat import Message
+from glmtui.ui.transcript.layout import Page
+from glmtui.ui.transcript.transcript import Transcript
+
+
+async def test_the_end_is_followed_until_the_user_looks_back() -> None:
+    stage = Stage()
+    async with stage.run_test(size=(40, 10)) as pilot:
+        transcript = stage.transcript
+        transcript.begin(reply("", finish_reason=None))
+        for n in range(15):
+            stage.time += 0.2
+            transcript.append(numbered(n, n + 1))
+            await pilot.pause()
+            assert f"  line {n}" in stage.rows
+
+        await pilot.press("tab", "pageup")
+        assert not transcript.following
+        await pilot.pause()
+        seen = stage.text
+        transcript.append(numbered(15, 25))
+        await pilot.pause()
+        assert stage.text == seen
+        assert transcript.lines_below == 20
+        assert stage.following[-1] == (False, 20)
+
+        await pilot.press("end")
+        assert transcript.following
+        assert transcript.lines_below == 0
+        assert stage.following[-1] == (True, 0)
+        assert "  line 24" in stage.rows
+
+
+async def test_the_wheel_lets_go_even_of_a_fast_stream() -> None:
+    stage = Stage()
+    async with stage.run_test(size=(40, 10)) as pilot:
+        transcript = stage.transcript
+        transcript.show([reply(numbered(0, 50))])
+        transcript.begin(reply("", id="s", finish_reason=None))
+        await pilot.pause()
+        transcript.post_message(MouseScrollUp(transcript, 5, 5, 0, 0, 0, False, False, False))
+        await pilot.pause()
+        for n in range(20):
+            transcript.append(numbered(n, n + 1))
+        await pilot.pause()
+        assert not transcript.following
+        top = transcript.scroll_offset.y
+        transcript.append("more\n")
+        await pilot.pause()
+        assert transcript.scroll_offset.y == top
+
+
+async def test_lines_seen_on_the_way_down_are_not_new_any_more() -> None:
+    stage = Stage()
+    async with stage.run_test(size=(40, 10)) as pilot:
+        transcript = stage.transcript
+        transcript.show([reply(numbered(0, 20))])
+        transcript.begin(reply("", id="s", finish_reason=None))
+        transcript.scroll_to(y=5)
+        transcript.append(numbered(0, 10))
+        below = transcript.lines_below
+        transcript.scroll_to(y=transcript.max_scroll_y - 3)
+        await pilot.pause()
+        assert 0 < transcript.lines_below == 3 < below
+
+
+async def test_sending_returns_to_the_end() -> None:
+    stage = Stage()
+    async with stage.run_test(size=(40, 10)) as pilot:
+        transcript = stage.transcript
+        transcript.show([reply(numbered(0, 40))])
+        transcript.scroll_home()
+        assert not transcript.following
+        transcript.begin(Message("user", "the question", id="q"))
+        transcript.finish(Message("user", "the question", id="q"))
+        await pilot.pause()
+        assert transcript.following
+        assert "▌ the question" in stage.rows
+
+
+async def test_a_resize_keeps_the_place() -> None:
+    stage = Stage()
+    async with stage.run_test(size=(80, 12)) as pilot:
+        transcript = stage.transcript
+        words = " ".join(f"word{n}" for n in range(600))
+        transcript.show([reply(words, id="a"), reply("# here it is\n\n" + words, id="b")])
+        await pilot.pause()
+        transcript.scroll_to(y=next(y for y in range(200) if "here it is" in row(transcript, y)))
+        for width in (40, 100, 61):
+            await pilot.resize_terminal(width, 12)
+            await pilot.pause()
+            assert stage.rows[0].strip() == "here it is"
+            assert not transcript.following
+        transcript.scroll_end()
+        await pilot.pause()
+        await pilot.resize_terminal(50, 8)
+        await pilot.pause()
+        assert any("word599" in row for row in stage.rows)
+
+
+def row(transcript: Transcript, y: int) -> str:
+    return transcript.render_line(y - transcript.scroll_offset.y).text
+
+
+async def test_opening_lays_out_the_end_first_and_the_rest_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rendered: list[str] = []
+    render = glmtui.ui.transcript.entry.render
+    monkeypatch.setattr(
+        glmtui.ui.transcript.entry,
+        "render",
+        lambda text, width: rendered.append(text) or render(text, width),
+    )
+    stage = Stage()
+    async with stage.run_test(size=(80, 24)) as pilot:
+        messages = [reply(f"{REPLY}number {n}", id=f"m{n}") for n in range(300)]
+        stage.transcript.show(messages)
+        assert len(rendered) < 10
+        await pilot.pause()
+        assert "  number 299" in stage.rows
+        stage.transcript.show([*messages, reply("one more", id="n")])
+        stage.transcript.scroll_home()
+        await pilot.pause()
+        assert len(rendered) == 301
+        assert stage.rows[1] == "  Section about 显存"
+
+
+async def test_looking_back_in_time_moves_nothing_on_the_screen() -> None:
+    messages = [reply(f"{REPLY}number {n}", id=f"m{n}") for n in range(100)]
+    whole = Page()
+    whole.show(messages, {})
+    whole.lay_out(77, at_least=10**6)
+    stage = Stage()
+    stage.tick = 1.0  # no time for older messages
+    async with stage.run_test(size=(80, 24)) as pilot:
+        stage.transcript.show(messages)
+        stage.transcript.scroll_to(y=stage.transcript.max_scroll_y - 5)
+        await pilot.pause()
+        seen, top = stage.text, stage.transcript.scroll_offset.y
+        stage.tick = 0.005
+        while stage.transcript.virtual_size.height < whole.total:
+            await pilot.pause(0.01)
+        stage.forget_terminal()
+        stage.transcript.screen.refresh()
+        await pilot.pause()
+        assert stage.text == seen
+        assert stage.transcript.scroll_offset.y > top
+
+
+async def test_selected_text_is_copied_unbroken() -> None:
+    stage = Stage()
+    async with stage.run_test(size=(30, 20)) as pilot:
+        text = "A line that is long enough to be broken\n\n```python\nx = 1\ny = 2\n```"
+        stage.transcript.show([Message("user", "Ask\nme", id="q"), reply(text)])
+        await pilot.pause()
+        await pilot.mouse_down(stage.transcript, offset=(2, 0))
+        await pilot.hover(stage.transcript, offset=(4, 1))
+        await pilot.mouse_up(stage.transcript, offset=(4, 1))
+        assert stage.screen.get_selected_text() == "Ask\nme"
+
+        first = stage.rows.index("  smollm2") + 1
+        last = next(y for y, shown in enumerate(stage.rows) if "y = 2" in shown)
+        stage.screen.selections = {
+            stage.transcript: Selection(Offset(2, first), Offset(6, last)),
+        }
+        copied = "line that is long enough to be broken\n\nx = 1\ny = 2"
+        assert stage.screen.get_selected_text() == copied
+
+
+async def test_a_double_click_selects_the_message() -> None:
+    stage = Stage()
+    async with stage.run_test(size=(40, 20)) as pilot:
+        stage.transcript.show([Message("user", "Ask me", id="q"), reply("One\n\ntwo"), reply("3")])
+        await pilot.pause()
+        await pilot.click(stage.transcript, offset=(4, 3), times=2)
+        assert stage.screen.get_selected_text() == "smollm2\nOne\n\ntwo"
