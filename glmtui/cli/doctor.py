@@ -36,7 +36,7 @@ cuda = torch.cuda
 found = {"cuda": torch.version.cuda, "usable": cuda.is_available(), "missing": {}}
 if cuda.is_available():
     sys.path.append(sys.argv[1])
-    from glmtui.engine.gpu_kernels import missing
+    from glmtui.engine.nn.linear.gpu_support import missing
     for capability in {cuda.get_device_capability(i) for i in range(cuda.device_count())}:
         found["missing"]["%d.%d" % capability] = missing(capability)
 print(json.dumps(found))
@@ -150,7 +150,7 @@ def kernels(capability: str, missing: Mapping[str, str]) -> Iterator[Finding]:
     """What multiplies with int8 and int4 on GPUs of a compute capability.
 
     Args:
-        missing: see `engine.gpu_kernels.missing`.
+        missing: see `glmtui.engine.nn.linear.gpu_support.missing`.
     """
     reasons = dict(missing)
     optional = reasons.pop("cpm_kernels")

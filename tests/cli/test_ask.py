@@ -303,7 +303,7 @@ def test_a_local_model_is_opened_as_the_settings_say(monkeypatch):
         return target, options, on_progress
 
     monkeypatch.setattr(ask, "open_model", open_model)
-    monkeypatch.setattr(ask.catalog, "resolve", lambda ref, servers, family: f"the {family} {ref}")
+    monkeypatch.setattr(ask.resolver, "resolve", lambda ref, servers, family: f"the {family} {ref}")
     settings = Settings(device="cpu", quant="none", family="llama", slim=False)
     options = LoadOptions(device="cpu", quant=None, family="llama", slim=False)
     expected = ("the llama smollm2", options, print)

@@ -15,8 +15,8 @@ SCRIPTED = """\
 import sys
 from itertools import repeat
 from support.scripted_model import ScriptedModel, interrupt, wait, wait_for_ever
-import glmtui.ask
-from glmtui.cli import main
+import glmtui.cli.ask
+from glmtui.cli.command_line import main
 {before}
 def open_chat(settings, on_progress):
     {loading}

@@ -25,7 +25,7 @@ from glmtui.engine.convert.slim import slim
 from glmtui.engine.loading.loader import build, family_module, load
 from glmtui.errors import BadCheckpoint
 
-GOLDEN = TESTS / "goldens"
+GOLDEN = TESTS / "goldens" / "models"
 OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
 HUGE = 10**7
 VOCABULARY = len(TOKENS)

@@ -98,7 +98,7 @@ def check_explained(error: GlmtuiError, *words: str) -> None:
 
 # ---- files
 
-GOLDEN = TESTS / "goldens"
+GOLDEN = TESTS / "goldens" / "models"
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 
 

@@ -26,7 +26,7 @@ from glmtui.store.question_history import SentFile
 from glmtui.system.durable_files import PREFIX, create_file, replace_file
 from glmtui.ui.session.export import export
 
-SOURCES = Path(presets.__file__).parent
+SOURCES = Path(presets.__file__).parents[1]
 
 # ---- exports
 
@@ -312,13 +312,13 @@ def test_a_large_file_replaced_between_two_reads(
 # ---- no other way
 
 ELSEWHERE = {
-    "bench/process.py": "a log that is appended to",
+    "engine/bench/worker.py": "a log that is appended to",
     "logs.py": "logs are appended to",
-    "store/sent.py": "lines are appended",
-    "store/durable.py": "the one place",
+    "store/question_history.py": "lines are appended",
+    "system/durable_files.py": "the one place",
     "store/locks.py": "a lock is no content",
-    "ui/editor.py": "a new file under a name of its own, for an editor",
-    "ui/terminal.py": "the terminal",
+    "ui/terminal/editor.py": "a new file under a name of its own, for an editor",
+    "ui/terminal/driver.py": "the terminal",
     # files of a model are written into a folder that is put in place as a whole
     "engine/": "engine/pull/staging.py puts whole folders in place",
 }
@@ -351,4 +351,4 @@ def test_files_are_written_in_one_place() -> None:
         if not name.startswith(tuple(ELSEWHERE)):
             lines = writes(ast.parse(path.read_text("utf-8")))
             assert not lines, f"{name}:{lines}: use glmtui.system.durable_files"
-    assert writes(ast.parse((SOURCES / "store/durable.py").read_text()))
+    assert writes(ast.parse((SOURCES / "system/durable_files.py").read_text()))

@@ -15,7 +15,7 @@ from support.emulated_terminal import Start, Terminal
 from support.fake_server import Exchange, delta, serving
 from support.session_driver import Desk
 
-from glmtui import chat
+from glmtui.chat import conversation
 from glmtui.chat import Conversation, Message
 from glmtui.store import Store
 
@@ -155,7 +155,7 @@ def test_a_clock_that_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     desk = Desk(tmp_path)
     desk.ask("Before")
     today = datetime.now(timezone.utc)
-    monkeypatch.setattr(chat, "now", lambda: today - timedelta(days=4000))
+    monkeypatch.setattr(conversation, "now", lambda: today - timedelta(days=4000))
     monkeypatch.setattr("time.time", lambda: 0.0)
     desk.ask("After")
     assert [m.content for m in desk.on_disk().path][::2] == ["Before", "After"]

@@ -16,7 +16,7 @@ from glmtui.engine.api import LoadOptions
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, PromptTooLong, UsageError
 
-GOLDEN = TESTS / "goldens"
+GOLDEN = TESTS / "goldens" / "models"
 GREEDY = SamplingParams(temperature=0, max_new_tokens=2)
 OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
 

@@ -152,7 +152,8 @@ MEET = """
 import json, resource, sys, time
 from pathlib import Path
 from glmtui.errors import BadCheckpoint, GlmtuiError
-from glmtui.models import bounded_tokenizer, hub_format, pieces
+from glmtui.engine.tokenization import bounded_tokenizer, hf_tokenizer
+from glmtui.engine.tokenization import sentencepiece_tokenizer as pieces
 
 def peak():
     status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with the parent's
@@ -162,7 +163,7 @@ def load(folder):
     vocabulary = folder / "tokenizer.model"
     if sys.argv[1] == "pieces":
         return pieces.PieceTokenizer(pieces.load_pieces(vocabulary), ["<s>"], readable=False)
-    return hub_format.TokenizerJson.load(folder)
+    return hf_tokenizer.TokenizerJson.load(folder)
 
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 30),) * 2)

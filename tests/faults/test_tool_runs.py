@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from test_process import ends, python
+from support.tool_programs import ends, python
 
 from glmtui.sanitize import every_character, visible
 from glmtui.tools import Invocation, Parameter, Tool, run

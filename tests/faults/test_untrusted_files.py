@@ -23,7 +23,7 @@ from support.wheels import MEMBER, known_tiny, make_wheel
 from glmtui.engine.catalog import registry
 from glmtui.engine.pull import pull
 
-GOLDEN = TESTS / "goldens"
+GOLDEN = TESTS / "goldens" / "models"
 TERA = 1 << 40
 MOST_BYTES, MOST_SECONDS = 256 << 20, 5.0  # of a core
 
@@ -31,9 +31,9 @@ MOST_BYTES, MOST_SECONDS = 256 << 20, 5.0  # of a core
 MEET = """
 import json, resource, sys, time
 from pathlib import Path
-from glmtui.engine import catalog
+from glmtui.engine.catalog import resolver
 from glmtui.engine.api import LoadOptions
-from glmtui.engine.gguf import file as gguf_file
+from glmtui.engine.checkpoint.gguf import file as gguf_file
 from glmtui.engine.loading.loader import load
 from glmtui.errors import GlmtuiError
 from glmtui import config
@@ -41,7 +41,7 @@ from glmtui.chat import Message
 from glmtui.store import Store, read_file
 
 def model(path):
-    loaded = load(catalog.resolve(path), LoadOptions(device="cpu", dtype="float32"))
+    loaded = load(resolver.resolve(path), LoadOptions(device="cpu", dtype="float32"))
     loaded.chat_format.encode([Message("user", "hi")])
 
 def settings(path):
@@ -262,7 +262,7 @@ CRASH = """
 import sys, glmtui.cli.ask
 def fault(*_, **__): raise ZeroDivisionError
 glmtui.cli.ask.open_chat = fault
-from glmtui.cli import main
+from glmtui.cli.command_line import main
 sys.exit(main(sys.argv[1:]))
 """
 

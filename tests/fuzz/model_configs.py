@@ -46,7 +46,7 @@ def sound_model(kind: str) -> tuple[Path, bytes]:
 
     folder = desk() / f"model-{kind}"
     if MODELS[kind]:
-        shutil.copytree(TESTS / "goldens" / MODELS[kind], folder)
+        shutil.copytree(TESTS / "goldens" / "models" / MODELS[kind], folder)
     elif kind == "llama":
         write_folder(folder, llama_files())
     else:

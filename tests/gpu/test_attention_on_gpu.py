@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from support.goldens import GOLDEN
-from test_cuda_graph import FAMILIES, prompt, reply
+from support.graph_talks import FAMILIES, prompt, reply
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.goldens import GOLDEN
-from test_cuda_graph import FAMILIES, TALKS, Talk, arrange, source
+from support.graph_talks import FAMILIES, TALKS, Talk, arrange, source
 from torch import Tensor
 
 from glmtui.chat import SamplingParams

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_packed_weight import int4, normal
+from support.weights import int4, normal
 
 from glmtui.engine.nn.linear import PackedLinear, cuda
 from glmtui.engine.nn.linear.kernel_selection import PLAIN, Choice, gpu_seconds, wrong

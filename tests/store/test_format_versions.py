@@ -11,7 +11,7 @@ from glmtui.chat import Conversation, SamplingParams
 from glmtui.store import Store, dumps, loads
 from glmtui.store.format import FORMAT
 
-GOLDEN = TESTS / "goldens"
+GOLDEN = TESTS / "goldens" / "conversations"
 SAMPLES = sorted(GOLDEN.glob("conversation-*.*"))
 
 

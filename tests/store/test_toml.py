@@ -8,8 +8,8 @@ import pytest
 import tomli
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.goldens import GOLDEN
-from test_format import conversations
+from support import TESTS
+from support.conversation_strategies import conversations
 
 from glmtui.chat import Conversation
 from glmtui.store import dumps
@@ -92,4 +92,4 @@ def test_it_is_the_quick_way_that_was_taken(name: str) -> None:
 
 
 def test_the_sample() -> None:
-    check((GOLDEN / "conversation-1.toml").read_text("utf-8"))
+    check((TESTS / "goldens/conversations/conversation-1.toml").read_text("utf-8"))

@@ -1,6 +1,6 @@
 """Checkpoints of real size with random weights, written in pieces: for what only size shows.
 
-    python tests/synthetic.py FOLDER [--layers 28] [--ends bin]
+    python tests/support/large_checkpoints.py FOLDER [--layers 28] [--ends bin]
 
 writes a ChatGLM-6B-Slim under the hub's tensor names (28 layers: 13.4 GB). It answers nothing.
 """

@@ -159,8 +159,8 @@ class Calls:
 NURSERY = """
 import sys
 sys.path[:0] = {paths!r}
-import calls
-calls.nursery()
+from support import system_calls
+system_calls.nursery()
 """
 
 

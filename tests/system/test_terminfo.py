@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from support import TESTS
+from support.app_process import PROGRAM
 from support.emulated_terminal import Terminal
-from test_program_in_terminal import PROGRAM
 
 from glmtui.cli.progress import ERASE, LINE_SECONDS, ProgressLine
 from glmtui.engine.api import Progress

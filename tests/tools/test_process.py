@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from support.tool_programs import ends, python
 
 from glmtui.errors import ToolError
 from glmtui.tools import Invocation, run
 from glmtui.tools.process import MAX_OUTPUT_BYTES
 
 OPEN = Path("/proc/self/fd")
-
-
-def python(code: str, *arguments: str, stdin: str = "", timeout: float = 20.0) -> Invocation:
-    return Invocation((sys.executable, "-c", code, *arguments), stdin, timeout)
-
-
-def ends(pid: int) -> bool:
-    """Whether a process that was sent a signal ends of it, given a moment."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_output_and_arguments() -> None:

@@ -1,6 +1,6 @@
 """The README's pictures are what the app draws: made here, compared here.
 
-``GLMTUI_PICTURES=1 pytest tests/test_pictures.py`` draws them anew.
+``GLMTUI_PICTURES=1 pytest tests/ui/test_pictures.py`` draws them anew.
 """
 
 from __future__ import annotations

@@ -9,51 +9,16 @@ import signal
 import termios
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import TESTS
 from support.emulated_terminal import Terminal
 
 from glmtui.store import read_file
 from glmtui.ui.terminal.driver import InputFilter, TerminalFile
 
-PROGRAM = """
-import sys
-sys.path.insert(0, {tests!r})
-from support.fake_engine import FakeEngine
-from glmtui.config import Settings
-from glmtui.engine import device
-from glmtui.ui import launch
-
-device.snapshot = device.Snapshot  # others use memory too, and the meter would say so
-
-def start(emit):
-    engine = FakeEngine(emit)
-    {prepare}
-    return engine
-
-launch._start_engine = start
-sys.exit(launch.run(Settings(model="http://fake.invalid/v1"), []))
-"""
 LEFT_ALTERNATE_SCREEN = b"\x1b[?1049l"
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
-    """Starts the program; the text is Python that prepares the engine."""
-    made: list[Terminal] = []
-
-    def begin(prepare: str = "", folder: Path = tmp_path, **environ: str) -> Terminal:
-        program = PROGRAM.format(tests=str(TESTS), prepare=prepare or "pass")
-        made.append(Terminal(folder, ["-c", program], environ=environ))
-        made[-1].shows("Ask anything")
-        return made[-1]
-
-    yield begin
-    for terminal in made:
-        terminal.close()
 
 
 HELD = "engine.held_after = 1; engine.pieces = ['Once', ' upon']"

@@ -1,4 +1,4 @@
-"""The memory of devices as torch sees it: the most that was in use, and errors when none is left."""
+"""Memory of devices as torch sees it: peak use, and the error when none is left."""
 
 from __future__ import annotations
 

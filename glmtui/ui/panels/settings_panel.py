@@ -1,7 +1,7 @@
 """SettingsPanel: how replies are sampled and the system prompt, checked as they are typed.
 
-Its rows are made from the declarations in `glmtui.config.settings`. What an emptied field falls back to is
-the model's own. Knows no conversation: it is told values and posts those that change.
+Its rows are made from the declarations in `glmtui.config.settings`. What an emptied field falls
+back to is the model's own. Knows no conversation: it is told values and posts those that change.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Transcript: the conversation as one view drawn line by line, which follows its end.
 
 A widget per message would cost a second per key in a long conversation. Here messages are lines
-(`glmtui.ui.transcript.layout`), and what changes is drawn, no more. Knows no conversation and no engine.
+(`glmtui.ui.transcript.layout`), and what changes is drawn, no more. Knows no conversation and no
+engine.
 """
 
 from __future__ import annotations

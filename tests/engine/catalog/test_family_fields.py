@@ -25,7 +25,7 @@ from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import UnsupportedModel
 from glmtui.ui.panels.status_text import loaded
 
-GOLDEN = TESTS / "goldens"
+GOLDEN = TESTS / "goldens" / "models"
 OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
 PROMPT = [3 + i * 7 % 200 for i in range(40)]
 GREEDY = SamplingParams(temperature=0, max_new_tokens=12)

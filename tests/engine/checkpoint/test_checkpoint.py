@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.goldens import GOLDEN, SHARED, read_json
-from test_packed_weight import normal
+from support.weights import normal
 from torch import Tensor
 
 from glmtui.engine.catalog.model_folder import INDEXES, MAX_JSON_BYTES, weight_files

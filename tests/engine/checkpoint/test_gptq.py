@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import TESTS
-from test_packed_weight import normal
+from support.gptq_folders import MADE_BY_A_TOOL
+from support.weights import normal
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +21,6 @@ from glmtui.engine.nn.linear import ReorderedLinear, make_linear
 from glmtui.engine.nn.packed_weight import PackedWeight, joined
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 
-MADE_BY_A_TOOL = TESTS / "goldens" / "gptq"
 BITS = (4, 8)
 V1 = {bits: gptq_format({"bits": bits}) for bits in BITS}
 V2 = {bits: gptq_format({"bits": bits, "checkpoint_format": "gptq_v2"}) for bits in BITS}

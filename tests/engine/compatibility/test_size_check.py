@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_transformers_model import KINDS, OPTIONS, write_model
+from support.transformers_models import KINDS, OPTIONS, write_model
 from torch import nn
 
 from glmtui.engine import load_model

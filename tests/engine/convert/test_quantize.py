@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.goldens import GOLDEN
-from test_gptq import MADE_BY_A_TOOL
-from test_loader import IDS, folder_of
+from support.gptq_folders import MADE_BY_A_TOOL
+from support.loader_folders import IDS, folder_of
 
 from glmtui.cli import command_line
 from glmtui.engine import LoadOptions, load_model

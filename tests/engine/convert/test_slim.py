@@ -288,7 +288,7 @@ def test_stopped_it_leaves_nothing(tmp_path: Path, at: str) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from glmtui.engine.slim import slim
+from glmtui.engine.convert.slim import slim
 
 def kill(progress):
     if progress.what.startswith("reading"):
@@ -312,7 +312,7 @@ def test_killed_it_leaves_no_folder_and_the_next_run_clears_up(tmp_path: Path) -
 MEASURED = """
 import sys
 from pathlib import Path
-from glmtui.engine.slim import slim
+from glmtui.engine.convert.slim import slim
 
 def peak():
     status = Path("/proc/self/status").read_text()

@@ -174,7 +174,10 @@ def test_no_nvml_means_no_gpus(nvml, monkeypatch):
 
 
 def test_importing_brings_in_neither_nvml_nor_torch():
-    code = "import sys, glmtui.engine.hardware.machine; print({'pynvml', 'psutil', 'torch'} & {*sys.modules})"
+    code = (
+        "import sys, glmtui.engine.hardware.machine;"
+        "print({'pynvml', 'psutil', 'torch'} & {*sys.modules})"
+    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "set()\n"
 

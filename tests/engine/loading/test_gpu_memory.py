@@ -5,7 +5,7 @@ a prompt and writing are the engine's own; a log of allocations stands in for th
 only a GPU has are stood in for: Triton's kernels allocate their results, and attention is taken to
 be fused (that it never falls back to whole matrices of scores is tested by itself).
 
-By hand, the table of all models at full size: python tests/test_gpu_memory.py
+By hand, the table of all models at full size: python tests/engine/loading/test_gpu_memory.py
 """
 
 from __future__ import annotations

@@ -15,13 +15,9 @@ from support.checkpoints import (
     HIDDEN,
     INNER,
     LAYERS,
-    LLAMA_CONFIG,
     TOKENS,
-    hub_name,
-    llama_files,
-    llama_tensors,
-    write_folder,
 )
+from support.loader_folders import IDS, folder_of, on_cpu
 from torch import Tensor
 
 from glmtui.engine import LoadOptions, load_model
@@ -30,33 +26,16 @@ from glmtui.engine.catalog.resolver import resolve
 from glmtui.engine.loading.loader import gpu_capability, load, pick_dtype, stored_dtype
 from glmtui.engine.nn.linear import CpuInt8Linear, Linear, NativeLinear
 from glmtui.engine.open_model import open_model
-from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, EngineError, ModelNotFound, UsageError
 
-IDS = [5, 17, 3, 99, 42, 7]
 LAYER_WEIGHTS = 2 * HIDDEN**2 + 2 * HIDDEN * HIDDEN // 2 + 3 * HIDDEN * INNER
 NORM_BYTES = (2 * LAYERS + 1) * HIDDEN * 4  # float32 on a CPU
 TABLE = len(TOKENS) * HIDDEN
 
 
-def folder_of(
-    folder: Path,
-    tensors: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
-    **config: Any,
-) -> Path:
-    """A Llama of 16 bits.
-
-    Args:
-        tensors: edits its weights.
-        config: goes into its config.json.
-    """
-    files = llama_files() | {"config.json": json.dumps(LLAMA_CONFIG | config).encode()}
-    del files["model.safetensors"]
-    write_folder(folder, files)
-    weights = {hub_name(k): torch.from_numpy(v).half() for k, v in llama_tensors().items()}
-    tensors(weights)
-    save_file(weights, folder / "model.safetensors")
-    return folder
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return folder_of(tmp_path / "model")
 
 
 def in_shards(folder: Path, count: int) -> None:
@@ -68,15 +47,6 @@ def in_shards(folder: Path, count: int) -> None:
         save_file({n: tensors[n] for n in weight_map if weight_map[n] == shard}, folder / shard)
     whole.unlink()
     (folder / f"{whole.name}.index.json").write_text(json.dumps({"weight_map": weight_map}))
-
-
-def on_cpu(folder: Path, dtype: str = "float32", **options: Any) -> LoadedModel:
-    return load_model(str(folder), LoadOptions(device="cpu", dtype=dtype, **options))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return folder_of(tmp_path / "model")
 
 
 # ---- what is held

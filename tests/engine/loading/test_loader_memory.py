@@ -2,7 +2,8 @@
 
 It writes 1.7 GB, so it runs where GLMTUI_SLOW_TESTS is set. By hand, at full size:
 
-    python tests/synthetic.py /tmp/slim && python tests/test_loader_memory.py /tmp/slim int4
+    python -m tests.support.large_checkpoints /tmp/slim
+    PYTHONPATH=tests python tests/engine/loading/test_loader_memory.py /tmp/slim int4
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_loader import IDS, folder_of, on_cpu
+from support.loader_folders import IDS, folder_of, on_cpu
 
 from glmtui.chat import SamplingParams
 from glmtui.engine.api import LoadOptions
@@ -133,7 +133,7 @@ def test_a_model_that_does_not_fit_is_told_with_what_would(
 def test_loading_says_so_before_it_reads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "snapshot", lambda: machine(memory=1000))
     seen: list[object] = []
-    info = loader.catalog.resolve(str(folder))
+    info = loader.resolver.resolve(str(folder))
     assert not isinstance(info, loader.ServerSpec)
     with pytest.raises(OutOfMemory, match="of memory are free"):
         loader.load(info, LoadOptions(device="cpu"), seen.append)

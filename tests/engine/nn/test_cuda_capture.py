@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.fake_streams import FakeCuda
-from test_packed_weight import normal
+from support.weights import normal
 
 from glmtui.engine.nn.cuda_capture import capture
 from glmtui.engine.nn.linear import Choice, PackedLinear, cuda

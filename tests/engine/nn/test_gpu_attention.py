@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from support.attention_formula import by_the_formula
 from support.fake_gpu import Kernels, OnDevice, fake_tensors, fused_attention
-from test_layers import by_the_formula
 from torch import Tensor
 from torch.backends import cuda
 from torch.nn import functional as F

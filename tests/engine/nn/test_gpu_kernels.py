@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_packed_weight import int4, normal
+from support.weights import int4, normal
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.attention_formula import by_the_formula
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,16 +16,6 @@ CPU = torch.device("cpu")
 
 def heads(count: int, length: int, dtype: torch.dtype) -> Tensor:
     return torch.randn(2, count, length, 16, dtype=dtype)
-
-
-def by_the_formula(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention with each key head repeated for its group, in float32."""
-    times = q.shape[1] // k.shape[1]
-    k, v = (x.float().repeat_interleave(times, 1) for x in (k, v))
-    scores = q.float() @ k.transpose(2, 3) / 4
-    hidden = torch.ones(scores.shape[-2:]).triu(k.shape[2] - q.shape[2] + 1).bool()
-    weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
-    return (weights @ v).transpose(1, 2).flatten(2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

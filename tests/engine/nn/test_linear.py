@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_packed_weight import int4, normal
+from support.weights import int4, normal
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -9,34 +9,21 @@ from typing import Any
 import pytest
 import torch
 from support.isa_emulation import ISAS, kernels_for
-from test_packed_weight import int4, normal
+from support.native_decoder import CPU, SHAPES, decoder
+from support.weights import int4, normal
 from torch import Tensor
 from torch.nn import functional as F
 
-from glmtui.engine.models import chatglm2, llama
-from glmtui.engine.models.gqa_decoder import PreNormDecoder, Shape
+from glmtui.engine.models.gqa_decoder import PreNormDecoder
 from glmtui.engine.nn import linear, packed_weight
 from glmtui.engine.nn.linear import NativeEmbedding, NativeLinear, kernel_choice, make_linear
 from glmtui.engine.nn.native import build, kernels
 from glmtui.engine.nn.native.library import available
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 
-CPU = torch.device("cpu")
 needs_kernels = pytest.mark.skipif(not available(), reason=build.built().problem)
 
-SIZES: dict[str, int] = {"layers": 2, "hidden": 64, "inner": 128, "heads": 4, "kv_heads": 2}
-REST: dict[str, Any] = {"vocab": 96, "context_length": 300, "rms_norm_eps": 1e-5}
 
-
-def shape_of(family: Any, **more: Any) -> Any:
-    sizes: dict[str, Any] = SIZES | REST | {"head_dim": 32, "out_bias": False} | more
-    return family.Config(**sizes)
-
-
-SHAPES = {
-    "llama": (llama, {"qkv_bias": False, "rope_base": 1e4, "tied": False}),
-    "chatglm2": (chatglm2, {"qkv_bias": True, "rope_base": 1e4, "position_scale": 1.0}),
-}
 KINDS = {
     "int4 g32": (4, 32),
     "int4 g64": (4, 64),
@@ -81,8 +68,8 @@ def test_products_are_as_exact_as_their_result_can_say(
 def test_where_torch_has_a_faster_product_many_tokens_go_there(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear.native, "suit", lambda tokens: tokens <= kernels.FEW)
-    monkeypatch.setattr(linear.native, "product_dtype", lambda: dtype)
+    monkeypatch.setattr(linear.cpu_native, "suit", lambda tokens: tokens <= kernels.FEW)
+    monkeypatch.setattr(linear.cpu_native, "product_dtype", lambda: dtype)
     weight, bias = quantize(normal(50, 384), 4, 32), normal(1, 50)[0].bfloat16()
     x = normal(kernels.FEW + 1, 384).bfloat16()
     exact = F.linear(x.float(), weight.dequantize(torch.float32), bias.float())
@@ -108,9 +95,9 @@ def test_whole_weights_are_multiplied_as_they_are(
 def test_a_bias_is_added_before_the_product_is_rounded(
     monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(linear.native, "suit", lambda tokens: False)
-    monkeypatch.setattr(linear.native, "product_dtype", lambda: torch.bfloat16)
-    monkeypatch.setattr(linear.native, "UNPACKED", block)
+    monkeypatch.setattr(linear.cpu_native, "suit", lambda tokens: False)
+    monkeypatch.setattr(linear.cpu_native, "product_dtype", lambda: torch.bfloat16)
+    monkeypatch.setattr(linear.cpu_native, "UNPACKED", block)
     weight, bias = normal(50, 96).bfloat16(), normal(1, 50)[0].bfloat16()
     x = normal(40, 96).bfloat16()
     exact = F.linear(x.float(), weight.float(), bias.float())
@@ -215,30 +202,6 @@ def test_what_the_kernels_cannot_read_goes_to_torch() -> None:
         assert not isinstance(layer, NativeLinear)
         x = normal(3, weight.in_features).bfloat16()
         assert error(layer(x), F.linear(x.float(), weight.dequantize(torch.float32))) < 0.02
-
-
-def decoder(key: str, bits: int, group: int | None, **sizes: int) -> PreNormDecoder:
-    """A small decoder of random weights, packed, ready for 300 tokens."""
-    family, more = SHAPES[key]
-    shape: Shape = shape_of(family, **more | sizes)
-    torch.manual_seed(1)
-    model: PreNormDecoder = family.Model(shape)
-    for parameter in model.parameters():
-        parameter.normal_(0, 0.2)
-    for path, slot in list(model.named_modules()):
-        if type(slot).__name__ != "Slot":
-            continue
-        parent, _, name = path.rpartition(".")
-        bias = None if slot.bias is None else slot.bias.bfloat16()
-        weight = slot.weight.half() if name == "head" else quantize(slot.weight, bits, group)
-        setattr(model.get_submodule(parent), name, NativeLinear(weight, bias))
-    table = model.embedding.weight  # a CPU holds most in float16, those of GGUF files as they are
-    if bits == 8:
-        model.embedding = NativeEmbedding(quantize(table, 8, 32))  # type: ignore[assignment]
-    else:
-        table.data = table.half()
-    model.prepare(300, torch.bfloat16, CPU)
-    return model
 
 
 class Uncompiled:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.isa_emulation import FLAGS, ISAS
-from test_packed_weight import normal
+from support.weights import normal
 
 from glmtui.engine.hardware import instruction_sets
 from glmtui.engine.nn import cpu_dtype, linear
@@ -273,7 +273,7 @@ def test_an_instruction_set_that_fails_its_trial_is_not_used(
 
 
 def test_without_kernels_nothing_asks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear.native, "available", lambda: False)
+    monkeypatch.setattr(linear.cpu_native, "available", lambda: False)
     choice = kernel_choice("auto", Path(), CPU, torch.bfloat16)
     layer = make_linear(quantize(normal(64, 128), 8), None, torch.bfloat16, choice)
     assert not isinstance(layer, NativeLinear)

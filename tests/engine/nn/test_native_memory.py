@@ -12,8 +12,8 @@ import pytest
 import torch
 from support import TESTS
 from support.isa_emulation import ISAS, compiled
-from test_native import CPU, decoder
-from test_packed_weight import normal
+from support.native_decoder import CPU, decoder
+from support.weights import normal
 
 from glmtui.engine.nn.linear import cpu_torch
 from glmtui.engine.nn.native import build, library
@@ -88,14 +88,24 @@ def test_they_run_clean_under_address_and_undefined_behaviour_sanitizers() -> No
     preload = f"{sanitizer('libasan')}:{sanitizer('libubsan')}"
     path = compiled(SANITIZE)
     code = (
-        "import ctypes, pytest, sys, emulation, glmtui.engine.nn.native.build as build;"
+        "import ctypes, pytest, sys, support.isa_emulation as emulation;"
+        "import glmtui.engine.nn.native.build as build;"
         f"library = ctypes.CDLL({str(path)!r});"
         "build.built = lambda: build.Built(library, 'amx');"  # in place of the machine's own
         "emulation.emulated = lambda: library;"
         "sys.exit(pytest.main(sys.argv[1:]))"
     )
     chosen = "10-2 or 4-32-llama or (300-9 or 50-3) and (g32 or g192) or rounding_does"
-    argv = [sys.executable, "-c", code, "-q", "-n0", "-p", "no:cacheprovider", "test_native.py"]
+    argv = [
+        sys.executable,
+        "-c",
+        code,
+        "-q",
+        "-n0",
+        "-p",
+        "no:cacheprovider",
+        str(TESTS / "engine/nn/test_native.py"),
+    ]
     ran = subprocess.run(
         [*argv, "-k", chosen],
         capture_output=True,

@@ -6,22 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.weights import int4, normal
 from torch import Tensor
 
 from glmtui.engine.nn.packed_weight import BLOCK, PackedWeight, joined, quantize, row_blocks
 from glmtui.errors import BadCheckpoint
-
-
-def normal(rows: int, columns: int, seed: int = 0) -> Tensor:
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))
-
-
-def int4(rows: int, columns: int, group: int, *, zero: bool = True) -> PackedWeight:
-    """Random 4-bit numbers with random scales."""
-    random = torch.Generator().manual_seed(1)
-    q = torch.randint(0, 256, (rows, columns // 2), generator=random, dtype=torch.uint8)
-    scale = torch.rand(rows, columns // group, generator=random).half()
-    return PackedWeight(q, scale, -7.5 * scale if zero else None)
 
 
 @given(st.lists(st.integers(0, 15), min_size=8, max_size=8))

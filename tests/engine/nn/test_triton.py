@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_packed_weight import int4, normal
+from support import TESTS
+from support.weights import int4, normal
 from torch.nn import functional as F
 
 from glmtui.engine.bench.shapes import SHAPES
@@ -73,7 +74,7 @@ def test_columns_are_those_of_every_family() -> None:
 def test_in_the_interpreter() -> None:
     done = subprocess.run(
         [sys.executable, __file__],
-        env=os.environ | {"TRITON_INTERPRET": "1"},
+        env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(TESTS)},
         capture_output=True,
         text=True,
         timeout=150,

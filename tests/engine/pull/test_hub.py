@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -13,6 +12,7 @@ import huggingface_hub.constants
 import pytest
 from support.checkpoints import llama_files
 from support.fake_hub import COMMIT, Fault, Hub, hub_server
+from support.hub_repository import REPO, WEIGHTS
 
 from glmtui.engine.api import Progress
 from glmtui.engine.catalog import resolver
@@ -20,23 +20,6 @@ from glmtui.engine.catalog.registry import MAX_CPM_BYTES
 from glmtui.engine.pull import fetch, pull, staging
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, DownloadError, ModelNotFound, UnsupportedModel
-
-REPO = "someone/tiny"
-WEIGHTS = "model.safetensors"
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub that has REPO, and empty caches."""
-    monkeypatch.setenv("GLMTUI_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    for name in ("HF_ENDPOINT", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(fetch, "FIRST_WAIT_SECONDS", 0.0)
-    with hub_server() as hub:
-        hub.repos[REPO] = llama_files()
-        yield hub
 
 
 def test_a_repository_becomes_a_model(hub: Hub, tmp_path: Path) -> None:

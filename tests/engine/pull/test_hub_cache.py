@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from support.fake_hub import Hub
-from test_hub import REPO, hub
+from support.hub_repository import REPO
 
 from glmtui.engine.pull import pull
-
-__all__ = ["hub"]
 
 
 def test_a_cache_that_has_all_is_not_written_to(hub: Hub, tmp_path: Path) -> None:

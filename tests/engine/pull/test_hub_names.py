@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 from support.fake_hub import Hub
-from test_hub import REPO, hub
+from support.hub_repository import REPO
 
 from glmtui.engine.pull import pull
 from glmtui.engine.pull.sources import repository_in
 from glmtui.errors import ModelNotFound
-
-__all__ = ["hub"]
 
 
 @pytest.mark.parametrize(

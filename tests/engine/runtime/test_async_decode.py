@@ -11,8 +11,8 @@ import pytest
 import torch
 from support.goldens import GOLDEN, load
 from support.graph_recorder import Recorder
+from support.graph_talks import prompt
 from support.toy_decoder import STOP, VOCAB, Counter, toy
-from test_cuda_graph import prompt
 from torch import Tensor
 
 from glmtui.chat import SamplingParams

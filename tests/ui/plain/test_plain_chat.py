@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from support import TESTS
 from support.app_pilot import SERVER, folders
+from support.app_process import PROGRAM
 from support.emulated_terminal import Terminal
 from support.fake_engine import FakeEngine
-from test_program_in_terminal import PROGRAM
 
 from glmtui.commands import COMMANDS
 from glmtui.config import Settings

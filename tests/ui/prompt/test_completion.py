@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_prompt import desk
+from support.prompt_app import desk
 
 from glmtui import commands
 from glmtui.commands import command_parser

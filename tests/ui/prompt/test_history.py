@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.app_pilot import folders, running
-from test_prompt import desk
+from support.prompt_app import desk
 
 from glmtui.store import question_history
 from glmtui.store.question_history import SentFile

@@ -7,11 +7,8 @@ from collections.abc import Callable
 import pytest
 from rich.cells import cell_len
 from support.emulated_terminal import Terminal
-from test_program_in_terminal import start
 
 from glmtui.ui.terminal import graphemes
-
-__all__ = ["start"]
 
 FAMILY, FLAG, THUMB = "👨\u200d👩\u200d👧", "🇨🇳", "👍\U0001f3fd"
 FIRST = 2  # the column where the text begins

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 from support.app_pilot import folders, running
 from support.emulated_terminal import Terminal
-from test_program_in_terminal import start
 
 from glmtui.chat import Conversation, Message
 from glmtui.store.drafts import Drafts
 from glmtui.ui.dialogs.conversation_picker import Found
 from glmtui.ui.session.drafts import Typed
 
-__all__ = ["folders", "start"]
+__all__ = ["folders"]
 
 NEW = Conversation.new()
 OLD = NEW.add(Message("user", "Hi"))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.color import Color, ColorSystem
 from support import TESTS
+from support.app_process import PROGRAM
 from support.emulated_terminal import Terminal
-from test_program_in_terminal import PROGRAM
 
 from glmtui.ui.terminal.themes import DARK, LIGHT, few_colours, themes
 

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 from support.app_pilot import folders, running
 from support.emulated_terminal import Terminal
-from test_program_in_terminal import start
 
 from glmtui.ui.terminal import editor
 
-__all__ = ["folders", "start"]
+__all__ = ["folders"]
 
 APPEND = "open(sys.argv[1], 'a', encoding='utf-8').write({!r})"
 WAIT = "print('EDITING', flush=True); import time; time.sleep(60)"

@@ -1,0 +1,48 @@
+"""Model folders for tests of the loader."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from glmtui.engine import LoadOptions, load_model
+from glmtui.engine.runtime.model_runner import LoadedModel
+from support.checkpoints import (
+    LLAMA_CONFIG,
+    hub_name,
+    llama_files,
+    llama_tensors,
+    write_folder,
+)
+
+IDS = [5, 17, 3, 99, 42, 7]
+
+
+def folder_of(
+    folder: Path,
+    tensors: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
+    **config: Any,
+) -> Path:
+    """A Llama of 16 bits.
+
+    Args:
+        tensors: edits its weights.
+        config: goes into its config.json.
+    """
+    files = llama_files() | {"config.json": json.dumps(LLAMA_CONFIG | config).encode()}
+    del files["model.safetensors"]
+    write_folder(folder, files)
+    weights = {hub_name(k): torch.from_numpy(v).half() for k, v in llama_tensors().items()}
+    tensors(weights)
+    save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+def on_cpu(folder: Path, dtype: str = "float32", **options: Any) -> LoadedModel:
+    return load_model(str(folder), LoadOptions(device="cpu", dtype=dtype, **options))
