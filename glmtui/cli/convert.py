@@ -42,9 +42,11 @@ def remake(args: Namespace) -> str:
 
                 made = slim(source.path, args.target, on_progress=line, cancelled=stopped)
                 return f"{made.summary}\nChat with it: glmtui -m {made.folder}"
-            from glmtui.engine.convert.quantize import prepare
+            from glmtui.engine.convert.quantize import quantize_checkpoint
 
-            info = prepare(source, args.target, args.bits, on_progress=line, cancelled=stopped)
+            info = quantize_checkpoint(
+                source, args.target, args.bits, on_progress=line, cancelled=stopped
+            )
         except ModelError as error:
             if stopped.is_set():
                 raise Stopped(f"{args.command} was stopped; nothing of it is left.") from error

@@ -32,7 +32,7 @@ Stamp: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class JournalState:
     """A conversation as this program last read or wrote it.
 
     Attributes:
@@ -56,7 +56,7 @@ class Known:
             return True
         return self.digest == digest_of(read_bounded(path, MOST_BYTES))
 
-    def with_later(self, conversation: Conversation) -> Known | None:
+    def with_later(self, conversation: Conversation) -> JournalState | None:
         """What is known once the new messages of `conversation` are on disk, beside its file.
 
         None, and nothing is written, where the file itself has to be: it is small, or what is new
@@ -94,7 +94,7 @@ def beside(path: Path, conversation_id: str) -> Path:
     return path.with_name(f".{conversation_id}.new")
 
 
-def read(path: Path, data: bytes, stamp: Stamp, conversation: Conversation) -> Known:
+def read(path: Path, data: bytes, stamp: Stamp, conversation: Conversation) -> JournalState:
     """What is known of a file's data, read as `conversation`, and of what lies beside it.
 
     Raises CorruptConversation for that, OSError.
@@ -107,7 +107,7 @@ def read(path: Path, data: bytes, stamp: Stamp, conversation: Conversation) -> K
         text = more.decode("utf-8", "replace")
         conversation, whole = add_later(conversation, text, digest_of(data))
         later = digest_of(more)
-    return Known(path, digest_of(data), stamp, len(data), conversation, whole, later)
+    return JournalState(path, digest_of(data), stamp, len(data), conversation, whole, later)
 
 
 def stamp_of(path: Path) -> Stamp:

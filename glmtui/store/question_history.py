@@ -20,7 +20,7 @@ MOST_BYTES = 2 * 2**20
 """Of the file; twice as many of both and it is shortened."""
 
 
-class SentFile:
+class QuestionHistory:
     """The file at `path`, for its owner alone. A file that cannot be used is as good as empty."""
 
     def __init__(self, path: Path) -> None:

@@ -39,7 +39,7 @@ from glmtui.store.file_listing import files_of
 from glmtui.store.file_names import file_name, format_of, free_name_aside, id_of
 from glmtui.store.format import FileFormat, dumps, loads
 from glmtui.store.index import Index
-from glmtui.store.journal import Known, beside, digest_of, stamp_of
+from glmtui.store.journal import JournalState, beside, digest_of, stamp_of
 from glmtui.store.leftovers import remove_leftovers
 from glmtui.store.locks import FolderLocks
 from glmtui.store.trash import Trash
@@ -68,8 +68,8 @@ class Store:
         self.file_format: FileFormat = file_format
         self.problems: tuple[StoreError, ...] = ()
         self._trash = Trash(folder)
-        self._known: dict[str, Known] = {}
-        self._tried: dict[str, Known] = {}  # what the last file that was begun is to be
+        self._known: dict[str, JournalState] = {}
+        self._tried: dict[str, JournalState] = {}  # what the last file that was begun is to be
         self._locks = FolderLocks(folder)
         self._turn = threading.RLock()
         # A folder that cannot be read or written says so when it is used.
@@ -117,7 +117,7 @@ class Store:
             self._tried.pop(known.conversation.id, None)
             return known.conversation
 
-    def _read(self, path: Path) -> Known:
+    def _read(self, path: Path) -> JournalState:
         try:
             with naming(path):
                 stamp, data = stamp_of(path), read_bounded(path, MAX_BYTES)
@@ -334,14 +334,14 @@ class Store:
             if known is not None and known.later:
                 known.announce(digest)
             later, count = (known.later if known else b""), len(conversation.messages)
-            self._tried[conversation.id] = Known(
+            self._tried[conversation.id] = JournalState(
                 path, digest, (0, 0, 0), len(data), conversation, count, later
             )
             replace_file(path, data, prefix=f".{conversation.id}-")
         if known is not None and known.later:
             remove_file(beside(path, conversation.id))
         count = len(conversation.messages)
-        self._known[conversation.id] = Known(
+        self._known[conversation.id] = JournalState(
             path, digest, stamp_of(path), len(data), conversation, count
         )
         self._tried.pop(conversation.id, None)

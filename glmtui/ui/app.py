@@ -34,12 +34,12 @@ from glmtui.sanitize import visible
 from glmtui.store import Store
 from glmtui.system import paths
 from glmtui.ui.chat.screen import ChatScreen
-from glmtui.ui.chat.size_notice import TooSmall, is_too_small
+from glmtui.ui.chat.size_notice import SizeNotice, is_too_small
 from glmtui.ui.chat.tool_use import ToolUse
 from glmtui.ui.panels import status_text
 from glmtui.ui.panels.device_memory import MemoryWatch
-from glmtui.ui.session.drafts import Typed
-from glmtui.ui.session.library import Shelf
+from glmtui.ui.session.drafts import PromptDrafts
+from glmtui.ui.session.library import Library
 from glmtui.ui.session.saver import Saver
 from glmtui.ui.session.session import Session
 from glmtui.ui.terminal import signals
@@ -106,10 +106,10 @@ class GlmtuiApp(App[None], inherit_bindings=False):
             lambda error: self._soon(lambda: self._save_failed(error)),
             lambda name, why: self._soon(lambda: self._goes_on_in_a_copy(name, why)),
         )
-        self.typed = Typed(paths.state_dir(), self._saver.call)
+        self.typed = PromptDrafts(paths.state_dir(), self._saver.call)
         self.chat = ChatScreen()
         self.tool_use = ToolUse(self)
-        self.shelf = Shelf(self)
+        self.shelf = Library(self)
         self.session = Session(
             self._fresh_conversation(),
             self._saver,
@@ -322,9 +322,9 @@ class GlmtuiApp(App[None], inherit_bindings=False):
     def on_resize(self, event: events.Resize) -> None:
         """A window too small for anything gets a message instead."""
         small = is_too_small(event.size)
-        if small and not isinstance(self.screen, TooSmall):
-            self.push_screen(TooSmall())
-        elif not small and isinstance(self.screen, TooSmall):
+        if small and not isinstance(self.screen, SizeNotice):
+            self.push_screen(SizeNotice())
+        elif not small and isinstance(self.screen, SizeNotice):
             self.pop_screen()
 
     def _session_changed(self) -> None:

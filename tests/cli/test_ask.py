@@ -5,13 +5,13 @@ import json
 import sys
 
 import pytest
-from support.scripted_model import ScriptedModel, interrupt
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.cli import ask, command_line
 from glmtui.config import Settings
 from glmtui.engine.api import LoadOptions, ServerSpec
 from glmtui.errors import EngineError, ModelNotFound, ServerError
+from support.scripted_model import ScriptedModel, interrupt
 
 
 class Stdin(io.TextIOWrapper):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support import TESTS
 
 # Runs ``glmtui ARGUMENTS`` with a scripted model in place of the one it would load.

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.app_pilot import SERVER, folders, running
 from textual.binding import Binding
 
 from glmtui.commands import COMMANDS
 from glmtui.commands.keymap import check, in_force
 from glmtui.config import load
 from glmtui.ui.panels.help import help_text
+from support.app_pilot import SERVER, folders, running
 
 __all__ = ["folders"]
 

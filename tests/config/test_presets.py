@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.app_pilot import folders, running
 
 from glmtui.chat import SamplingParams
 from glmtui.config import presets
 from glmtui.errors import ConfigError, UsageError
+from support.app_pilot import folders, running
 
 __all__ = ["folders"]
 

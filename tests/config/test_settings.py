@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import TESTS
 
 from glmtui.chat import SamplingParams
 from glmtui.config import (
@@ -23,6 +22,7 @@ from glmtui.config.example import example_toml
 from glmtui.config.toml_file import line_of
 from glmtui.engine.api import LoadOptions, ServerSpec
 from glmtui.errors import ConfigError
+from support import TESTS
 
 
 @pytest.fixture

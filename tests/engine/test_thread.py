@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.scripted_model import ScriptedModel
 from tokenizers import Tokenizer
 
 from glmtui.chat import Message
@@ -33,6 +32,7 @@ from glmtui.engine.api import (
 )
 from glmtui.engine.thread import EngineThread
 from glmtui.errors import BadCheckpoint, EngineError
+from support.scripted_model import ScriptedModel
 
 INFO = ModelInfo("toy", Path("/nowhere"), "llama", 64, 0, "float32")
 PATIENCE = 10.0  # seconds

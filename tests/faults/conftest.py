@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import pytest
+
 from support.emulated_terminal import Start, Terminal
 from support.fake_server import FakeServer, serving
 from support.server_replies import counting

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 
 import pytest
+
 from support.fake_server import Exchange, serving
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

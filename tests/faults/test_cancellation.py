@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.emulated_terminal import Start, Terminal
-from support.fake_server import Exchange, delta, serving
-from support.scripted_model import ScriptedModel
 
 from glmtui.chat import Message
 from glmtui.engine import open_model as opening
@@ -32,6 +29,9 @@ from glmtui.engine.api import (
     Target,
 )
 from glmtui.engine.thread import EngineThread
+from support.emulated_terminal import Start, Terminal
+from support.fake_server import Exchange, delta, serving
+from support.scripted_model import ScriptedModel
 
 PATIENCE = 20.0  # seconds
 LIMIT = 10.0  # for what takes less than a second, on a machine that does nothing else

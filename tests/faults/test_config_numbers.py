@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import TESTS
-from support.checkpoints import LLAMA_CONFIG, TOKENS
-from support.llama_folders import checkpoint
-from support.tiny_models import change, make
 from transformers import AutoConfig
 
 from glmtui.engine import load_model
 from glmtui.engine.api import LoadOptions, ModelInfo
 from glmtui.engine.catalog import resolver
-from glmtui.engine.convert.quantize import prepare
+from glmtui.engine.convert.quantize import quantize_checkpoint
 from glmtui.engine.convert.slim import slim
-from glmtui.engine.loading.loader import build, family_module, load
+from glmtui.engine.loading.loader import build_model, family_module, load
 from glmtui.errors import BadCheckpoint
+from support import TESTS
+from support.checkpoints import LLAMA_CONFIG, TOKENS
+from support.llama_folders import checkpoint
+from support.tiny_models import change, make
 
 GOLDEN = TESTS / "goldens" / "models"
 OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
@@ -163,7 +163,9 @@ def test_a_number_that_cannot_be(changed: Any, key: str, fields: dict[str, Any],
     if said.startswith("pad_token_id is 1000"):
         return  # which only a folder with weights has to keep to
     with pytest.raises(BadCheckpoint, match=r"config\.json"):
-        build(family_module(key), json.loads((folder / "config.json").read_text()), folder, OPTIONS)
+        build_model(
+            family_module(key), json.loads((folder / "config.json").read_text()), folder, OPTIONS
+        )
 
 
 @pytest.mark.parametrize(("fields", "said"), GENERAL, ids=str)
@@ -211,7 +213,7 @@ def test_no_way_in_leads_around(folders: dict[str, Path], tmp_path: Path) -> Non
     change(folders["llama"], num_key_value_heads=3)
     info = ModelInfo("m", folders["llama"], "llama", 64, 0, "float16")
     with pytest.raises(BadCheckpoint, match="num_key_value_heads is 3"):
-        prepare(info, tmp_path / "made", 8)
+        quantize_checkpoint(info, tmp_path / "made", 8)
     change(folders["llama"], num_key_value_heads=LLAMA_CONFIG["num_key_value_heads"])
     twin = Path(shutil.copytree(GOLDEN / "v1_twin_orig", tmp_path / "twin"))
     change(twin, num_layers=HUGE)

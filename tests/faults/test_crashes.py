@@ -12,10 +12,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.emulated_terminal import Start, Terminal
-from support.fake_server import FakeServer
 
 from glmtui.ui.terminal.guard import PROGRAM
+from support.emulated_terminal import Start, Terminal
+from support.fake_server import FakeServer
 
 SIGNALS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGKILL)
 # what a terminal must be told again, by what the app told it first; the last one decides

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from support.app_pilot import folders, running
 
 from glmtui import config, logs
 from glmtui.chat import Conversation, Message
@@ -22,6 +21,7 @@ from glmtui.errors import GlmtuiError
 from glmtui.store import Store
 from glmtui.system import paths
 from glmtui.ui import launch
+from support.app_pilot import folders, running
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 

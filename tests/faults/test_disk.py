@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support.emulated_terminal import Start, Terminal
-from support.fake_server import FakeServer
 
 from glmtui.store import Store, read_file
+from support.emulated_terminal import Start, Terminal
+from support.fake_server import FakeServer
 
 
 def asked(glmtui: Start, counter: FakeServer, folder: Path, **how: object) -> Terminal:

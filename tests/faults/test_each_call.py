@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import disk_acts
-from support.system_calls import Nursery, disk, fill, states_after_a_power_cut
 
 from glmtui.store import Store
+from support import disk_acts
+from support.system_calls import Nursery, disk, fill, states_after_a_power_cut
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 

@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support import TESTS
-from support.llama_folders import checkpoint
 from torch import Tensor
 
 from glmtui.chat import Message, SamplingParams
@@ -34,6 +32,8 @@ from glmtui.engine.hardware import machine, memory
 from glmtui.engine.models.llama import Model
 from glmtui.engine.thread import EngineThread
 from glmtui.errors import EngineError, GlmtuiError, ModelError, OutOfMemory
+from support import TESTS
+from support.llama_folders import checkpoint
 
 PATIENCE = 20.0  # seconds
 CPU = LoadOptions(device="cpu", dtype="float32")

@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 import pytest
-from support.emulated_terminal import Start, Terminal
-from support.fake_server import Exchange, FakeServer, delta, serving
 
 from glmtui.chat import Conversation, Message
 from glmtui.store import Store, read_file
+from support.emulated_terminal import Start, Terminal
+from support.fake_server import Exchange, FakeServer, delta, serving
 
 PLAIN = ("-s", "ui.plain=true")
 

@@ -22,7 +22,7 @@ from glmtui.errors import StoreError
 from glmtui.store import Store, read_file
 from glmtui.store.drafts import Drafts
 from glmtui.store.locks import FolderLocks
-from glmtui.store.question_history import SentFile
+from glmtui.store.question_history import QuestionHistory
 from glmtui.system.durable_files import PREFIX, create_file, replace_file
 from glmtui.ui.session.export import export
 
@@ -140,7 +140,7 @@ def test_what_was_sent_is_shortened_behind_a_link(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_text("".join(f'"{n}"\n' for n in range(2500)))
     target = linked(path)
-    assert SentFile(path).read()[-1] == "2499"
+    assert QuestionHistory(path).read()[-1] == "2499"
     assert path.is_symlink()
     assert len(target.read_text().splitlines()) == 1000
 

@@ -17,7 +17,7 @@ import pytest
 from glmtui.engine.api import LoadOptions
 from glmtui.engine.bench.plan import Subject
 from glmtui.engine.bench.worker import Worker
-from glmtui.engine.tokenization.template_renderer import Template
+from glmtui.engine.tokenization.template_renderer import TemplateRenderer
 from glmtui.errors import GlmtuiError
 from glmtui.system.programs import drop_working_folder, find_program
 from glmtui.ui.terminal import clipboard, editor
@@ -86,7 +86,7 @@ def test_the_program_as_a_module(marks: Path, tmp_path: Path) -> None:
 
 def test_a_chat_template(marks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend("")
-    assert Template("{{ x }}").render({"x": "y"}) == "y"
+    assert TemplateRenderer("{{ x }}").render({"x": "y"}) == "y"
     assert not marks.exists(), marks.read_text()
 
 

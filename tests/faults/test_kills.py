@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from glmtui.chat import Conversation
+from glmtui.store import Store
 from support.emulated_terminal import Start, Terminal
 from support.fake_server import FakeServer
 from support.llama_folders import checkpoint
 from support.server_replies import RATE
-
-from glmtui.chat import Conversation
-from glmtui.store import Store
 
 SHARE = 10
 """Of so many kills at a time: what a reply needs of a core is little."""

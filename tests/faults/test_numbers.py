@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.emulated_terminal import Start
-from support.fake_server import Exchange, delta, serving
 
 from glmtui.chat import GenerationStats, Message
 from glmtui.cli.tables import size
@@ -17,6 +15,8 @@ from glmtui.store import loads
 from glmtui.ui.panels.stats import last_reply, over_time, page
 from glmtui.ui.panels.status_bar import Facts, context_meter, status_line
 from glmtui.ui.widgets.meters import bar, gigabytes, sparkline, tokens
+from support.emulated_terminal import Start
+from support.fake_server import Exchange, delta, serving
 
 DIGITS = "9" * 400
 FLOATS = st.one_of(

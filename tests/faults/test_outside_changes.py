@@ -10,14 +10,13 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+
+from glmtui.chat import Conversation, Message, conversation
+from glmtui.store import Store
 from support.app_pilot import folders, running
 from support.emulated_terminal import Start, Terminal
 from support.fake_server import Exchange, delta, serving
 from support.session_driver import Desk
-
-from glmtui.chat import conversation
-from glmtui.chat import Conversation, Message
-from glmtui.store import Store
 
 
 def saved(folder: Path) -> list[str]:

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
-from support.emulated_terminal import Start, Terminal
-from support.fake_server import FakeServer
 
 from glmtui.store import Store
+from support.emulated_terminal import Start, Terminal
+from support.fake_server import FakeServer
 
 
 def asked(glmtui: Start, counter: FakeServer) -> Terminal:

@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable
 
 import pytest
-from support.call_counter import calls
-from support.transcript_app import Stage, reply
 
 from glmtui.store.format import LARGE_TOML, peek
 from glmtui.ui.markdown import document, highlight
@@ -23,6 +21,8 @@ from glmtui.ui.markdown.highlight import highlight as highlighted
 from glmtui.ui.markdown.stream import MarkdownStream
 from glmtui.ui.markdown.styled_text import Span, wrap
 from glmtui.ui.markdown.time_limit import OutOfTime, within
+from support.call_counter import calls
+from support.transcript_app import Stage, reply
 
 SIZE = 40_000
 MARK = "\u0301"

@@ -14,14 +14,14 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.goldens import tokenizer_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from glmtui.chat import Message
 from glmtui.engine.api import ChatFormat
 from glmtui.engine.models import chatglm, chatglm2, chatglm3, glm4
 from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson
-from glmtui.engine.tokenization.template_renderer import Template
+from glmtui.engine.tokenization.template_renderer import TemplateRenderer
+from support.goldens import tokenizer_file
 
 TAGS = (
     *("[gMASK]", "[MASK]", "[sMASK]", "<sop>", "<eop>", "sop", "eop", "<s>", "</s>", "<unk>"),
@@ -123,7 +123,7 @@ def hub_format(folder: Path) -> tuple[ChatFormat, Mapping[str, int]]:
         "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|im_end|>"
         "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    return TemplateFormat(tokenizer, Template(template), frozenset(), {}), tokenizer.special
+    return TemplateFormat(tokenizer, TemplateRenderer(template), frozenset(), {}), tokenizer.special
 
 
 def loaded(

@@ -6,15 +6,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support import TESTS
-from support.llama_folders import checkpoint
-from support.tiny_models import make
 
 from glmtui.chat import SamplingParams
 from glmtui.engine import load_model
 from glmtui.engine.api import LoadOptions
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, PromptTooLong, UsageError
+from support import TESTS
+from support.llama_folders import checkpoint
+from support.tiny_models import make
 
 GOLDEN = TESTS / "goldens" / "models"
 GREEDY = SamplingParams(temperature=0, max_new_tokens=2)

@@ -21,7 +21,6 @@ from typing import Any
 
 import pytest
 import sentencepiece
-from support.llama_folders import checkpoint
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from glmtui.chat import Message, SamplingParams
@@ -29,8 +28,9 @@ from glmtui.engine.api import Event, Failed, Finished, LoadFailed, LoadOptions, 
 from glmtui.engine.catalog import resolver
 from glmtui.engine.thread import EngineThread
 from glmtui.engine.tokenization.hf_tokenizer import TokenizerJson
-from glmtui.engine.tokenization.sentencepiece_tokenizer import PieceTokenizer, load_pieces
+from glmtui.engine.tokenization.sentencepiece_tokenizer import SentencePieceTokenizer, load_pieces
 from glmtui.errors import BadCheckpoint, EngineError
+from support.llama_folders import checkpoint
 
 MOST_SECONDS = 30.0  # of a core: a limit of 10, and twice as much for slow machines
 MOST_GROWTH = 150 << 20  # of the process that uses a tokenizer, in bytes
@@ -244,7 +244,7 @@ def test_a_file_of_pieces_is_bounded_too(tmp_path: Path) -> None:
 # ---- its process
 
 
-def pid_of(tokenizer: TokenizerJson | PieceTokenizer) -> int:
+def pid_of(tokenizer: TokenizerJson | SentencePieceTokenizer) -> int:
     bounded = tokenizer._bounded if isinstance(tokenizer, TokenizerJson) else tokenizer._processor
     assert bounded._process is not None
     return bounded._process.pid
@@ -282,7 +282,7 @@ def test_another_file_in_its_place_is_not_taken(tmp_path: Path) -> None:
         tokenizer.encode("hi")
 
 
-def pieces(folder: Path) -> PieceTokenizer:
+def pieces(folder: Path) -> SentencePieceTokenizer:
     made = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["the quick brown fox"] * 20),
@@ -294,7 +294,7 @@ def pieces(folder: Path) -> PieceTokenizer:
     (folder / "tokenizer.model").write_bytes(made.getvalue())
     processor = load_pieces(folder / "tokenizer.model")
     assert processor is not None
-    return PieceTokenizer(processor, ["<s>"], readable=False)
+    return SentencePieceTokenizer(processor, ["<s>"], readable=False)
 
 
 @pytest.mark.parametrize("make", [lambda folder: loaded(written(folder)), pieces])

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.tool_programs import ends, python
 
 from glmtui.sanitize import every_character, visible
 from glmtui.tools import Invocation, Parameter, Tool, run
+from support.tool_programs import ends, python
 
 ECHO = Tool("say", "Says it", ("echo", "{what}"), (Parameter("what", "What"),))
 HIDDEN = "\u200b\u200d\u2060\ufe0f\u3164\u2800\u034f\u00ad\xa0\u2003\u3000\U000e0041\ue000\u0378"

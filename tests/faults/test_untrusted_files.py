@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from glmtui.engine.catalog import registry
+from glmtui.engine.pull import pull
 from support import TESTS
 from support.checkpoints import write_gguf
 from support.fake_server import Exchange, delta, serving
 from support.llama_folders import checkpoint
 from support.wheels import MEMBER, known_tiny, make_wheel
-
-from glmtui.engine.catalog import registry
-from glmtui.engine.pull import pull
 
 GOLDEN = TESTS / "goldens" / "models"
 TERA = 1 << 40

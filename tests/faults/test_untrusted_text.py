@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from glmtui.chat import Conversation, Message
+from glmtui.store import Store
 from support.checkpoints import llama_files, write_folder
 from support.emulated_terminal import Start
 from support.fake_server import Exchange, delta, serving
 from support.hostile_text import ALL, ATTACKS, MARKUP, acting
-
-from glmtui.chat import Conversation, Message
-from glmtui.store import Store
 
 LINK = "[https://bank.example/login](https://evil.example/phish)"
 

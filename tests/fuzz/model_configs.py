@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 
 from fuzz_folder import desk
-from support import TESTS
 
 from glmtui.engine.catalog.model_folder import inspect
+from support import TESTS
 
 # What a config.json is edited to, beside the fields that it has.
 VALUES: tuple[object, ...] = (

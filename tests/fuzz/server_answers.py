@@ -8,11 +8,11 @@ from contextlib import suppress
 
 from glmtui.chat import SamplingParams
 from glmtui.engine.api import ServerSpec
-from glmtui.engine.remote.call import Call
+from glmtui.engine.remote.call import ServerCall
 from glmtui.engine.remote.chat_completions import extra_fields, parse_models, request_body
 from glmtui.engine.remote.endpoint import Endpoint
 from glmtui.engine.remote.json_text import parse_json
-from glmtui.engine.remote.refusals import Blame, refused
+from glmtui.engine.remote.refusals import ErrorContext, refused
 from glmtui.engine.remote.reply import _Tally
 from glmtui.engine.remote.request_fields import RequestFields
 from glmtui.engine.remote.text_pieces import decode
@@ -36,7 +36,9 @@ def take_stream(data: bytes) -> None:
 def how_it_went(pieces: Sequence[bytes]) -> tuple[str, str, str]:
     """The text of an answer, why it ended, and the error it ended with."""
     endpoint = Endpoint(ServerSpec("http://localhost/v1", "m"))
-    call = Call(endpoint, Blame("localhost"), (), SamplingParams(), {}, RequestFields())
+    call = ServerCall(
+        endpoint, ErrorContext("localhost"), (), SamplingParams(), {}, RequestFields()
+    )
     tally, error = _Tally(), ""
     try:
         for chunk in call._read(iter(pieces)):
@@ -80,7 +82,7 @@ def streams() -> dict[str, bytes]:
 def take_refusal(data: bytes) -> None:
     """What a server says when it refuses, and of its models; the first byte is the status."""
     status, body = (data[0] + 300 if data else 500), data[1:]
-    refusal = refused(Blame("localhost", "m", "key"), status, {}, body)
+    refusal = refused(ErrorContext("localhost", "m", "key"), status, {}, body)
     str(refusal).encode()
     fields, tries = RequestFields(), 0
     sent = extra_fields(FULL) | request_body("m", (), FULL)

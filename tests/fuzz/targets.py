@@ -187,6 +187,7 @@ def take_gguf(data: bytes) -> None:
 
 def ggufs() -> dict[str, bytes]:
     from gguf import GGMLQuantizationType, GGUFWriter
+
     from support.checkpoints import write_gguf
 
     def sentencepiece(writer: GGUFWriter) -> None:

@@ -6,8 +6,6 @@ import math
 
 import pytest
 import torch
-from support.goldens import GOLDEN
-from support.graph_talks import FAMILIES, prompt, reply
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -15,6 +13,8 @@ from glmtui.engine import LoadOptions, load_model
 from glmtui.engine.nn.gpu_attention import causal_attention, masked_attention
 from glmtui.engine.nn.kv_cache import KVCache
 from glmtui.engine.nn.layers import attention
+from support.goldens import GOLDEN
+from support.graph_talks import FAMILIES, prompt, reply
 
 pytestmark = pytest.mark.gpu
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save
-from support.checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
 
 from glmtui.engine import LoadOptions, load_model
+from support.checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
 
 pytestmark = pytest.mark.gpu
 

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.goldens import GOLDEN
-from support.graph_talks import FAMILIES, TALKS, Talk, arrange, source
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
@@ -24,6 +22,8 @@ from glmtui.engine.nn.cuda_capture import Replay, capture
 from glmtui.engine.runtime import cuda_graph
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.runtime.sampling import DeviceSampler, distribution, shares
+from support.goldens import GOLDEN
+from support.graph_talks import FAMILIES, TALKS, Talk, arrange, source
 
 pytestmark = pytest.mark.gpu
 

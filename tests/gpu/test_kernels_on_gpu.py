@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.weights import int4, normal
 
 from glmtui.engine.nn.linear import PackedLinear, cuda
-from glmtui.engine.nn.linear.kernel_selection import PLAIN, Choice, gpu_seconds, wrong
+from glmtui.engine.nn.linear.kernel_selection import PLAIN, KernelChoice, gpu_seconds, wrong
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
+from support.weights import int4, normal
 
 pytestmark = pytest.mark.gpu
 
@@ -58,7 +58,7 @@ def test_which_is_fastest_at_one_token(kind: str, dtype: torch.dtype, gpu: torch
     print(
         kind, dtype, {name: f"{1e6 * s:.0f} us" for name, s in seconds.items()}, f"{rate:.0f} GB/s"
     )
-    choice = Choice(cuda.kernels())
+    choice = KernelChoice(cuda.kernels())
     layer = choice.linear(weight, None, dtype)
     assert type(layer) is not PackedLinear
     assert not choice.refused
@@ -82,7 +82,7 @@ def test_a_step_can_be_captured_as_a_graph(gpu: torch.device) -> None:
     """No kernel may wait for the GPU or look at its numbers."""
     for weight in (quantize(normal(256, 256), 4, 32), quantize(normal(256, 256), 8)):
         packed: PackedWeight = weight.to(gpu)
-        layer = Choice(cuda.kernels()).linear(packed, None, torch.float16)
+        layer = KernelChoice(cuda.kernels()).linear(packed, None, torch.float16)
         x = normal(1, 256).half().to(gpu)
         with torch.inference_mode():
             eager = layer(x)

@@ -8,7 +8,6 @@ from http.server import BaseHTTPRequestHandler
 
 import httpx
 import pytest
-from support.http_answers import answering, send
 
 from glmtui.net.http_client import (
     BadRedirect,
@@ -22,6 +21,7 @@ from glmtui.net.http_client import (
     next_address,
     read_whole,
 )
+from support.http_answers import answering, send
 
 
 def fetched(url: str, limit: int = 1000, **private: str) -> bytes:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
-from support.fake_server import serving
 
 from glmtui.chat import Message
 from glmtui.engine.api import ServerSpec
 from glmtui.engine.remote import ServerModel
 from glmtui.errors import ServerError
 from glmtui.net.proxies import is_excluded, proxy_for
+from support.fake_server import serving
 
 HI = (Message("user", "hi"),)
 VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")

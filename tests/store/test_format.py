@@ -12,14 +12,14 @@ import pytest
 import tomli
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.conversation_strategies import (
-    conversations,
-    texts,
-)
 
 from glmtui.chat import Conversation, GenerationStats, Message, SamplingParams
 from glmtui.errors import CorruptConversation, GlmtuiError, NewerFormat
 from glmtui.store.format import FileFormat, dumps, loads, peek
+from support.conversation_strategies import (
+    conversations,
+    texts,
+)
 
 FORMATS: tuple[FileFormat, ...] = ("toml", "json")
 both_formats = pytest.mark.parametrize("file_format", FORMATS)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import TESTS
 
 from glmtui.chat import Conversation, SamplingParams
 from glmtui.store import Store, dumps, loads
 from glmtui.store.format import FORMAT
+from support import TESTS
 
 GOLDEN = TESTS / "goldens" / "conversations"
 SAMPLES = sorted(GOLDEN.glob("conversation-*.*"))

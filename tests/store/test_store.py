@@ -12,7 +12,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
-from support.call_counter import calls
 
 from glmtui.chat import Conversation, Message
 from glmtui.errors import (
@@ -24,6 +23,7 @@ from glmtui.errors import (
 )
 from glmtui.store import Store, Summary, dumps
 from glmtui.store.format import FileFormat
+from support.call_counter import calls
 
 
 def asked(question: str, conversation_id: str = "") -> Conversation:

@@ -8,12 +8,12 @@ import pytest
 import tomli
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import TESTS
-from support.conversation_strategies import conversations
 
 from glmtui.chat import Conversation
 from glmtui.store import dumps
 from glmtui.store.toml import _known, load_toml
+from support import TESTS
+from support.conversation_strategies import conversations
 
 
 def said(read: Any, text: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from glmtui.engine.models import chatglm2, llama
-from glmtui.engine.models.gqa_decoder import PreNormDecoder, Shape
+from glmtui.engine.models.gqa_decoder import GqaDecoder, Shape
 from glmtui.engine.nn.linear import NativeEmbedding, NativeLinear
 from glmtui.engine.nn.packed_weight import quantize
 
@@ -31,12 +31,12 @@ SHAPES = {
 }
 
 
-def decoder(key: str, bits: int, group: int | None, **sizes: int) -> PreNormDecoder:
+def decoder(key: str, bits: int, group: int | None, **sizes: int) -> GqaDecoder:
     """A small decoder of random weights, packed, ready for 300 tokens."""
     family, more = SHAPES[key]
     shape: Shape = shape_of(family, **more | sizes)
     torch.manual_seed(1)
-    model: PreNormDecoder = family.Model(shape)
+    model: GqaDecoder = family.Model(shape)
     for parameter in model.parameters():
         parameter.normal_(0, 0.2)
     for path, slot in list(model.named_modules()):

@@ -23,8 +23,8 @@ from torch import Tensor
 from glmtui.engine import LoadOptions, load_model
 from glmtui.engine.api import ModelInfo
 from glmtui.engine.catalog import resolver
-from glmtui.engine.convert.calibration import importance
-from glmtui.engine.nn.linear import Linear
+from glmtui.engine.convert.calibration import column_importance
+from glmtui.engine.nn.linear import DenseLinear
 from glmtui.engine.nn.packed_weight import quantize
 from glmtui.engine.runtime.model_runner import LoadedModel
 
@@ -61,7 +61,7 @@ class Subject:
         self.layers = {
             path: module
             for path, module in loaded.model.named_modules()
-            if isinstance(module, Linear) and path != "head"
+            if isinstance(module, DenseLinear) and path != "head"
         }
 
     def perplexity(self) -> float:
@@ -126,7 +126,7 @@ def subject(model: str, text: str) -> Subject:
     options = LoadOptions(device="cpu", dtype="float32", quant=None)
     info = resolver.resolve(model)
     assert isinstance(info, ModelInfo), f"{model} is a server"
-    return Subject(load_model(model, options), text, importance(info, lambda progress: None))
+    return Subject(load_model(model, options), text, column_importance(info, lambda progress: None))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 from pathlib import Path
 
-from glmtui.engine.catalog.registry import KnownModel, Wheel
+from glmtui.engine.catalog.registry import KnownModel, WheelSource
 
 MEMBER = "tiny_model/tiny.gguf"
 
@@ -33,7 +33,7 @@ def known_tiny(path: Path, member_nbytes: int) -> KnownModel:
         name="tiny",
         title="Tiny",
         family="llama",
-        source=Wheel(
+        source=WheelSource(
             requirement="tiny-model==1.0",
             nbytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),

@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import TESTS
-from support.app_process import PROGRAM
-from support.emulated_terminal import Terminal
 
 from glmtui.cli.progress import ERASE, LINE_SECONDS, ProgressLine
 from glmtui.engine.api import Progress
 from glmtui.system.terminfo import can_place_cursor
+from support import TESTS
+from support.app_process import PROGRAM
+from support.emulated_terminal import Terminal
 
 LOOK = "from glmtui.system.terminfo import can_place_cursor; print(can_place_cursor())"
 

@@ -6,11 +6,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from support.tool_programs import ends, python
 
 from glmtui.errors import ToolError
 from glmtui.tools import Invocation, run
 from glmtui.tools.process import MAX_OUTPUT_BYTES
+from support.tool_programs import ends, python
 
 OPEN = Path("/proc/self/fd")
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from support import TESTS
 from support.app_process import PROGRAM
 from support.emulated_terminal import Terminal

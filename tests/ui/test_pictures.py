@@ -13,9 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support import TESTS
-from support.app_pilot import folders, running
-from support.fake_engine import FakeEngine
 
 from glmtui.chat import GenerationStats
 from glmtui.config import Settings
@@ -23,6 +20,9 @@ from glmtui.engine.api import ServerSpec
 from glmtui.engine.hardware import machine
 from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
 from glmtui.language import speak
+from support import TESTS
+from support.app_pilot import folders, running
+from support.fake_engine import FakeEngine
 
 __all__ = ["folders"]
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.emulated_terminal import Terminal
 
 from glmtui.store import read_file
 from glmtui.ui.terminal.driver import InputFilter, TerminalFile
+from support.emulated_terminal import Terminal
 
 LEFT_ALTERNATE_SCREEN = b"\x1b[?1049l"
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from glmtui.engine.bench.clock import timed
-from glmtui.engine.bench.plan import Ready, Subject, Timed
+from glmtui.engine.bench.plan import StartInfo, Subject, Timed
 from glmtui.engine.hardware.machine import peak_resident
 from glmtui.errors import EngineError
 from glmtui.language import _
@@ -36,7 +36,7 @@ class LlamaCppPeer:
                 _("llama.cpp cannot load {path}: {error}.").format(path=subject.gguf, error=error),
                 _("Give it another --gguf file."),
             ) from error
-        self.ready = Ready(
+        self.ready = StartInfo(
             engine="llama-cpp",
             device="gpu" if on_gpu else "cpu",
             dtype="",

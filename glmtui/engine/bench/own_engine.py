@@ -11,7 +11,7 @@ import torch
 from glmtui import __version__
 from glmtui.chat import SamplingParams
 from glmtui.engine.bench.clock import timed
-from glmtui.engine.bench.plan import Ready, Subject, Timed
+from glmtui.engine.bench.plan import StartInfo, Subject, Timed
 from glmtui.engine.bench.synthetic import random_model
 from glmtui.engine.loading.loader import load
 from glmtui.engine.nn.packed_weight import PackedWeight
@@ -39,7 +39,7 @@ class Native:
         info = self._loaded.info
         model = self._loaded.model
         marks = getattr(model.config, "marks", None)  # ChatGLM-6B's prompts have to end with two
-        self.ready = Ready(
+        self.ready = StartInfo(
             engine="glmtui",
             device=info.device,
             dtype=info.dtype,

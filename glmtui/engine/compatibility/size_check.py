@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from glmtui.engine.catalog.config_rules import OTHER_CONFIG, check_weights
 from glmtui.engine.catalog.registry import QUANTS, Quant
 from glmtui.engine.hardware.machine import Snapshot
-from glmtui.engine.loading.placement import FIRST_TOKENS, Sizes, place, scratch
+from glmtui.engine.loading.placement import FIRST_TOKENS, Sizes, plan_placement, scratch
 from glmtui.errors import BadCheckpoint, EngineError, OutOfMemory
 from glmtui.language import _
 
@@ -63,7 +63,7 @@ def device_of(
         return Sizes(weight_bytes(model, asked) + cache, (), 0, beside)
 
     name = "cpu" if device.type == "cpu" else name
-    return torch.device(place(name, sizes_of, machine)[0])
+    return torch.device(plan_placement(name, sizes_of, machine)[0])
 
 
 def packable(model: PreTrainedModel, quant: Quant) -> Mapping[str, nn.Linear]:

@@ -35,7 +35,7 @@ from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.hardware.memory import out_of_memory
 from glmtui.engine.nn.decoder import Decoder, common_prefix
 from glmtui.engine.nn.kv_cache import KVCache
-from glmtui.engine.nn.linear import Choice, LinearLayer, make_linear
+from glmtui.engine.nn.linear import KernelChoice, LinearLayer, make_linear
 from glmtui.engine.nn.packed_weight import quantize
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.tokenization.bounded_tokenizer import BoundedTokenizer
@@ -61,7 +61,7 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     quant: Quant | Literal["auto"] | None,
-    choice: Choice,
+    choice: KernelChoice,
     machine: Snapshot,
     on_progress: ProgressHook,
 ) -> LoadedModel:
@@ -217,7 +217,7 @@ def _pack(
     quant: Quant,
     device: torch.device,
     dtype: torch.dtype,
-    choice: Choice,
+    choice: KernelChoice,
 ) -> str:
     """Puts packed linear layers in place of the model's own.
 

@@ -30,7 +30,7 @@ air is still and a song carries far. Dear Mrs. Lang, thank you for your letter o
 """
 
 
-def importance(info: ModelInfo, on_progress: ProgressHook) -> dict[str, Tensor]:
+def column_importance(info: ModelInfo, on_progress: ProgressHook) -> dict[str, Tensor]:
     """The mean square of each input of each linear layer, while the model reads `TEXT`.
 
     Args:

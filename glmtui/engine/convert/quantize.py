@@ -20,12 +20,12 @@ from glmtui.engine.api import LoadOptions, ModelInfo, ProgressHook
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.model_folder import INDEXES, MANIFEST, Manifest, inspect, read_config
 from glmtui.engine.catalog.registry import CPM_FILE, TABLE_BYTES, Quant
-from glmtui.engine.checkpoint.checkpoint import GPTQ_CONFIG, Checkpoint, Rows
-from glmtui.engine.checkpoint.safetensors_writer import TensorFile
-from glmtui.engine.convert.calibration import importance
-from glmtui.engine.loading.loader import build, family_module
+from glmtui.engine.checkpoint.checkpoint import GPTQ_CONFIG, Checkpoint, RowRange
+from glmtui.engine.checkpoint.safetensors_writer import SafetensorsWriter
+from glmtui.engine.convert.calibration import column_importance
+from glmtui.engine.loading.loader import build_model, family_module
 from glmtui.engine.loading.weight_filler import TABLES
-from glmtui.engine.nn.layers import Slot
+from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 from glmtui.engine.pull import pull
 from glmtui.engine.pull.staging import (
@@ -44,7 +44,7 @@ OTHER_PACKINGS = ("quantization_bit", "quantization_embeddings", "quantization_c
 SMALL_BYTES = 64 << 20  # room for the files that hold no weights
 
 
-def prepare(
+def quantize_checkpoint(
     source: ModelInfo,
     target: Path,
     bits: int,
@@ -76,7 +76,7 @@ def prepare(
     quant = next(quant for quant in resolver.QUANTS.values() if quant.bits == bits)
     raw = read_config(source.path)
     family = family_module(source.family)
-    config, model = build(family, raw, source.path, LoadOptions())
+    config, model = build_model(family, raw, source.path, LoadOptions())
     checkpoint = Checkpoint(source.path, raw)
     with disk_errors(target, _(ELSEWHERE)), work_folder(target) as work:
         need_room(work, _nbytes(model, quant) + SMALL_BYTES, target.name, _(ELSEWHERE))
@@ -86,7 +86,9 @@ def prepare(
         sources = family.sources(config)
         matters: dict[str, Tensor] = {}
         if bits == 4:
-            found = importance(source, lambda seen: job.report(seen.what, seen.done, seen.total))
+            found = column_importance(
+                source, lambda seen: job.report(seen.what, seen.done, seen.total)
+            )
             for path, columns in found.items():
                 matters |= dict.fromkeys(sources[f"{path}.weight"].names, columns)
         stored = _write_weights(
@@ -111,9 +113,9 @@ def _nbytes(model: nn.Module, quant: Quant) -> int:
     return round(packed * quant.bytes_per_weight) + others * TABLE_BYTES
 
 
-def _linear_layers(model: nn.Module) -> Iterator[tuple[str, Slot]]:
+def _linear_layers(model: nn.Module) -> Iterator[tuple[str, LinearPlaceholder]]:
     for path, module in model.named_modules():
-        if isinstance(module, Slot) and path not in TABLES:
+        if isinstance(module, LinearPlaceholder) and path not in TABLES:
             yield path, module
 
 
@@ -132,7 +134,7 @@ def _copy_small_files(source: Path, folder: Path, raw: Mapping[str, Any]) -> Non
 def _write_weights(
     checkpoint: Checkpoint,
     target: Path,
-    sources: Mapping[str, Rows],
+    sources: Mapping[str, RowRange],
     model: nn.Module,
     quant: Quant,
     matters: Mapping[str, Tensor],
@@ -151,7 +153,7 @@ def _write_weights(
     kinds: dict[str, None] = {}
     parts = [f"{name}{part}" for name in names for part in ("", ".scale", ".zero", ".order")]
     total, done = checkpoint.nbytes, 0
-    with TensorFile(target, parts) as file:
+    with SafetensorsWriter(target, parts) as file:
         for name in names:
             job.report(_("quantising"), min(done, total), total)
             stored = checkpoint.get(name)

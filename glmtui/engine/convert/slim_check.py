@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glmtui.engine.catalog.model_folder import read_config
-from glmtui.engine.checkpoint.checkpoint import Checkpoint, Rows
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
 from glmtui.engine.models import chatglm
 from glmtui.engine.nn.packed_weight import dense
 from glmtui.engine.tokenization.sentencepiece_tokenizer import IceTokenizer
@@ -180,13 +180,13 @@ class StreamedModel:
         self.checkpoint.close()
 
     def _embedded(self, ids: Tensor) -> Tensor:
-        table = self.checkpoint.rows(Rows(WORDS))
+        table = self.checkpoint.rows(RowRange(WORDS))
         self.checkpoint.close()
         rows = [dense(table[int(i) : int(i) + 1], self._dtype) for i in ids.flatten()]
         return torch.cat(rows).view(*ids.shape, -1)
 
     def _logits(self, x: Tensor) -> Tensor:
-        table = self.checkpoint.rows(Rows(HEAD if HEAD in self.checkpoint else WORDS))
+        table = self.checkpoint.rows(RowRange(HEAD if HEAD in self.checkpoint else WORDS))
         self.checkpoint.close()
         parts = (table[i : i + HEAD_ROWS] for i in range(0, table.shape[0], HEAD_ROWS))
         return torch.cat([F.linear(x.float(), dense(part, torch.float32)) for part in parts], -1)

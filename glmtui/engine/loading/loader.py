@@ -30,13 +30,13 @@ from glmtui.engine.api import (
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.config_check import check_config
 from glmtui.engine.catalog.registry import Quant
-from glmtui.engine.checkpoint.checkpoint import Checkpoint, Rows
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
 from glmtui.engine.hardware.machine import Snapshot, physical_cores, snapshot
 from glmtui.engine.hardware.memory import out_of_memory
-from glmtui.engine.loading.memory_estimate import parts, sizes
-from glmtui.engine.loading.pipeline import spread
-from glmtui.engine.loading.placement import Sizes, SizesOf, place
-from glmtui.engine.loading.weight_filler import Placer
+from glmtui.engine.loading.memory_estimate import estimate_sizes, model_parts
+from glmtui.engine.loading.pipeline import split_over_devices
+from glmtui.engine.loading.placement import Sizes, SizesOf, plan_placement
+from glmtui.engine.loading.weight_filler import WeightFiller
 from glmtui.engine.nn.decoder import Decoder
 from glmtui.engine.nn.linear import kernel_choice
 from glmtui.engine.runtime.model_runner import LoadedModel
@@ -103,7 +103,7 @@ def load(
             info, raw, options, device, dtype, quant, choice, snapshot(), report
         )
         return other
-    config, model = build(family, raw, info.path, options)
+    config, model = build_model(family, raw, info.path, options)
     # the tokenizer first: what it refuses is known before gigabytes are read
     tokenizer = family.load_tokenizer(info.path, raw)
     chat_format = family.chat_format(tokenizer, info.path, raw) if tokenizer else None
@@ -111,17 +111,17 @@ def load(
 
     def sizes_of(key: str | None) -> Sizes:
         asked = quant if key is None else resolver.QUANTS[key]
-        return sizes(model, checkpoint, sources, dtype, asked, options.context_length)
+        return estimate_sizes(model, checkpoint, sources, dtype, asked, options.context_length)
 
     places = find_places(options.device, device, sizes_of, sources, snapshot())
     device = places["embedding"]
-    placer = Placer(model, checkpoint, device, dtype, quant, choice, places)
+    placer = WeightFiller(model, checkpoint, device, dtype, quant, choice, places)
     try:
         placer.place_all(sources, report)
         context_length = min(options.context_length or config.context_length, config.context_length)
         model.prepare(context_length, dtype, device)
         if len(set(places.values())) > 1:
-            spread(model, places)
+            split_over_devices(model, places)
     except torch.OutOfMemoryError as error:
         raise out_of_memory(device) from error
     cache = model.new_cache(1, dtype, torch.device("meta"))
@@ -194,7 +194,7 @@ def find_places(
     name: str,
     device: torch.device,
     sizes_of: SizesOf,
-    sources: Mapping[str, Rows],
+    sources: Mapping[str, RowRange],
     machine: Snapshot,
 ) -> dict[str, torch.device]:
     """The device of each part of a model; see `placement.place`.
@@ -203,8 +203,8 @@ def find_places(
         name: as asked for.
         device: what `pick_device` made of it: without CUDA "auto" is the CPU whatever NVML sees.
     """
-    found = place("cpu" if device.type == "cpu" else name, sizes_of, machine)
-    return {part: torch.device(where) for part, where in parts(sources, found).items()}
+    found = plan_placement("cpu" if device.type == "cpu" else name, sizes_of, machine)
+    return {part: torch.device(where) for part, where in model_parts(sources, found).items()}
 
 
 def pick_dtype(
@@ -277,7 +277,7 @@ def pick_quant(
     return None if name is None else resolver.QUANTS[name]
 
 
-def build(
+def build_model(
     family: Any, raw: dict[str, Any], folder: Path, options: LoadOptions
 ) -> tuple[Any, Decoder]:
     """The family's Config and its Model, on the meta device."""

@@ -9,20 +9,20 @@ import torch
 from torch import nn
 
 from glmtui.engine.catalog.registry import Quant
-from glmtui.engine.checkpoint.checkpoint import Checkpoint, Rows
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
 from glmtui.engine.loading.placement import FIRST_TOKENS, Sizes, scratch
 from glmtui.engine.loading.weight_filler import TABLES
 from glmtui.engine.nn.decoder import Decoder
-from glmtui.engine.nn.layers import Slot
+from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.packed_weight import PackedWeight
 
 POSITIONS = 64  # that stand for all when the size of position tables is measured
 
 
-def sizes(
+def estimate_sizes(
     model: Decoder,
     checkpoint: Checkpoint,
-    sources: Mapping[str, Rows],
+    sources: Mapping[str, RowRange],
     dtype: torch.dtype,
     quant: Quant | Literal["auto"] | None,
     context_length: int | None = None,
@@ -41,7 +41,9 @@ def sizes(
     taken: dict[str, float] = {}
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            packed = isinstance(module, Slot) and path not in TABLES and name == "weight"
+            packed = (
+                isinstance(module, LinearPlaceholder) and path not in TABLES and name == "weight"
+            )
             part = part_of(path)
             nbytes = parameter.numel() * (each if packed else dtype.itemsize)
             taken[part] = taken.get(part, 0) + nbytes
@@ -55,7 +57,7 @@ def sizes(
     linear = [  # without the head, which multiplies one token and is never packed
         module.weight.shape
         for path, module in model.named_modules()
-        if isinstance(module, Slot) and path not in TABLES
+        if isinstance(module, LinearPlaceholder) and path not in TABLES
     ]
     return Sizes(
         round(taken["embedding"]) + _position_bytes(model, context, dtype),
@@ -80,7 +82,7 @@ def part_of(path: str) -> str:
     return ".".join(path.split(".")[:2])
 
 
-def parts(sources: Mapping[str, Rows], places: tuple[str, ...]) -> dict[str, str]:
+def model_parts(sources: Mapping[str, RowRange], places: tuple[str, ...]) -> dict[str, str]:
     """The device of each part by name, from those of `Sizes.parts`."""
     first, *layers, last = places
     named = {f"layers.{i}": place for i, place in enumerate(layers)}
@@ -88,7 +90,7 @@ def parts(sources: Mapping[str, Rows], places: tuple[str, ...]) -> dict[str, str
     return {"embedding": first, **named, "norm": last, "head": head}
 
 
-def tied(sources: Mapping[str, Rows]) -> bool:
+def tied(sources: Mapping[str, RowRange]) -> bool:
     """Whether embedding and head are one tensor."""
     return sources["head.weight"] == sources["embedding.weight"]
 
@@ -96,7 +98,7 @@ def tied(sources: Mapping[str, Rows]) -> bool:
 def _bytes_per_weight(
     model: nn.Module,
     checkpoint: Checkpoint,
-    sources: Mapping[str, Rows],
+    sources: Mapping[str, RowRange],
     dtype: torch.dtype,
     quant: Quant | Literal["auto"] | None,
 ) -> float:
@@ -105,7 +107,7 @@ def _bytes_per_weight(
         return quant.bytes_per_weight
     if quant == "auto":
         for path, module in model.named_modules():
-            if isinstance(module, Slot) and path not in TABLES:
+            if isinstance(module, LinearPlaceholder) and path not in TABLES:
                 stored = checkpoint.get(sources[f"{path}.weight"].names[0])
                 checkpoint.close()
                 if isinstance(stored, PackedWeight):

@@ -17,7 +17,7 @@ from glmtui.engine.nn.kv_cache import KVCache
 LAYERS = "layers"  # what every family calls them
 
 
-class Ferry:
+class DeviceMover:
     """Brings tensors to a device; what many layers are given alike is brought once."""
 
     def __init__(self, device: torch.device) -> None:
@@ -41,7 +41,7 @@ class Ferry:
 class OnDevice(nn.Module):
     """A module whose arguments come from another device."""
 
-    def __init__(self, inner: nn.Module, ferry: Ferry) -> None:
+    def __init__(self, inner: nn.Module, ferry: DeviceMover) -> None:
         super().__init__()
         self.inner = inner
         self._ferry = ferry
@@ -50,7 +50,7 @@ class OnDevice(nn.Module):
         return self.inner(*self._ferry(args))
 
 
-def spread(model: Decoder, devices: Mapping[str, torch.device]) -> None:
+def split_over_devices(model: Decoder, devices: Mapping[str, torch.device]) -> None:
     """Makes a filled model run where its parts are, and its caches lie beside their layers.
 
     Args:
@@ -58,7 +58,7 @@ def spread(model: Decoder, devices: Mapping[str, torch.device]) -> None:
             `prepare` makes, are on the embedding's.
     """
     first = devices["embedding"]
-    ferries = {device: Ferry(device) for device in devices.values()}
+    ferries = {device: DeviceMover(device) for device in devices.values()}
     layers = model.get_submodule(LAYERS)
     assert isinstance(layers, nn.ModuleList)
     places = [devices[f"{LAYERS}.{i}"] for i in range(len(layers))]

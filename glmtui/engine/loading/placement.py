@@ -118,7 +118,7 @@ def _filled(parts: Sequence[int], rooms: Sequence[int], share: float) -> tuple[r
     return tuple(ranges) if start == len(parts) else None
 
 
-def place(name: str, sizes_of: SizesOf, machine: Snapshot) -> tuple[str, ...]:
+def plan_placement(name: str, sizes_of: SizesOf, machine: Snapshot) -> tuple[str, ...]:
     """The device of each part of a model (`Sizes.parts`).
 
     Args:

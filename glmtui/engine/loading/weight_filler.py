@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 from glmtui.engine.api import Progress, ProgressHook
 from glmtui.engine.catalog.registry import Quant
-from glmtui.engine.checkpoint.checkpoint import Checkpoint, Rows
-from glmtui.engine.nn.layers import Slot
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
+from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.linear import (
-    Choice,
     CpuInt8Linear,
+    KernelChoice,
     NativeEmbedding,
     kernel_choice,
     make_head,
     make_linear,
     may_stay_packed,
 )
-from glmtui.engine.nn.packed_weight import PackedWeight, dense, joined, quantize
+from glmtui.engine.nn.packed_weight import PackedWeight, concatenate, dense, quantize
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
 
@@ -39,11 +39,11 @@ NEEDLESS = re.compile(r"inv_freq$|lm_head\.weight(_scale)?$")
 logger = logging.getLogger(__name__)
 
 
-class Placer:
+class WeightFiller:
     """Fills one model.
 
     Args:
-        model: on the meta device, linear layers as `Slot`s.
+        model: on the meta device, linear layers as `LinearPlaceholder`s.
         device, dtype: of the weights that are not packed, and of the activations.
         places: of parts that are on another device, by the beginning of their path: "layers.3".
         quant: how linear layers are to be held: packed like this, "auto" for as they are stored,
@@ -62,7 +62,7 @@ class Placer:
         device: torch.device,
         dtype: torch.dtype,
         quant: Quant | Literal["auto"] | None,
-        choice: Choice | None = None,
+        choice: KernelChoice | None = None,
         places: Mapping[str, torch.device] | None = None,
     ) -> None:
         self.model = model
@@ -74,9 +74,9 @@ class Placer:
         self.choice = choice or kernel_choice("auto", checkpoint.folder, device, dtype)
         self.quants: set[str] = set()
         self.nbytes = 0
-        self._tables: dict[Rows, Tensor | PackedWeight] = {}
+        self._tables: dict[RowRange, Tensor | PackedWeight] = {}
 
-    def place_all(self, sources: Mapping[str, Rows], on_progress: ProgressHook) -> None:
+    def place_all(self, sources: Mapping[str, RowRange], on_progress: ProgressHook) -> None:
         """Reads, converts and places every parameter that `sources` names.
 
         Args:
@@ -100,7 +100,7 @@ class Placer:
             wanted = {name: sources[f"{path}.{name}"] for name in shapes}
             if path in TABLES:
                 self._place_table(path, module, wanted["weight"], shapes["weight"])
-            elif isinstance(module, Slot):
+            elif isinstance(module, LinearPlaceholder):
                 self._place_linear(path, wanted, shapes)
             else:
                 self._place_plain(module, wanted, shapes)
@@ -110,7 +110,7 @@ class Placer:
         on_progress(Progress(_("loading"), nbytes, nbytes))
 
     def _place_linear(
-        self, path: str, wanted: Mapping[str, Rows], shapes: Mapping[str, torch.Size]
+        self, path: str, wanted: Mapping[str, RowRange], shapes: Mapping[str, torch.Size]
     ) -> None:
         weight = self._read(wanted["weight"], shapes["weight"], self._held)
         bias = None
@@ -123,7 +123,7 @@ class Placer:
         self._install(path, linear)
 
     def _place_plain(
-        self, module: nn.Module, wanted: Mapping[str, Rows], shapes: Mapping[str, torch.Size]
+        self, module: nn.Module, wanted: Mapping[str, RowRange], shapes: Mapping[str, torch.Size]
     ) -> None:
         """Norms. A CPU works on them in float32."""
         dtype = torch.float32 if self.device.type == "cpu" else self.dtype
@@ -132,13 +132,13 @@ class Placer:
             setattr(module, name, nn.Parameter(tensor, requires_grad=False))
             self.nbytes += tensor.nbytes
 
-    def _place_table(self, path: str, module: nn.Module, rows: Rows, shape: torch.Size) -> None:
+    def _place_table(self, path: str, module: nn.Module, rows: RowRange, shape: torch.Size) -> None:
         """The embedding or the head, never below 8 bits; where both are one tensor, held once."""
         table = self._tables.get(rows)
         if table is None:
             table = self._tables[rows] = self._read(rows, shape, self._held_table)
             self.nbytes += table.nbytes
-        if isinstance(module, Slot):
+        if isinstance(module, LinearPlaceholder):
             self._install(path, make_head(table, self.dtype))
         elif isinstance(table, PackedWeight):
             self._install(path, NativeEmbedding(table))
@@ -169,7 +169,7 @@ class Placer:
             weight = weight.dequantize(torch.float32)
         return quantize(weight, self.quant.bits, self.quant.group)
 
-    def _plain(self, rows: Rows, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    def _plain(self, rows: RowRange, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """A parameter that is never packed."""
         tensor = self._read(rows, shape, lambda part: part)
         if isinstance(tensor, PackedWeight):
@@ -183,7 +183,7 @@ class Placer:
 
     def _read(
         self,
-        rows: Rows,
+        rows: RowRange,
         shape: torch.Size,
         convert: Callable[[Tensor | PackedWeight], Tensor | PackedWeight],
     ) -> Tensor | PackedWeight:
@@ -201,7 +201,7 @@ class Placer:
                 ),
                 _("config.json and weights are not of the same model; fetch it again."),
             )
-        return joined([convert(part.to(self.device)) for part in stored], self.dtype)
+        return concatenate([convert(part.to(self.device)) for part in stored], self.dtype)
 
     def _install(self, path: str, linear: nn.Module) -> None:
         parent, _dot, name = path.rpartition(".")

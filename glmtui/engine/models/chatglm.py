@@ -21,14 +21,14 @@ from glmtui.chat import Message, SamplingParams
 from glmtui.chat.rounds import TRAINING_TIME, rounds
 from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.catalog.family_fields import read_fields
-from glmtui.engine.checkpoint.checkpoint import Rows
-from glmtui.engine.models.prefix_lm import Marks, Prefix, PrefixCache
+from glmtui.engine.checkpoint.checkpoint import RowRange
+from glmtui.engine.models.prefix_lm import Marks, Prefix, PrefixLMCache
 from glmtui.engine.nn.decoder import Decoder, common_prefix
 from glmtui.engine.nn.kv_cache import KVCache
 from glmtui.engine.nn.layers import (
     Embedding,
+    LinearPlaceholder,
     RotaryTable,
-    Slot,
     attention,
     causal_attention,
     chunk_mask,
@@ -126,8 +126,8 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.heads, self.head_dim = config.heads, config.head_dim
-        self.qkv = Slot(config.hidden, 3 * config.hidden, bias=True)
-        self.out = Slot(config.hidden, config.hidden, bias=True)
+        self.qkv = LinearPlaceholder(config.hidden, 3 * config.hidden, bias=True)
+        self.out = LinearPlaceholder(config.hidden, config.hidden, bias=True)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
@@ -152,8 +152,8 @@ class Layer(nn.Module):
         self.attention_norm = LayerNorm(config.hidden, config.layer_norm_eps)
         self.attention = Attention(config, layer)
         self.mlp_norm = LayerNorm(config.hidden, config.layer_norm_eps)
-        self.up = Slot(config.hidden, config.inner, bias=True)
-        self.down = Slot(config.inner, config.hidden, bias=True)
+        self.up = LinearPlaceholder(config.hidden, config.inner, bias=True)
+        self.down = LinearPlaceholder(config.inner, config.hidden, bias=True)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
@@ -178,7 +178,7 @@ class Model(Decoder):
         self.embedding = Embedding(rows, config.hidden)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
         self.norm = LayerNorm(config.hidden, config.layer_norm_eps)
-        self.head = Slot(config.hidden, rows)
+        self.head = LinearPlaceholder(config.hidden, rows)
         self.rotary: RotaryTable | None = None
 
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -203,9 +203,9 @@ class Model(Decoder):
 
     def new_cache(
         self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
-    ) -> PrefixCache:
+    ) -> PrefixLMCache:
         c = self.config
-        return PrefixCache(
+        return PrefixLMCache(
             c.layers, c.heads, c.head_dim, capacity, dtype=dtype, device=device, batch=batch
         )
 
@@ -238,7 +238,7 @@ class Model(Decoder):
             padding: int64 [batch], how many first tokens are padding; told with the context.
 
         Returns:
-            float32 [batch, S or 1, vocab]. Rows that are not in memory have a logit so low that
+            float32 [batch, S or 1, vocab]. RowRange that are not in memory have a logit so low that
             they are never drawn.
 
         Raises:
@@ -247,7 +247,7 @@ class Model(Decoder):
         assert self.rotary is not None, "prepare() was not called"
         c = self.config
         start = 0 if cache is None else cache.offset
-        prefix = cache.prefix if isinstance(cache, PrefixCache) and start else None
+        prefix = cache.prefix if isinstance(cache, PrefixLMCache) and start else None
         if prefix is None:
             prefix = Prefix.of(ids, c.marks, padding)
         fixed = cache.position if cache is not None else None
@@ -262,7 +262,7 @@ class Model(Decoder):
         x = self.embedding(ids - c.cut if c.cut else ids).to(cos.dtype)
         for layer in self.layers:
             x = layer(x, cos, sin, mask, cache)
-        if isinstance(cache, PrefixCache):
+        if isinstance(cache, PrefixLMCache):
             cache.prefix = prefix
             cache.advance(ids.shape[1])
         if last_only:
@@ -277,12 +277,12 @@ class Model(Decoder):
         return prefix.mask(start, length, dtype)
 
 
-def sources(config: Config) -> dict[str, Rows]:
+def sources(config: Config) -> dict[str, RowRange]:
     """Which checkpoint tensors make each of our parameters, by name.
 
     ``lm_head.weight`` is the embedding once more, so it is held once.
     """
-    words = Rows("transformer.word_embeddings.weight", start=config.cut)
+    words = RowRange("transformer.word_embeddings.weight", start=config.cut)
     found = {"embedding.weight": words, "head.weight": words}
     modules = {"norm": "final_layernorm"}
     for i in range(config.layers):
@@ -296,7 +296,7 @@ def sources(config: Config) -> dict[str, Rows]:
         }
     for ours, theirs in modules.items():
         for kind in ("weight", "bias"):
-            found[f"{ours}.{kind}"] = Rows(f"transformer.{theirs}.{kind}")
+            found[f"{ours}.{kind}"] = RowRange(f"transformer.{theirs}.{kind}")
     return found
 
 

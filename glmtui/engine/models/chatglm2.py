@@ -18,11 +18,11 @@ from glmtui.chat import Message, SamplingParams
 from glmtui.chat.rounds import TRAINING_TIME, rounds
 from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.catalog.family_fields import read_fields
-from glmtui.engine.checkpoint.checkpoint import Rows
-from glmtui.engine.models.gqa_decoder import PreNormDecoder, Shape
+from glmtui.engine.checkpoint.checkpoint import RowRange
+from glmtui.engine.models.gqa_decoder import GqaDecoder, Shape
 from glmtui.engine.nn.layers import RotaryTable, inverse_frequencies, rotate_pairs
 from glmtui.engine.tokenization.hf_tokenizer import generation_ends
-from glmtui.engine.tokenization.sentencepiece_tokenizer import PieceTokenizer, load_pieces
+from glmtui.engine.tokenization.sentencepiece_tokenizer import SentencePieceTokenizer, load_pieces
 
 TRAINED_LENGTH = 8192  # what ChatGLM2-6B was trained on; its config.json says 32768
 ROPE_BASE = 10_000.0
@@ -92,7 +92,7 @@ def original_config(
 # ---- the model
 
 
-class Model(PreNormDecoder):
+class Model(GqaDecoder):
     """ChatGLM2, ChatGLM3 and GLM-4 as the engine wants them."""
 
     rotate = staticmethod(rotate_pairs)
@@ -108,26 +108,28 @@ class Model(PreNormDecoder):
         self.rotary = table
 
 
-def sources(config: Config) -> dict[str, Rows]:
+def sources(config: Config) -> dict[str, RowRange]:
     """Which checkpoint tensors make each of our parameters, by name."""
     found = {
-        "embedding.weight": Rows("transformer.embedding.word_embeddings.weight"),
-        "norm.weight": Rows("transformer.encoder.final_layernorm.weight"),
-        "head.weight": Rows("transformer.output_layer.weight"),
+        "embedding.weight": RowRange("transformer.embedding.word_embeddings.weight"),
+        "norm.weight": RowRange("transformer.encoder.final_layernorm.weight"),
+        "head.weight": RowRange("transformer.output_layer.weight"),
     }
     for i in range(config.layers):
         theirs, ours = f"transformer.encoder.layers.{i}", f"layers.{i}"
         found |= {
-            f"{ours}.attention_norm.weight": Rows(f"{theirs}.input_layernorm.weight"),
-            f"{ours}.attention.qkv.weight": Rows(f"{theirs}.self_attention.query_key_value.weight"),
-            f"{ours}.attention.out.weight": Rows(f"{theirs}.self_attention.dense.weight"),
-            f"{ours}.mlp_norm.weight": Rows(f"{theirs}.post_attention_layernorm.weight"),
-            f"{ours}.gate_up.weight": Rows(f"{theirs}.mlp.dense_h_to_4h.weight"),
-            f"{ours}.down.weight": Rows(f"{theirs}.mlp.dense_4h_to_h.weight"),
+            f"{ours}.attention_norm.weight": RowRange(f"{theirs}.input_layernorm.weight"),
+            f"{ours}.attention.qkv.weight": RowRange(
+                f"{theirs}.self_attention.query_key_value.weight"
+            ),
+            f"{ours}.attention.out.weight": RowRange(f"{theirs}.self_attention.dense.weight"),
+            f"{ours}.mlp_norm.weight": RowRange(f"{theirs}.post_attention_layernorm.weight"),
+            f"{ours}.gate_up.weight": RowRange(f"{theirs}.mlp.dense_h_to_4h.weight"),
+            f"{ours}.down.weight": RowRange(f"{theirs}.mlp.dense_4h_to_h.weight"),
         }
         if config.qkv_bias:
             bias = f"{theirs}.self_attention.query_key_value.bias"
-            found[f"{ours}.attention.qkv.bias"] = Rows(bias)
+            found[f"{ours}.attention.qkv.bias"] = RowRange(bias)
     return found
 
 
@@ -140,7 +142,7 @@ class RoundFormat:
     There is no system role: a system prompt stands before the first round.
     """
 
-    def __init__(self, tokenizer: PieceTokenizer, stop_ids: frozenset[int]) -> None:
+    def __init__(self, tokenizer: SentencePieceTokenizer, stop_ids: frozenset[int]) -> None:
         self.tokenizer = tokenizer
         self.stop_ids = stop_ids
         self._marks = [tokenizer.special["[gMASK]"], tokenizer.special["sop"]]
@@ -159,11 +161,13 @@ class RoundFormat:
 def load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Tokenizer | None:
     """The tokenizer of a folder, or None where it has no tokenizer.model."""
     processor = load_pieces(folder / "tokenizer.model")
-    return None if processor is None else PieceTokenizer(processor, SPECIALS, readable=False)
+    return (
+        None if processor is None else SentencePieceTokenizer(processor, SPECIALS, readable=False)
+    )
 
 
 def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> ChatFormat:
-    assert isinstance(tokenizer, PieceTokenizer)
+    assert isinstance(tokenizer, SentencePieceTokenizer)
     return RoundFormat(tokenizer, stop_ids(raw) | generation_ends(folder))
 
 

@@ -23,7 +23,7 @@ from glmtui.engine.models.chatglm2 import (
     stop_ids,
 )
 from glmtui.engine.tokenization.hf_tokenizer import generation_ends
-from glmtui.engine.tokenization.sentencepiece_tokenizer import PieceTokenizer, load_pieces
+from glmtui.engine.tokenization.sentencepiece_tokenizer import SentencePieceTokenizer, load_pieces
 from glmtui.engine.tokenization.tool_calls import (
     Tool,
     declared_for_chatglm3,
@@ -132,11 +132,11 @@ def load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Tokenizer | None:
     processor = load_pieces(folder / "tokenizer.model")
     if processor is None:
         return None
-    return PieceTokenizer(processor, (*SPECIALS, *ROLES), readable=True)
+    return SentencePieceTokenizer(processor, (*SPECIALS, *ROLES), readable=True)
 
 
 def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> ChatFormat:
-    assert isinstance(tokenizer, PieceTokenizer)
+    assert isinstance(tokenizer, SentencePieceTokenizer)
     return RoleFormat(tokenizer, ("[gMASK]", "sop"), stop_ids(raw) | generation_ends(folder))
 
 

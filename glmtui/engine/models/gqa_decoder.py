@@ -19,9 +19,9 @@ from glmtui.engine.nn.decoder import Decoder
 from glmtui.engine.nn.kv_cache import KVCache
 from glmtui.engine.nn.layers import (
     Embedding,
+    LinearPlaceholder,
     RMSNorm,
     RotaryTable,
-    Slot,
     attention,
     causal_attention,
     causal_mask,
@@ -67,8 +67,10 @@ class Attention(nn.Module):
         self.heads, self.kv_heads = shape.heads, shape.kv_heads
         self.head_dim = shape.head_dim
         fused = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
-        self.qkv = Slot(shape.hidden, fused, bias=shape.qkv_bias)
-        self.out = Slot(shape.heads * shape.head_dim, shape.hidden, bias=shape.out_bias)
+        self.qkv = LinearPlaceholder(shape.hidden, fused, bias=shape.qkv_bias)
+        self.out = LinearPlaceholder(
+            shape.heads * shape.head_dim, shape.hidden, bias=shape.out_bias
+        )
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
@@ -92,8 +94,8 @@ class Layer(nn.Module):
         self.attention_norm = RMSNorm(shape.hidden, shape.rms_norm_eps)
         self.attention = Attention(shape, layer, rotate)
         self.mlp_norm = RMSNorm(shape.hidden, shape.rms_norm_eps)
-        self.gate_up = Slot(shape.hidden, 2 * shape.inner)
-        self.down = Slot(shape.inner, shape.hidden)
+        self.gate_up = LinearPlaceholder(shape.hidden, 2 * shape.inner)
+        self.down = LinearPlaceholder(shape.inner, shape.hidden)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
@@ -103,7 +105,7 @@ class Layer(nn.Module):
         return y
 
 
-class PreNormDecoder(Decoder):
+class GqaDecoder(Decoder):
     """A family's Model gives its `rotate` and the tables for it."""
 
     def __init__(self, shape: Shape) -> None:
@@ -112,7 +114,7 @@ class PreNormDecoder(Decoder):
         self.embedding = Embedding(shape.vocab, shape.hidden)
         self.layers = nn.ModuleList(Layer(shape, i, self.rotate) for i in range(shape.layers))
         self.norm = RMSNorm(shape.hidden, shape.rms_norm_eps)
-        self.head = Slot(shape.hidden, shape.vocab)
+        self.head = LinearPlaceholder(shape.hidden, shape.vocab)
         self.rotary: RotaryTable | None = None
 
     @staticmethod

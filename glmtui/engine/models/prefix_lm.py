@@ -106,7 +106,7 @@ def first_true(flags: Tensor) -> Tensor:
     return flags.int().argmax(1)
 
 
-class PrefixCache(KVCache):
+class PrefixLMCache(KVCache):
     """Keys and values of a prefix language model, with the `Prefix` they were computed for.
 
     A context is cached whole or not at all: each of its tokens has seen all the others.
@@ -149,7 +149,7 @@ class PrefixCache(KVCache):
 
     def fork(self, length: int) -> KVCache:
         twin = super().fork(length)
-        assert isinstance(twin, PrefixCache)
+        assert isinstance(twin, PrefixLMCache)
         if twin._prefix is not None:  # each cache writes its next context into its own
             twin._prefix = twin._prefix.clone()
         return twin

@@ -1,7 +1,7 @@
 """The parts decoders are made of: norms, rotary positions, attention. Shapes in, shapes out.
 
 Linear layers are placed by the loader (`glmtui.engine.nn.linear.make_linear`), so families declare
-them with `Slot`, which knows its shape and holds nothing yet.
+them with `LinearPlaceholder`, which knows its shape and holds nothing yet.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ QUERY_BLOCK = 64  # queries at a time on a CPU
 FEW_QUERIES = 4  # up to so many a CPU computes each alone
 
 
-class Slot(nn.Module):
+class LinearPlaceholder(nn.Module):
     """The place of a linear layer that the loader fills with the module fit for its weight.
 
     Args:

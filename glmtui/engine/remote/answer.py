@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from glmtui.engine.remote.chat_completions import Chunk, parse_chunk
-from glmtui.engine.remote.content import Said, read_message
+from glmtui.engine.remote.content import MessageContent, read_message
 from glmtui.engine.remote.text_pieces import TextPieces, whole_characters
 
 MAX_TOOLS = 8
@@ -67,7 +67,7 @@ class Answer:
         followed = (None, self._index)
         return next((choice for choice in found if choice.get("index") in followed), {})
 
-    def _said(self, data: dict[str, Any], choice: dict[str, Any]) -> tuple[Said, bool]:
+    def _said(self, data: dict[str, Any], choice: dict[str, Any]) -> tuple[MessageContent, bool]:
         """What is said, and whether it may be all of it rather than the next piece."""
         message = choice.get("message")
         for source in (choice.get("delta"), message):

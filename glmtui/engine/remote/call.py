@@ -33,7 +33,7 @@ from glmtui.engine.remote.endpoint import Endpoint
 from glmtui.engine.remote.json_text import parse_json
 from glmtui.engine.remote.refusals import (
     LOG_HINT,
-    Blame,
+    ErrorContext,
     Refused,
     broken_off,
     failed_inside,
@@ -67,7 +67,7 @@ _BLANKS = b"\xef\xbb\xbf \t\r\n"
 _log = logging.getLogger(__name__)
 
 
-class Call:
+class ServerCall:
     """A question and its answer.
 
     Args:
@@ -83,7 +83,7 @@ class Call:
     def __init__(
         self,
         endpoint: Endpoint,
-        blame: Blame,
+        blame: ErrorContext,
         messages: Sequence[Message],
         params: SamplingParams,
         extra: Mapping[str, Any],

@@ -19,7 +19,7 @@ _PLAIN_TYPES = ("", "text", "output_text", "input_text", "summary_text", "refusa
 
 
 @dataclass(slots=True)
-class Said:
+class MessageContent:
     """What a message says.
 
     Attributes:
@@ -35,12 +35,12 @@ class Said:
         return bool(self.text or self.reasoning or self.others)
 
 
-def read_message(message: Mapping[str, Any]) -> Said:
+def read_message(message: Mapping[str, Any]) -> MessageContent:
     """A ``message`` or ``delta`` of a chat completion.
 
     A refusal is text; thoughts are taken once where a server sends them under several names.
     """
-    said = Said()
+    said = MessageContent()
     _read(message.get("content"), said)
     _read(message.get("refusal"), said)
     for key in _REASONING_KEYS:
@@ -57,7 +57,7 @@ def read_message(message: Mapping[str, Any]) -> Said:
     return said
 
 
-def _read(value: Any, said: Said, *, thoughts: bool = False, depth: int = 0) -> None:
+def _read(value: Any, said: MessageContent, *, thoughts: bool = False, depth: int = 0) -> None:
     if isinstance(value, str):
         if thoughts:
             said.reasoning += value
@@ -70,7 +70,7 @@ def _read(value: Any, said: Said, *, thoughts: bool = False, depth: int = 0) -> 
         _read_part(value, said, thoughts=thoughts, depth=depth + 1)
 
 
-def _read_part(part: dict[str, Any], said: Said, *, thoughts: bool, depth: int) -> None:
+def _read_part(part: dict[str, Any], said: MessageContent, *, thoughts: bool, depth: int) -> None:
     kind = part.get("type")
     kind = kind.lower() if isinstance(kind, str) else ""
     thoughts = thoughts or "think" in kind or "reason" in kind or (not kind and "thinking" in part)

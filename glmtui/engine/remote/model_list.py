@@ -7,7 +7,7 @@ import time
 from glmtui.engine.remote.chat_completions import ListedModel, parse_models
 from glmtui.engine.remote.endpoint import Endpoint
 from glmtui.engine.remote.json_text import parse_json
-from glmtui.engine.remote.refusals import Blame, not_a_reply, refused, unreachable
+from glmtui.engine.remote.refusals import ErrorContext, not_a_reply, refused, unreachable
 from glmtui.engine.remote.text_pieces import decode, whole_characters
 
 MAX_LIST_BYTES = 4 << 20
@@ -37,7 +37,7 @@ class ModelList:
 
         from glmtui.net.http_client import TimeUp, ending, read_whole
 
-        blame = Blame(self._endpoint.shown, key=self._endpoint.key)
+        blame = ErrorContext(self._endpoint.shown, key=self._endpoint.key)
         started = time.monotonic()
         limit = NAMED_LIST_SECONDS if model else LIST_SECONDS
         try:

@@ -71,7 +71,7 @@ class Refused(ServerError):
 
 
 @dataclass(frozen=True, slots=True)
-class Blame:
+class ErrorContext:
     """Whom an error is about.
 
     Attributes:
@@ -96,7 +96,7 @@ class Blame:
         return text if len(text) <= MAX_QUOTE else text[: MAX_QUOTE - 1] + "…"
 
 
-def refused(blame: Blame, status: int, headers: Mapping[str, str], body: bytes) -> Refused:
+def refused(blame: ErrorContext, status: int, headers: Mapping[str, str], body: bytes) -> Refused:
     """The error for an answer whose status is not 200."""
     words = _words(blame.mask(body.decode("utf-8", "replace")))
     quoted = f": {blame.quote(words)}" if words else "."
@@ -104,7 +104,7 @@ def refused(blame: Blame, status: int, headers: Mapping[str, str], body: bytes) 
     return Refused(message, hint, status, words)
 
 
-def failed_inside(blame: Blame, status: int, words: str) -> Refused:
+def failed_inside(blame: ErrorContext, status: int, words: str) -> Refused:
     """The error for an answer that began well and holds an error of the server's."""
     return Refused(
         _("{server} failed: {words}").format(server=blame.address, words=blame.quote(words)),
@@ -115,7 +115,7 @@ def failed_inside(blame: Blame, status: int, words: str) -> Refused:
 
 
 def nothing_shown(
-    blame: Blame, tools: Sequence[str], others: Sequence[str], finish: str | None
+    blame: ErrorContext, tools: Sequence[str], others: Sequence[str], finish: str | None
 ) -> ServerError:
     """The error for a reply that came to its end and has no text.
 
@@ -138,7 +138,7 @@ def nothing_shown(
     return ServerError(said.format(server=blame.address, what=what), hint)
 
 
-def too_long_an_answer(blame: Blame, limit: int) -> ServerError:
+def too_long_an_answer(blame: ErrorContext, limit: int) -> ServerError:
     """The error for an answer of more bytes than any sound one."""
     return ServerError(
         _("The answer of {server} does not end: {size} MB so far.").format(
@@ -148,7 +148,7 @@ def too_long_an_answer(blame: Blame, limit: int) -> ServerError:
     )
 
 
-def not_a_reply(blame: Blame, body: str) -> ServerError:
+def not_a_reply(blame: ErrorContext, body: str) -> ServerError:
     """The error for an answer that is no chat completion, with the beginning of it."""
     what = _page_title(blame.mask(body)) or blame.quote(body) or _("nothing")
     return ServerError(
@@ -159,7 +159,9 @@ def not_a_reply(blame: Blame, body: str) -> ServerError:
     )
 
 
-def unreachable(blame: Blame, error: Exception, *, seconds: float, begun: bool) -> ServerError:
+def unreachable(
+    blame: ErrorContext, error: Exception, *, seconds: float, begun: bool
+) -> ServerError:
     """The error for an exception of httpx (or of what lies below it).
 
     Args:
@@ -248,7 +250,7 @@ def unreachable(blame: Blame, error: Exception, *, seconds: float, begun: bool) 
     return broken_off(blame, begun=begun)
 
 
-def broken_off(blame: Blame, *, begun: bool) -> ServerError:
+def broken_off(blame: ErrorContext, *, begun: bool) -> ServerError:
     """The error for an answer that just ends; `begun`: whether a part of the reply has come."""
     said = _("The connection to {server} broke off before it answered.")
     if begun:
@@ -258,7 +260,7 @@ def broken_off(blame: Blame, *, begun: bool) -> ServerError:
 
 
 def _explained(
-    blame: Blame, status: int, headers: Mapping[str, str], words: str, quoted: str
+    blame: ErrorContext, status: int, headers: Mapping[str, str], words: str, quoted: str
 ) -> tuple[str, str]:
     if status == 404:
         return _not_found(blame, words)
@@ -292,7 +294,7 @@ def _explained(
     return filled, hint
 
 
-def _not_found(blame: Blame, words: str) -> tuple[str, str]:
+def _not_found(blame: ErrorContext, words: str) -> tuple[str, str]:
     # A server that knows the path names what it misses; a wrong path gets a bare "Not Found".
     about_the_model = blame.model and (blame.model in words or "model" in words.lower())
     if about_the_model:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from glmtui.chat import FinishReason, GenerationStats
 from glmtui.engine.api import PrefillProgress, Reply
-from glmtui.engine.remote.call import Call
+from glmtui.engine.remote.call import ServerCall
 from glmtui.engine.remote.chat_completions import Chunk
 from glmtui.engine.remote.refusals import Refused
 from glmtui.engine.remote.reply_text import Thinking
@@ -38,7 +38,7 @@ class ServerReply:
 
     def __init__(
         self,
-        call: Call,
+        call: ServerCall,
         cancelled: Callable[[], bool],
         on_prefill: Callable[[PrefillProgress], None],
     ) -> None:

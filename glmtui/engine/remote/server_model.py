@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import LoadedInfo, PrefillProgress, ServerSpec
-from glmtui.engine.remote.call import Call
+from glmtui.engine.remote.call import ServerCall
 from glmtui.engine.remote.chat_completions import ListedModel, extra_fields
 from glmtui.engine.remote.detached_call import run_detached
 from glmtui.engine.remote.endpoint import Endpoint
 from glmtui.engine.remote.model_list import ModelList
-from glmtui.engine.remote.refusals import Blame
+from glmtui.engine.remote.refusals import ErrorContext
 from glmtui.engine.remote.reply import ServerReply
 from glmtui.engine.remote.request_fields import RequestFields
 from glmtui.errors import ServerError
@@ -45,7 +45,7 @@ class ServerModel:
                 _("Name one as model in [servers.NAME]."),
             )
         known = next((model for model in listed if model.id == name), ListedModel(name))
-        self._blame = Blame(
+        self._blame = ErrorContext(
             self._endpoint.shown, name, self._endpoint.key, [model.id for model in listed]
         )
         self._tells_progress = known.owner == "llamacpp"
@@ -101,7 +101,7 @@ class ServerModel:
         extra = extra_fields(params)
         if self._tells_progress:
             extra["return_progress"] = True
-        call = Call(self._endpoint, self._blame, messages, params, extra, self._fields)
+        call = ServerCall(self._endpoint, self._blame, messages, params, extra, self._fields)
         self._reply = ServerReply(call, cancelled, on_prefill)
         return self._reply
 

@@ -30,7 +30,7 @@ class Feeder(Protocol):
         ...
 
 
-def overlapped(
+def async_decode(
     feeder: Feeder, sampler: DeviceSampler, logits: Tensor, prompt: Sequence[int], room: int
 ) -> Iterator[int]:
     """The ids of a reply; each is told while the step over it runs.
@@ -43,7 +43,7 @@ def overlapped(
     Raises:
         EngineError: the logits hold NaN or infinity.
     """
-    mailbox = Mailbox(logits.device)
+    mailbox = AsyncScalar(logits.device)
     drawn = sampler(logits)
     for left in reversed(range(max(room, 1))):
         mailbox.send(drawn)
@@ -60,7 +60,7 @@ def overlapped(
         feeder.note([token])
 
 
-class Mailbox:
+class AsyncScalar:
     """Where numbers of a device arrive one by one, without anybody waiting when they are sent.
 
     The host's memory has to be pinned for that, and says nothing before the event has passed; see

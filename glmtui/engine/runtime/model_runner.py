@@ -23,12 +23,12 @@ from glmtui.engine.api import (
 from glmtui.engine.hardware.heap import trim_heap
 from glmtui.engine.hardware.memory import peak_memory
 from glmtui.engine.nn.decoder import Decoder
-from glmtui.engine.runtime.async_decode import overlapped
+from glmtui.engine.runtime.async_decode import async_decode
 from glmtui.engine.runtime.autotune import ChunkPacer, ThreadPacer
 from glmtui.engine.runtime.context_window import fit_prompt
 from glmtui.engine.runtime.cuda_graph import GraphedSteps
-from glmtui.engine.runtime.prefix_cache import CacheShelf, cache_budget
-from glmtui.engine.runtime.prompt_lookup import GUESSES, Lookahead
+from glmtui.engine.runtime.prefix_cache import PrefixCache, cache_budget
+from glmtui.engine.runtime.prompt_lookup import GUESSES, PromptLookup
 from glmtui.engine.runtime.sampling import DeviceSampler, make_sampler
 from glmtui.engine.runtime.token_stream import TokenStream
 from glmtui.errors import BadCheckpoint, PromptTooLong, UnsupportedModel, UsageError
@@ -72,7 +72,7 @@ class LoadedModel:
         self.device = device
         self._devices = devices or (device,)
         budget = cache_budget(options.cache_gb, device)
-        self._caches = CacheShelf(model, self.context_length, dtype, device, budget)
+        self._caches = PrefixCache(model, self.context_length, dtype, device, budget)
         self._speculation = options.speculation if model.rewinds else "off"
         graphed = model.rewinds and not model.spread
         self._graphs = GraphedSteps(model) if device.type == "cuda" and graphed else None
@@ -256,8 +256,10 @@ class LoadedModel:
         """
         if self._overlaps:
             sampler = DeviceSampler(params, prompt, len(logits), logits.device)
-            return overlapped(self, sampler, logits, prompt, room)
-        return Lookahead(self, prompt, room, self._speculation).draw(logits, make_sampler(params))
+            return async_decode(self, sampler, logits, prompt, room)
+        return PromptLookup(self, prompt, room, self._speculation).draw(
+            logits, make_sampler(params)
+        )
 
     def step(self, ids: Sequence[int], *, last_only: bool = True) -> Tensor:
         """Feeds ids behind what is cached.

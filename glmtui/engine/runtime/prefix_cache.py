@@ -20,7 +20,7 @@ SHARE = 4  # of the free memory, one part in so many is for caches
 MOST_ON_CPU = 2_000_000_000  # bytes: other programs live there too
 
 
-class CacheShelf:
+class PrefixCache:
     """The caches of one model, the one in use last.
 
     Args:

@@ -26,7 +26,7 @@ from glmtui.engine.runtime.sampling import Sampler
 
 GUESSES = 3  # tokens at once: with the one that is due as many as packed kernels are fast for
 NGRAM = 3  # ids that have to have stood there before
-MEMORY = 8  # steps of each kind that `Worth` goes by
+MEMORY = 8  # steps of each kind that `SpeculationGate` goes by
 PROBE_EVERY = 32  # guesses between two looks at the choice that is not in use
 
 
@@ -42,7 +42,7 @@ class Stepper(Protocol):
         ...
 
 
-class Lookup:
+class NgramIndex:
     """Finds what followed the last ids where they stood before.
 
     Args:
@@ -71,7 +71,7 @@ class Lookup:
         return self._ids[self._found : self._found + max(most, 0)]
 
 
-class Worth:
+class SpeculationGate:
     """Whether guessing pays: seconds per token of steps with guesses against plain ones.
 
     Of the seconds the medians count, since anything may hold up a single step.
@@ -103,7 +103,7 @@ class Worth:
         return median(self._guessing) <= gain * median(self._plain)
 
 
-class Lookahead:
+class PromptLookup:
     """Decodes token by token as the reply's loop asks, and reads further where it can guess.
 
     Args:
@@ -126,7 +126,7 @@ class Lookahead:
         self._room = room
         self._speculation = speculation
         self._clock = clock
-        self._worth = Worth()
+        self._worth = SpeculationGate()
         self._guessed: list[int] = []  # what was read behind the last token
         self._logits: list[Tensor] = []  # after each of them
         self._agreed = 0
@@ -169,9 +169,9 @@ class Lookahead:
         return self._logits[0]
 
     @cached_property
-    def _lookup(self) -> Lookup:
+    def _lookup(self) -> NgramIndex:
         """Made once the first token is out, which does not wait for it."""
-        return Lookup(self._prompt)
+        return NgramIndex(self._prompt)
 
     def _settle(self) -> None:
         """Forgets what was read in vain, and learns from it."""

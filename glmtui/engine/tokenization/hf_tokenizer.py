@@ -20,7 +20,7 @@ from glmtui.engine.catalog.model_folder import MAX_PIECES_BYTES, read_object, re
 from glmtui.engine.tokenization.bounded_tokenizer import BoundedTokenizer
 from glmtui.engine.tokenization.chat_template import TEMPLATE_FILE, read_chat_template
 from glmtui.engine.tokenization.end_tokens import end_ids, inside_turns
-from glmtui.engine.tokenization.template_renderer import Template
+from glmtui.engine.tokenization.template_renderer import TemplateRenderer
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.language import _
 
@@ -162,7 +162,7 @@ class TemplateFormat:
     def __init__(
         self,
         tokenizer: TokenizerJson,
-        template: Template,
+        template: TemplateRenderer,
         stop_ids: frozenset[int],
         variables: dict[str, str],
     ) -> None:
@@ -189,7 +189,7 @@ class TemplateFormat:
                     "-chat or -instruct version that has one."
                 ).format(path=folder / TEMPLATE_FILE),
             )
-        program = Template(template)  # it starts while the tokenizer is still loading
+        program = TemplateRenderer(template)  # it starts while the tokenizer is still loading
         variables = _named_tokens(folder, settings)
         generation = read_json(folder / "generation_config.json")
         ends = _end_ids(raw) | _end_ids(raw.get("text_config")) | generation_ends(folder)

@@ -15,7 +15,7 @@ from glmtui.errors import BadCheckpoint
 from glmtui.language import _
 
 
-class PieceTokenizer:
+class SentencePieceTokenizer:
     """ChatGLM2's and ChatGLM3's ``tokenizer.model``, as an `api.Tokenizer`.
 
     Special tokens are no pieces: their ids follow those of the file. `encode` never makes one, so

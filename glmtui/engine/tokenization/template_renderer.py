@@ -17,7 +17,7 @@ from glmtui.errors import UnsupportedModel
 from glmtui.language import _
 
 
-class Template:
+class TemplateRenderer:
     """A Jinja template of unknown origin.
 
     Raises:

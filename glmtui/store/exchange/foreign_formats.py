@@ -57,7 +57,7 @@ _MEDIA = ("image", "audio", "video", "file", "document")  # in a type: the rest 
 _CALL_TYPES = ("tool_use", "tool_call", "tool-call", "function_call", "function")
 
 
-def in_our_words(data: Any) -> Table:
+def convert_foreign(data: Any) -> Table:
     """A parsed text of another program as a table of format 1.
 
     Raises CorruptConversation: no messages, or one in which there is nothing that we can read.

@@ -12,7 +12,7 @@ from typing import Any
 from glmtui.chat import Conversation, Message
 from glmtui.errors import CorruptConversation
 from glmtui.language import _
-from glmtui.store.exchange.foreign_formats import in_our_words
+from glmtui.store.exchange.foreign_formats import convert_foreign
 from glmtui.store.format import FileFormat, from_table, parse
 
 # ---- in
@@ -31,7 +31,7 @@ def import_text(text: str, file_format: FileFormat) -> Conversation:
             raise
     if isinstance(data, list) or (isinstance(data, dict) and type(data.get("format")) is not int):
         try:
-            data = in_our_words(data)
+            data = convert_foreign(data)
         except RecursionError as error:  # of a text that was just not too deep to parse
             raise CorruptConversation(_("this is not a conversation")) from error
     return from_table(data).fork()

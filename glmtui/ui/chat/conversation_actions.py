@@ -10,14 +10,14 @@ from glmtui.errors import StoreError
 from glmtui.language import _
 from glmtui.ui.chat.view import ChatView
 from glmtui.ui.panels import status_text
-from glmtui.ui.session.safe_conversation import cleaned
+from glmtui.ui.session.safe_conversation import sanitized
 
 if TYPE_CHECKING:
-    from glmtui.ui.dialogs.conversation_picker import Found
+    from glmtui.ui.dialogs.conversation_picker import ConversationEntry
     from glmtui.ui.session.conversation_reader import Reading
 
 
-class FindingActions(ChatView):
+class ConversationActions(ChatView):
     """The actions on conversations; a part of `chat_screen.ChatScreen`."""
 
     def action_new(self) -> None:
@@ -39,19 +39,19 @@ class FindingActions(ChatView):
 
     def action_find(self, words: str = "") -> None:
         """Lets the user look through the texts of all."""
-        from glmtui.ui.dialogs.search_dialog import TextSearch
+        from glmtui.ui.dialogs.search_dialog import SearchDialog
 
         self.editing = None
-        self.app.push_screen(TextSearch(self.app.store.paths, words), self._found)
+        self.app.push_screen(SearchDialog(self.app.store.paths, words), self._found)
 
-    def _found(self, found: Found | None) -> None:
+    def _found(self, found: ConversationEntry | None) -> None:
         self.app.tell_notice("store", "\n".join(map(str, self.app.store.problems)))
         if found is not None and found.search:
             self.action_find(found.words)
         elif found is not None:
             self._open(found)
 
-    def _open(self, found: Found) -> None:
+    def _open(self, found: ConversationEntry) -> None:
         """A saved conversation in place of the one in view."""
         here = found.conversation_id == self.session.conversation.id
         if here and self.app.save_error is not None:
@@ -60,15 +60,15 @@ class FindingActions(ChatView):
         if here:
             self._go_to(found, self.session.conversation)
             return
-        from glmtui.ui.session.conversation_reader import PATIENCE, Opening, Reading
+        from glmtui.ui.session.conversation_reader import PATIENCE, ConversationReader, Reading
 
-        reading = Reading(lambda: cleaned(self.app.store.load(found.conversation_id)))
+        reading = Reading(lambda: sanitized(self.app.store.load(found.conversation_id)))
         if reading.wait(PATIENCE):
             self._opened(found, reading)
         else:
-            self.app.push_screen(Opening(reading), partial(self._opened, found))
+            self.app.push_screen(ConversationReader(reading), partial(self._opened, found))
 
-    def _opened(self, found: Found, reading: Reading | None) -> None:
+    def _opened(self, found: ConversationEntry, reading: Reading | None) -> None:
         """Shows what was read; None is what was given up."""
         if reading is None:
             return
@@ -77,7 +77,7 @@ class FindingActions(ChatView):
         except StoreError as error:
             self.app.tell_notice("store", str(error))
 
-    def _go_to(self, found: Found, wanted: Conversation) -> None:
+    def _go_to(self, found: ConversationEntry, wanted: Conversation) -> None:
         """A conversation on the branch with the message that was found, which comes into view."""
         here = wanted is self.session.conversation
         elsewhere = {m.id for m in wanted.messages} - {m.id for m in wanted.path}
@@ -115,10 +115,10 @@ class FindingActions(ChatView):
 
     def action_restore(self) -> None:
         """Brings back and opens what was deleted last. Raises StoreError."""
-        from glmtui.ui.dialogs.conversation_picker import Found
+        from glmtui.ui.dialogs.conversation_picker import ConversationEntry
 
         if restored := self.app.shelf.undo():
-            self._open(Found(restored))
+            self._open(ConversationEntry(restored))
         else:
             self.app.tell(_("Nothing was deleted since the start."))
 

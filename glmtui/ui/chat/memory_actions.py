@@ -18,13 +18,13 @@ class MemoryActions(SettingsActions):
 
     def action_stats(self) -> None:
         """Shows the details."""
-        from glmtui.ui.panels.stats import Details, page
+        from glmtui.ui.panels.stats import StatsPanel, page
 
         def made(width: int) -> Content:
             memories = status_text.devices(self.session, self.memories)
             return page(self.session.conversation.path, memories, width)
 
-        self.app.push_screen(Details(made))
+        self.app.push_screen(StatsPanel(made))
 
     def action_keep(self, count: str = "") -> None:
         """Keeps the last turns in the prompt, or all that fit. Raises ConfigError."""

@@ -13,9 +13,9 @@ from glmtui.commands import hints
 from glmtui.language import _
 from glmtui.ui.chat.view import ChatView
 from glmtui.ui.panels import status_text
-from glmtui.ui.transcript.message_text import code_block, said
+from glmtui.ui.transcript.message_text import code_block, spoken_text
 from glmtui.ui.transcript.reasoning import CLOSING
-from glmtui.ui.transcript.selection import Picking
+from glmtui.ui.transcript.selection import MessageSelection
 
 
 class MessageActions(ChatView):
@@ -65,7 +65,7 @@ class MessageActions(ChatView):
             self.session.switch(ids[at])
             self.transcript.pick(ids[at], at_row=row)
 
-    @on(Picking.Picked)
+    @on(MessageSelection.Picked)
     def _say_keys(self) -> None:
         message = self._message() if self.transcript.picked is not None else None
         self.below.say("" if message is None else self._keys(message))
@@ -108,7 +108,7 @@ class MessageActions(ChatView):
         run = self.session.run
         if run is not None and run.message.id == message.id:
             message = run.written
-        return said(message)
+        return spoken_text(message)
 
     def idle(self) -> bool:
         """Whether no reply is being written; else the user is told."""

@@ -20,7 +20,7 @@ from glmtui.sanitize import one_line
 from glmtui.ui.chat.view import ChatView
 from glmtui.ui.prompt import argument_values, attachments
 from glmtui.ui.prompt.attachments import Attachment
-from glmtui.ui.prompt.completion import Choice, Provider
+from glmtui.ui.prompt.completion import ArgumentValue, Provider
 from glmtui.ui.prompt.history import History
 
 KINDS = ("SETTING", "PRESET", "QUANT", "THEME", "MODEL", "TITLE", "FILE")
@@ -43,34 +43,34 @@ class PromptActions(ChatView):
         self.prompt.next_key = self.app.how("search_history")
         providers: tuple[Provider, ...] = (
             argument_values.settings,
-            argument_values.kept(lambda: map(Choice, presets.load()[0])),
-            argument_values.among(lambda: map(Choice, config.find("load.quant").choices)),
-            argument_values.among(lambda: map(Choice, self.app.available_themes)),
+            argument_values.kept(lambda: map(ArgumentValue, presets.load()[0])),
+            argument_values.among(lambda: map(ArgumentValue, config.find("load.quant").choices)),
+            argument_values.among(lambda: map(ArgumentValue, self.app.available_themes)),
             argument_values.kept(self._models),
             argument_values.kept(self._titles),
             argument_values.files,
         )
         self.prompt.providers = dict(zip(KINDS, providers, strict=True))
 
-    def _models(self) -> Iterator[Choice]:
+    def _models(self) -> Iterator[ArgumentValue]:
         from glmtui.engine.catalog import resolver
 
         here = resolver.installed()
-        yield from (Choice(model.name, one_line(model.title)) for model in here)
+        yield from (ArgumentValue(model.name, one_line(model.title)) for model in here)
         names = {model.name for model in here}
         for known in resolver.MODELS:
             if known.name not in names:
-                yield Choice(known.name, _("to be fetched"))
+                yield ArgumentValue(known.name, _("to be fetched"))
         for name, server in self.app.settings.servers.items():
-            yield Choice(name, shown_address(server.url))
+            yield ArgumentValue(name, shown_address(server.url))
 
-    def _titles(self) -> Iterator[Choice]:
+    def _titles(self) -> Iterator[ArgumentValue]:
         try:
             found = self.app.store.summaries()
         except StoreError:
             found = []
         titles = (one_line(summary.title) for summary in found)
-        return (Choice(title) for title in dict.fromkeys(filter(None, titles)))
+        return (ArgumentValue(title) for title in dict.fromkeys(filter(None, titles)))
 
     async def action_editor(self) -> None:
         """Lets the user write in an editor of their own."""

@@ -15,14 +15,14 @@ from textual.binding import BindingType
 from glmtui.commands import command_parser
 from glmtui.errors import GlmtuiError, UsageError
 from glmtui.language import _
-from glmtui.ui.chat.conversation_actions import FindingActions
+from glmtui.ui.chat.conversation_actions import ConversationActions
 from glmtui.ui.chat.memory_actions import MemoryActions
 from glmtui.ui.chat.message_actions import MessageActions
 from glmtui.ui.chat.prompt_actions import PromptActions
 from glmtui.ui.widgets.bindings import bindings
 
 
-class ChatScreen(MessageActions, FindingActions, PromptActions, MemoryActions):
+class ChatScreen(MessageActions, ConversationActions, PromptActions, MemoryActions):
     """What the user can do, but for what is said elsewhere of its four parts."""
 
     AUTO_FOCUS = "Prompt"

@@ -19,7 +19,7 @@ def is_too_small(size: Size) -> bool:
     return size.width < LEAST_WIDTH or size.height < LEAST_HEIGHT
 
 
-class TooSmall(ModalScreen[None]):
+class SizeNotice(ModalScreen[None]):
     """Instead of a broken layout; goes when the window has grown."""
 
     def compose(self) -> Iterable[Static]:

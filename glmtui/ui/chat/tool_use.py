@@ -50,12 +50,12 @@ class ToolUse:
             self._ask(call, plan, plan.shown)
 
     def _ask(self, call: ToolCall, plan: Invocation | None, text: str) -> None:
-        from glmtui.ui.dialogs.list_dialog import Choice
-        from glmtui.ui.dialogs.tool_dialog import Running
+        from glmtui.ui.dialogs.list_dialog import ChoiceDialog
+        from glmtui.ui.dialogs.tool_dialog import ToolDialog
 
         def chosen(answer: str | None) -> None:
             if answer == "run" and plan is not None:
-                self._app.push_screen(Running(_name(call), plan), ended)
+                self._app.push_screen(ToolDialog(_name(call), plan), ended)
             elif answer == "myself":
                 conversation = self._app.session.conversation
                 self._call, self._at = call, (conversation.id, conversation.head)
@@ -73,7 +73,7 @@ class ToolUse:
             answers["run"] = _("Yes, run it")
         answers["myself"] = _("I answer myself")
         title = _("The model calls {tool}").format(tool=_name(call))
-        self._app.push_screen(Choice(title, text, answers), chosen)
+        self._app.push_screen(ChoiceDialog(title, text, answers), chosen)
 
     # ---- the user answers
 

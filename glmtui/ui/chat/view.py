@@ -23,10 +23,10 @@ from glmtui.ui.panels.device_memory import Memory
 from glmtui.ui.panels.status_bar import StatusBar
 from glmtui.ui.prompt.prompt import Prompt
 from glmtui.ui.session.session import Session
-from glmtui.ui.transcript.selection import Picking
+from glmtui.ui.transcript.selection import MessageSelection
 from glmtui.ui.transcript.transcript import Transcript
-from glmtui.ui.widgets.line_cache import KeptLines
-from glmtui.ui.widgets.text_line import Words
+from glmtui.ui.widgets.line_cache import LineCache
+from glmtui.ui.widgets.text_line import TextLine
 
 if TYPE_CHECKING:
     from glmtui.ui.app import GlmtuiApp
@@ -40,7 +40,7 @@ PLACEHOLDER = N_("Ask anything, or / for commands")
 WIDE = 100  # columns, from which on the panel has room beside the conversation
 
 
-class Notice(Words):
+class Notice(TextLine):
     """What needs to be read: errors, and what to do about them."""
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class Notice(Words):
         return had
 
 
-class ChatView(KeptLines, Screen[None]):
+class ChatView(LineCache, Screen[None]):
     """The conversation, the prompt and the status bar; the settings panel beside or over them.
 
     Attributes:
@@ -71,15 +71,15 @@ class ChatView(KeptLines, Screen[None]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.transcript = Picking(self.to_prompt)
-        self.welcome = Words(classes="welcome")
-        self.below = Words(classes="below")
+        self.transcript = MessageSelection(self.to_prompt)
+        self.welcome = TextLine(classes="welcome")
+        self.below = TextLine(classes="below")
         self.body = Container(self.transcript, self.welcome, self.below, classes="body")
         self.main = Horizontal(self.body, classes="main")
         self.notice = Notice()
         self.prompt = Prompt(_(PLACEHOLDER))
         self.prompt.above = self.select_last
-        self.attached = Words(classes="attached")
+        self.attached = TextLine(classes="attached")
         self.status = StatusBar()
         self.panel: SettingsPanel | None = None
         self.editing: str | None = None

@@ -24,7 +24,7 @@ from glmtui.language import _
 from glmtui.sanitize import one_line
 from glmtui.store import Summary
 from glmtui.ui.dialogs.list_dialog import MOST_ROWS, ListDialog
-from glmtui.ui.session.library import Shelf, in_order
+from glmtui.ui.session.library import Library, in_order
 from glmtui.ui.terminal.graphemes import steady
 from glmtui.ui.widgets.bindings import bindings
 
@@ -35,7 +35,7 @@ BATCH_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ConversationEntry:
     """What a dialog answers.
 
     Attributes:
@@ -52,18 +52,18 @@ class Found:
     search: bool = False
 
 
-class FindingDialog(ListDialog[Found]):
+class ConversationListDialog(ListDialog[ConversationEntry]):
     """A list of conversations, or of places in them; as large as the screen lets it."""
 
     DIALOG = "dialog finding"
 
 
-class ConversationPicker(FindingDialog):
+class ConversationPicker(ConversationListDialog):
     """The saved conversations, pinned ones first, then the newest; a filter for their titles."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(LIST, priority=True)
 
-    def __init__(self, shelf: Shelf, keys: Sequence[Command], filter_text: str = "") -> None:
+    def __init__(self, shelf: Library, keys: Sequence[Command], filter_text: str = "") -> None:
         self._keys = [command for command in keys if command.scope == LIST]
         words = [_("Enter opens"), *hints(self._keys), _("Esc closes")]
         foot = "\n".join("   ".join(row) for row in (words[:4], words[4:]))
@@ -157,12 +157,12 @@ class ConversationPicker(FindingDialog):
             if self._done(lambda: self._shelf.rename(titled.id, title)):
                 self._put(replace(titled, title=title))
         elif self.selected is not None:
-            self.dismiss(Found(self.selected.id))
+            self.dismiss(ConversationEntry(self.selected.id))
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Opens the conversation that was clicked."""
         if event.option_index < len(self._shown):
-            self.dismiss(Found(self._shown[event.option_index].id))
+            self.dismiss(ConversationEntry(self._shown[event.option_index].id))
 
     # ---- keys
 
@@ -225,11 +225,11 @@ class ConversationPicker(FindingDialog):
     def action_listed_copy(self) -> None:
         """Opens a copy."""
         if self.selected is not None:
-            self.dismiss(Found(self.selected.id, copy=True))
+            self.dismiss(ConversationEntry(self.selected.id, copy=True))
 
     def action_listed_find(self) -> None:
         """Goes to the search through the texts, with what is typed."""
-        self.dismiss(Found(words=self.field.value, search=True))
+        self.dismiss(ConversationEntry(words=self.field.value, search=True))
 
     def _done(self, change: Callable[[], None]) -> bool:
         """Makes a change on disk. Whether it could be made; else it is said why not."""

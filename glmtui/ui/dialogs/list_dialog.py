@@ -19,7 +19,7 @@ from textual.widgets.option_list import Option
 
 from glmtui.language import _
 from glmtui.sanitize import visible
-from glmtui.ui.widgets.text_line import Words
+from glmtui.ui.widgets.text_line import TextLine
 
 MOST_ROWS = 200
 
@@ -73,7 +73,7 @@ class ListDialog(ModalScreen[Answer | None]):
         self.field.cursor_blink = False
         self.list = OptionList(compact=True)
         self.list.can_focus = False
-        self._note, self._said = Words("note"), Words("note")
+        self._note, self._said = TextLine("note"), TextLine("note")
         self._note.say(note)
 
     def compose(self) -> ComposeResult:
@@ -157,7 +157,7 @@ class Picker(ListDialog[str]):
         self.list.highlighted = at if self._shown else None
 
 
-class Choice(ModalScreen[str | None]):
+class ChoiceDialog(ModalScreen[str | None]):
     """A question with a few answers, the first one highlighted. Enter gives one, Esc None.
 
     Args:

@@ -21,14 +21,14 @@ from glmtui.errors import StoreError
 from glmtui.language import _, ngettext
 from glmtui.sanitize import one_line, visible
 from glmtui.store.search import Hit, search
-from glmtui.ui.dialogs.conversation_picker import FindingDialog, Found, when
+from glmtui.ui.dialogs.conversation_picker import ConversationEntry, ConversationListDialog, when
 from glmtui.ui.dialogs.list_dialog import MOST_ROWS
 
 PAUSE, BATCH_SECONDS = 0.05, 0.1
 SHOWN_BEFORE, WIDEST = 24, 90  # cells of a place in a text
 
 
-class TextSearch(FindingDialog):
+class SearchDialog(ConversationListDialog):
     """The search through all conversations: what has the words, newest first, as it is found."""
 
     def __init__(self, paths: Callable[[], list[Path]], words: str = "") -> None:
@@ -119,7 +119,9 @@ class TextSearch(FindingDialog):
     def _go(self, at: int | None) -> None:
         if at is not None:
             hit = self._hits[at]
-            self.dismiss(Found(hit.conversation_id, hit.message_id, self.field.value.strip()))
+            self.dismiss(
+                ConversationEntry(hit.conversation_id, hit.message_id, self.field.value.strip())
+            )
 
 
 def _hit_label(hit: Hit, now: datetime, first: bool) -> Content:

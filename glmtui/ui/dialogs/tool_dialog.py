@@ -23,7 +23,7 @@ from glmtui.tools import Invocation, Outcome, run
 END_SECONDS = 1.0
 
 
-class Running(ModalScreen[Outcome | ToolError | None]):
+class ToolDialog(ModalScreen[Outcome | ToolError | None]):
     """Runs a tool. Answers with what came of it, or with None if Esc stopped it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "stop", show=False)]

@@ -25,7 +25,7 @@ REFRESH_SECONDS = 1.0
 GRAPH, NAME, BAR = 32, 14, 60  # cells
 
 
-class Details(ModalScreen[None]):
+class StatsPanel(ModalScreen[None]):
     """The page, made anew each second while it is open; an unchanged one is not drawn again.
 
     Args:

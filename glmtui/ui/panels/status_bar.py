@@ -14,7 +14,7 @@ from textual.widget import Widget
 
 from glmtui.language import _
 from glmtui.ui.panels.device_memory import Memory, memory_meters
-from glmtui.ui.widgets.line_cache import KeptLines
+from glmtui.ui.widgets.line_cache import LineCache
 from glmtui.ui.widgets.meters import OURS, bar, is_sane, tokens
 
 NEARLY_FULL = 0.85
@@ -87,7 +87,7 @@ def status_line(facts: Facts, width: int) -> Content:
 # ---- the widget
 
 
-class StatusBar(KeptLines, Widget):
+class StatusBar(LineCache, Widget):
     """The line at the bottom; drawn again only when its text changes."""
 
     def __init__(self) -> None:

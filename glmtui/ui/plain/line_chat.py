@@ -27,8 +27,8 @@ from glmtui.system import paths
 from glmtui.system.terminfo import can_place_cursor
 from glmtui.ui.panels import status_text
 from glmtui.ui.prompt.history import History
-from glmtui.ui.session.drafts import Typed
-from glmtui.ui.session.library import Shelf
+from glmtui.ui.session.drafts import PromptDrafts
+from glmtui.ui.session.library import Library
 from glmtui.ui.session.reply_state import Place
 from glmtui.ui.session.saver import Saver
 from glmtui.ui.session.session import Session
@@ -89,7 +89,7 @@ class Leaving(BaseException):
     """A signal came that ends the program; no error."""
 
 
-class PlainTalk:
+class LineChat:
     """The chat, from a line read to the reply written.
 
     Args:
@@ -126,9 +126,9 @@ class PlainTalk:
             self._fresh(), self._saver, self._lines, soon=self._calls.put, changed=self._changed
         )
         self.session.keep_turns = settings.keep_turns
-        self._typed = Typed(paths.state_dir(), self._saver.call)
+        self._typed = PromptDrafts(paths.state_dir(), self._saver.call)
         self._sent = History(self._typed.sent_before, self._typed.keep_sent)
-        self._shelf = Shelf(self)
+        self._shelf = Library(self)
         self._engine = start_engine(self.session.hear)
         self.session.attach(self._engine)
 

@@ -19,16 +19,16 @@ from glmtui.language import _
 from glmtui.sanitize import one_line
 from glmtui.store.search import search
 from glmtui.ui.panels import status_text
-from glmtui.ui.plain.line_chat import SAVER_SECONDS, PlainTalk
+from glmtui.ui.plain.line_chat import SAVER_SECONDS, LineChat
 from glmtui.ui.session.export import export
-from glmtui.ui.transcript.message_text import code_block, said
+from glmtui.ui.transcript.message_text import code_block, spoken_text
 from glmtui.ui.transcript.reasoning import split
 
 MOST_LINES = 20
 """Of what was sent before, or found."""
 
 
-class PlainChat(PlainTalk):
+class PlainChat(LineChat):
     """The chat and its commands."""
 
     # ---- what the commands do, by their action in COMMANDS
@@ -157,12 +157,12 @@ class PlainChat(PlainTalk):
         if reply is None:
             self._say(_("There is no reply yet to copy."))
         else:
-            self._copy(said(reply))
+            self._copy(spoken_text(reply))
 
     def do_copy_code(self, number: str = "") -> None:
         """Copies a block of code of the last reply; without a number the first."""
         reply = self._last("assistant")
-        block = code_block(said(reply), number) if reply is not None else None
+        block = code_block(spoken_text(reply), number) if reply is not None else None
         if block is None:
             self._say(_("There is no code to copy."))
             return

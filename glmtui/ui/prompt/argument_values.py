@@ -16,7 +16,7 @@ from glmtui import config
 from glmtui.config.schema import Setting
 from glmtui.errors import ConfigError
 from glmtui.sanitize import one_line, visible
-from glmtui.ui.prompt.completion import Choice, Provider, fitting
+from glmtui.ui.prompt.completion import ArgumentValue, Provider, fitting
 
 MOST_NAMES = 5_000
 """Names of a folder that are looked at."""
@@ -24,16 +24,18 @@ PATIENCE = 0.15
 """Seconds that a key waits for choices that are being found."""
 
 
-def among(names: Callable[[], Iterable[Choice]]) -> Provider:
+def among(names: Callable[[], Iterable[ArgumentValue]]) -> Provider:
     """Choices from a list, which is asked for each time."""
     return lambda typed: fitting(typed, list(names()))
 
 
-def settings(typed: str, rows: Iterable[Setting] = config.SAMPLING_FIELDS) -> list[Choice]:
+def settings(typed: str, rows: Iterable[Setting] = config.SAMPLING_FIELDS) -> list[ArgumentValue]:
     """Names of settings, and after a name its values."""
     name, space, _value = typed.partition(" ")
     if not space:
-        return fitting(typed, [Choice(f"{row.name} ", one_line(row.help), True) for row in rows])
+        return fitting(
+            typed, [ArgumentValue(f"{row.name} ", one_line(row.help), True) for row in rows]
+        )
     try:
         row = config.find(name)
     except ConfigError:
@@ -41,10 +43,10 @@ def settings(typed: str, rows: Iterable[Setting] = config.SAMPLING_FIELDS) -> li
     words = row.choices or (("true", "false") if row.kind is bool else ())
     if row.optional:
         words = (*words, "default")
-    return fitting(typed, [Choice(f"{name} {word}", row.expects) for word in words])
+    return fitting(typed, [ArgumentValue(f"{name} {word}", row.expects) for word in words])
 
 
-def files(typed: str) -> Iterator[Choice]:
+def files(typed: str) -> Iterator[ArgumentValue]:
     """Files and folders whose path goes on from what is typed, folders with a slash."""
     above, slash, begun = typed.rpartition("/")
     try:
@@ -58,7 +60,7 @@ def files(typed: str) -> Iterator[Choice]:
         # A name that cannot be typed as it is cannot be offered either.
         if name.lower().startswith(begun.lower()) and not hidden and visible(name) == name:
             note = "" if is_folder else size_of(folder / name)
-            yield Choice(f"{above}{slash}{name}{'/' * is_folder}", note, is_folder)
+            yield ArgumentValue(f"{above}{slash}{name}{'/' * is_folder}", note, is_folder)
 
 
 def size_of(path: Path) -> str:
@@ -77,12 +79,12 @@ def file_size(nbytes: int) -> str:
     return f"{nbytes} B"
 
 
-def kept(load: Callable[[], Iterable[Choice]], seconds: float = 5.0) -> Provider:
+def kept(load: Callable[[], Iterable[ArgumentValue]], seconds: float = 5.0) -> Provider:
     """Choices that take time to find: found anew after so long, not at each key.
 
     On a thread, which a key waits for no longer than `PATIENCE`: a later one has them then.
     """
-    found: list[Choice] = []
+    found: list[ArgumentValue] = []
     until = 0.0
     thread: threading.Thread | None = None
 
@@ -90,7 +92,7 @@ def kept(load: Callable[[], Iterable[Choice]], seconds: float = 5.0) -> Provider
         nonlocal found
         found = list(load())
 
-    def provider(typed: str) -> list[Choice]:
+    def provider(typed: str) -> list[ArgumentValue]:
         nonlocal until, thread
         if time.monotonic() > until and (thread is None or not thread.is_alive()):
             until = time.monotonic() + seconds

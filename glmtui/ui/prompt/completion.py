@@ -20,7 +20,7 @@ MOST = 100
 _PATH = re.compile(r'(?<!\S)@("[^"\n]*|[^\s"]\S*|)$')
 
 
-class Choice(NamedTuple):
+class ArgumentValue(NamedTuple):
     """One thing that an argument may be.
 
     Attributes:
@@ -34,7 +34,7 @@ class Choice(NamedTuple):
     more: bool = False
 
 
-class Offer(NamedTuple):
+class Completion(NamedTuple):
     """One row of what is offered.
 
     Attributes:
@@ -50,11 +50,11 @@ class Offer(NamedTuple):
     sends: bool = False
 
 
-Provider: TypeAlias = Callable[[str], Iterable[Choice]]
+Provider: TypeAlias = Callable[[str], Iterable[ArgumentValue]]
 """The choices that go on from what is typed of an argument, best first."""
 
 
-def offers(before: str, after: str, providers: Mapping[str, Provider]) -> tuple[Offer, ...]:
+def offers(before: str, after: str, providers: Mapping[str, Provider]) -> tuple[Completion, ...]:
     """What is offered where the cursor stands between two texts.
 
     Args:
@@ -68,26 +68,26 @@ def offers(before: str, after: str, providers: Mapping[str, Provider]) -> tuple[
         provider = providers.get(command.kind) if command else None
         rows = () if provider is None else islice(provider(argument.lstrip()), MOST)
         return tuple(
-            Offer(f"/{word} {row.value}", one_line(row.value), row.note, None, not row.more)
+            Completion(f"/{word} {row.value}", one_line(row.value), row.note, None, not row.more)
             for row in rows
             if row.value != argument
         )
     return _paths(before, providers)
 
 
-def written_out(command: Command) -> Offer:
+def written_out(command: Command) -> Completion:
     """The offer of a command, sent at once where it needs nothing more."""
     text = f"/{command.slash} " if command.argument else f"/{command.slash}"
     needs_more = bool(command.argument) and not command.argument.startswith("[")
-    return Offer(text, command.usage, _(command.help), None, not needs_more)
+    return Completion(text, command.usage, _(command.help), None, not needs_more)
 
 
-def sent_before(entries: Iterable[str]) -> tuple[Offer, ...]:
+def sent_before(entries: Iterable[str]) -> tuple[Completion, ...]:
     """Earlier questions to pick from."""
-    return tuple(Offer(entry, one_line(entry)[:200]) for entry in islice(entries, MOST))
+    return tuple(Completion(entry, one_line(entry)[:200]) for entry in islice(entries, MOST))
 
 
-def _paths(before: str, providers: Mapping[str, Provider]) -> tuple[Offer, ...]:
+def _paths(before: str, providers: Mapping[str, Provider]) -> tuple[Completion, ...]:
     found = _PATH.search(before)
     provider = providers.get("FILE")
     if found is None or provider is None:
@@ -99,11 +99,11 @@ def _paths(before: str, providers: Mapping[str, Provider]) -> tuple[Offer, ...]:
         end = "" if row.more else quote
         text = f"@{quote}{row.value}{end}"
         if text != before[found.start() :]:
-            made.append(Offer(text, one_line(row.value), row.note, len(found[1]) + 1))
+            made.append(Completion(text, one_line(row.value), row.note, len(found[1]) + 1))
     return tuple(made)
 
 
-def fitting(typed: str, choices: Sequence[Choice]) -> list[Choice]:
+def fitting(typed: str, choices: Sequence[ArgumentValue]) -> list[ArgumentValue]:
     """The choices that `typed` may become: those that begin with it, then those that have it."""
     typed = typed.lower()
     found = [choice for choice in choices if typed in choice.value.lower()]

@@ -10,12 +10,12 @@ from textual.content import Content
 from textual.widget import Widget
 
 from glmtui.sanitize import one_line
-from glmtui.ui.prompt.completion import Offer
+from glmtui.ui.prompt.completion import Completion
 
 WIDEST_LABEL = 40
 
 
-class Completions(Widget):
+class CompletionList(Widget):
     """The offers that fit what is typed; hidden where there are none.
 
     Args:
@@ -24,25 +24,27 @@ class Completions(Widget):
 
     ROWS = 8
 
-    def __init__(self, choose: Callable[[Offer], None]) -> None:
+    def __init__(self, choose: Callable[[Completion], None]) -> None:
         super().__init__()
         self.display = False
         self._choose = choose
-        self._offered: tuple[Offer, ...] = ()
+        self._offered: tuple[Completion, ...] = ()
         self._foot = ""
         self._at: int | None = None
 
     @property
-    def offered(self) -> tuple[Offer, ...]:
+    def offered(self) -> tuple[Completion, ...]:
         """All rows, whether in view or not."""
         return self._offered
 
     @property
-    def selected(self) -> Offer | None:
+    def selected(self) -> Completion | None:
         """The highlighted offer, if any."""
         return None if self._at is None else self._offered[self._at]
 
-    def offer(self, offered: tuple[Offer, ...], *, first: bool = False, foot: str = "") -> None:
+    def offer(
+        self, offered: tuple[Completion, ...], *, first: bool = False, foot: str = ""
+    ) -> None:
         """Shows these.
 
         Args:

@@ -17,7 +17,7 @@ SHORT_LINE = 200
 """Characters of a first line that stays in sight."""
 
 
-class Pasted:
+class PasteFolding:
     """The large texts by their marks, such as "[pasted 2,100 lines #1]"."""
 
     def __init__(self) -> None:

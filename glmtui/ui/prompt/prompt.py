@@ -20,19 +20,19 @@ from textual.widgets import TextArea
 from glmtui.commands import PROMPT, Command
 from glmtui.language import _
 from glmtui.sanitize import visible
-from glmtui.ui.prompt.completion import Offer, Provider, offers, sent_before, written_out
-from glmtui.ui.prompt.completion_list import Completions
+from glmtui.ui.prompt.completion import Completion, Provider, offers, sent_before, written_out
+from glmtui.ui.prompt.completion_list import CompletionList
 from glmtui.ui.prompt.history import History
-from glmtui.ui.prompt.paste_folding import Pasted, is_large
+from glmtui.ui.prompt.paste_folding import PasteFolding, is_large
 from glmtui.ui.terminal import graphemes
 from glmtui.ui.widgets.bindings import bindings
-from glmtui.ui.widgets.line_cache import KeptLines
+from glmtui.ui.widgets.line_cache import LineCache
 
 JOINERS = ("\u200c", "\u200d")
 """Zero width, as typed by input methods: within words of Persian, within emoji."""
 
 
-class Prompt(KeptLines, TextArea):
+class Prompt(LineCache, TextArea):
     """The text area at the bottom. `completions` is shown above it, by whoever mounts both.
 
     Attributes:
@@ -49,14 +49,14 @@ class Prompt(KeptLines, TextArea):
         super().__init__(
             compact=True, highlight_cursor_line=False, placeholder=Content(placeholder)
         )
-        self.completions = Completions(self._choose)
+        self.completions = CompletionList(self._choose)
         self.past = History()
         self.next_key = ""
         self.providers: Mapping[str, Provider] = {}
         self.above: Callable[[], bool] = lambda: False
         self.cursor_blink = False
         self.show_vertical_scrollbar = False
-        self._pasted = Pasted()
+        self._pasted = PasteFolding()
         self._searching = False
         self._recalled = ""
         self._offered = ""
@@ -90,7 +90,7 @@ class Prompt(KeptLines, TextArea):
         """Writes `command` out. Whether it can be sent as it stands, needing nothing more."""
         return self._take(written_out(command))
 
-    def _take(self, offer: Offer) -> bool:
+    def _take(self, offer: Completion) -> bool:
         """Writes an offer out. Whether it can be sent as it stands."""
         self._searching = False
         if offer.back is None:
@@ -120,7 +120,7 @@ class Prompt(KeptLines, TextArea):
                 found = tuple(offer for offer in found if offer.back is not None)
             self.completions.offer(found, first=" " not in before and before.startswith("/"))
 
-    def _choose(self, offer: Offer) -> None:
+    def _choose(self, offer: Completion) -> None:
         self._take(offer)
         self.focus()
 

@@ -65,7 +65,7 @@ class Reading:
         self._then()
 
 
-class Opening(ModalScreen[Reading | None]):
+class ConversationReader(ModalScreen[Reading | None]):
     """Waits for a conversation. Answers with it, or with None if Esc gave it up."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]

@@ -11,10 +11,10 @@ from pathlib import Path
 from glmtui.chat import Conversation
 from glmtui.commands.command_parser import looks_like_command
 from glmtui.store.drafts import Drafts
-from glmtui.store.question_history import SentFile
+from glmtui.store.question_history import QuestionHistory
 
 
-class Typed:
+class PromptDrafts:
     """Drafts, one for each conversation and one for all new ones, and what was sent.
 
     Args:
@@ -24,7 +24,7 @@ class Typed:
 
     def __init__(self, folder: Path, later: Callable[[Callable[[], None]], None]) -> None:
         self._files = Drafts(folder / "drafts")
-        self._sent = SentFile(folder / "sent.jsonl")
+        self._sent = QuestionHistory(folder / "sent.jsonl")
         self._later = later
         self._drafts: dict[str, str] = {}
         self._unsaved: dict[str, str] = {}

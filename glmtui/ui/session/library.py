@@ -32,7 +32,7 @@ class Keeper(Protocol):
         """Shows an empty page in place of the conversation in view, which is let go."""
 
 
-class Shelf:
+class Library:
     """The app's conversations. Everything raises StoreError."""
 
     def __init__(self, app: Keeper) -> None:

@@ -1,4 +1,4 @@
-"""Run: one reply being written, and the View in which it is seen to grow.
+"""Run: one reply being written, and the ReplyView in which it is seen to grow.
 
 Plain data; the session moves it on.
 """
@@ -18,7 +18,7 @@ Place: TypeAlias = tuple[int, int]
 """Which of how many alternatives a message is, counted from 1."""
 
 
-class View(Protocol):
+class ReplyView(Protocol):
     """Where the conversation is seen; `glmtui.ui.transcript.transcript.Transcript` is one."""
 
     def show(self, messages: Sequence[Message], places: Mapping[str, Place]) -> None:
@@ -38,8 +38,8 @@ class View(Protocol):
         ...
 
 
-class Gone:
-    """A View that nobody sees any more."""
+class NullView:
+    """A ReplyView that nobody sees any more."""
 
     def show(self, messages: Sequence[Message], places: Mapping[str, Place]) -> None:
         """Nothing."""
@@ -55,7 +55,7 @@ class Gone:
 
 
 @dataclass(slots=True)
-class Run:
+class ReplyState:
     """A reply being written.
 
     Attributes:

@@ -8,7 +8,7 @@ from glmtui.chat import Conversation, Message
 from glmtui.sanitize import one_line, visible
 
 
-def cleaned(conversation: Conversation) -> Conversation:
+def sanitized(conversation: Conversation) -> Conversation:
     """The conversation with all its text made visible, titles and names on one line."""
     messages = tuple(map(made_visible, conversation.messages))
     system = conversation.system

@@ -2,7 +2,7 @@
 
 Send, stop, continue, regenerate and edit are one path: the conversation is edited, saved, and a
 Request goes to the engine; its events come back here, pieces of text through a buffer that the
-screen drains. Knows the engine's face and the saver; of the screen only a `View`.
+screen drains. Knows the engine's face and the saver; of the screen only a `ReplyView`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from glmtui.errors import GlmtuiError
 from glmtui.net.addresses import shown_name
 from glmtui.sanitize import one_line, visible
 from glmtui.ui.session.deletions import Deletions
-from glmtui.ui.session.reply_state import Gone, Run, View, left_out, places
-from glmtui.ui.session.safe_conversation import cleaned, made_visible
+from glmtui.ui.session.reply_state import NullView, ReplyState, ReplyView, left_out, places
+from glmtui.ui.session.safe_conversation import made_visible, sanitized
 from glmtui.ui.session.saver import Saver
 
 SAVE_SECONDS = 0.7  # with a late frame and a slow disk, still within a second
@@ -49,7 +49,7 @@ class Session:
 
     Args:
         soon: calls a function on the thread that owns this session; called from other threads.
-        changed: called whenever something that `View` does not show may have changed.
+        changed: called whenever something that `ReplyView` does not show may have changed.
         offered: the tools declared to a model that calls tools, asked for before each request.
         called: hears of a reply that is a tool call; `answer` answers it.
 
@@ -71,7 +71,7 @@ class Session:
         self,
         conversation: Conversation,
         saver: Saver,
-        view: View,
+        view: ReplyView,
         *,
         soon: Callable[[Callable[[], None]], None],
         changed: Callable[[], None],
@@ -80,7 +80,7 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.conversation = conversation
-        self.run: Run | None = None
+        self.run: ReplyState | None = None
         self.model: LoadedInfo | None = None
         self.loading: tuple[str, float] | None = None
         self.load_error: GlmtuiError | None = None
@@ -111,7 +111,7 @@ class Session:
         """Another conversation; a reply being written is cut and kept in its own."""
         self.cut()
         self._deletions.forget()
-        self.conversation = cleaned(conversation)
+        self.conversation = sanitized(conversation)
         self.reply_error, self.dropped_turns = None, 0
         self.answered = self.stopped = False
         self._show(self.conversation.path)
@@ -237,7 +237,7 @@ class Session:
         prompt = tuple(m for m in asked.prompt if m.content or m.metadata or m.role != "assistant")
         prompt = prompt if self.keep_turns is None else last_turns(prompt, self.keep_turns)
         request = Request(next(self._ids), prompt, asked.params)
-        run = self.run = Run(request, begun, saved_at=self._clock())
+        run = self.run = ReplyState(request, begun, saved_at=self._clock())
 
         def saved() -> None:
             run.on_disk = True
@@ -283,10 +283,10 @@ class Session:
 
     def close(self) -> None:
         """Ends the reply, if one is being written, and saves what there is; the view is no more."""
-        self._view, self._changed = Gone(), lambda: None
+        self._view, self._changed = NullView(), lambda: None
         self.cut()
 
-    def _cancel(self, run: Run) -> None:
+    def _cancel(self, run: ReplyState) -> None:
         if self._engine is not None and run.submitted:
             self._engine.cancel(run.request.id)
 

@@ -19,7 +19,7 @@ from glmtui.sanitize import VisibleStream, one_line, visible
 from glmtui.ui.markdown.document import render
 from glmtui.ui.markdown.stream import MarkdownStream
 from glmtui.ui.markdown.styled_text import BLANK, Line, Span, wrap
-from glmtui.ui.transcript.reasoning import Thoughts, ThoughtStream, split
+from glmtui.ui.transcript.reasoning import ReasoningStream, ReasoningView, split
 
 MARGIN = Span("  ")
 _USER_MARGIN = Span("▌ ", ("user-bar",))
@@ -63,9 +63,9 @@ class Entry:
         self._growing = growing
         self._text = visible(message.content)
         self._pieces = VisibleStream()
-        self._parts = ThoughtStream()
+        self._parts = ReasoningStream()
         self._stream: MarkdownStream | None = None
-        self._thoughts: Thoughts | None = None
+        self._thoughts: ReasoningView | None = None
         self._head: list[Line] = []
         self._body: Sequence[Line] = ()
         self._foot: list[Line] = []
@@ -127,13 +127,13 @@ class Entry:
         elif self.message.metadata and not self._growing:
             self._body = call_lines(self.message, width)
         elif self._growing:
-            self._parts, self._stream = ThoughtStream(), MarkdownStream(width)
+            self._parts, self._stream = ReasoningStream(), MarkdownStream(width)
             self._body = self._stream.lines
             self._grow(*self._parts.feed(self._text))
         else:
             thought, said = split(self._text)
             if thought:
-                self._thoughts = Thoughts(width, folded=self.folded)
+                self._thoughts = ReasoningView(width, folded=self.folded)
                 self._thoughts.feed(thought)
                 self._thoughts.end()
             self._body = render(said, width) if said.strip() else ()
@@ -153,7 +153,7 @@ class Entry:
         first = len(self)
         if thought:
             if self._thoughts is None:
-                self._thoughts = Thoughts(self.width, folded=self.folded)
+                self._thoughts = ReasoningView(self.width, folded=self.folded)
             first = len(self._head) + self._thoughts.feed(thought)
         if self._thoughts is not None and not self._parts.thinking and not self._thoughts.ended:
             first = len(self._head) + self._thoughts.end()

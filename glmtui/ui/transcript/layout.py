@@ -23,7 +23,7 @@ class Anchor(NamedTuple):
     offset: int
 
 
-class Page:
+class TranscriptLayout:
     """Lines, numbered from the first that is laid out.
 
     Attributes:

@@ -18,7 +18,7 @@ class CodeBlock(NamedTuple):
     text: str
 
 
-def said(message: Message) -> str:
+def spoken_text(message: Message) -> str:
     """What a message says; of a reply without what was thought before it."""
     if message.role != "assistant":
         return message.content

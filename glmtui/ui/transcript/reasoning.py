@@ -19,12 +19,12 @@ _WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W{_IDEOGRAPHS}]+")
 
 def split(text: str) -> tuple[str, str]:
     """What is thought in `text` and what is said."""
-    parts = ThoughtStream()
+    parts = ReasoningStream()
     (thought, said), (more, rest) = parts.feed(text), parts.end()
     return thought + more, said + rest
 
 
-class ThoughtStream:
+class ReasoningStream:
     """`split` for text that comes in pieces.
 
     Attributes:
@@ -64,7 +64,7 @@ class ThoughtStream:
         return (text, "") if self.thinking else ("", text)
 
 
-class Thoughts:
+class ReasoningView:
     """Thoughts that grow, as lines of at most `width` cells.
 
     Attributes:

@@ -19,7 +19,7 @@ from glmtui.ui.transcript.transcript import Transcript
 from glmtui.ui.widgets.bindings import bindings
 
 
-class Picking(Transcript):
+class MessageSelection(Transcript):
     """A transcript with at most one marked message.
 
     Args:

@@ -69,7 +69,7 @@ class Drawn(NamedTuple):
     ink: int
 
 
-class Looks:
+class TranscriptStyles:
     """The looks of one widget, whose component classes `LOOKS` are.
 
     Args:

@@ -25,8 +25,8 @@ from glmtui.chat import Message
 from glmtui.ui.markdown.styled_text import cut, marked, plain_text
 from glmtui.ui.terminal.driver import shows_links
 from glmtui.ui.transcript.entry import MARGIN
-from glmtui.ui.transcript.layout import Page
-from glmtui.ui.transcript.styles import CSS, LOOKS, SELECTED, Looks
+from glmtui.ui.transcript.layout import TranscriptLayout
+from glmtui.ui.transcript.styles import CSS, LOOKS, SELECTED, TranscriptStyles
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -76,8 +76,8 @@ class Transcript(ScrollView, can_focus=True):
         super().__init__(**widget)
         self.following = True
         self._clock = clock
-        self._looks = Looks(self, links=shows_links(os.environ))
-        self._page = Page()
+        self._looks = TranscriptStyles(self, links=shows_links(os.environ))
+        self._page = TranscriptLayout()
         self._seen = 0  # lines that were there, or came into view, since following ended
         self._told = (True, 0)
         self._rows: dict[int, Strip] = {}  # of the view, as they were drawn last,

@@ -18,7 +18,7 @@ else:  # of several bases that are widgets Textual takes styles from the first a
     Widget = object
 
 
-class KeptLines(Widget):
+class LineCache(Widget):
     """To be inherited before the widget that renders."""
 
     _kept: tuple[Region, list[Strip]] | None = None

@@ -8,7 +8,7 @@ from textual.widgets import Static
 from glmtui.sanitize import visible
 
 
-class Words(Static):
+class TextLine(Static):
     """Plain text, drawn again only when it changes; an empty one takes no room."""
 
     def __init__(self, classes: str | None = None) -> None:

@@ -17,14 +17,14 @@ from glmtui.engine.bench.plan import (
     EngineName,
     Measured,
     Plan,
-    Ready,
     Result,
+    StartInfo,
     Subject,
     Timed,
     Work,
     contexts_within,
+    turns_to_report,
     paired_ratio,
-    shown,
     turns_within,
 )
 from glmtui.engine.bench.rounds import WARM_UP, Bench
@@ -37,7 +37,7 @@ END = (7, 8)
 class Pretender:
     """An engine of known speed: what it has not read yet, and each token, take their time."""
 
-    ready: Ready
+    ready: StartInfo
     seconds_per_read: float
     seconds_per_token: float
     short_by: int = 0
@@ -45,7 +45,7 @@ class Pretender:
     read: list[int] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
-    def load(self) -> Ready:
+    def load(self) -> StartInfo:
         return self.ready
 
     def generate(self, prompt: Sequence[int], tokens: int) -> Timed:
@@ -65,8 +65,8 @@ class Pretender:
         return 3 * 10**9
 
 
-def ready(engine: EngineName, *, reuses: bool = True, vocabulary: int = 1000) -> Ready:
-    return Ready(
+def ready(engine: EngineName, *, reuses: bool = True, vocabulary: int = 1000) -> StartInfo:
+    return StartInfo(
         engine=engine,
         device="cpu",
         dtype="bfloat16",
@@ -125,9 +125,9 @@ def test_turns_are_those_that_fit() -> None:
     assert turns_within(8192, 0) == 20
     assert turns_within(3 * (QUESTION + REPLY) + 2, 2) == 3
     assert turns_within(3 * (QUESTION + REPLY) + 1, 2) == 2
-    assert shown(range(1, 21)) == [1, 5, 10, 20]
-    assert shown(range(1, 8)) == [1, 5, 7]
-    assert shown(range(1, 1)) == []
+    assert turns_to_report(range(1, 21)) == [1, 5, 10, 20]
+    assert turns_to_report(range(1, 8)) == [1, 5, 7]
+    assert turns_to_report(range(1, 1)) == []
 
 
 def test_a_ratio_is_taken_within_rounds() -> None:

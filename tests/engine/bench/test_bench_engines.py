@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save
-from support.checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
 
 from glmtui.cli import bench, command_line
 from glmtui.engine.api import LoadOptions, ModelInfo
@@ -31,6 +30,7 @@ from glmtui.engine.hardware.machine import HostMemory, Snapshot
 from glmtui.engine.loading.loader import family_module
 from glmtui.engine.nn.packed_weight import PackedWeight
 from glmtui.errors import EngineError, OutOfMemory, UnsupportedModel
+from support.checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
 
 EXACT = LoadOptions(device="cpu", dtype="float32", quant=None)
 TINY = {

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from support.checkpoints import llama_files, write_folder
 
 from glmtui.engine.api import ModelInfo
 from glmtui.engine.catalog import resolver
 from glmtui.errors import UnsupportedModel
+from support.checkpoints import llama_files, write_folder
 
 
 def family(folder: Path, **config: object) -> str:

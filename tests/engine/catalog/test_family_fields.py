@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from support import TESTS
-from support.tiny_models import change, make, write_tokenizer
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from glmtui.chat import SamplingParams
@@ -24,6 +22,8 @@ from glmtui.engine.models import chatglm, chatglm2, chatglm3, glm4, llama
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import UnsupportedModel
 from glmtui.ui.panels.status_text import loaded
+from support import TESTS
+from support.tiny_models import change, make, write_tokenizer
 
 GOLDEN = TESTS / "goldens" / "models"
 OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)

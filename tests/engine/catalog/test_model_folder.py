@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from support.checkpoints import llama_files, write_folder
 
 from glmtui.engine.catalog.model_folder import Manifest, inspect
 from glmtui.errors import BadCheckpoint, ModelNotFound
+from support.checkpoints import llama_files, write_folder
 
 
 def test_shards_are_counted(tmp_path: Path) -> None:

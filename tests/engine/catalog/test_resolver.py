@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.checkpoints import llama_files, write_folder
 
 from glmtui.engine.api import ModelInfo, ServerSpec
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.model_folder import Manifest
 from glmtui.errors import BadCheckpoint, ModelNotFound, UsageError
+from support.checkpoints import llama_files, write_folder
 
 
 @pytest.fixture(autouse=True)

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.goldens import GOLDEN, SHARED, read_json
-from support.weights import normal
 from torch import Tensor
 
 from glmtui.engine.catalog.model_folder import INDEXES, MAX_JSON_BYTES, weight_files
-from glmtui.engine.checkpoint.checkpoint import Checkpoint, Rows, chatglm_packing
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange, chatglm_packing
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 from glmtui.errors import BadCheckpoint
+from support.goldens import GOLDEN, SHARED, read_json
+from support.weights import normal
 
 TENSORS = {
     "a.weight": normal(6, 8),
@@ -70,11 +70,11 @@ def test_safetensors_are_taken_where_there_are_both(tmp_path: Path) -> None:
 def test_one_parameter_may_be_made_of_several_tensors(tmp_path: Path, ends: str) -> None:
     checkpoint = Checkpoint(folder_of(tmp_path, TENSORS, ends=ends, shards=2), {})
     both = torch.cat((TENSORS["b.weight"], TENSORS["b.weight"]))
-    whole = checkpoint.rows(Rows("b.weight", "b.weight"))
+    whole = checkpoint.rows(RowRange("b.weight", "b.weight"))
     assert isinstance(whole, Tensor)
     assert whole.dtype == torch.float16
     assert torch.equal(whole, both)
-    assert torch.equal(checkpoint.rows(Rows("b.weight", "b.weight", start=5)), both[5:])
+    assert torch.equal(checkpoint.rows(RowRange("b.weight", "b.weight", start=5)), both[5:])
 
 
 def test_what_was_read_is_known(tmp_path: Path, ends: str) -> None:

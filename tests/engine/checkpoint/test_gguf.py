@@ -12,6 +12,10 @@ from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFWriter
 from gguf.quants import dequantize, quantize
 from safetensors.numpy import load_file
+
+from glmtui.engine.api import Progress
+from glmtui.engine.checkpoint.gguf import convert
+from glmtui.errors import BadCheckpoint, UnsupportedModel
 from support.checkpoints import (
     HEAD,
     HEADS,
@@ -26,10 +30,6 @@ from support.checkpoints import (
     unpacked,
     write_gguf,
 )
-
-from glmtui.engine.api import Progress
-from glmtui.engine.checkpoint.gguf import convert
-from glmtui.errors import BadCheckpoint, UnsupportedModel
 
 
 def converted(source: Path) -> tuple[Path, str]:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
-from support.checkpoints import unpacked
 
 from glmtui.engine.checkpoint.gguf.blocks import WIDTH, layout, stored_as
+from support.checkpoints import unpacked
 
 ROWS, BLOCKS = 7, 3
 BYTES = {Kind.Q4_K: 144, Kind.Q6_K: 210}

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from gguf.quants import dequantize
 from safetensors.numpy import load_file
-from support.checkpoints import hub_name, unpacked
 from tokenizers import Tokenizer
 
 from glmtui.engine.checkpoint.gguf.file import read_gguf
+from support.checkpoints import hub_name, unpacked
 
 pytestmark = pytest.mark.model
 

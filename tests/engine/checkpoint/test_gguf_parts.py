@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from gguf import GGMLQuantizationType as Kind
-from support.checkpoints import write_gguf
 
 from glmtui.engine.checkpoint.gguf import convert
 from glmtui.engine.checkpoint.gguf.file import read_gguf
 from glmtui.engine.pull import pull
 from glmtui.errors import BadCheckpoint
+from support.checkpoints import write_gguf
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from gguf import GGUFWriter
-from support.checkpoints import MERGES, TOKENS, byte_level_tokenizer, llama_tensors, write_gguf
 from tokenizers import Tokenizer
 
 from glmtui.engine.checkpoint.gguf import convert
 from glmtui.engine.checkpoint.gguf.file import read_gguf
 from glmtui.engine.checkpoint.gguf.tokenizer import build_tokenizer
 from glmtui.errors import BadCheckpoint, UnsupportedModel
+from support.checkpoints import MERGES, TOKENS, byte_level_tokenizer, llama_tensors, write_gguf
 
 
 def built(tmp_path: Path, write: Any = byte_level_tokenizer) -> Any:

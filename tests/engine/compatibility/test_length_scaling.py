@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.tiny_models import SMALL, make
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from glmtui.chat import SamplingParams
@@ -27,6 +26,7 @@ from glmtui.engine.compatibility.length_scaling import LengthScaling
 from glmtui.engine.loading.loader import load
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import EngineError
+from support.tiny_models import SMALL, make
 
 BOUNDARY = 64
 LONGROPE: dict[str, Any] = {

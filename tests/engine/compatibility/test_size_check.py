@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from support.transformers_models import KINDS, OPTIONS, write_model
 from torch import nn
 
 from glmtui.engine import load_model
@@ -17,8 +16,9 @@ from glmtui.engine.compatibility.size_check import device_of, weight_bytes
 from glmtui.engine.compatibility.transformers_model import empty_model, kv_per_token
 from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
 from glmtui.engine.loading import loader
-from glmtui.engine.nn.linear import Choice
+from glmtui.engine.nn.linear import KernelChoice
 from glmtui.errors import EngineError, OutOfMemory, UnsupportedModel
+from support.transformers_models import KINDS, OPTIONS, write_model
 
 GB = 10**9
 
@@ -110,9 +110,9 @@ def test_what_cannot_be_packed_is_said(tmp_path: Path) -> None:
 def test_the_kernel_asked_for_is_tried(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def kernel_choice(wanted: str, *rest: Any) -> Choice:
+    def kernel_choice(wanted: str, *rest: Any) -> KernelChoice:
         asked.append(wanted)
-        choice = Choice((), time_plain=False)
+        choice = KernelChoice((), time_plain=False)
         choice.used.add("unpacking")
         return choice
 

@@ -12,9 +12,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.checkpoints import TEMPLATE, TOKENS
-from support.tiny_models import make
-from support.transformers_models import KINDS, OPTIONS, write_model
 from tokenizers import Tokenizer, decoders, models
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -29,6 +26,9 @@ from glmtui.engine.catalog.families import transformers_classes
 from glmtui.engine.compatibility.transformers_model import TransformersCache, Wrapped
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
+from support.checkpoints import TEMPLATE, TOKENS
+from support.tiny_models import make
+from support.transformers_models import KINDS, OPTIONS, write_model
 
 PROMPT = [3 + i * 7 % 200 for i in range(40)]
 GREEDY = SamplingParams(temperature=0, max_new_tokens=16)

@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 
 import pytest
-from support.quality import TEXT, WAYS, Subject
-from support.quality import subject as load_subject
 
 from glmtui.engine.catalog.registry import QUANTS
+from support.quality import TEXT, WAYS, Subject
+from support.quality import subject as load_subject
 
 pytestmark = [
     pytest.mark.model,

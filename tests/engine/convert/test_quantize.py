@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.goldens import GOLDEN
-from support.gptq_folders import MADE_BY_A_TOOL
-from support.loader_folders import IDS, folder_of
 
 from glmtui.cli import command_line
 from glmtui.engine import LoadOptions, load_model
 from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.catalog import resolver
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
-from glmtui.engine.checkpoint.safetensors_writer import TensorFile
-from glmtui.engine.convert.quantize import prepare
+from glmtui.engine.checkpoint.safetensors_writer import SafetensorsWriter
+from glmtui.engine.convert.quantize import quantize_checkpoint
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, UsageError
+from support.goldens import GOLDEN
+from support.gptq_folders import MADE_BY_A_TOOL
+from support.loader_folders import IDS, folder_of
 
 BF16 = LoadOptions(device="cpu", dtype="bfloat16")
 INT = {bits: LoadOptions(device="cpu", dtype="bfloat16", quant=f"int{bits}") for bits in (4, 8)}
@@ -42,7 +42,7 @@ def found(folder: Path) -> ModelInfo:
 @pytest.mark.parametrize(("bits", "kind"), [(4, "int4 g32"), (8, "int8")])
 def test_it_is_the_model_that_loading_would_quantise(tmp_path: Path, bits: int, kind: str) -> None:
     source = folder_of(tmp_path / "whole")
-    info = prepare(found(source), tmp_path / "small", bits)
+    info = quantize_checkpoint(found(source), tmp_path / "small", bits)
     assert (info.name, info.stored, info.path) == ("small", kind, tmp_path / "small")
     assert info.nbytes < found(source).nbytes
     assert info in resolver.installed()
@@ -62,7 +62,7 @@ def test_it_is_the_model_that_loading_would_quantise(tmp_path: Path, bits: int, 
 
 @pytest.mark.parametrize("name", ["v1_tiny_sharded_fp16", "v1_twin_orig", "v3_32k_tiny"])
 def test_other_families_and_files(tmp_path: Path, name: str) -> None:
-    prepare(found(GOLDEN / name), tmp_path / "small", 8)
+    quantize_checkpoint(found(GOLDEN / name), tmp_path / "small", 8)
     golden = (
         load_file(GOLDEN / name / "golden.safetensors") if name != "v1_tiny_sharded_fp16" else {}
     )
@@ -74,10 +74,10 @@ def test_other_families_and_files(tmp_path: Path, name: str) -> None:
 
 
 def test_fewer_bits_stay_and_more_become_fewer(tmp_path: Path) -> None:
-    kept = prepare(found(GOLDEN / "v2_int4"), tmp_path / "kept", 8)
+    kept = quantize_checkpoint(found(GOLDEN / "v2_int4"), tmp_path / "kept", 8)
     assert kept.stored == "int4"
     assert "quantization_bit" not in json.loads((kept.path / "config.json").read_text())
-    fewer = prepare(found(GOLDEN / "v3_int8"), tmp_path / "fewer", 4)
+    fewer = quantize_checkpoint(found(GOLDEN / "v3_int8"), tmp_path / "fewer", 4)
     assert fewer.stored.startswith("int4 g")
     for name, folder in (("v2_int4", kept), ("v3_int8", fewer)):
         golden = load_file(GOLDEN / name / "golden.safetensors")
@@ -91,7 +91,7 @@ def test_fewer_bits_stay_and_more_become_fewer(tmp_path: Path) -> None:
 
 def test_an_order_of_inputs_is_kept(tmp_path: Path) -> None:
     source = MADE_BY_A_TOOL / "act_order"
-    info = prepare(found(source), tmp_path / "small", 4)
+    info = quantize_checkpoint(found(source), tmp_path / "small", 4)
     weight = Checkpoint(info.path, {}).get("model.layers.0.mlp.down_proj.weight")
     assert weight.order is not None  # type: ignore[union-attr]
     assert "quantization_config" not in json.loads((info.path / "config.json").read_text())
@@ -104,11 +104,11 @@ def test_what_is_there_already_is_left_alone(tmp_path: Path) -> None:
     source = found(folder_of(tmp_path / "whole"))
     target = tmp_path / "small"
     target.mkdir()
-    prepare(source, target, 4)  # an empty folder is as good as none
+    quantize_checkpoint(source, target, 4)  # an empty folder is as good as none
     (tmp_path / "file").write_text("mine")
     for there in (target, tmp_path / "file"):
         with pytest.raises(UsageError, match="is there already"):
-            prepare(source, there, 4)
+            quantize_checkpoint(source, there, 4)
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -123,13 +123,13 @@ def test_stopped_or_failed_it_leaves_nothing(tmp_path: Path) -> None:
 
     source = found(folder_of(tmp_path / "whole"))
     with pytest.raises(PullCancelled):
-        prepare(
+        quantize_checkpoint(
             source, tmp_path / "new" / "small", 4, on_progress=stop_after_three, cancelled=cancelled
         )
     assert [progress.what for progress in seen] == ["loading"] * 3
     broken = found(folder_of(tmp_path / "broken", lambda tensors: tensors.popitem()))
     with pytest.raises(BadCheckpoint, match="no tensor"):
-        prepare(broken, tmp_path / "new" / "small", 4)
+        quantize_checkpoint(broken, tmp_path / "new" / "small", 4)
     assert list((tmp_path / "new").iterdir()) == []
     assert resolver.installed() == []
 
@@ -155,7 +155,7 @@ def test_a_file_written_piece_by_piece_is_a_safetensors_file(tmp_path: Path) -> 
         "nothing": torch.empty(0, 3).half(),
     }
     path = tmp_path / "x.safetensors"
-    with TensorFile(path, [*tensors, "never added"]) as file:
+    with SafetensorsWriter(path, [*tensors, "never added"]) as file:
         for name, tensor in tensors.items():
             file.add(name, tensor)
     read = load_file(path)
@@ -167,7 +167,7 @@ def test_a_file_written_piece_by_piece_is_a_safetensors_file(tmp_path: Path) -> 
 
 def test_a_file_left_with_an_error_is_not_valid(tmp_path: Path) -> None:
     def fail() -> None:
-        with TensorFile(tmp_path / "model.safetensors", ["a"]) as file:
+        with SafetensorsWriter(tmp_path / "model.safetensors", ["a"]) as file:
             file.add("a", torch.ones(2))
             raise RuntimeError
 

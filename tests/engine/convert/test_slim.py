@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.goldens import GOLDEN, SHARED, TOLERANCE, load, tokenizer_file
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
@@ -26,6 +25,7 @@ from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.convert import slim_check
 from glmtui.engine.convert.slim import TABLES, SlimStopped, slim
 from glmtui.errors import BadCheckpoint, DownloadError, ModelError, UnsupportedModel
+from support.goldens import GOLDEN, SHARED, TOLERANCE, load, tokenizer_file
 
 TWIN = GOLDEN / "v1_twin_orig"
 IMAGE_ROWS = 64  # of the twin

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from support import TESTS
 
 # Frees 160 MB; prints how much of it was given back before the call of a method, and after.

@@ -20,23 +20,23 @@ from typing import Any
 
 import pytest
 import torch
-from support.allocations import AllocationLog
-from support.cuda_guard import register_guard, require_guard
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from glmtui.engine.bench.shapes import SHAPES
 from glmtui.engine.catalog.resolver import QUANTS
-from glmtui.engine.checkpoint.checkpoint import Checkpoint, Rows
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
 from glmtui.engine.loading.loader import family_module
-from glmtui.engine.loading.memory_estimate import parts, sizes
-from glmtui.engine.loading.pipeline import spread
+from glmtui.engine.loading.memory_estimate import estimate_sizes, model_parts
+from glmtui.engine.loading.pipeline import split_over_devices
 from glmtui.engine.loading.placement import FIRST_TOKENS, UNPACKING, Sizes
-from glmtui.engine.loading.weight_filler import TABLES, Placer
-from glmtui.engine.nn.linear import Choice, LinearLayer, cuda
+from glmtui.engine.loading.weight_filler import TABLES, WeightFiller
+from glmtui.engine.nn.linear import KernelChoice, LinearLayer, cuda
 from glmtui.engine.nn.linear.reference import PackedLinear
 from glmtui.engine.nn.packed_weight import GPU_BLOCK, PackedWeight
 from glmtui.engine.runtime.model_runner import PREFILL_CHUNK
+from support.allocations import AllocationLog
+from support.cuda_guard import register_guard, require_guard
 
 KERNELS: dict[str, type[LinearLayer]] = {
     "triton": cuda.TritonLinear,
@@ -76,7 +76,7 @@ class FakeWeights(Checkpoint):
 
     def __init__(
         self,
-        sources: Mapping[str, Rows],
+        sources: Mapping[str, RowRange],
         shapes: Mapping[str, torch.Size],
         dtype: torch.dtype,
         packed: str | None,
@@ -112,7 +112,7 @@ class FakeWeights(Checkpoint):
         return PackedWeight(q, scale, torch.empty_like(scale) if bits == 4 else None)
 
 
-class Fixed(Choice):
+class Fixed(KernelChoice):
     """A choice of kernels that was made."""
 
     def __init__(self, kernel: type[LinearLayer]) -> None:
@@ -187,11 +187,11 @@ def take(
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     weights = FakeWeights(sources, shapes, stored or dtype, quant if packed else None)
     asked = None if quant is None else QUANTS[quant]
-    expected = sizes(model, weights, sources, dtype, asked)
+    expected = estimate_sizes(model, weights, sources, dtype, asked)
     names = [f"cuda:{i}" for i in range(gpus)]
     middle = [names[i * gpus // raw[counted]] for i in range(raw[counted])]
     where = (names[0], *middle, names[-1])
-    places = {part: torch.device(name) for part, name in parts(sources, where).items()}
+    places = {part: torch.device(name) for part, name in model_parts(sources, where).items()}
     log = FusedLog()
 
     def peaks() -> list[int]:
@@ -201,11 +201,11 @@ def take(
 
     with FakeTensorMode(allow_non_fake_inputs=True), log, torch.inference_mode():
         first = places["embedding"]
-        placer = Placer(model, weights, first, dtype, asked, Fixed(KERNELS[kernel]), places)
+        placer = WeightFiller(model, weights, first, dtype, asked, Fixed(KERNELS[kernel]), places)
         placer.place_all(sources, lambda progress: None)
         model.prepare(config.context_length, dtype, first)
         if gpus > 1:
-            spread(model, places)
+            split_over_devices(model, places)
         loading = peaks()
         cache = model.new_cache(config.context_length, dtype, first)
         read_ids(model, cache, [FIRST_TOKENS - REPLY], first)

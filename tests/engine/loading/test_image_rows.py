@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.allocations import AllocationLog, MappedCheckpoint
-from support.goldens import GOLDEN
 from torch import Tensor
 
 from glmtui.engine.catalog.registry import Quant
 from glmtui.engine.catalog.resolver import QUANTS
-from glmtui.engine.loading.weight_filler import Placer
+from glmtui.engine.loading.weight_filler import WeightFiller
 from glmtui.engine.models import chatglm
 from glmtui.engine.nn.linear import NativeEmbedding
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
+from support.allocations import AllocationLog, MappedCheckpoint
+from support.goldens import GOLDEN
 
 FOLDER = GOLDEN / "v1_twin_orig"
 ROWS, CUT, HIDDEN = 288, 64, 32
@@ -104,7 +104,7 @@ def test_rows_left_out_take_no_memory(
         model = chatglm.Model(config)
     checkpoint = MappedCheckpoint(folder, raw)
     file = [checkpoint.raw(name) for name in checkpoint.names if name.startswith(TABLE)]
-    placer = Placer(model, checkpoint, torch.device(device), dtype, quant)
+    placer = WeightFiller(model, checkpoint, torch.device(device), dtype, quant)
     rows = chatglm.sources(config)["embedding.weight"]
     with AllocationLog() as log:
         for path, module in [

@@ -11,6 +11,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from glmtui.engine import LoadOptions, load_model
+from glmtui.engine.api import LoadCancelled, Progress, ServerSpec
+from glmtui.engine.catalog.resolver import resolve
+from glmtui.engine.loading.loader import gpu_capability, load, pick_dtype, stored_dtype
+from glmtui.engine.nn.linear import CpuInt8Linear, DenseLinear, NativeLinear
+from glmtui.engine.open_model import open_model
+from glmtui.errors import BadCheckpoint, EngineError, ModelNotFound, UsageError
 from support.checkpoints import (
     HIDDEN,
     INNER,
@@ -18,15 +27,6 @@ from support.checkpoints import (
     TOKENS,
 )
 from support.loader_folders import IDS, folder_of, on_cpu
-from torch import Tensor
-
-from glmtui.engine import LoadOptions, load_model
-from glmtui.engine.api import LoadCancelled, Progress, ServerSpec
-from glmtui.engine.catalog.resolver import resolve
-from glmtui.engine.loading.loader import gpu_capability, load, pick_dtype, stored_dtype
-from glmtui.engine.nn.linear import CpuInt8Linear, Linear, NativeLinear
-from glmtui.engine.open_model import open_model
-from glmtui.errors import BadCheckpoint, EngineError, ModelNotFound, UsageError
 
 LAYER_WEIGHTS = 2 * HIDDEN**2 + 2 * HIDDEN * HIDDEN // 2 + 3 * HIDDEN * INNER
 NORM_BYTES = (2 * LAYERS + 1) * HIDDEN * 4  # float32 on a CPU
@@ -86,7 +86,7 @@ def test_8_bits_are_nearly_the_same_model(folder: Path) -> None:
 
 def test_a_table_that_is_embedding_and_head_is_held_once(folder: Path) -> None:
     model = on_cpu(folder).model
-    assert isinstance(model.head, Linear)
+    assert isinstance(model.head, DenseLinear)
     assert model.head.weight.data_ptr() == model.embedding.weight.data_ptr()
 
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support.goldens import GOLDEN
 from support.large_checkpoints import Shape, write_chatglm
 

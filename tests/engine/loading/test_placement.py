@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.loader_folders import IDS, folder_of, on_cpu
 
 from glmtui.chat import SamplingParams
 from glmtui.engine.api import LoadOptions
@@ -17,13 +16,14 @@ from glmtui.engine.catalog.resolver import QUANTS
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
 from glmtui.engine.loading import loader
-from glmtui.engine.loading.memory_estimate import sizes
-from glmtui.engine.loading.pipeline import OnDevice, spread
-from glmtui.engine.loading.placement import GPU_CONTEXT, Sizes, place, split
+from glmtui.engine.loading.memory_estimate import estimate_sizes
+from glmtui.engine.loading.pipeline import OnDevice, split_over_devices
+from glmtui.engine.loading.placement import GPU_CONTEXT, Sizes, plan_placement, split
 from glmtui.engine.models import llama
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.tokenization.hf_tokenizer import read_json
 from glmtui.errors import OutOfMemory
+from support.loader_folders import IDS, folder_of, on_cpu
 
 GB = 10**9
 
@@ -76,14 +76,14 @@ def test_the_fullest_room_has_the_most_left() -> None:
 
 
 def test_auto_takes_the_gpu_with_the_most_free_memory() -> None:
-    where = place("auto", chatglm, machine(20 * GB, 30 * GB, 10 * GB))
+    where = plan_placement("auto", chatglm, machine(20 * GB, 30 * GB, 10 * GB))
     assert set(where) == {"cuda:1"}
     assert len(where) == 30
-    assert set(place("auto", chatglm, machine())) == {"cpu"}
+    assert set(plan_placement("auto", chatglm, machine())) == {"cpu"}
 
 
 def test_auto_takes_several_gpus_where_one_is_not_enough() -> None:
-    where = place("auto", chatglm, machine(9 * GB, 11 * GB))
+    where = plan_placement("auto", chatglm, machine(9 * GB, 11 * GB))
     assert (where[0], where[-1]) == ("cuda:0", "cuda:1")
     assert list(where) == sorted(where)
     taken = {
@@ -95,18 +95,21 @@ def test_auto_takes_several_gpus_where_one_is_not_enough() -> None:
 
 
 def test_balanced_takes_all_even_where_one_is_enough() -> None:
-    assert set(place("balanced", chatglm, machine(30 * GB, 30 * GB))) == {"cuda:0", "cuda:1"}
+    assert set(plan_placement("balanced", chatglm, machine(30 * GB, 30 * GB))) == {
+        "cuda:0",
+        "cuda:1",
+    }
 
 
 def test_what_is_asked_for_by_name_is_used_alone() -> None:
-    assert set(place("cuda:1", chatglm, machine(40 * GB, 20 * GB))) == {"cuda:1"}
-    assert set(place("cuda", chatglm, machine(20 * GB, 40 * GB))) == {"cuda:0"}
-    assert set(place("cpu", chatglm, machine(40 * GB))) == {"cpu"}
+    assert set(plan_placement("cuda:1", chatglm, machine(40 * GB, 20 * GB))) == {"cuda:1"}
+    assert set(plan_placement("cuda", chatglm, machine(20 * GB, 40 * GB))) == {"cuda:0"}
+    assert set(plan_placement("cpu", chatglm, machine(40 * GB))) == {"cpu"}
 
 
 def test_what_the_machine_does_not_tell_is_no_obstacle() -> None:
-    assert set(place("cuda:0", chatglm, machine(None))) == {"cuda:0"}
-    assert set(place("cpu", chatglm, machine(memory=None))) == {"cpu"}
+    assert set(plan_placement("cuda:0", chatglm, machine(None))) == {"cuda:0"}
+    assert set(plan_placement("cpu", chatglm, machine(memory=None))) == {"cpu"}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ def test_a_model_that_does_not_fit_is_told_with_what_would(
     name: str, found: Snapshot, says: str, hint: str
 ) -> None:
     with pytest.raises(OutOfMemory, match=says) as caught:
-        place(name, chatglm, found)
+        plan_placement(name, chatglm, found)
     assert hint in caught.value.hint
 
 
@@ -151,9 +154,11 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("quant", [None, "int8", "int4"])
 def test_sizes_are_known_before_loading(folder: Path, quant: str | None) -> None:
     raw = read_json(folder / "config.json")
-    config, model = loader.build(llama, raw, folder, LoadOptions())
+    config, model = loader.build_model(llama, raw, folder, LoadOptions())
     asked = None if quant is None else QUANTS[quant]
-    found = sizes(model, Checkpoint(folder, raw), llama.sources(config), torch.bfloat16, asked)
+    found = estimate_sizes(
+        model, Checkpoint(folder, raw), llama.sources(config), torch.bfloat16, asked
+    )
     whole = on_cpu(folder, "bfloat16", quant=quant)
     loaded, tables = whole.info, whole.model.rotary
     kv = (loaded.kv_bytes_per_token or 0) * config.context_length
@@ -171,7 +176,7 @@ def spread_out(loaded: LoadedModel) -> set[str]:
     layers = len(loaded.model.layers)  # type: ignore[arg-type]
     places = {"embedding": here, "norm": there, "head": here}
     places |= {f"layers.{i}": there if i == layers - 1 else here for i in range(layers)}
-    spread(loaded.model, places)
+    split_over_devices(loaded.model, places)
     return {name for name, module in loaded.model.named_modules() if isinstance(module, OnDevice)}
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.goldens import GOLDEN, SHARED, TOLERANCE, load
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
@@ -22,6 +21,7 @@ from glmtui.engine.api import LoadOptions
 from glmtui.engine.models import chatglm, chatglm2, chatglm3
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import EngineError, UnsupportedModel
+from support.goldens import GOLDEN, SHARED, TOLERANCE, load
 
 FIXTURES = SHARED / "fixtures" / "models"
 SMALL = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.goldens import SHARED, load, read_json, tokenizer_file
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.chat.rounds import Round, rounds
 from glmtui.engine.catalog.families import FAMILIES
 from glmtui.engine.models import chatglm, chatglm2, chatglm3
+from support.goldens import SHARED, load, read_json, tokenizer_file
 
 
 class Letters:

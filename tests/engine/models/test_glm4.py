@@ -14,13 +14,13 @@ import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.goldens import TOLERANCE, load, tokenizer_file
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.models import glm4
 from glmtui.engine.models.glm4 import RankTokenizer, ToolFormat
 from glmtui.engine.tokenization.detokenizer import Detokenizer
 from glmtui.errors import BadCheckpoint, UnsupportedModel
+from support.goldens import TOLERANCE, load, tokenizer_file
 
 MERGES = [
     b"th",

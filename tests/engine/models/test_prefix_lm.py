@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.goldens import SHARED, read_json
 
-from glmtui.engine.models.prefix_lm import Marks, Prefix, PrefixCache
+from glmtui.engine.models.prefix_lm import Marks, Prefix, PrefixLMCache
 from glmtui.errors import EngineError
+from support.goldens import SHARED, read_json
 
 GMASK, MASK, SOP = 90, 91, 92
 MARKS = Marks(GMASK, MASK, SOP)
@@ -68,12 +68,12 @@ def test_padding_is_seen_by_nobody_and_counts_for_nothing() -> None:
 
 
 def test_a_copy_of_a_cache_keeps_its_context_when_the_other_reads_another() -> None:
-    cache = PrefixCache(1, 1, 4, 64, dtype=torch.float32, device=torch.device("cpu"))
+    cache = PrefixLMCache(1, 1, 4, 64, dtype=torch.float32, device=torch.device("cpu"))
     cache.prefix = prefix(5, GMASK, SOP, 7)
     cache.advance(4)
     first = cache.tensors()
     twin = cache.fork(4)
-    assert isinstance(twin, PrefixCache)
+    assert isinstance(twin, PrefixLMCache)
     twin.trim(0)
     twin.prefix = prefix(5, 6, 8, GMASK, SOP)
     assert cache.prefix.positions(4, 1).tolist() == [[[1, 3]]]

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.fake_streams import FakeCuda
-from support.weights import normal
 
 from glmtui.engine.nn.cuda_capture import capture
-from glmtui.engine.nn.linear import Choice, PackedLinear, cuda
+from glmtui.engine.nn.linear import KernelChoice, PackedLinear, cuda
 from glmtui.engine.nn.linear.kernel_selection import Kernel, gpu_seconds
 from glmtui.engine.nn.packed_weight import quantize
+from support.fake_streams import FakeCuda
+from support.weights import normal
 
 SECOND = torch.device("cuda", 1)
 
@@ -73,7 +73,7 @@ def test_the_clock_is_told_where_the_weight_is() -> None:
         return 1.0
 
     weight = quantize(normal(16, 64), 8)
-    Choice([], clock=clock).linear(weight, None, torch.float32)
+    KernelChoice([], clock=clock).linear(weight, None, torch.float32)
     assert told == [weight.q.device]
 
 
@@ -97,7 +97,7 @@ def test_a_broken_triton_does_not_break_the_load(
     monkeypatch.delitem(sys.modules, "glmtui.engine.nn.linear.triton_kernels", raising=False)
     monkeypatch.delattr("glmtui.engine.nn.linear.triton_kernels", raising=False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
-    choice = Choice(cuda.kernels(), clock=lambda call, device: 1.0)
+    choice = KernelChoice(cuda.kernels(), clock=lambda call, device: 1.0)
     for weight in (quantize(normal(16, 64), 8), quantize(normal(16, 64), 4, 32)):
         for _ in range(2):
             layer = choice.linear(weight, None, torch.float16)
@@ -112,7 +112,7 @@ def test_a_kernel_that_cannot_tell_what_it_takes_is_left_out() -> None:
         raise RuntimeError("driver too old")
 
     wanted = Kernel("wanted", unsure, PackedLinear)
-    choice = Choice([], wanted=wanted, clock=lambda call, device: 1.0)
+    choice = KernelChoice([], wanted=wanted, clock=lambda call, device: 1.0)
     choice.linear(quantize(normal(16, 64), 8), None, torch.float32)
     assert choice.used == {"unpacking"}
     assert "driver too old" in choice.refused["wanted"]

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from support.attention_formula import by_the_formula
-from support.fake_gpu import Kernels, OnDevice, fake_tensors, fused_attention
 from torch import Tensor
 from torch.backends import cuda
 from torch.nn import functional as F
@@ -19,6 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from glmtui.engine.nn import gpu_attention
 from glmtui.engine.nn.gpu_attention import causal_attention, masked_attention, share_heads
+from support.attention_formula import by_the_formula
+from support.fake_gpu import Kernels, OnDevice, fake_tensors, fused_attention
 
 GPU = torch.device("cuda", 1)
 GROUPS = [(6, 2), (4, 4), (4, 1)]  # heads of queries, heads of keys

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from support.weights import int4, normal
 from torch import Tensor
 from torch.nn import functional as F
 
-from glmtui.engine.nn.linear import Choice, PackedLinear, cpm, cuda, kernel_choice
+from glmtui.engine.nn.linear import KernelChoice, PackedLinear, cpm, cuda, kernel_choice
 from glmtui.engine.nn.linear.kernel_selection import PLAIN, Clock, Kernel, wrong
 from glmtui.engine.nn.linear.reference import LinearLayer
 from glmtui.engine.nn.packed_weight import PackedWeight, pack_nibbles, quantize
 from glmtui.errors import EngineError
+from support.weights import int4, normal
 
 HALF = torch.float16
 GPU = torch.device("cuda", 0)
@@ -93,7 +93,7 @@ def test_a_right_product_is_told_from_a_wrong_one(weight: PackedWeight, dtype: t
 
 def test_the_fastest_of_those_that_are_right_is_taken() -> None:
     weight = quantize(normal(24, 64), 4, 32)
-    choice = Choice([kernel("slow"), kernel("fast")], clock=ticks(3, 2, 1))
+    choice = KernelChoice([kernel("slow"), kernel("fast")], clock=ticks(3, 2, 1))
     layer = choice.linear(weight, None, HALF)
     assert isinstance(layer, Doctored)
     assert choice.used == {"fast"}
@@ -105,7 +105,7 @@ def test_the_fastest_of_those_that_are_right_is_taken() -> None:
 
 
 def test_unpacking_is_taken_where_it_is_the_fastest() -> None:
-    choice = Choice([kernel("slow")], clock=ticks(1, 2))
+    choice = KernelChoice([kernel("slow")], clock=ticks(1, 2))
     assert type(choice.linear(quantize(normal(8, 64), 8), None, HALF)) is PackedLinear
     assert choice.used == {PLAIN.name}
 
@@ -118,7 +118,7 @@ def test_what_is_wrong_or_raises_is_left_out_with_its_reason(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     kernels = [kernel("liar", lambda y: y + 1), Kernel("old", lambda w, d: True, raising)]
-    choice = Choice(kernels, clock=ticks(1))
+    choice = KernelChoice(kernels, clock=ticks(1))
     layer = choice.linear(quantize(normal(8, 64), 8), None, HALF)
     assert type(layer) is PackedLinear
     assert choice.refused["old"] == "RuntimeError: no kernel image is available"
@@ -131,18 +131,18 @@ def test_no_memory_is_no_reason_to_take_another_kernel() -> None:
     def full(weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
         raise torch.OutOfMemoryError
 
-    choice = Choice([Kernel("full", lambda w, d: True, full)], clock=ticks(1))
+    choice = KernelChoice([Kernel("full", lambda w, d: True, full)], clock=ticks(1))
     with pytest.raises(torch.OutOfMemoryError):
         choice.linear(quantize(normal(8, 64), 8), None, HALF)
 
 
 def test_a_wanted_kernel_is_taken_though_slower_but_never_though_wrong() -> None:
     weight = quantize(normal(8, 64), 8)
-    choice = Choice([kernel("fast")], wanted=kernel("wanted"), clock=ticks(9))
+    choice = KernelChoice([kernel("fast")], wanted=kernel("wanted"), clock=ticks(9))
     choice.linear(weight, None, HALF)
     assert choice.used == {"wanted"}
     lying = kernel("wanted", lambda y: -y)
-    choice = Choice([kernel("fast")], wanted=lying, clock=ticks(2, 1))
+    choice = KernelChoice([kernel("fast")], wanted=lying, clock=ticks(2, 1))
     choice.linear(weight, None, HALF)
     assert choice.used == {"fast"}
     assert "wanted" in choice.refused

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.attention_formula import by_the_formula
 from torch import Tensor
 from torch.nn import functional as F
 
 from glmtui.engine.nn import layers
 from glmtui.engine.nn.layers import RMSNorm, attention, causal_attention, causal_mask, rotate_halves
+from support.attention_formula import by_the_formula
 
 CPU = torch.device("cpu")
 

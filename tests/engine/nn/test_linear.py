@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.weights import int4, normal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +15,7 @@ from glmtui.engine.nn.linear import (
     CpuHalfLinear,
     CpuInt4Linear,
     CpuInt8Linear,
-    Linear,
+    DenseLinear,
     LinearLayer,
     PackedLinear,
     cpu_native,
@@ -27,6 +26,7 @@ from glmtui.engine.nn.linear import (
     packed_block,
 )
 from glmtui.engine.nn.packed_weight import BLOCK, PackedWeight, per_row, quantize
+from support.weights import int4, normal
 
 
 @pytest.fixture(autouse=True)
@@ -173,12 +173,12 @@ def test_leading_dimensions_come_back() -> None:
 def test_whole_weights_take_the_dtype_of_activations(product: torch.dtype) -> None:
     weight, b = normal(8, 16).half(), normal(1, 8)[0]
     linear = make(weight, b)
-    assert type(linear) is (Linear if product == torch.bfloat16 else CpuHalfLinear)
+    assert type(linear) is (DenseLinear if product == torch.bfloat16 else CpuHalfLinear)
     assert linear.nbytes == 8 * 16 * 2
     for tokens in TOKENS:
         x = normal(tokens, 16).bfloat16()
         assert close(linear(x), x, weight.bfloat16(), b.bfloat16())
-    assert isinstance(make_linear(weight, b, torch.float32), Linear)
+    assert isinstance(make_linear(weight, b, torch.float32), DenseLinear)
 
 
 def test_a_half_precision_head_takes_bfloat16() -> None:
@@ -188,7 +188,7 @@ def test_a_half_precision_head_takes_bfloat16() -> None:
     for tokens in TOKENS:
         x = normal(tokens, 64, seed=tokens).bfloat16()
         assert close(head(x), x, table.float())
-    assert isinstance(make_head(table, torch.float16), Linear)
+    assert isinstance(make_head(table, torch.float16), DenseLinear)
 
 
 def test_modules_say_what_they_hold() -> None:

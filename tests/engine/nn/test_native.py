@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from support.isa_emulation import ISAS, kernels_for
-from support.native_decoder import CPU, SHAPES, decoder
-from support.weights import int4, normal
 from torch import Tensor
 from torch.nn import functional as F
 
-from glmtui.engine.models.gqa_decoder import PreNormDecoder
+from glmtui.engine.models.gqa_decoder import GqaDecoder
 from glmtui.engine.nn import linear, packed_weight
 from glmtui.engine.nn.linear import NativeEmbedding, NativeLinear, kernel_choice, make_linear
 from glmtui.engine.nn.native import build, kernels
 from glmtui.engine.nn.native.library import available
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
+from support.isa_emulation import ISAS, kernels_for
+from support.native_decoder import CPU, SHAPES, decoder
+from support.weights import int4, normal
 
 needs_kernels = pytest.mark.skipif(not available(), reason=build.built().problem)
 
@@ -207,7 +207,7 @@ def test_what_the_kernels_cannot_read_goes_to_torch() -> None:
 class Uncompiled:
     """The same decoder layer by layer."""
 
-    def __init__(self, model: PreNormDecoder) -> None:
+    def __init__(self, model: GqaDecoder) -> None:
         self.model = model
 
     def __call__(self, ids: Tensor, cache: Any) -> Tensor:

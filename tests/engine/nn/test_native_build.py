@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.isa_emulation import FLAGS, ISAS
-from support.weights import normal
 
 from glmtui.engine.hardware import instruction_sets
 from glmtui.engine.nn import cpu_dtype, linear
@@ -20,6 +18,8 @@ from glmtui.engine.nn.linear import NativeLinear, kernel_choice, make_linear
 from glmtui.engine.nn.native import build
 from glmtui.engine.nn.native.library import available
 from glmtui.engine.nn.packed_weight import quantize
+from support.isa_emulation import FLAGS, ISAS
+from support.weights import normal
 
 CPU = torch.device("cpu")
 needs_kernels = pytest.mark.skipif(not available(), reason=build.built().problem)

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import TESTS
-from support.isa_emulation import ISAS, compiled
-from support.native_decoder import CPU, decoder
-from support.weights import normal
 
 from glmtui.engine.nn.linear import cpu_torch
 from glmtui.engine.nn.native import build, library
 from glmtui.engine.nn.native.kernels import NativeWeight
-from glmtui.engine.nn.native.library import Decoder, Layer, Linear, Step, available, done
+from glmtui.engine.nn.native.library import CDecoder, CLayer, CLinear, CStep, available, done
 from glmtui.engine.nn.packed_weight import quantize
+from support import TESTS
+from support.isa_emulation import ISAS, compiled
+from support.native_decoder import CPU, decoder
+from support.weights import normal
 
 needs_kernels = pytest.mark.skipif(not available(), reason=build.built().problem)
 
@@ -201,7 +201,7 @@ def test_a_step_of_other_sizes_is_refused(of: str, change: dict[str, int]) -> No
     assert native is not None
     ids = torch.tensor([change.get("first", 5), 1, 2, 3])
     numbers = torch.ones(4, 32, dtype=torch.bfloat16)
-    step = Step(numbers.data_ptr(), numbers.data_ptr(), 4, cache.room, 0, 1)
+    step = CStep(numbers.data_ptr(), numbers.data_ptr(), 4, cache.room, 0, 1)
     changed = {"decoder": native._struct, "step": step}.get(of)
     for name, value in change.items():
         if changed is not None:
@@ -224,7 +224,7 @@ def test_a_step_of_other_sizes_is_refused(of: str, change: dict[str, int]) -> No
 @needs_kernels
 def test_structures_are_as_large_as_the_compiler_has_them(tmp_path: Path) -> None:
     """A field more on one side only would shift all that follow."""
-    structures = {"Linear": Linear, "Layer": Layer, "Decoder": Decoder, "Step": Step}
+    structures = {"Linear": CLinear, "Layer": CLayer, "Decoder": CDecoder, "Step": CStep}
     source = tmp_path / "sizes.c"
     source.write_text(
         f'#include "{build.HERE}/prenorm.c"\n'

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.weights import int4, normal
 from torch import Tensor
 
-from glmtui.engine.nn.packed_weight import BLOCK, PackedWeight, joined, quantize, row_blocks
+from glmtui.engine.nn.packed_weight import BLOCK, PackedWeight, concatenate, quantize, row_blocks
 from glmtui.errors import BadCheckpoint
+from support.weights import int4, normal
 
 
 @given(st.lists(st.integers(0, 15), min_size=8, max_size=8))
@@ -71,13 +71,13 @@ def test_smaller_groups_mean_the_same_weight() -> None:
 
 def test_parts_packed_alike_stay_packed_and_others_are_unpacked() -> None:
     four, eight, plain = int4(4, 64, 32), quantize(normal(3, 64), 8), normal(2, 64)
-    assert isinstance(joined([four, four], torch.float16), PackedWeight)
+    assert isinstance(concatenate([four, four], torch.float16), PackedWeight)
     for parts in ([four, eight], [four, int4(4, 64, 64)], [four, int4(4, 64, 32, zero=False)]):
-        whole = joined(parts, torch.float16)
+        whole = concatenate(parts, torch.float16)
         assert isinstance(whole, Tensor)
         assert torch.equal(whole, torch.cat([p.dequantize(torch.float16) for p in parts]))
-    assert torch.equal(joined([plain, eight], torch.float32)[:2], plain)  # type: ignore[arg-type]
-    assert joined([plain], torch.float16) is plain
+    assert torch.equal(concatenate([plain, eight], torch.float32)[:2], plain)  # type: ignore[arg-type]
+    assert concatenate([plain], torch.float16) is plain
 
 
 def test_blocks_cover_all_rows_once() -> None:

@@ -17,15 +17,15 @@ from typing import Any
 
 import pytest
 import torch
-from support import TESTS
-from support.weights import int4, normal
 from torch.nn import functional as F
 
 from glmtui.engine.bench.shapes import SHAPES
 from glmtui.engine.loading.loader import family_module
-from glmtui.engine.nn.layers import Slot
+from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.linear.reference import GEMV_ROWS
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
+from support import TESTS
+from support.weights import int4, normal
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -66,7 +66,7 @@ def test_columns_are_those_of_every_family() -> None:
         family = family_module(shape.family)
         with torch.device("meta"):
             model = family.Model(family.load_config(shape.config))
-        found |= {m.weight.shape[1] for m in model.modules() if isinstance(m, Slot)}
+        found |= {m.weight.shape[1] for m in model.modules() if isinstance(m, LinearPlaceholder)}
     assert found == set(COLUMNS)
 
 

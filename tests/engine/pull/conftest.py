@@ -8,11 +8,11 @@ from pathlib import Path
 import huggingface_hub
 import huggingface_hub.constants
 import pytest
+
+from glmtui.engine.pull import fetch
 from support.checkpoints import llama_files
 from support.fake_hub import Hub, hub_server
 from support.hub_repository import REPO
-
-from glmtui.engine.pull import fetch
 
 
 @pytest.fixture

@@ -10,9 +10,6 @@ import httpx
 import huggingface_hub
 import huggingface_hub.constants
 import pytest
-from support.checkpoints import llama_files
-from support.fake_hub import COMMIT, Fault, Hub, hub_server
-from support.hub_repository import REPO, WEIGHTS
 
 from glmtui.engine.api import Progress
 from glmtui.engine.catalog import resolver
@@ -20,6 +17,9 @@ from glmtui.engine.catalog.registry import MAX_CPM_BYTES
 from glmtui.engine.pull import fetch, pull, staging
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, DownloadError, ModelNotFound, UnsupportedModel
+from support.checkpoints import llama_files
+from support.fake_hub import COMMIT, Fault, Hub, hub_server
+from support.hub_repository import REPO, WEIGHTS
 
 
 def test_a_repository_becomes_a_model(hub: Hub, tmp_path: Path) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from glmtui.engine.pull import pull
 from support.fake_hub import Hub
 from support.hub_repository import REPO
-
-from glmtui.engine.pull import pull
 
 
 def test_a_cache_that_has_all_is_not_written_to(hub: Hub, tmp_path: Path) -> None:

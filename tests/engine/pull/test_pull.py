@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from gguf import GGMLQuantizationType as Kind
-from support.checkpoints import llama_files, write_folder, write_gguf
 
 from glmtui.engine.api import Progress
 from glmtui.engine.catalog import resolver
 from glmtui.engine.pull import pull
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, DownloadError, ModelNotFound, UnsupportedModel
+from support.checkpoints import llama_files, write_folder, write_gguf
 
 
 @pytest.fixture(autouse=True)

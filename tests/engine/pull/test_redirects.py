@@ -10,13 +10,13 @@ from http.server import BaseHTTPRequestHandler
 
 import httpx
 import pytest
-from support.fake_hub import Fault, Hub
-from support.http_answers import answering, send
-from support.hub_repository import REPO, WEIGHTS
 
 from glmtui.engine.pull import pull
 from glmtui.errors import DownloadError
 from glmtui.net.http_client import BadRedirect, is_same_service, next_address
+from support.fake_hub import Fault, Hub
+from support.http_answers import answering, send
+from support.hub_repository import REPO, WEIGHTS
 
 
 @contextmanager

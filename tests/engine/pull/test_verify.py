@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from support.checkpoints import llama_files, write_folder, write_gguf
 
 from glmtui.cli.command_line import main
 from glmtui.engine.pull import pull
+from support.checkpoints import llama_files, write_folder, write_gguf
 
 
 @pytest.fixture

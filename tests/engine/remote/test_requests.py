@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
-from support.fake_server import serving
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ServerSpec
 from glmtui.engine.remote import ServerModel, model_list
 from glmtui.errors import ServerError
+from support.fake_server import serving
 
 HI = (Message("user", "hi"),)
 ALL = SamplingParams(

@@ -8,13 +8,13 @@ import threading
 import time
 
 import pytest
-from support.fake_server import MODELS, delta, serving
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import PrefillProgress, ServerSpec
 from glmtui.engine.remote import ServerModel
 from glmtui.engine.remote import reply as server_reply
 from glmtui.errors import ServerError
+from support.fake_server import MODELS, delta, serving
 
 HI = (Message("user", "hi"),)
 

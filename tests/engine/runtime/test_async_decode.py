@@ -9,20 +9,20 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from support.goldens import GOLDEN, load
-from support.graph_recorder import Recorder
-from support.graph_talks import prompt
-from support.toy_decoder import STOP, VOCAB, Counter, toy
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
 from glmtui.engine.api import LoadedInfo, LoadOptions, Speculation
 from glmtui.engine.runtime import cuda_graph
-from glmtui.engine.runtime.async_decode import overlapped
+from glmtui.engine.runtime.async_decode import async_decode
 from glmtui.engine.runtime.cuda_graph import GraphedSteps
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.runtime.sampling import DeviceSampler
 from glmtui.errors import EngineError
+from support.goldens import GOLDEN, load
+from support.graph_recorder import Recorder
+from support.graph_talks import prompt
+from support.toy_decoder import STOP, VOCAB, Counter, toy
 
 CPU = torch.device("cpu")
 GREEDY = SamplingParams(temperature=0)
@@ -123,7 +123,7 @@ class Steps:
     def reply(self, room: int) -> list[int]:
         sampler = DeviceSampler(GREEDY, [5], VOCAB, CPU)
         said = []
-        for token in overlapped(self, sampler, self.logits(5), [5], room):
+        for token in async_decode(self, sampler, self.logits(5), [5], room):
             self.diary.append(("told", token))
             said.append(token)
         return said

@@ -13,6 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
+from glmtui.engine.nn.kv_cache import KVCache
+from glmtui.engine.runtime.cuda_graph import GraphedSteps, Record, Replay
+from glmtui.engine.runtime.model_runner import LoadedModel
 from support.graph_recorder import Recorder
 from support.graph_talks import (
     TALKS,
@@ -24,11 +29,6 @@ from support.graph_talks import (
     prompts_in_turn,
     reply,
 )
-from torch import Tensor
-
-from glmtui.engine.nn.kv_cache import KVCache
-from glmtui.engine.runtime.cuda_graph import GraphedSteps, Record, Replay
-from glmtui.engine.runtime.model_runner import LoadedModel
 
 CPU = torch.device("cpu")
 

@@ -12,29 +12,29 @@ from typing import Any
 
 import pytest
 import torch
-from support.checkpoints import LLAMA_CONFIG
-from support.fake_gpu import OnDevice, fake_tensors, fused_attention
-from support.goldens import GOLDEN
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
 from glmtui.engine.bench.synthetic import RandomWeights
 from glmtui.engine.catalog.families import family_of
 from glmtui.engine.catalog.registry import QUANTS
-from glmtui.engine.checkpoint.checkpoint import Rows
+from glmtui.engine.checkpoint.checkpoint import RowRange
 from glmtui.engine.loading.loader import family_module
 from glmtui.engine.loading.memory_estimate import tied
-from glmtui.engine.loading.pipeline import spread
-from glmtui.engine.loading.weight_filler import TABLES, Placer
-from glmtui.engine.models.prefix_lm import PrefixCache
+from glmtui.engine.loading.pipeline import split_over_devices
+from glmtui.engine.loading.weight_filler import TABLES, WeightFiller
+from glmtui.engine.models.prefix_lm import PrefixLMCache
 from glmtui.engine.nn.decoder import Decoder
 from glmtui.engine.nn.kv_cache import KVCache
-from glmtui.engine.nn.layers import Slot
-from glmtui.engine.nn.linear import Choice, LinearLayer, PackedLinear, cuda
+from glmtui.engine.nn.layers import LinearPlaceholder
+from glmtui.engine.nn.linear import KernelChoice, LinearLayer, PackedLinear, cuda
 from glmtui.engine.nn.linear.cuda import TinygemmLinear
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 from glmtui.engine.runtime import sampling
 from glmtui.engine.runtime.sampling import DeviceSampler
+from support.checkpoints import LLAMA_CONFIG
+from support.fake_gpu import OnDevice, fake_tensors, fused_attention
+from support.goldens import GOLDEN
 
 GPU = torch.device("cuda", 1)  # never the first one, which "cuda" stands for
 FAMILIES = ["llama", "v1_twin_orig", "v2_32k_tiny", "v3_32k_tiny", "glm4_tiny"]
@@ -54,7 +54,7 @@ def fake() -> Iterator[None]:
         yield
 
 
-class Straight(Choice):
+class Straight(KernelChoice):
     """The first kernel that takes a weight: nothing can be proven or timed without numbers."""
 
     def linear(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
@@ -79,12 +79,12 @@ def build(
     kernels: Straight | None = None,
     places: dict[str, torch.device] | None = None,
 ) -> Decoder:
-    """A model as the loader's `Placer` fills it, on fake GPUs."""
+    """A model as the loader's `WeightFiller` fills it, on fake GPUs."""
     module, config = parts(family)
     with torch.device("meta"):
         model: Decoder = module.Model(config)
     device = GPU if places is None else places["embedding"]
-    sources = {n: Rows("+".join(r.names)) for n, r in module.sources(config).items()}
+    sources = {n: RowRange("+".join(r.names)) for n, r in module.sources(config).items()}
     weights = RandomWeights(
         {sources[name].names[0]: p.shape for name, p in model.named_parameters()},
         {rows.names[0] for name, rows in sources.items() if name.partition(".")[0] in TABLES},
@@ -94,11 +94,13 @@ def build(
     )
     choice = kernels or Straight([])
     how = QUANTS[quant] if quant else None
-    Placer(model, weights, device, dtype, how, choice, places).place_all(sources, lambda _: None)
+    WeightFiller(model, weights, device, dtype, how, choice, places).place_all(
+        sources, lambda _: None
+    )
     model.prepare(min(config.context_length, 256), dtype, device)
     if places is not None:
-        spread(model, places)
-    assert not any(isinstance(m, Slot) for m in model.modules())
+        split_over_devices(model, places)
+    assert not any(isinstance(m, LinearPlaceholder) for m in model.modules())
     return model
 
 
@@ -147,7 +149,7 @@ def test_tokens_stay_on_their_gpu_in_fused_kernels(
         fed(model, cache, 3)
         fed(model, cache, 1)
         step = captured(model, cache)
-    if isinstance(cache, PrefixCache):
+    if isinstance(cache, PrefixLMCache):
         assert cache.prefix is not None
         assert {t.device for t in cache.tensors()} == {GPU}
     assert step.ran.count("index_copy_") == 2 * len(cache.keys)

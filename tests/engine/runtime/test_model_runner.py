@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.toy_decoder import Counter, toy
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import PrefillProgress
@@ -14,6 +13,7 @@ from glmtui.engine.runtime.context_window import fit_prompt
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.runtime.token_stream import TokenStream
 from glmtui.errors import EngineError, OutOfMemory, PromptTooLong
+from support.toy_decoder import Counter, toy
 
 GREEDY = SamplingParams(temperature=0)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.goldens import GOLDEN, load
-from support.toy_decoder import CPU, Counter, toy
 
 from glmtui.chat import SamplingParams
 from glmtui.engine.nn.kv_cache import KVCache
 from glmtui.engine.runtime import prefix_cache
-from glmtui.engine.runtime.prefix_cache import CacheShelf, cache_budget
+from glmtui.engine.runtime.prefix_cache import PrefixCache, cache_budget
+from support.goldens import GOLDEN, load
+from support.toy_decoder import CPU, Counter, toy
 
 PLENTY = 10**9
 
@@ -21,11 +21,11 @@ def _small_branches_are_worth_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK", 16)
 
 
-def shelf(budget: int = PLENTY) -> CacheShelf:
-    return CacheShelf(Counter(), 64, torch.float32, CPU, budget)
+def shelf(budget: int = PLENTY) -> PrefixCache:
+    return PrefixCache(Counter(), 64, torch.float32, CPU, budget)
 
 
-def read(some: CacheShelf, *ids: int) -> int:
+def read(some: PrefixCache, *ids: int) -> int:
     """Reads a prompt; returns how much of it was there already."""
     cache = some.open(ids)
     reused = cache.offset

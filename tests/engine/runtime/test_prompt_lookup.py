@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from support.goldens import GOLDEN, load
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
@@ -16,8 +15,9 @@ from glmtui.engine.nn.layers import FEW_QUERIES
 from glmtui.engine.nn.linear import GEMV_ROWS
 from glmtui.engine.runtime import prompt_lookup
 from glmtui.engine.runtime.model_runner import LoadedModel
-from glmtui.engine.runtime.prompt_lookup import GUESSES, Lookahead, Lookup, Worth
+from glmtui.engine.runtime.prompt_lookup import GUESSES, NgramIndex, PromptLookup, SpeculationGate
 from glmtui.engine.runtime.sampling import make_sampler
+from support.goldens import GOLDEN, load
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=16)
 
@@ -26,7 +26,7 @@ GREEDY = SamplingParams(temperature=0, max_new_tokens=16)
 
 
 def test_a_guess_is_what_followed_the_last_ids_before() -> None:
-    lookup = Lookup([1, 2, 3, 4, 5, 9, 1, 2, 3])
+    lookup = NgramIndex([1, 2, 3, 4, 5, 9, 1, 2, 3])
     assert lookup.guess(3) == [4, 5, 9]
     assert lookup.guess(1) == [4]
     assert lookup.guess(0) == []
@@ -35,10 +35,10 @@ def test_a_guess_is_what_followed_the_last_ids_before() -> None:
 
 
 def test_the_latest_place_counts_and_the_end_itself_does_not() -> None:
-    assert Lookup([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3]).guess(1) == [5]
-    assert Lookup([1, 2, 3]).guess(1) == []
-    assert Lookup([7, 7, 7, 7]).guess(3) == [7]
-    assert Lookup([1, 2]).guess(1) == []
+    assert NgramIndex([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3]).guess(1) == [5]
+    assert NgramIndex([1, 2, 3]).guess(1) == []
+    assert NgramIndex([7, 7, 7, 7]).guess(3) == [7]
+    assert NgramIndex([1, 2]).guess(1) == []
 
 
 # ---- replies
@@ -65,7 +65,7 @@ class Chain:
 def reply(chain: Chain, params: SamplingParams, length: int, speculation: Speculation) -> list[int]:
     sampler = make_sampler(params)
     prompt, ids = list(chain.read), list[int]()
-    ahead = Lookahead(chain, prompt, length, speculation)
+    ahead = PromptLookup(chain, prompt, length, speculation)
     logits = chain.rows[prompt[-1]]
     while True:
         ids.append(sampler(logits, prompt + ids))
@@ -186,7 +186,7 @@ class Timed(Chain):
 def timed(more: float) -> Timed:
     """200 tokens of a chain in which guesses are always right."""
     chain = Timed([0, 1, 2, 3, 0, 1, 2], torch.eye(4).roll(1, dims=1), more)
-    ahead = Lookahead(chain, chain.read, 200, "auto", clock=lambda: chain.now)
+    ahead = PromptLookup(chain, chain.read, 200, "auto", clock=lambda: chain.now)
     token = 3
     for _ in range(199):
         token = int(ahead.step(token).argmax())
@@ -206,7 +206,7 @@ def test_guesses_that_cost_more_than_they_give_rest() -> None:
 
 
 def test_one_slow_step_decides_nothing() -> None:
-    worth = Worth()
+    worth = SpeculationGate()
     for _ in range(5):
         worth.learn(1.0, 1, guessed=False)
         worth.learn(1.2, 3, guessed=True)
@@ -218,7 +218,7 @@ def test_one_slow_step_decides_nothing() -> None:
 
 def test_the_other_choice_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_lookup, "PROBE_EVERY", 4)
-    worth = Worth()
+    worth = SpeculationGate()
     worth.learn(1.0, 1, guessed=False)
     worth.learn(1.2, 1, guessed=True)
     assert [worth.guess_now() for _ in range(8)] == [False] * 3 + [True] + [False] * 3 + [True]

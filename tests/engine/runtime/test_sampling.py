@@ -11,12 +11,12 @@ from collections import Counter
 
 import pytest
 import torch
-from support.goldens import SHARED
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
 from glmtui.engine.runtime.sampling import DeviceSampler, distribution, make_sampler, shares
 from glmtui.errors import EngineError
+from support.goldens import SHARED
 
 GOLDEN = SHARED / "fixtures" / "misc" / "sampling.json"
 

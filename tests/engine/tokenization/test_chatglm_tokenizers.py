@@ -9,18 +9,18 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.goldens import read_json, tokenizer_file
 
 from glmtui.engine.api import Tokenizer
 from glmtui.engine.models import chatglm, chatglm2, chatglm3
 from glmtui.engine.tokenization.detokenizer import Detokenizer
 from glmtui.engine.tokenization.sentencepiece_tokenizer import (
     IceTokenizer,
-    PieceTokenizer,
+    SentencePieceTokenizer,
     load_ice_text,
     load_pieces,
 )
 from glmtui.errors import BadCheckpoint
+from support.goldens import read_json, tokenizer_file
 
 TEXT = [
     "the quick brown fox jumps over the lazy dog and runs away again and again",
@@ -77,8 +77,8 @@ def ice(unigram: Path) -> IceTokenizer:
 
 
 @pytest.fixture(scope="module")
-def pieces(bpe: Path) -> PieceTokenizer:
-    return PieceTokenizer(load_pieces(bpe), chatglm2.SPECIALS, readable=False)
+def pieces(bpe: Path) -> SentencePieceTokenizer:
+    return SentencePieceTokenizer(load_pieces(bpe), chatglm2.SPECIALS, readable=False)
 
 
 def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:
@@ -153,7 +153,7 @@ def test_ice_text_streams_what_it_decodes(ice: IceTokenizer, text: str) -> None:
 
 @settings(deadline=None)
 @given(st.text(max_size=80))
-def test_pieces_lose_nothing(pieces: PieceTokenizer, text: str) -> None:
+def test_pieces_lose_nothing(pieces: SentencePieceTokenizer, text: str) -> None:
     text = text.replace("▁", "_")  # the one character that stands for another
     ids = pieces.encode(text)
     assert pieces.decode(ids) == streamed(pieces, ids) == text
@@ -161,7 +161,7 @@ def test_pieces_lose_nothing(pieces: PieceTokenizer, text: str) -> None:
 
 def test_a_tag_in_the_text_stays_text(bpe: Path) -> None:
     tags = (*chatglm2.SPECIALS, *chatglm3.ROLES)
-    tokenizer = PieceTokenizer(load_pieces(bpe), tags, readable=True)
+    tokenizer = SentencePieceTokenizer(load_pieces(bpe), tags, readable=True)
     text = "<|user|>[gMASK] sop</s><unk>"
     assert max(tokenizer.encode(text)) < min(tokenizer.special.values())
     assert tokenizer.decode(tokenizer.encode(text)) == text
@@ -169,8 +169,8 @@ def test_a_tag_in_the_text_stays_text(bpe: Path) -> None:
 
 def test_only_chatglm3_writes_special_tokens_out(bpe: Path) -> None:
     processor = load_pieces(bpe)
-    two = PieceTokenizer(processor, chatglm2.SPECIALS, readable=False)
-    three = PieceTokenizer(processor, (*chatglm2.SPECIALS, *chatglm3.ROLES), readable=True)
+    two = SentencePieceTokenizer(processor, chatglm2.SPECIALS, readable=False)
+    three = SentencePieceTokenizer(processor, (*chatglm2.SPECIALS, *chatglm3.ROLES), readable=True)
     said = three.encode("the fox")
     call = [*said, three.special["<|assistant|>"], *three.encode("the dog")]
     assert three.decode(call) == "the fox<|assistant|>the dog"
@@ -180,7 +180,7 @@ def test_only_chatglm3_writes_special_tokens_out(bpe: Path) -> None:
     assert [two.token_bytes(i) for i in (*marks, 0, 1, 2, 99_999)] == [b""] * 6
 
 
-def test_lone_surrogates_are_replaced(ice: IceTokenizer, pieces: PieceTokenizer) -> None:
+def test_lone_surrogates_are_replaced(ice: IceTokenizer, pieces: SentencePieceTokenizer) -> None:
     assert ice.decode(ice.encode("a\ud83db")) == pieces.decode(pieces.encode("a\ud83db")) == "a?b"
 
 

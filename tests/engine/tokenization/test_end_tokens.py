@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from gguf import GGUFWriter
-from support.checkpoints import MERGES, TEMPLATE, TOKENS, write_gguf
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from glmtui.chat import Message
 from glmtui.engine.checkpoint.gguf import convert
 from glmtui.engine.models import glm4, llama
 from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson
+from support.checkpoints import MERGES, TEMPLATE, TOKENS, write_gguf
 
 CHAT = "{% for m in messages %}<|role|>{{ m.role }}\n{{ m.content }}{{ END }}{% endfor %}"
 

@@ -17,7 +17,7 @@ from glmtui.engine.tokenization import bounded_tokenizer
 from glmtui.engine.tokenization.chat_template import read_chat_template
 from glmtui.engine.tokenization.detokenizer import Detokenizer
 from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson, hub_defaults
-from glmtui.engine.tokenization.template_renderer import Template
+from glmtui.engine.tokenization.template_renderer import TemplateRenderer
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
 
 TEMPLATE = (
@@ -154,9 +154,12 @@ def test_a_template_that_breaks_is_named(folder: Path) -> None:
     tokenizer = TokenizerJson.load(folder)
     assert tokenizer is not None
     with pytest.raises(UnsupportedModel, match="does not parse"):
-        TemplateFormat(tokenizer, Template("{% for"), frozenset(), {})
+        TemplateFormat(tokenizer, TemplateRenderer("{% for"), frozenset(), {})
     refusing = TemplateFormat(
-        tokenizer, Template("{{ raise_exception('roles must alternate') }}"), frozenset(), {}
+        tokenizer,
+        TemplateRenderer("{{ raise_exception('roles must alternate') }}"),
+        frozenset(),
+        {},
     )
     with pytest.raises(UnsupportedModel, match="roles must alternate"):
         refusing.encode([Message("user", "hi")])
@@ -167,7 +170,7 @@ def test_a_template_cannot_leave_the_sandbox(folder: Path) -> None:
     assert tokenizer is not None
     for attack in ("{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}"):
         with pytest.raises(UnsupportedModel):
-            TemplateFormat(tokenizer, Template(attack), frozenset(), {}).encode(
+            TemplateFormat(tokenizer, TemplateRenderer(attack), frozenset(), {}).encode(
                 [Message("user", "hi")]
             )
 
@@ -303,7 +306,7 @@ def test_a_strict_template_gets_turns_that_it_takes(
 ) -> None:
     tokenizer = TokenizerJson.load(folder)
     assert tokenizer is not None
-    strict = TemplateFormat(tokenizer, Template(template), frozenset(), {})
+    strict = TemplateFormat(tokenizer, TemplateRenderer(template), frozenset(), {})
     names = {"s": "system", "u": "user", "a": "assistant"}
     ids = strict.encode([Message(names[t[0]], t[1:]) for t in turns])  # type: ignore[arg-type]
     assert tokenizer.decode(ids) == prompt
@@ -313,6 +316,6 @@ def test_a_template_that_refuses_everything_says_why_at_first(folder: Path) -> N
     tokenizer = TokenizerJson.load(folder)
     assert tokenizer is not None
     template = "{{ raise_exception('no ' ~ (messages | length)) }}"
-    refusing = TemplateFormat(tokenizer, Template(template), frozenset(), {})
+    refusing = TemplateFormat(tokenizer, TemplateRenderer(template), frozenset(), {})
     with pytest.raises(UnsupportedModel, match="no 2"):
         refusing.encode([Message("user", "1"), Message("user", "2")])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.engine.tokenization.template_renderer import Template
+from glmtui.engine.tokenization.template_renderer import TemplateRenderer
 from glmtui.errors import UnsupportedModel
 
 SAYS = "{% for m in messages %}{{ m.content }}|{% endfor %}"
@@ -17,7 +17,7 @@ TALK = {"messages": [{"role": "user", "content": "你好\n\udc80"}, {"role": "us
 
 
 def test_a_template_sees_what_it_is_given() -> None:
-    template = Template(SAYS + "{{ x | tojson }}{{ strftime_now('%Y')[:2] }}")
+    template = TemplateRenderer(SAYS + "{{ x | tojson }}{{ strftime_now('%Y')[:2] }}")
     assert template.render({**TALK, "x": {"a": "é"}}) == '你好\n\udc80||{"a": "é"}20'
 
 
@@ -48,7 +48,7 @@ def test_a_template_sees_what_it_is_given() -> None:
     ],
 )
 def test_the_environment_is_that_of_transformers(source: str, text: str) -> None:
-    assert Template(source).render({**TALK, "x": {"b": "é<", "a": [1, None]}}) == text
+    assert TemplateRenderer(source).render({**TALK, "x": {"b": "é<", "a": [1, None]}}) == text
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_environment_is_that_of_transformers(source: str, text: str) -> None
     ],
 )
 def test_what_takes_too_much_or_breaks_is_refused(greedy: str) -> None:
-    template = Template("{% if not quiet %}" + greedy + "{% endif %}ok")
+    template = TemplateRenderer("{% if not quiet %}" + greedy + "{% endif %}ok")
     with pytest.raises(UnsupportedModel, match=r"refused this conversation: ."):
         template.render(TALK)
     assert template.render({**TALK, "quiet": True}) == "ok"  # the next conversation may do
@@ -79,7 +79,7 @@ def test_what_takes_too_much_or_breaks_is_refused(greedy: str) -> None:
 
 def test_what_never_ends_is_ended() -> None:
     forever = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
-    template = Template("{% if not quiet %}" + forever + "{% endif %}ok")
+    template = TemplateRenderer("{% if not quiet %}" + forever + "{% endif %}ok")
     with pytest.raises(UnsupportedModel, match="too much time"):
         template.render(TALK)
     assert template.render({**TALK, "quiet": True}) == "ok"
@@ -90,11 +90,11 @@ def test_what_never_ends_is_ended() -> None:
 )
 def test_what_does_not_parse_is_named(broken: str) -> None:
     with pytest.raises(UnsupportedModel, match="does not parse"):
-        Template(broken)
+        TemplateRenderer(broken)
 
 
 def test_a_process_that_died_is_replaced() -> None:
-    template = Template(SAYS)
+    template = TemplateRenderer(SAYS)
     assert template._process is not None
     os.kill(template._process.pid, signal.SIGKILL)
     with pytest.raises(UnsupportedModel):
@@ -106,7 +106,7 @@ def test_it_has_none_of_our_secrets_and_goes_with_the_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret4711")
-    template = Template(SAYS)
+    template = TemplateRenderer(SAYS)
     assert template._process is not None
     place = Path(f"/proc/{template._process.pid}")
     assert b"4711" not in (place / "environ").read_bytes()

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.goldens import SHARED, load, tokenizer_file
-from support.toy_decoder import CPU, Counter
 from torch import Tensor
 
 from glmtui.chat import Conversation, GenerationStats, Message, SamplingParams, with_tools
@@ -22,6 +20,8 @@ from glmtui.engine.runtime.autotune import ChunkPacer
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.runtime.token_stream import TokenStream
 from glmtui.tools import Parameter, Tool
+from support.goldens import SHARED, load, tokenizer_file
+from support.toy_decoder import CPU, Counter
 
 MARKS = ("[gMASK]", "sop", *ROLES)
 TOOL = Tool("get_weather", "天气", ("echo", "{city}"), (Parameter("city", "城市"),))

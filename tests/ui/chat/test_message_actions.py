@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.app_pilot import AppDesk, folders, running
 from textual import events
 
 from glmtui.chat import Conversation, Message
+from support.app_pilot import AppDesk, folders, running
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 

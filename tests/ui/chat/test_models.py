@@ -9,8 +9,6 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from support.app_pilot import SERVER, folders, running
-from support.fake_engine import FakeEngine
 
 from glmtui.config import Server, Settings
 from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
@@ -21,6 +19,8 @@ from glmtui.errors import DownloadError
 from glmtui.ui.dialogs import model_picker
 from glmtui.ui.dialogs.conversation_picker import age
 from glmtui.ui.dialogs.model_picker import fit, progress_text
+from support.app_pilot import SERVER, folders, running
+from support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 

@@ -8,12 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from support.app_pilot import SERVER, folders, running
-from support.fake_engine import FakeEngine
 
 from glmtui.chat import Conversation, Message
 from glmtui.errors import ConfigError, EngineError, ModelError, StoreError
 from glmtui.ui.chat.view import SHORTEST_FRAME
+from support.app_pilot import SERVER, folders, running
+from support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.app_pilot import AppDesk, folders, running
-from support.fake_engine import FakeEngine
 
 from glmtui.chat import Message
 from glmtui.engine.api import ToolCall
-from glmtui.ui.dialogs.list_dialog import Choice
-from glmtui.ui.dialogs.tool_dialog import Running
+from glmtui.ui.dialogs.list_dialog import ChoiceDialog
+from glmtui.ui.dialogs.tool_dialog import ToolDialog
+from support.app_pilot import AppDesk, folders, running
+from support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 
@@ -56,7 +56,7 @@ async def called(size: tuple[int, int] = (80, 24)) -> AsyncIterator[AppDesk]:
     """The app with its question about a call open; the next reply is a plain one."""
     async with running(engine=wants_the_weather, size=size) as desk:
         await desk.ask("How is it in Lima?")
-        await desk.until(lambda: isinstance(desk.app.screen, Choice))
+        await desk.until(lambda: isinstance(desk.app.screen, ChoiceDialog))
         await desk.shows("I answer myself")
         desk.engine.pieces, desk.engine.said, desk.engine.call = ["It is", " sunny."], (), None
         yield desk
@@ -153,7 +153,7 @@ async def test_escape_kills_a_tool_that_runs(tools: Path) -> None:
         await desk.pilot.press("down", "enter")
         await desk.shows("Running weather")
         screen, pid = desk.app.screen, tools.parents[1] / "pid"
-        assert isinstance(screen, Running)
+        assert isinstance(screen, ToolDialog)
         await desk.until(lambda: pid.exists() and bool(pid.read_text()))
         process = Path("/proc") / pid.read_text().strip()
         assert process.exists()
@@ -178,9 +178,9 @@ async def test_what_came_of_a_tool_waits_for_a_window_that_is_large_enough(tools
     tools.write_text(TOOLS.format(script="'until [ -e go ]; do sleep 0.01; done; echo sunny'"))
     async with called() as desk:
         await desk.pilot.press("down", "enter")
-        await desk.until(lambda: isinstance(desk.app.screen, Running))
+        await desk.until(lambda: isinstance(desk.app.screen, ToolDialog))
         tool = desk.app.screen
-        assert isinstance(tool, Running)
+        assert isinstance(tool, ToolDialog)
         await desk.pilot.resize_terminal(30, 8)
         await desk.shows("Too small")
         (tools.parents[1] / "go").touch()

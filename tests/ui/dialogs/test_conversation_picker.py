@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.app_pilot import AppDesk, folders, running
 
 from glmtui.chat import Conversation, Message
 from glmtui.store import Store, Summary
 from glmtui.system import paths
 from glmtui.ui.dialogs import conversation_picker
 from glmtui.ui.dialogs.conversation_picker import ConversationPicker
-from glmtui.ui.dialogs.search_dialog import TextSearch
+from glmtui.ui.dialogs.search_dialog import SearchDialog
+from support.app_pilot import AppDesk, folders, running
 
 pytestmark = pytest.mark.usefixtures("folders")
 __all__ = ["folders"]
@@ -174,11 +174,11 @@ async def test_the_one_in_view_is_titled_and_pinned_by_command() -> None:
         assert (row.title, row.pinned) == ("Rotary  embeddings", True)
 
 
-async def search_for(desk: AppDesk, words: str) -> TextSearch:
+async def search_for(desk: AppDesk, words: str) -> SearchDialog:
     await desk.pilot.press("ctrl+f")
-    await desk.until(lambda: isinstance(desk.app.screen, TextSearch))
+    await desk.until(lambda: isinstance(desk.app.screen, SearchDialog))
     found = desk.app.screen
-    assert isinstance(found, TextSearch)
+    assert isinstance(found, SearchDialog)
     found.field.value = words
     return found
 

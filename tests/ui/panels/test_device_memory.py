@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.app_pilot import SERVER, AppDesk, folders, running
-from support.fake_engine import FakeEngine
 
 from glmtui.chat import GenerationStats, Message, last_turns
 from glmtui.engine.api import LoadedInfo
@@ -24,6 +22,8 @@ from glmtui.ui.panels.device_memory import (
     with_held,
 )
 from glmtui.ui.widgets.meters import sparkline
+from support.app_pilot import SERVER, AppDesk, folders, running
+from support.fake_engine import FakeEngine
 
 __all__ = ["folders"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support.app_pilot import SERVER, AppDesk, folders, running
-from support.fake_engine import FakeEngine
 from textual.widgets import Input, TextArea
 
 from glmtui.chat import Conversation, SamplingParams
 from glmtui.config import SAMPLING_FIELDS
 from glmtui.ui.panels.settings_panel import SettingRow, shown, without_effect
+from support.app_pilot import SERVER, AppDesk, folders, running
+from support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 

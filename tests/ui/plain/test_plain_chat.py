@@ -11,11 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import TESTS
-from support.app_pilot import SERVER, folders
-from support.app_process import PROGRAM
-from support.emulated_terminal import Terminal
-from support.fake_engine import FakeEngine
 
 from glmtui.commands import COMMANDS
 from glmtui.config import Settings
@@ -23,6 +18,11 @@ from glmtui.errors import BadCheckpoint, ConfigError, EngineError
 from glmtui.store import Store
 from glmtui.system import paths
 from glmtui.ui.plain.plain_chat import PlainChat
+from support import TESTS
+from support.app_pilot import SERVER, folders
+from support.app_process import PROGRAM
+from support.emulated_terminal import Terminal
+from support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.app_pilot import folders, running
 
 from glmtui.errors import UsageError
 from glmtui.ui.prompt import attachments
 from glmtui.ui.prompt.attachments import look, named, with_files
+from support.app_pilot import folders, running
 
 pytestmark = pytest.mark.usefixtures("here")
 __all__ = ["folders"]

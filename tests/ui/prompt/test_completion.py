@@ -8,19 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.prompt_app import desk
 
 from glmtui import commands
 from glmtui.commands import command_parser
 from glmtui.ui.prompt import argument_values
-from glmtui.ui.prompt.completion import Choice, Offer, offers
+from glmtui.ui.prompt.completion import ArgumentValue, Completion, offers
+from support.prompt_app import desk
 
 THEMES = {
-    "THEME": argument_values.among(lambda: [Choice("ink"), Choice("paper"), Choice("dracula")])
+    "THEME": argument_values.among(
+        lambda: [ArgumentValue("ink"), ArgumentValue("paper"), ArgumentValue("dracula")]
+    )
 }
 
 
-def texts(offered: tuple[Offer, ...]) -> list[str]:
+def texts(offered: tuple[Completion, ...]) -> list[str]:
     return [offer.text for offer in offered]
 
 
@@ -68,8 +70,8 @@ def test_files_and_folders_are_offered_by_path(tmp_path: Path) -> None:
     (tmp_path / "no\x1bte").write_text("")
     at = str(tmp_path)
     assert list(argument_values.files(f"{at}/no")) == [
-        Choice(f"{at}/note book/", "", True),
-        Choice(f"{at}/notes.md", "3.2 kB"),
+        ArgumentValue(f"{at}/note book/", "", True),
+        ArgumentValue(f"{at}/notes.md", "3.2 kB"),
     ]
     assert [c.value for c in argument_values.files(f"{at}/.h")] == [f"{at}/.hidden"]
     assert (
@@ -135,9 +137,9 @@ def test_choices_that_take_long_hold_up_no_key(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(argument_values, "PATIENCE", 0.01)
     gate, done = threading.Event(), threading.Event()
 
-    def slowly() -> Iterator[Choice]:
+    def slowly() -> Iterator[ArgumentValue]:
         assert gate.wait(30)
-        yield Choice("ink")
+        yield ArgumentValue("ink")
         done.set()
 
     provider = argument_values.kept(slowly, seconds=1e9)

@@ -7,12 +7,12 @@ import stat
 from pathlib import Path
 
 import pytest
-from support.app_pilot import folders, running
-from support.prompt_app import desk
 
 from glmtui.store import question_history
-from glmtui.store.question_history import SentFile
+from glmtui.store.question_history import QuestionHistory
 from glmtui.ui.prompt.history import History
+from support.app_pilot import folders, running
+from support.prompt_app import desk
 
 pytestmark = pytest.mark.usefixtures("folders")
 __all__ = ["folders"]
@@ -143,29 +143,29 @@ async def test_questions_are_there_in_the_next_session_and_commands_are_not() ->
 
 def test_the_file_is_the_owners_alone_and_passes_over_what_is_not_ours(tmp_path: Path) -> None:
     path = tmp_path / "state/sent.jsonl"
-    kept = SentFile(path)
+    kept = QuestionHistory(path)
     for text in ("one\ntwo", "你好", "x" * (question_history.LONGEST + 1)):
         kept.add(text)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with path.open("ab") as file:
         file.write(b'"cut sho\n7\n\xff\n')
     kept.add("three")
-    assert SentFile(path).read() == ["one\ntwo", "你好", "three"]
+    assert QuestionHistory(path).read() == ["one\ntwo", "你好", "three"]
 
 
 def test_the_file_stays_small(tmp_path: Path) -> None:
     path = tmp_path / "sent.jsonl"
     path.write_text("".join(f"{json.dumps(str(n))}\n" for n in range(3 * question_history.MOST)))
-    assert SentFile(path).read() == [
+    assert QuestionHistory(path).read() == [
         str(n) for n in range(2 * question_history.MOST, 3 * question_history.MOST)
     ]
     assert len(path.read_text().splitlines()) == question_history.MOST
     path.write_text(f"{json.dumps('x' * 19_000)}\n" * 800)
-    assert len(SentFile(path).read()) < 800
+    assert len(QuestionHistory(path).read()) < 800
     assert path.stat().st_size <= question_history.MOST_BYTES
 
 
 def test_a_file_that_cannot_be_used_is_as_good_as_empty(tmp_path: Path) -> None:
-    kept = SentFile(tmp_path)
+    kept = QuestionHistory(tmp_path)
     kept.add("lost")
     assert kept.read() == []

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
-from support.prompt_app import desk
 from textual import events
 from textual.pilot import Pilot
 
 from glmtui.commands import command_parser
+from support.prompt_app import desk
 
 
 async def paste(pilot: Pilot[None], text: str) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 from rich.cells import cell_len
-from support.emulated_terminal import Terminal
 
 from glmtui.ui.terminal import graphemes
+from support.emulated_terminal import Terminal
 
 FAMILY, FLAG, THUMB = "👨\u200d👩\u200d👧", "🇨🇳", "👍\U0001f3fd"
 FIRST = 2  # the column where the text begins

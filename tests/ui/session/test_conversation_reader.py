@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.app_pilot import AppDesk, folders, running
 
 from glmtui.chat import Conversation, Message
 from glmtui.errors import StoreError
 from glmtui.store import Store
 from glmtui.system import paths
 from glmtui.ui.session import conversation_reader
-from glmtui.ui.session.conversation_reader import Opening
+from glmtui.ui.session.conversation_reader import ConversationReader
+from support.app_pilot import AppDesk, folders, running
 
 pytestmark = pytest.mark.usefixtures("folders")
 __all__ = ["folders"]
@@ -74,7 +74,7 @@ async def test_it_can_be_given_up(saved: Conversation, monkeypatch: pytest.Monke
         here = desk.app.session.conversation
         with slow_disk(desk, monkeypatch) as gate:
             await open_saved(desk)
-            assert isinstance(desk.app.screen, Opening)
+            assert isinstance(desk.app.screen, ConversationReader)
             reading = desk.app.screen._reading
             await desk.pilot.press("escape")
             assert desk.app.screen is desk.app.chat

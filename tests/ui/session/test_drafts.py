@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.app_pilot import folders, running
-from support.emulated_terminal import Terminal
 
 from glmtui.chat import Conversation, Message
 from glmtui.store.drafts import Drafts
-from glmtui.ui.dialogs.conversation_picker import Found
-from glmtui.ui.session.drafts import Typed
+from glmtui.ui.dialogs.conversation_picker import ConversationEntry
+from glmtui.ui.session.drafts import PromptDrafts
+from support.app_pilot import folders, running
+from support.emulated_terminal import Terminal
 
 __all__ = ["folders"]
 
@@ -54,7 +54,7 @@ def test_a_folder_that_cannot_be_used_has_none(tmp_path: Path) -> None:
 
 
 def test_a_draft_stays_with_its_conversation_and_moves_with_it(tmp_path: Path) -> None:
-    typed = Typed(tmp_path, lambda write: write())
+    typed = PromptDrafts(tmp_path, lambda write: write())
     files = tmp_path / "drafts"
     typed.keep_draft(NEW, "first")
     typed.keep_draft(OLD, "then")  # it was sent, and the next is being typed
@@ -85,12 +85,12 @@ async def test_each_conversation_has_its_own_and_a_new_page_takes_it_along(folde
         await desk.pilot.press("ctrl+n")
         await desk.ask("Second")
         await desk.pilot.press(*"for the second")
-        desk.app.chat._open(Found(first))
+        desk.app.chat._open(ConversationEntry(first))
         await desk.until(lambda: desk.app.session.conversation.id == first)
         assert desk.app.chat.prompt.text == ""
         await desk.pilot.press(*"for new", "ctrl+n")
         assert desk.app.chat.prompt.text == "for new"
-        desk.app.chat._open(Found(first))
+        desk.app.chat._open(ConversationEntry(first))
         await desk.until(lambda: desk.app.session.conversation.id == first)
         assert desk.app.chat.prompt.text == ""
 

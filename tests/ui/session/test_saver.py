@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.session_driver import Desk
 
 from glmtui.chat import Conversation, Message
 from glmtui.errors import ConversationInUse, StoreError
 from glmtui.store import Store
 from glmtui.ui.session import saver as saving
 from glmtui.ui.session.saver import Saver
+from support.session_driver import Desk
 
 
 @pytest.fixture

@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.session_driver import TARGET, Desk
 
 from glmtui.chat import Conversation, Message, SamplingParams
 from glmtui.engine.api import Delta, LoadOptions
 from glmtui.errors import EngineError, ModelError
 from glmtui.store import Store
 from glmtui.ui.session.reply_state import places
+from support.session_driver import TARGET, Desk
 
 
 @pytest.fixture

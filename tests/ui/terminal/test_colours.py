@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from rich.color import Color, ColorSystem
+
+from glmtui.ui.terminal.themes import DARK, LIGHT, few_colours, themes
 from support import TESTS
 from support.app_process import PROGRAM
 from support.emulated_terminal import Terminal
-
-from glmtui.ui.terminal.themes import DARK, LIGHT, few_colours, themes
 
 MOUSE = {b"1000", b"1003", b"1006", b"1015"}
 

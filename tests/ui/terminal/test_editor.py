@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.app_pilot import folders, running
-from support.emulated_terminal import Terminal
 
 from glmtui.ui.terminal import editor
+from support.app_pilot import folders, running
+from support.emulated_terminal import Terminal
 
 __all__ = ["folders"]
 

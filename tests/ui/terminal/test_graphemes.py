@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from rich.cells import cell_len
-from support.emulated_terminal import Terminal
-from support.transcript_app import Stage, reply
 from wcwidth import wcwidth
 
 from glmtui.chat import Message
 from glmtui.ui.markdown.styled_text import Span, wrap
 from glmtui.ui.terminal.graphemes import cells, clusters, steady
+from support.emulated_terminal import Terminal
+from support.transcript_app import Stage, reply
 
 FAMILY, FLAG, THUMB, HEART = "👨\u200d👩\u200d👧", "🇨🇳", "👍\U0001f3fd", "❤\ufe0f"
 WHOLE = [

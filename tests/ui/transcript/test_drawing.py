@@ -7,11 +7,11 @@ import re
 
 import pytest
 from rich.console import RenderableType
-from support.transcript_app import REPLY, Stage, numbered, reply
 from textual._compositor import CompositorUpdate
 from textual.screen import Screen
 
 from glmtui.chat import Message
+from support.transcript_app import REPLY, Stage, numbered, reply
 
 
 async def test_messages_look_like_who_says_what() -> None:

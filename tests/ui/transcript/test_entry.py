@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from glmtui.chat import Conversation, Message
 from glmtui.ui.session.reply_state import places
 from glmtui.ui.transcript.entry import Entry
-from glmtui.ui.transcript.layout import Page
+from glmtui.ui.transcript.layout import TranscriptLayout
 
 REPLY = Message("assistant", "Some *words* of a reply.", id="r", model="smollm2")
 TEXT = "# A head\n\n" + "words and 汉字 " * 30 + "\n\n- item\n\n```python\nx = 1\n```\n"
@@ -81,7 +81,7 @@ def test_a_place_is_found_again_at_another_width(old: int, new: int, data: st.Da
 
 
 def test_only_what_is_asked_for_is_laid_out() -> None:
-    page = Page()
+    page = TranscriptLayout()
     page.show([replace(REPLY, content=f"number {n}", id=f"m{n}") for n in range(50)], {})
     assert page.total == 0
     page.lay_out(40, 20)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from glmtui.chat import Message
 from glmtui.ui.transcript.entry import Entry
-from glmtui.ui.transcript.layout import Page
-from glmtui.ui.transcript.reasoning import Thoughts, ThoughtStream, split
+from glmtui.ui.transcript.layout import TranscriptLayout
+from glmtui.ui.transcript.reasoning import ReasoningStream, ReasoningView, split
 
 REPLY = Message("assistant", "", id="r", model="glm")
 TEXT = "<think>\nLet me *see*.\n\n- 先想一想\n</think>\n\nIt **is** so.\n\n```\nx\n```\n"
@@ -37,7 +37,7 @@ TAGS = st.sampled_from(["<think>", "</think>", "<", "th", "ink>", "</", " ", "\n
 
 @given(st.lists(TAGS, max_size=12).map("".join), st.integers(1, 5))
 def test_cut_anywhere_it_is_the_same(text: str, size: int) -> None:
-    stream = ThoughtStream()
+    stream = ReasoningStream()
     parts = [stream.feed(text[at : at + size]) for at in range(0, len(text), size)]
     parts.append(stream.end())
     assert tuple(map("".join, zip(*parts, strict=True))) == split(text)
@@ -76,7 +76,7 @@ def test_a_streamed_reply_with_thoughts_is_the_whole_one(size: int, folded: bool
 
 
 def test_while_it_thinks_the_words_are_counted() -> None:
-    thoughts = Thoughts(40, folded=True)
+    thoughts = ReasoningView(40, folded=True)
     thoughts.feed("\nOne t")
     assert [line.text for line in thoughts.head] == ["▸ thinking, 2 words"]
     thoughts.feed("wo ")
@@ -93,7 +93,7 @@ def test_empty_thoughts_are_none() -> None:
 
 
 def test_a_page_is_numbered_anew_when_thoughts_unfold() -> None:
-    page = Page()
+    page = TranscriptLayout()
     ends = {"finish_reason": "stop", "model": "glm"}
     page.show([Message("assistant", TEXT, id=i, **ends) for i in "ab"], {})  # type: ignore[arg-type]
     page.lay_out(40, 1000)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pytest
-from support.transcript_app import REPLY, Stage, numbered, reply
 from textual.events import MouseScrollUp
 from textual.geometry import Offset
 from textual.selection import Selection
 
 import glmtui.ui.transcript.entry
 from glmtui.chat import Message
-from glmtui.ui.transcript.layout import Page
+from glmtui.ui.transcript.layout import TranscriptLayout
 from glmtui.ui.transcript.transcript import Transcript
+from support.transcript_app import REPLY, Stage, numbered, reply
 
 
 async def test_the_end_is_followed_until_the_user_looks_back() -> None:
@@ -139,7 +139,7 @@ async def test_opening_lays_out_the_end_first_and_the_rest_in_time(
 
 async def test_looking_back_in_time_moves_nothing_on_the_screen() -> None:
     messages = [reply(f"{REPLY}number {n}", id=f"m{n}") for n in range(100)]
-    whole = Page()
+    whole = TranscriptLayout()
     whole.show(messages, {})
     whole.lay_out(77, at_least=10**6)
     stage = Stage()

@@ -23,10 +23,10 @@ from glmtui.engine.nn.linear.cpu_torch import (
     CpuInt8Linear,
     packed_block,
 )
-from glmtui.engine.nn.linear.kernel_selection import Choice, cpu_seconds
+from glmtui.engine.nn.linear.kernel_selection import KernelChoice, cpu_seconds
 from glmtui.engine.nn.linear.reference import (
     GEMV_ROWS,
-    Linear,
+    DenseLinear,
     LinearLayer,
     PackedLinear,
     ReorderedLinear,
@@ -35,11 +35,11 @@ from glmtui.engine.nn.packed_weight import PackedWeight
 
 __all__ = [
     "GEMV_ROWS",
-    "Choice",
     "CpuHalfLinear",
     "CpuInt4Linear",
     "CpuInt8Linear",
-    "Linear",
+    "DenseLinear",
+    "KernelChoice",
     "LinearLayer",
     "NativeEmbedding",
     "NativeLinear",
@@ -57,7 +57,7 @@ def make_linear(
     weight: Tensor | PackedWeight,
     bias: Tensor | None,
     dtype: torch.dtype,
-    choice: Choice | None = None,
+    choice: KernelChoice | None = None,
 ) -> LinearLayer:
     """The layer that multiplies with this weight fastest where it lies.
 
@@ -74,7 +74,7 @@ def make_linear(
         if cpu_native.takes(weight, dtype):
             return NativeLinear(weight, bias)
         slow = weight.device.type == "cpu" and dtype == torch.bfloat16 != product_dtype()
-        return CpuHalfLinear(weight, bias) if slow else Linear(weight, bias)
+        return CpuHalfLinear(weight, bias) if slow else DenseLinear(weight, bias)
     if weight.order is not None:
         inner = make_linear(replace(weight, order=None), bias, dtype, choice)
         return ReorderedLinear(inner, weight.order)
@@ -83,7 +83,9 @@ def make_linear(
     return PackedLinear(weight, bias, dtype)
 
 
-def kernel_choice(wanted: str, folder: Path, device: torch.device, dtype: torch.dtype) -> Choice:
+def kernel_choice(
+    wanted: str, folder: Path, device: torch.device, dtype: torch.dtype
+) -> KernelChoice:
     """What a model's packed weights are to be multiplied with.
 
     Args:
@@ -97,8 +99,8 @@ def kernel_choice(wanted: str, folder: Path, device: torch.device, dtype: torch.
     kernel = cpm.cpm_kernel(folder, device, dtype) if wanted == cpm.NAME else None
     if device.type == "cpu":  # where unpacking for every token takes many times as long
         # ours is closer than torch's, and a whole step of it is one call (`native.kernels`)
-        return Choice(cpu_torch.KERNELS, wanted=NATIVE, clock=cpu_seconds, time_plain=False)
-    return Choice(cuda.kernels(), wanted=kernel)
+        return KernelChoice(cpu_torch.KERNELS, wanted=NATIVE, clock=cpu_seconds, time_plain=False)
+    return KernelChoice(cuda.kernels(), wanted=kernel)
 
 
 def may_stay_packed(table: Tensor | PackedWeight, dtype: torch.dtype) -> bool:
@@ -112,4 +114,4 @@ def make_head(table: Tensor | PackedWeight, dtype: torch.dtype) -> LinearLayer:
         return NativeLinear(table, None)
     if table.dtype == torch.float16 and dtype == torch.bfloat16:
         return CpuHalfLinear(table, None)
-    return Linear(table, None)
+    return DenseLinear(table, None)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from glmtui.engine.nn.cpu_dtype import product_dtype
 from glmtui.engine.nn.linear.kernel_selection import Kernel
-from glmtui.engine.nn.linear.reference import GEMV_ROWS, Linear, LinearLayer, finished
+from glmtui.engine.nn.linear.reference import GEMV_ROWS, DenseLinear, LinearLayer, finished
 from glmtui.engine.nn.packed_weight import PackedWeight, per_row, row_blocks
 
 INT4_GROUPS = (256, 128, 64, 32)  # what torch's int4 kernels take
@@ -25,7 +25,7 @@ INT8_COLUMNS = 16  # torch's int8 kernel reads so many at a time, past the end o
 FEW_INT4, FEW_INT8 = 64, 16
 
 
-class CpuHalfLinear(Linear):
+class CpuHalfLinear(DenseLinear):
     """x @ W.T + bias on a CPU, W of 16 bits, x in bfloat16.
 
     A few rows are multiplied in W's dtype, float16 reading it at twice bfloat16's speed; many rows

@@ -53,7 +53,7 @@ class Kernel:
 PLAIN = Kernel("unpacking", lambda weight, dtype: True, PackedLinear)
 
 
-class Choice:
+class KernelChoice:
     """The kernels of one model.
 
     Args:

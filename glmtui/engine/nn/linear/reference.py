@@ -21,7 +21,7 @@ class LinearLayer(nn.Module):
     nbytes: int
 
 
-class Linear(LinearLayer):
+class DenseLinear(LinearLayer):
     """x @ W.T + bias in the dtype of W."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from glmtui.engine.nn.cpu_dtype import product_dtype
 from glmtui.engine.nn.native.build import FEW, built
-from glmtui.engine.nn.native.library import Decoder, Layer, Linear, Step, at, done, library
+from glmtui.engine.nn.native.library import CDecoder, CLayer, CLinear, CStep, at, done, library
 from glmtui.engine.nn.packed_weight import PackedWeight
 
 HALVES = (torch.float16, torch.bfloat16)
@@ -49,7 +49,7 @@ class NativeWeight:
         else:
             pointers = (at(weight), None, None, at(bias))
             kind = (columns, 16, weight.dtype == torch.bfloat16)
-        self.struct = Linear(*pointers, rows, columns, *kind)
+        self.struct = CLinear(*pointers, rows, columns, *kind)
         self._address = ctypes.addressof(self.struct)
 
     def multiply(self, x: Tensor) -> Tensor:
@@ -126,9 +126,9 @@ class DecoderStep:
     ) -> None:
         self._held = (embedding, layers, norm, head)
         self._vocab = head.shape[0]
-        self._layers = (Layer * len(layers))(
+        self._layers = (CLayer * len(layers))(
             *(
-                Layer(
+                CLayer(
                     at(layer.attention_norm),
                     at(layer.mlp_norm),
                     *(w.struct for w in (layer.qkv, layer.out, layer.gate_up, layer.down)),
@@ -136,7 +136,7 @@ class DecoderStep:
                 for layer in layers
             )
         )
-        self._struct = Decoder(
+        self._struct = CDecoder(
             layers=ctypes.addressof(self._layers),
             norm=at(norm),
             embedding=embedding.struct,
@@ -182,7 +182,7 @@ class DecoderStep:
         tokens, ids = ids.shape[0], ids.contiguous()
         logits = torch.empty(1 if last_only else tokens, self._vocab)
         room, threads = keys[0].shape[2], torch.get_num_threads()
-        step = Step(at(cos), at(sin), tokens, room, offset, threads)
+        step = CStep(at(cos), at(sin), tokens, room, offset, threads)
         pointers = c_void_p * len(keys)
         done(
             library().prenorm_step(

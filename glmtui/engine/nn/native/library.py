@@ -35,7 +35,7 @@ def library() -> ctypes.CDLL:
     return found
 
 
-class Linear(ctypes.Structure):
+class CLinear(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("q", "scale", "zero", "bias")),
         *((name, c_int64) for name in ("rows", "columns", "group")),
@@ -43,24 +43,24 @@ class Linear(ctypes.Structure):
     )
 
 
-class Layer(ctypes.Structure):
+class CLayer(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("attention_norm", "mlp_norm")),
-        *((name, Linear) for name in ("qkv", "out", "gate_up", "down")),
+        *((name, CLinear) for name in ("qkv", "out", "gate_up", "down")),
     )
 
 
-class Decoder(ctypes.Structure):
+class CDecoder(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("layers", "norm")),
-        *((name, Linear) for name in ("embedding", "head")),
+        *((name, CLinear) for name in ("embedding", "head")),
         *((name, c_int64) for name in ("depth", "hidden", "inner", "heads", "kv_heads", "size")),
         ("eps", c_float),
         ("halves", c_int32),
     )
 
 
-class Step(ctypes.Structure):
+class CStep(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("cos", "sin")),
         *((name, c_int64) for name in ("tokens", "room", "offset")),

@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from glmtui.engine.nn.native.library import Linear, at, available, done, library
+from glmtui.engine.nn.native.library import CLinear, at, available, done, library
 
 KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
@@ -30,6 +30,6 @@ def round_into(
     """
     rows, columns = weight.shape
     bits = 8 if zero is None else 4
-    to = Linear(at(q), at(scale), at(zero), None, rows, columns, columns // scale.shape[1], bits)
+    to = CLinear(at(q), at(scale), at(zero), None, rows, columns, columns // scale.shape[1], bits)
     kind, threads = KINDS[weight.dtype], torch.get_num_threads()
     done(library().quantize(ctypes.byref(to), weight.data_ptr(), least_scale, kind, threads))
