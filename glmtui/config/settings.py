@@ -23,7 +23,7 @@ from glmtui.config.schema import Setting, Value, rows, setting, unknown
 from glmtui.engine.api import LoadOptions, ServerSpec
 from glmtui.engine.catalog.resolver import FAMILIES, KERNELS, QUANTS
 from glmtui.errors import ConfigError
-from glmtui.language import _
+from glmtui.language import Language, _
 from glmtui.system import paths
 
 MOST_PROBLEMS = 20  # then the rest of the file is left out
@@ -192,7 +192,7 @@ class Settings:
     format: Literal["toml", "json"] = setting(
         "How new conversations are written; both kinds are always read.", "toml", table="storage"
     )
-    language: Literal["auto", "en", "zh"] = setting(
+    language: Literal["auto", Language] = setting(
         "The language of the app; auto is the locale's.", "auto", table="ui"
     )
     theme: str = setting("Colours; the app's theme list names them all.", "ink", table="ui")
