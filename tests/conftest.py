@@ -89,7 +89,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--real-kills", type=int, default=1, help="whole apps killed, each in seconds")
 
 
-NO_INDEX = ("cannot be reached", "does not have it", "not trusted")
+NO_INDEX = ("could not connect", "does not have it", "not trusted")
 
 
 def skip_without_index(error: DownloadError) -> None:

