@@ -1,7 +1,7 @@
-"""A hub or mirror that wants to write where it should not, or to use up memory and patience.
+"""A hub or mirror that tries to write outside the cache, or to exhaust memory or time.
 
-What it sends is really sent, by `support.fake_hub` on 127.0.0.1. After each attack the disk is looked at:
-nothing may be there but the files of the cache, under the names that the cache gives them.
+`support.fake_hub` really sends the attacks over 127.0.0.1. After each, only files of the cache may
+be on the disk, under the cache's names.
 """
 
 from __future__ import annotations
@@ -296,7 +296,7 @@ def test_ctrl_c_ends_it(hub: Hub, home: Path) -> None:
     environ = {**os.environ, "HF_HOME": str(home / "cache" / "huggingface"), "PYTHONPATH": ROOT}
     command = [sys.executable, "-m", "glmtui", "-s", f"hub.endpoint={hub.url}", "pull", REPO]
     with subprocess.Popen(command, env=environ, cwd="/", stderr=subprocess.PIPE) as process:
-        while not hub.asked:
+        while not hub.requests:
             time.sleep(0.01)
         began = time.monotonic()
         process.send_signal(signal.SIGINT)

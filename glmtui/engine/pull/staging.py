@@ -53,7 +53,8 @@ class Job:
     def raise_if_cancelled(self) -> None:
         if self.cancelled.is_set():
             raise PullCancelled(
-                f"Pulling {self.name} was stopped.", f"Go on with: glmtui pull {self.name}"
+                _("Pulling {model} was stopped.").format(model=self.name),
+                _("Resume it with: glmtui pull {model}").format(model=self.name),
             )
 
     def sha256(self, path: Path) -> str:

@@ -58,7 +58,11 @@ def verify(ref: str, on_progress: ProgressHook) -> str:
             _("{path} is damaged: {what}.").format(path=target.path, what="; ".join(problems)),
             _("Download it again with: glmtui pull {model}").format(model=target.name),
         )
-    rest = len(files) - hashed
-    sizes = f", {rest} by size alone" if rest else ""
-    never = f" Its own code is never run: {', '.join(target.code)}." if target.code else ""
-    return f"{target.name} is sound: {hashed} files by checksum{sizes}.{never}"
+    result = _("{model} is intact: {hashed} files checked by checksum, {sized} by size.").format(
+        model=target.name, hashed=hashed, sized=len(files) - hashed
+    )
+    if target.code:
+        result += " " + _("Its own code is never run: {names}.").format(
+            names=", ".join(target.code)
+        )
+    return result

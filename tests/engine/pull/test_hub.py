@@ -96,7 +96,7 @@ def test_progress_goes_file_by_file(hub: Hub) -> None:
 
 def test_what_is_there_is_not_fetched_again(hub: Hub) -> None:
     pull(REPO, endpoint=hub.url)
-    hub.asked.clear()
+    hub.requests.clear()
     pull(REPO, endpoint=hub.url)
     assert hub.downloads() == []
 
@@ -123,7 +123,7 @@ def test_the_next_run_goes_on_where_this_one_gave_up(hub: Hub) -> None:
     with pytest.raises(PullCancelled):
         pull(REPO, endpoint=hub.url, on_progress=stop_in_the_middle, cancelled=cancelled)
     assert resolver.installed() == []
-    hub.asked.clear()
+    hub.requests.clear()
     info = pull(REPO, endpoint=hub.url)
     assert (info.path / WEIGHTS).read_bytes() == hub.repos[REPO][WEIGHTS]
     (asked,) = hub.downloads()
@@ -260,10 +260,10 @@ def test_a_known_model_keeps_its_name_whatever_it_was_asked_as(hub: Hub) -> None
     hub.repos = {"zai-org/chatglm3-6b": files, "THUDM/chatglm3-6b": files}
     info = pull("zai-org/chatglm3-6b", endpoint=hub.url)
     assert (info.name, info.title) == ("THUDM/chatglm3-6b", "ChatGLM3-6B")
-    assert all("zai-org" in path for _, path, _ in hub.asked)
-    hub.asked.clear()
+    assert all("zai-org" in path for _, path, _ in hub.requests)
+    hub.requests.clear()
     assert pull("chatglm3-6b", endpoint=hub.url).name == "THUDM/chatglm3-6b"
-    assert all("THUDM" in path for _, path, _ in hub.asked)
+    assert all("THUDM" in path for _, path, _ in hub.requests)
 
 
 def test_a_full_disk_is_said_before_anything_comes(
@@ -349,9 +349,9 @@ def test_offline_is_honoured(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     info = pull(REPO, endpoint=hub.url)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    hub.asked.clear()
+    hub.requests.clear()
     assert pull(REPO, endpoint=hub.url) == info
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 def test_huggingface_hub_finds_what_we_placed(hub: Hub) -> None:
@@ -370,7 +370,7 @@ def test_huggingface_hub_finds_what_we_placed(hub: Hub) -> None:
 def test_what_huggingface_hub_has_fetched_is_not_fetched_again(hub: Hub) -> None:
     for name in hub.repos[REPO]:
         huggingface_hub.hf_hub_download(REPO, name, endpoint=hub.url)
-    hub.asked.clear()
+    hub.requests.clear()
     assert pull(REPO, endpoint=hub.url).nbytes == len(hub.repos[REPO][WEIGHTS])
     assert hub.downloads() == []
 
@@ -383,6 +383,6 @@ def test_a_file_system_without_links(hub: Hub, monkeypatch: pytest.MonkeyPatch) 
     info = pull(REPO, endpoint=hub.url)
     assert (info.path / WEIGHTS).read_bytes() == hub.repos[REPO][WEIGHTS]
     assert not (info.path / WEIGHTS).is_symlink()
-    hub.asked.clear()
+    hub.requests.clear()
     assert pull(REPO, endpoint=hub.url) == info
     assert hub.downloads() == []

@@ -26,7 +26,9 @@ def test_a_model_as_it_was_pulled_is_sound(
 ) -> None:
     assert main(["verify", "small"]) == 0
     noted = json.loads((folder / "manifest.json").read_text())["files"]
-    assert capsys.readouterr().out == f"small is sound: {len(noted)} files by checksum.\n"
+    assert capsys.readouterr().out == (
+        f"small is intact: {len(noted)} files checked by checksum, 0 by size.\n"
+    )
 
 
 @pytest.mark.parametrize("damage", ["bit", "shorter", "gone"])

