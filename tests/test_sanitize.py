@@ -1,4 +1,4 @@
-"""What reaches the terminal: nothing that acts, nothing that hides, nothing lost."""
+"""Sanitized text has no control characters and nothing invisible, and loses nothing."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_no_character_is_drawn_from_more_than_a_few_dozen(text: str) -> None:
     assert len(shown) == len(text) - text.count("\r\n")
     for line in shown.split("\n"):
         for start, end, _ in clusters(line):
-            assert end - start <= MAX_MARKS + 2  # with the first, and one that a joiner joins
+            assert end - start <= MAX_MARKS + 2  # plus the base character, and one after a joiner
 
 
 @given(RUNS, st.lists(st.integers(0, 500)))
@@ -140,7 +140,7 @@ def test_a_title_loses_its_breaks_only() -> None:
 
 
 def test_what_python_can_print_hides_nothing() -> None:
-    """`sanitize` and `sanitize_line` look no further at such text."""
+    """`sanitize` and `sanitize_line` take a short cut for such text."""
     for char in map(chr, range(sys.maxunicode + 1)):
         if char.isprintable():
             assert not _UNSAFE.match(char)

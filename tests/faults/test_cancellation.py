@@ -1,4 +1,4 @@
-"""Whatever glmtui waits for (a server, a disk) can be left, and what is asked next goes ahead."""
+"""Waiting for a server or a disk can be cancelled, and the next request is then processed."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from support.fake_server import Exchange, delta, serving
 from support.scripted_model import ScriptedModel
 
 PATIENCE = 20.0  # seconds
-LIMIT = 10.0  # for what takes less than a second, on a machine that does nothing else
+LIMIT = 10.0  # for actions that take less than a second on an idle machine
 INFO = ModelInfo("toy", Path("/nowhere"), "llama", 64, 0, "float32")
 
 
 class Desk:
-    """An EngineThread, and what it says."""
+    """An EngineThread with its events."""
 
     def __init__(self) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
@@ -68,8 +68,8 @@ def desk() -> Iterator[Desk]:
     assert made.engine.close(PATIENCE)
 
 
-def opening_with(monkeypatch: pytest.MonkeyPatch, opened: list[Callable[..., Any]]) -> None:
-    """What the next loads do, in order, in place of reading a folder."""
+def replace_loads(monkeypatch: pytest.MonkeyPatch, opened: list[Callable[..., Any]]) -> None:
+    """Replace the next loads, in order, by these functions."""
     turns = iter(opened)
 
     def open_model(target: Target, options: LoadOptions, hook: Any, cancelled: Any) -> Any:
@@ -82,7 +82,7 @@ def opening_with(monkeypatch: pytest.MonkeyPatch, opened: list[Callable[..., Any
 
 
 def drip(exchange: Exchange) -> None:
-    """A list of models that never ends, a byte at a time."""
+    """Send a list of models that never ends, byte by byte."""
     exchange.send_response(200)
     exchange.send_header("Content-Length", "100000")
     exchange.end_headers()
@@ -91,7 +91,7 @@ def drip(exchange: Exchange) -> None:
         time.sleep(0.02)
 
 
-def hush(exchange: Exchange) -> None:
+def stay_silent(exchange: Exchange) -> None:
     exchange.wait_for_disconnect(PATIENCE)
 
 
@@ -102,11 +102,11 @@ def drip_headers(exchange: Exchange) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("wait", [drip, hush, drip_headers])
+@pytest.mark.parametrize("wait", [drip, stay_silent, drip_headers])
 def test_a_server_that_never_ends_its_list_is_left_for_the_next(
     desk: Desk, wait: Callable[[Exchange], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread, "GRACE_SECONDS", 1e6)  # it has to come back by itself
+    monkeypatch.setattr(thread, "GRACE_SECONDS", 1e6)  # it must return by itself
     asked = threading.Event()
 
     def slow(exchange: Exchange) -> None:
@@ -163,15 +163,15 @@ def test_a_load_that_waits_for_a_disk_is_left_for_the_next(
 
     def stuck(cancelled: threading.Event) -> ScriptedModel:
         begun.set()
-        assert disk.wait(PATIENCE)  # as a read does, this does not look at `cancelled`
+        assert disk.wait(PATIENCE)  # like a read, this ignores `cancelled`
         return late
 
-    opening_with(monkeypatch, [stuck, lambda cancelled: ScriptedModel(["new"])])
+    replace_loads(monkeypatch, [stuck, lambda cancelled: ScriptedModel(["new"])])
     desk.load(INFO)
     assert begun.wait(PATIENCE)
     desk.load(INFO)
     assert desk.ask() == "new"
-    disk.set()  # it answers after all: its model is not wanted, and closed
+    disk.set()  # it answers after all: its model is closed
     for worker in desk.engine._left:
         worker.join(PATIENCE)
     assert late.closed
@@ -199,7 +199,7 @@ def test_an_abandoned_load_that_works_is_waited_for(
         assert ended.is_set()
         return ScriptedModel(["new"])
 
-    opening_with(monkeypatch, [busy, after])
+    replace_loads(monkeypatch, [busy, after])
     desk.load(INFO)
     assert begun.wait(PATIENCE)
     desk.load(INFO)
@@ -218,7 +218,7 @@ def test_closing_in_a_load_that_does_not_come_back_says_so(
         disk.wait(PATIENCE)
         raise LoadCancelled
 
-    opening_with(monkeypatch, [stuck])
+    replace_loads(monkeypatch, [stuck])
     desk.load(INFO)
     assert begun.wait(PATIENCE)
     assert not desk.engine.close(0.05)
@@ -291,7 +291,7 @@ def test_a_stream_that_never_ends_is_left_within_a_second(
 
 
 def stop(terminal: Terminal, left: threading.Event) -> None:
-    """Presses Esc until the server sees that nobody listens."""
+    """Press Esc until the server sees the disconnect."""
     terminal.press(b"\x1b")
     began = time.monotonic()
     terminal.until(left.is_set)

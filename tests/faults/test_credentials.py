@@ -1,4 +1,4 @@
-"""Passwords and keys in addresses: used, but neither shown nor stored.
+"""Passwords and keys in addresses are used, but neither shown nor stored.
 
 Every place that prints, logs or stores an address is given one with a canary in it.
 """
@@ -47,8 +47,8 @@ url = "http://user:{CANARY}@/v1 ?key={CANARY}"
 
 @pytest.fixture
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A conversation as earlier versions wrote it, and the settings; who ends it finds no canary
-    in any file that was written meanwhile."""
+    """Settings and a conversation of an earlier version. At the end, no file that was written
+    meanwhile contains the canary."""
     monkeypatch.setenv("HF_ENDPOINT", ADDRESS)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -87,7 +87,7 @@ COMMANDS = {
 }
 
 SILENT = {"config", "bench", "bundle", "export to a file", "pull an address"}
-SILENT |= {"a password with a slash"}  # which nobody can tell from a host and its path
+SILENT |= {"a password with a slash"}  # indistinguishable from a host and its path
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,4 +1,4 @@
-"""What of an address may be shown, and which addresses are this machine."""
+"""Redaction of URLs, and which hosts are this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Terminals that take lines and no more: no escape sequence reaches them."""
+"""Terminals that only print lines receive no escape sequences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Tty(io.StringIO):
 
 
 def compiled_entry(folder: Path, name: str) -> None:
-    """A terminfo entry, as tic writes it, of a terminal without any capability (see term(5))."""
+    """Write a compiled terminfo entry without capabilities, see term(5)."""
     names = f"{name}|takes lines alone\0".encode()
     for directory in (name[0], f"{ord(name[0]):x}"):
         (folder / directory).mkdir(parents=True)
@@ -92,7 +92,7 @@ def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(sys, "stderr", err := Tty())
     with ProgressLine() as line:
-        line.show("reading the question: 1/2")  # too short a time to speak of
+        line.show("reading the question: 1/2")  # too soon to be shown
         for done in range(1, 6):
             line(Progress("downloading\x1b x", done * 1_000_000, 5_000_000))
             now[0] += LINE_SECONDS / 2

@@ -1,4 +1,4 @@
-"""Pulling from a hub on 127.0.0.1: what comes, what stays away, and what can go wrong."""
+"""Pulling from a hub on 127.0.0.1: which files are downloaded, and errors."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def test_a_hub_that_refuses(hub: Hub, status: int, said: str) -> None:
 
 
 def test_no_network(hub: Hub) -> None:
-    with httpx.Client() as client:  # a port where nobody listens
+    with httpx.Client() as client:  # a port that is not open
         assert client.get(hub.url + "/api/models/" + REPO).status_code == 200
     with pytest.raises(DownloadError, match="is unreachable") as caught:
         pull(REPO, endpoint="http://127.0.0.1:9")

@@ -1,4 +1,4 @@
-"""A pull that is stopped, killed, or runs out of disk leaves nothing behind."""
+"""A pull that is stopped, is killed or fills the disk leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from support.wheels import no_model_folders
 
 
 class SlowInstaller:
-    """Stands for pip: starts a process that would run for a minute."""
+    """Replaces pip: starts a process that would run for a minute."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.processes: list[subprocess.Popen[bytes]] = []

