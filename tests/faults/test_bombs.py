@@ -57,9 +57,9 @@ def test_what_is_compressed_unasked_is_not_decoded() -> None:
         exchange.send(packed, int(status), Content_Encoding=encodings[int(number)])
 
     cases = itertools.product(range(len(encodings)), (200, 500), ("chat", "list"))
-    words = told(answer, [f"{n}/{status}/{what}" for n, status, what in cases])
+    words = read_answers(answer, [f"{n}/{status}/{what}" for n, status, what in cases])
     assert len(words) == 16
-    assert all("sent a compressed answer" in said for said in words)
+    assert all("sent a compressed answer" in message for message in words)
 
 
 def nested(exchange: Exchange) -> None:
@@ -118,12 +118,12 @@ def test_an_answer_without_end_is_refused() -> None:
     def answer(exchange: Exchange) -> None:
         ENDLESS[int(exchange.path.split("/")[1])](exchange)
 
-    words = told(answer, [f"{n}/chat" for n in range(len(ENDLESS))])
+    words = read_answers(answer, [f"{n}/chat" for n in range(len(ENDLESS))])
     assert len(words) == len(ENDLESS)
-    assert all("http://127.0.0.1" in said for said in words)
+    assert all("http://127.0.0.1" in message for message in words)
 
 
-def told(answer: Callable[[Exchange], None], paths: list[str]) -> list[str]:
+def read_answers(answer: Callable[[Exchange], None], paths: list[str]) -> list[str]:
     """The output of a child with little memory that reads the answers of a server."""
     with serving(answer) as server:
         urls = [server.url.removesuffix("v1") + path for path in paths]

@@ -55,17 +55,17 @@ class Desk:
         return "".join(e.text for e in self.until(Finished) if isinstance(e, Delta))
 
     def until(self, *kinds: type[Event]) -> list[Event]:
-        seen = [self.events.get(timeout=PATIENCE)]
-        while not isinstance(seen[-1], kinds):
-            seen.append(self.events.get(timeout=PATIENCE))
-        return seen
+        events = [self.events.get(timeout=PATIENCE)]
+        while not isinstance(events[-1], kinds):
+            events.append(self.events.get(timeout=PATIENCE))
+        return events
 
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
-    made = Desk()
-    yield made
-    assert made.engine.close(PATIENCE)
+    desk = Desk()
+    yield desk
+    assert desk.engine.close(PATIENCE)
 
 
 def replace_loads(monkeypatch: pytest.MonkeyPatch, opened: list[Callable[..., Any]]) -> None:
@@ -107,10 +107,10 @@ def test_a_server_that_never_ends_its_list_is_left_for_the_next(
     desk: Desk, wait: Callable[[Exchange], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thread, "GRACE_SECONDS", 1e6)  # it must return by itself
-    asked = threading.Event()
+    requested = threading.Event()
 
     def slow(exchange: Exchange) -> None:
-        asked.set()
+        requested.set()
         wait(exchange)
 
     def quick(exchange: Exchange) -> None:
@@ -119,7 +119,7 @@ def test_a_server_that_never_ends_its_list_is_left_for_the_next(
 
     with serving(slow) as stuck, serving(quick) as sound:
         desk.load(ServerSpec(stuck.url))
-        assert asked.wait(PATIENCE)
+        assert requested.wait(PATIENCE)
         desk.load(ServerSpec(sound.url))
         assert isinstance(desk.until(Ready, LoadFailed)[-1], Ready)
         assert desk.ask() == "here"
@@ -132,12 +132,12 @@ def test_a_name_that_is_never_found_is_left_for_the_next(
 
     monkeypatch.setattr(thread, "GRACE_SECONDS", 1e6)
 
-    asked, over = threading.Event(), threading.Event()
+    requested, over = threading.Event(), threading.Event()
     real = socket.getaddrinfo
 
     def look_up(host: Any, *args: Any, **options: Any) -> Any:
         if host in (b"slow.example", "slow.example"):
-            asked.set()
+            requested.set()
             over.wait(PATIENCE)
             raise socket.gaierror(-2, "Name or service not known")
         return real(host, *args, **options)
@@ -147,7 +147,7 @@ def test_a_name_that_is_never_found_is_left_for_the_next(
         monkeypatch.delenv(name, raising=False)
     with serving(lambda exchange: exchange.answer_model_list() or exchange.reply("here")) as sound:
         desk.load(ServerSpec("http://slow.example/v1"))
-        assert asked.wait(PATIENCE)
+        assert requested.wait(PATIENCE)
         desk.load(ServerSpec(sound.url))
         assert isinstance(desk.until(Ready, LoadFailed)[-1], Ready)
         assert desk.ask() == "here"
@@ -265,12 +265,12 @@ def words(exchange: Exchange) -> None:
 def test_a_stream_that_never_ends_is_left_within_a_second(
     glmtui: Start, answer: Callable[[Exchange], None], leave: str
 ) -> None:
-    asked, left = threading.Event(), threading.Event()
+    requested, left = threading.Event(), threading.Event()
 
     def endless(exchange: Exchange) -> None:
         if exchange.answer_model_list():
             return
-        asked.set()
+        requested.set()
         try:
             answer(exchange)
         except OSError:
@@ -281,7 +281,7 @@ def test_a_stream_that_never_ends_is_left_within_a_second(
         terminal = glmtui("-m", server.url)
         terminal.shows("ready")
         terminal.press(b"Go\r")
-        terminal.until(asked.is_set)
+        terminal.until(requested.is_set)
         if leave == "stop":
             stop(terminal, left)
         terminal.press(b"\x11")

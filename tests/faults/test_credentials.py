@@ -101,11 +101,11 @@ def test_commands(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     names = {"ID": Store(old.parent).summaries()[0].id, "REPORT": str(tmp_path / "report")}
     command_line.main([names.get(word, word) for word in COMMANDS[command]])
-    said = "".join(capsys.readouterr())
-    assert CANARY not in said
-    assert "unexpected" not in said
+    output = "".join(capsys.readouterr())
+    assert CANARY not in output
+    assert "unexpected" not in output
     if command not in SILENT:
-        assert "127.0.0.1" in said
+        assert "127.0.0.1" in output
 
 
 def test_settings_that_are_wrong(
@@ -141,7 +141,7 @@ def test_errors_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 async def test_the_app(old: Path) -> None:
     settings = Settings(model=ADDRESS, servers={"lab": Server(ADDRESS)})
-    seen: list[str] = []
+    screens: list[str] = []
 
     async with running() as desk:
         desk.app.settings = settings
@@ -150,21 +150,21 @@ async def test_the_app(old: Path) -> None:
         await desk.until(lambda: desk.app.session.loading is not None)
         await desk.type("while it loads")
         await desk.shows(SHOWN)
-        seen.append(desk.screen())
+        screens.append(desk.screen())
         desk.engine.load_gate.set()
         await desk.until(lambda: desk.app.session.answered)
-        seen.append(desk.screen())
+        screens.append(desk.screen())
         desk.app.pick_model()
         await desk.shows("lab: its first model")
-        seen.append(desk.screen())
+        screens.append(desk.screen())
         desk.engine.fail_load = GlmtuiError(f"no way to {ADDRESS}")
         await desk.pilot.press("escape")
         desk.app.use_model(ADDRESS)
         await desk.shows("no way to")
-        seen.append(desk.screen())
+        screens.append(desk.screen())
         saved = desk.store.load(desk.app.session.conversation.id)
     assert saved.model == SHOWN
-    assert CANARY not in "".join(seen)
+    assert CANARY not in "".join(screens)
 
 
 async def test_an_old_conversation_in_the_app(old: Path) -> None:
@@ -188,13 +188,13 @@ def test_an_old_conversation_is_saved_without_it(old: Path) -> None:
 def test_a_conversation_goes_on_with_the_whole_address(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str | None] = []
+    models: list[str | None] = []
 
     def run_plain(settings: Settings, *rest: object) -> int:
-        asked.append(settings.model)
+        models.append(settings.model)
         return 0
 
     monkeypatch.setattr(launch, "_run_plain", run_plain)
     for model in (ADDRESS, "other"):
         launch.run(Settings(model=model, plain=True), [], open_conversation="last")
-    assert asked == [ADDRESS, SHOWN]
+    assert models == [ADDRESS, SHOWN]

@@ -145,8 +145,8 @@ def test_two_files_of_one_name(hub: Hub, home: Path, name: str) -> None:
     "digest", ["../" * 13 + "a", "A" * 64, "0" * 39 + "\n", "٠" * 40, "0" * 63, 7, None, ["0" * 40]]
 )
 def test_digests_that_are_none(hub: Hub, home: Path, digest: Any, lfs: bool) -> None:
-    said = {"lfs": {"sha256": digest}} if lfs else {"blobId": digest}
-    hub.entries = [{"rfilename": "more.json", "size": 2, **said}]
+    value = {"lfs": {"sha256": digest}} if lfs else {"blobId": digest}
+    hub.entries = [{"rfilename": "more.json", "size": 2, **value}]
     assert "instead of a checksum" in str(pull_error(hub))
     assert unexpected_files(home, hub) == set()
     assert hub.downloads() == []
@@ -281,10 +281,10 @@ def test_a_file_that_drips_is_left_at_once(hub: Hub, drips: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", ["bytes 5-9/10", "bytes 999999999999999999999-1/1", "bytes */1", "x", "bytes ٣-4/9"]
+    "value", ["bytes 5-9/10", "bytes 999999999999999999999-1/1", "bytes */1", "x", "bytes ٣-4/9"]
 )
-def test_a_range_that_was_not_asked_for(hub: Hub, home: Path, said: str) -> None:
-    hub.headers = {"Content-Range": said.encode().decode("latin-1")}
+def test_a_range_that_was_not_asked_for(hub: Hub, home: Path, value: str) -> None:
+    hub.headers = {"Content-Range": value.encode().decode("latin-1")}
     assert isinstance(pull_error(hub), DownloadError)
     hub.headers.clear()
     assert pull_error(hub) is None
@@ -352,8 +352,8 @@ def test_what_is_made_is_not_for_others_to_write(hub: Hub, home: Path) -> None:
         assert pull_error(hub) is None
     finally:
         os.umask(before)
-    made = [path for path in (home / "cache").rglob("*") if not path.is_symlink()]
-    assert [path for path in made if path.stat().st_mode & 0o002] == []
+    files = [path for path in (home / "cache").rglob("*") if not path.is_symlink()]
+    assert [path for path in files if path.stat().st_mode & 0o002] == []
     ours = home / "cache" / "glmtui"
     assert {path.stat().st_mode & 0o777 for path in (ours, ours / "models")} == {0o700}
     assert [path for path in ours.rglob("*") if path.stat().st_mode & 0o022] == []

@@ -73,12 +73,12 @@ def test_a_fault_is_in_the_log_and_nothing_that_was_said(faulty: Terminal) -> No
     assert faulty.ends() == 1
     assert b"met an error of its own" in faulty.output
     log = faulty.folder / "state/glmtui.log"
-    said = log.read_text()
+    text = log.read_text()
     for fault in ("in the engine", "in the app"):
-        assert f"ZeroDivisionError: {fault}" in said
-    assert "Traceback" in said
-    assert "private" not in said
-    assert "4711" not in said
+        assert f"ZeroDivisionError: {fault}" in text
+    assert "Traceback" in text
+    assert "private" not in text
+    assert "4711" not in text
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
     assert "private-reply" in faulty.saved()  # nothing was lost
 
@@ -175,17 +175,17 @@ def test_no_key_is_logged_at_any_level(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
     def repeating(exchange: Exchange) -> None:
-        said = exchange.headers["Authorization"]
+        text = exchange.headers["Authorization"]
         if exchange.command == "GET":
             exchange.json({"data": [{"id": "m"}]})
         elif "wrong" in str(exchange.body):
-            exchange.json({"error": {"message": f"no such key: {said}"}}, status=401)
+            exchange.json({"error": {"message": f"no such key: {text}"}}, status=401)
         else:
             exchange.start()
             exchange.event(delta("hi", finish="stop"))
             exchange.end()
 
-    said = ""
+    text = ""
     with hub_server() as hub, serving(repeating) as server:
         hub.token = "hf_secret4711"
         hub.repos["a/b"] = llama_files()
@@ -193,14 +193,14 @@ def test_no_key_is_logged_at_any_level(
         hub.status = 403
         with pytest.raises(GlmtuiError) as refused:
             pull("a/c", endpoint=hub.url)
-        said += str(refused.value)
+        text += str(refused.value)
         model = open_model(ServerSpec(server.url, api_key="sk-secret-4711"))
         for words in ("hello", "wrong"):
             try:
                 list(model.stream([Message("user", words)], SamplingParams()))
             except GlmtuiError as error:
-                said += str(error)
+                text += str(error)
     assert "Bearer hf_secret4711" in hub.tokens
-    assert "no such key" in said
+    assert "no such key" in text
     assert "HTTP Request" in caplog.text
-    assert "4711" not in caplog.text + said
+    assert "4711" not in caplog.text + text

@@ -99,9 +99,9 @@ class Listener:
             connection, _address = self._socket.accept()
             with connection, suppress(OSError):
                 connection.settimeout(5)
-                asked = b""
-                while b"\r\n\r\n" not in asked and (piece := connection.recv(65536)):
-                    asked += piece
+                request = b""
+                while b"\r\n\r\n" not in request and (piece := connection.recv(65536)):
+                    request += piece
                 connection.sendall(self.answer)
 
 

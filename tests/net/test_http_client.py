@@ -40,15 +40,15 @@ def test_what_is_compressed_unasked_is_not_decompressed(encoding: str) -> None:
 
 
 def test_identity_was_asked_for() -> None:
-    asked = []
+    received = []
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        asked.append(handler.headers["Accept-Encoding"])
+        received.append(handler.headers["Accept-Encoding"])
         send(handler, b"ok", Content_Encoding="identity")
 
     with answering(answer) as url:
         assert fetch_body(url) == b"ok"
-    assert asked == ["identity"]
+    assert received == ["identity"]
 
 
 def test_a_body_without_an_end() -> None:
@@ -94,22 +94,22 @@ def test_a_redirect_to_nowhere(where: str) -> None:
 
 
 def test_what_is_private_stays_with_its_host() -> None:
-    seen: list[str | None] = []
+    received: list[str | None] = []
 
     def last(handler: BaseHTTPRequestHandler) -> None:
-        seen.append(handler.headers["Authorization"])
+        received.append(handler.headers["Authorization"])
         send(handler, b"ok")
 
     with answering(last) as elsewhere:
 
         def first(handler: BaseHTTPRequestHandler) -> None:
-            seen.append(handler.headers["Authorization"])
+            received.append(handler.headers["Authorization"])
             away = elsewhere if handler.path == "/away" else "/away"
             send(handler, b"", 307, Location=away)
 
         with answering(first) as url:
             assert fetch_body(url, Authorization="Bearer canary") == b"ok"
-    assert seen == ["Bearer canary", "Bearer canary", None]
+    assert received == ["Bearer canary", "Bearer canary", None]
 
 
 @pytest.mark.parametrize(
@@ -161,14 +161,14 @@ def test_a_response_that_drips(part: str, by: str) -> None:
 
 
 def test_cookies_are_not_kept() -> None:
-    asked = []
+    received = []
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        asked.append(handler.headers["Cookie"])
+        received.append(handler.headers["Cookie"])
         send(handler, b"", Set_Cookie="a=b")
 
     with answering(answer) as url, http_client() as client:
         for _ in range(2):
             with stream_get(client, url) as response:
                 read_body(response, 10)
-    assert asked == [None, None]
+    assert received == [None, None]

@@ -46,8 +46,10 @@ def test_names_of_terminals_that_cannot(term: str | None) -> None:
 def test_terminfo_decides_of_others(tmp_path: Path, term: str, can: bool) -> None:
     compiled_entry(tmp_path, "paper")
     environ = {**os.environ, "TERM": term, "TERMINFO_DIRS": f"{tmp_path}:"}
-    said = subprocess.run([sys.executable, "-c", LOOK], env=environ, capture_output=True, text=True)
-    assert said.stdout == f"{can}\n", said.stderr
+    process = subprocess.run(
+        [sys.executable, "-c", LOOK], env=environ, capture_output=True, text=True
+    )
+    assert process.stdout == f"{can}\n", process.stderr
 
 
 @pytest.mark.parametrize("term", ["dumb", "paper", ""])
@@ -70,17 +72,17 @@ def test_the_chat_is_plain_lines_there(tmp_path: Path, term: str) -> None:
 
 @pytest.mark.parametrize("term", ["xterm", "xterm-256color"])
 def test_the_chat_is_plain_lines_in_a_pipe(tmp_path: Path, term: str) -> None:
-    said = tmp_path / "said"
-    to_file = f"import os\nos.dup2(os.open({str(said)!r}, os.O_WRONLY | os.O_CREAT), 1)\n"
+    output = tmp_path / "output"
+    to_file = f"import os\nos.dup2(os.open({str(output)!r}, os.O_WRONLY | os.O_CREAT), 1)\n"
     program = to_file + PROGRAM.format(tests=str(TESTS), prepare="")
     terminal = Terminal(tmp_path, ["-c", program], environ={"TERM": term})
     try:
-        terminal.until(lambda: said.exists() and "> " in said.read_text())
+        terminal.until(lambda: output.exists() and "> " in output.read_text())
         terminal.press(b"Hi\r")
-        terminal.until(lambda: "Hello there." in said.read_text())
+        terminal.until(lambda: "Hello there." in output.read_text())
         terminal.press(b"/quit\r")
         assert terminal.ends() == 0
-        assert "\x1b" not in said.read_text()
+        assert "\x1b" not in output.read_text()
         assert b"\x1b" not in terminal.output
     finally:
         terminal.close()

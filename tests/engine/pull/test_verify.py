@@ -38,18 +38,18 @@ def test_damage_is_named(folder: Path, capsys: pytest.CaptureFixture[str], damag
     else:
         path.write_bytes(content[:-1] + (b"\x00" if damage == "bit" else b""))
     assert main(["verify", "small"]) == 1
-    said = capsys.readouterr().err
-    assert "tokenizer.json" in said
-    assert "glmtui pull small" in said
+    output = capsys.readouterr().err
+    assert "tokenizer.json" in output
+    assert "glmtui pull small" in output
 
 
 def test_a_manifest_cannot_name_files_elsewhere(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    note = folder / "manifest.json"
-    content = json.loads(note.read_text())
+    manifest = folder / "manifest.json"
+    content = json.loads(manifest.read_text())
     content["files"] = {"../../../etc/passwd": {"size": 1}}
-    note.write_text(json.dumps(content))
+    manifest.write_text(json.dumps(content))
     assert main(["verify", "small"]) == 1
     assert "outside its folder" in capsys.readouterr().err
 

