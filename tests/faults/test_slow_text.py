@@ -5,6 +5,7 @@ Limits are of this thread's processor time, several times what the program allow
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import threading
@@ -54,6 +55,12 @@ NASTY = {
     "punctuation": repeated("，", 100_000),
     "spaces": "a" + " " * 250_000 + "b",
 }
+
+
+@pytest.fixture(autouse=True)
+def no_finalisers_of_other_tests() -> None:
+    """Garbage of earlier tests goes before the time counts: its finalisers would be interrupted."""
+    gc.collect()
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -293,7 +293,7 @@ def test_a_repository_without_a_model(hub: Hub, names: list[str], said: str) -> 
 
 
 def test_a_hub_that_is_none(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hubserver.json.dumps", lambda value: "<html>")
+    monkeypatch.setattr("support.fake_hub.json.dumps", lambda value: "<html>")
     with pytest.raises(DownloadError, match="is no hub"):
         pull(REPO, endpoint=hub.url)
 
