@@ -1,6 +1,6 @@
 """A hub or mirror that wants to write where it should not, or to use up memory and patience.
 
-What it sends is really sent, by `support.fake_hub` on 127.0.0.1. After each attack the disk is looked at:
+What it sends is really sent, by `support.fake_hub`. After each attack the disk is looked at:
 nothing may be there but the files of the cache, under the names that the cache gives them.
 """
 
