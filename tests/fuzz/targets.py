@@ -18,6 +18,7 @@ import model_configs
 import server_answers
 import tomli
 from fuzz_folder import desk, put
+from glmtui.store.toml import load_toml
 
 from glmtui import config
 from glmtui.chat import Conversation, Message
@@ -32,8 +33,7 @@ from glmtui.errors import GlmtuiError, ToolError
 from glmtui.store import FileFormat, dumps, loads
 from glmtui.store.exchange.import_export import import_text
 from glmtui.store.format import peek
-from glmtui.store.journal import add_later, dumps_later
-from glmtui.store.toml import load_toml
+from glmtui.store.journal import apply_journal, dumps_journal
 from glmtui.tools import declaration
 
 FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
@@ -112,19 +112,19 @@ def take_journal(data: bytes) -> None:
     """Beside a file that it was made for, and beside another; any tree can be walked."""
     for digest in (b"", b"?"):
         with suppress(GlmtuiError):
-            talk, whole = add_later(TALK, data.decode("utf-8", "ignore"), digest)
+            talk, whole = apply_journal(TALK, data.decode("utf-8", "ignore"), digest)
             assert whole <= len(TALK.messages)
             for message in talk.messages:
                 assert talk.switch(message.id).path
-    add_later(TALK, data.decode("utf-8", "ignore"), b"")
+    apply_journal(TALK, data.decode("utf-8", "ignore"), b"")
 
 
 def journals() -> dict[str, bytes]:
     added = TALK.add(Message("user", "more")).add(Message("assistant", "and more"))
     return {
-        "added": dumps_later(added, 2, b"").encode(),
-        "longer": dumps_later(added, 1, b"").encode(),
-        "all": dumps_later(added, 0, b"x").encode(),
+        "added": dumps_journal(added, 2, b"").encode(),
+        "longer": dumps_journal(added, 1, b"").encode(),
+        "all": dumps_journal(added, 0, b"x").encode(),
     }
 
 

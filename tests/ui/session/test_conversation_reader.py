@@ -93,7 +93,7 @@ async def test_what_goes_wrong_is_said(
             (file,) = desk.app.store.paths()
             file.write_text("not [ toml")
             gate.set()
-            await desk.shows("cannot be read")
+            await desk.shows("cannot read")
             assert desk.app.screen is desk.app.chat
 
 
