@@ -22,7 +22,7 @@ from glmtui import __version__, config
 from glmtui.config import Settings
 from glmtui.engine.catalog import resolver
 from glmtui.engine.hardware import machine as device
-from glmtui.engine.nn.native.build import NO_COMPILER, Built, built
+from glmtui.engine.nn.native.build import NO_COMPILER, BuildResult, build_kernels
 from glmtui.errors import ConfigError, GlmtuiError
 from glmtui.net.addresses import shown_address, shown_name
 from glmtui.system import paths
@@ -36,9 +36,9 @@ cuda = torch.cuda
 found = {"cuda": torch.version.cuda, "usable": cuda.is_available(), "missing": {}}
 if cuda.is_available():
     sys.path.append(sys.argv[1])
-    from glmtui.engine.nn.linear.gpu_support import missing
+    from glmtui.engine.nn.linear.gpu_support import unavailable_reasons
     for capability in {cuda.get_device_capability(i) for i in range(cuda.device_count())}:
-        found["missing"]["%d.%d" % capability] = missing(capability)
+        found["missing"]["%d.%d" % capability] = unavailable_reasons(capability)
 print(json.dumps(found))
 """
 LOW_SPACE = 2e9  # bytes; less is not enough for any model but the smallest
@@ -150,7 +150,7 @@ def kernels(capability: str, missing: Mapping[str, str]) -> Iterator[Finding]:
     """What multiplies with int8 and int4 on GPUs of a compute capability.
 
     Args:
-        missing: see `glmtui.engine.nn.linear.gpu_support.missing`.
+        missing: see `glmtui.engine.nn.linear.gpu_support.unavailable_reasons`.
     """
     reasons = dict(missing)
     optional = reasons.pop("cpm_kernels")
@@ -170,12 +170,12 @@ def kernels(capability: str, missing: Mapping[str, str]) -> Iterator[Finding]:
 
 def _cpu() -> Finding:
     try:
-        return cpu_kernels(built())  # which compiles them, if need be
+        return cpu_kernels(build_kernels())  # which compiles them, if need be
     except ConfigError as error:
         return Finding("fail", "CPU", error.message, error.hint)
 
 
-def cpu_kernels(kernels: Built) -> Finding:
+def cpu_kernels(kernels: BuildResult) -> Finding:
     """What computes on the CPU."""
     if kernels.library is not None:
         return Finding("ok", "CPU", f"compiled kernels for {kernels.isa}")

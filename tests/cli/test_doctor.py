@@ -16,8 +16,8 @@ from glmtui.cli import command_line, doctor
 from glmtui.config import Server, Settings
 from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
 from glmtui.engine.nn.linear import gpu_support
-from glmtui.engine.nn.linear.gpu_support import missing
-from glmtui.engine.nn.native.build import NO_COMPILER, Built
+from glmtui.engine.nn.linear.gpu_support import unavailable_reasons
+from glmtui.engine.nn.native.build import NO_COMPILER, BuildResult
 from glmtui.engine.pull import pull
 from glmtui.errors import ConfigError
 from support.checkpoints import llama_files, write_folder
@@ -194,20 +194,20 @@ def test_why_a_kernel_is_not_tried(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in here else None)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(gpu_support.shutil, "which", lambda name: None)
-    assert "8.0" in missing((7, 5))["tinygemm"]
-    assert missing((8, 0))["tinygemm"] == ""
-    assert "no C compiler" in missing((8, 0))["triton"]
+    assert "8.0" in unavailable_reasons((7, 5))["tinygemm"]
+    assert unavailable_reasons((8, 0))["tinygemm"] == ""
+    assert "no C compiler" in unavailable_reasons((8, 0))["triton"]
     monkeypatch.setattr(gpu_support.shutil, "which", lambda name: name)
     monkeypatch.setattr(gpu_support.sysconfig, "get_path", lambda name: "/nowhere")
-    assert "header files" in missing((8, 0))["triton"]
+    assert "header files" in unavailable_reasons((8, 0))["triton"]
     here.clear()
-    assert missing((8, 0))["triton"] == "it is not installed"
-    assert "7.0" in missing((6, 1))["triton"]
-    assert "6.1 to 8.9" in missing((9, 0))["cpm_kernels"]
-    assert "glmtui[cpm]" in missing((8, 6))["cpm_kernels"]
+    assert unavailable_reasons((8, 0))["triton"] == "it is not installed"
+    assert "7.0" in unavailable_reasons((6, 1))["triton"]
+    assert "6.1 to 8.9" in unavailable_reasons((9, 0))["cpm_kernels"]
+    assert "glmtui[cpm]" in unavailable_reasons((8, 6))["cpm_kernels"]
     here.add("cpm_kernels")
     monkeypatch.setitem(sys.modules, "cpm_kernels", None)
-    assert "cannot be imported" in missing((8, 6))["cpm_kernels"]
+    assert "cannot be imported" in unavailable_reasons((8, 6))["cpm_kernels"]
 
 
 # ---- the terminal
@@ -333,6 +333,6 @@ def test_a_finding_is_a_line_and_its_advice():
 )
 def test_what_computes_on_the_cpu_is_said(problem: str, status: str, advice: str) -> None:
     library = None if problem else ctypes.CDLL(None)
-    found = doctor.cpu_kernels(Built(library, problem=problem))
+    found = doctor.cpu_kernels(BuildResult(library, problem=problem))
     assert (found.level, found.advice) == (status, advice)
     assert problem in found.what

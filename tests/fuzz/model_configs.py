@@ -66,7 +66,7 @@ def take_model(data: bytes) -> None:
     info = inspect(folder)
     model = load(info, LoadOptions(device="cpu", dtype="float32", quant=None))
     try:
-        ids = [model.model.vocabulary - 1, model.model.first_id]
+        ids = [model.model.vocab_size - 1, model.model.first_token_id]
         if not model.model.causal:  # a prefix decoder's prompts have marks
             marks = model.model.config.marks
             ids += [marks.gmask, marks.sop]

@@ -88,7 +88,7 @@ def test_masks_leave_a_fused_kernel(
             whole = cache.update(0, *(torch.zeros_like(x[:, :, :1]) for x in (k, v)))
             for held, part in zip(whole, (k, v), strict=True):
                 held[:, :, :65] = part
-            step = attention(q[:, :, -1:], *whole, cache.visible())
+            step = attention(q[:, :, -1:], *whole, cache.visible_mask())
         wanted = exact(q, k, v)
         tolerance = TOLERANCE[dtype]
         torch.testing.assert_close(y.float(), wanted, atol=tolerance, rtol=tolerance)

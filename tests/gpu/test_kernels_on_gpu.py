@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from glmtui.engine.nn.linear import PackedLinear, cuda
-from glmtui.engine.nn.linear.kernel_selection import PLAIN, KernelChoice, gpu_seconds, wrong
+from glmtui.engine.nn.linear.kernel_selection import (
+    REFERENCE,
+    KernelChoice,
+    find_mismatch,
+    gpu_seconds,
+)
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 from support.weights import int4, normal
 
@@ -34,11 +39,11 @@ def test_what_takes_a_weight_multiplies_right(
 ) -> None:
     weight = KINDS[kind]().to(gpu)
     bias = normal(1, weight.shape[0])[0].to(gpu, dtype)
-    tried = [kernel for kernel in (PLAIN, *cuda.kernels()) if kernel.takes(weight, dtype)]
+    tried = [kernel for kernel in (REFERENCE, *cuda.kernels()) if kernel.supports(weight, dtype)]
     assert "triton" in {kernel.name for kernel in tried}
     for kernel in tried:
         for b in (None, bias):
-            assert wrong(kernel.make(weight, b, dtype), weight, b, dtype) == "", kernel.name
+            assert find_mismatch(kernel.make(weight, b, dtype), weight, b, dtype) == "", kernel.name
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -50,8 +55,8 @@ def test_which_is_fastest_at_one_token(kind: str, dtype: torch.dtype, gpu: torch
     x = torch.randn(1, 4096, device=gpu, dtype=dtype)
     seconds = {}
     with torch.inference_mode():
-        for kernel in (PLAIN, *cuda.kernels()):
-            if kernel.takes(weight, dtype):
+        for kernel in (REFERENCE, *cuda.kernels()):
+            if kernel.supports(weight, dtype):
                 layer = kernel.make(weight, None, dtype)
                 seconds[kernel.name] = gpu_seconds(lambda layer=layer: layer(x), gpu)
     rate = weight.nbytes / min(seconds.values()) / 1e9
@@ -59,9 +64,9 @@ def test_which_is_fastest_at_one_token(kind: str, dtype: torch.dtype, gpu: torch
         kind, dtype, {name: f"{1e6 * s:.0f} us" for name, s in seconds.items()}, f"{rate:.0f} GB/s"
     )
     choice = KernelChoice(cuda.kernels())
-    layer = choice.linear(weight, None, dtype)
+    layer = choice.make_layer(weight, None, dtype)
     assert type(layer) is not PackedLinear
-    assert not choice.refused
+    assert not choice.rejected
 
 
 def test_a_kernel_is_timed_by_its_own_gpu(gpu: torch.device) -> None:
@@ -82,7 +87,7 @@ def test_a_step_can_be_captured_as_a_graph(gpu: torch.device) -> None:
     """No kernel may wait for the GPU or look at its numbers."""
     for weight in (quantize(normal(256, 256), 4, 32), quantize(normal(256, 256), 8)):
         packed: PackedWeight = weight.to(gpu)
-        layer = KernelChoice(cuda.kernels()).linear(packed, None, torch.float16)
+        layer = KernelChoice(cuda.kernels()).make_layer(packed, None, torch.float16)
         x = normal(1, 256).half().to(gpu)
         with torch.inference_mode():
             eager = layer(x)

@@ -84,7 +84,7 @@ def arrange(talk: Talk, patch: pytest.MonkeyPatch) -> None:
     if talk is conversations_in_turn:
         patch.setattr("glmtui.engine.runtime.prefix_cache.WORTH_KEEPING", 4)
     if talk is outgrown_caches:
-        patch.setattr("glmtui.engine.nn.kv_cache.BLOCK", 16)
+        patch.setattr("glmtui.engine.nn.kv_cache.BLOCK_TOKENS", 16)
 
 
 TALKS: list[Talk] = [

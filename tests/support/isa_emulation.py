@@ -46,7 +46,7 @@ def emulated() -> ctypes.CDLL:
 @contextmanager
 def kernels_for(isa: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Makes the engine use the kernels of one instruction set."""
-    real = build.built()
+    real = build.build_kernels()
     if real.library is None:
         pytest.skip(real.problem)
     level = ISAS.index(isa)
@@ -54,7 +54,7 @@ def kernels_for(isa: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert found.use_isa(level) == level
     with monkeypatch.context() as patch:
         for module in (library, kernels):
-            patch.setattr(module, "built", lambda: build.Built(found, isa))
+            patch.setattr(module, "build_kernels", lambda: build.BuildResult(found, isa))
         library.library.cache_clear()
         yield
     found.use_isa(ISAS.index(real.isa) if found is real.library else 0)

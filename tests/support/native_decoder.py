@@ -8,6 +8,7 @@ import torch
 
 from glmtui.engine.models import chatglm2, llama
 from glmtui.engine.models.gqa_decoder import GqaDecoder, Shape
+from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.linear import NativeEmbedding, NativeLinear
 from glmtui.engine.nn.packed_weight import quantize
 
@@ -39,12 +40,12 @@ def decoder(key: str, bits: int, group: int | None, **sizes: int) -> GqaDecoder:
     model: GqaDecoder = family.Model(shape)
     for parameter in model.parameters():
         parameter.normal_(0, 0.2)
-    for path, slot in list(model.named_modules()):
-        if type(slot).__name__ != "Slot":
+    for path, layer in list(model.named_modules()):
+        if not isinstance(layer, LinearPlaceholder):
             continue
         parent, _, name = path.rpartition(".")
-        bias = None if slot.bias is None else slot.bias.bfloat16()
-        weight = slot.weight.half() if name == "head" else quantize(slot.weight, bits, group)
+        bias = None if layer.bias is None else layer.bias.bfloat16()
+        weight = layer.weight.half() if name == "head" else quantize(layer.weight, bits, group)
         setattr(model.get_submodule(parent), name, NativeLinear(weight, bias))
     table = model.embedding.weight  # a CPU holds most in float16, those of GGUF files as they are
     if bits == 8:

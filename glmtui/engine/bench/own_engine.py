@@ -53,7 +53,7 @@ class Native:
             kv_bytes_per_token=info.kv_bytes_per_token,
             vocabulary=(
                 getattr(model.config, "cut", 0),
-                marks.mask if marks else model.vocabulary,
+                marks.mask if marks else model.vocab_size,
             ),
             prompt_end=(marks.gmask, marks.sop) if marks else (),
         )

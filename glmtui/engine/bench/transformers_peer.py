@@ -26,7 +26,7 @@ from glmtui.engine.loading.loader import (
     pick_dtype,
     stored_dtype,
 )
-from glmtui.engine.nn.packed_weight import dense
+from glmtui.engine.nn.packed_weight import to_dense
 from glmtui.errors import UnsupportedModel
 from glmtui.language import _
 
@@ -155,7 +155,7 @@ def tensors(
     halves = [config.inner, config.inner]
     for ours, rows in family.sources(config).items():
         path, _, kind = ours.rpartition(".")
-        weight = dense(checkpoint.rows(rows), dtype)
+        weight = to_dense(checkpoint.rows(rows), dtype)
         checkpoint.close()
         layer, _, module = path.removeprefix("layers.").partition(".")
         within = f"model.layers.{layer}."

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from glmtui.engine.catalog.model_folder import find_weights, read_object
 from glmtui.engine.checkpoint.gptq import GptqFormat, gptq_format, gptq_packing
-from glmtui.engine.nn.packed_weight import PackedWeight, concatenate
+from glmtui.engine.nn.packed_weight import PackedWeight, concat_rows
 from glmtui.errors import BadCheckpoint
 from glmtui.language import N_, _
 
@@ -164,7 +164,7 @@ class Checkpoint:
 
     def rows(self, rows: RowRange) -> Tensor | PackedWeight:
         """The tensor that `rows` describes; in float32 if its parts are not packed alike."""
-        return concatenate(self.parts(rows), torch.float32)
+        return concat_rows(self.parts(rows), torch.float32)
 
     def parts(self, rows: RowRange) -> list[Tensor | PackedWeight]:
         """The tensors that `rows` describes, without the rows that it leaves out."""

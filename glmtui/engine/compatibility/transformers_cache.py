@@ -37,7 +37,7 @@ class TransformersCache(KVCache):
         if self._scaling is None:
             return
         end = self.offset + ids.shape[1]
-        self._regimes += [self._scaling.regime(max(self.whole, end))] * ids.shape[1]
+        self._regimes += [self._scaling.regime(max(self.prompt_length, end))] * ids.shape[1]
         if self._scaling.restarts:
             self.read.append(ids)
 
@@ -45,10 +45,10 @@ class TransformersCache(KVCache):
         """Whether so many more tokens make it necessary to read all of the text again."""
         if self._scaling is None or not self._scaling.restarts or not self.offset:
             return False
-        total = max(self.whole, self.offset + tokens)
+        total = max(self.prompt_length, self.offset + tokens)
         return self._regimes[-1] != self._scaling.regime(total)
 
-    def serves(self, shared: int, total: int) -> int:
+    def reusable_tokens(self, shared: int, total: int) -> int:
         if self._scaling is None:
             return shared
         wanted = self._scaling.regime(total)

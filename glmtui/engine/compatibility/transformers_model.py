@@ -114,7 +114,7 @@ def load(
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
         quant=held,
-        kernel=" + ".join(sorted(choice.used)),
+        kernel=" + ".join(sorted(choice.selected)),
         context_length=context_length,
         weight_bytes=model.nbytes,
         kv_bytes_per_token=kv_bytes,
@@ -253,7 +253,7 @@ class Wrapped(Decoder):
         UnsupportedModel: it keeps its state in no cache that transformers shares between models.
     """
 
-    rewinds = False  # caches of windows and states do not
+    supports_rewind = False  # caches of windows and states do not
 
     def __init__(self, inner: PreTrainedModel) -> None:
         super().__init__()
@@ -275,7 +275,7 @@ class Wrapped(Decoder):
         self._scaling = LengthScaling.find(inner)
 
     @property
-    def vocabulary(self) -> int:
+    def vocab_size(self) -> int:
         """As many as the embedding has rows."""
         return int(self.inner.get_input_embeddings().weight.shape[0])
 
@@ -303,7 +303,7 @@ class Wrapped(Decoder):
         if isinstance(cache, TransformersCache) and cache.restarts_with(new):
             ids = torch.cat((*cache.read, ids), dim=1)
             cache.trim(0)
-            cache.whole = ids.shape[1]
+            cache.prompt_length = ids.shape[1]
         size = RESTART_CHUNK if ids.shape[1] > new else new
         parts = [self._step(part, cache, last_only) for part in torch.split(ids, size, dim=1)]
         return parts[-1] if last_only else torch.cat(parts, dim=1)[:, -new:]
@@ -316,7 +316,7 @@ class Wrapped(Decoder):
             options[self._cache_argument] = cache.inner
         if self._scaling is not None:
             end = ids.shape[1] + (cache.offset if cache is not None else 0)
-            self._scaling.begin(end, max(end, cache.whole if cache is not None else 0))
+            self._scaling.begin(end, max(end, cache.prompt_length if cache is not None else 0))
         try:
             logits: Tensor = self.inner(input_ids=ids, **options).logits
         except BaseException:

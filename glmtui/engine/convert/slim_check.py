@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from glmtui.engine.catalog.model_folder import read_config
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
 from glmtui.engine.models import chatglm
-from glmtui.engine.nn.packed_weight import dense
+from glmtui.engine.nn.packed_weight import to_dense
 from glmtui.engine.tokenization.sentencepiece_tokenizer import IceTokenizer
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
@@ -175,21 +175,21 @@ class StreamedModel:
         for name in module.state_dict():
             # norms: a CPU works on them in float32
             dtype = torch.float32 if "norm" in prefix + name else self._dtype
-            tensors[name] = dense(self.checkpoint.rows(self._sources[prefix + name]), dtype)
+            tensors[name] = to_dense(self.checkpoint.rows(self._sources[prefix + name]), dtype)
         module.load_state_dict(tensors, assign=True)
         self.checkpoint.close()
 
     def _embedded(self, ids: Tensor) -> Tensor:
         table = self.checkpoint.rows(RowRange(WORDS))
         self.checkpoint.close()
-        rows = [dense(table[int(i) : int(i) + 1], self._dtype) for i in ids.flatten()]
+        rows = [to_dense(table[int(i) : int(i) + 1], self._dtype) for i in ids.flatten()]
         return torch.cat(rows).view(*ids.shape, -1)
 
     def _logits(self, x: Tensor) -> Tensor:
         table = self.checkpoint.rows(RowRange(HEAD if HEAD in self.checkpoint else WORDS))
         self.checkpoint.close()
         parts = (table[i : i + HEAD_ROWS] for i in range(0, table.shape[0], HEAD_ROWS))
-        return torch.cat([F.linear(x.float(), dense(part, torch.float32)) for part in parts], -1)
+        return torch.cat([F.linear(x.float(), to_dense(part, torch.float32)) for part in parts], -1)
 
 
 class _Calling(nn.Module):

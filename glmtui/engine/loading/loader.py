@@ -38,7 +38,7 @@ from glmtui.engine.loading.pipeline import split_over_devices
 from glmtui.engine.loading.placement import Sizes, SizesOf, plan_placement
 from glmtui.engine.loading.weight_filler import WeightFiller
 from glmtui.engine.nn.decoder import Decoder
-from glmtui.engine.nn.linear import kernel_choice
+from glmtui.engine.nn.linear import make_kernel_choice
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.tokenization.hf_tokenizer import read_json
 from glmtui.errors import BadCheckpoint, EngineError, UsageError
@@ -86,7 +86,7 @@ def load(
     raw = read_json(info.path / "config.json")
     dtype = pick_dtype(options.dtype, device, stored_dtype(raw), gpu_capability(options.device))
     quant = pick_quant(options.quant, device, dtype)
-    choice = kernel_choice(options.kernel, info.path, device, dtype)
+    choice = make_kernel_choice(options.kernel, info.path, device, dtype)
     if device.type == "cpu":
         torch.set_num_threads(physical_cores())
     key = options.family or info.family
@@ -130,12 +130,12 @@ def load(
         device=" + ".join(dict.fromkeys(map(str, places.values()))),
         dtype=str(dtype).removeprefix("torch."),
         quant=" + ".join(sorted(placer.quants)),
-        kernel=" + ".join(sorted(choice.used)),
+        kernel=" + ".join(sorted(choice.selected)),
         context_length=context_length,
         weight_bytes=placer.nbytes,
         kv_bytes_per_token=cache.nbytes,
         load_seconds=time.perf_counter() - started,
-        saved_bytes=model.left_out_bytes,
+        saved_bytes=model.skipped_bytes,
         defaults=family.defaults(info.path, raw),
         calls_tools=isinstance(chat_format, ToolChatFormat),
     )

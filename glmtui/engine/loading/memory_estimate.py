@@ -63,7 +63,7 @@ def estimate_sizes(
         round(taken["embedding"]) + _position_bytes(model, context, dtype),
         tuple(round(taken[f"layers.{i}"]) + kv for i in range(len(layers))),
         round(taken["norm"] + taken.get("head", 0)),
-        scratch(linear, model.vocabulary, dtype.itemsize, packed=quant is not None, tokens=length),
+        scratch(linear, model.vocab_size, dtype.itemsize, packed=quant is not None, tokens=length),
     )
 
 

@@ -23,12 +23,12 @@ from glmtui.engine.nn.linear import (
     CpuInt8Linear,
     KernelChoice,
     NativeEmbedding,
-    kernel_choice,
+    can_stay_packed,
     make_head,
+    make_kernel_choice,
     make_linear,
-    may_stay_packed,
 )
-from glmtui.engine.nn.packed_weight import PackedWeight, concatenate, dense, quantize
+from glmtui.engine.nn.packed_weight import PackedWeight, concat_rows, quantize, to_dense
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
 
@@ -71,7 +71,7 @@ class WeightFiller:
         self._places = places or {}
         self.dtype = dtype
         self.quant = quant
-        self.choice = choice or kernel_choice("auto", checkpoint.folder, device, dtype)
+        self.choice = choice or make_kernel_choice("auto", checkpoint.folder, device, dtype)
         self.quants: set[str] = set()
         self.nbytes = 0
         self._tables: dict[RowRange, Tensor | PackedWeight] = {}
@@ -146,9 +146,9 @@ class WeightFiller:
             module.weight = nn.Parameter(table, requires_grad=False)
 
     def _held_table(self, stored: Tensor | PackedWeight) -> Tensor | PackedWeight:
-        if self.quant is not None and may_stay_packed(stored, self.dtype):
+        if self.quant is not None and can_stay_packed(stored, self.dtype):
             return stored
-        return dense(stored, self._table_dtype(stored))
+        return to_dense(stored, self._table_dtype(stored))
 
     def _table_dtype(self, stored: Tensor | PackedWeight) -> torch.dtype:
         """float16, not bfloat16, on a CPU if that loses nothing: it is twice as fast there."""
@@ -162,7 +162,7 @@ class WeightFiller:
         if isinstance(weight, PackedWeight) and self.quant == "auto":
             return weight
         if not isinstance(self.quant, Quant):
-            return dense(weight, self.dtype)
+            return to_dense(weight, self.dtype)
         if isinstance(weight, PackedWeight):
             if weight.bits == self.quant.bits:
                 return weight
@@ -201,7 +201,7 @@ class WeightFiller:
                 ),
                 _("config.json and weights are not of the same model; fetch it again."),
             )
-        return concatenate([convert(part.to(self.device)) for part in stored], self.dtype)
+        return concat_rows([convert(part.to(self.device)) for part in stored], self.dtype)
 
     def _install(self, path: str, linear: nn.Module) -> None:
         parent, _dot, name = path.rpartition(".")

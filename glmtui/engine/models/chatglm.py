@@ -190,13 +190,13 @@ class Model(Decoder):
         self.rotary = table
 
     @property
-    def first_id(self) -> int:
+    def first_token_id(self) -> int:
         """Those of image tokens come first, and may be left out."""
         cut: int = self.config.cut
         return cut
 
     @property
-    def left_out_bytes(self) -> int:
+    def skipped_bytes(self) -> int:
         """What leaving the image tokens' rows out of memory saves."""
         saved: int = self.config.cut * self.embedding.weight[0].nbytes
         return saved
@@ -256,7 +256,7 @@ class Model(Decoder):
         cos = self.rotary.cos[positions][:, :, None, None]
         sin = self.rotary.sin[positions][:, :, None, None]
         if cache is not None and fixed is not None:
-            mask: Tensor | None = cache.visible()
+            mask: Tensor | None = cache.visible_mask()
         else:
             mask = self._mask(prefix, start, ids.shape[1], cos.dtype)
         x = self.embedding(ids - c.cut if c.cut else ids).to(cos.dtype)

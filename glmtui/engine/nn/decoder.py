@@ -19,29 +19,29 @@ class Decoder(nn.Module, ABC):
     Attributes:
         config: the family's Config; `config.context_length` is in tokens, `config.vocab` in ids.
         causal: whether no token sees a later one, so that a prompt can be read in chunks.
-        rewinds: whether what was last read can be taken back at every length.
+        supports_rewind: whether what was last read can be taken back at every length.
         spread: whether its layers are on several devices (see `engine.spread`).
         rotary: what `prepare` made.
     """
 
     config: Any
     causal = True
-    rewinds = True
-    spread = False
+    supports_rewind = True
+    multi_device = False
     rotary: RotaryTable | None = None
 
     @property
-    def vocabulary(self) -> int:
+    def vocab_size(self) -> int:
         """How many ids it knows: those below this."""
         return int(self.config.vocab)
 
     @property
-    def first_id(self) -> int:
+    def first_token_id(self) -> int:
         """The ids below this one have no row in memory."""
         return 0
 
     @property
-    def left_out_bytes(self) -> int:
+    def skipped_bytes(self) -> int:
         """Memory saved by rows of the checkpoint that were not kept."""
         return 0
 

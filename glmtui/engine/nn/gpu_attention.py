@@ -36,11 +36,11 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     grouped = q.shape[1] != k.shape[1]
     whole = q.shape[2] == k.shape[2]
     if q.shape[3] % ALIGNED == 0:
-        if takes(cuda.can_use_flash_attention, q, k, v, grouped=grouped):
+        if kernel_supports(cuda.can_use_flash_attention, q, k, v, grouped=grouped):
             y = _square(q, k, v, grouped) if whole else _lower_right_flash(q, k, v)
             return _merged(y)
         rows, keys, values = share_heads(q, k, v)
-        if takes(cuda.can_use_efficient_attention, rows, keys, values):
+        if kernel_supports(cuda.can_use_efficient_attention, rows, keys, values):
             y = _square(rows, keys, values) if whole else _lower_right_efficient(rows, keys, values)
             return _merged(y.reshape(q.shape))
     return _merged(_by_blocks(q, k, v))
@@ -62,7 +62,7 @@ def masked_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         # (https://github.com/pytorch/pytorch/issues/191937)
         times = q.shape[1] // k.shape[1]
         keys, values = (x.repeat_interleave(times, dim=1) for x in (k, v))
-    if takes(cuda.can_use_efficient_attention, q, keys, values, mask):
+    if kernel_supports(cuda.can_use_efficient_attention, q, keys, values, mask):
         return _merged(F.scaled_dot_product_attention(q, keys, values, attn_mask=mask))
     return _merged(_by_blocks(q, k, v, mask))
 
@@ -97,7 +97,7 @@ def _lower_right_efficient(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return y.transpose(1, 2)
 
 
-def takes(
+def kernel_supports(
     kernel: Callable[[cuda.SDPAParams], bool],
     q: Tensor,
     k: Tensor,

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
-BLOCK = 512  # tokens
+BLOCK_TOKENS = 512  # tokens
 GROWTH = 4  # a room that is full grows by one part in so many, or by a block
 
 
@@ -15,8 +15,8 @@ class KVCache:
     """Preallocated keys and values, one pair of tensors per layer.
 
     A forward pass over S tokens calls `update` once per layer with the same S and `advance` once
-    at the end. Room is made for BLOCK tokens and grows by a quarter when it is full, layer by
-    layer and in whole blocks, so that a conversation takes little more memory than its tokens do.
+    at the end. Room is made for BLOCK_TOKENS tokens and grows by a quarter when it is full,
+    layer by layer and in whole blocks.
 
     Args:
         layers: number of decoder layers.
@@ -32,7 +32,7 @@ class KVCache:
     """
 
     position: Tensor | None = None
-    whole = 0
+    prompt_length = 0
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class KVCache:
         device: torch.device,
         batch: int = 1,
     ) -> None:
-        room = (batch, heads, min(capacity, BLOCK), head_dim)
+        room = (batch, heads, min(capacity, BLOCK_TOKENS), head_dim)
         # zeros: what a mask hides still counts if it is no number
         self.keys = [torch.zeros(room, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(room, dtype=dtype, device=device) for _ in range(layers)]
@@ -57,7 +57,7 @@ class KVCache:
 
         Returns:
             Keys and values, each [batch, heads, offset + S, head_dim]; with a position all the
-            room there is, of which `visible` tells what counts.
+            room there is, of which `visible_mask` tells what counts.
         """
         if self.position is not None:
             self.keys[layer].index_copy_(2, self.position, keys)
@@ -65,12 +65,12 @@ class KVCache:
             return self.keys[layer], self.values[layer]
         length = keys.shape[2]
         end = self.offset + length
-        all_keys, all_values = self.with_room_for(layer, length)
+        all_keys, all_values = self.reserve_layer(layer, length)
         all_keys.narrow(2, self.offset, length).copy_(keys)
         all_values.narrow(2, self.offset, length).copy_(values)
         return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)
 
-    def with_room_for(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
+    def reserve_layer(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
         """Keys and values with room for more tokens, to be written at the offset.
 
         Returns:
@@ -79,15 +79,15 @@ class KVCache:
         end, room = self.offset + tokens, self.keys[layer].shape[2]
         if end > room:
             assert end <= self.capacity, "the caller keeps within the context length"
-            room = -(-max(room + room // GROWTH, end) // BLOCK) * BLOCK
+            room = -(-max(room + room // GROWTH, end) // BLOCK_TOKENS) * BLOCK_TOKENS
             self.keys[layer] = self._with_room(self.keys[layer], room)
             self.values[layer] = self._with_room(self.values[layer], room)
         return self.keys[layer], self.values[layer]
 
     def reserve(self, tokens: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values of every layer, with room for more tokens; see `with_room_for`."""
+        """Keys and values of every layer, with room for more tokens; see `reserve_layer`."""
         for layer in range(len(self.keys)):
-            self.with_room_for(layer, tokens)
+            self.reserve_layer(layer, tokens)
         return self.keys, self.values
 
     def _with_room(self, old: Tensor, tokens: int) -> Tensor:
@@ -112,7 +112,7 @@ class KVCache:
         """
         return [*self.keys, *self.values]
 
-    def serves(self, shared: int, total: int) -> int:
+    def reusable_tokens(self, shared: int, total: int) -> int:
         """How many of the first `shared` tokens serve a prompt of `total` tokens: all of them.
 
         Fewer where keys depend on how long the whole text is.
@@ -120,14 +120,14 @@ class KVCache:
         return shared
 
     @property
-    def room(self) -> int:
+    def allocated_tokens(self) -> int:
         """Tokens there is memory for so far."""
         return self.keys[-1].shape[2]
 
-    def visible(self) -> Tensor:
+    def visible_mask(self) -> Tensor:
         """What a step at `position` sees of the room: bool [1, 1, 1, room]."""
         assert self.position is not None
-        return (torch.arange(self.room, device=self.position.device) <= self.position)[
+        return (torch.arange(self.allocated_tokens, device=self.position.device) <= self.position)[
             None, None, None
         ]
 
@@ -135,7 +135,7 @@ class KVCache:
         """A cache of its own that has read the first `length` tokens of what this one has."""
         twin = copy.copy(self)
         twin.trim(length)
-        room = -(-max(twin.offset, 1) // BLOCK) * BLOCK
+        room = -(-max(twin.offset, 1) // BLOCK_TOKENS) * BLOCK_TOKENS
         twin.keys = [twin._with_room(keys, room) for keys in self.keys]
         twin.values = [twin._with_room(values, room) for values in self.values]
         return twin

@@ -15,13 +15,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from glmtui.engine.nn.native.rounding import round_into, rounds
+from glmtui.engine.nn.native.rounding import can_quantize, quantize_into
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
 
 # weights handled in float32 at a time: 4 MB stay in a processor's cache; a GPU wants more to do,
 # in little memory
-BLOCK, GPU_BLOCK = 2**20, 2**22
+CPU_BLOCK, GPU_BLOCK = 2**20, 2**22
 SEARCH_BLOCK = 2**18  # where a handful of buffers are gone over many times
 LEAST_SCALE = 2.0**-24  # of float16
 
@@ -93,7 +93,7 @@ class PackedWeight:
         whole = self.group == self.in_features
         return f"int{self.bits}" if whole else f"int{self.bits} g{self.group}"
 
-    def is_like(self, other: PackedWeight) -> bool:
+    def has_same_format(self, other: PackedWeight) -> bool:
         """Whether rows of both can lie in one."""
         if self.order is None or other.order is None:
             same_order = self.order is other.order
@@ -114,13 +114,13 @@ class PackedWeight:
         zero = None if self.zero is None else self.zero[rows]
         return PackedWeight(self.q[rows], self.scale[rows], zero, self.order)
 
-    def regrouped(self, group: int) -> PackedWeight:
+    def regroup(self, group: int) -> PackedWeight:
         """The same weight with scales for smaller groups, each repeated as often as it takes."""
         times = self.group // group
         zero = None if self.zero is None else self.zero.repeat_interleave(times, 1)
         return PackedWeight(self.q, self.scale.repeat_interleave(times, 1), zero, self.order)
 
-    def unpacked(self) -> Tensor:
+    def integers(self) -> Tensor:
         """The integers, [out, in]: uint8 0..15 of 4 bits, int8 of 8."""
         return self.q if self.bits == 8 else unpack_nibbles(self.q)
 
@@ -128,10 +128,10 @@ class PackedWeight:
         """The weight it stands for, [out, in], computed in float32 and then rounded to `dtype`."""
         weight = torch.empty(self.shape, dtype=dtype, device=self.q.device)
         back = None if self.order is None else self.order.argsort()
-        block = BLOCK if self.q.device.type == "cpu" else GPU_BLOCK
+        block = CPU_BLOCK if self.q.device.type == "cpu" else GPU_BLOCK
         for rows in row_blocks(self.shape, block=block):
             part = self[rows]
-            grouped = part.unpacked().view(*part.scale.shape, self.group).float()
+            grouped = part.integers().view(*part.scale.shape, self.group).float()
             grouped *= part.scale.float().unsqueeze(-1)
             if part.zero is not None:
                 grouped += part.zero.float().unsqueeze(-1)
@@ -170,7 +170,9 @@ def unpack_nibbles(q: Tensor) -> Tensor:
     return torch.stack((q & 15, q >> 4), dim=-1).flatten(1)
 
 
-def row_blocks(shape: Sequence[int], multiple: int = 1, *, block: int = BLOCK) -> Iterator[slice]:
+def row_blocks(
+    shape: Sequence[int], multiple: int = 1, *, block: int = CPU_BLOCK
+) -> Iterator[slice]:
     """Slices of the rows of [rows, columns] that hold about `block` weights each.
 
     Args:
@@ -209,10 +211,10 @@ def quantize(
     shares = None
     if bits == 4 and importance is not None:
         shares = _shares(importance.float().view(-1, group))
-    elif rounds(weight, group):
-        round_into(packed.q, packed.scale, packed.zero, weight, LEAST_SCALE)
+    elif can_quantize(weight, group):
+        quantize_into(packed.q, packed.scale, packed.zero, weight, LEAST_SCALE)
         return packed
-    for some in row_blocks(weight.shape, block=BLOCK if shares is None else SEARCH_BLOCK):
+    for some in row_blocks(weight.shape, block=CPU_BLOCK if shares is None else SEARCH_BLOCK):
         grouped = weight[some].float().reshape(-1, columns // group, group)
         if bits == 8:
             _fill_eight_bits(packed[some], grouped)
@@ -290,26 +292,26 @@ def _shares(importance: Tensor) -> Tensor:
     return shares / shares.sum(-1, keepdim=True)
 
 
-def per_row(weight: PackedWeight) -> PackedWeight:
+def requantize_per_row(weight: PackedWeight) -> PackedWeight:
     """8 bits in groups with one scale per row instead: rounded anew, so nearly the same weight."""
     blocks = row_blocks(weight.shape)
     return PackedWeight.cat([quantize(weight[b].dequantize(torch.float32), 8) for b in blocks])
 
 
-def dense(weight: Tensor | PackedWeight, dtype: torch.dtype) -> Tensor:
+def to_dense(weight: Tensor | PackedWeight, dtype: torch.dtype) -> Tensor:
     """The weight unpacked, in `dtype`."""
     return weight.to(dtype) if isinstance(weight, Tensor) else weight.dequantize(dtype)
 
 
-def concatenate(
+def concat_rows(
     parts: Sequence[Tensor | PackedWeight], dtype: torch.dtype
 ) -> Tensor | PackedWeight:
     """Rows below rows; if some are packed and not all alike, all in `dtype`."""
     if len(parts) == 1:
         return parts[0]
     packed = [part for part in parts if isinstance(part, PackedWeight)]
-    if len(packed) == len(parts) and all(part.is_like(packed[0]) for part in packed):
+    if len(packed) == len(parts) and all(part.has_same_format(packed[0]) for part in packed):
         return PackedWeight.cat(packed)
     if not packed:
         return torch.cat([part for part in parts if isinstance(part, Tensor)])
-    return torch.cat([dense(part, dtype) for part in parts])
+    return torch.cat([to_dense(part, dtype) for part in parts])

@@ -62,9 +62,9 @@ class GraphedSteps:
 
     def __call__(self, ids: Tensor, cache: KVCache, *, last_only: bool = True) -> Tensor:
         """Logits as the decoder gives them. Call it in inference mode, always on one thread."""
-        if cache.offset >= cache.room:
+        if cache.offset >= cache.allocated_tokens:
             self.forget()  # the cache grows, and needs the memory
-        if self.refused or ids.shape[1] != 1 or cache.offset >= cache.room:
+        if self.refused or ids.shape[1] != 1 or cache.offset >= cache.allocated_tokens:
             return self._plain(ids, cache, last_only)
         memory = cache.tensors()
         if not same(self._memory, memory):

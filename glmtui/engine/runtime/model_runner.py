@@ -73,8 +73,8 @@ class LoadedModel:
         self._devices = devices or (device,)
         budget = cache_budget(options.cache_gb, device)
         self._caches = PrefixCache(model, self.context_length, dtype, device, budget)
-        self._speculation = options.speculation if model.rewinds else "off"
-        graphed = model.rewinds and not model.spread
+        self._speculation = options.speculation if model.supports_rewind else "off"
+        graphed = model.supports_rewind and not model.multi_device
         self._graphs = GraphedSteps(model) if device.type == "cuda" and graphed else None
         # guesses need each token at once, and were never measured faster there
         self._overlaps = self._graphs is not None and self._speculation != "on"
@@ -189,12 +189,12 @@ class LoadedModel:
                 _("Shorten it, or raise load.context_length if the model allows more."),
             )
         known = [operator.index(token) for token in ids]
-        least, most = min(known, default=self.model.first_id), max(known, default=0)
-        if most >= self.model.vocabulary:
+        least, most = min(known, default=self.model.first_token_id), max(known, default=0)
+        if most >= self.model.vocab_size:
             raise BadCheckpoint(
                 _(
                     "The tokenizer of {model} gives the id {token}; the model knows {vocabulary}."
-                ).format(model=self.info.name, token=most, vocabulary=self.model.vocabulary),
+                ).format(model=self.info.name, token=most, vocabulary=self.model.vocab_size),
                 _("Tokenizer and weights are not of the same model; fetch it again: glmtui pull"),
             )
         if least < 0:
@@ -202,11 +202,11 @@ class LoadedModel:
                 _("{token} is no token id.").format(token=least),
                 _("Ids of {model} are whole numbers from {first} to {last}.").format(
                     model=self.info.name,
-                    first=self.model.first_id,
-                    last=self.model.vocabulary - 1,
+                    first=self.model.first_token_id,
+                    last=self.model.vocab_size - 1,
                 ),
             )
-        if least < self.model.first_id:
+        if least < self.model.first_token_id:
             raise UsageError(
                 _(
                     "The id {token} is an image token of {model}, which was left out of memory."
@@ -228,7 +228,7 @@ class LoadedModel:
             still in the cache.
         """
         cache = self._caches.open(prompt)
-        cache.whole = len(prompt)
+        cache.prompt_length = len(prompt)
         reused = cache.offset
         logits = None
         on_prefill(PrefillProgress(0, len(prompt) - reused))

@@ -100,7 +100,7 @@ class PrefixCache:
 
     def _shared(self, kept: tuple[KVCache, list[int]], new: Sequence[int]) -> int:
         cache, old = kept
-        return cache.serves(self._model.reusable_prefix(old, new), len(new))
+        return cache.reusable_tokens(self._model.reusable_prefix(old, new), len(new))
 
     def _branch(self, index: int, length: int) -> tuple[KVCache, list[int]]:
         """The first `length` tokens of a cache: itself, or a copy where more is at stake."""

@@ -16,7 +16,7 @@ from glmtui.engine import LoadOptions, load_model
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.checkpoint.gptq import GptqFormat, gptq_format, gptq_packing
 from glmtui.engine.nn.linear import ReorderedLinear, make_linear
-from glmtui.engine.nn.packed_weight import PackedWeight, concatenate
+from glmtui.engine.nn.packed_weight import PackedWeight, concat_rows
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from support.gptq_folders import MADE_BY_A_TOOL
 from support.weights import normal
@@ -145,10 +145,10 @@ def test_products_take_inputs_in_the_weights_order(dtype: torch.dtype) -> None:
 def test_parts_of_one_layer_keep_a_common_order_and_else_are_unpacked() -> None:
     one, other = layer(16, 128, 32, act_order=True), layer(8, 128, 32, act_order=True)
     parts = [unpacked(tensors) for tensors, _ in (one, other)]
-    mixed = concatenate(parts, torch.float32)
+    mixed = concat_rows(parts, torch.float32)
     assert isinstance(mixed, Tensor)
     assert torch.equal(mixed, torch.cat((one[1], other[1])))
-    same = concatenate([parts[0], parts[0][:4]], torch.float32)
+    same = concat_rows([parts[0], parts[0][:4]], torch.float32)
     assert isinstance(same, PackedWeight)
     assert torch.equal(same.dequantize(torch.float32), torch.cat((one[1], one[1][:4])))
 

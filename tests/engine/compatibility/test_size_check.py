@@ -110,13 +110,13 @@ def test_what_cannot_be_packed_is_said(tmp_path: Path) -> None:
 def test_the_kernel_asked_for_is_tried(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def kernel_choice(wanted: str, *rest: Any) -> KernelChoice:
+    def fake_kernel_choice(wanted: str, *rest: Any) -> KernelChoice:
         asked.append(wanted)
-        choice = KernelChoice((), time_plain=False)
-        choice.used.add("unpacking")
+        choice = KernelChoice((), time_reference=False)
+        choice.selected.add("unpacking")
         return choice
 
-    monkeypatch.setattr(loader, "kernel_choice", kernel_choice)
+    monkeypatch.setattr(loader, "make_kernel_choice", fake_kernel_choice)
     options = LoadOptions(device="cpu", dtype="float32", quant="int8", kernel="cpm_kernels")
     assert load_model(str(qwen2), options).info.kernel == "unpacking"
     assert asked == ["cpm_kernels"]

@@ -119,7 +119,9 @@ class Fixed(KernelChoice):
         super().__init__([])
         self._kernel: Any = kernel
 
-    def linear(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
+    def make_layer(
+        self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype
+    ) -> LinearLayer:
         layer: LinearLayer = self._kernel(weight, bias, dtype)
         return layer
 

@@ -187,6 +187,6 @@ def test_a_spread_model_answers_as_a_whole_one(folder: Path) -> None:
     reply = list(loaded.stream_ids(IDS, params).ids())
     loaded = on_cpu(folder)
     assert spread_out(loaded) == {"layers.1", "norm", "head"}
-    assert loaded.model.spread
+    assert loaded.model.multi_device
     assert torch.equal(loaded.logits(IDS), exact)
     assert list(loaded.stream_ids(IDS, params).ids()) == reply

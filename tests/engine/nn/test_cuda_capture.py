@@ -73,7 +73,7 @@ def test_the_clock_is_told_where_the_weight_is() -> None:
         return 1.0
 
     weight = quantize(normal(16, 64), 8)
-    KernelChoice([], clock=clock).linear(weight, None, torch.float32)
+    KernelChoice([], clock=clock).make_layer(weight, None, torch.float32)
     assert told == [weight.q.device]
 
 
@@ -100,10 +100,10 @@ def test_a_broken_triton_does_not_break_the_load(
     choice = KernelChoice(cuda.kernels(), clock=lambda call, device: 1.0)
     for weight in (quantize(normal(16, 64), 8), quantize(normal(16, 64), 4, 32)):
         for _ in range(2):
-            layer = choice.linear(weight, None, torch.float16)
+            layer = choice.make_layer(weight, None, torch.float16)
             assert isinstance(layer, PackedLinear)
-    assert choice.used == {"unpacking"}
-    assert choice.refused == {"triton": "OSError: libcuda.so.1: cannot open shared object file"}
+    assert choice.selected == {"unpacking"}
+    assert choice.rejected == {"triton": "OSError: libcuda.so.1: cannot open shared object file"}
     assert (package / "imported").read_text() == "x"  # tried once: an import takes seconds
 
 
@@ -112,7 +112,7 @@ def test_a_kernel_that_cannot_tell_what_it_takes_is_left_out() -> None:
         raise RuntimeError("driver too old")
 
     wanted = Kernel("wanted", unsure, PackedLinear)
-    choice = KernelChoice([], wanted=wanted, clock=lambda call, device: 1.0)
-    choice.linear(quantize(normal(16, 64), 8), None, torch.float32)
-    assert choice.used == {"unpacking"}
-    assert "driver too old" in choice.refused["wanted"]
+    choice = KernelChoice([], preferred=wanted, clock=lambda call, device: 1.0)
+    choice.make_layer(quantize(normal(16, 64), 8), None, torch.float32)
+    assert choice.selected == {"unpacking"}
+    assert "driver too old" in choice.rejected["wanted"]

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glmtui.engine.nn.linear import KernelChoice, PackedLinear, cpm, cuda, kernel_choice
-from glmtui.engine.nn.linear.kernel_selection import PLAIN, Clock, Kernel, wrong
+from glmtui.engine.nn.linear import KernelChoice, PackedLinear, cpm, cuda, make_kernel_choice
+from glmtui.engine.nn.linear.kernel_selection import REFERENCE, Clock, Kernel, find_mismatch
 from glmtui.engine.nn.linear.reference import LinearLayer
 from glmtui.engine.nn.packed_weight import PackedWeight, pack_nibbles, quantize
 from glmtui.errors import EngineError
@@ -74,7 +74,7 @@ def test_a_right_product_is_told_from_a_wrong_one(weight: PackedWeight, dtype: t
     bias = normal(1, weight.shape[0])[0].to(dtype)
 
     def verdict(change: Callable[[Tensor], Tensor]) -> str:
-        return wrong(Doctored(weight, bias, change), weight, bias, dtype)
+        return find_mismatch(Doctored(weight, bias, change), weight, bias, dtype)
 
     assert verdict(lambda y: y) == ""
     changes: list[Callable[[Tensor], Tensor]] = [
@@ -94,20 +94,20 @@ def test_a_right_product_is_told_from_a_wrong_one(weight: PackedWeight, dtype: t
 def test_the_fastest_of_those_that_are_right_is_taken() -> None:
     weight = quantize(normal(24, 64), 4, 32)
     choice = KernelChoice([kernel("slow"), kernel("fast")], clock=ticks(3, 2, 1))
-    layer = choice.linear(weight, None, HALF)
+    layer = choice.make_layer(weight, None, HALF)
     assert isinstance(layer, Doctored)
-    assert choice.used == {"fast"}
-    assert not choice.refused
+    assert choice.selected == {"fast"}
+    assert not choice.rejected
     # what was found out once is not asked again: the clock has no more readings
-    choice.linear(quantize(normal(16, 128), 4, 32), None, HALF)
+    choice.make_layer(quantize(normal(16, 128), 4, 32), None, HALF)
     with pytest.raises(StopIteration):
-        choice.linear(quantize(normal(16, 128), 8), None, HALF)
+        choice.make_layer(quantize(normal(16, 128), 8), None, HALF)
 
 
 def test_unpacking_is_taken_where_it_is_the_fastest() -> None:
     choice = KernelChoice([kernel("slow")], clock=ticks(1, 2))
-    assert type(choice.linear(quantize(normal(8, 64), 8), None, HALF)) is PackedLinear
-    assert choice.used == {PLAIN.name}
+    assert type(choice.make_layer(quantize(normal(8, 64), 8), None, HALF)) is PackedLinear
+    assert choice.selected == {REFERENCE.name}
 
 
 def raising(weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
@@ -119,10 +119,10 @@ def test_what_is_wrong_or_raises_is_left_out_with_its_reason(
 ) -> None:
     kernels = [kernel("liar", lambda y: y + 1), Kernel("old", lambda w, d: True, raising)]
     choice = KernelChoice(kernels, clock=ticks(1))
-    layer = choice.linear(quantize(normal(8, 64), 8), None, HALF)
+    layer = choice.make_layer(quantize(normal(8, 64), 8), None, HALF)
     assert type(layer) is PackedLinear
-    assert choice.refused["old"] == "RuntimeError: no kernel image is available"
-    assert "off by" in choice.refused["liar"]
+    assert choice.rejected["old"] == "RuntimeError: no kernel image is available"
+    assert "off by" in choice.rejected["liar"]
     assert {record.levelname for record in caplog.records} == {"WARNING"}
     assert "liar is not used for int8" in caplog.text
 
@@ -133,19 +133,19 @@ def test_no_memory_is_no_reason_to_take_another_kernel() -> None:
 
     choice = KernelChoice([Kernel("full", lambda w, d: True, full)], clock=ticks(1))
     with pytest.raises(torch.OutOfMemoryError):
-        choice.linear(quantize(normal(8, 64), 8), None, HALF)
+        choice.make_layer(quantize(normal(8, 64), 8), None, HALF)
 
 
 def test_a_wanted_kernel_is_taken_though_slower_but_never_though_wrong() -> None:
     weight = quantize(normal(8, 64), 8)
-    choice = KernelChoice([kernel("fast")], wanted=kernel("wanted"), clock=ticks(9))
-    choice.linear(weight, None, HALF)
-    assert choice.used == {"wanted"}
+    choice = KernelChoice([kernel("fast")], preferred=kernel("wanted"), clock=ticks(9))
+    choice.make_layer(weight, None, HALF)
+    assert choice.selected == {"wanted"}
     lying = kernel("wanted", lambda y: -y)
-    choice = KernelChoice([kernel("fast")], wanted=lying, clock=ticks(2, 1))
-    choice.linear(weight, None, HALF)
-    assert choice.used == {"fast"}
-    assert "wanted" in choice.refused
+    choice = KernelChoice([kernel("fast")], preferred=lying, clock=ticks(2, 1))
+    choice.make_layer(weight, None, HALF)
+    assert choice.selected == {"fast"}
+    assert "wanted" in choice.rejected
 
 
 # ---- tinygemm's packing
@@ -197,7 +197,7 @@ def test_a_tinygemm_layer_means_its_weight(monkeypatch: pytest.MonkeyPatch) -> N
     for weight in (quantize(normal(24, 192) + 0.2, 4, 32), int4(16, 512, 512, zero=True)):
         bias = normal(1, weight.shape[0])[0].bfloat16()
         layer = cuda.TinygemmLinear(weight, bias, torch.bfloat16)
-        assert wrong(layer, weight, bias, torch.bfloat16) == ""
+        assert find_mismatch(layer, weight, bias, torch.bfloat16) == ""
 
 
 # ---- cpm_kernels
@@ -221,33 +221,33 @@ def test_cpm_kernels_are_refused_where_they_have_no_code(
 ) -> None:
     on_gpu(monkeypatch, capability)
     if runs:
-        cpm.refuse(GPU, HALF)
+        cpm.check_device(GPU, HALF)
     else:
         with pytest.raises(EngineError, match=rf"has {capability[0]}\.{capability[1]}"):
-            cpm.refuse(GPU, HALF)
+            cpm.check_device(GPU, HALF)
 
 
 def test_cpm_kernels_need_a_gpu_and_float16(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(EngineError, match="not on cpu"):
-        kernel_choice("cpm_kernels", Path(), torch.device("cpu"), HALF)
+        make_kernel_choice("cpm_kernels", Path(), torch.device("cpu"), HALF)
     on_gpu(monkeypatch, (8, 0))
     with pytest.raises(EngineError, match="not in bfloat16"):
-        kernel_choice("cpm_kernels", Path(), GPU, torch.bfloat16)
+        make_kernel_choice("cpm_kernels", Path(), GPU, torch.bfloat16)
 
 
 def test_only_the_published_code_is_taken_out_of_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(EngineError, match=r"quantization\.py"):
-        cpm.machine_code(tmp_path)
+        cpm.read_machine_code(tmp_path)
     code_file(tmp_path, b"machine code")
     with pytest.raises(EngineError, match="published"):
-        cpm.machine_code(tmp_path)
+        cpm.read_machine_code(tmp_path)
     monkeypatch.setattr(cpm, "CODE_SHA256", cpm.hashlib.sha256(b"machine code").hexdigest())
-    assert cpm.machine_code(tmp_path) == b"machine code"
+    assert cpm.read_machine_code(tmp_path) == b"machine code"
     (tmp_path / "quantization.py").write_text('code = "QlpoOTFBWSZTWQ=="')
     with pytest.raises(EngineError, match="published"):
-        cpm.machine_code(tmp_path)
+        cpm.read_machine_code(tmp_path)
 
 
 class FakeFunctions:
@@ -278,14 +278,14 @@ def test_the_way_to_cpm_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(cpm, "CODE_SHA256", cpm.hashlib.sha256(b"machine code").hexdigest())
     monkeypatch.setitem(sys.modules, "cpm_kernels", None)
     with pytest.raises(EngineError, match="cannot be imported") as caught:
-        cpm.cpm_kernel(tmp_path, GPU, HALF)
+        cpm.load_cpm_kernel(tmp_path, GPU, HALF)
     assert "glmtui[cpm]" in caught.value.hint
     functions = FakeFunctions()
     functions.install(monkeypatch, fails=RuntimeError("Library cuda is not found"))
     with pytest.raises(EngineError, match="Library cuda is not found"):
-        cpm.cpm_kernel(tmp_path, GPU, HALF)
+        cpm.load_cpm_kernel(tmp_path, GPU, HALF)
     functions.install(monkeypatch)
-    assert cpm.cpm_kernel(tmp_path, GPU, HALF).name == "cpm_kernels"
+    assert cpm.load_cpm_kernel(tmp_path, GPU, HALF).name == "cpm_kernels"
     assert functions.names == ["int8WeightExtractionHalf", "int4WeightExtractionHalf"]
 
 
@@ -294,11 +294,11 @@ def test_cpm_kernels_take_what_chatglm_stores() -> None:
     q = torch.randint(0, 256, (8, 32), dtype=torch.uint8)
     scale = torch.rand(8, 1).half()
     four = PackedWeight(q, scale, -8 * scale)
-    assert cpm.cpm_takes(eight, HALF)
-    assert cpm.cpm_takes(four, HALF)
-    assert not cpm.cpm_takes(eight, torch.bfloat16)
-    assert not cpm.cpm_takes(PackedWeight(q, scale, -7 * scale), HALF)
-    assert not cpm.cpm_takes(quantize(normal(8, 64), 4, 32), HALF)
+    assert cpm.cpm_supports(eight, HALF)
+    assert cpm.cpm_supports(four, HALF)
+    assert not cpm.cpm_supports(eight, torch.bfloat16)
+    assert not cpm.cpm_supports(PackedWeight(q, scale, -7 * scale), HALF)
+    assert not cpm.cpm_supports(quantize(normal(8, 64), 4, 32), HALF)
 
 
 def test_chatglms_nibbles_are_twos_complement_the_even_column_high() -> None:

@@ -20,12 +20,12 @@ from glmtui.engine.nn.linear import (
     PackedLinear,
     cpu_native,
     cpu_torch,
-    kernel_choice,
     make_head,
+    make_kernel_choice,
     make_linear,
     packed_block,
 )
-from glmtui.engine.nn.packed_weight import BLOCK, PackedWeight, per_row, quantize
+from glmtui.engine.nn.packed_weight import CPU_BLOCK, PackedWeight, quantize, requantize_per_row
 from support.weights import int4, normal
 
 
@@ -39,7 +39,7 @@ def make(weight: Tensor | PackedWeight, bias: Tensor | None) -> LinearLayer:
     """The layer that such a machine's CPU gets, for activations in bfloat16."""
     dtype = torch.bfloat16
     return make_linear(
-        weight, bias, dtype, kernel_choice("auto", Path(), torch.device("cpu"), dtype)
+        weight, bias, dtype, make_kernel_choice("auto", Path(), torch.device("cpu"), dtype)
     )
 
 
@@ -97,7 +97,7 @@ def test_int4_without_zeros_and_with_a_scale_per_row() -> None:
 def test_int4_rows_beyond_a_block_are_packed_alike() -> None:
     if not packed_block():
         pytest.skip("torch packs int4 in an unknown way on this CPU")
-    rows = BLOCK // 4096 + packed_block() + 9
+    rows = CPU_BLOCK // 4096 + packed_block() + 9
     weight = quantize(normal(rows, 4096), 4, 128)
     x = normal(2, 4096).bfloat16()
     whole, last = (make(w, None)(x) for w in (weight, weight[-64:]))
@@ -146,7 +146,7 @@ def test_int8_in_groups_gets_a_scale_per_row_on_a_cpu() -> None:
     weight = quantize(normal(24, 96), 8, 32)
     linear = make(weight, None)
     assert isinstance(linear, CpuInt8Linear)
-    row = per_row(weight)
+    row = requantize_per_row(weight)
     assert row.group == 96
     check(linear, row, None)
     meant = weight.dequantize(torch.float32)

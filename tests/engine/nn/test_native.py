@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from glmtui.engine.models.gqa_decoder import GqaDecoder
 from glmtui.engine.nn import linear, packed_weight
-from glmtui.engine.nn.linear import NativeEmbedding, NativeLinear, kernel_choice, make_linear
+from glmtui.engine.nn.linear import NativeEmbedding, NativeLinear, make_kernel_choice, make_linear
 from glmtui.engine.nn.native import build, kernels
 from glmtui.engine.nn.native.library import available
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
@@ -21,7 +21,7 @@ from support.isa_emulation import ISAS, kernels_for
 from support.native_decoder import CPU, SHAPES, decoder
 from support.weights import int4, normal
 
-needs_kernels = pytest.mark.skipif(not available(), reason=build.built().problem)
+needs_kernels = pytest.mark.skipif(not available(), reason=build.build_kernels().problem)
 
 
 KINDS = {
@@ -48,7 +48,7 @@ def error(ours: Tensor, exact: Tensor) -> float:
 
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("tokens", [1, 3, 4, 7, kernels.FEW, kernels.FEW + 1, 40])
+@pytest.mark.parametrize("tokens", [1, 3, 4, 7, kernels.FEW_TOKENS, kernels.FEW_TOKENS + 1, 40])
 @pytest.mark.parametrize("rows", [50, 300])
 def test_products_are_as_exact_as_their_result_can_say(
     isa: str, kind: str, tokens: int, rows: int
@@ -59,7 +59,7 @@ def test_products_are_as_exact_as_their_result_can_say(
     exact = F.linear(x.float(), weight.dequantize(torch.float32), bias.float())
     rounding = error(exact.bfloat16(), exact)
     # tiles take the weight in bfloat16, which rounds once more
-    allowed = 2 if isa == "amx" and tokens > kernels.FEW else 1.1
+    allowed = 2 if isa == "amx" and tokens > kernels.FEW_TOKENS else 1.1
     assert error(kernels.NativeWeight(weight, bias).multiply(x), exact) < allowed * rounding
 
 
@@ -68,17 +68,19 @@ def test_products_are_as_exact_as_their_result_can_say(
 def test_where_torch_has_a_faster_product_many_tokens_go_there(
     dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(linear.cpu_native, "suit", lambda tokens: tokens <= kernels.FEW)
+    monkeypatch.setattr(
+        linear.cpu_native, "is_fastest_for", lambda tokens: tokens <= kernels.FEW_TOKENS
+    )
     monkeypatch.setattr(linear.cpu_native, "product_dtype", lambda: dtype)
     weight, bias = quantize(normal(50, 384), 4, 32), normal(1, 50)[0].bfloat16()
-    x = normal(kernels.FEW + 1, 384).bfloat16()
+    x = normal(kernels.FEW_TOKENS + 1, 384).bfloat16()
     exact = F.linear(x.float(), weight.dequantize(torch.float32), bias.float())
     assert error(NativeLinear(weight, bias)(x), exact) < 0.01
 
 
 @needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("tokens", [3, kernels.FEW, 21])
+@pytest.mark.parametrize("tokens", [3, kernels.FEW_TOKENS, 21])
 def test_whole_weights_are_multiplied_as_they_are(
     isa: str, dtype: torch.dtype, tokens: int
 ) -> None:
@@ -95,7 +97,7 @@ def test_whole_weights_are_multiplied_as_they_are(
 def test_a_bias_is_added_before_the_product_is_rounded(
     monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(linear.cpu_native, "suit", lambda tokens: False)
+    monkeypatch.setattr(linear.cpu_native, "is_fastest_for", lambda tokens: False)
     monkeypatch.setattr(linear.cpu_native, "product_dtype", lambda: torch.bfloat16)
     monkeypatch.setattr(linear.cpu_native, "UNPACKED", block)
     weight, bias = normal(50, 96).bfloat16(), normal(1, 50)[0].bfloat16()
@@ -129,7 +131,7 @@ def test_rounding_is_torchs_to_the_last_bit(
     weight[5] *= 1000
     weight = weight.to(dtype)
     ours = quantize(weight, bits, group)
-    monkeypatch.setattr(packed_weight, "rounds", lambda weight, group: False)
+    monkeypatch.setattr(packed_weight, "can_quantize", lambda weight, group: False)
     theirs = quantize(weight, bits, group)
     assert torch.equal(ours.q, theirs.q)
     assert torch.equal(ours.scale, theirs.scale)
@@ -151,14 +153,14 @@ def test_rounding_does_not_hide_what_is_no_number(bits: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_token_gets_the_same_to_the_last_bit_in_any_company(kind: str) -> None:
     layer = NativeLinear(quantize(normal(50, 384), *KINDS[kind]), None)
-    x = normal(kernels.FEW, 384).bfloat16()
+    x = normal(kernels.FEW_TOKENS, 384).bfloat16()
     assert torch.equal(torch.cat([layer(one[None]) for one in x]), layer(x))
 
 
 @needs_kernels
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-@pytest.mark.parametrize("tokens", [2, kernels.FEW + 2])
+@pytest.mark.parametrize("tokens", [2, kernels.FEW_TOKENS + 2])
 def test_what_is_no_number_stays_none(isa: str, kind: str, bad: float, tokens: int) -> None:
     layer = NativeLinear(quantize(normal(50, 384), *KINDS[kind]), None)
     x = normal(tokens, 384).bfloat16()
@@ -195,9 +197,9 @@ def test_what_the_kernels_cannot_read_goes_to_torch() -> None:
         quantize(normal(32, 128), 4, 16),
         PackedWeight(read.q, scale, None if read.zero is None else read.zero.float()),
     ):
-        assert kernels.reads(read)
-        assert not kernels.reads(weight)
-        choice = kernel_choice("auto", Path(), CPU, torch.bfloat16)
+        assert kernels.supports_weight(read)
+        assert not kernels.supports_weight(weight)
+        choice = make_kernel_choice("auto", Path(), CPU, torch.bfloat16)
         layer = make_linear(weight, None, torch.bfloat16, choice)
         assert not isinstance(layer, NativeLinear)
         x = normal(3, weight.in_features).bfloat16()
@@ -262,7 +264,7 @@ def test_many_tokens_attend_as_a_few_do(isa: str, heads: int, kv_heads: int) -> 
     model = decoder("llama", 8, None, heads=heads, kv_heads=kv_heads)
     ids = torch.randint(0, 96, (1, 290), generator=torch.Generator().manual_seed(3))
     few, many = (model.new_cache(300, torch.bfloat16, CPU) for _ in range(2))
-    expected = torch.cat([model(part, few) for part in ids.split(kernels.FEW, 1)], 1)
+    expected = torch.cat([model(part, few) for part in ids.split(kernels.FEW_TOKENS, 1)], 1)
     ours = torch.cat([model(part, many) for part in ids.split([201, 89], 1)], 1)
     assert error(ours, expected) < 0.01
     assert error(ours[:, 150:], expected[:, 150:]) < 0.01
@@ -279,7 +281,7 @@ def test_a_step_in_one_call_goes_on_where_the_cache_grows(isa: str) -> None:
     ids = torch.arange(80)[None] % 96
     whole = model.new_cache(300, torch.bfloat16, CPU)
     grown = [model(ids[:, i : i + 20], cache) for i in range(0, 80, 20)]
-    assert cache.room >= 80
+    assert cache.allocated_tokens >= 80
     assert torch.equal(
         torch.cat(grown, 1),
         torch.cat([model(ids[:, i : i + 20], whole) for i in range(0, 80, 20)], 1),

@@ -14,7 +14,7 @@ import torch
 
 from glmtui.engine.hardware import instruction_sets
 from glmtui.engine.nn import cpu_dtype, linear
-from glmtui.engine.nn.linear import NativeLinear, kernel_choice, make_linear
+from glmtui.engine.nn.linear import NativeLinear, make_kernel_choice, make_linear
 from glmtui.engine.nn.native import build
 from glmtui.engine.nn.native.library import available
 from glmtui.engine.nn.packed_weight import quantize
@@ -22,7 +22,7 @@ from support.isa_emulation import FLAGS, ISAS
 from support.weights import normal
 
 CPU = torch.device("cpu")
-needs_kernels = pytest.mark.skipif(not available(), reason=build.built().problem)
+needs_kernels = pytest.mark.skipif(not available(), reason=build.build_kernels().problem)
 
 
 @pytest.fixture
@@ -36,32 +36,32 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     monkeypatch.setattr(build, "HERE", home)
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-O0"))  # compiles several times as fast
     monkeypatch.setenv("GLMTUI_CACHE_DIR", str(tmp_path / "cache"))
-    build.built.cache_clear()
+    build.build_kernels.cache_clear()
     yield home
-    build.built.cache_clear()
+    build.build_kernels.cache_clear()
 
 
 @needs_kernels
 def test_it_is_compiled_once_and_lies_beside_its_source(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert build.built().library is not None
+    assert build.build_kernels().library is not None
     (made,) = (elsewhere / "__pycache__").iterdir()
     assert made.suffix == ".so"
-    build.built.cache_clear()
+    build.build_kernels.cache_clear()
     monkeypatch.setenv("PATH", "")  # no compiler is needed any more
-    assert build.built().library is not None
+    assert build.build_kernels().library is not None
     # another source is another library
     source = elsewhere / build.PARTS["avx2"].sources[0]
     source.write_text(source.read_text() + "\n/* changed */\n")
-    build.built.cache_clear()
-    assert build.built().problem == "there is no C compiler"
+    build.build_kernels.cache_clear()
+    assert build.build_kernels().problem == "there is no C compiler"
 
 
 @needs_kernels
 def test_where_nothing_may_be_written_the_cache_folder_has_it(elsewhere: Path) -> None:
     (elsewhere / "__pycache__").write_text("in the way")
-    assert build.built().library is not None
+    assert build.build_kernels().library is not None
     folder = elsewhere.parent / "cache" / "native"
     assert [path.suffix for path in folder.iterdir()] == [".so"]
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -73,7 +73,7 @@ def test_a_folder_that_others_may_write_to_is_not_trusted(elsewhere: Path) -> No
     folder = elsewhere.parent / "cache" / "native"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
-    built = build.built()
+    built = build.build_kernels()
     assert built.library is None
     assert "others may write" in built.problem
 
@@ -91,7 +91,7 @@ def test_a_folder_beside_the_source_that_others_may_write_to_is_passed_over(
 ) -> None:
     (elsewhere / "__pycache__").mkdir()
     (elsewhere / "__pycache__").chmod(0o777)
-    assert build.built().library is not None
+    assert build.build_kernels().library is not None
     assert not list((elsewhere / "__pycache__").iterdir())
     (made,) = (elsewhere.parent / "cache" / "native").iterdir()
     assert made.stat().st_mode & 0o777 == 0o755
@@ -106,7 +106,7 @@ def test_no_compiler_of_the_folder_one_stands_in_is_run(
     compiler(hostile, f"touch {hostile}/mark; exit 1")
     monkeypatch.chdir(hostile)
     monkeypatch.setenv("PATH", f".::{os.environ['PATH']}")
-    assert build.built().library is not None
+    assert build.build_kernels().library is not None
     assert not (hostile / "mark").exists()
 
 
@@ -115,7 +115,7 @@ def test_a_compiler_that_fails_leaves_nothing_and_says_why(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", compiler(elsewhere, "echo 'no AVX2 for you' >&2; exit 1"))
-    built = build.built()
+    built = build.build_kernels()
     assert built.library is None
     assert built.problem.endswith("cc failed: no AVX2 for you")
     assert not list((elsewhere / "__pycache__").iterdir())
@@ -126,7 +126,7 @@ def test_a_library_that_is_none_is_refused(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", compiler(elsewhere, "for last; do :; done; echo junk > $last"))
-    built = build.built()
+    built = build.build_kernels()
     assert built.library is None
     assert "invalid ELF header" in built.problem or "file too short" in built.problem
 
@@ -201,11 +201,11 @@ def test_all_of_them_can_be_hidden(
 ) -> None:
     cpu(AMX)
     monkeypatch.setenv(instruction_sets.LIMIT, "none")
-    build.built.cache_clear()
+    build.build_kernels.cache_clear()
     try:
-        assert build.built().problem == "GLMTUI_CPU_ISA says so"
+        assert build.build_kernels().problem == "GLMTUI_CPU_ISA says so"
     finally:
-        build.built.cache_clear()
+        build.build_kernels.cache_clear()
 
 
 @pytest.mark.parametrize(("limit", "dtype"), [("avx2", torch.float32), ("none", torch.float32)])
@@ -274,16 +274,16 @@ def test_an_instruction_set_that_fails_its_trial_is_not_used(
 
 def test_without_kernels_nothing_asks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear.cpu_native, "available", lambda: False)
-    choice = kernel_choice("auto", Path(), CPU, torch.bfloat16)
+    choice = make_kernel_choice("auto", Path(), CPU, torch.bfloat16)
     layer = make_linear(quantize(normal(64, 128), 8), None, torch.bfloat16, choice)
     assert not isinstance(layer, NativeLinear)
-    assert choice.used == {"torch int8"}
+    assert choice.selected == {"torch int8"}
 
 
 def test_the_kernels_are_not_compiled_before_a_model_is_loaded() -> None:
     code = (
         "import glmtui.engine.loading.loader, glmtui.engine.nn.native.build as build;"
-        "print(build.built.cache_info().currsize)"
+        "print(build.build_kernels.cache_info().currsize)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0"

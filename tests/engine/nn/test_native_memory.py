@@ -14,14 +14,21 @@ import torch
 from glmtui.engine.nn.linear import cpu_torch
 from glmtui.engine.nn.native import build, library
 from glmtui.engine.nn.native.kernels import NativeWeight
-from glmtui.engine.nn.native.library import CDecoder, CLayer, CLinear, CStep, available, done
+from glmtui.engine.nn.native.library import (
+    CDecoder,
+    CLayer,
+    CLinear,
+    CStep,
+    available,
+    check_status,
+)
 from glmtui.engine.nn.packed_weight import quantize
 from support import TESTS
 from support.isa_emulation import ISAS, compiled
 from support.native_decoder import CPU, decoder
 from support.weights import normal
 
-needs_kernels = pytest.mark.skipif(not available(), reason=build.built().problem)
+needs_kernels = pytest.mark.skipif(not available(), reason=build.build_kernels().problem)
 
 GUARDED = """
 import ctypes, mmap, sys, torch
@@ -51,7 +58,7 @@ for kernel, bits, group in ((int8, 8, None), (int4, 4, 32), (int4, 4, 64)):
             if columns % (group or 1) or bits == 4 and columns % 2:
                 continue
             weight = quantize(torch.randn(rows, columns), bits, group)
-            if not kernel.takes(weight, torch.bfloat16):
+            if not kernel.supports(weight, torch.bfloat16):
                 continue
             layer = kernel.make(weight, None, torch.bfloat16)
             for name in layers[type(layer)]:
@@ -91,7 +98,8 @@ def test_they_run_clean_under_address_and_undefined_behaviour_sanitizers() -> No
         "import ctypes, pytest, sys, support.isa_emulation as emulation;"
         "import glmtui.engine.nn.native.build as build;"
         f"library = ctypes.CDLL({str(path)!r});"
-        "build.built = lambda: build.Built(library, 'amx');"  # in place of the machine's own
+        # in place of the machine's own
+        "build.build_kernels = lambda: build.BuildResult(library, 'amx');"
         "emulation.emulated = lambda: library;"
         "sys.exit(pytest.main(sys.argv[1:]))"
     )
@@ -155,10 +163,10 @@ def test_a_weight_of_other_sizes_is_refused(change: dict[str, int]) -> None:
         setattr(weight.struct, name, value)
     x, y = torch.ones(1, 128, dtype=torch.bfloat16), torch.ones(1, 50, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="do not take these sizes"):
-        done(library.library().linear(y.data_ptr(), x.data_ptr(), weight._address, 1, 1))
+        check_status(library.library().linear(y.data_ptr(), x.data_ptr(), weight._address, 1, 1))
     assert bool((y == 1).all())
     with pytest.raises(ValueError, match="do not take these sizes"):
-        done(library.library().unpack(y.data_ptr(), weight._address, 0, 1, 0, 1))
+        check_status(library.library().unpack(y.data_ptr(), weight._address, 0, 1, 0, 1))
 
 
 @needs_kernels
@@ -201,7 +209,7 @@ def test_a_step_of_other_sizes_is_refused(of: str, change: dict[str, int]) -> No
     assert native is not None
     ids = torch.tensor([change.get("first", 5), 1, 2, 3])
     numbers = torch.ones(4, 32, dtype=torch.bfloat16)
-    step = CStep(numbers.data_ptr(), numbers.data_ptr(), 4, cache.room, 0, 1)
+    step = CStep(numbers.data_ptr(), numbers.data_ptr(), 4, cache.allocated_tokens, 0, 1)
     changed = {"decoder": native._struct, "step": step}.get(of)
     for name, value in change.items():
         if changed is not None:

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from glmtui.engine.nn.packed_weight import BLOCK, PackedWeight, concatenate, quantize, row_blocks
+from glmtui.engine.nn.packed_weight import (
+    CPU_BLOCK,
+    PackedWeight,
+    concat_rows,
+    quantize,
+    row_blocks,
+)
 from glmtui.errors import BadCheckpoint
 from support.weights import int4, normal
 
@@ -17,7 +23,7 @@ from support.weights import int4, normal
 def test_even_columns_lie_in_the_low_half_of_a_byte(numbers: list[int]) -> None:
     packed = [low | high << 4 for low, high in zip(numbers[::2], numbers[1::2], strict=True)]
     weight = PackedWeight(torch.tensor([packed], dtype=torch.uint8), torch.ones(1, 1))
-    assert weight.unpacked().tolist() == [numbers]
+    assert weight.integers().tolist() == [numbers]
     assert weight.dequantize(torch.float32).tolist() == [numbers]
     assert weight.shape == (1, 8)
 
@@ -64,24 +70,24 @@ def test_smaller_groups_mean_the_same_weight() -> None:
     for zero in (True, False):
         weight = int4(6, 128, 128, zero=zero)
         for group in (128, 64, 32):
-            finer = weight.regrouped(group)
+            finer = weight.regroup(group)
             assert finer.group == group
             assert torch.equal(finer.dequantize(torch.float32), weight.dequantize(torch.float32))
 
 
 def test_parts_packed_alike_stay_packed_and_others_are_unpacked() -> None:
     four, eight, plain = int4(4, 64, 32), quantize(normal(3, 64), 8), normal(2, 64)
-    assert isinstance(concatenate([four, four], torch.float16), PackedWeight)
+    assert isinstance(concat_rows([four, four], torch.float16), PackedWeight)
     for parts in ([four, eight], [four, int4(4, 64, 64)], [four, int4(4, 64, 32, zero=False)]):
-        whole = concatenate(parts, torch.float16)
+        whole = concat_rows(parts, torch.float16)
         assert isinstance(whole, Tensor)
         assert torch.equal(whole, torch.cat([p.dequantize(torch.float16) for p in parts]))
-    assert torch.equal(concatenate([plain, eight], torch.float32)[:2], plain)  # type: ignore[arg-type]
-    assert concatenate([plain], torch.float16) is plain
+    assert torch.equal(concat_rows([plain, eight], torch.float32)[:2], plain)  # type: ignore[arg-type]
+    assert concat_rows([plain], torch.float16) is plain
 
 
 def test_blocks_cover_all_rows_once() -> None:
-    for shape, multiple in (((10, 8), 1), ((5000, 2048), 64), ((3, 2 * BLOCK), 1)):
+    for shape, multiple in (((10, 8), 1), ((5000, 2048), 64), ((3, 2 * CPU_BLOCK), 1)):
         blocks = list(row_blocks(shape, multiple))
         rows = [row for block in blocks for row in range(shape[0])[block]]
         assert rows == list(range(shape[0]))
@@ -91,7 +97,7 @@ def test_blocks_cover_all_rows_once() -> None:
 
 def test_rows_beyond_a_block_are_treated_alike() -> None:
     columns = 8192
-    rows = BLOCK // columns + 3
+    rows = CPU_BLOCK // columns + 3
     weight = normal(rows, columns)
     for bits, group in ((4, 64), (8, None)):
         packed = quantize(weight, bits, group)

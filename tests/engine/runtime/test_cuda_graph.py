@@ -76,7 +76,7 @@ def logits_of(model: LoadedModel, record: Record | None, cache: KVCache, tokens:
 def test_a_captured_step_gives_the_logits_of_a_plain_one(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK", 16)
+    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK_TOKENS", 16)
     plain, cache = new_cache(model), new_cache(model)
     recorder = Recorder()
     expected = logits_of(model, None, plain, 30)
@@ -120,7 +120,7 @@ def test_what_cannot_be_captured_is_done_as_ever(model: LoadedModel) -> None:
 
 def test_a_graph_keeps_no_cache_alive(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a cache that has grown, or was given up, the memory is needed for the next one."""
-    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK", 16)
+    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK_TOKENS", 16)
     with recorded(model) as recorder:
         reply(model, prompt(model, 9), 7)
         assert recorder.replayed

@@ -57,8 +57,10 @@ def fake() -> Iterator[None]:
 class Straight(KernelChoice):
     """The first kernel that takes a weight: nothing can be proven or timed without numbers."""
 
-    def linear(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
-        taken = [kernel.make for kernel in self._kernels if kernel.takes(weight, dtype)]
+    def make_layer(
+        self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype
+    ) -> LinearLayer:
+        taken = [kernel.make for kernel in self._kernels if kernel.supports(weight, dtype)]
         return (taken or [PackedLinear])[0](weight, bias, dtype)
 
 
@@ -116,7 +118,7 @@ def fed(model: Decoder, cache: KVCache, length: int, answers: tuple[Any, ...] = 
         logits = model(ids(length), cache, last_only=True)
     watched.finished()
     assert logits.device == GPU
-    assert logits.shape == (1, 1, model.vocabulary)
+    assert logits.shape == (1, 1, model.vocab_size)
     assert cache.offset == before + length
     return watched
 
@@ -163,7 +165,7 @@ def test_tinygemms_layer(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.empty(384, 16, dtype=torch.float16, device=GPU),
     )
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
-    assert cuda.tinygemm_takes(weight, torch.bfloat16)
+    assert cuda.tinygemm_supports(weight, torch.bfloat16)
     layer = TinygemmLinear(
         weight, torch.empty(384, dtype=torch.bfloat16, device=GPU), torch.bfloat16
     )

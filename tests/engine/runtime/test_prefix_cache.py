@@ -18,7 +18,7 @@ PLENTY = 10**9
 @pytest.fixture(autouse=True)
 def _small_branches_are_worth_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix_cache, "WORTH_KEEPING", 8)
-    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK", 16)
+    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK_TOKENS", 16)
 
 
 def shelf(budget: int = PLENTY) -> PrefixCache:
@@ -180,11 +180,11 @@ def test_a_long_prompt_takes_whole_blocks_so_that_its_reply_has_room() -> None:
         read = torch.zeros(1, 1, tokens, 1)
         cache.update(0, read, read)
         cache.advance(tokens)
-        assert cache.room == room
+        assert cache.allocated_tokens == room
     cache = KVCache(1, 1, 1, 100, dtype=torch.float32, device=CPU)
     read = torch.zeros(1, 1, 46, 1)
     cache.update(0, read, read)
-    assert cache.room == 48
+    assert cache.allocated_tokens == 48
 
 
 def test_a_prompt_gets_its_room_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_a_prompt_gets_its_room_at_once(monkeypatch: pytest.MonkeyPatch) -> None
     rooms = []
     for length in (20, 40, 64):  # the last fills the context
         cache = some.open(range(1000 * length, 1000 * length + length))
-        rooms.append(cache.room)
+        rooms.append(cache.allocated_tokens)
         kept = cache.keys[0]
         read = torch.zeros(1, 1, length - 1, 1)
         cache.update(0, read, read)

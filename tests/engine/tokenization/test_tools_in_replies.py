@@ -52,7 +52,7 @@ class Bytes:
 class Speaker(Counter):
     """Says what it was told to, whatever it is asked."""
 
-    rewinds = False  # what was said is said
+    supports_rewind = False  # what was said is said
 
     def __init__(self, says: Sequence[int]) -> None:
         super().__init__()

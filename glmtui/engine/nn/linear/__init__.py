@@ -71,7 +71,7 @@ def make_linear(
         bias = bias.to(dtype)
     if isinstance(weight, Tensor):
         weight = weight.to(dtype)
-        if cpu_native.takes(weight, dtype):
+        if cpu_native.supports(weight, dtype):
             return NativeLinear(weight, bias)
         slow = weight.device.type == "cpu" and dtype == torch.bfloat16 != product_dtype()
         return CpuHalfLinear(weight, bias) if slow else DenseLinear(weight, bias)
@@ -79,11 +79,11 @@ def make_linear(
         inner = make_linear(replace(weight, order=None), bias, dtype, choice)
         return ReorderedLinear(inner, weight.order)
     if choice is not None:
-        return choice.linear(weight, bias, dtype)
+        return choice.make_layer(weight, bias, dtype)
     return PackedLinear(weight, bias, dtype)
 
 
-def kernel_choice(
+def make_kernel_choice(
     wanted: str, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> KernelChoice:
     """What a model's packed weights are to be multiplied with.
@@ -96,21 +96,23 @@ def kernel_choice(
     Raises:
         EngineError: what is wanted cannot be had here; the message has the reason.
     """
-    kernel = cpm.cpm_kernel(folder, device, dtype) if wanted == cpm.NAME else None
+    kernel = cpm.load_cpm_kernel(folder, device, dtype) if wanted == cpm.NAME else None
     if device.type == "cpu":  # where unpacking for every token takes many times as long
         # ours is closer than torch's, and a whole step of it is one call (`native.kernels`)
-        return KernelChoice(cpu_torch.KERNELS, wanted=NATIVE, clock=cpu_seconds, time_plain=False)
-    return KernelChoice(cuda.kernels(), wanted=kernel)
+        return KernelChoice(
+            cpu_torch.KERNELS, preferred=NATIVE, clock=cpu_seconds, time_reference=False
+        )
+    return KernelChoice(cuda.kernels(), preferred=kernel)
 
 
-def may_stay_packed(table: Tensor | PackedWeight, dtype: torch.dtype) -> bool:
+def can_stay_packed(table: Tensor | PackedWeight, dtype: torch.dtype) -> bool:
     """Whether an embedding or head of 8 bits is read as it is stored, as fast as it is small."""
-    return isinstance(table, PackedWeight) and table.bits == 8 and cpu_native.takes(table, dtype)
+    return isinstance(table, PackedWeight) and table.bits == 8 and cpu_native.supports(table, dtype)
 
 
 def make_head(table: Tensor | PackedWeight, dtype: torch.dtype) -> LinearLayer:
     """The module that turns activations of `dtype` into logits by a [vocab, hidden] table."""
-    if isinstance(table, PackedWeight) or cpu_native.takes(table, dtype):
+    if isinstance(table, PackedWeight) or cpu_native.supports(table, dtype):
         return NativeLinear(table, None)
     if table.dtype == torch.float16 and dtype == torch.bfloat16:
         return CpuHalfLinear(table, None)

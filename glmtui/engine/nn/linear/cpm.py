@@ -35,14 +35,14 @@ FUNCTIONS = {8: "int8WeightExtractionHalf", 4: "int4WeightExtractionHalf"}
 ELSE = N_('Set quant.kernel to "auto"; glmtui picks the fastest of its own.')
 
 
-def cpm_kernel(folder: Path, device: torch.device, dtype: torch.dtype) -> Kernel:
+def load_cpm_kernel(folder: Path, device: torch.device, dtype: torch.dtype) -> Kernel:
     """The kernel, for a model in `folder` on this device.
 
     Raises:
         EngineError: why it cannot be had here.
     """
-    refuse(device, dtype)
-    code = machine_code(folder)
+    check_device(device, dtype)
+    code = read_machine_code(folder)
     try:
         from cpm_kernels.kernels.base import KernelFunction, LazyKernelCModule
     except ImportError as error:
@@ -62,10 +62,10 @@ def cpm_kernel(folder: Path, device: torch.device, dtype: torch.dtype) -> Kernel
     def make(weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> CpmLinear:
         return CpmLinear(weight, bias, functions[weight.bits])
 
-    return Kernel(NAME, cpm_takes, make)
+    return Kernel(NAME, cpm_supports, make)
 
 
-def refuse(device: torch.device, dtype: torch.dtype) -> None:
+def check_device(device: torch.device, dtype: torch.dtype) -> None:
     """Raises EngineError where `cpm_kernels` has nothing to run, with the reason."""
     if device.type != "cuda":
         raise EngineError(
@@ -88,7 +88,7 @@ def refuse(device: torch.device, dtype: torch.dtype) -> None:
         )
 
 
-def machine_code(folder: Path) -> bytes:
+def read_machine_code(folder: Path) -> bytes:
     """The published GPU functions, out of a checkpoint's quantization.py. Raises EngineError."""
     path = folder / CPM_FILE
     try:
@@ -119,7 +119,7 @@ def machine_code(folder: Path) -> bytes:
     )
 
 
-def cpm_takes(weight: PackedWeight, dtype: torch.dtype) -> bool:
+def cpm_supports(weight: PackedWeight, dtype: torch.dtype) -> bool:
     """Symmetric, a scale per row, activations in float16."""
     if dtype != torch.float16 or weight.group != weight.in_features:
         return False

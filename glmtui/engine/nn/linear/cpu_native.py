@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from glmtui.engine.nn.cpu_dtype import product_dtype
 from glmtui.engine.nn.linear.kernel_selection import Kernel
 from glmtui.engine.nn.linear.reference import LinearLayer
-from glmtui.engine.nn.native.kernels import NativeWeight, reads, suit
+from glmtui.engine.nn.native.kernels import NativeWeight, is_fastest_for, supports_weight
 from glmtui.engine.nn.native.library import available
 from glmtui.engine.nn.packed_weight import PackedWeight, row_blocks
 
@@ -30,7 +30,7 @@ class NativeLinear(LinearLayer):
         self.nbytes = weight.nbytes
 
     def forward(self, x: Tensor) -> Tensor:
-        if suit(x.numel() // x.shape[-1]):
+        if is_fastest_for(x.numel() // x.shape[-1]):
             return self.native.multiply(x)
         dtype = product_dtype()
         wide, bias = x.to(dtype), self.native.bias
@@ -57,10 +57,12 @@ class NativeEmbedding(nn.Module):
         return rows.whole(torch.bfloat16).view(*ids.shape, -1)
 
 
-def takes(weight: Tensor | PackedWeight, dtype: torch.dtype) -> bool:
+def supports(weight: Tensor | PackedWeight, dtype: torch.dtype) -> bool:
     """Whether `NativeLinear` serves for a weight and activations of this dtype."""
     device = weight.device if isinstance(weight, Tensor) else weight.q.device
-    return device.type == "cpu" and dtype == torch.bfloat16 and available() and reads(weight)
+    return (
+        device.type == "cpu" and dtype == torch.bfloat16 and available() and supports_weight(weight)
+    )
 
 
-NATIVE = Kernel("native", takes, lambda weight, bias, dtype: NativeLinear(weight, bias))
+NATIVE = Kernel("native", supports, lambda weight, bias, dtype: NativeLinear(weight, bias))

@@ -16,8 +16,13 @@ from torch.nn import functional as F
 
 from glmtui.engine.nn.cpu_dtype import product_dtype
 from glmtui.engine.nn.linear.kernel_selection import Kernel
-from glmtui.engine.nn.linear.reference import GEMV_ROWS, DenseLinear, LinearLayer, finished
-from glmtui.engine.nn.packed_weight import PackedWeight, per_row, row_blocks
+from glmtui.engine.nn.linear.reference import (
+    GEMV_ROWS,
+    DenseLinear,
+    LinearLayer,
+    add_bias_and_reshape,
+)
+from glmtui.engine.nn.packed_weight import PackedWeight, requantize_per_row, row_blocks
 
 INT4_GROUPS = (256, 128, 64, 32)  # what torch's int4 kernels take
 INT8_COLUMNS = 16  # torch's int8 kernel reads so many at a time, past the end of other rows
@@ -56,7 +61,7 @@ class CpuInt8Linear(LinearLayer):
             y = torch.ops.aten._weight_int8pack_mm(flat, self.q, self.scale)
         else:
             y = (F.linear(flat.to(dtype), self.q.to(dtype)) * self.scale).to(x.dtype)
-        return finished(y, self.bias, x.shape)
+        return add_bias_and_reshape(y, self.bias, x.shape)
 
 
 class CpuInt4Linear(LinearLayer):
@@ -90,7 +95,7 @@ class CpuInt4Linear(LinearLayer):
             y = (flat.to(dtype) @ self._transposed(dtype)).to(x.dtype)
         if y.shape[1] != self.rows:
             y = y[:, : self.rows]
-        return finished(y, self.bias, x.shape)
+        return add_bias_and_reshape(y, self.bias, x.shape)
 
     def _transposed(self, dtype: torch.dtype) -> Tensor:
         """W.T in `dtype`, [in, out padded], straight from the bytes of `pack_for_cpu`."""
@@ -115,7 +120,7 @@ def _takes_int4(weight: PackedWeight, dtype: torch.dtype) -> bool:
 
 
 def _make_int4(weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
-    return CpuInt4Linear(weight.regrouped(int4_group(weight)), bias)
+    return CpuInt4Linear(weight.regroup(int4_group(weight)), bias)
 
 
 def _takes_int8(weight: PackedWeight, dtype: torch.dtype) -> bool:
@@ -126,7 +131,7 @@ def _takes_int8(weight: PackedWeight, dtype: torch.dtype) -> bool:
 def _make_int8(weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
     """torch's kernel knows no groups; int8 loses next to nothing by a scale per row."""
     one_scale = weight.group == weight.in_features and weight.zero is None
-    return CpuInt8Linear(weight if one_scale else per_row(weight), bias)
+    return CpuInt8Linear(weight if one_scale else requantize_per_row(weight), bias)
 
 
 KERNELS = (

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from glmtui.engine.nn.linear.cpu_torch import INT4_GROUPS
 from glmtui.engine.nn.linear.kernel_selection import Kernel
-from glmtui.engine.nn.linear.reference import GEMV_ROWS, LinearLayer, finished
+from glmtui.engine.nn.linear.reference import GEMV_ROWS, LinearLayer, add_bias_and_reshape
 from glmtui.engine.nn.packed_weight import GPU_BLOCK, PackedWeight, row_blocks, unpack_nibbles
 
 TILE_ROWS = 8  # of the weight
@@ -31,16 +31,16 @@ TRITON_CAPABILITY = (7, 0)
 
 def kernels() -> Sequence[Kernel]:
     """Those that can be tried here."""
-    found = [Kernel("tinygemm", tinygemm_takes, TinygemmLinear)]
+    found = [Kernel("tinygemm", tinygemm_supports, TinygemmLinear)]
     if importlib.util.find_spec("triton"):
-        found.append(Kernel("triton", triton_takes, TritonLinear))
+        found.append(Kernel("triton", triton_supports, TritonLinear))
     return found
 
 
 # ---- torch's own int4
 
 
-def tinygemm_takes(weight: PackedWeight, dtype: torch.dtype) -> bool:
+def tinygemm_supports(weight: PackedWeight, dtype: torch.dtype) -> bool:
     """Int4 in groups that divide into torch's, rows and columns in whole tiles, bfloat16."""
     rows, columns = weight.shape
     return (
@@ -81,9 +81,9 @@ class TinygemmLinear(LinearLayer):
         super().__init__()
         group = _tinygemm_group(weight)
         tiles = _k_tiles(weight.in_features)
-        assert group is not None, "`tinygemm_takes` was not asked"
-        assert tiles is not None, "`tinygemm_takes` was not asked"
-        weight = weight.regrouped(group)
+        assert group is not None, "`tinygemm_supports` was not asked"
+        assert tiles is not None, "`tinygemm_supports` was not asked"
+        weight = weight.regroup(group)
         self.group = group
         self.scales_and_zeros = scales_and_zeros(weight)
         # it wants the even column in the high half
@@ -98,7 +98,7 @@ class TinygemmLinear(LinearLayer):
             y = int4pack_mm(flat, self.packed, self.group, self.scales_and_zeros)
         else:
             y = F.linear(flat, self._unpacked())
-        return finished(y, self.bias, x.shape)
+        return add_bias_and_reshape(y, self.bias, x.shape)
 
     def _unpacked(self) -> Tensor:
         """W in bfloat16, [out, in]; some rows at a time, to take little memory beside it."""
@@ -147,7 +147,7 @@ def unpack_tinygemm(packed: Tensor) -> Tensor:
 # ---- Triton
 
 
-def triton_takes(weight: PackedWeight, dtype: torch.dtype) -> bool:
+def triton_supports(weight: PackedWeight, dtype: torch.dtype) -> bool:
     """Groups of at least 16 columns, activations in 16 bits."""
     return (
         dtype in (torch.float16, torch.bfloat16)

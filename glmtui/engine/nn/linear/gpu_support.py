@@ -17,7 +17,7 @@ from glmtui.engine.nn.linear import cpm, cuda
 COMPILERS = ("clang", "gcc")  # that Triton looks for where CC is not set
 
 
-def missing(capability: tuple[int, int]) -> dict[str, str]:
+def unavailable_reasons(capability: tuple[int, int]) -> dict[str, str]:
     """Why each kernel is not tried on a GPU of this compute capability; empty where it is."""
     return {
         "tinygemm": _too_old(capability, cuda.TINYGEMM_CAPABILITY),

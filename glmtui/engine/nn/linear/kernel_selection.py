@@ -41,16 +41,16 @@ class Kernel:
 
     Attributes:
         name: for people.
-        takes: whether it is made for such a weight and activations of this dtype.
+        supports: whether it is made for such a weight and activations of this dtype.
         make: the layer; its bias has the dtype of the activations. May raise anything.
     """
 
     name: str
-    takes: Callable[[PackedWeight, torch.dtype], bool]
+    supports: Callable[[PackedWeight, torch.dtype], bool]
     make: Callable[[PackedWeight, Tensor | None, torch.dtype], LinearLayer]
 
 
-PLAIN = Kernel("unpacking", lambda weight, dtype: True, PackedLinear)
+REFERENCE = Kernel("unpacking", lambda weight, dtype: True, PackedLinear)
 
 
 class KernelChoice:
@@ -58,55 +58,60 @@ class KernelChoice:
 
     Args:
         kernels: to be tried.
-        wanted: taken before all others wherever it is right, though it were slower.
+        preferred: taken before all others wherever it is right, though it were slower.
         clock: that kernels are timed by; `gpu_seconds` unless told otherwise.
-        time_plain: whether the plain layer is taken too where it is the fastest.
+        time_reference: whether the plain layer is taken too where it is the fastest.
 
     Attributes:
-        used: names of those chosen so far.
-        refused: what was tried and is not used, each with its reason.
+        selected: names of those chosen so far.
+        rejected: what was tried and is not used, each with its reason.
     """
 
     def __init__(
         self,
         kernels: Sequence[Kernel],
         *,
-        wanted: Kernel | None = None,
+        preferred: Kernel | None = None,
         clock: Clock | None = None,
-        time_plain: bool = True,
+        time_reference: bool = True,
     ) -> None:
         self._kernels = kernels
-        self._wanted = wanted
+        self._preferred = preferred
         self._clock = clock or gpu_seconds
-        self._time_plain = time_plain
+        self._time_plain = time_reference
         self._chosen: dict[tuple[object, ...], Kernel] = {}
         self._broken: set[str] = set()  # raised when asked whether they take a weight
-        self.used: set[str] = set()
-        self.refused: dict[str, str] = {}
+        self.selected: set[str] = set()
+        self.rejected: dict[str, str] = {}
 
-    def linear(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
+    def make_layer(
+        self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype
+    ) -> LinearLayer:
         """The layer for a weight without `order`, by the kernel that is best for its kind."""
         # layers of one packing may differ in whom their shape suits
-        known = self._kernels if self._wanted is None else (self._wanted, *self._kernels)
-        takers = tuple(kernel.name for kernel in known if self._takes(kernel, weight, dtype))
+        known = self._kernels if self._preferred is None else (self._preferred, *self._kernels)
+        takers = tuple(kernel.name for kernel in known if self._supports(kernel, weight, dtype))
         kind = (weight.kind, weight.zero is None, dtype, weight.q.device, takers)
         if kind not in self._chosen:
             self._chosen[kind] = self._best(weight, bias, dtype)
         kernel = self._chosen[kind]
-        self.used.add(kernel.name)
+        self.selected.add(kernel.name)
         return kernel.make(weight, bias, dtype)
 
     def _best(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> Kernel:
-        if self._wanted is not None and self._tried(self._wanted, weight, bias, dtype) is not None:
-            return self._wanted
+        if (
+            self._preferred is not None
+            and self._tried(self._preferred, weight, bias, dtype) is not None
+        ):
+            return self._preferred
         seconds = {}
         if self._time_plain:
-            seconds[PLAIN] = self._seconds(PLAIN.make(weight, bias, dtype), weight, dtype)
+            seconds[REFERENCE] = self._seconds(REFERENCE.make(weight, bias, dtype), weight, dtype)
         for kernel in self._kernels:
             taken = self._tried(kernel, weight, bias, dtype)
             if taken is not None:
                 seconds[kernel] = taken
-        best = min(seconds, key=lambda kernel: seconds[kernel], default=PLAIN)
+        best = min(seconds, key=lambda kernel: seconds[kernel], default=REFERENCE)
         measured = ", ".join(f"{each.name} {1e6 * s:.0f} us" for each, s in seconds.items())
         logger.info("%s in %s: %s of %s", weight.kind, dtype, best.name, measured)
         return best
@@ -115,11 +120,11 @@ class KernelChoice:
         self, kernel: Kernel, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype
     ) -> float | None:
         """Seconds that it takes for one token; None where it is not to be used."""
-        if not self._takes(kernel, weight, dtype):
+        if not self._supports(kernel, weight, dtype):
             return None
         try:
             layer = kernel.make(weight, bias, dtype)
-            problem = wrong(layer, weight, bias, dtype)
+            problem = find_mismatch(layer, weight, bias, dtype)
             if not problem:
                 return self._seconds(layer, weight, dtype)
         except torch.OutOfMemoryError:
@@ -129,12 +134,12 @@ class KernelChoice:
         self._refuse(kernel, weight, problem)
         return None
 
-    def _takes(self, kernel: Kernel, weight: PackedWeight, dtype: torch.dtype) -> bool:
+    def _supports(self, kernel: Kernel, weight: PackedWeight, dtype: torch.dtype) -> bool:
         """Whether it is made for such a weight; not if it raises, as an import that fails does."""
         if kernel.name in self._broken:
             return False
         try:
-            return kernel.takes(weight, dtype)
+            return kernel.supports(weight, dtype)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -143,7 +148,7 @@ class KernelChoice:
             return False
 
     def _refuse(self, kernel: Kernel, weight: PackedWeight, why: str) -> None:
-        self.refused[kernel.name] = why
+        self.rejected[kernel.name] = why
         logger.warning("%s is not used for %s: %s", kernel.name, weight.kind, why)
 
     def _seconds(self, layer: LinearLayer, weight: PackedWeight, dtype: torch.dtype) -> float:
@@ -154,7 +159,9 @@ class KernelChoice:
 
 
 @torch.inference_mode()
-def wrong(layer: LinearLayer, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> str:
+def find_mismatch(
+    layer: LinearLayer, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype
+) -> str:
     """What is wrong with the products of a layer, in words; empty if they are right."""
     rows = weight.shape[0]
     cuts = [slice(0, min(rows, PROOF_ROWS))]

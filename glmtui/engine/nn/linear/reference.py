@@ -66,7 +66,7 @@ class ReorderedLinear(LinearLayer):
         return y
 
 
-def finished(y: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
+def add_bias_and_reshape(y: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
     """Adds the bias and gives back the leading dimensions of the input."""
     if bias is not None:
         y = y + bias

@@ -42,9 +42,9 @@ HEADERS = (
     "numbers512.h",
     "tiles.h",
 )
-FEW = 8  # tokens that are multiplied with a weight as it is packed; for more it is unpacked
+FEW_TOKENS = 8  # tokens that are multiplied with a weight as it is packed; for more it is unpacked
 FLAGS = (
-    *("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", f"-DFEW={FEW}"),
+    *("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", f"-DFEW={FEW_TOKENS}"),
     *("-mavx2", "-mfma", "-mf16c"),
 )
 LINKING = ("-shared", "-fopenmp", "-lm")
@@ -86,7 +86,7 @@ class CannotBuild(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
+class BuildResult:
     """What came of compiling.
 
     Attributes:
@@ -101,7 +101,7 @@ class Built:
 
 
 @functools.cache
-def built() -> Built:
+def build_kernels() -> BuildResult:
     """The kernels of this process; compiled if no earlier process did.
 
     Raises:
@@ -112,11 +112,11 @@ def built() -> Built:
         library = _loaded(names)
     except (CannotBuild, OSError) as error:
         logger.info("there are no compiled kernels: %s", error)
-        return Built(None, problem=str(error))
+        return BuildResult(None, problem=str(error))
     isa = list(PARTS)[library.use_isa(len(names) - 1)]
     if isa != names[-1]:
         logger.warning("%s failed its trial on this processor; %s is used", names[-1], isa)
-    return Built(library, isa)
+    return BuildResult(library, isa)
 
 
 def _instruction_sets() -> list[str]:

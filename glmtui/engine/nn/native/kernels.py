@@ -1,7 +1,7 @@
 """The compiled kernels as functions of tensors, which are contiguous and on a CPU.
 
-Callers ask `available` first. Of up to FEW tokens a token's result is the same to the last bit,
-whatever is computed beside it. As many threads work as torch would use.
+Callers ask `available` first. Of up to FEW_TOKENS tokens a token's result is the same to the last
+bit, whatever is computed beside it. As many threads work as torch would use.
 """
 
 from __future__ import annotations
@@ -15,26 +15,34 @@ import torch
 from torch import Tensor
 
 from glmtui.engine.nn.cpu_dtype import product_dtype
-from glmtui.engine.nn.native.build import FEW, built
-from glmtui.engine.nn.native.library import CDecoder, CLayer, CLinear, CStep, at, done, library
+from glmtui.engine.nn.native.build import FEW_TOKENS, build_kernels
+from glmtui.engine.nn.native.library import (
+    CDecoder,
+    CLayer,
+    CLinear,
+    CStep,
+    check_status,
+    library,
+    pointer,
+)
 from glmtui.engine.nn.packed_weight import PackedWeight
 
 HALVES = (torch.float16, torch.bfloat16)
 LARGEST_HEAD = 256  # see attention.h
 
 
-def suit(tokens: int) -> bool:
+def is_fastest_for(tokens: int) -> bool:
     """Whether the kernels are the fastest there is for so many tokens at once."""
-    if tokens <= FEW or product_dtype() == torch.float32:  # as the kernels multiply
+    if tokens <= FEW_TOKENS or product_dtype() == torch.float32:  # as the kernels multiply
         return True
-    return built().isa == "amx"
+    return build_kernels().isa == "amx"
 
 
 class NativeWeight:
     """A weight, [out, in], and its bias as the kernels read them, in the memory they lie in.
 
     Args:
-        weight: one that `reads` is true for.
+        weight: one that `supports_weight` is true for.
         bias: bfloat16 [out].
     """
 
@@ -44,10 +52,15 @@ class NativeWeight:
         self.shape = weight.shape
         rows, columns = weight.shape
         if isinstance(weight, PackedWeight):
-            pointers = (at(weight.q), at(weight.scale), at(weight.zero), at(bias))
+            pointers = (
+                pointer(weight.q),
+                pointer(weight.scale),
+                pointer(weight.zero),
+                pointer(bias),
+            )
             kind = (weight.group, weight.bits, False)
         else:
-            pointers = (at(weight), None, None, at(bias))
+            pointers = (pointer(weight), None, None, pointer(bias))
             kind = (columns, 16, weight.dtype == torch.bfloat16)
         self.struct = CLinear(*pointers, rows, columns, *kind)
         self._address = ctypes.addressof(self.struct)
@@ -66,7 +79,7 @@ class NativeWeight:
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], rows)
         tokens, threads = x.numel() // columns, torch.get_num_threads()
-        done(library().linear(y.data_ptr(), x.data_ptr(), self._address, tokens, threads))
+        check_status(library().linear(y.data_ptr(), x.data_ptr(), self._address, tokens, threads))
         return y
 
     def whole(self, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
@@ -76,11 +89,13 @@ class NativeWeight:
         first, last, _ = rows.indices(self.shape[0])
         whole = torch.empty(last - first, self.shape[1], dtype=dtype)
         threads, as_bf16 = torch.get_num_threads(), dtype == torch.bfloat16
-        done(library().unpack(whole.data_ptr(), self._address, first, last, as_bf16, threads))
+        check_status(
+            library().unpack(whole.data_ptr(), self._address, first, last, as_bf16, threads)
+        )
         return whole
 
 
-def reads(weight: Tensor | PackedWeight) -> bool:
+def supports_weight(weight: Tensor | PackedWeight) -> bool:
     """Whether the kernels know how a weight is packed."""
     columns = weight.shape[1]
     if isinstance(weight, Tensor):
@@ -107,7 +122,7 @@ class DecoderStep:
     Args:
         embedding: [vocab, hidden].
         norm: float32 [hidden], before the head.
-        heads, kv_heads, size: of the attention; `takes` the size of a head.
+        heads, kv_heads, size: of the attention; `supports_head_size` the size of a head.
         halves: whether heads turn as in `layers.rotate_halves`, else as in `rotate_pairs`.
     """
 
@@ -129,8 +144,8 @@ class DecoderStep:
         self._layers = (CLayer * len(layers))(
             *(
                 CLayer(
-                    at(layer.attention_norm),
-                    at(layer.mlp_norm),
+                    pointer(layer.attention_norm),
+                    pointer(layer.mlp_norm),
                     *(w.struct for w in (layer.qkv, layer.out, layer.gate_up, layer.down)),
                 )
                 for layer in layers
@@ -138,7 +153,7 @@ class DecoderStep:
         )
         self._struct = CDecoder(
             layers=ctypes.addressof(self._layers),
-            norm=at(norm),
+            norm=pointer(norm),
             embedding=embedding.struct,
             head=head.struct,
             depth=len(layers),
@@ -152,7 +167,7 @@ class DecoderStep:
         )
 
     @staticmethod
-    def takes(head_size: int) -> bool:
+    def supports_head_size(head_size: int) -> bool:
         return head_size % 32 == 0 and head_size <= LARGEST_HEAD
 
     def __call__(
@@ -182,16 +197,16 @@ class DecoderStep:
         tokens, ids = ids.shape[0], ids.contiguous()
         logits = torch.empty(1 if last_only else tokens, self._vocab)
         room, threads = keys[0].shape[2], torch.get_num_threads()
-        step = CStep(at(cos), at(sin), tokens, room, offset, threads)
+        step = CStep(pointer(cos), pointer(sin), tokens, room, offset, threads)
         pointers = c_void_p * len(keys)
-        done(
+        check_status(
             library().prenorm_step(
                 logits.data_ptr(),
                 ids.data_ptr(),
                 ctypes.addressof(self._struct),
                 ctypes.addressof(step),
-                pointers(*map(at, keys)),
-                pointers(*map(at, values)),
+                pointers(*map(pointer, keys)),
+                pointers(*map(pointer, values)),
                 last_only,
             )
         )

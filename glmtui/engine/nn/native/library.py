@@ -11,7 +11,7 @@ from ctypes import c_float, c_int, c_int32, c_int64, c_long, c_void_p
 
 from torch import Tensor
 
-from glmtui.engine.nn.native.build import built
+from glmtui.engine.nn.native.build import build_kernels
 
 REFUSED = -2  # see linear.h
 
@@ -19,13 +19,13 @@ REFUSED = -2  # see linear.h
 @functools.cache
 def available() -> bool:
     """Whether there are kernels on this machine; they are compiled if need be."""
-    return built().library is not None
+    return build_kernels().library is not None
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
     """Only where `available`."""
-    found = built().library
+    found = build_kernels().library
     assert found is not None, "available() was not asked"
     found.linear.argtypes = [c_void_p, c_void_p, c_void_p, c_long, c_int]
     found.unpack.argtypes = [c_void_p, c_void_p, c_long, c_long, c_int, c_int]
@@ -68,12 +68,12 @@ class CStep(ctypes.Structure):
     )
 
 
-def at(tensor: Tensor | None) -> int | None:
+def pointer(tensor: Tensor | None) -> int | None:
     """Where a tensor's numbers begin; None is no pointer."""
     return None if tensor is None else tensor.data_ptr()
 
 
-def done(result: int) -> None:
+def check_status(result: int) -> None:
     """Looks at what a kernel returned.
 
     Raises:

@@ -7,18 +7,18 @@ import ctypes
 import torch
 from torch import Tensor
 
-from glmtui.engine.nn.native.library import CLinear, at, available, done, library
+from glmtui.engine.nn.native.library import CLinear, available, check_status, library, pointer
 
 KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
-def rounds(weight: Tensor, group: int) -> bool:
-    """Whether `round_into` takes a weight, [out, in], in such groups of columns."""
+def can_quantize(weight: Tensor, group: int) -> bool:
+    """Whether `quantize_into` takes a weight, [out, in], in such groups of columns."""
     here = weight.device.type == "cpu" and weight.is_contiguous()
     return here and weight.dtype in KINDS and group % 8 == 0 and available()
 
 
-def round_into(
+def quantize_into(
     q: Tensor, scale: Tensor, zero: Tensor | None, weight: Tensor, least_scale: float
 ) -> None:
     """Fills what `quant.PackedWeight` is made of, as `quant.quantize` describes.
@@ -30,6 +30,17 @@ def round_into(
     """
     rows, columns = weight.shape
     bits = 8 if zero is None else 4
-    to = CLinear(at(q), at(scale), at(zero), None, rows, columns, columns // scale.shape[1], bits)
+    to = CLinear(
+        pointer(q),
+        pointer(scale),
+        pointer(zero),
+        None,
+        rows,
+        columns,
+        columns // scale.shape[1],
+        bits,
+    )
     kind, threads = KINDS[weight.dtype], torch.get_num_threads()
-    done(library().quantize(ctypes.byref(to), weight.data_ptr(), least_scale, kind, threads))
+    check_status(
+        library().quantize(ctypes.byref(to), weight.data_ptr(), least_scale, kind, threads)
+    )
