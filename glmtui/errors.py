@@ -24,7 +24,7 @@ They are raised at the place that knows the cause, and caught in three: the comm
 engine thread's loop, and the app's handler of failed requests. Nothing here knows who shows them.
 """
 
-from glmtui.net.addresses import without_credentials
+from glmtui.net.addresses import redact_credentials
 
 
 class GlmtuiError(Exception):
@@ -36,8 +36,8 @@ class GlmtuiError(Exception):
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        self.message = without_credentials(message)
-        self.hint = without_credentials(hint)
+        self.message = redact_credentials(message)
+        self.hint = redact_credentials(hint)
         super().__init__(self.message)
 
     def __str__(self) -> str:

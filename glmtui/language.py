@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parent / "locale"
 _catalogue = gettext.NullTranslations()
 
 
-def speak(language: str) -> str:
+def set_language(language: str) -> str:
     """Sets the language for the whole process: "en", "zh", or "auto" for the locale's.
 
     Returns:

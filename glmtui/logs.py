@@ -18,31 +18,31 @@ from pathlib import Path
 from glmtui import __version__
 from glmtui.errors import GlmtuiError
 from glmtui.language import _
-from glmtui.net.addresses import without_credentials
+from glmtui.net.addresses import redact_credentials
 from glmtui.system import paths
 from glmtui.system.durable_files import make_private_folder
 
-LOG_BYTES = 1_000_000  # a log that is longer begins anew; the old one is kept beside it
-LOOK_SECONDS = 10.0  # between looks at what libraries have written
+MAX_LOG_BYTES = 1_000_000  # a log that is longer begins anew; the old one is kept beside it
+ROTATION_CHECK_SECONDS = 10.0  # between looks at what libraries have written
 JOIN_SECONDS = 1.0  # the log's disk may hang
 
 
 def open_log(log: Path) -> int:
     """A descriptor to append to a log with. Raises OSError where it cannot be written."""
     make_private_folder(log.parent)
-    if log.exists() and log.stat().st_size > LOG_BYTES:
+    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
         log.replace(log.with_suffix(".old.log"))
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(log, flags, 0o600)
 
 
-def renew(log: Path, *descriptors: int) -> None:
+def rotate_if_large(log: Path, *descriptors: int) -> None:
     """Has descriptors that lead to a log that is too long lead to a new one of that name.
 
     Nothing is lost, and any thread may call it. Where another program has put the long one away
     already, they join it in its new one. Raises OSError.
     """
-    if os.fstat(descriptors[0]).st_size <= LOG_BYTES:
+    if os.fstat(descriptors[0]).st_size <= MAX_LOG_BYTES:
         return
     fresh = open_log(log)
     for descriptor in descriptors:
@@ -51,14 +51,14 @@ def renew(log: Path, *descriptors: int) -> None:
 
 
 @contextmanager
-def kept_short(log: Path, *descriptors: int) -> Iterator[None]:
+def log_rotation(log: Path, *descriptors: int) -> Iterator[None]:
     """Meanwhile the log is renewed soon after it has grown too long, whoever writes to it."""
     ended = threading.Event()
 
     def look() -> None:
-        while not ended.wait(LOOK_SECONDS):
+        while not ended.wait(ROTATION_CHECK_SECONDS):
             with suppress(OSError):  # the long one goes on
-                renew(log, *descriptors)
+                rotate_if_large(log, *descriptors)
 
     thread = threading.Thread(target=look, name="glmtui-log", daemon=True)
     thread.start()
@@ -70,7 +70,7 @@ def kept_short(log: Path, *descriptors: int) -> Iterator[None]:
 
 
 @contextmanager
-def warnings_to(descriptor: int) -> Iterator[None]:
+def log_warnings_to(descriptor: int) -> Iterator[None]:
     """Meanwhile, what any part of the program warns of is written to this descriptor."""
     with open(descriptor, "a", encoding="utf-8", errors="replace", closefd=False) as file:
         handler = logging.StreamHandler(file)
@@ -85,22 +85,22 @@ def warnings_to(descriptor: int) -> Iterator[None]:
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return without_credentials(super().format(record))
+        return redact_credentials(super().format(record))
 
 
-def append(log: Path, text: str) -> None:
+def append_to_log(log: Path, text: str) -> None:
     """Adds text to a log, without passwords of addresses. Raises OSError."""
     with os.fdopen(open_log(log), "a", encoding="utf-8", errors="replace") as file:
-        file.write(without_credentials(text))
+        file.write(redact_credentials(text))
 
 
-def unexpected(error: BaseException) -> GlmtuiError:
+def log_unexpected(error: BaseException) -> GlmtuiError:
     """The error in a line; its traceback goes to a log file."""
     log = paths.state_dir() / "crash.log"
     what = _("unexpected {kind}: {error}").format(kind=type(error).__name__, error=error)
     try:
         head = f"glmtui {__version__}, {datetime.now():%Y-%m-%d %H:%M:%S}\n"
-        append(log, head + "".join(traceback.format_exception(error)) + "\n")
+        append_to_log(log, head + "".join(traceback.format_exception(error)) + "\n")
     except OSError:
         return GlmtuiError(what, _("The details could not be written to {log}.").format(log=log))
     return GlmtuiError(what, _("The details are in {log}.").format(log=log))

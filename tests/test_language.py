@@ -20,7 +20,7 @@ from rich.cells import cell_len
 
 from glmtui import errors, language
 from glmtui.commands import COMMANDS
-from glmtui.language import LANGUAGES, N_, _, ngettext, speak
+from glmtui.language import LANGUAGES, N_, _, ngettext, set_language
 from support import catalogue
 from support.app_pilot import SERVER, folders, running
 from support.fake_engine import FakeEngine
@@ -32,9 +32,9 @@ OTHERS = LANGUAGES[1:]
 
 @pytest.fixture
 def chinese() -> Iterator[None]:
-    assert speak("zh") == "zh"
+    assert set_language("zh") == "zh"
     yield
-    speak("en")
+    set_language("en")
 
 
 def words(message: Message) -> list[str]:
@@ -142,9 +142,9 @@ def test_which_language_is_spoken(
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    assert speak(asked) == spoken
+    assert set_language(asked) == spoken
     assert _("Quit") == ("退出" if spoken == "zh" else "Quit")
-    speak("en")
+    set_language("en")
 
 
 @pytest.mark.usefixtures("chinese")

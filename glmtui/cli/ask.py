@@ -21,7 +21,7 @@ from glmtui.engine.catalog import resolver
 from glmtui.engine.open_model import open_model
 from glmtui.errors import GlmtuiError, UsageError
 from glmtui.language import _
-from glmtui.sanitize import VisibleStream
+from glmtui.sanitize import StreamSanitizer
 from glmtui.system.text_encoding import UnknownEncoding, decode_text
 
 
@@ -157,7 +157,7 @@ class _Printer:
 
     def __init__(self, line: ProgressLine, *, clean: bool) -> None:
         self._line = line
-        self._cleaner = VisibleStream() if clean else None
+        self._cleaner = StreamSanitizer() if clean else None
         self._last = ""
 
     def add(self, piece: str) -> None:
@@ -165,7 +165,7 @@ class _Printer:
 
     def end(self) -> None:
         """The last of the text, and a line end where it has none."""
-        rest = self._cleaner.end() if self._cleaner else ""
+        rest = self._cleaner.flush() if self._cleaner else ""
         last = rest or self._last
         self._write(rest + ("\n" if last and not last.endswith("\n") else ""))
 

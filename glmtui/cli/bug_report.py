@@ -22,9 +22,9 @@ from glmtui.cli.doctor import Finding
 from glmtui.config import SETTINGS, Settings
 from glmtui.errors import StoreError
 from glmtui.language import _
-from glmtui.net.addresses import without_credentials
+from glmtui.net.addresses import redact_credentials
 from glmtui.system import paths
-from glmtui.system.durable_files import create_file, utf8
+from glmtui.system.durable_files import create_file, encode_utf8
 
 LOG_BYTES = 64_000  # of the end of each log
 LIBRARIES = ("textual", "torch", "transformers", "tokenizers", "safetensors", "httpx")
@@ -54,7 +54,7 @@ def write(path: Path, findings: Iterable[Finding], settings: Settings) -> None:
         parts += [f"== {log.name}", _end_of(log)]
     text = redacted("\n".join(parts) + "\n")
     try:
-        create_file(path, utf8(text))
+        create_file(path, encode_utf8(text))
     except OSError as error:
         raise StoreError(
             _("cannot write {path}: {reason}").format(path=path, reason=error.strerror)
@@ -65,7 +65,7 @@ def redacted(text: str, environ: Mapping[str, str] = os.environ) -> str:
     """`text` without keys, hosts, addresses, the home folder and the user's name."""
     for value in sorted(_secrets(environ), key=len, reverse=True):
         text = text.replace(value, "[key]")
-    text = _KEYS.sub("[key]", without_credentials(text))
+    text = _KEYS.sub("[key]", redact_credentials(text))
     text = _HOST_OF_URL.sub(r"\1[host]", text)
     text = _ADDRESS.sub("[address]", text)
     text = text.replace(str(Path.home()), "~")

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, TextIO
 from glmtui import __version__
 from glmtui.cli import bench
 from glmtui.errors import ConfigError, GlmtuiError, StoreError, UsageError
-from glmtui.language import _, speak
-from glmtui.net.addresses import without_credentials
+from glmtui.language import _, set_language
+from glmtui.net.addresses import redact_credentials
 from glmtui.system import paths
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     # A locale that lacks a character shows "?" in its place.
     for stream in (sys.stdout, sys.stderr):
         _reconfigure(stream, errors="replace")
-    paths.keep_from_others()
-    speak("auto")  # for what is wrong before the settings say another language
+    paths.restrict_umask()
+    set_language("auto")  # for what is wrong before the settings say another language
     try:
         args = _parse(argv)
         if args.command:  # the app has its own place for warnings
@@ -53,9 +53,9 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except BaseException as error:  # a panic in a Rust library is no Exception
-        from glmtui.logs import unexpected
+        from glmtui.logs import log_unexpected
 
-        _complain(unexpected(error))
+        _complain(log_unexpected(error))
         return 1
     return code
 
@@ -180,7 +180,7 @@ def _settings(args: Namespace) -> tuple[Settings, list[ConfigError]]:
     if getattr(args, "system", None) is not None:
         overrides["system_prompt"] = args.system
     settings, problems = config.load(args.config, overrides=overrides)
-    speak(settings.language)
+    set_language(settings.language)
     return settings, problems
 
 
@@ -280,7 +280,7 @@ def _list(args: Namespace) -> int:
 
 def _export(args: Namespace) -> int:
     from glmtui.store import dumps, to_markdown
-    from glmtui.system.durable_files import replace_file, utf8
+    from glmtui.system.durable_files import encode_utf8, replace_file
 
     conversation = _store(args).load(args.id)
     ending = args.file.suffix[1:] if args.file else ""
@@ -293,7 +293,7 @@ def _export(args: Namespace) -> int:
         _print(text.rstrip("\n"))
     else:
         try:
-            replace_file(args.file, utf8(text))
+            replace_file(args.file, encode_utf8(text))
         except OSError as error:
             raise StoreError(
                 _("cannot write {path}: {reason}").format(path=args.file, reason=error.strerror)
@@ -323,7 +323,7 @@ def _config(args: Namespace) -> int:
             _print(f"# {row.variable} in the environment overrides {row.dotted}")
     if path.exists():
         with contextlib.suppress(OSError):  # `problems` says so
-            _print(without_credentials(f"# {path}\n{path.read_text('utf-8', 'replace').rstrip()}"))
+            _print(redact_credentials(f"# {path}\n{path.read_text('utf-8', 'replace').rstrip()}"))
     else:
         _print(f"# {path} is not there yet. It could say:")
         _print(f"\n{example.example_toml().rstrip()}")
@@ -365,16 +365,16 @@ def _store(args: Namespace) -> Store:
 
 def _print(text: str) -> None:
     """Prints to stdout; to a terminal only what is safe for one."""
-    from glmtui.sanitize import visible
+    from glmtui.sanitize import sanitize
 
-    print(visible(text) if _is_terminal(sys.stdout) else text, flush=True)
+    print(sanitize(text) if _is_terminal(sys.stdout) else text, flush=True)
 
 
 def _complain(error: GlmtuiError) -> None:
-    from glmtui.sanitize import visible
+    from glmtui.sanitize import sanitize
 
     hint = f"\n  {error.hint}" if error.hint else ""
-    print(visible(f"glmtui: {error.message}{hint}"), file=sys.stderr)
+    print(sanitize(f"glmtui: {error.message}{hint}"), file=sys.stderr)
 
 
 def _show_warnings() -> None:

@@ -24,10 +24,10 @@ from glmtui.engine.catalog import resolver
 from glmtui.engine.hardware import machine as device
 from glmtui.engine.nn.native.build import NO_COMPILER, BuildResult, build_kernels
 from glmtui.errors import ConfigError, GlmtuiError
-from glmtui.net.addresses import shown_address, shown_name
+from glmtui.net.addresses import redact_if_url, redact_url
 from glmtui.system import paths
 from glmtui.system.programs import SAFE_FOLDER
-from glmtui.system.terminfo import can_place_cursor
+from glmtui.system.terminfo import can_move_cursor
 
 PROBE_SECONDS = 120
 PROBE = """\
@@ -196,7 +196,7 @@ def _terminal(environ: Mapping[str, str]) -> Iterator[Finding]:
     term = environ.get("TERM", "")
     if not sys.stdout.isatty():
         yield Finding("ok", "terminal", "not looked at, as stdout is not one")
-    elif not can_place_cursor(environ):
+    elif not can_move_cursor(environ):
         yield Finding(
             "warn",
             "terminal",
@@ -272,7 +272,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
     except GlmtuiError as error:
         yield Finding("warn", "model", error.message, error.hint)
     else:
-        yield Finding("ok", "model", f"{shown_name(ref)} is the one that opens")
+        yield Finding("ok", "model", f"{redact_if_url(ref)} is the one that opens")
 
 
 def _config(
@@ -287,4 +287,4 @@ def _config(
             what = f"{name}: the environment variable {server.key_env} is not set"
             yield Finding("warn", "server", what, f"export {server.key_env} with its API key in it")
         else:
-            yield Finding("ok", "server", f"{name} at {shown_address(server.url)} (not called)")
+            yield Finding("ok", "server", f"{name} at {redact_url(server.url)} (not called)")

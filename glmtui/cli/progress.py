@@ -13,8 +13,8 @@ import time
 from rich.cells import set_cell_size
 
 from glmtui.engine.api import Progress
-from glmtui.sanitize import one_line
-from glmtui.system.terminfo import can_place_cursor
+from glmtui.sanitize import sanitize_line
+from glmtui.system.terminfo import can_move_cursor
 
 ERASE = "\r\x1b[K"
 SHOW_SECONDS = 0.1
@@ -26,7 +26,7 @@ class ProgressLine:
 
     def __init__(self) -> None:
         self._on = sys.stderr.isatty()
-        self._stays = self._on and not can_place_cursor()
+        self._stays = self._on and not can_move_cursor()
         self._line_at = time.monotonic()  # when the last line that stays was written
         self._what = ""
         self._began = 0.0
@@ -59,7 +59,7 @@ class ProgressLine:
             self._add(text)
         elif self._on:
             room = shutil.get_terminal_size().columns - 1
-            sys.stderr.write(ERASE + set_cell_size(one_line(text), room).rstrip())
+            sys.stderr.write(ERASE + set_cell_size(sanitize_line(text), room).rstrip())
             sys.stderr.flush()
 
     def erase(self) -> None:
@@ -72,7 +72,7 @@ class ProgressLine:
         now = time.monotonic()
         if now - self._line_at >= LINE_SECONDS:
             self._line_at = now
-            sys.stderr.write(one_line(text) + "\n")
+            sys.stderr.write(sanitize_line(text) + "\n")
             sys.stderr.flush()
 
 

@@ -19,8 +19,8 @@ from glmtui.engine.tokenization.chat_template import (
     TEMPLATE_FILE,
     read_chat_template,
 )
-from glmtui.net.addresses import shown_address, shown_name
-from glmtui.sanitize import one_line
+from glmtui.net.addresses import redact_if_url, redact_url
+from glmtui.sanitize import sanitize_line
 from glmtui.store import Summary
 
 GAP = "  "
@@ -35,7 +35,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int, elasti
         head: the columns' names; one that starts with a space is set to the right.
         elastic: the column that is cut, with an ellipsis, where a line would be too long.
     """
-    lines = [[one_line(cell) for cell in row] for row in (head, *rows)]
+    lines = [[sanitize_line(cell) for cell in row] for row in (head, *rows)]
     widths = [max(cell_len(line[i]) for line in lines) for i in range(len(head))]
     over = sum(widths) + len(GAP) * (len(widths) - 1) - width
     if over > 0:
@@ -80,7 +80,7 @@ def conversations(summaries: Sequence[Summary], width: int) -> str:
             s.id,
             _when(s.updated),
             str(s.message_count),
-            shown_name(s.model) or "-",
+            redact_if_url(s.model) or "-",
             s.title or "(no title)",
         )
         for s in summaries
@@ -155,7 +155,7 @@ def _fitting(model: KnownModel, machine: Snapshot) -> str:
 def servers(named: Mapping[str, Server], width: int) -> str:
     """A table of the servers in the settings."""
     rows = [
-        (name, server.model or "(its first)", shown_address(server.url))
+        (name, server.model or "(its first)", redact_url(server.url))
         for name, server in named.items()
     ]
     return table(("SERVER", "MODEL", "ADDRESS"), rows, width, elastic=2)

@@ -20,7 +20,7 @@ from glmtui.config.schema import unknown
 from glmtui.errors import ConfigError, UsageError
 from glmtui.language import _
 from glmtui.system import paths
-from glmtui.system.durable_files import make_private_folder, replace_file, utf8
+from glmtui.system.durable_files import encode_utf8, make_private_folder, replace_file
 
 BUILT_IN: Mapping[str, SamplingParams] = {
     "precise": SamplingParams(temperature=0.2, top_p=0.7, do_sample=True),
@@ -81,7 +81,7 @@ def save(name: str, params: SamplingParams, path: Path | None = None) -> Path:
     tables = {n: {k: v for k, v in asdict(p).items() if v is not None} for n, p in own.items()}
     try:
         make_private_folder(path.parent)
-        replace_file(path, utf8(tomli_w.dumps(tables)))
+        replace_file(path, encode_utf8(tomli_w.dumps(tables)))
     except OSError as error:
         raise ConfigError(
             _("{path} cannot be written: {cause}").format(path=path, cause=error.strerror)

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, get_args, get_type_hints
 
 from glmtui.errors import ConfigError
 from glmtui.language import _
-from glmtui.net.addresses import shown_address
+from glmtui.net.addresses import redact_url
 
 Value: TypeAlias = str | int | float | bool | None
 
@@ -112,7 +112,7 @@ class Setting:
         if same and isinstance(held, str | int | float) and self._allows(held):
             return held
         if isinstance(value, str) and ("://" in value or "@" in value):
-            value = shown_address(value)  # mistyped, and perhaps with a password
+            value = redact_url(value)  # mistyped, and perhaps with a password
         shown = json.dumps(value, ensure_ascii=False, default=str)
         shown = shown if len(shown) <= 60 else shown[:59] + "…"
         near = difflib.get_close_matches(str(value), self.choices, n=1)

@@ -1,7 +1,7 @@
 """Network addresses: what of a URL may be shown or stored, and which hosts are this machine.
 
 A URL can hold a password (``http://user:password@host``) or a key (``?api_key=...``). Everything
-that prints, logs or stores a URL takes it through `shown_address` first. Knows no HTTP.
+that prints, logs or stores a URL takes it through `redact_url` first. Knows no HTTP.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
@@ -23,38 +23,38 @@ _TRAILING = ".,;:!?)]"
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE)
 
 
-def is_address(text: str) -> bool:
+def is_server_url(text: str) -> bool:
     """Whether a name that stands for a model is the URL of a server."""
     return text.strip().lower().startswith(SCHEMES)
 
 
-def shown_address(url: str) -> str:
+def redact_url(url: str) -> str:
     """`url` on one line, as it may be shown or stored: without user, password, query and fragment.
 
     A mistyped URL is cut harder, so that it does not show its password either: a path with an "@"
     is left out, and of what is no sound URL all before the last "@" and after a "?" or "#".
     """
     url = url.strip()
-    parts = split_address(url)
+    parts = parse_http_url(url)
     if parts is not None:
         host = parts.netloc.rpartition("@")[2]
         # an "@" there may be the end of a password with a "/" in it
         path = "/…" if "@" in parts.path else parts.path
-        return one_line(f"{parts.scheme}://{host}{path}")
+        return sanitize_line(f"{parts.scheme}://{host}{path}")
     scheme, separator, rest = url.partition("://")
     if not separator or not _SCHEME.fullmatch(scheme):
         scheme, separator, rest = "", "", url
     rest = re.split(r"[?#]", rest.rpartition("@")[2], maxsplit=1)[0]
-    return one_line(f"{scheme}{separator}{rest}")
+    return sanitize_line(f"{scheme}{separator}{rest}")
 
 
-def shown_name(name: str) -> str:
-    """The name of a model, as it may be shown or stored; of a URL, `shown_address`."""
-    return shown_address(name) if "://" in name else name
+def redact_if_url(name: str) -> str:
+    """The name of a model, as it may be shown or stored; of a URL, `redact_url`."""
+    return redact_url(name) if "://" in name else name
 
 
-def without_credentials(text: str) -> str:
-    """`text` with each URL in it as `shown_address` has it: for messages of libraries."""
+def redact_credentials(text: str) -> str:
+    """`text` with each URL in it as `redact_url` has it: for messages of libraries."""
     return _IN_TEXT.sub(_shown_in_text, text) if "://" in text else text
 
 
@@ -83,7 +83,7 @@ def origin(parts: SplitResult) -> str:
     return f"{parts.scheme}://{name}{'' if parts.port is None else f':{parts.port}'}"
 
 
-def split_address(url: str) -> SplitResult | None:
+def parse_http_url(url: str) -> SplitResult | None:
     """The parts of an http(s) URL with a host and a sound port; None for anything else."""
     try:
         parts = urlsplit(url.strip())
@@ -96,7 +96,7 @@ def split_address(url: str) -> SplitResult | None:
 def _shown_in_text(found: re.Match[str]) -> str:
     url = found.group()
     bare = url.rstrip(_TRAILING)
-    return shown_address(bare) + url[len(bare) :]
+    return redact_url(bare) + url[len(bare) :]
 
 
 def _ip(host: str) -> IPv4Address | IPv6Address | None:

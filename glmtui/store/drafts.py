@@ -12,11 +12,11 @@ from pathlib import Path
 
 from glmtui.store.locks import FolderLocks
 from glmtui.system.durable_files import (
+    encode_utf8,
     make_private_folder,
     read_bounded,
-    remove_if_left_behind,
+    remove_if_stale,
     replace_file,
-    utf8,
 )
 
 MOST_BYTES = 16 * 2**20
@@ -52,7 +52,7 @@ class Drafts:
             path = self._path(conversation_id)
             if text.strip():
                 make_private_folder(self._folder)
-                replace_file(path, utf8(text), synced=False)
+                replace_file(path, encode_utf8(text), synced=False)
             else:
                 path.unlink(missing_ok=True)
         except OSError:
@@ -68,7 +68,7 @@ class Drafts:
         if not conversation_id and not self._new:
             make_private_folder(self._folder)
             for path in list(self._folder.iterdir()):
-                remove_if_left_behind(path)
+                remove_if_stale(path)
             self._new = self._claim()
         return self._folder / (conversation_id or self._new)
 

@@ -56,7 +56,7 @@ from glmtui.chat import (
 )
 from glmtui.errors import CorruptConversation, NewerFormat
 from glmtui.language import _
-from glmtui.net.addresses import shown_name
+from glmtui.net.addresses import redact_if_url
 from glmtui.store.values import Table, numbers_of, one_of, time_of, value_of
 
 FORMAT = 1
@@ -89,7 +89,7 @@ def _tables(conversation: Conversation) -> Table:
         "format": FORMAT,
         "id": conversation.id,
         "title": conversation.title,
-        "model": shown_name(conversation.model),
+        "model": redact_if_url(conversation.model),
         "pinned": conversation.pinned,
         "created": conversation.created.astimezone(timezone.utc),
         "head": None if plain else conversation.head or "",
@@ -118,7 +118,7 @@ def message_table(message: Message, plain: bool) -> dict[str, Any]:
         table["time"] = message.created.astimezone(timezone.utc)
     for key in ("model", "metadata", "finish_reason", "error"):
         if value := getattr(message, key):
-            table[key] = shown_name(value) if key == "model" else value
+            table[key] = redact_if_url(value) if key == "model" else value
     table["content"] = message.content
     if message.stats is not None:
         table["stats"] = _numbers_set(message.stats)
@@ -303,7 +303,7 @@ def from_table(data: Any) -> Conversation:
         id=conversation_id if ID.fullmatch(conversation_id) else fresh_id(),
         created=created,
         title=value_of(data, "title", str, "") or next(filter(None, titles), ""),
-        model=shown_name(value_of(data, "model", str, "")),
+        model=redact_if_url(value_of(data, "model", str, "")),
         pinned=data.get("pinned") is True,
         system=value_of(data, "system", str, None),
         params=numbers_of(SamplingParams, value_of(data, "params", dict, {})),
@@ -360,7 +360,7 @@ def message_of(row: Table, name: str, parent: str | None) -> Message:
         id=name,
         parent=parent,
         created=time_of(row, "time"),
-        model=shown_name(value_of(row, "model", str, "")),
+        model=redact_if_url(value_of(row, "model", str, "")),
         finish_reason=one_of(REASONS, row, "finish_reason") if ended else None,
         stats=None if stats is None else numbers_of(GenerationStats, stats),
         error=value_of(row, "error", str, ""),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtui.store.format import Peek
-from glmtui.system.durable_files import read_bounded, replace_file, utf8
+from glmtui.system.durable_files import encode_utf8, read_bounded, replace_file
 
 NAME = ".index.json"
 VERSION = 2
@@ -61,7 +61,7 @@ class Index:
             return
         data = json.dumps({"version": VERSION, "files": self._seen}, ensure_ascii=False)
         with contextlib.suppress(OSError):  # the folder is not writable
-            replace_file(self._path, utf8(data), synced=False)
+            replace_file(self._path, encode_utf8(data), synced=False)
 
 
 def _key(status: os.stat_result) -> list[int]:

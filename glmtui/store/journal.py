@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 from glmtui.chat import Conversation, Message
 from glmtui.errors import CorruptConversation
 from glmtui.language import _
-from glmtui.net.addresses import shown_name
+from glmtui.net.addresses import redact_if_url
 from glmtui.store.format import message_of, message_table, parse
 from glmtui.system.durable_files import read_bounded, replace_file
 
@@ -189,7 +189,7 @@ def dumps_journal(
     table = {
         "file": digest.hex(),
         "within": within.hex(),
-        "model": shown_name(conversation.model),
+        "model": redact_if_url(conversation.model),
         "head": conversation.head,
         "messages": [message_table(m, plain=False) for m in conversation.messages[start:]],
     }
@@ -237,7 +237,7 @@ def apply_journal(conversation: Conversation, text: str, digest: bytes) -> tuple
         head = conversation.head
     if not isinstance(model, str):
         model = conversation.model
-    model = shown_name(model)
+    model = redact_if_url(model)
     added = replace(conversation, messages=tuple(messages.values()), head=head, model=model)
     return added, unchanged
 

@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from glmtui.system.durable_files import make_private_folder, read_bounded, replace_file, utf8
+from glmtui.system.durable_files import encode_utf8, make_private_folder, read_bounded, replace_file
 
 MOST = 1_000
 """Number of questions that are kept."""
@@ -58,7 +58,7 @@ class QuestionHistory:
             make_private_folder(self._path.parent)
             handle = os.open(self._path, flags, 0o600)
             with os.fdopen(handle, "ab", buffering=0) as file:
-                file.write(utf8(line))
+                file.write(encode_utf8(line))
 
     def _shorten(self, lines: list[bytes]) -> list[bytes]:
         """Rewrites the file with as many of the last lines as fit in `MOST_BYTES`."""

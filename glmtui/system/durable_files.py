@@ -19,9 +19,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-PREFIX = ".glmtui-"
+TEMPORARY_PREFIX = ".glmtui-"
 """Temporary files begin with it, unless their writer asks for another beginning."""
-LEFT_BEHIND_SECONDS = 3600.0
+STALE_SECONDS = 3600.0
 """The age from which a temporary file counts as left by a program that was killed: no write takes
 that long."""
 
@@ -37,12 +37,14 @@ def make_private_folder(folder: Path) -> None:
             sync_folder(part.parent)
 
 
-def utf8(text: str) -> bytes:
+def encode_utf8(text: str) -> bytes:
     """`text` in UTF-8; half a surrogate pair, which has no place there, becomes U+FFFD."""
     return _SURROGATES.sub("\ufffd", text).encode()
 
 
-def replace_file(path: Path, data: bytes, *, prefix: str = PREFIX, synced: bool = True) -> None:
+def replace_file(
+    path: Path, data: bytes, *, prefix: str = TEMPORARY_PREFIX, synced: bool = True
+) -> None:
     """Puts `data` in place of the file, as a whole or not at all.
 
     The new file is written beside the old one as ``<prefix>*.tmp``, for the owner alone (mode
@@ -68,7 +70,7 @@ def create_file(path: Path, data: bytes) -> None:
 
     Raises FileExistsError where the name is taken, by a link to nowhere too.
     """
-    with _written_beside(path, data, PREFIX, synced=True) as temporary:
+    with _written_beside(path, data, TEMPORARY_PREFIX, synced=True) as temporary:
         try:
             path.hardlink_to(temporary)
         except OSError as error:
@@ -94,11 +96,11 @@ def move_file(path: Path, to: Path) -> None:
     sync_folder(path.parent)
 
 
-def remove_if_left_behind(path: Path) -> None:
+def remove_if_stale(path: Path) -> None:
     """Removes a temporary file of `replace_file` whose program was killed, and no other file."""
-    if path.name.startswith(PREFIX) and path.suffix == ".tmp":
+    if path.name.startswith(TEMPORARY_PREFIX) and path.suffix == ".tmp":
         with contextlib.suppress(FileNotFoundError):  # another program was quicker
-            if time.time() - path.lstat().st_mtime > LEFT_BEHIND_SECONDS:
+            if time.time() - path.lstat().st_mtime > STALE_SECONDS:
                 path.unlink()
 
 

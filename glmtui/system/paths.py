@@ -28,7 +28,7 @@ def state_dir() -> Path:
     return _folder("GLMTUI_STATE_DIR", platformdirs.user_state_path("glmtui"))
 
 
-def keep_from_others() -> None:
+def restrict_umask() -> None:
     """Lets no file or folder of this process, or of what it starts, be for others to write.
 
     The umask may allow that; the bit of the group stays as it is, for folders that a group shares.

@@ -27,18 +27,18 @@ def find_program(name: str, path: str | None = None) -> str | None:
     return shutil.which(name, path=os.pathsep.join(filter(os.path.isabs, folders)) or os.devnull)
 
 
-def python_module(name: str) -> list[str]:
+def python_module_command(name: str) -> list[str]:
     """The command that runs a module of this Python; to be started in `SAFE_FOLDER`."""
     safe = ["-P"] if sys.version_info >= (3, 11) else []
     return [sys.executable, *safe, "-m", name]
 
 
-def import_path() -> list[str]:
+def absolute_import_path() -> list[str]:
     """`sys.path` for a child of ours: whole paths, without "", which is the working folder."""
     return [str(Path(folder).absolute()) for folder in sys.path if folder]
 
 
-def drop_working_folder(package: str) -> None:
+def remove_working_folder_from_path(package: str) -> None:
     """Takes the working folder, which `python -m` puts first, off `sys.path`.
 
     It stays where it holds the package itself, which has been imported from there already.
@@ -52,7 +52,7 @@ def drop_working_folder(package: str) -> None:
 
 
 @contextlib.contextmanager
-def standing_in_safe_folder() -> Iterator[None]:
+def chdir_to_safe_folder() -> Iterator[None]:
     """Meanwhile the process stands in `SAFE_FOLDER`: for libraries that start a Python of theirs.
 
     All threads stand there. Raises OSError where the folder it stood in is gone.

@@ -9,7 +9,7 @@ _DUMB = ("", "dumb", "unknown", "emacs", "network", "dialup", "glasstty")
 """Names of terminals that take lines and no more, where no terminfo entry says so."""
 
 
-def can_place_cursor(environ: Mapping[str, str] = os.environ) -> bool:
+def can_move_cursor(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether escape sequences that move the cursor may be written to the terminal.
 
     A terminal that terminfo does not know (a new one, over SSH) is taken for one that can. curses

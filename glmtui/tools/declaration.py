@@ -31,7 +31,7 @@ import tomli
 from glmtui.config.toml_file import line_of
 from glmtui.errors import ConfigError, ToolError
 from glmtui.language import _
-from glmtui.sanitize import every_character, one_line
+from glmtui.sanitize import sanitize_line, show_all_characters
 from glmtui.system import paths
 from glmtui.system.durable_files import read_bounded
 
@@ -78,7 +78,7 @@ class Parameter:
             said = _("{name} should be a {kind}, and the model gives {shown}.")
             if self.choices:
                 said = _("{name} should be one of {choices}, and the model gives {shown}.")
-            shown = one_line(json.dumps(value, ensure_ascii=False, default=str))[:60]
+            shown = sanitize_line(json.dumps(value, ensure_ascii=False, default=str))[:60]
             choices = ", ".join(self.choices)
             raise ToolError(
                 said.format(name=self.name, kind=self.kind, choices=choices, shown=shown)
@@ -102,7 +102,7 @@ class Invocation:
     @property
     def shown(self) -> str:
         """The command as one would type it, on one line, each character of it to be seen."""
-        return every_character(shlex.join(self.argv))
+        return show_all_characters(shlex.join(self.argv))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,9 @@ class Tool:
         known = {parameter.name: parameter for parameter in self.parameters}
         for name in arguments.keys() - known.keys():
             raise ToolError(
-                _("{tool} takes no {name}.").format(tool=self.name, name=one_line(str(name))[:60])
+                _("{tool} takes no {name}.").format(
+                    tool=self.name, name=sanitize_line(str(name))[:60]
+                )
             )
         for name, parameter in known.items():
             if name in arguments:
@@ -171,7 +173,7 @@ class Tool:
         if filled.startswith("-") and not word.startswith("-") and not only_arguments:
             raise ToolError(
                 _("The model gives {tool} an argument that begins with a dash: {text}").format(
-                    tool=self.name, text=one_line(filled)[:60]
+                    tool=self.name, text=sanitize_line(filled)[:60]
                 ),
                 _('Where that is meant, put "--" before it in the command of tools.toml.'),
             )
@@ -192,7 +194,9 @@ def tool_named(tools: Sequence[Tool], name: str) -> Tool:
         if tool.name == name:
             return tool
     raise ToolError(
-        _("The model calls a tool that does not exist: {name}.").format(name=one_line(name)[:60]),
+        _("The model calls a tool that does not exist: {name}.").format(
+            name=sanitize_line(name)[:60]
+        ),
         _("Answer in its place, or declare it in tools.toml."),
     )
 

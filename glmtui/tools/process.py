@@ -23,7 +23,7 @@ import psutil
 
 from glmtui.errors import ToolError
 from glmtui.language import _
-from glmtui.sanitize import visible
+from glmtui.sanitize import sanitize
 from glmtui.tools.declaration import Invocation
 
 MAX_OUTPUT_BYTES = 16_384  # a model's context holds no more than a few thousand tokens of it
@@ -121,7 +121,7 @@ def run(invocation: Invocation, cancelled: Callable[[], bool] = lambda: False) -
         raise _cannot_be_run(invocation, os.strerror(code))
     if not end and code:
         end = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
-    text = visible(output[:MAX_OUTPUT_BYTES].decode("utf-8", "replace")).rstrip()
+    text = sanitize(output[:MAX_OUTPUT_BYTES].decode("utf-8", "replace")).rstrip()
     note = f"({end})" if end else "" if text else "(no output)"
     text = "\n".join(filter(None, (text, note)))
     return Outcome(text, not end, time.monotonic() - started)

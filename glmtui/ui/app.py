@@ -29,8 +29,8 @@ from glmtui.config import Settings
 from glmtui.engine.api import CancelFlag, Engine, Event, ModelInfo, ProgressHook
 from glmtui.errors import ConfigError, GlmtuiError, ModelNotFound, StoreError
 from glmtui.language import _
-from glmtui.net.addresses import shown_name
-from glmtui.sanitize import visible
+from glmtui.net.addresses import redact_if_url
+from glmtui.sanitize import sanitize
 from glmtui.store import Store
 from glmtui.system import paths
 from glmtui.ui.chat.screen import ChatScreen
@@ -193,7 +193,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
 
     def tell(self, text: str, *, bad: bool = False) -> None:
         """A word in passing."""
-        self.notify(visible(text), severity="error" if bad else "information", markup=False)
+        self.notify(sanitize(text), severity="error" if bad else "information", markup=False)
 
     def tell_notice(self, subject: str, text: str) -> None:
         """Something to read; stays until it is closed or replaced."""
@@ -266,7 +266,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         """Lets the user choose a model; one that is not here is fetched first."""
         from glmtui.ui.dialogs.model_picker import ModelPicker
 
-        picker = ModelPicker(self.settings, shown_name(wanted or self.session.model_name), why)
+        picker = ModelPicker(self.settings, redact_if_url(wanted or self.session.model_name), why)
         self.push_screen(picker, lambda name: self.use_model(name, fetch=True) if name else None)
 
     def use_model(self, name: str, *, fetch: bool = False) -> None:

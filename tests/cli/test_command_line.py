@@ -14,7 +14,7 @@ from glmtui.config.example import example_toml
 from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.catalog.resolver import MODELS
 from glmtui.errors import DownloadError
-from glmtui.language import speak
+from glmtui.language import set_language
 from glmtui.store import Store, loads
 
 
@@ -63,7 +63,7 @@ def test_what_goes_wrong_is_said_in_the_language_asked_for(argv, said, capsys, m
     if argv[0] != "-s":  # wrong arguments are found before the settings are read
         command_line.main(argv)
         assert said in capsys.readouterr().err
-    speak("en")
+    set_language("en")
 
 
 # ---- arguments

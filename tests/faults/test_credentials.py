@@ -126,10 +126,10 @@ def test_errors_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     text = f"no way to {ADDRESS}, through socks5://{CANARY}@proxy:1"
     assert CANARY not in str(GlmtuiError(text, text))
     assert CANARY not in repr(GlmtuiError(text, text))
-    assert CANARY not in str(logs.unexpected(ZeroDivisionError(text)))
+    assert CANARY not in str(logs.log_unexpected(ZeroDivisionError(text)))
     assert CANARY not in (paths.state_dir() / "crash.log").read_text()
     log = tmp_path / "log"
-    with log.open("w") as file, logs.warnings_to(file.fileno()):
+    with log.open("w") as file, logs.log_warnings_to(file.fileno()):
         logging.getLogger("httpx").warning("GET %s", ADDRESS)
     assert SHOWN in log.read_text()
     assert CANARY not in log.read_text()

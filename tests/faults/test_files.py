@@ -23,7 +23,7 @@ from glmtui.store import Store, read_file
 from glmtui.store.drafts import Drafts
 from glmtui.store.locks import FolderLocks
 from glmtui.store.question_history import QuestionHistory
-from glmtui.system.durable_files import PREFIX, create_file, replace_file
+from glmtui.system.durable_files import TEMPORARY_PREFIX, create_file, replace_file
 from glmtui.ui.session.export import export
 
 SOURCES = Path(presets.__file__).parents[1]
@@ -181,7 +181,7 @@ def test_a_new_file_is_never_put_over_another(
 
 
 def test_what_a_killed_program_left_goes_after_an_hour(tmp_path: Path) -> None:
-    old, fresh = tmp_path / f"{PREFIX}old.tmp", tmp_path / f"{PREFIX}fresh.tmp"
+    old, fresh = tmp_path / f"{TEMPORARY_PREFIX}old.tmp", tmp_path / f"{TEMPORARY_PREFIX}fresh.tmp"
     for path in (old, fresh):
         path.write_text("")
     os.utime(old, (0, 0))

@@ -19,7 +19,7 @@ from glmtui.engine.bench.plan import Subject
 from glmtui.engine.bench.worker import Worker
 from glmtui.engine.tokenization.template_renderer import TemplateRenderer
 from glmtui.errors import GlmtuiError
-from glmtui.system.programs import drop_working_folder, find_program
+from glmtui.system.programs import find_program, remove_working_folder_from_path
 from glmtui.ui.terminal import clipboard, editor
 
 ROOT = Path(__file__).parents[2]
@@ -123,10 +123,10 @@ def test_the_working_folder_leaves_the_import_path(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), "/lib"])
-    drop_working_folder(str(ROOT / "glmtui" / "__init__.py"))
+    remove_working_folder_from_path(str(ROOT / "glmtui" / "__init__.py"))
     assert sys.path == ["/lib"]
-    drop_working_folder(str(ROOT / "glmtui" / "__init__.py"))
+    remove_working_folder_from_path(str(ROOT / "glmtui" / "__init__.py"))
     assert sys.path == ["/lib"]
     monkeypatch.setattr(sys, "path", [str(tmp_path), "/lib"])
-    drop_working_folder(str(tmp_path / "glmtui" / "__init__.py"))
+    remove_working_folder_from_path(str(tmp_path / "glmtui" / "__init__.py"))
     assert sys.path == [str(tmp_path), "/lib"]

@@ -241,7 +241,7 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
 def test_an_answer_that_drips_has_its_time(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_api, "API_SECONDS", 0.2)
     hub.answer = drip
-    assert "TimeUp" in str(tried(hub))
+    assert "DeadlineExceeded" in str(tried(hub))
 
 
 def test_an_answer_that_drips_is_left_at_once(hub: Hub) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from glmtui.sanitize import every_character, visible
+from glmtui.sanitize import sanitize, show_all_characters
 from glmtui.tools import Invocation, Parameter, Tool, run
 from support.tool_programs import ends, python
 
@@ -38,8 +38,8 @@ def test_every_character_of_a_command_is_seen(given: str, shown: str) -> None:
 @given(st.text(st.one_of(st.sampled_from(f" ab\n{HIDDEN}"), st.characters())))
 @example(" \n  x")
 def test_nothing_in_a_command_is_hidden(text: str) -> None:
-    shown = every_character(text)
-    assert visible(shown) == shown or "\ufffd" in visible(shown)  # too many accents
+    shown = show_all_characters(text)
+    assert sanitize(shown) == shown or "\ufffd" in sanitize(shown)  # too many accents
     assert "  " not in shown
     for char in shown:
         assert char == " " or unicodedata.category(char)[0] in "LMNPS"

@@ -19,7 +19,7 @@ from glmtui.config import Settings
 from glmtui.engine.api import ServerSpec
 from glmtui.engine.hardware import machine
 from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
-from glmtui.language import speak
+from glmtui.language import set_language
 from support import TESTS
 from support.app_pilot import folders, running
 from support.fake_engine import FakeEngine
@@ -90,7 +90,7 @@ PICTURED: dict[str, tuple[tuple[int, int], Settings, str, tuple[str, ...]]] = {
 @pytest.fixture(autouse=True)
 def _english_again() -> Iterator[None]:
     yield
-    speak("en")
+    set_language("en")
 
 
 @pytest.mark.parametrize("name", PICTURED)
@@ -114,7 +114,7 @@ async def test_the_readmes_picture_is_true(
 
     target = ServerSpec("THUDM/chatglm3-6b")
     monkeypatch.setattr("glmtui.engine.catalog.resolver.resolve", lambda *args, **options: target)
-    speak(settings.language)
+    set_language(settings.language)
     settings = replace(settings, model="THUDM/chatglm3-6b")
     async with running(settings, size, engine=engine) as desk:
         for n, (prompt, reply, rate, reused) in enumerate(SPEEDS):

@@ -24,7 +24,7 @@ from typing import Any
 from glmtui.engine.bench.plan import BenchEngine, StartInfo, Subject, Timed
 from glmtui.errors import EngineError, GlmtuiError
 from glmtui.language import _
-from glmtui.system.programs import standing_in_safe_folder
+from glmtui.system.programs import chdir_to_safe_folder
 
 SAID_BYTES = 4096  # of what a process that died has printed
 
@@ -54,7 +54,7 @@ class Worker:
 
     def __enter__(self) -> Worker:
         try:
-            with standing_in_safe_folder(), _held_interrupts():
+            with chdir_to_safe_folder(), _held_interrupts():
                 self._process.start()
         except BaseException:  # Ctrl+C, held until here, among them
             self.close()

@@ -26,7 +26,7 @@ from glmtui.engine.catalog.registry import (
 )
 from glmtui.errors import GlmtuiError, ModelNotFound, UsageError
 from glmtui.language import _
-from glmtui.net.addresses import is_address, shown_name
+from glmtui.net.addresses import is_server_url, redact_if_url
 from glmtui.system import paths
 
 __all__ = [
@@ -87,7 +87,7 @@ def resolve(
         BadCheckpoint, UnsupportedModel: it is here and cannot be used.
     """
     servers = servers or {}
-    if is_address(ref):
+    if is_server_url(ref):
         return ServerSpec(ref.rstrip("/"))
     if ref in servers:
         return servers[ref]
@@ -97,7 +97,7 @@ def resolve(
     except OSError as error:  # a name too long for a path, a folder that may not be entered
         raise ModelNotFound(
             _("{name!r} cannot be looked up: {reason}.").format(
-                name=shown_name(ref)[:80], reason=error.strerror
+                name=redact_if_url(ref)[:80], reason=error.strerror
             )
         ) from error
     if info is not None:
@@ -158,4 +158,4 @@ def _unknown(ref: str, servers: Mapping[str, ServerSpec]) -> ModelNotFound:
             + hint
         )
     said = _("There is no model {model!r} here, and no folder of that name.")
-    return ModelNotFound(said.format(model=shown_name(ref)), hint)
+    return ModelNotFound(said.format(model=redact_if_url(ref)), hint)

@@ -29,11 +29,11 @@ from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 from glmtui.engine.pull import pull
 from glmtui.engine.pull.staging import (
-    ELSEWHERE,
+    TARGET_SPACE_HINT,
     Job,
-    disk_errors,
-    need_room,
-    put_in_place,
+    convert_disk_errors,
+    install_folder,
+    require_space,
     work_folder,
 )
 from glmtui.errors import UsageError
@@ -78,8 +78,8 @@ def quantize_checkpoint(
     family = family_module(source.family)
     config, model = build_model(family, raw, source.path, LoadOptions())
     checkpoint = Checkpoint(source.path, raw)
-    with disk_errors(target, _(ELSEWHERE)), work_folder(target) as work:
-        need_room(work, _nbytes(model, quant) + SMALL_BYTES, target.name, _(ELSEWHERE))
+    with convert_disk_errors(target, _(TARGET_SPACE_HINT)), work_folder(target) as work:
+        require_space(work, _nbytes(model, quant) + SMALL_BYTES, target.name, _(TARGET_SPACE_HINT))
         folder = work / "model"
         folder.mkdir()
         _copy_small_files(source.path, folder, raw)
@@ -95,14 +95,14 @@ def quantize_checkpoint(
             checkpoint, folder / "model.safetensors", sources, model, quant, matters, job
         )
         files = {
-            path.name: {"size": path.stat().st_size, "sha256": job.hashed(path)}
+            path.name: {"size": path.stat().st_size, "sha256": job.sha256(path)}
             for path in folder.iterdir()
         }
         origin = f"folder:{source.path}"
         title = source.title or source.name
         Manifest(target.name, source.family, title, origin, stored, files).write(folder)
         inspect(folder)
-        put_in_place(folder, target)
+        install_folder(folder, target)
     return pull(str(target))
 
 

@@ -28,7 +28,13 @@ from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.checkpoint.safetensors_writer import DTYPES
 from glmtui.engine.convert.slim_check import Checked, compare_replies
 from glmtui.engine.models.chatglm import SLIM_PAD_ID, load_config
-from glmtui.engine.pull.staging import ELSEWHERE, disk_errors, megabytes, need_room, work_folder
+from glmtui.engine.pull.staging import (
+    TARGET_SPACE_HINT,
+    convert_disk_errors,
+    format_bytes,
+    require_space,
+    work_folder,
+)
 from glmtui.engine.tokenization.sentencepiece_tokenizer import load_ice_text
 from glmtui.errors import BadCheckpoint, ModelError, UnsupportedModel
 from glmtui.language import _
@@ -68,8 +74,8 @@ class Slimmed:
     def summary(self) -> str:
         """What was made and what was verified, in a few lines."""
         lines = [
-            f"{self.folder} is ready: {megabytes(self.nbytes)}, "
-            f"{megabytes(self.saved_bytes)} less than before.",
+            f"{self.folder} is ready: {format_bytes(self.nbytes)}, "
+            f"{format_bytes(self.saved_bytes)} less than before.",
             f"Verified: every weight reads back as the original's, and {self.checked}.",
         ]
         if not self.has_tokenizer:
@@ -141,8 +147,8 @@ def slim(
     checkpoint = Checkpoint(source, raw)
     shards = _plan(checkpoint, raw["vocab_size"], cut)
     nbytes = sum(part.nbytes for parts in shards.values() for part in parts)
-    with disk_errors(target, _(ELSEWHERE)), work_folder(target) as work:
-        need_room(work, nbytes + SMALL_BYTES, _("the Slim model"), _(ELSEWHERE))
+    with convert_disk_errors(target, _(TARGET_SPACE_HINT)), work_folder(target) as work:
+        require_space(work, nbytes + SMALL_BYTES, _("the Slim model"), _(TARGET_SPACE_HINT))
         folder = work / "model"
         folder.mkdir()
         _write_small_files(source, folder, raw, cut)

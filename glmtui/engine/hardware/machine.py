@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtui.engine.hardware import cgroup
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # the kernel's PROC_PID_INIT_INO
 
@@ -96,7 +96,7 @@ class Holder:
     @property
     def text(self) -> str:
         """For people: "process 1234 (python), which holds 9.0 GB"."""
-        called = f" ({one_line(self.name)})" if self.name else ""
+        called = f" ({sanitize_line(self.name)})" if self.name else ""
         return f"process {self.pid}{called}, which holds {_gb(self.nbytes)}"
 
 

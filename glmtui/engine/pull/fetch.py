@@ -20,21 +20,21 @@ from typing import IO
 
 import httpx
 
-from glmtui.engine.pull.staging import CHUNK_BYTES, Job, megabytes
+from glmtui.engine.pull.staging import CHUNK_BYTES, Job, format_bytes
 from glmtui.errors import DownloadError
 from glmtui.language import _
-from glmtui.net.addresses import shown_address, split_address, without_credentials
+from glmtui.net.addresses import parse_http_url, redact_credentials, redact_url
 from glmtui.net.http_client import (
-    BadRedirect,
-    Line,
+    AbortHandle,
+    RedirectRefused,
     UnusableCertificates,
     UnusableProxy,
-    ending,
-    getting,
+    abort_when,
     http_client,
     is_same_service,
+    stream_get,
 )
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 
 ATTEMPTS = 6  # in a row that bring next to nothing
 PROGRESS_BYTES = 1024  # an attempt that brings less than this counts as failed
@@ -96,8 +96,8 @@ def fetch(file: RemoteFile, target: Path, private: Mapping[str, str], job: Job, 
             try:
                 _receive(file, private, out, job, what)
             except (_Broken, httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-                job.check()
-                if isinstance(error, BadRedirect) and error.there:
+                job.raise_if_cancelled()
+                if isinstance(error, RedirectRefused) and error.target:
                     raise not_followed(error, file.url, file.hub) from error
                 failures = 0 if out.tell() - most >= PROGRESS_BYTES else failures + 1
                 most = max(most, out.tell())
@@ -105,7 +105,7 @@ def fetch(file: RemoteFile, target: Path, private: Mapping[str, str], job: Job, 
                     raise _given_up(file, job, out.tell(), str(error)) from error
                 if failures:
                     job.cancelled.wait(FIRST_WAIT_SECONDS * 2 ** (failures - 1))
-                    job.check()
+                    job.raise_if_cancelled()
         out.flush()
         if part.stat().st_size != file.size or not _is_intact(part, file, job):
             part.unlink()
@@ -140,9 +140,9 @@ def _given_up(file: RemoteFile, job: Job, kept: int, reason: str) -> DownloadErr
             "The connection for {name} broke again and again ({error}). {kept} of {size} are kept."
         ).format(
             name=file.name,
-            error=one_line(without_credentials(reason))[:200],
-            kept=megabytes(kept),
-            size=megabytes(file.size),
+            error=sanitize_line(redact_credentials(reason))[:200],
+            kept=format_bytes(kept),
+            size=format_bytes(file.size),
         ),
         _("Go on from there with: glmtui pull {model}").format(model=job.name),
     )
@@ -171,14 +171,14 @@ def _receive(
     what: str,
 ) -> None:
     """One request for what is missing. Raises _Broken if less came than was promised."""
-    have, line = out.tell(), Line()
+    have, line = out.tell(), AbortHandle()
     pace = _Pace(have)
     with (
-        ending(line, lambda: job.cancelled.is_set() or pace.stalled(out.tell())),
+        abort_when(line, lambda: job.cancelled.is_set() or pace.stalled(out.tell())),
         client_on(line) as client,
-        getting(client, file.url, {"Range": f"bytes={have}-"}, private) as response,
+        stream_get(client, file.url, {"Range": f"bytes={have}-"}, private) as response,
     ):
-        status, host = response.status_code, one_line(response.url.host)
+        status, host = response.status_code, sanitize_line(response.url.host)
         if status in (408, 429) or status >= 500:
             raise _Broken(_("{host} answers {status}").format(host=host, status=status))
         if status not in (200, 206):
@@ -210,7 +210,7 @@ def _copy(response: httpx.Response, out: IO[bytes], size: int, job: Job, what: s
     reported = 0.0
     for chunk in response.iter_raw():
         out.write(chunk)
-        job.check()
+        job.raise_if_cancelled()
         if out.tell() > size:
             return  # more than there should be: the caller sees the size
         if time.monotonic() - reported > REPORT_SECONDS:
@@ -220,7 +220,7 @@ def _copy(response: httpx.Response, out: IO[bytes], size: int, job: Job, what: s
 
 def _is_intact(part: Path, file: RemoteFile, job: Job) -> bool:
     if file.sha256 is not None:
-        return job.hashed(part) == file.sha256
+        return job.sha256(part) == file.sha256
     digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
     with part.open("rb") as content:
         while chunk := content.read(CHUNK_BYTES):
@@ -229,7 +229,7 @@ def _is_intact(part: Path, file: RemoteFile, job: Job) -> bool:
 
 
 @contextlib.contextmanager
-def client_on(line: Line) -> Iterator[httpx.Client]:
+def client_on(line: AbortHandle) -> Iterator[httpx.Client]:
     """A client to fetch with. Raises DownloadError for a proxy or certificates that are none."""
     try:
         with http_client(line) as client:
@@ -252,18 +252,18 @@ def new_base(there: str, asked: str, hub: str) -> str:
     All of `there` where it does not end as `asked` does.
     """
     path = asked.partition("?")[0].removeprefix(hub)
-    return shown_address(there).removesuffix(path)
+    return redact_url(there).removesuffix(path)
 
 
-def not_followed(error: BadRedirect, asked: str, hub: str) -> DownloadError:
+def not_followed(error: RedirectRefused, asked: str, hub: str) -> DownloadError:
     """A redirect that is not followed, as a person needs to hear it."""
-    address = new_base(error.there, asked, hub)
+    address = new_base(error.target, asked, hub)
     return DownloadError(
         _("{hub} redirects to {address}, which is not followed: {reason}.").format(
-            hub=shown_address(hub or asked), address=address, reason=error
+            hub=redact_url(hub or asked), address=address, reason=error
         ),
         _("If you trust that address, set hub.endpoint or HF_ENDPOINT to it.")
-        if split_address(address)
+        if parse_http_url(address)
         else "",
     )
 
@@ -281,10 +281,10 @@ def refused_by(response: httpx.Response, what: str, asked: str, hub: str) -> Dow
     if status not in (401, 403):
         return refused(status, what, there)
     address = new_base(there, asked, hub)
-    moved = address != shown_address(there)
+    moved = address != redact_url(there)
     return DownloadError(
         _("{hub} redirects to {address}, which refuses access to {what} (HTTP {status}).").format(
-            hub=shown_address(hub or asked), address=address, what=what, status=status
+            hub=redact_url(hub or asked), address=address, what=what, status=status
         ),
         _("A token is sent to hub.endpoint alone: set it, or HF_ENDPOINT, to {address}.").format(
             address=address
@@ -296,8 +296,8 @@ def refused_by(response: httpx.Response, what: str, asked: str, hub: str) -> Dow
 
 def refused(status: int, what: str, url: str) -> DownloadError:
     """An HTTP status as a person needs to hear it."""
-    parts = split_address(url)
-    host = one_line(parts.hostname or "") if parts else shown_address(url)
+    parts = parse_http_url(url)
+    host = sanitize_line(parts.hostname or "") if parts else redact_url(url)
     if status == 401:
         return DownloadError(
             _(

@@ -16,12 +16,12 @@ from pathlib import Path
 from glmtui.engine.catalog.families import family_of
 from glmtui.engine.catalog.model_folder import read_config
 from glmtui.engine.pull.fetch import fetch
-from glmtui.engine.pull.hub_api import REPO, Hub, choose
+from glmtui.engine.pull.hub_api import REPOSITORY_NAME, Hub, choose_files
 from glmtui.engine.pull.hub_cache import HubCache
-from glmtui.engine.pull.staging import Job, disk_errors, need_room
+from glmtui.engine.pull.staging import Job, convert_disk_errors, require_space
 from glmtui.errors import DownloadError
 from glmtui.language import _
-from glmtui.net.addresses import shown_address
+from glmtui.net.addresses import redact_url
 
 HUB = "https://huggingface.co"
 KEPT_FREE = 64 << 20  # room to leave on the disk
@@ -40,11 +40,11 @@ def pull_from_hub(repo: str, endpoint: str | None, job: Job) -> Path:
     """
     from huggingface_hub import constants, get_token, try_to_load_from_cache
 
-    if not REPO.fullmatch(repo) or "--" in repo or ".." in repo or len(repo) > 96:
+    if not REPOSITORY_NAME.fullmatch(repo) or "--" in repo or ".." in repo or len(repo) > 96:
         raise DownloadError(_("{repo!r} is no name of a repository.").format(repo=repo))
     # huggingface_hub reads HF_ENDPOINT when it is imported, which may have been long ago
     endpoint = endpoint or os.environ.get("HF_ENDPOINT") or HUB
-    host = shown_address(endpoint).partition("://")[2]
+    host = redact_url(endpoint).partition("://")[2]
     job.report(_("asking {host} for {model}").format(host=host, model=repo))
     try:
         if constants.HF_HUB_OFFLINE:
@@ -52,18 +52,18 @@ def pull_from_hub(repo: str, endpoint: str | None, job: Job) -> Path:
         hub = Hub.at(endpoint, get_token())
         told = hub.repository(repo, job)
     except DownloadError as error:
-        job.check()
+        job.raise_if_cancelled()
         cached = try_to_load_from_cache(repo, "config.json")
         if not isinstance(cached, str):
             raise
         job.report(error.message + " " + _("Taking the copy that is here already."))
         return Path(cached).parent  # whether it is whole, the caller looks
-    chosen = choose(repo, told.files, hub.base)
+    chosen = choose_files(repo, told.files, hub.base)
     caches = Path(constants.HF_HUB_CACHE)
     cache = HubCache.of(caches, repo, told.revision)
-    with disk_errors(caches):
+    with convert_disk_errors(caches):
         missing = [file for file in chosen if not cache.has(file.etag, file.size)]
-        need_room(caches, sum(file.size for file in missing) + KEPT_FREE, repo)
+        require_space(caches, sum(file.size for file in missing) + KEPT_FREE, repo)
         cache.make_folders()
         for n, file in enumerate(chosen, 1):
             what = _("downloading {name} ({n} of {count})").format(

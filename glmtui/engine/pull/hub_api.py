@@ -29,8 +29,15 @@ from glmtui.engine.pull.fetch import (
 from glmtui.engine.pull.staging import Job
 from glmtui.errors import DownloadError, UnsupportedModel
 from glmtui.language import _
-from glmtui.net.addresses import origin, shown_address, split_address
-from glmtui.net.http_client import BadRedirect, Line, ending, getting, is_same_service, read_whole
+from glmtui.net.addresses import origin, parse_http_url, redact_url
+from glmtui.net.http_client import (
+    AbortHandle,
+    RedirectRefused,
+    abort_when,
+    is_same_service,
+    read_body,
+    stream_get,
+)
 
 API_SECONDS = 30.0  # for the whole description of a repository
 MAX_API_BYTES = 8 << 20  # a repository of 1,000 files has 0.3 MB
@@ -39,7 +46,7 @@ MAX_FILES = 2000  # that we would take of one repository; the largest models hav
 MAX_FILE_BYTES = 1 << 42
 MAX_SIDE_BYTES = 256 << 20  # of a tokenizer or a configuration; the largest have 40 MB
 
-REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+REPOSITORY_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 SHA1 = re.compile(r"[0-9a-f]{40}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 _PLAIN = r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,120}"  # no separators, dot files, blanks, other scripts
@@ -66,10 +73,10 @@ class Hub:
     @classmethod
     def at(cls, endpoint: str, token: str | None) -> Hub:
         """Raises DownloadError for what is no address, or a token that cannot be sent."""
-        parts = split_address(endpoint)
+        parts = parse_http_url(endpoint)
         if parts is None:
             raise DownloadError(
-                _("{endpoint} is no address of a hub.").format(endpoint=shown_address(endpoint)),
+                _("{endpoint} is no address of a hub.").format(endpoint=redact_url(endpoint)),
                 _("It looks like https://hf-mirror.com: see hub.endpoint and HF_ENDPOINT."),
             )
         private = {}
@@ -96,23 +103,23 @@ class Hub:
             DownloadError: no answer, a refusal, or an answer that is not sound.
             PullCancelled.
         """
-        line, url = Line(), f"{self.base}/api/models/{quote(repo)}?blobs=true"
+        line, url = AbortHandle(), f"{self.base}/api/models/{quote(repo)}?blobs=true"
         try:
             with (
-                ending(line, job.cancelled.is_set, API_SECONDS),
+                abort_when(line, job.cancelled.is_set, API_SECONDS),
                 client_on(line) as client,
-                getting(client, url, private=self.private) as response,
+                stream_get(client, url, private_headers=self.private) as response,
             ):
                 if response.status_code != 200:
                     raise refused_by(response, repo, url, self.base)
                 there = response.url
-                body = read_whole(response, MAX_API_BYTES)
-        except BadRedirect as error:
-            if error.there:
+                body = read_body(response, MAX_API_BYTES)
+        except RedirectRefused as error:
+            if error.target:
                 raise not_followed(error, url, self.base) from error
             raise unreachable(self.base, str(error)) from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-            job.check()
+            job.raise_if_cancelled()
             raise unreachable(self.base, type(error).__name__) from error
         try:
             return parse_repository(body, self.base)
@@ -121,7 +128,7 @@ class Hub:
                 raise
             raise DownloadError(
                 _("{hub} redirects to {address}. {reason}").format(
-                    hub=shown_address(self.base),
+                    hub=redact_url(self.base),
                     address=new_base(str(there), url, self.base),
                     reason=error.message,
                 ),
@@ -163,7 +170,7 @@ def parse_repository(body: bytes, hub: str) -> Repository:
     return Repository(revision, tuple(map(_remote_file, entries)))
 
 
-def choose(repo: str, files: Sequence[RemoteFile], hub: str) -> list[RemoteFile]:
+def choose_files(repo: str, files: Sequence[RemoteFile], hub: str) -> list[RemoteFile]:
     """The files of a repository that a model needs, config.json first and weights last.
 
     Safetensors are taken rather than .bin files where there are both. Files of other names are
@@ -200,7 +207,7 @@ def unreachable(hub: str, reason: str) -> DownloadError:
     """The error for a hub that does not answer, or not as a hub does."""
     return DownloadError(
         _("{endpoint} cannot be reached, or is no hub ({error}).").format(
-            endpoint=shown_address(hub), error=reason
+            endpoint=redact_url(hub), error=reason
         ),
         _(
             "Check the network and proxy (HTTPS_PROXY), or set a mirror: hub.endpoint or "
@@ -246,7 +253,7 @@ def _check(chosen: Sequence[RemoteFile], hub: str) -> None:
 def _too_many(hub: str) -> DownloadError:
     return DownloadError(
         _("{endpoint} lists files that no model has: too many, or two of one name.").format(
-            endpoint=shown_address(hub)
+            endpoint=redact_url(hub)
         ),
         _("It is no sound mirror: set another with hub.endpoint or HF_ENDPOINT."),
     )
@@ -255,7 +262,7 @@ def _too_many(hub: str) -> DownloadError:
 def _no_checksum(hub: str, said: object) -> DownloadError:
     return DownloadError(
         _("{endpoint} gives no checksum for what it has, but {said!r}.").format(
-            endpoint=shown_address(hub), said=str(said)[:40]
+            endpoint=redact_url(hub), said=str(said)[:40]
         ),
         _("It is no sound mirror: set another with hub.endpoint or HF_ENDPOINT."),
     )

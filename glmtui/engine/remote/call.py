@@ -51,7 +51,7 @@ from glmtui.language import _
 if TYPE_CHECKING:
     import httpx
 
-    from glmtui.net.http_client import Line
+    from glmtui.net.http_client import AbortHandle
 
 # What a sound answer stays far below, in bytes. A reply's text has a limit of its own (`reply`).
 MAX_ERROR_BYTES = 1 << 16
@@ -102,12 +102,12 @@ class ServerCall:
         self._continues = continues(prepared(messages))
         self._open_thoughts = _only_thoughts(messages)
         self._answer = Answer()
-        self._hung_up = threading.Event()
-        self._line: Line | None = None
+        self._aborted = threading.Event()
+        self._abort_handle: AbortHandle | None = None
         self._heard = 0.0
 
     def chunks(self) -> Iterator[Chunk]:
-        """The answer as it comes. Raises ServerError, also for what `hang_up` cut short."""
+        """The answer as it comes. Raises ServerError, also for what `abort` cut short."""
         if self._open_thoughts:
             raise ServerError(
                 _("The reply was cut short in its thoughts: a server cannot go on from there."),
@@ -123,15 +123,15 @@ class ServerCall:
                     yield chunk
                 return
             except Refused as refusal:
-                if begun or self._hung_up.is_set():
+                if begun or self._aborted.is_set():
                     raise
                 self._give_way(refusal)
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         """Ends the call in whatever it is doing. From any thread, any number of times."""
-        self._hung_up.set()
-        if self._line is not None:
-            self._line.hang_up()
+        self._aborted.set()
+        if self._abort_handle is not None:
+            self._abort_handle.abort()
 
     def problem(self, finish: FinishReason | None, word: str, *, empty: bool) -> ServerError | None:
         """Why a reply that came to its end is none, if so.
@@ -215,12 +215,12 @@ class ServerCall:
     def _ask(self) -> Iterator[Chunk]:
         import httpx
 
-        from glmtui.net.http_client import Line
+        from glmtui.net.http_client import AbortHandle
 
         self._answer = Answer()
-        self._line = line = Line()
-        if self._hung_up.is_set():
-            line.hang_up()
+        self._abort_handle = line = AbortHandle()
+        if self._aborted.is_set():
+            line.abort()
         begun = False
         self._heard = time.monotonic()
         try:
@@ -251,7 +251,7 @@ class ServerCall:
 
         size = 0
         for piece in response.iter_raw():
-            if self._hung_up.is_set():  # a server that writes without a pause is still heard
+            if self._aborted.is_set():  # a server that writes without a pause is still heard
                 raise httpx.ReadError("the call was ended")
             self._heard = time.monotonic()
             size += len(piece)
@@ -354,14 +354,14 @@ def _only_thoughts(messages: Sequence[Message]) -> bool:
     return bool(said.strip()) and not without_thoughts(said).strip()
 
 
-def _words_of(response: httpx.Response, line: Line) -> bytes:
+def _words_of(response: httpx.Response, line: AbortHandle) -> bytes:
     """The beginning of an error's body: what comes of it within a bound of bytes and time."""
     import httpx
 
-    from glmtui.net.http_client import ending
+    from glmtui.net.http_client import abort_when
 
     body = bytearray()
-    with contextlib.suppress(httpx.HTTPError), ending(line, seconds=ERROR_SECONDS):
+    with contextlib.suppress(httpx.HTTPError), abort_when(line, seconds=ERROR_SECONDS):
         for piece in response.iter_raw():
             body += piece
             if len(body) >= MAX_ERROR_BYTES:

@@ -15,13 +15,13 @@ from urllib.parse import unquote, urlsplit
 from glmtui.engine.api import ServerSpec
 from glmtui.errors import ServerError
 from glmtui.language import _
-from glmtui.net.addresses import shown_address
-from glmtui.sanitize import one_line
+from glmtui.net.addresses import redact_url
+from glmtui.sanitize import sanitize_line
 
 if TYPE_CHECKING:
     import httpx
 
-    from glmtui.net.http_client import Line
+    from glmtui.net.http_client import AbortHandle
 
 
 class Endpoint:
@@ -36,7 +36,7 @@ class Endpoint:
 
     def __init__(self, spec: ServerSpec) -> None:
         address = _Address.of(spec.url)
-        self.shown = one_line(address.base)
+        self.shown = sanitize_line(address.base)
         self.key = spec.api_key.strip()
         self._address = address
         if not (self.key.isascii() and self.key.isprintable()):
@@ -52,8 +52,8 @@ class Endpoint:
         query = f"?{self._address.query}" if self._address.query else ""
         return f"{self._address.base}{path}{query}"
 
-    def client(self, silence: float, line: Line | None = None) -> httpx.Client:
-        """A client for one call; to be closed. `silence`: seconds to wait for the next bytes.
+    def client(self, read_timeout: float, line: AbortHandle | None = None) -> httpx.Client:
+        """A client for one call; to be closed. `read_timeout`: seconds to wait for the next bytes.
 
         Proxies are taken from the environment, except for a server on this machine. Redirects
         are not followed: a question and a key go where the user said and nowhere else.
@@ -72,7 +72,7 @@ class Endpoint:
             line,
             auth=self._address.login,
             headers=headers,
-            silence=silence,
+            read_timeout=read_timeout,
             proxies=not self._address.local,
             verify=self._tls if self._address.base.startswith("https:") else True,
         )
@@ -85,7 +85,7 @@ class Endpoint:
             return httpx.create_ssl_context()
         except OSError as error:  # of which ssl.SSLError is one
             raise ServerError(
-                _("The certificates to trust cannot be read: {error}").format(error=error),
+                _("Could not read the trusted certificates: {error}").format(error=error),
                 _("See SSL_CERT_FILE and SSL_CERT_DIR."),
             ) from error
 
@@ -107,7 +107,7 @@ class _Address:
         host = parts.hostname or ""
         if parts.scheme not in ("http", "https") or not host:
             raise ServerError(
-                _("This is no address of a server: {url}").format(url=shown_address(url)),
+                _("This is no address of a server: {url}").format(url=redact_url(url)),
                 _("It looks like http://localhost:8000/v1 and ends before /chat/completions."),
             )
         name = f"[{host}]" if ":" in host else host

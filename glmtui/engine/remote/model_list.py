@@ -19,13 +19,13 @@ class ModelList:
     """A question for the models of a server."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        from glmtui.net.http_client import Line
+        from glmtui.net.http_client import AbortHandle
 
         self._endpoint = endpoint
-        self._line = Line()
+        self._abort_handle = AbortHandle()
 
     def ask(self, *, model: str = "") -> tuple[ListedModel, ...]:
-        """The models. Blocks; from another thread, `hang_up` ends it.
+        """The models. Blocks; from another thread, `abort` ends it.
 
         Where `model` says what to use, the list is a convenience: if the server refuses it, or
         sends something else, there is nothing in it, and the chat's own answer decides. That a
@@ -35,22 +35,22 @@ class ModelList:
         """
         import httpx
 
-        from glmtui.net.http_client import TimeUp, ending, read_whole
+        from glmtui.net.http_client import DeadlineExceeded, abort_when, read_body
 
         blame = ErrorContext(self._endpoint.shown, key=self._endpoint.key)
         started = time.monotonic()
         limit = NAMED_LIST_SECONDS if model else LIST_SECONDS
         try:
             with (
-                ending(self._line, seconds=limit),
-                self._endpoint.client(limit, self._line) as client,
+                abort_when(self._abort_handle, seconds=limit),
+                self._endpoint.client(limit, self._abort_handle) as client,
                 client.stream("GET", self._endpoint.url("/models")) as response,
             ):
                 status, headers = response.status_code, response.headers
-                body = read_whole(response, MAX_LIST_BYTES)
+                body = read_body(response, MAX_LIST_BYTES)
         except httpx.HTTPError as error:
             nobody = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError))
-            if model and (isinstance(error, TimeUp) or not nobody):
+            if model and (isinstance(error, DeadlineExceeded) or not nobody):
                 return ()
             waited = time.monotonic() - started
             raise unreachable(blame, error, seconds=waited, begun=False) from error
@@ -66,6 +66,6 @@ class ModelList:
                 return ()
             raise not_a_reply(blame, text) from error
 
-    def hang_up(self) -> None:
+    def abort(self) -> None:
         """Ends the question. From any thread."""
-        self._line.hang_up()
+        self._abort_handle.abort()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from glmtui.engine.remote.chat_completions import refusal_text
 from glmtui.errors import ServerError
 from glmtui.language import N_, _
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 
 MAX_QUOTE = 300
 
@@ -92,7 +92,7 @@ class ErrorContext:
 
     def quote(self, words: str) -> str:
         """A server's words on one line, short, without the key."""
-        text = one_line(self.mask(words))
+        text = sanitize_line(self.mask(words))
         return text if len(text) <= MAX_QUOTE else text[: MAX_QUOTE - 1] + "…"
 
 
@@ -171,15 +171,15 @@ def unreachable(
     import httpx
 
     from glmtui.net.http_client import (
+        DeadlineExceeded,
         ResponseTooLong,
-        TimeUp,
-        UnaskedEncoding,
+        UnexpectedEncoding,
         UnusableCertificates,
         UnusableProxy,
     )
 
     at = blame.address
-    if isinstance(error, UnaskedEncoding):
+    if isinstance(error, UnexpectedEncoding):
         return ServerError(
             _("{server} sent a compressed answer, which was not asked for.").format(server=at),
             _("Turn compression off in the server, or in the proxy before it."),
@@ -188,7 +188,7 @@ def unreachable(
         return ServerError(
             _("The answer of {server} is too long to be sound.").format(server=at), _(LOG_HINT)
         )
-    if isinstance(error, TimeUp):
+    if isinstance(error, DeadlineExceeded):
         return ServerError(
             _("{server} did not send the whole of its answer within {seconds:.0f} s.").format(
                 server=at, seconds=seconds
@@ -198,7 +198,7 @@ def unreachable(
     if isinstance(error, UnusableProxy):
         return ServerError(
             _("The proxy set in the environment cannot be used: {reason}").format(
-                reason=one_line(str(error))
+                reason=sanitize_line(str(error))
             ),
             _(
                 "See HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or list the server in NO_PROXY; a "
@@ -206,7 +206,7 @@ def unreachable(
             ),
         )
     if isinstance(error, UnusableCertificates):
-        return ServerError(one_line(str(error)), _("See SSL_CERT_FILE and SSL_CERT_DIR."))
+        return ServerError(sanitize_line(str(error)), _("See SSL_CERT_FILE and SSL_CERT_DIR."))
     causes = tuple(_causes(error))
     if isinstance(error, httpx.ConnectTimeout):
         return ServerError(
@@ -310,7 +310,7 @@ def _not_found(blame: ErrorContext, words: str) -> tuple[str, str]:
 
 
 def _when(headers: Mapping[str, str]) -> str:
-    wait = one_line(headers.get("retry-after", ""))[:40]
+    wait = sanitize_line(headers.get("retry-after", ""))[:40]
     if not wait:
         return _("Try again in a little while.")
     said = _("Try again in {wait} s.") if wait.isdecimal() else _("Try again after {wait}.")
@@ -318,7 +318,7 @@ def _when(headers: Mapping[str, str]) -> str:
 
 
 def _insecure(at: str, error: ssl.SSLError) -> ServerError:
-    reason = one_line(getattr(error, "verify_message", "") or error.reason or str(error))
+    reason = sanitize_line(getattr(error, "verify_message", "") or error.reason or str(error))
     if "WRONG_VERSION" in reason or "HTTP_REQUEST" in reason or "RECORD_LAYER" in reason:
         hint = _("It seems to speak plain http there: write http:// in the url.")
     else:
@@ -340,7 +340,11 @@ def _page_title(text: str) -> str:
     if not text.lstrip("\ufeff \r\n\t").startswith("<"):
         return ""
     found = re.search(r"<title[^>]*>([^<]{1,200})", text, re.IGNORECASE)
-    return _("a web page, “{title}”").format(title=one_line(found[1])) if found else _("a web page")
+    return (
+        _("a web page, “{title}”").format(title=sanitize_line(found[1]))
+        if found
+        else _("a web page")
+    )
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

@@ -70,7 +70,7 @@ class ServerReply:
     def close(self) -> None:
         """Hangs up; the server sees that and stops. From any thread, any number of times."""
         self._closed.set()
-        self._call.hang_up()
+        self._call.abort()
 
     def _pieces(self) -> Iterator[str]:
         if self._closed.is_set():

@@ -22,7 +22,7 @@ from glmtui.engine.remote.reply import ServerReply
 from glmtui.engine.remote.request_fields import RequestFields
 from glmtui.errors import ServerError
 from glmtui.language import _
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 
 
 class ServerModel:
@@ -52,7 +52,7 @@ class ServerModel:
         self._fields = RequestFields()
         self._reply: ServerReply | None = None
         self._info = LoadedInfo(
-            name=one_line(name),
+            name=sanitize_line(name),
             device=self._endpoint.shown,
             context_length=known.context_length,
             load_seconds=load_seconds,
@@ -73,7 +73,7 @@ class ServerModel:
         started = time.monotonic()
         question = ModelList(Endpoint(spec))
         listed = run_detached(
-            lambda: question.ask(model=spec.model), cancelled, give_up=question.hang_up
+            lambda: question.ask(model=spec.model), cancelled, give_up=question.abort
         )
         return cls(spec, listed, time.monotonic() - started)
 

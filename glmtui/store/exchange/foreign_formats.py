@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from glmtui.chat import GenerationStats, SamplingParams
 from glmtui.errors import CorruptConversation
 from glmtui.language import _
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 from glmtui.store.exchange.message_tree import flatten_tree
 from glmtui.store.format import REASONS
 from glmtui.store.values import Table, numbers_of, time_of
@@ -226,7 +226,7 @@ def _read(value: Any, content: Content, reasoning: bool, depth: int) -> None:
 
 def _read_part(part: Mapping[str, Any], content: Content, reasoning: bool, depth: int) -> None:
     kind = part.get("type", part.get("content_type"))
-    kind = one_line(kind.lower())[:40] if isinstance(kind, str) else ""
+    kind = sanitize_line(kind.lower())[:40] if isinstance(kind, str) else ""
     if kind in _CALL_TYPES:
         _read_calls(part, content)
         return
@@ -255,7 +255,7 @@ def _read_calls(calls: Any, content: Content) -> None:
         if name:
             if not isinstance(arguments, str):
                 arguments = json.dumps(arguments or {}, ensure_ascii=False, default=str)
-            content.calls.append((one_line(name), arguments))
+            content.calls.append((sanitize_line(name), arguments))
 
 
 # ---- single values

@@ -15,8 +15,8 @@ from glmtui import config
 from glmtui.config import presets
 from glmtui.errors import StoreError, UsageError
 from glmtui.language import _
-from glmtui.net.addresses import shown_address
-from glmtui.sanitize import one_line
+from glmtui.net.addresses import redact_url
+from glmtui.sanitize import sanitize_line
 from glmtui.ui.chat.view import ChatView
 from glmtui.ui.prompt import argument_values, attachments
 from glmtui.ui.prompt.attachments import Attachment
@@ -56,20 +56,20 @@ class PromptActions(ChatView):
         from glmtui.engine.catalog import resolver
 
         here = resolver.installed()
-        yield from (ArgumentValue(model.name, one_line(model.title)) for model in here)
+        yield from (ArgumentValue(model.name, sanitize_line(model.title)) for model in here)
         names = {model.name for model in here}
         for known in resolver.MODELS:
             if known.name not in names:
                 yield ArgumentValue(known.name, _("to be fetched"))
         for name, server in self.app.settings.servers.items():
-            yield ArgumentValue(name, shown_address(server.url))
+            yield ArgumentValue(name, redact_url(server.url))
 
     def _titles(self) -> Iterator[ArgumentValue]:
         try:
             found = self.app.store.summaries()
         except StoreError:
             found = []
-        titles = (one_line(summary.title) for summary in found)
+        titles = (sanitize_line(summary.title) for summary in found)
         return (ArgumentValue(title) for title in dict.fromkeys(filter(None, titles)))
 
     async def action_editor(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from glmtui.engine.api import ToolCall
 from glmtui.errors import ToolError
 from glmtui.language import _
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 
 if TYPE_CHECKING:
     from glmtui.tools import Invocation, Outcome, Tool
@@ -110,4 +110,4 @@ class ToolUse:
 
 
 def _name(call: ToolCall) -> str:
-    return one_line(call.name)[:40]
+    return sanitize_line(call.name)[:40]

@@ -25,8 +25,8 @@ from glmtui.engine.hardware import machine as device
 from glmtui.engine.hardware.machine import Snapshot
 from glmtui.errors import GlmtuiError, ModelError
 from glmtui.language import _
-from glmtui.net.addresses import shown_address
-from glmtui.sanitize import one_line, visible
+from glmtui.net.addresses import redact_url
+from glmtui.sanitize import sanitize, sanitize_line
 from glmtui.ui.dialogs.list_dialog import Picker, Row
 from glmtui.ui.widgets.meters import bar, gigabytes
 
@@ -68,16 +68,16 @@ def rows(settings: Settings, installed: list[ModelInfo], machine: Snapshot) -> l
             found.append(_row(known.name, known.title, note, style))
     for name, server in settings.servers.items():
         asked = server.model or _("its first model")
-        found.append(_row(name, f"{name}: {asked}", shown_address(server.url)))
+        found.append(_row(name, f"{name}: {asked}", redact_url(server.url)))
     return found
 
 
 def _row(name: str, title: str, note: str, style: str = "$text-muted") -> Row:
-    shown = one_line(title or name)
+    shown = sanitize_line(title or name)
     label = Content.assemble(
         Content(shown).truncate(36, ellipsis=True, pad=True),
         "  ",
-        (one_line(note), style),
+        (sanitize_line(note), style),
     )
     return Row(name, label, f"{name} {title} {note}".lower())
 
@@ -128,7 +128,7 @@ class Fetching(ModalScreen[ModelInfo | None]):
         """Name, progress, keys."""
         with Vertical(classes="dialog small"):
             yield Static(
-                Content(_("Fetching {model}").format(model=one_line(self._wanted))),
+                Content(_("Fetching {model}").format(model=sanitize_line(self._wanted))),
                 classes="heading",
             )
             yield self._line
@@ -178,7 +178,7 @@ class Fetching(ModalScreen[ModelInfo | None]):
     def _fail(self, error: GlmtuiError) -> None:
         if not self._cancelled.is_set():
             self._failed = True
-            text = visible(str(error)) + "\n" + _("Enter tries again.")
+            text = sanitize(str(error)) + "\n" + _("Enter tries again.")
             self._line.update(Content.styled(text, "$text-error"))
 
     def _succeed(self, model: ModelInfo) -> None:
@@ -188,7 +188,7 @@ class Fetching(ModalScreen[ModelInfo | None]):
 
 def progress_text(progress: Progress, width: int) -> Content:
     """What is being done, and a bar with percent and GB where the end is known."""
-    what = Content(one_line(progress.what)).truncate(width, ellipsis=True)
+    what = Content(sanitize_line(progress.what)).truncate(width, ellipsis=True)
     if not progress.total:
         return what
     share = progress.done / progress.total

@@ -23,7 +23,7 @@ from glmtui.config import SAMPLING_FIELDS, find, presets
 from glmtui.config.schema import Setting, Value
 from glmtui.errors import ConfigError
 from glmtui.language import _
-from glmtui.sanitize import visible
+from glmtui.sanitize import sanitize
 
 SYSTEM = "system_prompt"
 
@@ -121,7 +121,7 @@ class SettingRow(Widget):
         self._explain()
 
     def _parsed(self) -> Value:
-        text = visible(self.text)
+        text = sanitize(self.text)
         return self.setting.parse(text) if text.strip() else None
 
     def _explain(self) -> None:

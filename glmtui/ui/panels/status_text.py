@@ -12,7 +12,7 @@ from glmtui.chat import Conversation
 from glmtui.engine.api import LoadedInfo
 from glmtui.errors import GlmtuiError, StoreError
 from glmtui.language import _, ngettext
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 from glmtui.ui.panels.device_memory import Memory, held, with_held
 from glmtui.ui.panels.status_bar import Facts, Mood
 from glmtui.ui.session.session import Session
@@ -125,10 +125,10 @@ def welcome(session: Session, how: How) -> str:
 def model_line(session: Session, how: How) -> str:
     """The model and how it is held: "smollm2 · int4 g32 · cpu · 8,192 tokens"."""
     if session.model is not None:
-        return one_line(loaded(session.model))
+        return sanitize_line(loaded(session.model))
     if session.loading is not None:
         text = _("{model} is loading; you can type already")
-        return one_line(text.format(model=session.loading[0]))
+        return sanitize_line(text.format(model=session.loading[0]))
     return _("No model yet: {key} picks one").format(key=how("model"))
 
 
@@ -155,7 +155,7 @@ def told(error: GlmtuiError | None) -> str:
 
 def title(conversation: Conversation) -> str:
     """The conversation's title, or what stands for one."""
-    return one_line(conversation.title) or _("New conversation")
+    return sanitize_line(conversation.title) or _("New conversation")
 
 
 def deleted(count: int) -> str:

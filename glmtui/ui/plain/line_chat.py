@@ -20,11 +20,11 @@ from glmtui.config import Settings
 from glmtui.engine.api import Engine, Event
 from glmtui.errors import GlmtuiError, StoreError, UsageError
 from glmtui.language import _
-from glmtui.logs import unexpected
-from glmtui.sanitize import one_line, visible
+from glmtui.logs import log_unexpected
+from glmtui.sanitize import sanitize, sanitize_line
 from glmtui.store import Store
 from glmtui.system import paths
-from glmtui.system.terminfo import can_place_cursor
+from glmtui.system.terminfo import can_move_cursor
 from glmtui.ui.panels import status_text
 from glmtui.ui.prompt.history import History
 from glmtui.ui.session.drafts import PromptDrafts
@@ -53,7 +53,7 @@ class Lines:
     def say(self, text: str) -> None:
         """Lines of their own; an empty text only ends the line there is."""
         end = "" if self._at_start else "\n"
-        self._text(end + (visible(text) + "\n" if text else ""))
+        self._text(end + (sanitize(text) + "\n" if text else ""))
 
     def show(self, messages: Sequence[Message], places: Mapping[str, Place]) -> None:
         """Nothing: what was written stands."""
@@ -62,7 +62,7 @@ class Lines:
         """Who speaks; a person's own words are on the screen already."""
         if message.role == "assistant":
             which = "" if place is None else f" {place[0]}/{place[1]}"
-            self.say((one_line(message.model) or message.role) + which + ":")
+            self.say((sanitize_line(message.model) or message.role) + which + ":")
 
     def append(self, text: str) -> None:
         """The reply goes on."""
@@ -173,7 +173,7 @@ class LineChat:
         try:
             self.session.close()
         except Exception as fault:  # of ours; what there is has to be saved all the same
-            unexpected(fault)
+            log_unexpected(fault)
         ended = self._engine.close(ENGINE_SECONDS)
         unsaved = self._saver.close(SAVER_SECONDS, self._let_go)
         return ended and self._saver.ended, unsaved
@@ -306,7 +306,7 @@ class LineChat:
             self._tell(message)
 
     def _tell(self, message: Message) -> None:
-        self._say(f"{one_line(message.model) or message.role}: {message.content}")
+        self._say(f"{sanitize_line(message.model) or message.role}: {message.content}")
 
     def _installed(self) -> str:
         from glmtui.engine.catalog import resolver
@@ -331,7 +331,7 @@ def lines_of_the_terminal() -> tuple[Write, Callable[[], str]]:
         with contextlib.suppress(locale.Error):
             locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     # readline writes escape sequences as soon as it is imported, whatever stdout is.
-    if sys.stdout.isatty() and can_place_cursor():
+    if sys.stdout.isatty() and can_move_cursor():
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - `input` edits lines and remembers them
 

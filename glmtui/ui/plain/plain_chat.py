@@ -16,7 +16,7 @@ from glmtui.chat import Message, Role
 from glmtui.config import presets
 from glmtui.errors import StoreError, UsageError
 from glmtui.language import _
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 from glmtui.store.search import search
 from glmtui.ui.panels import status_text
 from glmtui.ui.plain.line_chat import SAVER_SECONDS, LineChat
@@ -69,7 +69,7 @@ class PlainChat(LineChat):
         summaries = self.store.summaries()
         if not title:
             for summary in summaries:
-                self._say(f"{summary.id}  {one_line(summary.title)}")
+                self._say(f"{summary.id}  {sanitize_line(summary.title)}")
             return
         words = title.lower()
         fit = (s for s in summaries if s.id.startswith(words) or words in s.title.lower())
@@ -85,8 +85,8 @@ class PlainChat(LineChat):
         self._saver.settle(SAVER_SECONDS)
         hits = (hit for _path, found in search(self.store.paths(), words) for hit in found)
         found = [
-            f"{hit.conversation_id}  {one_line(hit.title)}: "
-            + one_line(f"{hit.before}{hit.found}{hit.after}")
+            f"{hit.conversation_id}  {sanitize_line(hit.title)}: "
+            + sanitize_line(f"{hit.before}{hit.found}{hit.after}")
             for hit in islice(hits, MOST_LINES)
         ]
         self._say("\n".join(found) or _("Nothing has it."))
@@ -149,7 +149,7 @@ class PlainChat(LineChat):
     def do_history(self, words: str = "") -> None:
         """Names the questions that have these words, the newest last."""
         found = self._sent.having(words)[:MOST_LINES]
-        self._say("\n".join(map(one_line, reversed(found))) or _("Nothing like it"))
+        self._say("\n".join(map(sanitize_line, reversed(found))) or _("Nothing like it"))
 
     def do_copy_message(self) -> None:
         """Copies the last reply."""

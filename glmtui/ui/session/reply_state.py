@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 from glmtui.chat import Conversation, Message
 from glmtui.engine.api import PrefillProgress, Request
 from glmtui.language import ngettext
-from glmtui.sanitize import VisibleStream
+from glmtui.sanitize import StreamSanitizer
 
 Place: TypeAlias = tuple[int, int]
 """Which of how many alternatives a message is, counted from 1."""
@@ -78,7 +78,7 @@ class ReplyState:
     submitted: bool = False
     stopping: bool = False
     prefill: PrefillProgress | None = None
-    stream: VisibleStream = field(default_factory=VisibleStream)
+    stream: StreamSanitizer = field(default_factory=StreamSanitizer)
     pieces: list[str] = field(default_factory=list)
     unseen: list[str] = field(default_factory=list)
     count: int = 0

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 from glmtui.chat import Conversation, Message
-from glmtui.sanitize import one_line, visible
+from glmtui.sanitize import sanitize, sanitize_line
 
 
 def sanitized(conversation: Conversation) -> Conversation:
-    """The conversation with all its text made visible, titles and names on one line."""
+    """The conversation with all its text made sanitize, titles and names on one line."""
     messages = tuple(map(made_visible, conversation.messages))
     system = conversation.system
     return replace(
         conversation,
-        title=one_line(conversation.title),
-        model=one_line(conversation.model),
-        system=None if system is None else visible(system),
+        title=sanitize_line(conversation.title),
+        model=sanitize_line(conversation.model),
+        system=None if system is None else sanitize(system),
         messages=messages,
     )
 
@@ -24,8 +24,8 @@ def sanitized(conversation: Conversation) -> Conversation:
 def made_visible(message: Message) -> Message:
     """The message with all its text made visible; itself, if it is so already."""
     before = (message.content, message.metadata, message.model, message.error)
-    content, metadata = visible(message.content), one_line(message.metadata)
-    model, error = one_line(message.model), visible(message.error)
+    content, metadata = sanitize(message.content), sanitize_line(message.metadata)
+    model, error = sanitize_line(message.model), sanitize(message.error)
     if (content, metadata, model, error) == before:
         return message
     return replace(message, content=content, metadata=metadata, model=model, error=error)

@@ -15,7 +15,7 @@ from typing import Protocol
 from glmtui.chat import Conversation
 from glmtui.errors import ConversationChanged, ConversationInUse, StoreError
 from glmtui.language import _
-from glmtui.logs import unexpected
+from glmtui.logs import log_unexpected
 
 RETRY_SECONDS = 10.0
 SLOW_SECONDS = 2.0
@@ -152,7 +152,7 @@ class Saver:
                 try:
                     call()
                 except Exception as fault:  # of ours; it keeps nothing that is said from the disk
-                    unexpected(fault)
+                    log_unexpected(fault)
             with self._changed:
                 self._busy = self._hung = False
             watch.cancel()
@@ -174,7 +174,7 @@ class Saver:
                 continue
             except Exception as fault:  # of ours; the others are saved all the same
                 if str(self._error) != str(error := _stopped(fault)):
-                    unexpected(fault)
+                    log_unexpected(fault)
                 continue
             with self._changed:
                 if self._waiting.get(conversation.id) is conversation:

@@ -34,8 +34,8 @@ from glmtui.engine.api import (
     ToolCall,
 )
 from glmtui.errors import GlmtuiError
-from glmtui.net.addresses import shown_name
-from glmtui.sanitize import one_line, visible
+from glmtui.net.addresses import redact_if_url
+from glmtui.sanitize import sanitize, sanitize_line
 from glmtui.ui.session.deletions import Deletions
 from glmtui.ui.session.reply_state import NullView, ReplyState, ReplyView, left_out, places
 from glmtui.ui.session.safe_conversation import made_visible, sanitized
@@ -127,7 +127,7 @@ class Session:
     @property
     def answering(self) -> str:
         """The name of the model in memory, or the one that was asked for."""
-        return one_line(self.model.name if self.model else shown_name(self.model_name))
+        return sanitize_line(self.model.name if self.model else redact_if_url(self.model_name))
 
     def load(self, target: Target, name: str, options: LoadOptions) -> None:
         """Loads a model in place of the one there is; a question that waits is answered by it."""
@@ -135,7 +135,7 @@ class Session:
             self.cut()
         self._take_back()
         assert self._engine is not None
-        self.model, self.loading, self.load_error = None, (shown_name(name), 0.0), None
+        self.model, self.loading, self.load_error = None, (redact_if_url(name), 0.0), None
         self.model_name = name
         self._target_name = target.url if isinstance(target, ServerSpec) else target.name
         self._engine.load(target, options)
@@ -183,15 +183,15 @@ class Session:
     def ask(self, text: str, editing: str | None = None) -> None:
         """A question, or other words for the one whose id is `editing`."""
         if editing is None:
-            self._say(Message("user", visible(text)))
+            self._say(Message("user", sanitize(text)))
         else:
-            self.conversation = self.conversation.edit(editing, visible(text))
+            self.conversation = self.conversation.edit(editing, sanitize(text))
             self._show(self.conversation.path)
             self._reply()
 
     def answer(self, text: str) -> None:
         """What came of the tool that the last reply calls."""
-        self._say(Message("observation", visible(text)))
+        self._say(Message("observation", sanitize(text)))
 
     def _say(self, message: Message) -> None:
         self.conversation = self.conversation.add(message)
@@ -227,7 +227,7 @@ class Session:
 
     def _reply(self, begun: Message | None = None) -> None:
         self.reply_error, self.stopped = None, False
-        name = shown_name(self.model_name)
+        name = redact_if_url(self.model_name)
         asked = replace(self.conversation, model=name or self.conversation.model)
         self.conversation = asked
         if begun is None:
@@ -306,14 +306,14 @@ class Session:
         self.drain()
         run, self.run = self.run, None
         assert run is not None
-        added = "".join(run.pieces) + run.stream.end() if reply is None else visible(reply.text)
+        added = "".join(run.pieces) + run.stream.flush() if reply is None else sanitize(reply.text)
         message = replace(
             run.message,
             content=run.message.content + added,
             model=self.answering,
             finish_reason=reason,
             stats=reply.stats if reply else None,
-            error=visible(str(error)) if error else "",
+            error=sanitize(str(error)) if error else "",
         )
         self.reply_error, self.answered, self.stopped = error, True, reason == "cancelled"
         if reply is not None:

@@ -306,7 +306,7 @@ def test_what_is_no_name(hub: Hub) -> None:
 
 def test_certificates_that_are_none(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
-    with pytest.raises(DownloadError, match="certificates to trust cannot be read"):
+    with pytest.raises(DownloadError, match="Could not read the trusted certificates"):
         pull(REPO, endpoint=hub.url.replace("http:", "https:"))
 
 
