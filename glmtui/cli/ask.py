@@ -18,6 +18,7 @@ from glmtui.cli.progress import ProgressLine
 from glmtui.config import Settings
 from glmtui.engine.api import ChatModel, ProgressHook, Reply
 from glmtui.engine.catalog import resolver
+from glmtui.engine.catalog.registry import DEFAULT_MODEL
 from glmtui.engine.open_model import open_model
 from glmtui.errors import GlmtuiError, UsageError
 from glmtui.language import _
@@ -40,8 +41,8 @@ def ask(question: str, settings: Settings, *, as_json: bool = False, strip: bool
     messages.append(Message("user", question))
     with (
         ProgressLine() as line,
-        CtrlC(line) as ctrl_c,
-        contextlib.closing(open_chat(settings, line)) as model,
+        InterruptHandler(line) as ctrl_c,
+        contextlib.closing(open_chat_model(settings, line)) as model,
     ):
         failure: GlmtuiError | None = None
         printer = _Printer(line, clean=strip or sys.stdout.isatty())
@@ -58,22 +59,22 @@ def ask(question: str, settings: Settings, *, as_json: bool = False, strip: bool
         except GlmtuiError as error:
             failure = error
         if as_json:
-            printer.add(as_object(model.info.name, stream.result, failure))
+            printer.add(reply_as_json(model.info.name, stream.result, failure))
         printer.end()
         if failure:
             raise failure
         return 130 if ctrl_c.pressed else 0
 
 
-def open_chat(settings: Settings, on_progress: ProgressHook) -> ChatModel:
+def open_chat_model(settings: Settings, on_progress: ProgressHook) -> ChatModel:
     """The model that `settings` name, or the default one, ready to answer. Raises GlmtuiError."""
     options = settings.load_options
-    name = settings.model or resolver.DEFAULT_MODEL
+    name = settings.model or DEFAULT_MODEL
     target = resolver.resolve(name, settings.server_specs(), options.family)
     return open_model(target, options, on_progress)
 
 
-class CtrlC:
+class InterruptHandler:
     """What Ctrl+C does while this is entered: end the reply, or at once the process.
 
     Python's own way, an exception wherever the program happens to be, is not for torch: from
@@ -91,7 +92,7 @@ class CtrlC:
         self._watched = True
         return self.pressed
 
-    def __enter__(self) -> CtrlC:
+    def __enter__(self) -> InterruptHandler:
         # A shell's background job ignores Ctrl+C, and goes on doing so.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             self._before = signal.signal(signal.SIGINT, self._press)
@@ -108,7 +109,7 @@ class CtrlC:
         self.pressed = True
 
 
-def as_object(model: str, reply: Reply, failure: GlmtuiError | None = None) -> str:
+def reply_as_json(model: str, reply: Reply, failure: GlmtuiError | None = None) -> str:
     """A reply as one JSON object: text, ids, finish_reason, stats, model."""
     found: dict[str, object] = {
         "text": reply.text,
@@ -123,7 +124,7 @@ def as_object(model: str, reply: Reply, failure: GlmtuiError | None = None) -> s
     return json.dumps(found, ensure_ascii=False)
 
 
-def question_from(words: list[str]) -> str:
+def read_question(words: list[str]) -> str:
     """The question on the command line, with what is piped in below it.
 
     Raises:

@@ -71,14 +71,14 @@ def _number(text: str, least: int) -> int:
     return number
 
 
-def run(args: Namespace, settings: Settings) -> str:
+def run_bench(args: Namespace, settings: Settings) -> str:
     """Measures; returns what is to be printed. Raises GlmtuiError."""
     from glmtui.cli import bench_report
     from glmtui.cli.progress import ProgressLine
     from glmtui.engine.bench import bench
     from glmtui.engine.hardware.machine import prepare_environment
 
-    plan = plan_of(args, settings)
+    plan = build_plan(args, settings)
     prepare_environment()  # for the processes that will import torch
     with ProgressLine() as line:
         result = bench(plan, line.show)
@@ -87,7 +87,7 @@ def run(args: Namespace, settings: Settings) -> str:
     return bench_report.as_table(result, shutil.get_terminal_size().columns)
 
 
-def plan_of(args: Namespace, settings: Settings) -> Plan:
+def build_plan(args: Namespace, settings: Settings) -> Plan:
     """What the arguments ask for.
 
     Raises:
@@ -129,8 +129,9 @@ def plan_of(args: Namespace, settings: Settings) -> Plan:
 def _model(args: Namespace, settings: Settings) -> ModelInfo:
     from glmtui.engine.api import ServerSpec
     from glmtui.engine.catalog import resolver
+    from glmtui.engine.catalog.registry import DEFAULT_MODEL
 
-    name = settings.model or resolver.DEFAULT_MODEL
+    name = settings.model or DEFAULT_MODEL
     target = resolver.resolve(name, settings.server_specs(), settings.load_options.family)
     if isinstance(target, ServerSpec):
         raise UsageError(

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterable
 
 from glmtui import __version__
-from glmtui.cli.tables import size, table
+from glmtui.cli.tables import format_size, format_table
 from glmtui.engine.bench import Measured, Result, Work
 from glmtui.engine.hardware.machine import cpu_name, snapshot
 
@@ -36,7 +36,7 @@ def as_table(result: Result, width: int) -> str:
         [
             *_wrapped(_described(result), width),
             "",
-            table(head, rows, width, elastic=0),
+            format_table(head, rows, width, elastic=0),
             "",
             *_wrapped(_explained(result), width),
         ]
@@ -81,7 +81,7 @@ def _seconds(seconds: float) -> str:
 
 
 def _size(nbytes: int | None) -> str:
-    return NONE if nbytes is None else size(nbytes)
+    return NONE if nbytes is None else format_size(nbytes)
 
 
 def _percent(share: float | None) -> str:

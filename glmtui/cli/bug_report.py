@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from glmtui import __version__
-from glmtui.cli.doctor import Finding
+from glmtui.cli.doctor import CheckResult
 from glmtui.config import SETTINGS, Settings
 from glmtui.errors import StoreError
 from glmtui.language import _
@@ -37,10 +37,10 @@ _HOST_OF_URL = re.compile(r"\b([a-z][a-z0-9+.-]*://)[^/\s\"'<>)]+")
 _ADDRESS = re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}\b|\b[\w.+-]+@[\w-]+\.[\w.-]+\b")
 
 
-def write(path: Path, findings: Iterable[Finding], settings: Settings) -> None:
+def write_report(path: Path, findings: Iterable[CheckResult], settings: Settings) -> None:
     """Writes the report where no file is yet, for its owner alone. Raises StoreError."""
     usual = Settings()
-    changed = [s.dotted for s in SETTINGS if getattr(settings, s.name) != getattr(usual, s.name)]
+    changed = [s.full_name for s in SETTINGS if getattr(settings, s.name) != getattr(usual, s.name)]
     parts = [
         f"glmtui {__version__}, {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         f"{platform.platform()}, Python {platform.python_version()}",
@@ -52,7 +52,7 @@ def write(path: Path, findings: Iterable[Finding], settings: Settings) -> None:
     ]
     for log in sorted(paths.state_dir().glob("*.log")):
         parts += [f"== {log.name}", _end_of(log)]
-    text = redacted("\n".join(parts) + "\n")
+    text = redact("\n".join(parts) + "\n")
     try:
         create_file(path, encode_utf8(text))
     except OSError as error:
@@ -61,7 +61,7 @@ def write(path: Path, findings: Iterable[Finding], settings: Settings) -> None:
         ) from error
 
 
-def redacted(text: str, environ: Mapping[str, str] = os.environ) -> str:
+def redact(text: str, environ: Mapping[str, str] = os.environ) -> str:
     """`text` without keys, hosts, addresses, the home folder and the user's name."""
     for value in sorted(_secrets(environ), key=len, reverse=True):
         text = text.replace(value, "[key]")

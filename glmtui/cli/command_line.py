@@ -152,7 +152,7 @@ def _model(text: str) -> Value:
 
 def _assignment(text: str) -> tuple[str, Value]:
     """The name and the checked value in "name=value"."""
-    from glmtui.config import find
+    from glmtui.config import find_setting
 
     name, equals, value = text.partition("=")
     if not equals:
@@ -160,8 +160,8 @@ def _assignment(text: str) -> tuple[str, Value]:
             _("{text!r} has no =; write it as temperature=0.7").format(text=text)
         )
     try:
-        row = find(name.strip())
-        return row.dotted, row.parse(value)
+        row = find_setting(name.strip())
+        return row.full_name, row.parse(value)
     except ConfigError as error:
         raise argparse.ArgumentTypeError(f"{error.message}. {error.hint}".strip()) from error
 
@@ -179,7 +179,7 @@ def _settings(args: Namespace) -> tuple[Settings, list[ConfigError]]:
         overrides["model"] = args.model
     if getattr(args, "system", None) is not None:
         overrides["system_prompt"] = args.system
-    settings, problems = config.load(args.config, overrides=overrides)
+    settings, problems = config.load_settings(args.config, overrides=overrides)
     set_language(settings.language)
     return settings, problems
 
@@ -211,21 +211,21 @@ def _app(args: Namespace) -> int:
 
 
 def _ask(args: Namespace) -> int:
-    from glmtui.cli.ask import ask, question_from
+    from glmtui.cli.ask import ask, read_question
 
     settings = _settings_or_complaints(args)
-    return ask(question_from(args.question), settings, as_json=args.json, strip=args.strip)
+    return ask(read_question(args.question), settings, as_json=args.json, strip=args.strip)
 
 
 def _pull(args: Namespace) -> int:
     from glmtui.cli.progress import ProgressLine
-    from glmtui.cli.tables import ready
+    from glmtui.cli.tables import pulled_message
     from glmtui.engine.pull import pull
 
     settings = _settings_or_complaints(args)
     with ProgressLine() as line:
         info = pull(args.ref, endpoint=settings.endpoint, on_progress=line)
-    _print(ready(info))
+    _print(pulled_message(info))
     return 0
 
 
@@ -245,8 +245,8 @@ def _remake(args: Namespace) -> int:
 
     _settings_or_complaints(args)
     try:
-        _print(convert.remake(args))
-    except convert.Stopped as error:
+        _print(convert.convert_model(args))
+    except convert.Interrupted as error:
         _complain(error)
         return 130
     return 0
@@ -255,12 +255,13 @@ def _remake(args: Namespace) -> int:
 def _models(args: Namespace) -> int:
     from glmtui.cli import tables
     from glmtui.engine.catalog import resolver
+    from glmtui.engine.catalog.registry import MODELS
     from glmtui.engine.hardware import machine
 
     servers = _settings_or_complaints(args).servers
-    _print(tables.models(resolver.installed(), resolver.MODELS, machine.snapshot(), _columns()))
+    _print(tables.models_table(resolver.installed_models(), MODELS, machine.snapshot(), _columns()))
     if servers:
-        _print("\n" + tables.servers(servers, _columns()))
+        _print("\n" + tables.servers_table(servers, _columns()))
     return 0
 
 
@@ -272,7 +273,7 @@ def _list(args: Namespace) -> int:
     for problem in store.problems:
         _complain(problem)
     if summaries:
-        _print(tables.conversations(summaries, _columns()))
+        _print(tables.conversations_table(summaries, _columns()))
     else:
         _print(f"There are no saved conversations in {store.folder}.")
     return 0
@@ -320,7 +321,7 @@ def _config(args: Namespace) -> int:
     path = args.config or config.config_file()
     for row in config.SETTINGS:
         if os.environ.get(row.variable):
-            _print(f"# {row.variable} in the environment overrides {row.dotted}")
+            _print(f"# {row.variable} in the environment overrides {row.full_name}")
     if path.exists():
         with contextlib.suppress(OSError):  # `problems` says so
             _print(redact_credentials(f"# {path}\n{path.read_text('utf-8', 'replace').rstrip()}"))
@@ -337,19 +338,19 @@ def _doctor(args: Namespace) -> int:
 
     settings, problems = _settings(args)
     found = []
-    for finding in doctor.findings(settings, problems):
+    for finding in doctor.run_checks(settings, problems):
         _print(finding.text)
         found.append(finding)
     if args.bundle:
         from glmtui.cli import bug_report
 
-        bug_report.write(args.bundle, found, settings)
+        bug_report.write_report(args.bundle, found, settings)
         _print(f"Written to {args.bundle}; look through it before you send it.")
     return 1 if any(finding.level == "fail" for finding in found) else 0
 
 
 def _bench(args: Namespace) -> int:
-    _print(bench.run(args, _settings_or_complaints(args)))
+    _print(bench.run_bench(args, _settings_or_complaints(args)))
     return 0
 
 

@@ -12,22 +12,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from glmtui.cli.progress import ProgressLine
-from glmtui.cli.tables import size
+from glmtui.cli.tables import format_size
 from glmtui.engine.api import ServerSpec
 from glmtui.engine.catalog import resolver
 from glmtui.errors import GlmtuiError, ModelError, UsageError
 from glmtui.language import _
 
 
-class Stopped(GlmtuiError):
+class Interrupted(GlmtuiError):
     """The person who asked for it stopped it; nothing of it is left."""
 
 
-def remake(args: Namespace) -> str:
+def convert_model(args: Namespace) -> str:
     """Does what the command line asks for. Returns what to tell of it.
 
     Raises:
-        Stopped: by a signal.
+        Interrupted: by a signal.
         GlmtuiError: it cannot be done.
     """
     source = resolver.resolve(args.source)
@@ -49,10 +49,10 @@ def remake(args: Namespace) -> str:
             )
         except ModelError as error:
             if stopped.is_set():
-                raise Stopped(f"{args.command} was stopped; nothing of it is left.") from error
+                raise Interrupted(f"{args.command} was stopped; nothing of it is left.") from error
             raise
     return (
-        f"{info.path} is ready: {size(info.nbytes)}, {info.stored}.\n"
+        f"{info.path} is ready: {format_size(info.nbytes)}, {info.stored}.\n"
         f"Chat with it: glmtui -m {info.name}"
     )
 

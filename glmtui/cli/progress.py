@@ -51,7 +51,7 @@ class ProgressLine:
         seconds = now - self._began
         # What a resumed download already had says nothing of the rate.
         rate = (progress.done - self._first) / seconds if seconds >= 1 else None
-        self.show(describe(progress, rate))
+        self.show(format_progress(progress, rate))
 
     def show(self, text: str) -> None:
         """Puts `text` in place of what the line said."""
@@ -76,7 +76,7 @@ class ProgressLine:
             sys.stderr.flush()
 
 
-def describe(progress: Progress, rate: float | None = None) -> str:
+def format_progress(progress: Progress, rate: float | None = None) -> str:
     """How far a job is, such as "downloading x: 43 %, 41 of 97 MB, 12 MB/s, 5 s left".
 
     Args:

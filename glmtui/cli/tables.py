@@ -24,11 +24,13 @@ from glmtui.sanitize import sanitize_line
 from glmtui.store import Summary
 
 GAP = "  "
-FORMS = (None, "int8", "int4")  # ways to hold weights, largest first
-LEAST = 8  # cells that a column keeps however narrow the terminal is
+WEIGHT_FORMS = (None, "int8", "int4")  # ways to hold weights, largest first
+MIN_COLUMN_WIDTH = 8  # cells that a column keeps however narrow the terminal is
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int, elastic: int) -> str:
+def format_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], width: int, elastic: int
+) -> str:
     """Rows as aligned columns, at most `width` cells wide.
 
     Args:
@@ -39,7 +41,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int, elasti
     widths = [max(cell_len(line[i]) for line in lines) for i in range(len(head))]
     over = sum(widths) + len(GAP) * (len(widths) - 1) - width
     if over > 0:
-        widths[elastic] = max(widths[elastic] - over, min(widths[elastic], LEAST))
+        widths[elastic] = max(widths[elastic] - over, min(widths[elastic], MIN_COLUMN_WIDTH))
     right = [name.startswith(" ") for name in head]
     return "\n".join(
         GAP.join(_cell(*part) for part in zip(line, widths, right, strict=True)).rstrip()
@@ -54,16 +56,16 @@ def _cell(text: str, width: int, right: bool) -> str:
     return space + text if right else text + space
 
 
-def size(nbytes: int) -> str:
+def format_size(nbytes: int) -> str:
     """Bytes for reading: "97 MB", "3.9 GB"; "n/a" for more than there are."""
     if not 0 <= nbytes < 1e18:
         return "n/a"
     return f"{nbytes / 1e9:.1f} GB" if nbytes >= 999.5e6 else f"{nbytes / 1e6:.0f} MB"
 
 
-def ready(info: ModelInfo) -> str:
+def pulled_message(info: ModelInfo) -> str:
     """What to do with a model that has been fetched."""
-    said = f"{info.name} is ready ({size(info.nbytes)})."
+    said = f"{info.name} is ready ({format_size(info.nbytes)})."
     if info.family not in FROM_THE_FOLDER or read_chat_template(info.path) is not None:
         return f"{said} Chat with it: glmtui -m {info.name}"
     return (
@@ -73,8 +75,8 @@ def ready(info: ModelInfo) -> str:
     )
 
 
-def conversations(summaries: Sequence[Summary], width: int) -> str:
-    """A table of conversations, in the order they come."""
+def conversations_table(summaries: Sequence[Summary], width: int) -> str:
+    """A table of conversations_table, in the order they come."""
     rows = [
         (
             s.id,
@@ -85,7 +87,9 @@ def conversations(summaries: Sequence[Summary], width: int) -> str:
         )
         for s in summaries
     ]
-    return table(("ID", "LAST CHANGED", " MESSAGES", "MODEL", "TITLE"), rows, width, elastic=4)
+    return format_table(
+        ("ID", "LAST CHANGED", " MESSAGES", "MODEL", "TITLE"), rows, width, elastic=4
+    )
 
 
 def _when(moment: datetime) -> str:
@@ -93,7 +97,7 @@ def _when(moment: datetime) -> str:
     return f"{moment.astimezone():%Y-%m-%d %H:%M}"
 
 
-def models(
+def models_table(
     installed: Sequence[ModelInfo], known: Sequence[KnownModel], machine: Snapshot, width: int
 ) -> str:
     """A table of what is on this machine and what can be pulled.
@@ -106,7 +110,7 @@ def models(
     rows = [
         (
             info.name,
-            size(info.nbytes),
+            format_size(info.nbytes),
             f"{info.context_length:,}",
             *_needs(named.get(info.name)),
             "ready",
@@ -116,7 +120,7 @@ def models(
     rows += [
         (
             model.name,
-            size(model.disk_nbytes),
+            format_size(model.disk_nbytes),
             f"{model.context_length:,}",
             *_needs(model),
             _fitting(model, machine),
@@ -125,37 +129,38 @@ def models(
         if model.name not in here
     ]
     head = ("NAME", " SIZE", " CONTEXT", " FP16", " INT8", " INT4", "STATE")
-    return table(head, rows, width, elastic=0)
+    return format_table(head, rows, width, elastic=0)
 
 
 def _needs(model: KnownModel | None) -> tuple[str, ...]:
     if model is None:
-        return ("",) * len(FORMS)
+        return ("",) * len(WEIGHT_FORMS)
     return tuple(
-        f"{model.memory_nbytes(form) / 1e9:.1f}" if _offered(model, form) else "-" for form in FORMS
+        f"{model.memory_nbytes(form) / 1e9:.1f}" if _offered(model, form) else "-"
+        for form in WEIGHT_FORMS
     )
 
 
 def _offered(model: KnownModel, form: str | None) -> bool:
     """Whether a model can be held so: what is stored in few bits is not held in more."""
-    return model.stored is None or form == model.stored
+    return model.stored_quant is None or form == model.stored_quant
 
 
 def _fitting(model: KnownModel, machine: Snapshot) -> str:
     """The largest form of a model that fits, in words."""
     room = None
-    for form in FORMS:
+    for form in WEIGHT_FORMS:
         if _offered(model, form):
             room = fits(model.memory_nbytes(form), machine)
             if room.fits:
-                return "fits" if form == model.stored else f"fits as {form}"
+                return "fits" if form == model.stored_quant else f"fits as {form}"
     return "fit unknown" if room is None or room.fits is None else "too large"
 
 
-def servers(named: Mapping[str, Server], width: int) -> str:
+def servers_table(named: Mapping[str, Server], width: int) -> str:
     """A table of the servers in the settings."""
     rows = [
         (name, server.model or "(its first)", redact_url(server.url))
         for name, server in named.items()
     ]
-    return table(("SERVER", "MODEL", "ADDRESS"), rows, width, elastic=2)
+    return format_table(("SERVER", "MODEL", "ADDRESS"), rows, width, elastic=2)

@@ -4,7 +4,7 @@ Knows config.toml, presets.toml and the environment, not who uses a setting.
 """
 
 from glmtui.config.settings import (
-    MOST_PROBLEMS,
+    MAX_PROBLEMS,
     SAMPLING_FIELDS,
     SETTINGS,
     TABLES,
@@ -12,13 +12,13 @@ from glmtui.config.settings import (
     Server,
     Settings,
     config_file,
-    find,
-    load,
+    find_setting,
+    load_settings,
     parse_setting,
 )
 
 __all__ = [
-    "MOST_PROBLEMS",
+    "MAX_PROBLEMS",
     "SAMPLING_FIELDS",
     "SETTINGS",
     "TABLES",
@@ -26,7 +26,7 @@ __all__ = [
     "Server",
     "Settings",
     "config_file",
-    "find",
-    "load",
+    "find_setting",
+    "load_settings",
     "parse_setting",
 ]

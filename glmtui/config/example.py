@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 from glmtui.config import SETTINGS, TABLES, Server
-from glmtui.config.schema import Setting, rows
+from glmtui.config.schema import Setting, declared_settings
 
 
 def example_toml() -> str:
@@ -17,7 +17,7 @@ def example_toml() -> str:
     for table in TABLES:
         parts.append(f"[{table}]")
         parts += map(_example, (row for row in SETTINGS if row.table == table))
-    parts += [_KEYS, _SERVER, *map(_example, rows(Server, "servers.NAME"))]
+    parts += [_KEYS, _SERVER, *map(_example, declared_settings(Server, "servers.NAME"))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -41,5 +41,5 @@ def _example(row: Setting) -> str:
     shown = row.default if row.default not in (None, "") else row.example
     # TOML's strings, numbers and booleans are written as JSON's are.
     value = json.dumps("" if shown is None else shown, ensure_ascii=False)
-    takes = row.expects[0].upper() + row.expects[1:]
+    takes = row.expected[0].upper() + row.expected[1:]
     return f"# {row.help}\n# {takes}.\n# {row.name} = {value}"

@@ -1,7 +1,7 @@
-"""Presets: sampling values under a name. Three are built in; a person's own lie in presets.toml.
+"""Presets: named sets of sampling values. Three are built in; the user's own are in presets.toml.
 
-The file is written whole by `save`, and can be edited by hand; a bad entry is left out, named
-with its line. Knows no conversation.
+`save_preset` rewrites the whole file. The file can also be edited by hand: a bad entry is skipped
+and reported with its line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tomli_w
 
 from glmtui.chat import SamplingParams
 from glmtui.config import SAMPLING_FIELDS, toml_file
-from glmtui.config.schema import unknown
+from glmtui.config.schema import unknown_setting
 from glmtui.errors import ConfigError, UsageError
 from glmtui.language import _
 from glmtui.system import paths
@@ -30,18 +30,18 @@ BUILT_IN: Mapping[str, SamplingParams] = {
 _NAME = re.compile(r"[\w-]{1,24}")
 
 
-def file() -> Path:
+def presets_file() -> Path:
     """Where a person's own are kept; it need not exist."""
     return paths.config_dir() / "presets.toml"
 
 
-def load(path: Path | None = None) -> tuple[dict[str, SamplingParams], list[ConfigError]]:
+def load_presets(path: Path | None = None) -> tuple[dict[str, SamplingParams], list[ConfigError]]:
     """All presets by name, the built-in ones first, and what was wrong with the file's."""
-    path, problems = path or file(), list[ConfigError]()
+    path, problems = path or presets_file(), list[ConfigError]()
     presets = dict(BUILT_IN)
     if not path.exists():
         return presets, problems
-    text, document = toml_file.read(path, problems)
+    text, document = toml_file.read_toml(path, problems)
     known = {row.name: row for row in SAMPLING_FIELDS}
     for name, table in document.items():
         values: dict[str, Any] = {}
@@ -52,16 +52,18 @@ def load(path: Path | None = None) -> tuple[dict[str, SamplingParams], list[Conf
                         _("{name} is no preset").format(name=name), _("It needs a table [NAME].")
                     )
                 if key not in known:
-                    raise unknown(key, known.values())
+                    raise unknown_setting(key, known.values())
                 values[key] = known[key].check(value)
             except ConfigError as error:
-                problems.append(toml_file.located(error, path, text, (name, key)[: 1 + bool(key)]))
+                problems.append(
+                    toml_file.with_location(error, path, text, (name, key)[: 1 + bool(key)])
+                )
         if isinstance(table, dict) and name not in BUILT_IN:
             presets[name] = SamplingParams(**values)
     return presets, problems
 
 
-def save(name: str, params: SamplingParams, path: Path | None = None) -> Path:
+def save_preset(name: str, params: SamplingParams, path: Path | None = None) -> Path:
     """Keeps `params` under a name. Returns the file.
 
     Raises:
@@ -73,8 +75,8 @@ def save(name: str, params: SamplingParams, path: Path | None = None) -> Path:
             _("{name!r} cannot be the name of a preset of yours.").format(name=name),
             _("Letters, digits, - and _ can; the names of those built in are taken."),
         )
-    path = path or file()
-    presets, problems = load(path)
+    path = path or presets_file()
+    presets, problems = load_presets(path)
     if problems:
         raise problems[0]
     own = {n: p for n, p in {**presets, name: params}.items() if n not in BUILT_IN}
@@ -89,9 +91,9 @@ def save(name: str, params: SamplingParams, path: Path | None = None) -> Path:
     return path
 
 
-def find(name: str) -> SamplingParams:
+def find_preset(name: str) -> SamplingParams:
     """The preset of this name. Raises UsageError."""
-    presets, _problems = load()
+    presets, _problems = load_presets()
     if name not in presets:
         known = ", ".join(presets)
         raise UsageError(
@@ -101,6 +103,6 @@ def find(name: str) -> SamplingParams:
     return presets[name]
 
 
-def name_of(params: SamplingParams, presets: Mapping[str, SamplingParams]) -> str:
+def preset_name(params: SamplingParams, presets: Mapping[str, SamplingParams]) -> str:
     """The preset that these values are; "" for none."""
     return next((name for name, preset in presets.items() if preset == params), "")

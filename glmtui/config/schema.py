@@ -1,7 +1,7 @@
 """One setting: its name, type, range and help line, and the check of a value against them.
 
-A setting is declared as a dataclass field (see `setting`); `rows` reads the declarations back.
-Nothing here knows which settings exist or where their values come from: that is `config`.
+A setting is declared as a dataclass field (see `setting`); `declared_settings` reads the fields
+back. Which settings exist and where their values come from is in `settings`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from glmtui.net.addresses import redact_url
 
 Value: TypeAlias = str | int | float | bool | None
 
-SWITCH_WORDS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(
+BOOLEAN_WORDS = dict.fromkeys(("true", "yes", "on"), True) | dict.fromkeys(
     ("false", "no", "off"), False
 )
 
@@ -39,7 +39,7 @@ class Setting:
         example: what config.example.toml shows where there is no default to show.
         low, high: both within the range.
         choices: the only values allowed, if any.
-        pattern, form: what a str must match, and that in words.
+        pattern, pattern_help: what a str must match, and that in words.
     """
 
     name: str
@@ -53,27 +53,27 @@ class Setting:
     high: float = sys.float_info.max
     choices: tuple[str, ...] = ()
     pattern: str = ".*"
-    form: str = "a text"
+    pattern_help: str = "a text"
 
     @property
-    def dotted(self) -> str:
+    def full_name(self) -> str:
         """Its name in config.toml, such as "sampling.top_k"."""
         return f"{self.table}.{self.name}" if self.table else self.name
 
     @property
     def variable(self) -> str:
         """The environment variable that sets it."""
-        return "GLMTUI_" + self.dotted.replace(".", "_").upper()
+        return "GLMTUI_" + self.full_name.replace(".", "_").upper()
 
     @property
-    def expects(self) -> str:
+    def expected(self) -> str:
         """What it may be, such as "a number from 0 to 2"."""
         if self.choices:
             return _("one of {choices}").format(choices=", ".join(self.choices))
         if self.kind is bool:
             return _("true or false")
         if self.kind is str:
-            return _(self.form)
+            return _(self.pattern_help)
         if self.high < sys.float_info.max:
             whole, some = (
                 _("a whole number from {low} to {high}"),
@@ -94,7 +94,7 @@ class Setting:
             return None
         value: object = text
         if self.kind is bool:
-            value = SWITCH_WORDS.get(text.lower(), text)
+            value = BOOLEAN_WORDS.get(text.lower(), text)
         elif self.kind is not str:
             try:
                 value = self.kind(text)
@@ -118,7 +118,9 @@ class Setting:
         near = difflib.get_close_matches(str(value), self.choices, n=1)
         hint = _("Did you mean {name}?").format(name=f'"{near[0]}"') if near else _(self.help)
         text = _("{name} = {value} is not {expected}")
-        raise ConfigError(text.format(name=self.dotted, value=shown, expected=self.expects), hint)
+        raise ConfigError(
+            text.format(name=self.full_name, value=shown, expected=self.expected), hint
+        )
 
     def _allows(self, value: Value) -> bool:
         if isinstance(value, str):
@@ -138,7 +140,7 @@ def setting(line: str, default: Any = MISSING, *, table: str = "", **limits: Any
     return field(default=default, metadata={"help": line, "table": table, **limits})
 
 
-def rows(cls: type, table: str = "") -> tuple[Setting, ...]:
+def declared_settings(cls: type, table: str = "") -> tuple[Setting, ...]:
     """The settings that `cls` declares, in order; `table` is theirs where they name none."""
     hints = get_type_hints(cls)
     return tuple(_row(f, hints[f.name], table) for f in fields(cls) if "help" in f.metadata)
@@ -156,10 +158,10 @@ def _row(declared: Field[Any], hint: Any, table: str) -> Setting:
     return Setting(name=declared.name, kind=hint, default=default, optional=optional, **limits)
 
 
-def unknown(name: str, known: Iterable[Setting]) -> ConfigError:
+def unknown_setting(name: str, known: Iterable[Setting]) -> ConfigError:
     """The error for a setting that does not exist, with the nearest that does."""
     meant = {row.table: f"[{row.table}]" for row in known if row.table}
-    meant |= {key: row.dotted for row in known for key in (row.dotted, row.name)}
+    meant |= {key: row.full_name for row in known for key in (row.full_name, row.name)}
     last_part = name.rpartition(".")[2]
     near = [n for part in (name, last_part) for n in difflib.get_close_matches(part, meant, 1)]
     hint = _("Did you mean {name}?").format(name=meant[near[0]]) if near else ""

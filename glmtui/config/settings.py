@@ -19,14 +19,15 @@ from typing import Any, Literal
 from glmtui.chat import SamplingParams
 from glmtui.commands import keymap
 from glmtui.config import toml_file
-from glmtui.config.schema import Setting, Value, rows, setting, unknown
+from glmtui.config.schema import Setting, Value, declared_settings, setting, unknown_setting
 from glmtui.engine.api import LoadOptions, ServerSpec
-from glmtui.engine.catalog.resolver import FAMILIES, KERNELS, QUANTS
+from glmtui.engine.catalog.families import FAMILIES
+from glmtui.engine.catalog.registry import KERNELS, QUANTS
 from glmtui.errors import ConfigError
 from glmtui.language import _
 from glmtui.system import paths
 
-MOST_PROBLEMS = 20  # then the rest of the file is left out
+MAX_PROBLEMS = 20  # then the rest of the file is left out
 URL = r"https?://[^\s/]\S*"
 
 
@@ -37,7 +38,7 @@ class Server:
     url: str = setting(
         "Where its API begins, usually ending in /v1.",
         pattern=URL,
-        form="an http:// or https:// address",
+        pattern_help="an http:// or https:// address",
         example="http://localhost:8000/v1",
     )
     model: str = setting("The model to ask for there; empty takes the first it lists.", "")
@@ -45,7 +46,7 @@ class Server:
         "The environment variable that holds its API key; empty where it needs none.",
         "",
         pattern=r"\w*",
-        form="the name of an environment variable",
+        pattern_help="the name of an environment variable",
     )
 
 
@@ -62,7 +63,7 @@ class Settings:
         "The model to open: a known name, a hub id, a folder, an address, or a server's name.",
         None,
         pattern=r".*\S.*",
-        form="the name of a model",
+        pattern_help="the name of a model",
         example="smollm2",
     )
     system_prompt: str | None = setting(
@@ -139,7 +140,7 @@ class Settings:
         "auto",
         table="load",
         pattern=r"auto|cpu|cuda(:\d{1,3})?|balanced",
-        form="one of auto, cpu, cuda, cuda:N, balanced",
+        pattern_help="one of auto, cpu, cuda, cuda:N, balanced",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "The number type the model computes in.", "auto", table="load"
@@ -186,7 +187,7 @@ class Settings:
         None,
         table="hub",
         pattern=URL,
-        form="an http:// or https:// address",
+        pattern_help="an http:// or https:// address",
         example="https://hf-mirror.com",
     )
     format: Literal["toml", "json"] = setting(
@@ -240,22 +241,22 @@ class Settings:
         }
 
 
-SETTINGS = rows(Settings)
+SETTINGS = declared_settings(Settings)
 SAMPLING_FIELDS = tuple(row for row in SETTINGS if row.table == "sampling")
 TABLES = tuple(dict.fromkeys(row.table for row in SETTINGS if row.table))
 
 
-def find(name: str) -> Setting:
+def find_setting(name: str) -> Setting:
     """The setting of this name, dotted or, for sampling, bare. Raises ConfigError."""
     for row in SETTINGS:
-        if name == row.dotted or (name == row.name and row.table in ("", "sampling")):
+        if name == row.full_name or (name == row.name and row.table in ("", "sampling")):
             return row
-    raise unknown(name, SETTINGS)
+    raise unknown_setting(name, SETTINGS)
 
 
 def parse_setting(name: str, text: str) -> Value:
     """The value that `text`, as typed, gives the setting `name`. Raises ConfigError."""
-    return find(name).parse(text)
+    return find_setting(name).parse(text)
 
 
 # ---- where values come from
@@ -266,7 +267,7 @@ def config_file() -> Path:
     return paths.config_dir() / "config.toml"
 
 
-def load(
+def load_settings(
     path: Path | None = None,
     environ: Mapping[str, str] = os.environ,
     overrides: Mapping[str, Value] | None = None,
@@ -283,7 +284,7 @@ def load(
     if path is not None or config_file().exists():
         values |= _from_file(path or config_file(), problems)
     values |= _from_environment(environ, problems)
-    values |= {find(name).name: value for name, value in (overrides or {}).items()}
+    values |= {find_setting(name).name: value for name, value in (overrides or {}).items()}
     return Settings(**values), problems
 
 
@@ -313,12 +314,12 @@ def _from_environment(environ: Mapping[str, str], problems: list[ConfigError]) -
 
 
 def _from_file(path: Path, problems: list[ConfigError]) -> dict[str, Any]:
-    text, document = toml_file.read(path, problems)
+    text, document = toml_file.read_toml(path, problems)
     values: dict[str, Any] = {}
     bound: dict[str, tuple[str, ...]] = {}
     servers: dict[str, dict[str, Any]] = {}
     for entry, value in _entries(document):
-        if len(problems) >= MOST_PROBLEMS:
+        if len(problems) >= MAX_PROBLEMS:
             problems.append(
                 ConfigError(
                     _("{path}: much is wrong here").format(path=path),
@@ -333,14 +334,14 @@ def _from_file(path: Path, problems: list[ConfigError]) -> dict[str, Any]:
             row = _row_of(entry)
             checked = row.check(value)
         except ConfigError as error:
-            problems.append(toml_file.located(error, path, text, entry))
+            problems.append(toml_file.with_location(error, path, text, entry))
             continue
         if entry[0] == "servers":
             servers.setdefault(entry[1], {})[row.name] = checked
         else:
             values[row.name] = checked
     for action, clash in list(keymap.clashes(bound)):
-        problems.append(toml_file.located(clash, path, text, ("keys", action)))
+        problems.append(toml_file.with_location(clash, path, text, ("keys", action)))
         del bound[action]
     values["bindings"] = bound
     # A server whose address was refused cannot be called.
@@ -370,13 +371,13 @@ def _row_of(entry: tuple[str, ...]) -> Setting:
     if entry[0] != "servers":
         known = SETTINGS
     elif len(entry) == 3:
-        known = rows(Server, f"servers.{entry[1]}")
+        known = declared_settings(Server, f"servers.{entry[1]}")
     else:
         raise ConfigError(
             _("{name} is not a server").format(name=name),
             _("It needs a table [servers.NAME] with a url."),
         )
     for row in known:
-        if row.dotted == name:
+        if row.full_name == name:
             return row
-    raise unknown(name, known)
+    raise unknown_setting(name, known)

@@ -17,11 +17,11 @@ from glmtui.language import _
 from glmtui.system.durable_files import read_bounded
 
 MAX_BYTES = 1 << 16  # with every setting it has 4 KB
-MOST_STEPS = 8  # back over what looks like the beginning of a value and is not
+MAX_STEPS_BACK = 8  # back over what looks like the beginning of a value and is not
 _OPENS = re.compile(r"\"{3}|'{3}|[\[{]")  # what a value of several lines begins with
 
 
-def read(path: Path, problems: list[ConfigError]) -> tuple[str, dict[str, Any]]:
+def read_toml(path: Path, problems: list[ConfigError]) -> tuple[str, dict[str, Any]]:
     """The text of a file and the document it is; both empty, with a problem more, if it is none."""
     hint = _("Nothing of this file is in force.")
     try:
@@ -52,13 +52,13 @@ def read(path: Path, problems: list[ConfigError]) -> tuple[str, dict[str, Any]]:
     return "", {}
 
 
-def located(error: ConfigError, path: Path, text: str, entry: tuple[str, ...]) -> ConfigError:
+def with_location(error: ConfigError, path: Path, text: str, entry: tuple[str, ...]) -> ConfigError:
     """The error with the file and the line of the entry that it is about."""
-    where = _("{path}, line {line}").format(path=path, line=line_of(text, entry))
+    where = _("{path}, line {line}").format(path=path, line=line_of_entry(text, entry))
     return ConfigError(f"{where}: {error.message}", error.hint)
 
 
-def line_of(text: str, entry: tuple[str, ...]) -> int:
+def line_of_entry(text: str, entry: tuple[str, ...]) -> int:
     """The line of a TOML document on which the entry with this path begins, counted from 1.
 
     tomli does not say. So this asks it which beginnings of the document are documents too: the
@@ -68,7 +68,7 @@ def line_of(text: str, entry: tuple[str, ...]) -> int:
 
     def readable(count: int) -> tuple[int, dict[str, Any]]:
         """The longest document among the beginnings of at most `count` lines."""
-        for _step in range(MOST_STEPS):
+        for _step in range(MAX_STEPS_BACK):
             try:
                 return count, tomli.loads("\n".join(lines[:count]))
             except tomli.TOMLDecodeError:  # it ends within a value of several lines

@@ -4,16 +4,16 @@
 screens.
 """
 
-from glmtui.tools.declaration import Invocation, Parameter, Tool, load, tool_named, tools_file
-from glmtui.tools.process import Outcome, run
+from glmtui.tools.declaration import Invocation, Parameter, Tool, find_tool, load_tools, tools_file
+from glmtui.tools.process import ToolResult, run_tool
 
 __all__ = [
     "Invocation",
-    "Outcome",
     "Parameter",
     "Tool",
-    "load",
-    "run",
-    "tool_named",
+    "ToolResult",
+    "find_tool",
+    "load_tools",
+    "run_tool",
     "tools_file",
 ]

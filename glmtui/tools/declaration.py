@@ -28,7 +28,7 @@ from typing import Any
 
 import tomli
 
-from glmtui.config.toml_file import line_of
+from glmtui.config.toml_file import line_of_entry
 from glmtui.errors import ConfigError, ToolError
 from glmtui.language import _
 from glmtui.sanitize import sanitize_line, show_all_characters
@@ -36,7 +36,7 @@ from glmtui.system import paths
 from glmtui.system.durable_files import read_bounded
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
-KINDS: Mapping[str, tuple[type, ...]] = {
+JSON_TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
     "number": (int, float),
@@ -52,7 +52,7 @@ class Parameter:
     """One argument that a tool takes.
 
     Attributes:
-        kind: a key of `KINDS`, as JSON Schema names types.
+        kind: a key of `JSON_TYPES`, as JSON Schema names types.
         choices: the only values of a string, if any.
     """
 
@@ -71,7 +71,7 @@ class Parameter:
     def check(self, value: object) -> None:
         """Raises ToolError."""
         # bool is an int to isinstance
-        right = isinstance(value, KINDS[self.kind]) and (
+        right = isinstance(value, JSON_TYPES[self.kind]) and (
             self.kind == "boolean" or not isinstance(value, bool)
         )
         if not right or (self.choices and value not in self.choices):
@@ -100,7 +100,7 @@ class Invocation:
     timeout: float
 
     @property
-    def shown(self) -> str:
+    def display_text(self) -> str:
         """The command as one would type it, on one line, each character of it to be seen."""
         return show_all_characters(shlex.join(self.argv))
 
@@ -188,7 +188,7 @@ def _as_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def tool_named(tools: Sequence[Tool], name: str) -> Tool:
+def find_tool(tools: Sequence[Tool], name: str) -> Tool:
     """The tool of that name. Raises ToolError."""
     for tool in tools:
         if tool.name == name:
@@ -209,7 +209,7 @@ def tools_file() -> Path:
     return paths.config_dir() / "tools.toml"
 
 
-def load(path: Path | None = None) -> tuple[tuple[Tool, ...], list[ConfigError]]:
+def load_tools(path: Path | None = None) -> tuple[tuple[Tool, ...], list[ConfigError]]:
     """The tools that are offered to models, and what was wrong with those that are left out.
 
     None at all unless the file says ``enabled = true``.
@@ -236,7 +236,7 @@ def load(path: Path | None = None) -> tuple[tuple[Tool, ...], list[ConfigError]]
         problems.append(
             ConfigError(
                 _("{path}, line {line}: {what}").format(
-                    path=path, line=line_of(text, entry), what=what
+                    path=path, line=line_of_entry(text, entry), what=what
                 ),
                 hint,
             )
@@ -314,9 +314,9 @@ def _parameter(tool: str, name: str, table: object) -> Parameter:
     optional, choices = table.get("optional", False), table.get("choices", [])
     if not isinstance(description, str):
         raise ConfigError(_("{where}.description is no text").format(where=where))
-    if kind not in KINDS:
+    if kind not in JSON_TYPES:
         raise ConfigError(
-            _("{where}.type is not one of {names}").format(where=where, names=", ".join(KINDS))
+            _("{where}.type is not one of {names}").format(where=where, names=", ".join(JSON_TYPES))
         )
     if not isinstance(optional, bool):
         raise ConfigError(_("{where}.optional is true or false").format(where=where))

@@ -29,7 +29,7 @@ from glmtui.tools.declaration import Invocation
 MAX_OUTPUT_BYTES = 16_384  # a model's context holds no more than a few thousand tokens of it
 CHECK_SECONDS = 0.05  # how often is looked whether it is wanted no more
 KILL_SECONDS = 3.0  # for killing all that a tool has started, which may start more meanwhile
-MARK = "_GLMTUI_TOOL_RUN"  # the variable in the environment of all that a tool starts
+RUN_ID_VARIABLE = "_GLMTUI_TOOL_RUN"  # the variable in the environment of all that a tool starts
 
 # Runs alone, without this package. Its arguments: where to write how the tool ended ("exit CODE",
 # or "error ERRNO" where it could not be run), and the tool's command.
@@ -63,7 +63,7 @@ while True:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ToolResult:
     """What came of a tool.
 
     Attributes:
@@ -77,7 +77,7 @@ class Outcome:
     seconds: float
 
 
-def run(invocation: Invocation, cancelled: Callable[[], bool] = lambda: False) -> Outcome:
+def run_tool(invocation: Invocation, cancelled: Callable[[], bool] = lambda: False) -> ToolResult:
     """Runs a tool to its end; takes up to its timeout, so not on the thread of a screen.
 
     Args:
@@ -102,7 +102,7 @@ def run(invocation: Invocation, cancelled: Callable[[], bool] = lambda: False) -
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=(told,),
-                env={**os.environ, MARK: mark},
+                env={**os.environ, RUN_ID_VARIABLE: mark},
             )
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
@@ -124,7 +124,7 @@ def run(invocation: Invocation, cancelled: Callable[[], bool] = lambda: False) -
     text = sanitize(output[:MAX_OUTPUT_BYTES].decode("utf-8", "replace")).rstrip()
     note = f"({end})" if end else "" if text else "(no output)"
     text = "\n".join(filter(None, (text, note)))
-    return Outcome(text, not end, time.monotonic() - started)
+    return ToolResult(text, not end, time.monotonic() - started)
 
 
 def _cannot_be_run(invocation: Invocation, why: str) -> ToolError:
@@ -190,7 +190,7 @@ def _descendants(parent: int, mark: str) -> list[psutil.Process]:
 
 def _has_mark(process: psutil.Process, mark: str) -> bool:
     try:
-        return bool(process.environ().get(MARK) == mark)
+        return bool(process.environ().get(RUN_ID_VARIABLE) == mark)
     except (psutil.Error, OSError):
         return False
 

@@ -166,6 +166,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
 
     def _bring_in(self) -> None:
         from glmtui.engine.catalog import resolver
+        from glmtui.engine.catalog.registry import DEFAULT_MODEL
 
         # One library after the other: two threads that link at once wait for each other, and the
         # one that waits would keep the interpreter's lock.
@@ -174,8 +175,8 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self._engine = self._engine_factory(self.session.hear)
         name = self.settings.model or self.session.conversation.model
         if not name:
-            here = [model.name for model in resolver.installed()]
-            name = resolver.DEFAULT_MODEL if resolver.DEFAULT_MODEL in here else "".join(here[:1])
+            here = [model.name for model in resolver.installed_models()]
+            name = DEFAULT_MODEL if DEFAULT_MODEL in here else "".join(here[:1])
         self._soon(lambda: self._go(name))
 
     def _go(self, name: str) -> None:

@@ -44,7 +44,7 @@ def says(monkeypatch):
             model.settings.append(settings)
             return model
 
-        monkeypatch.setattr(ask, "open_chat", open_chat)
+        monkeypatch.setattr(ask, "open_chat_model", open_chat)
         return model
 
     return put
@@ -294,7 +294,7 @@ def test_a_server_is_called_and_torch_is_not_needed(monkeypatch):
     monkeypatch.setitem(
         sys.modules, "glmtui.engine.loading.loader", None
     )  # importing it would fail
-    assert ask.open_chat(Settings(model="http://127.0.0.1:9/v1"), print) == "model"
+    assert ask.open_chat_model(Settings(model="http://127.0.0.1:9/v1"), print) == "model"
     assert called == [ServerSpec("http://127.0.0.1:9/v1")]
 
 
@@ -307,9 +307,9 @@ def test_a_local_model_is_opened_as_the_settings_say(monkeypatch):
     settings = Settings(device="cpu", quant="none", family="llama", slim=False)
     options = LoadOptions(device="cpu", quant=None, family="llama", slim=False)
     expected = ("the llama smollm2", options, print)
-    assert ask.open_chat(settings, print) == expected
+    assert ask.open_chat_model(settings, print) == expected
 
 
 def test_an_unknown_model_is_said_to_be_unknown():
     with pytest.raises(ModelNotFound):
-        ask.open_chat(Settings(model="smolm2"), print)
+        ask.open_chat_model(Settings(model="smolm2"), print)

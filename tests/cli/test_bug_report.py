@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from glmtui.chat import Conversation, Message
-from glmtui.cli.bug_report import redacted
+from glmtui.cli.bug_report import redact
 from glmtui.cli.command_line import main
 from glmtui.store import Store
 
@@ -31,7 +31,7 @@ def test_what_is_private_is_taken_out(
     monkeypatch: pytest.MonkeyPatch, text: str, shown: str
 ) -> None:
     monkeypatch.setenv("HOME", "/home/mei")
-    assert shown in redacted(text, {"LAB_KEY": "value-of-lab-key", "EMPTY_KEY": ""})
+    assert shown in redact(text, {"LAB_KEY": "value-of-lab-key", "EMPTY_KEY": ""})
 
 
 def test_a_report(

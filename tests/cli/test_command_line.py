@@ -12,7 +12,7 @@ from glmtui.cli import command_line
 from glmtui.config import Settings
 from glmtui.config.example import example_toml
 from glmtui.engine.api import ModelInfo, Progress
-from glmtui.engine.catalog.resolver import MODELS
+from glmtui.engine.catalog.registry import MODELS
 from glmtui.errors import DownloadError
 from glmtui.language import set_language
 from glmtui.store import Store, loads

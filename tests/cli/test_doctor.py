@@ -66,7 +66,7 @@ def found(subject, settings=None, problems=(), environ=None):
     """The findings about one subject."""
     settings = settings or Settings()
     environ = {"TERM": "xterm-256color"} if environ is None else environ
-    return [f for f in doctor.findings(settings, problems, environ) if f.subject == subject]
+    return [f for f in doctor.run_checks(settings, problems, environ) if f.subject == subject]
 
 
 def only(*args, **kwargs):
@@ -170,7 +170,7 @@ def test_the_probe_works_on_the_torch_that_is_here(monkeypatch, tmp_path):
     """Run where a file named torch.py lies in wait."""
     (tmp_path / "torch.py").write_text("raise SystemExit('the wrong torch')")
     monkeypatch.chdir(tmp_path)
-    first, *_ = doctor.probe("2.13")
+    first, *_ = doctor.probe_torch("2.13")
     assert first.what.startswith("2.13 ")
     assert first.level != "fail"
 
@@ -319,7 +319,7 @@ def test_settings_say_which_file_they_come_from(place):
 
 
 def test_a_finding_is_a_line_and_its_advice():
-    text = doctor.Finding("warn", "model", "none", "Pull one.").text
+    text = doctor.CheckResult("warn", "model", "none", "Pull one.").text
     assert text == f"warn  model       none\n{'':18}Pull one."
 
 
@@ -333,6 +333,6 @@ def test_a_finding_is_a_line_and_its_advice():
 )
 def test_what_computes_on_the_cpu_is_said(problem: str, status: str, advice: str) -> None:
     library = None if problem else ctypes.CDLL(None)
-    found = doctor.cpu_kernels(BuildResult(library, problem=problem))
+    found = doctor.cpu_kernel_check(BuildResult(library, problem=problem))
     assert (found.level, found.advice) == (status, advice)
     assert problem in found.what

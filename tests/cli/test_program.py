@@ -22,7 +22,7 @@ from glmtui.cli.command_line import main
 def open_chat(settings, on_progress):
     {loading}
     return ScriptedModel({pieces})
-glmtui.cli.ask.open_chat = open_chat
+glmtui.cli.ask.open_chat_model = open_chat
 sys.exit(main(sys.argv[1:]))
 """
 

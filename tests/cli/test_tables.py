@@ -9,9 +9,9 @@ import pytest
 from rich.cells import cell_len
 
 from glmtui.cli import tables
-from glmtui.cli.progress import ERASE, ProgressLine, describe
+from glmtui.cli.progress import ERASE, ProgressLine, format_progress
 from glmtui.engine.api import ModelInfo, Progress
-from glmtui.engine.catalog.resolver import MODELS
+from glmtui.engine.catalog.registry import MODELS
 from glmtui.engine.hardware.machine import HostMemory, Snapshot
 from glmtui.store import Summary
 
@@ -36,7 +36,7 @@ def columns(monkeypatch):
 
 def test_models_lists_what_is_here_once(tmp_path):
     here = ModelInfo("smollm2", tmp_path, "llama", 8192, 96_654_288, "int4 g32")
-    lines = tables.models([here], MODELS[:2], machine(20 * GB), 80).splitlines()
+    lines = tables.models_table([here], MODELS[:2], machine(20 * GB), 80).splitlines()
     assert lines[1].split() == ["smollm2", "97", "MB", "8,192", "-", "-", "0.3", "ready"]
     assert [line.split()[0] for line in lines] == ["NAME", "smollm2", MODELS[1].name]
 
@@ -54,19 +54,21 @@ def test_models_lists_what_is_here_once(tmp_path):
 def test_models_says_what_fits(free, state):
     chatglm = next(model for model in MODELS if model.name == "THUDM/chatglm-6b")
     here = machine(free and free * GB)
-    line = tables.models([], [chatglm], here, 80).splitlines()[1]
+    line = tables.models_table([], [chatglm], here, 80).splitlines()[1]
     assert line.endswith(f"  13.3   7.6   5.5  {state}")
 
 
 def test_a_name_cannot_break_or_act_on_the_table(tmp_path):
     evil = ModelInfo("a\nb\x1b[2J", tmp_path, "llama", 8192, 5, "int4")
-    lines = tables.models([evil], [], machine(GB), 80).splitlines()
+    lines = tables.models_table([evil], [], machine(GB), 80).splitlines()
     assert len(lines) == 2
     assert "\x1b" not in lines[1]
 
 
 def test_wide_characters_line_up():
-    lines = tables.table(("A", " B"), [("中文", "1"), ("ab", "100")], 80, elastic=0).splitlines()
+    lines = tables.format_table(
+        ("A", " B"), [("中文", "1"), ("ab", "100")], 80, elastic=0
+    ).splitlines()
     assert [cell_len(line) for line in lines] == [9, 9, 9]
 
 
@@ -76,7 +78,7 @@ def test_a_table_is_as_wide_as_it_may_be(width):
         Summary("0" * 8, title, "m", datetime.now(timezone.utc), None, 3)
         for title in ("中" * 99, "x" * 99, "")
     ]
-    lines = tables.conversations(summaries, width).splitlines()
+    lines = tables.conversations_table(summaries, width).splitlines()
     widest = max(cell_len(line) for line in lines)
     least = 8 + 16 + 9 + 5 + 8 + 4 * 2  # columns that are not cut, and what is left of the title
     assert widest <= max(width, least)
@@ -99,7 +101,7 @@ def test_a_table_is_as_wide_as_it_may_be(width):
     ],
 )
 def test_progress_in_words(progress, rate, text):
-    assert describe(progress, rate) == text
+    assert format_progress(progress, rate) == text
 
 
 @pytest.fixture

@@ -22,32 +22,32 @@ def test_three_are_built_in_and_unlike_each_other() -> None:
 def test_what_is_saved_is_there_again(tmp_path: Path) -> None:
     path = tmp_path / "new" / "presets.toml"
     mine, other = SamplingParams(temperature=0.5, seed=7), SamplingParams(top_k=3)
-    presets.save("mine", other, path)
-    presets.save("诗", other, path)
-    presets.save("mine", mine, path)
-    found, problems = presets.load(path)
+    presets.save_preset("mine", other, path)
+    presets.save_preset("诗", other, path)
+    presets.save_preset("mine", mine, path)
+    found, problems = presets.load_presets(path)
     assert not problems
     assert found == {**presets.BUILT_IN, "mine": mine, "诗": other}
-    assert presets.name_of(mine, found) == "mine"
-    assert presets.name_of(SamplingParams(), found) == ""
+    assert presets.preset_name(mine, found) == "mine"
+    assert presets.preset_name(SamplingParams(), found) == ""
 
 
 @pytest.mark.parametrize("name", ["precise", "", "a b", "x" * 25, "../x"])
 def test_some_names_cannot_be(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError):
-        presets.save(name, SamplingParams(), tmp_path / "presets.toml")
+        presets.save_preset(name, SamplingParams(), tmp_path / "presets.toml")
 
 
 def test_a_bad_entry_is_named_with_its_line_and_the_file_not_written_over(tmp_path: Path) -> None:
     path = tmp_path / "presets.toml"
     path.write_text("loose = 1\n[mine]\ntop_k = 4\ntemperatur = 0.5\ntop_p = 7\n", "utf-8")
-    found, problems = presets.load(path)
+    found, problems = presets.load_presets(path)
     assert found["mine"] == SamplingParams(top_k=4)
     lines = [problem.message.removeprefix(f"{path}, line ") for problem in problems]
     assert [line.partition(":")[0] for line in lines] == ["1", "4", "5"]
     assert problems[1].hint == "Did you mean sampling.temperature?"
     with pytest.raises(ConfigError):
-        presets.save("other", SamplingParams(), path)
+        presets.save_preset("other", SamplingParams(), path)
     assert "loose" in path.read_text("utf-8")
 
 

@@ -14,12 +14,12 @@ from glmtui.config import (
     SETTINGS,
     Server,
     Settings,
-    find,
-    load,
+    find_setting,
+    load_settings,
     parse_setting,
 )
 from glmtui.config.example import example_toml
-from glmtui.config.toml_file import line_of
+from glmtui.config.toml_file import line_of_entry
 from glmtui.engine.api import LoadOptions, ServerSpec
 from glmtui.errors import ConfigError
 from support import TESTS
@@ -66,8 +66,8 @@ def test_names_are_unique_so_that_flat_fields_can_hold_them():
 
 
 def test_help_lines_fit_an_80_column_panel():
-    assert [row.dotted for row in SETTINGS if not 0 < len(row.help) <= 90] == []
-    assert [row.dotted for row in SAMPLING_FIELDS if len(row.help) > 76] == []
+    assert [row.full_name for row in SETTINGS if not 0 < len(row.help) <= 90] == []
+    assert [row.full_name for row in SAMPLING_FIELDS if len(row.help) > 76] == []
 
 
 # ---- config.example.toml
@@ -80,7 +80,7 @@ def test_the_example_in_the_repository_is_what_the_code_prints():
 
 def test_the_example_changes_nothing(config):
     config(example_toml())
-    assert load(environ={}) == (Settings(), [])
+    assert load_settings(environ={}) == (Settings(), [])
 
 
 def test_the_example_is_valid_and_complete_when_every_line_is_switched_on(config):
@@ -90,12 +90,12 @@ def test_the_example_is_valid_and_complete_when_every_line_is_switched_on(config
         if " = " in line or line.removeprefix("# ").startswith("[")
     ]
     config("\n".join(entries))
-    settings, problems = load(environ={})
+    settings, problems = load_settings(environ={})
     assert problems == []
     assert settings.servers == {"NAME": Server("http://localhost:8000/v1")}
     for row in SETTINGS:
         shown = row.example if row.default is None else row.default
-        assert getattr(settings, row.name) == shown, row.dotted
+        assert getattr(settings, row.name) == shown, row.full_name
 
 
 # ---- where values come from
@@ -104,18 +104,18 @@ def test_the_example_is_valid_and_complete_when_every_line_is_switched_on(config
 def test_file_then_environment_then_flags(config):
     config("[sampling]\ntemperature = 0.1\ntop_k = 1\ntop_p = 0.1")
     environ = {"GLMTUI_SAMPLING_TOP_K": "2", "GLMTUI_SAMPLING_TOP_P": "0.2"}
-    settings, problems = load(environ=environ, overrides={"top_p": 0.3})
+    settings, problems = load_settings(environ=environ, overrides={"top_p": 0.3})
     assert problems == []
     assert settings.sampling == SamplingParams(temperature=0.1, top_k=2, top_p=0.3)
 
 
 def test_no_file_is_no_problem(tmp_path, monkeypatch):
     monkeypatch.setenv("GLMTUI_CONFIG_DIR", str(tmp_path / "nowhere"))
-    assert load(environ={}) == (Settings(), [])
+    assert load_settings(environ={}) == (Settings(), [])
 
 
 def test_a_named_file_must_be_there(tmp_path):
-    settings, problems = load(tmp_path / "gone.toml", environ={})
+    settings, problems = load_settings(tmp_path / "gone.toml", environ={})
     assert settings == Settings()
     assert "gone.toml cannot be read: No such file" in only(problems).message
 
@@ -124,25 +124,25 @@ def test_a_named_file_is_read_instead_of_the_usual_one(config, tmp_path):
     config('model = "usual"')
     other = tmp_path / "other.toml"
     other.write_text('model = "named"')
-    assert load(other, environ={})[0].model == "named"
+    assert load_settings(other, environ={})[0].model == "named"
 
 
 def test_the_environment_reaches_every_setting():
     for row in SETTINGS:
         value = row.example if row.default is None else row.default
-        settings, problems = load(environ={row.variable: str(value)})
+        settings, problems = load_settings(environ={row.variable: str(value)})
         assert problems == []
         assert getattr(settings, row.name) == value
 
 
 def test_an_empty_variable_is_not_set_and_folders_are_not_settings():
     environ = {"GLMTUI_MODEL": "", "GLMTUI_DATA_DIR": "/somewhere", "HOME": "/root"}
-    assert load(environ=environ) == (Settings(), [])
+    assert load_settings(environ=environ) == (Settings(), [])
 
 
 def test_a_bad_variable_is_named_and_leaves_the_file_in_force(config):
     config("[sampling]\ntemperature = 0.1")
-    settings, problems = load(environ={"GLMTUI_SAMPLING_TEMPERATURE": "hot"})
+    settings, problems = load_settings(environ={"GLMTUI_SAMPLING_TEMPERATURE": "hot"})
     assert settings.temperature == 0.1
     assert only(problems).message == (
         'GLMTUI_SAMPLING_TEMPERATURE: sampling.temperature = "hot" is not a number from 0 to 2'
@@ -150,7 +150,7 @@ def test_a_bad_variable_is_named_and_leaves_the_file_in_force(config):
 
 
 def test_an_unknown_variable_gets_the_nearest_name():
-    problem = only(load(environ={"GLMTUI_SAMPLING_TEMPRATURE": "1"})[1])
+    problem = only(load_settings(environ={"GLMTUI_SAMPLING_TEMPRATURE": "1"})[1])
     assert "GLMTUI_SAMPLING_TEMPRATURE" in problem.message
     assert problem.hint == "Did you mean GLMTUI_SAMPLING_TEMPERATURE?"
 
@@ -160,7 +160,7 @@ def test_an_unknown_variable_gets_the_nearest_name():
 
 def test_a_server_and_its_key(config):
     config('[servers.lab]\nurl = "https://lab/v1"\nmodel = "glm"\nkey_env = "LAB_KEY"')
-    settings, problems = load(environ={})
+    settings, problems = load_settings(environ={})
     assert problems == []
     assert settings.servers == {"lab": Server("https://lab/v1", "glm", "LAB_KEY")}
     assert settings.server_specs({"LAB_KEY": "s3"}) == {
@@ -181,7 +181,7 @@ def test_a_server_and_its_key(config):
 )
 def test_a_server_that_cannot_be_called_is_left_out(config, text, line, message, hint):
     path = config(text)
-    settings, problems = load(environ={})
+    settings, problems = load_settings(environ={})
     assert settings.servers == {}
     assert only(problems).message.startswith(f"{path}, line {line}: ")
     assert message in problems[0].message
@@ -190,7 +190,7 @@ def test_a_server_that_cannot_be_called_is_left_out(config, text, line, message,
 
 def test_a_servers_other_entries_are_checked_too(config):
     path = config("[servers.lab]\nurl = 'https://lab/v1'\nkey_en = 'LAB_KEY'")
-    settings, problems = load(environ={})
+    settings, problems = load_settings(environ={})
     assert settings.servers == {"lab": Server("https://lab/v1")}
     assert only(problems).message == f'{path}, line 3: there is no setting "servers.lab.key_en"'
     assert problems[0].hint == "Did you mean servers.lab.key_env?"
@@ -229,7 +229,7 @@ def test_a_servers_other_entries_are_checked_too(config):
 )
 def test_a_bad_entry_names_line_and_range_and_is_left_out(config, text, line, message, hint):
     path = config(text)
-    settings, problems = load(environ={})
+    settings, problems = load_settings(environ={})
     assert settings == Settings()
     assert only(problems).message.startswith(f"{path}, line {line}: ")
     assert message in problems[0].message
@@ -238,21 +238,21 @@ def test_a_bad_entry_names_line_and_range_and_is_left_out(config, text, line, me
 
 def test_the_good_entries_beside_a_bad_one_are_in_force(config):
     config("[sampling]\ntop_k = 5\ntop_p = 7\n[ui]\nmouse = false\nmuose = false")
-    settings, problems = load(environ={})
+    settings, problems = load_settings(environ={})
     assert (settings.top_k, settings.top_p, settings.mouse) == (5, None, False)
     assert len(problems) == 2
 
 
 def test_a_whole_number_is_a_number(config):
     config("[sampling]\ntemperature = 1")
-    settings, problems = load(environ={})
+    settings, problems = load_settings(environ={})
     assert problems == []
     assert isinstance(settings.temperature, float)
 
 
 def test_a_long_value_is_cut_short(config):
     config(f"[ui]\nmouse = '{'x' * 5000}'")
-    assert len(only(load(environ={})[1]).message.rpartition("ui.mouse")[2]) < 100
+    assert len(only(load_settings(environ={})[1]).message.rpartition("ui.mouse")[2]) < 100
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_a_long_value_is_cut_short(config):
 def test_a_broken_file_is_one_problem_and_nothing_of_it_counts(config, raw, message):
     path = config("")
     path.write_bytes(raw)
-    settings, problems = load(environ={})
+    settings, problems = load_settings(environ={})
     assert settings == Settings()
     assert f"{path}, {message}" in only(problems).message
 
@@ -276,13 +276,13 @@ def test_a_folder_in_place_of_the_file(config):
     path = config("")
     path.unlink()
     path.mkdir()
-    assert "cannot be read" in only(load(environ={})[1]).message
+    assert "cannot be read" in only(load_settings(environ={})[1]).message
 
 
 def test_a_byte_order_mark_does_no_harm(config):
     path = config("")
     path.write_bytes(b"\xef\xbb\xbfmodel = 'a'\r\n")
-    assert load(environ={}) == (Settings(model="a"), [])
+    assert load_settings(environ={}) == (Settings(model="a"), [])
 
 
 # ---- lines
@@ -290,11 +290,11 @@ def test_a_byte_order_mark_does_no_harm(config):
 
 def test_the_line_is_where_the_entry_begins():
     text = 'a = """\n[t]\nb = 1\n"""\n# b = 1\n[t]\nlist = [\n  1,\n\n  2,\n]\n"b" = 2\nc.d = 3'
-    assert line_of(text, ("a",)) == 1
-    assert line_of(text, ("t",)) == 6
-    assert line_of(text, ("t", "list")) == 7
-    assert line_of(text, ("t", "b")) == 12
-    assert line_of(text, ("t", "c", "d")) == 13
+    assert line_of_entry(text, ("a",)) == 1
+    assert line_of_entry(text, ("t",)) == 6
+    assert line_of_entry(text, ("t", "list")) == 7
+    assert line_of_entry(text, ("t", "b")) == 12
+    assert line_of_entry(text, ("t", "c", "d")) == 13
 
 
 @given(
@@ -306,7 +306,7 @@ def test_the_line_is_where_the_entry_begins():
 def test_the_line_is_found_whatever_stands_above(above):
     lines = "\n".join(part.replace("{n}", str(n)) for n, part in enumerate([*above, ""]))
     text = f"{lines}[last]\nx = 1"
-    assert line_of(text, ("last", "x")) == text.count("\n") + 1
+    assert line_of_entry(text, ("last", "x")) == text.count("\n") + 1
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_the_line_is_found_whatever_stands_above(above):
 def test_a_file_full_of_mistakes_takes_no_time(config, text):
     config(text)
     began = time.process_time()
-    problems = load(environ={})[1]
+    problems = load_settings(environ={})[1]
     assert time.process_time() - began < 5
     assert 2 <= len(problems) <= 21
     assert all(problem.message for problem in problems)
@@ -377,15 +377,15 @@ def test_a_typed_value_that_is_refused(name, text, message, hint):
 
 def test_quant_none_unpacks_the_weights(config):
     config("[load]\nquant = 'none'\ndevice = 'cpu'\ncontext_length = 512")
-    assert load(environ={})[0].load_options == LoadOptions("cpu", "auto", None, 512)
+    assert load_settings(environ={})[0].load_options == LoadOptions("cpu", "auto", None, 512)
 
 
 def test_family_and_slim_reach_the_loader(config):
-    assert load(environ={})[0].load_options == LoadOptions()
+    assert load_settings(environ={})[0].load_options == LoadOptions()
     config("[load]\nfamily = 'chatglm3'\nslim = false")
-    assert load(environ={})[0].load_options == LoadOptions(family="chatglm3", slim=False)
+    assert load_settings(environ={})[0].load_options == LoadOptions(family="chatglm3", slim=False)
 
 
 def test_a_row_says_what_it_takes():
-    assert find("top_p").expects == "a number from 0 to 1"
-    assert find("storage.format").expects == "one of toml, json"
+    assert find_setting("top_p").expected == "a number from 0 to 1"
+    assert find_setting("storage.format").expected == "one of toml, json"

@@ -116,7 +116,7 @@ def test_settings_that_are_wrong(
     for command in (["doctor"], ["models"]):
         command_line.main(["--config", str(file), *command])
         assert CANARY not in "".join(capsys.readouterr())
-    _settings, problems = config.load(file, {"GLMTUI_HUB_ENDPOINT": f"ws://{CANARY}@h/"})
+    _settings, problems = config.load_settings(file, {"GLMTUI_HUB_ENDPOINT": f"ws://{CANARY}@h/"})
     assert len(problems) == 4
     assert CANARY not in "".join(map(str, problems))
     file.unlink()
@@ -134,7 +134,7 @@ def test_errors_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert SHOWN in log.read_text()
     assert CANARY not in log.read_text()
     (paths.state_dir() / "old.log").write_text(f"{ADDRESS}\nhttp://u:p/{CANARY}@host/")
-    bug_report.write(tmp_path / "report", [], Settings())
+    bug_report.write_report(tmp_path / "report", [], Settings())
     assert CANARY not in (tmp_path / "report").read_text()
     (paths.state_dir() / "old.log").unlink()
 

@@ -118,7 +118,7 @@ def test_a_conversation_that_is_a_link_stays_one(tmp_path: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Path, str], object]] = {
-    "presets.toml": lambda path, text: presets.save(text, SamplingParams(top_k=5), path),
+    "presets.toml": lambda path, text: presets.save_preset(text, SamplingParams(top_k=5), path),
     "file.md": lambda path, text: replace_file(path, text.encode()),
     "draft": lambda path, text: Drafts(path.parent).write("draft", text),
 }

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from glmtui.sanitize import sanitize, show_all_characters
-from glmtui.tools import Invocation, Parameter, Tool, run
+from glmtui.tools import Invocation, Parameter, Tool, run_tool
 from support.tool_programs import ends, python
 
 ECHO = Tool("say", "Says it", ("echo", "{what}"), (Parameter("what", "What"),))
@@ -32,7 +32,7 @@ HIDDEN = "\u200b\u200d\u2060\ufe0f\u3164\u2800\u034f\u00ad\xa0\u2003\u3000\U000e
     ],
 )
 def test_every_character_of_a_command_is_seen(given: str, shown: str) -> None:
-    assert ECHO.invocation({"what": given}).shown == shown
+    assert ECHO.invocation({"what": given}).display_text == shown
 
 
 @given(st.text(st.one_of(st.sampled_from(f" ab\n{HIDDEN}"), st.characters())))
@@ -54,7 +54,7 @@ def test_the_command_that_is_approved_is_the_one_that_runs() -> None:
         (sys.executable, "-c", "import sys; print(ascii(sys.argv[1:]))", "{what}"),
         ECHO.parameters,
     )
-    assert run(tool.invocation({"what": text})).text == ascii([text])
+    assert run_tool(tool.invocation({"what": text})).text == ascii([text])
 
 
 LEAVE = """
@@ -77,7 +77,7 @@ CLEAR = "os.execve(sys.executable, [sys.executable, '-c', 'import time; time.sle
 
 def left_behind(note: Path, code: str, **how: object) -> int:
     """Runs a tool that leaves a process. Returns its number."""
-    run(python(code, str(note), timeout=60), **how)  # type: ignore[arg-type]
+    run_tool(python(code, str(note), timeout=60), **how)  # type: ignore[arg-type]
     return int(note.read_text())
 
 
@@ -99,7 +99,7 @@ def test_what_leaves_its_parent_is_killed_too(tmp_path: Path, clear: str) -> Non
 
 def test_a_tool_that_kills_its_parent_is_killed_itself(tmp_path: Path) -> None:
     code = "import os, time; print('x', flush=True); os.kill(os.getppid(), 9); time.sleep(600)"
-    outcome = run(python(code))
+    outcome = run_tool(python(code))
     assert not outcome.ok
     assert "killed by signal 9" in outcome.text
 
@@ -108,5 +108,5 @@ def test_a_tool_that_is_not_there_leaves_nothing_open() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for program in ("no-such-program-here", "a\0b"):
         with pytest.raises(Exception, match="cannot be run"):
-            run(Invocation((program,), "", 5.0))
+            run_tool(Invocation((program,), "", 5.0))
     assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fuzz_folder import desk
 
-from glmtui.engine.catalog.model_folder import inspect
+from glmtui.engine.catalog.model_folder import inspect_folder
 from support import TESTS
 
 # What a config.json is edited to, beside the fields that it has.
@@ -63,7 +63,7 @@ def take_model(data: bytes) -> None:
     folder, sound = sound_model(list(MODELS)[data[0] % len(MODELS)] if data else "llama")
     text = data[1:] if data[1:2] == b"{" else edited(sound, data[1:])
     (folder / "config.json").write_bytes(text)
-    info = inspect(folder)
+    info = inspect_folder(folder)
     model = load(info, LoadOptions(device="cpu", dtype="float32", quant=None))
     try:
         ids = [model.model.vocab_size - 1, model.model.first_token_id]

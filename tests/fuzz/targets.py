@@ -23,7 +23,7 @@ from glmtui.store.toml import load_toml
 from glmtui import config
 from glmtui.chat import Conversation, Message
 from glmtui.config import example
-from glmtui.engine.catalog.model_folder import inspect
+from glmtui.engine.catalog.model_folder import inspect_folder
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.checkpoint.gguf import convert
 from glmtui.engine.checkpoint.gguf.file import read_gguf
@@ -129,7 +129,7 @@ def journals() -> dict[str, bytes]:
 
 
 def take_settings(data: bytes) -> None:
-    config.load(put("config.toml", data), {})
+    config.load_settings(put("config.toml", data), {})
 
 
 def settings() -> dict[str, bytes]:
@@ -145,7 +145,7 @@ def settings() -> dict[str, bytes]:
 def take_tools(data: bytes) -> None:
     """tools.toml, and after a NUL the arguments that a model calls each of its tools with."""
     text, _, call = data.partition(b"\0")
-    tools, _ = declaration.load(put("tools.toml", text))
+    tools, _ = declaration.load_tools(put("tools.toml", text))
     try:
         arguments = json.loads(call)
     except (ValueError, RecursionError):
@@ -156,7 +156,7 @@ def take_tools(data: bytes) -> None:
             made = tool.invocation(arguments if isinstance(arguments, dict) else None)
             assert made.argv[0] == tool.command[0]
             assert len(made.argv) <= len(tool.command)
-            assert made.shown.isprintable()
+            assert made.display_text.isprintable()
 
 
 def declared_tools() -> dict[str, bytes]:
@@ -225,7 +225,7 @@ def take_index(data: bytes) -> None:
     folder = put("sharded/model.safetensors.index.json", data).parent
     put("sharded/part.safetensors", safetensors()["small"])  # a name that tells nothing
     put("sharded/config.json", b'{"model_type":"llama","max_position_embeddings":9}')
-    inspect(folder)
+    inspect_folder(folder)
     Checkpoint(folder, {})
 
 
@@ -240,7 +240,7 @@ def indexes() -> dict[str, bytes]:
 def take_config(data: bytes) -> None:
     folder = put("plain/config.json", data).parent
     put("plain/model.safetensors", safetensors()["small"])
-    inspect(folder)
+    inspect_folder(folder)
 
 
 def configs() -> dict[str, bytes]:

@@ -29,7 +29,7 @@ def in_tables() -> Iterator[tuple[str, str]]:
     for command in COMMANDS:
         yield from ((command.title, "commands.py"), (command.help, "commands.py"))
     for row in SETTINGS:
-        yield from ((row.help, "config.py"), (row.form, "config.py"))
+        yield from ((row.help, "config.py"), (row.pattern_help, "config.py"))
 
 
 def template() -> Catalog:

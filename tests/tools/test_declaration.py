@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from glmtui.errors import ToolError
-from glmtui.tools import Invocation, Parameter, Tool, load, tool_named, tools_file
+from glmtui.tools import Invocation, Parameter, Tool, find_tool, load_tools, tools_file
 
 WEATHER = """\
 enabled = true
@@ -56,20 +56,20 @@ def weather() -> Tool:
 def test_tools_are_read(file: Path) -> None:
     file.write_text(WEATHER)
     assert tools_file() == file
-    (first, second), problems = load()
+    (first, second), problems = load_tools()
     assert problems == []
     assert first == weather()
     assert (second.name, second.timeout) == ("search-notes", 30.0)
-    assert tool_named((first, second), "search-notes") is second
+    assert find_tool((first, second), "search-notes") is second
     with pytest.raises(ToolError, match="does not exist: rm"):
-        tool_named((first, second), "rm\n")
+        find_tool((first, second), "rm\n")
 
 
 @pytest.mark.parametrize("first_line", ["", "enabled = false\n", "# enabled = true\n"])
 def test_no_tool_is_offered_unless_the_user_says_so(file: Path, first_line: str) -> None:
-    assert load() == ((), [])
+    assert load_tools() == ((), [])
     file.write_text(WEATHER.replace("enabled = true\n", first_line))
-    assert load() == ((), [])
+    assert load_tools() == ((), [])
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_bad_tool_is_left_out_with_its_line(
 ) -> None:
     assert before in WEATHER
     file.write_text(WEATHER.replace(before, after))
-    tools, (problem,) = load()
+    tools, (problem,) = load_tools()
     assert len(tools) == 1  # the other one
     assert f"{file}, line {line}: " in problem.message
     assert said in problem.message
@@ -115,7 +115,7 @@ def test_a_bad_tool_is_left_out_with_its_line(
 )
 def test_a_bad_file_offers_nothing(file: Path, text: str | bytes, said: str) -> None:
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    tools, (problem,) = load()
+    tools, (problem,) = load_tools()
     assert tools == ()
     assert said in problem.message
 
@@ -149,12 +149,12 @@ def test_arguments_take_their_places() -> None:
     )
     assert json.loads(whole.stdin) == {"city": "北京; rm -rf ~", "form": "3", "seconds": 5}
     assert whole.timeout == 20.0
-    assert whole.shown == "curl -s 'https://wttr.in/北京; rm -rf ~?format=3' --max-time=5"
+    assert whole.display_text == "curl -s 'https://wttr.in/北京; rm -rf ~?format=3' --max-time=5"
     assert weather().invocation({"city": "x", "form": "4"}).argv[3:] == ()
 
 
 def test_what_is_shown_is_one_harmless_line() -> None:
-    shown = Invocation(("echo", "a\nb\x1b[31m\u202e"), "", 1.0).shown
+    shown = Invocation(("echo", "a\nb\x1b[31m\u202e"), "", 1.0).display_text
     assert shown == "echo 'a␤b␛[31m<U+202E>'"
     assert "\n" not in shown
     assert "\x1b" not in shown

@@ -13,12 +13,12 @@ from typing import Any, Protocol, TypeAlias
 from glmtui.errors import BadCheckpoint
 from glmtui.language import N_, _
 
-Values: TypeAlias = Mapping[str, Any]
+ConfigValues: TypeAlias = Mapping[str, Any]
 
 REQUIRED: Any = object()  # in place of a default
-LEAST_BYTES_PER_WEIGHT = 0.5  # no packing that is read takes fewer than 4 bits
-MOST_SHOWN = 60  # characters of a value in a message
-OTHER_CONFIG = N_("Fetch the model again with: glmtui pull")
+MIN_BYTES_PER_WEIGHT = 0.5  # no packing that is read takes fewer than 4 bits
+MAX_VALUE_CHARS = 60  # characters of a value in a message
+BAD_CONFIG_HINT = N_("Fetch the model again with: glmtui pull")
 
 
 class Rule(Protocol):
@@ -28,7 +28,7 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
+class IntRange:
     """A whole number; true and false are none."""
 
     least: int
@@ -44,7 +44,7 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True)
-class Real:
+class FloatRange:
     """A finite number; `least` itself is allowed only where `closed` is set."""
 
     least: float
@@ -66,7 +66,7 @@ class Real:
 
 
 @dataclass(frozen=True, slots=True)
-class Flag:
+class Boolean:
     def allows(self, value: Any) -> bool:
         return type(value) is bool
 
@@ -75,7 +75,7 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class String:
     def allows(self, value: Any) -> bool:
         return isinstance(value, str)
 
@@ -84,7 +84,7 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class JsonObject:
     def allows(self, value: Any) -> bool:
         return isinstance(value, dict)
 
@@ -100,11 +100,11 @@ class OneOf:
         return any(type(value) is type(one) and value == one for one in self.choices)
 
     def __str__(self) -> str:
-        return ", ".join(map(shown, self.choices))
+        return ", ".join(map(format_value, self.choices))
 
 
 @dataclass(frozen=True, slots=True)
-class OneOrMore:
+class OneOrList:
     """What a rule allows, or a list of it; with `gaps` a list may have null in places."""
 
     one: Rule
@@ -123,7 +123,7 @@ class OneOrMore:
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class ConfigField:
     """A field that changes what a model computes.
 
     Attributes:
@@ -142,7 +142,7 @@ class Field:
     honoured: tuple[Any, ...] = ()
     refusal: tuple[str, str] | None = None
 
-    def read(self, raw: Values, path: Path) -> Any:
+    def read(self, raw: ConfigValues, path: Path) -> Any:
         """The field's value in a config. Raises BadCheckpoint."""
         value = raw.get(self.name)
         if value is None:
@@ -154,7 +154,7 @@ class Field:
                     _("{path} has no {field}; allowed is {rule}.").format(
                         path=path, field=self.name, rule=self.valid
                     ),
-                    _(OTHER_CONFIG),
+                    _(BAD_CONFIG_HINT),
                 )
             return value
         self.check(value, path)
@@ -165,21 +165,21 @@ class Field:
         if not self.valid.allows(value):
             raise BadCheckpoint(
                 _("{path}: {field} is {value}; allowed is {rule}.").format(
-                    path=path, field=self.name, value=shown(value), rule=self.valid
+                    path=path, field=self.name, value=format_value(value), rule=self.valid
                 ),
-                _(OTHER_CONFIG),
+                _(BAD_CONFIG_HINT),
             )
 
     def honours(self, value: Any) -> bool:
         return not self.honoured or value in self.honoured
 
 
-Relation: TypeAlias = Callable[[Values], tuple[str, str] | None]
+Relation: TypeAlias = Callable[[ConfigValues], tuple[str, str] | None]
 """Looks at all values of a config: None, or the field that does not fit and what it has to be."""
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class ConfigSchema:
     """All that config.json of one kind says about what a model computes.
 
     Attributes:
@@ -193,22 +193,22 @@ class Layout:
         view: a config with nested fields laid out as `fields` has them.
     """
 
-    fields: tuple[Field, ...]
+    fields: tuple[ConfigField, ...]
     no_effect: Collection[str]
     relations: tuple[Relation, ...]
-    weights: Callable[[Values], int]
+    weights: Callable[[ConfigValues], int]
     model_type: str = ""
     of_files: tuple[Relation, ...] = ()
-    view: Callable[[Values], Values] = field(default=lambda raw: raw)
+    view: Callable[[ConfigValues], ConfigValues] = field(default=lambda raw: raw)
 
-    def read(self, raw: Values, path: Path) -> dict[str, Any]:
+    def read(self, raw: ConfigValues, path: Path) -> dict[str, Any]:
         """The value of each field. Raises BadCheckpoint."""
         seen = self.view(raw)
         values = {row.name: row.read(seen, path) for row in self.fields}
         _relate(self.relations, values, path)
         return values
 
-    def check(self, raw: Values, path: Path, nbytes: int | None) -> None:
+    def check(self, raw: ConfigValues, path: Path, nbytes: int | None) -> None:
         """Checks the fields that are there, and their product against `nbytes` of weights.
 
         Raises BadCheckpoint. A field that is missing is an error of `read` alone.
@@ -222,9 +222,9 @@ class Layout:
         ):
             values = self.read(raw, path)
             _relate(self.of_files, values, path)
-            check_weights(self.weights(values), LEAST_BYTES_PER_WEIGHT, nbytes, path)
+            check_weight_count(self.weights(values), MIN_BYTES_PER_WEIGHT, nbytes, path)
 
-    def others(self, raw: Values) -> dict[str, Any]:
+    def others(self, raw: ConfigValues) -> dict[str, Any]:
         """The fields whose values are not honoured, and those values; invalid ones left out."""
         seen = self.view(raw)
         found = {}
@@ -240,25 +240,25 @@ class Layout:
         return {row.name for row in self.fields} | set(self.no_effect)
 
 
-def _relate(relations: tuple[Relation, ...], values: Values, path: Path) -> None:
+def _relate(relations: tuple[Relation, ...], values: ConfigValues, path: Path) -> None:
     for relation in relations:
         found = relation(values)
         if found is not None:
             name, needed = found
-            raise misfit(path, name, values[name], needed)
+            raise relation_error(path, name, values[name], needed)
 
 
-def misfit(path: Path, name: str, value: Any, needed: str) -> BadCheckpoint:
+def relation_error(path: Path, name: str, value: Any, needed: str) -> BadCheckpoint:
     """The error for a field that does not fit the others."""
     return BadCheckpoint(
         _("{path}: {field} is {value}; it has to be {needed}.").format(
-            path=path, field=name, value=shown(value), needed=needed
+            path=path, field=name, value=format_value(value), needed=needed
         ),
-        _(OTHER_CONFIG),
+        _(BAD_CONFIG_HINT),
     )
 
 
-def check_weights(count: int, each: float, nbytes: int | None, path: Path) -> None:
+def check_weight_count(count: int, each: float, nbytes: int | None, path: Path) -> None:
     """Raises BadCheckpoint where so many weights cannot be in files of `nbytes` bytes.
 
     Args:
@@ -271,14 +271,14 @@ def check_weights(count: int, each: float, nbytes: int | None, path: Path) -> No
                 "{path} describes a model of {count:,} weights; the weight files of {nbytes:,} "
                 "bytes cannot hold so many."
             ).format(path=path, count=count, nbytes=nbytes),
-            _(OTHER_CONFIG),
+            _(BAD_CONFIG_HINT),
         )
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as config.json has it, cut short."""
     names = {None: "null", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
         return names[value]
     text = repr(value)
-    return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 1] + "…"
+    return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 1] + "…"

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from glmtui.engine.catalog.config_rules import shown
-from glmtui.engine.catalog.family_fields import not_honoured
+from glmtui.engine.catalog.config_rules import format_value
+from glmtui.engine.catalog.family_fields import unsupported_fields
 from glmtui.errors import UnsupportedModel
 from glmtui.language import _
 
-Config: TypeAlias = Mapping[str, Any]
+ConfigValues: TypeAlias = Mapping[str, Any]
 
 BASE_MODEL = re.compile(r"(chatglm\d-6b-base|glm-?4-9b(-hf)?)$", re.IGNORECASE)
 COMPATIBILITY = "compatibility"  # the family of what only transformers knows
@@ -32,39 +32,39 @@ class Family:
 
     Attributes:
         key: as `ModelInfo.family` and the family setting spell it.
-        module: where its Config, Model, Tokenizer and ChatFormat are.
+        module: where its ConfigValues, Model, Tokenizer and ChatFormat are.
         matches: whether a config.json, in this folder, is of this family.
     """
 
     key: str
     title: str
     module: str
-    matches: Callable[[Config, Path], bool]
+    matches: Callable[[ConfigValues, Path], bool]
 
 
-def _is_llama(config: Config, folder: Path) -> bool:
+def _is_llama(config: ConfigValues, folder: Path) -> bool:
     """Llama as our decoder has it; its variations are left to transformers, where it has them."""
-    return config.get("model_type") == "llama" and not left_to_transformers(config, folder)
+    return config.get("model_type") == "llama" and not transformers_reason(config, folder)
 
 
-def _is_chatglm(config: Config, folder: Path) -> bool:
+def _is_chatglm(config: ConfigValues, folder: Path) -> bool:
     return config.get("model_type") == "chatglm" and "inner_hidden_size" in config
 
 
-def _is_glm4(config: Config, folder: Path) -> bool:
+def _is_glm4(config: ConfigValues, folder: Path) -> bool:
     """Of the original layout, GLM-4 alone has several end tokens; Hugging Face calls it "glm".
 
     GLM-Edge is a "glm" too, with other positions, tied embeddings and a tokenizer of its own; what
     our decoder does not compute is left to transformers.
     """
     if config.get("model_type") == "glm":
-        return not left_to_transformers(config, folder)
+        return not transformers_reason(config, folder)
     original = config.get("model_type") == "chatglm" and "padded_vocab_size" in config
     several_ends = isinstance(config.get("eos_token_id"), list)
     return original and (several_ends or config["padded_vocab_size"] == 151552)
 
 
-def _is_chatglm3(config: Config, folder: Path) -> bool:
+def _is_chatglm3(config: ConfigValues, folder: Path) -> bool:
     """Nothing in the weights tells ChatGLM3 from 2: ask names, then files, then the context."""
     if config.get("model_type") != "chatglm" or "padded_vocab_size" not in config:
         return False
@@ -79,14 +79,14 @@ def _is_chatglm3(config: Config, folder: Path) -> bool:
     return config.get("seq_length") == 8192
 
 
-def _is_chatglm2(config: Config, folder: Path) -> bool:
+def _is_chatglm2(config: ConfigValues, folder: Path) -> bool:
     return config.get("model_type") == "chatglm" and "padded_vocab_size" in config
 
 
 NATIVE_TYPES = {"llama": "llama", "glm": "glm4"}  # family by model_type, known to transformers too
 
 
-def left_to_transformers(config: Config, folder: Path) -> str:
+def transformers_reason(config: ConfigValues, folder: Path) -> str:
     """Why a model of a family of ours is run by transformers; "" where it is not.
 
     A file without ``architectures`` is run as its model_type says.
@@ -95,9 +95,9 @@ def left_to_transformers(config: Config, folder: Path) -> str:
     family = NATIVE_TYPES.get(kind) if isinstance(kind, str) else None
     if family is None or not _runs_in_transformers(config, folder):
         return ""
-    others = not_honoured(config, family)
+    others = unsupported_fields(config, family)
     if others:
-        return ", ".join(f"{name}: {shown(value)}" for name, value in others.items())
+        return ", ".join(f"{name}: {format_value(value)}" for name, value in others.items())
     return _("a tokenizer of its own") if kind == "glm" and _lacks_glm4_marks(folder) else ""
 
 
@@ -107,7 +107,7 @@ def _lacks_glm4_marks(folder: Path) -> bool:
     return bool(beginning) and not (b'"[gMASK]"' in beginning and b'"<sop>"' in beginning)
 
 
-def _runs_in_transformers(config: Config, folder: Path) -> bool:
+def _runs_in_transformers(config: ConfigValues, folder: Path) -> bool:
     known = transformers_classes().get(str(config.get("model_type")))
     named = config.get("architectures")
     if known is None:
@@ -132,7 +132,7 @@ def transformers_classes() -> dict[str, str]:
     return dict(re.findall(r'\(\s*"([^"]+)",\s*"([^"]+)"', table))
 
 
-def _names(config: Config, folder: Path) -> tuple[str, str]:
+def _names(config: ConfigValues, folder: Path) -> tuple[str, str]:
     """What the checkpoint calls itself, and what its folder is called.
 
     The hub's cache keeps ORG/NAME in ``models--ORG--NAME/snapshots/COMMIT``.
@@ -166,7 +166,7 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def family_of(config: Config, folder: Path) -> Family:
+def detect_family(config: ConfigValues, folder: Path) -> Family:
     """The family of a checkpoint.
 
     Raises:

@@ -13,18 +13,18 @@ from types import MappingProxyType
 from typing import Any
 
 from glmtui.engine.catalog.config_rules import (
-    Field,
-    Flag,
-    Layout,
+    Boolean,
+    ConfigField,
+    ConfigSchema,
+    ConfigValues,
+    FloatRange,
+    IntRange,
+    JsonObject,
     OneOf,
-    OneOrMore,
-    Real,
+    OneOrList,
     Relation,
-    Table,
-    Text,
-    Values,
-    Whole,
-    shown,
+    String,
+    format_value,
 )
 from glmtui.engine.catalog.transformers_fields import transformers_fields
 from glmtui.errors import UnsupportedModel
@@ -33,28 +33,28 @@ from glmtui.language import N_, _
 CONFIG = Path("config.json")
 
 # Bounds: several times the largest release, and small enough for a model without weights.
-LAYERS = Whole(1, 1024)
-HEADS = Whole(1, 1024)
-HEAD_DIM = Whole(2, 1024)
-HIDDEN = Whole(1, 1 << 17)
-INNER = Whole(1, 1 << 20)
-VOCABULARY = Whole(1, 1 << 22)
-CONTEXT = Whole(1, 1 << 23)  # tokens
+LAYERS = IntRange(1, 1024)
+HEADS = IntRange(1, 1024)
+HEAD_DIM = IntRange(2, 1024)
+HIDDEN = IntRange(1, 1 << 17)
+INNER = IntRange(1, 1 << 20)
+VOCABULARY = IntRange(1, 1 << 22)
+CONTEXT = IntRange(1, 1 << 23)  # tokens
 POSITION_TABLE = 1 << 29  # numbers of a table of cosines: tokens x head_dim; 4M x 128 is released
-EPSILON = Real(0.0, 1.0, closed=True)
-ROPE_BASE = Real(0.0, 1e15)
-RATIO = Real(0.0, 1e6)
-TOKEN = Whole(-1, 1 << 22)
-TOKENS = OneOrMore(TOKEN, most=1000)
+EPSILON = FloatRange(0.0, 1.0, closed=True)
+ROPE_BASE = FloatRange(0.0, 1e15)
+RATIO = FloatRange(0.0, 1e6)
+TOKEN = IntRange(-1, 1 << 22)
+TOKENS = OneOrList(TOKEN, most=1000)
 
 
 # ---- what must hold between fields
 
 
-def divides(name: str, whole: str) -> Relation:
+def must_divide(name: str, whole: str) -> Relation:
     """`name` must divide `whole`; a field without a value is left out."""
 
-    def relation(values: Values) -> tuple[str, str] | None:
+    def relation(values: ConfigValues) -> tuple[str, str] | None:
         part = values[name]
         if part is None or values[whole] % part == 0:
             return None
@@ -64,7 +64,7 @@ def divides(name: str, whole: str) -> Relation:
     return relation
 
 
-def head_size(
+def head_size_relations(
     hidden: str, heads: str, named: str | None, step: int, context: str
 ) -> tuple[Relation, Relation]:
     """A head's size is a multiple of `step`, and a table of positions of that size is bounded.
@@ -73,13 +73,13 @@ def head_size(
         named: the field that has it; None, or null there, for hidden / heads.
     """
 
-    def size(values: Values) -> int | None:
+    def size(values: ConfigValues) -> int | None:
         said = values[named] if named else None
         if said is not None:
             return int(said)
         return None if values[hidden] % values[heads] else values[hidden] // values[heads]
 
-    def divided(values: Values) -> tuple[str, str] | None:
+    def divided(values: ConfigValues) -> tuple[str, str] | None:
         found = size(values)
         if found is None:
             text = _("a multiple of {other} ({value})")
@@ -91,7 +91,7 @@ def head_size(
         text = _("a multiple of {step} for each of {other} ({value})")
         return hidden, text.format(step=step, other=heads, value=values[heads])
 
-    def bounded(values: Values) -> tuple[str, str] | None:
+    def bounded(values: ConfigValues) -> tuple[str, str] | None:
         most = POSITION_TABLE // (size(values) or 1)
         if values[context] <= most:
             return None
@@ -100,7 +100,7 @@ def head_size(
     return divided, bounded
 
 
-def image_rows_fit(values: Values) -> tuple[str, str] | None:
+def pad_token_in_vocabulary(values: ConfigValues) -> tuple[str, str] | None:
     """ChatGLM-6B's image tokens, which its padding follows, are fewer than all tokens."""
     pad = values["pad_token_id"]
     if pad is None or pad < values["vocab_size"]:
@@ -118,7 +118,7 @@ def _gated(
     return rows * hidden + layers * (attention + 3 * hidden * inner)
 
 
-def _hub_weights(v: Values) -> int:
+def _hub_weights(v: ConfigValues) -> int:
     heads, hidden = v["num_attention_heads"], v["hidden_size"]
     return _gated(
         v["num_hidden_layers"],
@@ -131,7 +131,7 @@ def _hub_weights(v: Values) -> int:
     )
 
 
-def _original_weights(v: Values) -> int:
+def _original_weights(v: ConfigValues) -> int:
     return _gated(
         v["num_layers"],
         v["hidden_size"],
@@ -143,7 +143,7 @@ def _original_weights(v: Values) -> int:
     )
 
 
-def _chatglm_weights(v: Values) -> int:
+def _chatglm_weights(v: ConfigValues) -> int:
     hidden, inner = v["hidden_size"], v["inner_hidden_size"]
     layer: int = 4 * hidden**2 + 2 * hidden * inner
     rows: int = v["vocab_size"] * hidden
@@ -154,7 +154,7 @@ def _chatglm_weights(v: Values) -> int:
 # ---- rotary positions, which newer files have in a table of their own
 
 
-def _with_rope(raw: Values) -> Values:
+def _with_rope(raw: ConfigValues) -> ConfigValues:
     """A config with what its table of rotary positions says beside the other fields.
 
     Read in transformers' order: the older table first, then what stands beside it.
@@ -170,29 +170,37 @@ def _with_rope(raw: Values) -> Values:
     }
 
 
-ROTARY = (
+ROPE_REFUSAL = (
     N_("config.json asks for rotary positions of another kind ({value}), which is not built in."),
     N_("Pick a model with plain rotary positions."),
 )
 
 
-def _rope(turned: float) -> tuple[Field, ...]:
+def _rope(turned: float) -> tuple[ConfigField, ...]:
     """The fields of rotary positions, for a family that turns such a part of each head."""
     return (
-        Field("rope_scaling", Table(), None),
-        Field("rope_parameters", Table(), None),
-        Field("rope_type", Text(), "default", honoured=("default",), refusal=ROTARY),
-        Field("rope_theta", ROPE_BASE, 10_000.0),
-        Field("partial_rotary_factor", Real(0.0, 1.0), turned, honoured=(turned,), refusal=ROTARY),
+        ConfigField("rope_scaling", JsonObject(), None),
+        ConfigField("rope_parameters", JsonObject(), None),
+        ConfigField("rope_type", String(), "default", honoured=("default",), refusal=ROPE_REFUSAL),
+        ConfigField("rope_theta", ROPE_BASE, 10_000.0),
+        ConfigField(
+            "partial_rotary_factor",
+            FloatRange(0.0, 1.0),
+            turned,
+            honoured=(turned,),
+            refusal=ROPE_REFUSAL,
+        ),
     )
 
 
 # ---- the families
 
-PACKED = Field("quantization_bit", OneOf((0, 4, 8)), None)  # read by `weights.Checkpoint`
-TUNED = Field(  # P-tuning, arXiv:2110.07602
+QUANTIZATION_BIT = ConfigField(
+    "quantization_bit", OneOf((0, 4, 8)), None
+)  # read by `weights.Checkpoint`
+PRE_SEQ_LEN = ConfigField(  # P-tuning, arXiv:2110.07602
     "pre_seq_len",
-    Whole(0, 1 << 20),
+    IntRange(0, 1 << 20),
     None,
     honoured=(0,),
     refusal=(
@@ -203,91 +211,110 @@ TUNED = Field(  # P-tuning, arXiv:2110.07602
         N_("Take a model that was fine-tuned as a whole, or one into which LoRA was merged."),
     ),
 )
-NAMES = ("model_type", "architectures", "auto_map", "_name_or_path", "torch_dtype", "dtype")
-TRAINING = ("attention_dropout", "hidden_dropout", "initializer_range", "bias_dropout_fusion")
-OTHERS = ("use_cache", "transformers_version", "quantization_config", "classifier_dropout")
+NAME_FIELDS = ("model_type", "architectures", "auto_map", "_name_or_path", "torch_dtype", "dtype")
+TRAINING_FIELDS = (
+    "attention_dropout",
+    "hidden_dropout",
+    "initializer_range",
+    "bias_dropout_fusion",
+)
+OTHER_FIELDS = ("use_cache", "transformers_version", "quantization_config", "classifier_dropout")
 
-LLAMA = Layout(
+LLAMA_SCHEMA = ConfigSchema(
     fields=(
-        Field("hidden_size", HIDDEN),
-        Field("intermediate_size", INNER),
-        Field("num_hidden_layers", LAYERS),
-        Field("num_attention_heads", HEADS),
-        Field("num_key_value_heads", HEADS, None),
-        Field("head_dim", HEAD_DIM, None),
-        Field("vocab_size", VOCABULARY),
-        Field("max_position_embeddings", CONTEXT, 2048),
-        Field("rms_norm_eps", EPSILON, 1e-6),
-        Field("hidden_act", Text(), "silu", honoured=("silu", "swish")),
-        Field("attention_bias", Flag(), False),
-        Field("mlp_bias", Flag(), False, honoured=(False,)),
-        Field("tie_word_embeddings", Flag(), False),
-        Field("eos_token_id", TOKENS, None),
+        ConfigField("hidden_size", HIDDEN),
+        ConfigField("intermediate_size", INNER),
+        ConfigField("num_hidden_layers", LAYERS),
+        ConfigField("num_attention_heads", HEADS),
+        ConfigField("num_key_value_heads", HEADS, None),
+        ConfigField("head_dim", HEAD_DIM, None),
+        ConfigField("vocab_size", VOCABULARY),
+        ConfigField("max_position_embeddings", CONTEXT, 2048),
+        ConfigField("rms_norm_eps", EPSILON, 1e-6),
+        ConfigField("hidden_act", String(), "silu", honoured=("silu", "swish")),
+        ConfigField("attention_bias", Boolean(), False),
+        ConfigField("mlp_bias", Boolean(), False, honoured=(False,)),
+        ConfigField("tie_word_embeddings", Boolean(), False),
+        ConfigField("eos_token_id", TOKENS, None),
         *_rope(1.0),
     ),
     # pretraining_tp only split a sum, and transformers has dropped it
-    no_effect=(*NAMES, *TRAINING, *OTHERS, "pad_token_id", "bos_token_id", "pretraining_tp"),
+    no_effect=(
+        *NAME_FIELDS,
+        *TRAINING_FIELDS,
+        *OTHER_FIELDS,
+        "pad_token_id",
+        "bos_token_id",
+        "pretraining_tp",
+    ),
     relations=(
-        *head_size("hidden_size", "num_attention_heads", "head_dim", 2, "max_position_embeddings"),
-        divides("num_key_value_heads", "num_attention_heads"),
+        *head_size_relations(
+            "hidden_size", "num_attention_heads", "head_dim", 2, "max_position_embeddings"
+        ),
+        must_divide("num_key_value_heads", "num_attention_heads"),
     ),
     weights=_hub_weights,
     model_type="llama",
     view=_with_rope,
 )
-GLM4_ENDS = [151329, 151336, 151338]  # of every release
-GLM = Layout(  # GLM-4 in Hugging Face's layout; defaults are those of transformers' GlmConfig
+GLM4_STOP_IDS = [151329, 151336, 151338]  # of every release
+# GLM-4 in Hugging Face's layout. The defaults are those of transformers' GlmConfig.
+GLM_SCHEMA = ConfigSchema(
     fields=(
-        Field("hidden_size", HIDDEN),
-        Field("intermediate_size", INNER),
-        Field("num_hidden_layers", LAYERS),
-        Field("num_attention_heads", HEADS),
-        Field("num_key_value_heads", HEADS, 2),
-        Field("head_dim", HEAD_DIM, 128, null=None),
-        Field("vocab_size", VOCABULARY),
-        Field("max_position_embeddings", CONTEXT, 131_072),
-        Field("rms_norm_eps", EPSILON, 1.5625e-7),
-        Field("hidden_act", Text(), "silu", honoured=("silu", "swish")),
-        Field("attention_bias", Flag(), True),
-        Field("tie_word_embeddings", Flag(), False, honoured=(False,)),
-        Field("eos_token_id", TOKENS, GLM4_ENDS),
+        ConfigField("hidden_size", HIDDEN),
+        ConfigField("intermediate_size", INNER),
+        ConfigField("num_hidden_layers", LAYERS),
+        ConfigField("num_attention_heads", HEADS),
+        ConfigField("num_key_value_heads", HEADS, 2),
+        ConfigField("head_dim", HEAD_DIM, 128, null=None),
+        ConfigField("vocab_size", VOCABULARY),
+        ConfigField("max_position_embeddings", CONTEXT, 131_072),
+        ConfigField("rms_norm_eps", EPSILON, 1.5625e-7),
+        ConfigField("hidden_act", String(), "silu", honoured=("silu", "swish")),
+        ConfigField("attention_bias", Boolean(), True),
+        ConfigField("tie_word_embeddings", Boolean(), False, honoured=(False,)),
+        ConfigField("eos_token_id", TOKENS, GLM4_STOP_IDS),
         *_rope(0.5),
     ),
-    no_effect=(*NAMES, *TRAINING, *OTHERS, "pad_token_id", "bos_token_id"),
+    no_effect=(*NAME_FIELDS, *TRAINING_FIELDS, *OTHER_FIELDS, "pad_token_id", "bos_token_id"),
     relations=(
-        *head_size("hidden_size", "num_attention_heads", "head_dim", 4, "max_position_embeddings"),
-        divides("num_key_value_heads", "num_attention_heads"),
+        *head_size_relations(
+            "hidden_size", "num_attention_heads", "head_dim", 4, "max_position_embeddings"
+        ),
+        must_divide("num_key_value_heads", "num_attention_heads"),
     ),
     weights=_hub_weights,
     model_type="glm",
     view=_with_rope,
 )
-ORIGINAL = Layout(  # ChatGLM2, ChatGLM3 and GLM-4 as they were released
+CHATGLM2_SCHEMA = ConfigSchema(  # ChatGLM2, ChatGLM3 and GLM_SCHEMA-4 as they were released
     fields=(
-        Field("hidden_size", HIDDEN),
-        Field("ffn_hidden_size", INNER),
-        Field("num_layers", LAYERS),
-        Field("num_attention_heads", HEADS),
-        Field("multi_query_group_num", HEADS),
-        Field("kv_channels", HEAD_DIM),
-        Field("padded_vocab_size", VOCABULARY),
-        Field("seq_length", CONTEXT),
-        Field("layernorm_epsilon", EPSILON),
-        Field("add_qkv_bias", Flag()),
-        Field("rope_ratio", RATIO, 1),
-        Field("multi_query_attention", Flag(), True, honoured=(True,)),
-        Field("rmsnorm", Flag(), True, honoured=(True,)),
-        Field("post_layer_norm", Flag(), True, honoured=(True,)),
-        Field("add_bias_linear", Flag(), False, honoured=(False,)),
-        Field("apply_residual_connection_post_layernorm", Flag(), False, honoured=(False,)),
-        Field("eos_token_id", TOKENS),
-        PACKED,
-        TUNED,
+        ConfigField("hidden_size", HIDDEN),
+        ConfigField("ffn_hidden_size", INNER),
+        ConfigField("num_layers", LAYERS),
+        ConfigField("num_attention_heads", HEADS),
+        ConfigField("multi_query_group_num", HEADS),
+        ConfigField("kv_channels", HEAD_DIM),
+        ConfigField("padded_vocab_size", VOCABULARY),
+        ConfigField("seq_length", CONTEXT),
+        ConfigField("layernorm_epsilon", EPSILON),
+        ConfigField("add_qkv_bias", Boolean()),
+        ConfigField("rope_ratio", RATIO, 1),
+        ConfigField("multi_query_attention", Boolean(), True, honoured=(True,)),
+        ConfigField("rmsnorm", Boolean(), True, honoured=(True,)),
+        ConfigField("post_layer_norm", Boolean(), True, honoured=(True,)),
+        ConfigField("add_bias_linear", Boolean(), False, honoured=(False,)),
+        ConfigField(
+            "apply_residual_connection_post_layernorm", Boolean(), False, honoured=(False,)
+        ),
+        ConfigField("eos_token_id", TOKENS),
+        QUANTIZATION_BIT,
+        PRE_SEQ_LEN,
     ),
     no_effect=(
-        *NAMES,
-        *TRAINING,
-        *OTHERS,
+        *NAME_FIELDS,
+        *TRAINING_FIELDS,
+        *OTHER_FIELDS,
         "pad_token_id",
         "bos_token_id",
         "num_hidden_layers",  # num_layers once more
@@ -301,59 +328,61 @@ ORIGINAL = Layout(  # ChatGLM2, ChatGLM3 and GLM-4 as they were released
         "fp32_residual_connection",
     ),
     relations=(
-        *head_size("hidden_size", "num_attention_heads", "kv_channels", 4, "seq_length"),
-        divides("multi_query_group_num", "num_attention_heads"),
+        *head_size_relations("hidden_size", "num_attention_heads", "kv_channels", 4, "seq_length"),
+        must_divide("multi_query_group_num", "num_attention_heads"),
     ),
     weights=_original_weights,
 )
-CHATGLM = Layout(  # ChatGLM-6B, original and Slim
+CHATGLM_SCHEMA = ConfigSchema(  # ChatGLM-6B, original and Slim
     fields=(
-        Field("hidden_size", HIDDEN),
-        Field("inner_hidden_size", INNER),
-        Field("num_layers", LAYERS),
-        Field("num_attention_heads", HEADS),
-        Field("vocab_size", VOCABULARY),
-        Field("max_sequence_length", CONTEXT, 2048),
-        Field("layernorm_epsilon", EPSILON, 1e-5),
-        Field("position_encoding_2d", Flag(), True, honoured=(True,)),
-        Field("bos_token_id", TOKEN),
-        Field("eos_token_id", TOKEN),
-        Field("pad_token_id", TOKEN, None),
-        Field("mask_token_id", TOKEN, None),
-        Field("gmask_token_id", TOKEN, None),
-        PACKED,
-        TUNED,
+        ConfigField("hidden_size", HIDDEN),
+        ConfigField("inner_hidden_size", INNER),
+        ConfigField("num_layers", LAYERS),
+        ConfigField("num_attention_heads", HEADS),
+        ConfigField("vocab_size", VOCABULARY),
+        ConfigField("max_sequence_length", CONTEXT, 2048),
+        ConfigField("layernorm_epsilon", EPSILON, 1e-5),
+        ConfigField("position_encoding_2d", Boolean(), True, honoured=(True,)),
+        ConfigField("bos_token_id", TOKEN),
+        ConfigField("eos_token_id", TOKEN),
+        ConfigField("pad_token_id", TOKEN, None),
+        ConfigField("mask_token_id", TOKEN, None),
+        ConfigField("gmask_token_id", TOKEN, None),
+        QUANTIZATION_BIT,
+        PRE_SEQ_LEN,
     ),
     no_effect=(
-        *NAMES,
-        *TRAINING,
-        *OTHERS,
+        *NAME_FIELDS,
+        *TRAINING_FIELDS,
+        *OTHER_FIELDS,
         "quantization_embeddings",  # seen in the weights themselves
         "prefix_projection",
         "tie_word_embeddings",  # always are
     ),
-    relations=(*head_size("hidden_size", "num_attention_heads", None, 4, "max_sequence_length"),),
-    of_files=(image_rows_fit,),
+    relations=(
+        *head_size_relations("hidden_size", "num_attention_heads", None, 4, "max_sequence_length"),
+    ),
+    of_files=(pad_token_in_vocabulary,),
     weights=_chatglm_weights,
 )
-FIELDS: Mapping[str, Callable[[Values], Layout]] = MappingProxyType(
+SCHEMAS: Mapping[str, Callable[[ConfigValues], ConfigSchema]] = MappingProxyType(
     {
-        "llama": lambda raw: LLAMA,
-        "chatglm": lambda raw: CHATGLM,
-        "glm4": lambda raw: ORIGINAL if "padded_vocab_size" in raw else GLM,
-        "chatglm3": lambda raw: ORIGINAL,
-        "chatglm2": lambda raw: ORIGINAL,
+        "llama": lambda raw: LLAMA_SCHEMA,
+        "chatglm": lambda raw: CHATGLM_SCHEMA,
+        "glm4": lambda raw: CHATGLM2_SCHEMA if "padded_vocab_size" in raw else GLM_SCHEMA,
+        "chatglm3": lambda raw: CHATGLM2_SCHEMA,
+        "chatglm2": lambda raw: CHATGLM2_SCHEMA,
     }
 )
 
 
-def not_honoured(raw: Values, family: str) -> dict[str, Any]:
+def unsupported_fields(raw: ConfigValues, family: str) -> dict[str, Any]:
     """The fields of a config, and their values, that a family of ours would compute wrongly.
 
     A field that is in no table of ours counts if transformers knows it for the same model, with
     another default. Of fields that nobody knows nothing can be said.
     """
-    layout = FIELDS[family](raw)
+    layout = SCHEMAS[family](raw)
     found = layout.others(raw)
     unknown = raw.keys() - layout.known
     if layout.model_type and unknown:
@@ -364,23 +393,23 @@ def not_honoured(raw: Values, family: str) -> dict[str, Any]:
     return found
 
 
-def read_fields(raw: Values, family: str, path: Path = CONFIG) -> dict[str, Any]:
+def read_fields(raw: ConfigValues, family: str, path: Path = CONFIG) -> dict[str, Any]:
     """The value of each field in a family's table, with its default where it is missing.
 
     Raises:
         BadCheckpoint: a field is missing, is not valid, or does not fit the others.
         UnsupportedModel: a field changes the function in a way that is not built in.
     """
-    layout = FIELDS[family](raw)
+    layout = SCHEMAS[family](raw)
     values = layout.read(raw, path)
     refusals = {row.name: row.refusal for row in layout.fields}
-    for name, value in not_honoured(raw, family).items():
+    for name, value in unsupported_fields(raw, family).items():
         said = refusals.get(name)
         if said is not None:
-            raise UnsupportedModel(_(said[0]).format(value=shown(value)), _(said[1]))
+            raise UnsupportedModel(_(said[0]).format(value=format_value(value)), _(said[1]))
         raise UnsupportedModel(
             _("{path} says {field}: {value}, which this family does not compute with.").format(
-                path=path, field=name, value=shown(value)
+                path=path, field=name, value=format_value(value)
             ),
             _("Only checkpoints of the released shape can be run."),
         )

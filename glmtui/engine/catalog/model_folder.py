@@ -16,7 +16,7 @@ from typing import Any
 
 from glmtui.engine.api import ModelInfo
 from glmtui.engine.catalog.config_check import check_config
-from glmtui.engine.catalog.families import FAMILIES, Family, family_of
+from glmtui.engine.catalog.families import FAMILIES, Family, detect_family
 from glmtui.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
 from glmtui.language import N_, _
 
@@ -26,7 +26,7 @@ INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
 MAX_SHARDS = 1000  # a model of a terabyte has some 200
 MAX_JSON_BYTES = 64 << 20  # a weight index of thousands of tensors has a few; nothing has more
-MAX_PIECES_BYTES = 32 << 20  # of a tokenizer.model; GLM-4's has 2.6 MB
+MAX_VOCABULARY_BYTES = 32 << 20  # of a tokenizer.model; GLM-4's has 2.6 MB
 CONTEXT_KEYS = (
     "max_position_embeddings",
     "seq_length",
@@ -34,10 +34,10 @@ CONTEXT_KEYS = (
     "n_positions",
     "max_seq_len",
 )
-MOST_CONTEXT = 2**31
+MAX_CONTEXT_LENGTH = 2**31
 LFS_POINTER = b"version https://git-lfs"
-FROM_GGUF = N_("A GGUF file is taken in with: glmtui pull FILE.gguf")
-AGAIN = N_("The download is not complete; fetch it again with: glmtui pull")
+GGUF_HINT = N_("A GGUF file is taken in with: glmtui pull FILE.gguf")
+PULL_AGAIN_HINT = N_("The download is not complete; fetch it again with: glmtui pull")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +79,25 @@ class Manifest:
     def read(cls, folder: Path) -> Manifest:
         """Raises BadCheckpoint."""
         path = folder / MANIFEST
-        content = read_object(path)
+        content = read_json_object(path)
         texts = {}
         for key in ("name", "family", "title", "source", "stored"):
             if not isinstance(content.get(key), str):
-                raise BadCheckpoint(_("{path} has no {key}.").format(path=path, key=key), _(AGAIN))
+                raise BadCheckpoint(
+                    _("{path} has no {key}.").format(path=path, key=key), _(PULL_AGAIN_HINT)
+                )
             texts[key] = content[key]
         if content.get("format") != MANIFEST_FORMAT:
             raise BadCheckpoint(
-                _("{path} is of another glmtui version.").format(path=path), _(AGAIN)
+                _("{path} is of another glmtui version.").format(path=path), _(PULL_AGAIN_HINT)
             )
         elsewhere, files = content.get("path"), content.get("files", {})
         if not isinstance(elsewhere, str | None) or not isinstance(files, dict):
-            raise BadCheckpoint(_("{path} is damaged.").format(path=path), _(AGAIN))
+            raise BadCheckpoint(_("{path} is damaged.").format(path=path), _(PULL_AGAIN_HINT))
         return cls(**texts, files=files, path=elsewhere)
 
 
-def inspect(folder: Path, name: str = "", family: str | None = None) -> ModelInfo:
+def inspect_folder(folder: Path, name: str = "", family: str | None = None) -> ModelInfo:
     """What kind of model a folder holds, and whether all of it is there.
 
     Args:
@@ -121,7 +123,7 @@ def inspect(folder: Path, name: str = "", family: str | None = None) -> ModelInf
         )
     config = read_config(where)
     key = family or (note.family if note else None)
-    row = named_family(key) if key else family_of(config, where)
+    row = family_by_key(key) if key else detect_family(config, where)
     weights = weight_files(where)
     nbytes = sum(path.stat().st_size for path in weights)
     check_config(config, row.key, where / "config.json", nbytes)
@@ -134,23 +136,23 @@ def inspect(folder: Path, name: str = "", family: str | None = None) -> ModelInf
                 _("{path} has {size:,} bytes instead of {expected:,}.").format(
                     path=path, size=size, expected=expected
                 ),
-                _(AGAIN),
+                _(PULL_AGAIN_HINT),
             )
     for path in (*where.glob("*.model"), *where.glob("tokenizer*.json")):
-        refuse_pointer(path)
+        check_regular_file(path)
     return ModelInfo(
         name=name or (note.name if note else str(where)),
         path=where,
         family=row.key,
         context_length=_context_length(config, where),
         nbytes=nbytes,
-        stored=note.stored if note else stored_as(config),
+        stored=note.stored if note else stored_format(config),
         title=note.title if note else row.title,
         code=_code_named(config),
     )
 
 
-def named_family(key: str) -> Family:
+def family_by_key(key: str) -> Family:
     """The family of that key. Raises UnsupportedModel."""
     for family in FAMILIES:
         if family.key == key:
@@ -166,14 +168,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     """A folder's config.json, with lengths of contexts as ints. Raises BadCheckpoint."""
     path = folder / "config.json"
     if path.is_file():
-        config = read_object(path)
+        config = read_json_object(path)
         for key in CONTEXT_KEYS:
             value = config.get(key)
             if isinstance(value, float) and value.is_integer():  # some programs write 4096.0
                 config[key] = int(value)
         return config
     if any(folder.glob("*.gguf")):
-        hint = _(FROM_GGUF)
+        hint = _(GGUF_HINT)
     else:
         hint = _("A model's folder holds config.json, tokenizer and weights.")
     raise BadCheckpoint(
@@ -181,29 +183,31 @@ def read_config(folder: Path) -> dict[str, Any]:
     )
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON object from a file of bounded size. Raises BadCheckpoint."""
     try:
-        content = json.loads(read_small(path, MAX_JSON_BYTES))
+        content = json.loads(read_model_file(path, MAX_JSON_BYTES))
     except (ValueError, RecursionError) as error:
         raise BadCheckpoint(
-            _("{path} is not JSON: {error}.").format(path=path, error=error), _(AGAIN)
+            _("{path} is not JSON: {error}.").format(path=path, error=error), _(PULL_AGAIN_HINT)
         ) from error
     if not isinstance(content, dict):
-        raise BadCheckpoint(_("{path} does not hold a JSON object.").format(path=path), _(AGAIN))
+        raise BadCheckpoint(
+            _("{path} does not hold a JSON object.").format(path=path), _(PULL_AGAIN_HINT)
+        )
     return content
 
 
-def read_small(path: Path, most: int) -> bytes:
+def read_model_file(path: Path, most: int) -> bytes:
     """A file of at most `most` bytes that is no pointer to another. Raises BadCheckpoint."""
     try:
-        refuse_pointer(path)
+        check_regular_file(path)
         if path.stat().st_size > most:
             raise BadCheckpoint(
                 _("{path} is too large: {size:,} bytes.").format(
                     path=path, size=path.stat().st_size
                 ),
-                _(AGAIN),
+                _(PULL_AGAIN_HINT),
             )
         return path.read_bytes()
     except OSError as error:
@@ -251,7 +255,7 @@ def find_weights(folder: Path) -> tuple[Path | None, list[Path]]:
         _("{folder} holds no weights: no {names}, whole or in shards.").format(
             folder=folder, names=" or ".join(SINGLES)
         ),
-        _(FROM_GGUF) if any(folder.glob("*.gguf")) else _(AGAIN),
+        _(GGUF_HINT) if any(folder.glob("*.gguf")) else _(PULL_AGAIN_HINT),
     )
 
 
@@ -263,12 +267,12 @@ def _refuse_partial(folder: Path, paths: list[Path]) -> None:
             _("{folder} lacks {count} of {total} weight files: {named}.").format(
                 folder=folder, count=len(missing), total=len(paths), named=named
             ),
-            _(AGAIN),
+            _(PULL_AGAIN_HINT),
         )
     for path in paths:
-        refuse_pointer(path)
+        check_regular_file(path)
         if path.stat().st_size == 0:
-            raise BadCheckpoint(_("{path} is empty.").format(path=path), _(AGAIN))
+            raise BadCheckpoint(_("{path} is empty.").format(path=path), _(PULL_AGAIN_HINT))
 
 
 def _numbered(folder: Path, single: str) -> list[list[Path]]:
@@ -286,9 +290,9 @@ def _numbered(folder: Path, single: str) -> list[list[Path]]:
 
 
 def _shards(index: Path) -> list[Path]:
-    weight_map = read_object(index).get("weight_map")
+    weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise BadCheckpoint(_("{index} names no weights.").format(index=index), _(AGAIN))
+        raise BadCheckpoint(_("{index} names no weights.").format(index=index), _(PULL_AGAIN_HINT))
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if Path(name).name != name:
@@ -300,11 +304,11 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def refuse_pointer(path: Path) -> None:
+def check_regular_file(path: Path) -> None:
     """Raises BadCheckpoint where git left the note about a large file instead of the file, or
     where there is no file at all (a pipe would be waited for)."""
     if not path.is_file():
-        raise BadCheckpoint(_("{path} is no file.").format(path=path), _(AGAIN))
+        raise BadCheckpoint(_("{path} is no file.").format(path=path), _(PULL_AGAIN_HINT))
     if path.stat().st_size > 1024:
         return
     if path.read_bytes().startswith(LFS_POINTER):
@@ -319,7 +323,7 @@ def _context_length(config: Mapping[str, Any], folder: Path) -> int:
     for source in (config, inner if isinstance(inner, dict) else {}):
         for key in CONTEXT_KEYS:
             value = source.get(key)
-            if isinstance(value, (int, float)) and 0 < value < MOST_CONTEXT:
+            if isinstance(value, (int, float)) and 0 < value < MAX_CONTEXT_LENGTH:
                 return int(value)
     raise BadCheckpoint(
         _("{path} does not say how long a context may be: no {key}.").format(
@@ -335,7 +339,7 @@ def _code_named(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted({f"{name.partition('.')[0][:60]}.py" for name in classes})[:8])
 
 
-def stored_as(config: Mapping[str, Any]) -> str:
+def stored_format(config: Mapping[str, Any]) -> str:
     """How a checkpoint says its weights are kept."""
     bits = config.get("quantization_bit")
     if bits in (4, 8):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-TABLE_BYTES = 2  # of embedding and head, which stay at 16 bits whatever the rest is
+EMBEDDING_BYTES = 2  # of embedding and head, which stay at 16 bits whatever the rest is
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +87,11 @@ class KnownModel:
         name: what a person types.
         family: a key of `FAMILIES`.
         parameters: in all; a head that is the embedding counts once.
-        table_parameters: of them, in embedding and head.
+        embedding_parameters: of them, in embedding and head.
         context_length: longest prompt and reply together, in tokens.
         disk_nbytes: of its weights once pulled.
         kv_bytes_per_token: of the KV cache at 16 bits.
-        stored: a key of `QUANTS` if its weights come quantised, None if they have 16 bits.
+        stored_quant: a key of `QUANTS` if its weights come quantised, None if they have 16 bits.
         sampling: how to sample from it, where its files do not say it.
     """
 
@@ -100,19 +100,19 @@ class KnownModel:
     family: str
     source: WheelSource | HubSource
     parameters: int
-    table_parameters: int
+    embedding_parameters: int
     context_length: int
     disk_nbytes: int
     kv_bytes_per_token: int
     licence: str
-    stored: str | None = None
+    stored_quant: str | None = None
     sampling: Mapping[str, float | bool] = field(default_factory=dict)
 
     def weight_nbytes(self, quant: str | None = None) -> int:
         """Memory of the weights, held as `quant` (a key of `QUANTS`) or, if None, at 16 bits."""
-        linear = self.parameters - self.table_parameters
+        linear = self.parameters - self.embedding_parameters
         each = 2.0 if quant is None else QUANTS[quant].bytes_per_weight
-        return self.table_parameters * TABLE_BYTES + round(linear * each)
+        return self.embedding_parameters * EMBEDDING_BYTES + round(linear * each)
 
     def memory_nbytes(self, quant: str | None = None, context_length: int | None = None) -> int:
         """Memory of weights and KV cache; without `context_length`, of the whole context."""
@@ -134,7 +134,7 @@ CHATGLM3_LICENCE = "ChatGLM3-6B licence: research free, commercial use by regist
 GLM4_LICENCE = "GLM-4 licence: research free, commercial use by registration"
 
 
-def _chatglm(repo: str, title: str, disk: int, stored: str | None = None) -> KnownModel:
+def _chatglm(repo: str, title: str, disk: int, stored_quant: str | None = None) -> KnownModel:
     """ChatGLM-6B.
 
     A layer has 12 * 4096^2 weights, 36,864 biases and 4 * 4096 norms; 28 of them, the last norm
@@ -147,17 +147,17 @@ def _chatglm(repo: str, title: str, disk: int, stored: str | None = None) -> Kno
         family="chatglm",
         source=HubSource(repo),
         parameters=6_173_286_400,
-        table_parameters=534_642_688,
+        embedding_parameters=534_642_688,
         context_length=2048,
         disk_nbytes=disk,
         kv_bytes_per_token=458_752,
         licence=CHATGLM_LICENCE,
-        stored=stored,
+        stored_quant=stored_quant,
     )
 
 
 def _chatglm2(
-    repo: str, title: str, context: int, disk: int = 12_487_168_064, stored: str | None = None
+    repo: str, title: str, context: int, disk: int = 12_487_168_064, stored_quant: str | None = None
 ) -> KnownModel:
     """ChatGLM2 and 3.
 
@@ -172,12 +172,12 @@ def _chatglm2(
         family="chatglm3" if third else "chatglm2",
         source=HubSource(repo),
         parameters=6_243_584_000,
-        table_parameters=532_676_608,
+        embedding_parameters=532_676_608,
         context_length=context,
         disk_nbytes=disk,
         kv_bytes_per_token=28_672,
         licence=CHATGLM3_LICENCE if third else CHATGLM2_LICENCE,
-        stored=stored,
+        stored_quant=stored_quant,
     )
 
 
@@ -193,7 +193,7 @@ def _glm4(repo: str, title: str) -> KnownModel:
         family="glm4",
         source=HubSource(repo),
         parameters=9_399_951_360,
-        table_parameters=1_241_513_984,
+        embedding_parameters=1_241_513_984,
         context_length=131_072,
         disk_nbytes=18_799_902_784,
         kv_bytes_per_token=40_960,
@@ -213,7 +213,7 @@ MODELS: tuple[KnownModel, ...] = (
         family="llama",
         source=SMOLLM2_WHEEL,
         parameters=134_515_008,
-        table_parameters=28_311_552,
+        embedding_parameters=28_311_552,
         context_length=8192,
         disk_nbytes=96_654_288,
         kv_bytes_per_token=23_040,
@@ -225,13 +225,13 @@ MODELS: tuple[KnownModel, ...] = (
             "top_p": 0.9,
             "repetition_penalty": 1.1,
         },
-        stored="int4",
+        stored_quant="int4",
     ),
     # Disk: 2 bytes a weight, 4 a norm; head and embedding are both stored.
     _chatglm("THUDM/chatglm-6b", "ChatGLM-6B", 13_416_793_856),
     # Stored with one table, the layers' 28 * 12 * 4096^2 weights in 4 or 8 bits, and a scale a row.
-    _chatglm("THUDM/chatglm-6b-int4", "ChatGLM-6B in 4 bits", 3_892_920_320, stored="int4"),
-    _chatglm("THUDM/chatglm-6b-int8", "ChatGLM-6B in 8 bits", 6_711_492_608, stored="int8"),
+    _chatglm("THUDM/chatglm-6b-int4", "ChatGLM-6B in 4 bits", 3_892_920_320, stored_quant="int4"),
+    _chatglm("THUDM/chatglm-6b-int8", "ChatGLM-6B in 8 bits", 6_711_492_608, stored_quant="int8"),
     _chatglm("silver/chatglm-6b-slim", "ChatGLM-6B Slim", 13_416_793_856),
     _chatglm2("THUDM/chatglm2-6b", "ChatGLM2-6B", 32_768),
     _chatglm2("THUDM/chatglm2-6b-int4", "ChatGLM2-6B in 4 bits", 32_768, 3_923_712_365, "int4"),

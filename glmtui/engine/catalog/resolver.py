@@ -1,7 +1,7 @@
-"""What models there are: the tables, what is on this machine, and what a name means.
+"""From a model's name to the model: which models are installed, and what a name refers to.
 
-The front door to `families` (FAMILIES), `known` (MODELS, QUANTS) and `folder` (inspect). Imports no
-torch and loads nothing.
+Looks up names in the settings' servers, the registry, the folder of pulled models and the file
+system. Loads no weights.
 """
 
 from __future__ import annotations
@@ -13,40 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from glmtui.engine.api import ModelInfo, ServerSpec, Target
-from glmtui.engine.catalog.families import COMPATIBILITY, FAMILIES, Family, family_of
-from glmtui.engine.catalog.model_folder import MANIFEST, inspect
+from glmtui.engine.catalog.model_folder import MANIFEST, inspect_folder
 from glmtui.engine.catalog.registry import (
-    DEFAULT_MODEL,
-    KERNELS,
     MODELS,
-    QUANTS,
     KnownModel,
-    Quant,
     known_model,
 )
 from glmtui.errors import GlmtuiError, ModelNotFound, UsageError
 from glmtui.language import _
 from glmtui.net.addresses import is_server_url, redact_if_url
 from glmtui.system import paths
-
-__all__ = [
-    "COMPATIBILITY",
-    "DEFAULT_MODEL",
-    "FAMILIES",
-    "KERNELS",
-    "MODELS",
-    "QUANTS",
-    "Family",
-    "KnownModel",
-    "Quant",
-    "describe",
-    "family_of",
-    "inspect",
-    "installed",
-    "known_model",
-    "models_dir",
-    "resolve",
-]
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +37,12 @@ def folder_name(name: str) -> str:
     return name.replace("/", "--")
 
 
-def installed() -> list[ModelInfo]:
+def installed_models() -> list[ModelInfo]:
     """The models on this machine, by name. One that is damaged is left out and logged."""
     found = []
     for note in sorted(models_dir().glob(f"*/{MANIFEST}")):
         try:
-            found.append(describe(note.parent))
+            found.append(inspect_installed(note.parent))
         except (GlmtuiError, OSError) as error:
             logger.warning("%s is left out: %s", note.parent, error)
     return found
@@ -116,10 +92,10 @@ def _on_disk(ref: str, known: KnownModel | None, family: str | None) -> ModelInf
     for name in (ref, known.name if known else ref):
         folder = models_dir() / folder_name(name)
         if _is_plain(name) and (folder / MANIFEST).is_file():
-            return describe(folder, family)
-    path = as_path(ref)
+            return inspect_installed(folder, family)
+    path = expand_home(ref)
     if path.is_dir():
-        return inspect(path.resolve(), family=family)
+        return inspect_folder(path.resolve(), family=family)
     if path.suffix == ".gguf" and path.is_file():
         raise UsageError(
             _("{model} is not prepared yet.").format(model=ref),
@@ -128,14 +104,14 @@ def _on_disk(ref: str, known: KnownModel | None, family: str | None) -> ModelInf
     return None
 
 
-def as_path(ref: str) -> Path:
+def expand_home(ref: str) -> Path:
     """A path as typed; of the home folders only one's own is looked up."""
     return Path(ref).expanduser() if ref.startswith("~/") else Path(ref)
 
 
-def describe(folder: Path, family: str | None = None) -> ModelInfo:
+def inspect_installed(folder: Path, family: str | None = None) -> ModelInfo:
     """The model whose manifest is in `folder`. Raises BadCheckpoint, UnsupportedModel."""
-    info = inspect(folder, family=family)
+    info = inspect_folder(folder, family=family)
     known = known_model(info.name)
     return info if known is None else replace(info, parameters=known.parameters)
 
@@ -146,7 +122,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _unknown(ref: str, servers: Mapping[str, ServerSpec]) -> ModelNotFound:
-    names = [model.name for model in MODELS] + [model.name for model in installed()]
+    names = [model.name for model in MODELS] + [model.name for model in installed_models()]
     near = difflib.get_close_matches(ref, [*dict.fromkeys(names), *servers], cutoff=0.5)
     hint = _("See what there is with: glmtui models")
     if near:

@@ -22,12 +22,14 @@ def transformers_fields(model_type: str) -> Mapping[str, Any]:
         return {}
     folder = Path(spec.origin).with_name("models") / model_type
     try:
-        return declared((folder / f"configuration_{model_type}.py").read_text("utf-8"), model_type)
+        return parse_config_class(
+            (folder / f"configuration_{model_type}.py").read_text("utf-8"), model_type
+        )
     except (OSError, SyntaxError, ValueError):
         return {}
 
 
-def declared(source: str, model_type: str) -> Mapping[str, Any]:
+def parse_config_class(source: str, model_type: str) -> Mapping[str, Any]:
     """The fields, and their defaults, of the class of that model_type. Raises SyntaxError."""
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef):

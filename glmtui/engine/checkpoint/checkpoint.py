@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from glmtui.engine.catalog.model_folder import find_weights, read_object
+from glmtui.engine.catalog.model_folder import find_weights, read_json_object
 from glmtui.engine.checkpoint.gptq import GptqFormat, gptq_format, gptq_packing
 from glmtui.engine.nn.packed_weight import PackedWeight, concat_rows
 from glmtui.errors import BadCheckpoint
@@ -75,13 +75,13 @@ class Checkpoint:
         """How GPTQ's weights are packed; None where nothing is said of GPTQ."""
         said = config.get("quantization_config")
         if said is None and (self.folder / GPTQ_CONFIG).is_file():
-            said = read_object(self.folder / GPTQ_CONFIG)
+            said = read_json_object(self.folder / GPTQ_CONFIG)
         return gptq_format(said) if isinstance(said, Mapping) else None
 
     def _find_shards(self) -> dict[str, Path]:
         index, paths = find_weights(self.folder)
         if index is not None:  # its names of files have been looked at
-            names = read_object(index)["weight_map"]
+            names = read_json_object(index)["weight_map"]
             return {str(key): self.folder / str(shard) for key, shard in names.items()}
         return {key: path for path in paths for key in self._keys(path)}
 

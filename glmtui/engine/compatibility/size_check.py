@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from glmtui.engine.catalog.config_rules import OTHER_CONFIG, check_weights
+from glmtui.engine.catalog.config_rules import BAD_CONFIG_HINT, check_weight_count
 from glmtui.engine.catalog.registry import QUANTS, Quant
 from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.loading.placement import FIRST_TOKENS, Sizes, plan_placement, scratch
@@ -89,7 +89,7 @@ def check_size(model: PreTrainedModel, nbytes: int | None, path: Path) -> None:
     Raises:
         BadCheckpoint: config.json describes a larger model.
     """
-    check_weights(sum(p.numel() for p in model.parameters()), 1, nbytes, path)
+    check_weight_count(sum(p.numel() for p in model.parameters()), 1, nbytes, path)
     tables = sum(buffer.nbytes for buffer in model.buffers())
     if tables > MOST_TABLES:
         raise BadCheckpoint(
@@ -97,7 +97,7 @@ def check_size(model: PreTrainedModel, nbytes: int | None, path: Path) -> None:
                 "{path} describes a model with tables of {tables:,} bytes beside its weights; "
                 "{most:,} are allowed."
             ).format(path=path, tables=tables, most=MOST_TABLES),
-            _(OTHER_CONFIG),
+            _(BAD_CONFIG_HINT),
         )
 
 

@@ -25,8 +25,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from glmtui.engine.api import LoadedInfo, LoadOptions, ModelInfo, Progress, ProgressHook
-from glmtui.engine.catalog.families import left_to_transformers
-from glmtui.engine.catalog.model_folder import MAX_PIECES_BYTES, read_small
+from glmtui.engine.catalog.families import transformers_reason
+from glmtui.engine.catalog.model_folder import MAX_VOCABULARY_BYTES, read_model_file
 from glmtui.engine.catalog.registry import Quant
 from glmtui.engine.compatibility.length_scaling import LengthScaling
 from glmtui.engine.compatibility.size_check import check_size, device_of, packable
@@ -121,7 +121,7 @@ def load(
         load_seconds=time.perf_counter() - started,
         defaults=hub_defaults(info.path),
         backend="compatibility",
-        why_compatible=left_to_transformers(raw, info.path),
+        why_compatible=transformers_reason(raw, info.path),
     )
     return LoadedModel(
         model,
@@ -163,7 +163,7 @@ def _converted_tokenizer(folder: Path) -> TokenizerJson:
             _("{folder} has no tokenizer files.").format(folder=folder),
             _("Fetch the model again with: glmtui pull"),
         )
-    nbytes = sum(len(read_small(path, MAX_PIECES_BYTES)) for path in files)
+    nbytes = sum(len(read_model_file(path, MAX_VOCABULARY_BYTES)) for path in files)
     where = os.fsencode(folder.absolute())
 
     def refused(error: str) -> UnsupportedModel:

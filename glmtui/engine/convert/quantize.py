@@ -17,9 +17,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from glmtui.engine.api import LoadOptions, ModelInfo, ProgressHook
-from glmtui.engine.catalog import resolver
-from glmtui.engine.catalog.model_folder import INDEXES, MANIFEST, Manifest, inspect, read_config
-from glmtui.engine.catalog.registry import CPM_FILE, TABLE_BYTES, Quant
+from glmtui.engine.catalog.model_folder import (
+    INDEXES,
+    MANIFEST,
+    Manifest,
+    inspect_folder,
+    read_config,
+)
+from glmtui.engine.catalog.registry import CPM_FILE, EMBEDDING_BYTES, QUANTS, Quant
 from glmtui.engine.checkpoint.checkpoint import GPTQ_CONFIG, Checkpoint, RowRange
 from glmtui.engine.checkpoint.safetensors_writer import SafetensorsWriter
 from glmtui.engine.convert.calibration import column_importance
@@ -73,7 +78,7 @@ def quantize_checkpoint(
             _("Name a folder that is new or empty."),
         )
     job = Job(target.name, on_progress, cancelled or threading.Event())
-    quant = next(quant for quant in resolver.QUANTS.values() if quant.bits == bits)
+    quant = next(quant for quant in QUANTS.values() if quant.bits == bits)
     raw = read_config(source.path)
     family = family_module(source.family)
     config, model = build_model(family, raw, source.path, LoadOptions())
@@ -101,7 +106,7 @@ def quantize_checkpoint(
         origin = f"folder:{source.path}"
         title = source.title or source.name
         Manifest(target.name, source.family, title, origin, stored, files).write(folder)
-        inspect(folder)
+        inspect_folder(folder)
         install_folder(folder, target)
     return pull(str(target))
 
@@ -110,7 +115,7 @@ def _nbytes(model: nn.Module, quant: Quant) -> int:
     """About what the weights will take."""
     packed = sum(module.weight.numel() for _, module in _linear_layers(model))
     others = sum(parameter.numel() for parameter in model.parameters()) - packed
-    return round(packed * quant.bytes_per_weight) + others * TABLE_BYTES
+    return round(packed * quant.bytes_per_weight) + others * EMBEDDING_BYTES
 
 
 def _linear_layers(model: nn.Module) -> Iterator[tuple[str, LinearPlaceholder]]:

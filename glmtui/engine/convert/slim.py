@@ -22,7 +22,7 @@ from torch import Tensor
 
 from glmtui.engine.api import Progress, ProgressHook
 from glmtui.engine.catalog.config_check import check_config
-from glmtui.engine.catalog.model_folder import inspect, read_config, read_object
+from glmtui.engine.catalog.model_folder import inspect_folder, read_config, read_json_object
 from glmtui.engine.catalog.registry import CPM_FILE
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.checkpoint.safetensors_writer import DTYPES
@@ -153,7 +153,7 @@ def slim(
         folder.mkdir()
         _write_small_files(source, folder, raw, cut)
         _write_weights(checkpoint, folder, shards, nbytes, job)
-        inspect(folder)
+        inspect_folder(folder)
         checked = compare_replies(source, folder, job.report)
         folder.replace(target)
     row_bytes = sum(
@@ -222,13 +222,13 @@ def _write_small_files(source: Path, folder: Path, raw: Mapping[str, Any], cut: 
     config = {**_shifted(config, cut), "vocab_size": raw["vocab_size"] - cut}
     _write_json(folder / "config.json", config)
     if (source / "generation_config.json").is_file():
-        recommended = read_object(source / "generation_config.json")
+        recommended = read_json_object(source / "generation_config.json")
         _write_json(folder / "generation_config.json", _shifted(recommended, cut))
     processor = load_ice_text(source / TOKENIZER)
     if processor is not None:
         (folder / TOKENIZER).write_bytes(processor.serialized())
         settings = source / "tokenizer_config.json"
-        known_settings = read_object(settings) if settings.is_file() else {}
+        known_settings = read_json_object(settings) if settings.is_file() else {}
         _write_json(folder / settings.name, {**known_settings, "num_image_tokens": 0})
     for path in (*source.glob("*LICENSE*"), *source.glob(CPM_FILE)):
         shutil.copyfile(path, folder / path.name)

@@ -29,7 +29,8 @@ from glmtui.engine.api import (
 )
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.config_check import check_config
-from glmtui.engine.catalog.registry import Quant
+from glmtui.engine.catalog.families import COMPATIBILITY, FAMILIES
+from glmtui.engine.catalog.registry import QUANTS, Quant
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
 from glmtui.engine.hardware.machine import Snapshot, physical_cores, snapshot
 from glmtui.engine.hardware.memory import out_of_memory
@@ -98,7 +99,7 @@ def load(
         if cancelled is not None and cancelled.is_set():
             raise LoadCancelled
 
-    if key == resolver.COMPATIBILITY:
+    if key == COMPATIBILITY:
         other: LoadedModel = family.load(
             info, raw, options, device, dtype, quant, choice, snapshot(), report
         )
@@ -110,7 +111,7 @@ def load(
     checkpoint, sources = Checkpoint(info.path, raw), family.sources(config)
 
     def sizes_of(key: str | None) -> Sizes:
-        asked = quant if key is None else resolver.QUANTS[key]
+        asked = quant if key is None else QUANTS[key]
         return estimate_sizes(model, checkpoint, sources, dtype, asked, options.context_length)
 
     places = find_places(options.device, device, sizes_of, sources, snapshot())
@@ -154,10 +155,10 @@ def load(
 
 def family_module(key: str) -> Any:
     """The module of a family. Raises UsageError for a key that is none."""
-    for family in resolver.FAMILIES:
+    for family in FAMILIES:
         if family.key == key:
             return importlib.import_module(family.module)
-    known = ", ".join(family.key for family in resolver.FAMILIES)
+    known = ", ".join(family.key for family in FAMILIES)
     raise UsageError(
         _("{key!r} is no model family.").format(key=key),
         _("Known are: {known}.").format(known=known),
@@ -269,12 +270,12 @@ def pick_quant(
     if name == "auto":
         # on a CPU the packed kernels are fast in bfloat16 only
         return "auto" if device.type != "cpu" or dtype == torch.bfloat16 else None
-    if name is not None and name not in resolver.QUANTS:
+    if name is not None and name not in QUANTS:
         raise UsageError(
             _("{name!r} is no quantisation.").format(name=name),
-            _("Known are: auto, none, {names}.").format(names=", ".join(resolver.QUANTS)),
+            _("Known are: auto, none, {names}.").format(names=", ".join(QUANTS)),
         )
-    return None if name is None else resolver.QUANTS[name]
+    return None if name is None else QUANTS[name]
 
 
 def build_model(

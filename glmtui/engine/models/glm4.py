@@ -12,8 +12,8 @@ from typing import Any
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ChatFormat, Tokenizer, ToolCall
-from glmtui.engine.catalog.family_fields import GLM4_ENDS, read_fields
-from glmtui.engine.catalog.model_folder import MAX_PIECES_BYTES, read_small
+from glmtui.engine.catalog.family_fields import GLM4_STOP_IDS, read_fields
+from glmtui.engine.catalog.model_folder import MAX_VOCABULARY_BYTES, read_model_file
 from glmtui.engine.checkpoint.checkpoint import RowRange
 from glmtui.engine.models import chatglm2
 from glmtui.engine.models.chatglm2 import ROPE_BASE, Config, Model, original_config
@@ -125,7 +125,7 @@ class RankTokenizer:
         return cls(
             BoundedTokenizer(
                 "tiktoken",
-                lambda: read_small(path, MAX_PIECES_BYTES),
+                lambda: read_model_file(path, MAX_VOCABULARY_BYTES),
                 lambda error: BadCheckpoint(
                     _("{path} is not a tiktoken vocabulary: {error}").format(
                         path=path, error=error
@@ -170,7 +170,7 @@ def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> C
 def stop_ids(raw: Mapping[str, Any]) -> frozenset[int]:
     """Ids that end a reply, as config.json says, or else those of the releases."""
     eos = raw.get("eos_token_id")
-    eos = GLM4_ENDS if eos is None else eos
+    eos = GLM4_STOP_IDS if eos is None else eos
     return frozenset(eos if isinstance(eos, list) else [eos])
 
 

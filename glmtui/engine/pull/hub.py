@@ -13,7 +13,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from glmtui.engine.catalog.families import family_of
+from glmtui.engine.catalog.families import detect_family
 from glmtui.engine.catalog.model_folder import read_config
 from glmtui.engine.pull.fetch import fetch
 from glmtui.engine.pull.hub_api import REPOSITORY_NAME, Hub, choose_files
@@ -81,7 +81,7 @@ def pull_from_hub(repo: str, endpoint: str | None, job: Job) -> Path:
             job.report(what, file.size, file.size)
             cache.place(file.name, file.etag)
             if file.name == "config.json":
-                family_of(read_config(cache.snapshot), cache.snapshot)
+                detect_family(read_config(cache.snapshot), cache.snapshot)
         cache.set_main()
     return cache.snapshot
 

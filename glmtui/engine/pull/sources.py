@@ -15,9 +15,9 @@ from types import MappingProxyType
 from typing import Any
 
 from glmtui.engine.api import ModelInfo, Progress, ProgressHook
-from glmtui.engine.catalog.model_folder import MANIFEST, Manifest, inspect, weight_files
-from glmtui.engine.catalog.registry import KnownModel, WheelSource
-from glmtui.engine.catalog.resolver import as_path, describe, folder_name, known_model, models_dir
+from glmtui.engine.catalog.model_folder import MANIFEST, Manifest, inspect_folder, weight_files
+from glmtui.engine.catalog.registry import KnownModel, WheelSource, known_model
+from glmtui.engine.catalog.resolver import expand_home, folder_name, inspect_installed, models_dir
 from glmtui.engine.checkpoint.gguf import convert, parts_of, whole_name
 from glmtui.engine.pull.hub import pull_from_hub
 from glmtui.engine.pull.hub_api import REPOSITORY_NAME
@@ -61,7 +61,7 @@ def pull(
         ModelNotFound: `ref` names nothing of these.
         BadCheckpoint, UnsupportedModel: it came and cannot be used.
     """
-    path = as_path(ref)
+    path = expand_home(ref)
     with convert_disk_errors(path):
         return _pull(ref, path, endpoint, Job(ref, on_progress, cancelled or threading.Event()))
 
@@ -143,14 +143,14 @@ def _prepare(
         for path in folder.iterdir()
     }
     Manifest(name, "llama", title, source, stored, files).write(folder)
-    inspect(folder)
+    inspect_folder(folder)
     install_folder(folder, target)
-    return describe(target)
+    return inspect_installed(target)
 
 
 def _take_folder(folder: Path, job: Job) -> ModelInfo:
     if folder.parent == models_dir().resolve():
-        return inspect(folder)  # ours already
+        return inspect_folder(folder)  # ours already
     source = f"folder:{folder}"
     name = _free_name(folder.name, source)
     return _note(folder, name, source, job, title=folder.name)
@@ -159,7 +159,7 @@ def _take_folder(folder: Path, job: Job) -> ModelInfo:
 def _note(folder: Path, name: str, source: str, job: Job, title: str) -> ModelInfo:
     """Remembers a model whose files stay where they are."""
     job.report(_("looking at {name}").format(name=folder.name))
-    info = inspect(folder, name=name)
+    info = inspect_folder(folder, name=name)
     # a person may well train on in their own folder; the hub's files do not change
     kept = weight_files(folder) if source.startswith("hub:") else []
     files = {path.name: {"size": path.stat().st_size} for path in kept}
@@ -169,7 +169,7 @@ def _note(folder: Path, name: str, source: str, job: Job, title: str) -> ModelIn
         note.mkdir()
         Manifest(name, info.family, title, source, info.stored, files, str(folder)).write(note)
         install_folder(note, target)
-    return describe(target)
+    return inspect_installed(target)
 
 
 def _free_name(wanted: str, source: str) -> str:

@@ -43,8 +43,10 @@ class PromptActions(ChatView):
         self.prompt.next_key = self.app.how("search_history")
         providers: tuple[Provider, ...] = (
             argument_values.settings,
-            argument_values.kept(lambda: map(ArgumentValue, presets.load()[0])),
-            argument_values.among(lambda: map(ArgumentValue, config.find("load.quant").choices)),
+            argument_values.kept(lambda: map(ArgumentValue, presets.load_presets()[0])),
+            argument_values.among(
+                lambda: map(ArgumentValue, config.find_setting("load.quant").choices)
+            ),
             argument_values.among(lambda: map(ArgumentValue, self.app.available_themes)),
             argument_values.kept(self._models),
             argument_values.kept(self._titles),
@@ -54,11 +56,12 @@ class PromptActions(ChatView):
 
     def _models(self) -> Iterator[ArgumentValue]:
         from glmtui.engine.catalog import resolver
+        from glmtui.engine.catalog.registry import MODELS
 
-        here = resolver.installed()
+        here = resolver.installed_models()
         yield from (ArgumentValue(model.name, sanitize_line(model.title)) for model in here)
         names = {model.name for model in here}
-        for known in resolver.MODELS:
+        for known in MODELS:
             if known.name not in names:
                 yield ArgumentValue(known.name, _("to be fetched"))
         for name, server in self.app.settings.servers.items():

@@ -35,7 +35,7 @@ class SettingsActions(ChatView):
     def action_set(self, text: str = "") -> None:
         """Changes one setting, from "NAME VALUE". Raises ConfigError."""
         name, _space, value = text.partition(" ")
-        self._change(config.find(name).name, config.parse_setting(name, value))
+        self._change(config.find_setting(name).name, config.parse_setting(name, value))
         text = _("{name}: {value}, from the next reply on.")
         self.app.tell(text.format(name=name, value=value.strip() or _("as the model has it")))
 
@@ -44,25 +44,25 @@ class SettingsActions(ChatView):
         word, _space, rest = text.partition(" ")
         params = self.session.conversation.params
         if word == "save" and rest.strip():
-            path = presets.save(rest.strip(), params)
+            path = presets.save_preset(rest.strip(), params)
             if self.panel is not None:
                 self.panel.preset.read()
             self.app.tell(_("Saved to {path}.").format(path=path))
         elif text:
             self._take_on(text.strip())
         else:
-            known, problems = presets.load()
+            known, problems = presets.load_presets()
             self.app.tell_notice("presets", "\n".join(map(str, problems)))
-            now = presets.name_of(params, known) or _("none of them")
+            now = presets.preset_name(params, known) or _("none of them")
             words = _("Presets: {names}. In force: {now}.")
             self.app.tell(words.format(names=", ".join(known), now=now))
 
     def on_preset_row_chosen(self, event: PresetRow.Chosen) -> None:
         """A preset was named in the panel."""
-        self.session.change(params=presets.find(event.name))
+        self.session.change(params=presets.find_preset(event.name))
 
     def _take_on(self, name: str) -> None:
-        self.session.change(params=presets.find(name))
+        self.session.change(params=presets.find_preset(name))
         self.app.tell(_("{name}: from the next reply on.").format(name=name))
 
     def action_system(self, text: str = "") -> None:

@@ -15,7 +15,7 @@ from glmtui.language import _
 from glmtui.sanitize import sanitize_line
 
 if TYPE_CHECKING:
-    from glmtui.tools import Invocation, Outcome, Tool
+    from glmtui.tools import Invocation, Tool, ToolResult
     from glmtui.ui.app import GlmtuiApp
 
 
@@ -32,22 +32,22 @@ class ToolUse:
         """The declarations of tools.toml, which is read anew: an edit of it counts at once."""
         from glmtui import tools
 
-        self._tools, problems = tools.load()
+        self._tools, problems = tools.load_tools()
         self._app.tell_notice("tools", "\n".join(map(str, problems)))
         return [tool.declaration for tool in self._tools]
 
     def called(self, call: ToolCall) -> None:
         """The last reply is this call: asks what to do."""
-        from glmtui.tools import tool_named
+        from glmtui.tools import find_tool
 
         try:
             if call.problem:
                 raise ToolError(call.problem)
-            plan = tool_named(self._tools, call.name).invocation(call.arguments)
+            plan = find_tool(self._tools, call.name).invocation(call.arguments)
         except ToolError as error:
             self._ask(call, None, str(error))
         else:
-            self._ask(call, plan, plan.shown)
+            self._ask(call, plan, plan.display_text)
 
     def _ask(self, call: ToolCall, plan: Invocation | None, text: str) -> None:
         from glmtui.ui.dialogs.list_dialog import ChoiceDialog
@@ -61,7 +61,7 @@ class ToolUse:
                 self._call, self._at = call, (conversation.id, conversation.head)
                 self._app.chat.refresh_state()
 
-        def ended(outcome: Outcome | ToolError | None) -> None:
+        def ended(outcome: ToolResult | ToolError | None) -> None:
             if isinstance(outcome, ToolError):
                 self._ask(call, None, str(outcome))
             elif outcome is not None:

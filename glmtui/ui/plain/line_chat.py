@@ -310,9 +310,10 @@ class LineChat:
 
     def _installed(self) -> str:
         from glmtui.engine.catalog import resolver
+        from glmtui.engine.catalog.registry import DEFAULT_MODEL
 
-        here = [model.name for model in resolver.installed()]
-        return resolver.DEFAULT_MODEL if resolver.DEFAULT_MODEL in here else "".join(here[:1])
+        here = [model.name for model in resolver.installed_models()]
+        return DEFAULT_MODEL if DEFAULT_MODEL in here else "".join(here[:1])
 
     def _use_model(self, name: str) -> None:
         from glmtui.engine.catalog import resolver

@@ -220,7 +220,9 @@ class PlainChat(LineChat):
         if name:
             self._use_model(name)
         else:
-            self._say("\n".join(model.name for model in resolver.installed()) or _("no model"))
+            self._say(
+                "\n".join(model.name for model in resolver.installed_models()) or _("no model")
+            )
 
     def do_quant(self, kind: str) -> None:
         """Loads the model again, held in another way."""
@@ -231,7 +233,7 @@ class PlainChat(LineChat):
     def do_set(self, text: str) -> None:
         """Changes one setting."""
         name, _space, value = text.partition(" ")
-        parsed, row = config.parse_setting(name, value), config.find(name)
+        parsed, row = config.parse_setting(name, value), config.find_setting(name)
         if row not in config.SAMPLING_FIELDS:
             raise UsageError(_("{name} cannot be changed while the app runs.").format(name=name))
         values: dict[str, Any] = {row.name: parsed}
@@ -255,12 +257,12 @@ class PlainChat(LineChat):
         """Takes on a preset, saves one, or names them."""
         word, _space, rest = name.partition(" ")
         if word == "save" and rest.strip():
-            path = presets.save(rest.strip(), self.session.conversation.params)
+            path = presets.save_preset(rest.strip(), self.session.conversation.params)
             self._say(_("Saved to {path}.").format(path=path))
         elif name:
-            self.session.change(params=presets.find(name))
+            self.session.change(params=presets.find_preset(name))
         else:
-            self._say(", ".join(presets.load()[0]))
+            self._say(", ".join(presets.load_presets()[0]))
 
     def do_keep(self, count: str = "") -> None:
         """Keeps the last turns in the prompt."""

@@ -24,7 +24,7 @@ from glmtui.engine.bench.plan import EngineName, Subject
 from glmtui.engine.bench.shapes import SHAPES, Shape, check_memory
 from glmtui.engine.bench.transformers_peer import TransformersPeer
 from glmtui.engine.bench.worker import Worker, copy_worker
-from glmtui.engine.catalog.model_folder import inspect
+from glmtui.engine.catalog.model_folder import inspect_folder
 from glmtui.engine.catalog.registry import QUANTS, known_model
 from glmtui.engine.hardware.machine import HostMemory, Snapshot
 from glmtui.engine.loading.loader import family_module
@@ -77,7 +77,7 @@ def subject(
 
 
 def test_ours_replies_as_long_as_asked_and_reads_on(folder: Path) -> None:
-    engine = Native(subject(model=inspect(folder)))
+    engine = Native(subject(model=inspect_folder(folder)))
     prompt = [5, 6, 7]
     timed = engine.generate(prompt, 6)
     assert len(timed.ids) == 6
@@ -92,7 +92,7 @@ def test_ours_replies_as_long_as_asked_and_reads_on(folder: Path) -> None:
 
 
 def test_transformers_says_the_same_from_the_same_weights(folder: Path) -> None:
-    model = inspect(folder)
+    model = inspect_folder(folder)
     ours, theirs = Native(subject(model=model)), TransformersPeer(subject("transformers", model))
     prompt = list(range(3, 40))
     assert theirs.generate(prompt, 8).ids == ours.generate(prompt, 8).ids
@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_said_before_it_is_tried() -> None:
 
 
 def test_an_engine_works_in_a_process_of_its_own(folder: Path) -> None:
-    with Worker(subject(model=inspect(folder))) as worker:
+    with Worker(subject(model=inspect_folder(folder))) as worker:
         ready = worker.load()
         assert ready.engine == "glmtui"
         assert len(worker.generate([5, 6, 7], 2).ids) == 2
@@ -225,7 +225,7 @@ def test_an_engine_works_in_a_process_of_its_own(folder: Path) -> None:
 
 
 def test_a_copy_is_measured_beside_the_engine(folder: Path) -> None:
-    ours = subject(model=inspect(folder))
+    ours = subject(model=inspect_folder(folder))
     with Worker(ours) as worker:
         ready = worker.load()
         before = worker.peak_memory() or 0
@@ -237,7 +237,7 @@ def test_a_copy_is_measured_beside_the_engine(folder: Path) -> None:
 
 
 def test_ours_keeps_one_cache_whatever_it_reads(folder: Path) -> None:
-    engine = Native(subject(model=inspect(folder)))
+    engine = Native(subject(model=inspect_folder(folder)))
     for first in (5, 50, 100):
         engine.generate(range(first, first + 30), 4)
         assert len(engine._loaded._caches) == 1
@@ -253,7 +253,7 @@ def test_smollm2_is_measured_in_half_a_gigabyte() -> None:
 
 
 def test_an_engine_that_cannot_load_says_why(tmp_path: Path, folder: Path) -> None:
-    model = inspect(folder)
+    model = inspect_folder(folder)
     (folder / "model.safetensors").write_bytes(b"nonsense")
     with Worker(subject(model=model)) as worker, pytest.raises(Exception, match="safetensors"):
         worker.load()

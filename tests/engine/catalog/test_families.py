@@ -9,12 +9,13 @@ import pytest
 
 from glmtui.engine.api import ModelInfo
 from glmtui.engine.catalog import resolver
+from glmtui.engine.catalog.families import detect_family
 from glmtui.errors import UnsupportedModel
 from support.checkpoints import llama_files, write_folder
 
 
 def family(folder: Path, **config: object) -> str:
-    return resolver.family_of(config, folder).key
+    return detect_family(config, folder).key
 
 
 CHATGLM2 = {"model_type": "chatglm", "padded_vocab_size": 65024, "eos_token_id": 2}

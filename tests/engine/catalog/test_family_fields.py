@@ -14,10 +14,18 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from glmtui.chat import SamplingParams
 from glmtui.engine import load_model
 from glmtui.engine.api import LoadOptions
-from glmtui.engine.catalog import family_fields, resolver
+from glmtui.engine.catalog import family_fields
 from glmtui.engine.catalog.config_rules import REQUIRED
-from glmtui.engine.catalog.family_fields import CHATGLM, FIELDS, GLM, LLAMA, ORIGINAL, not_honoured
-from glmtui.engine.catalog.transformers_fields import declared, transformers_fields
+from glmtui.engine.catalog.families import COMPATIBILITY, FAMILIES
+from glmtui.engine.catalog.family_fields import (
+    CHATGLM2_SCHEMA,
+    CHATGLM_SCHEMA,
+    GLM_SCHEMA,
+    LLAMA_SCHEMA,
+    SCHEMAS,
+    unsupported_fields,
+)
+from glmtui.engine.catalog.transformers_fields import parse_config_class, transformers_fields
 from glmtui.engine.models import chatglm, chatglm2, chatglm3, glm4, llama
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import UnsupportedModel
@@ -149,10 +157,10 @@ def test_a_family_that_is_asked_for_refuses_what_it_does_not_compute(
 REFUSED = [
     (module, layout, field.name, value)
     for module, layout in (
-        ("v1_tiny_sharded_fp16", CHATGLM),
-        ("v2_32k_tiny", ORIGINAL),
-        ("v3_32k_tiny", ORIGINAL),
-        ("glm4_tiny", ORIGINAL),
+        ("v1_tiny_sharded_fp16", CHATGLM_SCHEMA),
+        ("v2_32k_tiny", CHATGLM2_SCHEMA),
+        ("v3_32k_tiny", CHATGLM2_SCHEMA),
+        ("glm4_tiny", CHATGLM2_SCHEMA),
     )
     for field in layout.fields
     for value in [128 if field.name == "pre_seq_len" else not field.default]
@@ -185,14 +193,14 @@ def test_each_of_these_families_has_fields_to_refuse() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_every_field_of_a_release_is_known(name: str) -> None:
     raw = json.loads((GOLDEN / name / "config.json").read_bytes())
-    layout = CHATGLM if name.startswith("v1") else ORIGINAL
+    layout = CHATGLM_SCHEMA if name.startswith("v1") else CHATGLM2_SCHEMA
     assert raw.keys() <= layout.known
 
 
 # ---- what transformers knows
 
 
-@pytest.mark.parametrize(("kind", "layout"), [("llama", LLAMA), ("glm", GLM)])
+@pytest.mark.parametrize(("kind", "layout"), [("llama", LLAMA_SCHEMA), ("glm", GLM_SCHEMA)])
 def test_every_field_of_transformers_is_known_and_has_its_default(kind: str, layout: Any) -> None:
     theirs = CONFIG_MAPPING[kind]().to_dict()
     assert theirs.keys() - PreTrainedConfig().to_dict().keys() <= layout.known
@@ -209,13 +217,13 @@ def test_a_field_that_only_transformers_knows_is_not_ignored(
 ) -> None:
     """As when transformers has grown a field: here one is taken out of our table."""
     theirs = make(tmp_path, "llama", mlp_bias=True)
-    fields = tuple(row for row in LLAMA.fields if row.name != "mlp_bias")
-    grown = replace(LLAMA, fields=fields)
-    monkeypatch.setattr(family_fields, "FIELDS", {**FIELDS, "llama": lambda raw: grown})
+    fields = tuple(row for row in LLAMA_SCHEMA.fields if row.name != "mlp_bias")
+    grown = replace(LLAMA_SCHEMA, fields=fields)
+    monkeypatch.setattr(family_fields, "SCHEMAS", {**SCHEMAS, "llama": lambda raw: grown})
     plain = {"model_type": "llama"}
-    assert not_honoured({**plain, "mlp_bias": True}, "llama") == {"mlp_bias": True}
-    assert not_honoured({**plain, "mlp_bias": False}, "llama") == {}
-    assert not_honoured({**plain, "mlp_bias": None, "nobodys": 1}, "llama") == {}
+    assert unsupported_fields({**plain, "mlp_bias": True}, "llama") == {"mlp_bias": True}
+    assert unsupported_fields({**plain, "mlp_bias": False}, "llama") == {}
+    assert unsupported_fields({**plain, "mlp_bias": None, "nobodys": 1}, "llama") == {}
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.why_compatible == "mlp_bias: true"
     check_same(ours, theirs)
@@ -237,21 +245,21 @@ class XConfig(PreTrainedConfig):
     model_type = "x"
     def __init__(self, vocab_size: int = 5, bias=False, sizes=[1, 2], made=f(), **kwargs): ...
 """
-    assert declared(source, "x") == {
+    assert parse_config_class(source, "x") == {
         "model_type": "x",
         "vocab_size": 5,
         "bias": False,
         "sizes": [1, 2],
         "made": None,
     }
-    assert declared(source, "y") == {}
+    assert parse_config_class(source, "y") == {}
     assert transformers_fields("nothing-of-the-kind") == {}
 
 
-@pytest.mark.parametrize("key", FIELDS)
+@pytest.mark.parametrize("key", SCHEMAS)
 def test_every_family_of_ours_has_a_table(key: str) -> None:
-    assert {family.key for family in resolver.FAMILIES} == {*FIELDS, resolver.COMPATIBILITY}
-    layout = FIELDS[key]({})
+    assert {family.key for family in FAMILIES} == {*SCHEMAS, COMPATIBILITY}
+    layout = SCHEMAS[key]({})
     names = [row.name for row in layout.fields]
     assert len(names) == len(set(names))
     assert not set(names) & set(layout.no_effect)

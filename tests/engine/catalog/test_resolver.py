@@ -11,7 +11,9 @@ import pytest
 
 from glmtui.engine.api import ModelInfo, ServerSpec
 from glmtui.engine.catalog import resolver
+from glmtui.engine.catalog.families import FAMILIES
 from glmtui.engine.catalog.model_folder import Manifest
+from glmtui.engine.catalog.registry import DEFAULT_MODEL, MODELS, KnownModel, known_model
 from glmtui.errors import BadCheckpoint, ModelNotFound, UsageError
 from support.checkpoints import llama_files, write_folder
 
@@ -112,14 +114,14 @@ def test_a_gguf_file_wants_to_be_pulled(tmp_path: Path) -> None:
 def test_installed_lists_what_works_and_logs_the_rest(
     cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert resolver.installed() == []
+    assert resolver.installed_models() == []
     install(cache, "b-model")
     install(cache, "a-model")
     install(cache, "gone", tmp_path / "gone")
     (install(cache, "broken") / "config.json").write_text("{")
     (install(cache, "no-note") / "manifest.json").write_text("[]")
     (cache / ".b-model.work").mkdir()
-    assert [info.name for info in resolver.installed()] == ["a-model", "b-model"]
+    assert [info.name for info in resolver.installed_models()] == ["a-model", "b-model"]
     logged = caplog.text
     assert all(name in logged for name in ("gone", "broken", "no-note"))
 
@@ -128,21 +130,21 @@ def test_installed_lists_what_works_and_logs_the_rest(
 
 
 def test_names_are_few_and_families_exist() -> None:
-    names = [model.name for model in resolver.MODELS]
+    names = [model.name for model in MODELS]
     assert len(set(names)) == len(names)
-    assert resolver.DEFAULT_MODEL in names
-    keys = {family.key for family in resolver.FAMILIES}
-    assert {model.family for model in resolver.MODELS} <= keys
+    assert DEFAULT_MODEL in names
+    keys = {family.key for family in FAMILIES}
+    assert {model.family for model in MODELS} <= keys
 
 
 def test_every_family_has_its_module() -> None:
-    for family in resolver.FAMILIES:
+    for family in FAMILIES:
         assert importlib.util.find_spec(family.module) is not None
 
 
 def test_parameters_and_memory_follow_from_the_shapes() -> None:
-    def known(name: str) -> resolver.KnownModel:
-        model = resolver.known_model(name)
+    def known(name: str) -> KnownModel:
+        model = known_model(name)
         assert model is not None
         return model
 
@@ -159,7 +161,7 @@ def test_parameters_and_memory_follow_from_the_shapes() -> None:
     # SPEED.md's limits in GB: ChatGLM-6B-Slim at 2k is 13.3 in fp16, ChatGLM3 12.5
     assert round(known("silver/chatglm-6b-slim").memory_nbytes() / 1e9, 1) == 13.3
     assert round(known("chatglm3-6b").memory_nbytes(None, 2048) / 1e9, 1) == 12.5
-    for model in resolver.MODELS:
+    for model in MODELS:
         sizes = [model.weight_nbytes(quant) for quant in (None, "int8", "int4")]
         assert sizes == sorted(sizes, reverse=True)
         assert sizes[2] < 0.5 * sizes[0]
@@ -168,7 +170,7 @@ def test_parameters_and_memory_follow_from_the_shapes() -> None:
 def test_nothing_heavy_is_imported() -> None:
     heavy = {"torch", "transformers", "numpy", "textual", "huggingface_hub", "gguf"}
     code = (
-        "import sys, glmtui.engine.catalog.resolver as c; c.installed();"
+        "import sys, glmtui.engine.catalog.resolver as c; c.installed_models();"
         f"print(sorted({heavy!r} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

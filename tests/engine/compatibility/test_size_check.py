@@ -12,6 +12,7 @@ from torch import nn
 from glmtui.engine import load_model
 from glmtui.engine.api import LoadOptions, ModelInfo
 from glmtui.engine.catalog import resolver
+from glmtui.engine.catalog.registry import QUANTS
 from glmtui.engine.compatibility.size_check import device_of, weight_bytes
 from glmtui.engine.compatibility.transformers_model import empty_model, kv_per_token
 from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
@@ -35,7 +36,7 @@ def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("quant", [None, "int8", "int4"])
 def test_what_it_takes_is_known_before_it_is_read(qwen2: Path, quant: str | None) -> None:
-    asked = None if quant is None else resolver.QUANTS[quant]
+    asked = None if quant is None else QUANTS[quant]
     known = weight_bytes(empty_model(qwen2, torch.float32), asked)
     loaded = load_model(str(qwen2), LoadOptions(device="cpu", dtype="float32", quant=quant)).info
     assert loaded.weight_bytes is not None

@@ -22,7 +22,7 @@ from glmtui.chat import Message, SamplingParams
 from glmtui.engine import load_model
 from glmtui.engine.api import LoadOptions, ModelInfo
 from glmtui.engine.catalog import resolver
-from glmtui.engine.catalog.families import transformers_classes
+from glmtui.engine.catalog.families import detect_family, transformers_classes
 from glmtui.engine.compatibility.transformers_model import TransformersCache, Wrapped
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
@@ -226,7 +226,7 @@ def test_llama_is_ours_unless_it_varies(tmp_path: Path) -> None:
         ({"mlp_bias": True}, "compatibility"),
         ({"hidden_act": "gelu"}, "compatibility"),
     ):
-        assert resolver.family_of({**plain, **more}, tmp_path).key == key
+        assert detect_family({**plain, **more}, tmp_path).key == key
 
 
 def test_what_is_no_chat_model_of_transformers_is_refused(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_what_is_no_chat_model_of_transformers_is_refused(tmp_path: Path) -> Non
         {"model_type": "myown", "architectures": ["MyOwnForCausalLM"], "auto_map": {}},
     ):
         with pytest.raises(UnsupportedModel, match="no family"):
-            resolver.family_of(config, tmp_path)
+            detect_family(config, tmp_path)
 
 
 def test_code_in_a_checkpoint_is_not_run(qwen2: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_it_is_the_model_that_loading_would_quantise(tmp_path: Path, bits: int, 
     info = quantize_checkpoint(found(source), tmp_path / "small", bits)
     assert (info.name, info.stored, info.path) == ("small", kind, tmp_path / "small")
     assert info.nbytes < found(source).nbytes
-    assert info in resolver.installed()
+    assert info in resolver.installed_models()
 
     whole, small = load_model(str(source), INT[bits]), load_model("small", BF16)
     assert small.info.quant == kind
@@ -131,7 +131,7 @@ def test_stopped_or_failed_it_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint, match="no tensor"):
         quantize_checkpoint(broken, tmp_path / "new" / "small", 4)
     assert list((tmp_path / "new").iterdir()) == []
-    assert resolver.installed() == []
+    assert resolver.installed_models() == []
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

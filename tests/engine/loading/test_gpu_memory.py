@@ -24,7 +24,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from glmtui.engine.bench.shapes import SHAPES
-from glmtui.engine.catalog.resolver import QUANTS
+from glmtui.engine.catalog.registry import QUANTS
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
 from glmtui.engine.loading.loader import family_module
 from glmtui.engine.loading.memory_estimate import estimate_sizes, model_parts

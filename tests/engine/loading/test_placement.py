@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from glmtui.chat import SamplingParams
 from glmtui.engine.api import LoadOptions
-from glmtui.engine.catalog.resolver import QUANTS
+from glmtui.engine.catalog.registry import QUANTS
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
 from glmtui.engine.loading import loader

@@ -103,7 +103,7 @@ def test_killed_halfway_the_next_run_starts_clean(
     models = tmp_path / "cache" / "models"
     (stray,) = models.iterdir()
     assert (stray / "model").is_dir()
-    assert resolver.installed() == []
+    assert resolver.installed_models() == []
     info: ModelInfo = pull.pull("tiny")
     assert [path.name for path in models.iterdir()] == [info.name]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from glmtui.chat import SamplingParams
 from glmtui.engine.bench.synthetic import RandomWeights
-from glmtui.engine.catalog.families import family_of
+from glmtui.engine.catalog.families import detect_family
 from glmtui.engine.catalog.registry import QUANTS
 from glmtui.engine.checkpoint.checkpoint import RowRange
 from glmtui.engine.loading.loader import family_module
@@ -69,7 +69,7 @@ def parts(family: str) -> tuple[Any, Any]:
     raw: dict[str, Any] = LLAMA_CONFIG
     if family != "llama":
         raw = json.loads((GOLDEN / family / "config.json").read_bytes())
-    module = family_module(family_of(raw, Path(family)).key)
+    module = family_module(detect_family(raw, Path(family)).key)
     return module, module.load_config(raw)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from glmtui.config import Server, Settings
 from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
-from glmtui.engine.catalog import resolver
+from glmtui.engine.catalog.registry import known_model
 from glmtui.engine.hardware import machine
 from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
 from glmtui.errors import DownloadError
@@ -68,7 +68,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetched]:
 
 
 def test_what_fits_depends_on_the_machine_and_on_how_it_is_held() -> None:
-    whole = resolver.known_model("chatglm3-6b")
+    whole = known_model("chatglm3-6b")
     assert whole is not None
     assert fit(whole, LARGE, "auto") == (True, "fits, 12.5 GB to fetch")
     assert fit(whole, SMALL, "auto") == (False, "needs 12.5 GB, 4.0 free")
