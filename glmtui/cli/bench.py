@@ -17,8 +17,8 @@ from glmtui.language import _
 
 if TYPE_CHECKING:
     from glmtui.config import Settings
-    from glmtui.engine.api import ModelInfo
     from glmtui.engine.bench import EngineName, Plan
+    from glmtui.engine.model_info import ModelInfo
 
 MODULES = {"transformers": "transformers", "llama-cpp": "llama_cpp"}
 SYNTHETIC = ("chatglm-6b", "chatglm2-6b", "chatglm3-6b", "glm-4-9b", "smollm2")
@@ -127,8 +127,8 @@ def plan_of(args: Namespace, settings: Settings) -> Plan:
 
 
 def _model(args: Namespace, settings: Settings) -> ModelInfo:
-    from glmtui.engine.api import ServerSpec
     from glmtui.engine.catalog import resolver
+    from glmtui.engine.model_info import ServerSpec
 
     name = settings.model or resolver.DEFAULT_MODEL
     target = resolver.resolve(name, settings.server_specs(), settings.load_options.family)

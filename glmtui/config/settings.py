@@ -20,8 +20,8 @@ from glmtui.chat import SamplingParams
 from glmtui.commands import keymap
 from glmtui.config import toml_file
 from glmtui.config.schema import Setting, Value, rows, setting, unknown
-from glmtui.engine.api import LoadOptions, ServerSpec
 from glmtui.engine.catalog.resolver import FAMILIES, KERNELS, QUANTS
+from glmtui.engine.model_info import LoadOptions, ServerSpec
 from glmtui.errors import ConfigError
 from glmtui.language import _
 from glmtui.system import paths

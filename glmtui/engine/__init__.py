@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from glmtui.engine.api import LoadOptions
+from glmtui.engine.model_info import LoadOptions
 
 if TYPE_CHECKING:
     from glmtui.engine.loading.loader import load_model

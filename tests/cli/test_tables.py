@@ -10,9 +10,10 @@ from rich.cells import cell_len
 
 from glmtui.cli import tables
 from glmtui.cli.progress import ERASE, ProgressLine, describe
-from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.catalog.resolver import MODELS
 from glmtui.engine.hardware.machine import HostMemory, Snapshot
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import Progress
 from glmtui.store import Summary
 
 

@@ -17,18 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import (
-    Delta,
-    Event,
-    Failed,
-    Finished,
-    LoadFailed,
-    LoadOptions,
-    Ready,
-    Request,
-)
+from glmtui.engine.api import Delta, Event, Failed, Finished, LoadFailed, Ready, Request
 from glmtui.engine.catalog import resolver
 from glmtui.engine.hardware import machine, memory
+from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.models.llama import Model
 from glmtui.engine.thread import EngineThread
 from glmtui.errors import EngineError, GlmtuiError, ModelError, OutOfMemory

@@ -16,9 +16,9 @@ import pytest
 
 from glmtui.chat import GenerationStats
 from glmtui.config import Settings
-from glmtui.engine.api import ServerSpec
 from glmtui.engine.hardware import machine
 from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.model_info import ServerSpec
 from glmtui.language import speak
 from support import TESTS
 from support.app_pilot import folders, running

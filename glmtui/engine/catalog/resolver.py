@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from glmtui.engine.api import ModelInfo, ServerSpec, Target
 from glmtui.engine.catalog.families import COMPATIBILITY, FAMILIES, Family, family_of
 from glmtui.engine.catalog.model_folder import MANIFEST, inspect
 from glmtui.engine.catalog.registry import (
@@ -24,6 +23,7 @@ from glmtui.engine.catalog.registry import (
     Quant,
     known_model,
 )
+from glmtui.engine.model_info import ModelInfo, ServerSpec, Target
 from glmtui.errors import GlmtuiError, ModelNotFound, UsageError
 from glmtui.language import _
 from glmtui.net.addresses import is_address, shown_name

@@ -15,7 +15,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from glmtui.engine.api import Progress, ProgressHook
 from glmtui.engine.catalog.registry import Quant
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
 from glmtui.engine.nn.layers import LinearPlaceholder
@@ -29,6 +28,7 @@ from glmtui.engine.nn.linear import (
     may_stay_packed,
 )
 from glmtui.engine.nn.packed_weight import PackedWeight, concatenate, dense, quantize
+from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
 

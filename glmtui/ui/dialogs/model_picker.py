@@ -19,10 +19,11 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from glmtui.config import Settings
-from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
 from glmtui.engine.catalog import resolver
 from glmtui.engine.hardware import machine as device
 from glmtui.engine.hardware.machine import Snapshot
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import CancelFlag, Progress, ProgressHook
 from glmtui.errors import GlmtuiError, ModelError
 from glmtui.language import _
 from glmtui.net.addresses import shown_address

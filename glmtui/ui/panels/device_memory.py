@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
-from glmtui.engine.api import LoadedInfo
+from glmtui.engine.model_info import LoadedInfo
 from glmtui.language import _
 from glmtui.ui.widgets.meters import OTHERS, OURS, bar, gigabytes
 

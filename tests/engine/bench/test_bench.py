@@ -10,7 +10,6 @@ import pytest
 from rich.cells import cell_len
 
 from glmtui.cli import bench_report
-from glmtui.engine.api import LoadOptions
 from glmtui.engine.bench.plan import (
     QUESTION,
     REPLY,
@@ -23,11 +22,12 @@ from glmtui.engine.bench.plan import (
     Timed,
     Work,
     contexts_within,
-    turns_to_report,
     paired_ratio,
+    turns_to_report,
     turns_within,
 )
 from glmtui.engine.bench.rounds import WARM_UP, Bench
+from glmtui.engine.model_info import LoadOptions
 from glmtui.errors import EngineError, UsageError
 
 END = (7, 8)

@@ -13,11 +13,11 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from glmtui.chat import SamplingParams
 from glmtui.engine import load_model
-from glmtui.engine.api import LoadOptions
 from glmtui.engine.catalog import family_fields, resolver
 from glmtui.engine.catalog.config_rules import REQUIRED
 from glmtui.engine.catalog.family_fields import CHATGLM, FIELDS, GLM, LLAMA, ORIGINAL, not_honoured
 from glmtui.engine.catalog.transformers_fields import declared, transformers_fields
+from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.models import chatglm, chatglm2, chatglm3, glm4, llama
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import UnsupportedModel

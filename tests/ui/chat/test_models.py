@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from glmtui.config import Server, Settings
-from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
 from glmtui.engine.catalog import resolver
 from glmtui.engine.hardware import machine
 from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import CancelFlag, Progress, ProgressHook
 from glmtui.errors import DownloadError
 from glmtui.ui.dialogs import model_picker
 from glmtui.ui.dialogs.conversation_picker import age
