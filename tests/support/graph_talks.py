@@ -32,11 +32,6 @@ def loaded(family: str, folder: Path) -> LoadedModel:
     return model
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return loaded(request.param, tmp_path_factory.mktemp("model") / request.param)
-
-
 def prompt(model: LoadedModel, length: int = 10) -> list[int]:
     marks = getattr(model.model.config, "marks", None)
     first = getattr(model.model.config, "cut", 0)

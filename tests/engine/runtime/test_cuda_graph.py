@@ -20,6 +20,7 @@ from glmtui.engine.runtime.cuda_graph import GraphedSteps, Record, Replay
 from glmtui.engine.runtime.model_runner import LoadedModel
 from support.graph_recorder import Recorder
 from support.graph_talks import (
+    FAMILIES,
     TALKS,
     Talk,
     arrange,
@@ -31,6 +32,11 @@ from support.graph_talks import (
 )
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return loaded(request.param, tmp_path_factory.mktemp("model") / request.param)
 
 
 def close(ours: Tensor, expected: Tensor) -> None:
