@@ -76,7 +76,7 @@ def run(args: Namespace, settings: Settings) -> str:
     from glmtui.cli import bench_report
     from glmtui.cli.progress import ProgressLine
     from glmtui.engine.bench import bench
-    from glmtui.engine.hardware.machine import prepare_environment
+    from glmtui.engine.hardware.environment import prepare_environment
 
     plan = plan_of(args, settings)
     prepare_environment()  # for the processes that will import torch
@@ -95,7 +95,8 @@ def plan_of(args: Namespace, settings: Settings) -> Plan:
     """
     from glmtui.engine.bench import Plan, Subject, check_memory, synthetic_options
     from glmtui.engine.bench.plan import room
-    from glmtui.engine.hardware.machine import physical_cores, snapshot
+    from glmtui.engine.hardware.cpu import physical_cores
+    from glmtui.engine.hardware.machine import snapshot
 
     model = None if args.synthetic else _model(args, settings)
     if args.synthetic and "model" in args:

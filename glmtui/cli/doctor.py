@@ -21,7 +21,7 @@ from typing import Literal
 from glmtui import __version__, config
 from glmtui.config import Settings
 from glmtui.engine.catalog import resolver
-from glmtui.engine.hardware import machine as device
+from glmtui.engine.hardware.machine import Snapshot, snapshot
 from glmtui.engine.nn.native.build import NO_COMPILER, Built, built
 from glmtui.errors import ConfigError, GlmtuiError
 from glmtui.net.addresses import shown_address, shown_name
@@ -71,7 +71,7 @@ def findings(
     """Everything worth looking at, as it is found; asking CUDA can take seconds."""
     yield Finding("ok", "Python", f"{platform.python_version()} at {sys.executable}")
     yield Finding("ok", "glmtui", f"{__version__} at {Path(__file__).parents[1]}")
-    yield from _torch_and_gpus(device.snapshot())
+    yield from _torch_and_gpus(snapshot())
     yield _cpu()
     yield from _terminal(environ)
     yield from _folders()
@@ -82,7 +82,7 @@ def findings(
 # ---- the machine
 
 
-def _torch_and_gpus(machine: device.Snapshot) -> Iterator[Finding]:
+def _torch_and_gpus(machine: Snapshot) -> Iterator[Finding]:
     for gpu in machine.gpus:
         yield Finding("ok", "GPU", f"{gpu.name}, {_gb(gpu.free)} of {_gb(gpu.total)} GB free")
     if not machine.gpus:

@@ -17,7 +17,7 @@ __all__ = ["LoadOptions", "load_model"]
 
 def __getattr__(name: str) -> Any:
     if name == "load_model":
-        from glmtui.engine.hardware.machine import prepare_environment
+        from glmtui.engine.hardware.environment import prepare_environment
 
         prepare_environment()
         from glmtui.engine.loading.loader import load_model

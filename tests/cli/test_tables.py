@@ -11,7 +11,8 @@ from rich.cells import cell_len
 from glmtui.cli import tables
 from glmtui.cli.progress import ERASE, ProgressLine, describe
 from glmtui.engine.catalog.resolver import MODELS
-from glmtui.engine.hardware.machine import HostMemory, Snapshot
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.model_info import ModelInfo
 from glmtui.engine.progress import Progress
 from glmtui.store import Summary

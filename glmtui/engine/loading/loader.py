@@ -21,7 +21,8 @@ from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.config_check import check_config
 from glmtui.engine.catalog.registry import Quant
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
-from glmtui.engine.hardware.machine import Snapshot, physical_cores, snapshot
+from glmtui.engine.hardware.cpu import physical_cores
+from glmtui.engine.hardware.machine import Snapshot, snapshot
 from glmtui.engine.hardware.memory import out_of_memory
 from glmtui.engine.loading.memory_estimate import estimate_sizes, model_parts
 from glmtui.engine.loading.pipeline import split_over_devices

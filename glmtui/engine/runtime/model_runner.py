@@ -14,7 +14,7 @@ from torch import Tensor
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import PrefillProgress
-from glmtui.engine.hardware.heap import trim_heap
+from glmtui.engine.hardware.host_memory import trim_heap
 from glmtui.engine.hardware.memory import peak_memory
 from glmtui.engine.model_info import LoadedInfo, LoadOptions
 from glmtui.engine.nn.decoder import Decoder

@@ -25,7 +25,8 @@ from glmtui.engine.bench.transformers_peer import TransformersPeer
 from glmtui.engine.bench.worker import Worker, copy_worker
 from glmtui.engine.catalog.model_folder import inspect
 from glmtui.engine.catalog.registry import QUANTS, known_model
-from glmtui.engine.hardware.machine import HostMemory, Snapshot
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.loading.loader import family_module
 from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.nn.packed_weight import PackedWeight

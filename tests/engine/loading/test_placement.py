@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from glmtui.chat import SamplingParams
 from glmtui.engine.catalog.resolver import QUANTS
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
-from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.hardware.gpu import Gpu
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.loading import loader
 from glmtui.engine.loading.memory_estimate import estimate_sizes
 from glmtui.engine.loading.pipeline import OnDevice, split_over_devices
