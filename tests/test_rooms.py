@@ -30,6 +30,8 @@ ROOMS = (
     "chat",
     "commands",
     "store",
+    "engine.progress",
+    "engine.model_info",
     "engine.api",
     "engine.hardware",
     "engine.catalog",

@@ -16,10 +16,11 @@ from typing import Any
 from glmtui.chat import Message
 from glmtui.cli.progress import ProgressLine
 from glmtui.config import Settings
-from glmtui.engine.api import ChatModel, ProgressHook, Reply
+from glmtui.engine.api import ChatModel, Reply
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.registry import DEFAULT_MODEL
 from glmtui.engine.open_model import open_model
+from glmtui.engine.progress import ProgressHook
 from glmtui.errors import GlmtuiError, UsageError
 from glmtui.language import _
 from glmtui.sanitize import StreamSanitizer

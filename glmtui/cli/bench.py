@@ -17,8 +17,8 @@ from glmtui.language import _
 
 if TYPE_CHECKING:
     from glmtui.config import Settings
-    from glmtui.engine.api import ModelInfo
     from glmtui.engine.bench import EngineName, Plan
+    from glmtui.engine.model_info import ModelInfo
 
 MODULES = {"transformers": "transformers", "llama-cpp": "llama_cpp"}
 SYNTHETIC = ("chatglm-6b", "chatglm2-6b", "chatglm3-6b", "glm-4-9b", "smollm2")
@@ -76,7 +76,7 @@ def run_bench(args: Namespace, settings: Settings) -> str:
     from glmtui.cli import bench_report
     from glmtui.cli.progress import ProgressLine
     from glmtui.engine.bench import bench
-    from glmtui.engine.hardware.machine import prepare_environment
+    from glmtui.engine.hardware.environment import prepare_environment
 
     plan = build_plan(args, settings)
     prepare_environment()  # for the processes that will import torch
@@ -95,7 +95,8 @@ def build_plan(args: Namespace, settings: Settings) -> Plan:
     """
     from glmtui.engine.bench import Plan, Subject, check_memory, synthetic_options
     from glmtui.engine.bench.plan import room
-    from glmtui.engine.hardware.machine import physical_cores, snapshot
+    from glmtui.engine.hardware.cpu import physical_cores
+    from glmtui.engine.hardware.machine import snapshot
 
     model = None if args.synthetic else _model(args, settings)
     if args.synthetic and "model" in args:
@@ -127,9 +128,9 @@ def build_plan(args: Namespace, settings: Settings) -> Plan:
 
 
 def _model(args: Namespace, settings: Settings) -> ModelInfo:
-    from glmtui.engine.api import ServerSpec
     from glmtui.engine.catalog import resolver
-    from glmtui.engine.catalog.registry import DEFAULT_MODEL
+from glmtui.engine.catalog.registry import DEFAULT_MODEL
+from glmtui.engine.model_info import ServerSpec
 
     name = settings.model or DEFAULT_MODEL
     target = resolver.resolve(name, settings.server_specs(), settings.load_options.family)

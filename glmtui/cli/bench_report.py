@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from glmtui import __version__
 from glmtui.cli.tables import format_size, format_table
 from glmtui.engine.bench import Measured, Result, Work
-from glmtui.engine.hardware.machine import cpu_name, snapshot
+from glmtui.engine.hardware.cpu import cpu_name
+from glmtui.engine.hardware.machine import snapshot
 
 NONE = "-"
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 from glmtui.cli.progress import ProgressLine
 from glmtui.cli.tables import format_size
-from glmtui.engine.api import ServerSpec
 from glmtui.engine.catalog import resolver
+from glmtui.engine.model_info import ServerSpec
 from glmtui.errors import GlmtuiError, ModelError, UsageError
 from glmtui.language import _
 

@@ -23,7 +23,7 @@ from glmtui.config import Settings
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.model_folder import inspect_folder
 from glmtui.engine.catalog.registry import DEFAULT_MODEL
-from glmtui.engine.hardware import machine as device
+from glmtui.engine.hardware.machine import Snapshot, snapshot
 from glmtui.engine.nn.native.build import NO_COMPILER, BuildResult, build_kernels
 from glmtui.errors import ConfigError, GlmtuiError
 from glmtui.net.addresses import redact_if_url, redact_url
@@ -73,7 +73,7 @@ def run_checks(
     """Everything worth looking at, as it is found; asking CUDA can take seconds."""
     yield CheckResult("ok", "Python", f"{platform.python_version()} at {sys.executable}")
     yield CheckResult("ok", "glmtui", f"{__version__} at {Path(__file__).parents[1]}")
-    yield from _torch_and_gpus(device.snapshot())
+    yield from _torch_and_gpus(snapshot())
     yield _cpu()
     yield from _terminal(environ)
     yield from _folders()
@@ -84,7 +84,7 @@ def run_checks(
 # ---- the machine
 
 
-def _torch_and_gpus(machine: device.Snapshot) -> Iterator[CheckResult]:
+def _torch_and_gpus(machine: Snapshot) -> Iterator[CheckResult]:
     for gpu in machine.gpus:
         yield CheckResult("ok", "GPU", f"{gpu.name}, {_gb(gpu.free)} of {_gb(gpu.total)} GB free")
     if not machine.gpus:

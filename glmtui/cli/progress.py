@@ -12,7 +12,7 @@ import time
 
 from rich.cells import set_cell_size
 
-from glmtui.engine.api import Progress
+from glmtui.engine.progress import Progress
 from glmtui.sanitize import sanitize_line
 from glmtui.system.terminfo import can_move_cursor
 

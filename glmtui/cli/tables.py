@@ -11,9 +11,9 @@ from datetime import datetime
 from rich.cells import cell_len, set_cell_size
 
 from glmtui.config import Server
-from glmtui.engine.api import ModelInfo
 from glmtui.engine.catalog.registry import KnownModel
 from glmtui.engine.hardware.machine import Snapshot, fits
+from glmtui.engine.model_info import ModelInfo
 from glmtui.engine.tokenization.chat_template import (
     FROM_THE_FOLDER,
     TEMPLATE_FILE,

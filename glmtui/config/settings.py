@@ -20,9 +20,9 @@ from glmtui.chat import SamplingParams
 from glmtui.commands import keymap
 from glmtui.config import toml_file
 from glmtui.config.schema import Setting, Value, declared_settings, setting, unknown_setting
-from glmtui.engine.api import LoadOptions, ServerSpec
 from glmtui.engine.catalog.families import FAMILIES
 from glmtui.engine.catalog.registry import KERNELS, QUANTS
+from glmtui.engine.model_info import LoadOptions, ServerSpec
 from glmtui.errors import ConfigError
 from glmtui.language import _
 from glmtui.system import paths

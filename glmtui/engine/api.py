@@ -7,130 +7,13 @@ in this process (`engine.generate.LoadedModel`) and an OpenAI-compatible server
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias
 
 from glmtui.chat import FinishReason, GenerationStats, Message, SamplingParams
+from glmtui.engine.model_info import LoadedInfo, LoadOptions, Target
 from glmtui.errors import GlmtuiError
-
-# ---- models: found, asked for, in memory
-
-
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """A model found on this machine.
-
-    Attributes:
-        name: what a person types to get it: a known name, a hub id, or a folder.
-        path: the folder that holds config.json and the weights.
-        family: a key of `catalog.FAMILIES`.
-        context_length: longest prompt and reply together, in tokens.
-        nbytes: size of the weight files.
-        stored: how the weights are kept there, such as "float16" or "int4 g32".
-        code: Python files that its config asks to be run (auto_map); they never are.
-    """
-
-    name: str
-    path: Path
-    family: str
-    context_length: int
-    nbytes: int
-    stored: str
-    title: str = ""
-    parameters: int | None = None
-    code: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSpec:
-    """An OpenAI-compatible server: `url` ends before ``/chat/completions``.
-
-    Attributes:
-        model: the model to ask for there; empty takes the first the server lists.
-        api_key: sent as a bearer token; never shown, logged or saved.
-    """
-
-    url: str
-    model: str = ""
-    api_key: str = field(default="", repr=False)
-
-
-Target: TypeAlias = ModelInfo | ServerSpec
-
-
-Speculation: TypeAlias = Literal["auto", "on", "off"]
-"""Guesses at the next tokens: while faster (on one GPU never), always, never. Replies are alike."""
-
-
-class LoadCancelled(Exception):
-    """Loading was given up because nobody wants the model any more; no error for a user."""
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOptions:
-    """How a model should be held in memory.
-
-    Attributes:
-        device: "auto", "cpu", "cuda", "cuda:N" or "balanced".
-        dtype: "auto", "float32", "bfloat16" or "float16"; of activations and unquantised weights.
-        quant: "auto" keeps the weights as they are stored; None unpacks them to `dtype`; else a
-            key of `catalog.QUANTS`.
-        context_length: room in the KV cache, in tokens; None takes the model's own.
-        family: a key of `catalog.FAMILIES` that overrides what the folder looks like.
-        slim: leave the image tokens of an original ChatGLM-6B out; their logits become the least.
-        kernel: one of `known.KERNELS`, for packed weights on a GPU.
-        cache_gb: memory for the KV caches of several conversations, in GB; None takes a share of
-            what is free once the model is loaded.
-        speculation: whether to guess the next tokens from the conversation; see `Speculation`.
-    """
-
-    device: str = "auto"
-    dtype: str = "auto"
-    quant: str | None = "auto"
-    context_length: int | None = None
-    family: str | None = None
-    slim: bool = True
-    kernel: str = "auto"
-    cache_gb: float | None = None
-    speculation: Speculation = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedInfo:
-    """A model that is ready to answer.
-
-    Attributes:
-        device: where it runs: "cpu", "cuda:0", "cuda:0 + cuda:1", or a server's address.
-        dtype: of its activations; empty for a server.
-        quant: how its weights are held, such as "int4 g32"; empty where they are not quantised.
-        kernel: what multiplies with them on a GPU, such as "triton"; empty elsewhere.
-        context_length: None where a server does not say.
-        weight_bytes, kv_bytes_per_token: memory, the latter of the KV cache; None for a server.
-        saved_bytes: memory that leaving out unused rows of the checkpoint saved.
-        defaults: the model's own sampling parameters.
-        backend: "native" is our engine, "compatibility" is transformers, "server" is elsewhere.
-        why_compatible: the field for which transformers runs a model of a family of ours.
-        calls_tools: whether tools can be declared to it (`chat.with_tools`).
-    """
-
-    name: str
-    device: str
-    dtype: str = ""
-    quant: str = ""
-    kernel: str = ""
-    context_length: int | None = None
-    weight_bytes: int | None = None
-    kv_bytes_per_token: int | None = None
-    saved_bytes: int = 0
-    load_seconds: float = 0.0
-    defaults: SamplingParams = field(default_factory=SamplingParams)
-    backend: Literal["native", "compatibility", "server"] = "native"
-    why_compatible: str = ""
-    calls_tools: bool = False
-
 
 # ---- one reply
 
@@ -240,54 +123,6 @@ class ChatModel(Protocol):
         ...
 
 
-class Tokenizer(Protocol):
-    """Text to ids and back. Text is only text: nothing in it becomes a special token."""
-
-    @property
-    def strips_leading_space(self) -> bool:
-        """Whether a text's first token brings a space that `decode` drops."""
-        ...
-
-    def encode(self, text: str) -> list[int]: ...
-
-    def decode(self, ids: Sequence[int]) -> str: ...
-
-    def token_bytes(self, token_id: int) -> bytes:
-        """The bytes this id adds in the middle of a text; empty for special tokens."""
-        ...
-
-
-class ChatFormat(Protocol):
-    """Messages to prompt ids, as the model was trained to see them."""
-
-    stop_ids: frozenset[int]
-
-    def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of the conversation, ready for the reply (or in the middle of a last one)."""
-        ...
-
-    def postprocess(self, text: str) -> str:
-        """A finished reply as it is shown and kept."""
-        ...
-
-
-@runtime_checkable
-class ToolChatFormat(ChatFormat, Protocol):
-    """The chat format of a model that calls tools: its replies begin with a line of metadata."""
-
-    def messages(self, text: str) -> tuple[Message, ...]:
-        """The assistant's messages in a reply, at least one, each with its metadata."""
-        ...
-
-    def tool_call(self, message: Message, *, declared: bool) -> ToolCall | None:
-        """The tool call that a message is; None for plain talk.
-
-        Args:
-            declared: whether the prompt declared tools; only then can there be arguments.
-        """
-        ...
-
-
 # ---- events, from the engine to whoever asked
 
 
@@ -376,24 +211,3 @@ class Engine(Protocol):
     def close(self, timeout: float) -> bool:
         """Stops everything. False if the thread is still busy after `timeout` seconds."""
         ...
-
-
-# ---- progress of long work that is not a reply (pulling, converting)
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a long job is.
-
-    Attributes:
-        what: a few words, such as "downloading model.safetensors".
-        done, total: bytes; `total` is 0 while unknown.
-    """
-
-    what: str
-    done: int = 0
-    total: int = 0
-
-
-ProgressHook: TypeAlias = Callable[[Progress], None]
-CancelFlag: TypeAlias = threading.Event

@@ -13,8 +13,10 @@ import sys
 import threading
 from pathlib import Path
 
-from glmtui.engine.api import ChatModel, LoadOptions, Progress, ProgressHook, ServerSpec, Target
-from glmtui.engine.hardware.machine import prepare_environment
+from glmtui.engine.api import ChatModel
+from glmtui.engine.hardware.environment import prepare_environment
+from glmtui.engine.model_info import LoadOptions, ServerSpec, Target
+from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.errors import EngineError
 from glmtui.language import _
 

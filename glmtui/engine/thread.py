@@ -29,18 +29,15 @@ from glmtui.engine.api import (
     Event,
     Failed,
     Finished,
-    LoadCancelled,
     LoadFailed,
     Loading,
-    LoadOptions,
     Prefilling,
-    Progress,
     Ready,
     Reply,
     Request,
-    ServerSpec,
-    Target,
 )
+from glmtui.engine.model_info import LoadOptions, ServerSpec, Target
+from glmtui.engine.progress import LoadCancelled, Progress
 from glmtui.errors import EngineError, GlmtuiError
 from glmtui.language import _
 

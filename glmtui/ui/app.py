@@ -26,7 +26,9 @@ from glmtui.chat import Conversation
 from glmtui.commands import COMMANDS, Command
 from glmtui.commands import keymap as keysets
 from glmtui.config import Settings
-from glmtui.engine.api import CancelFlag, Engine, Event, ModelInfo, ProgressHook
+from glmtui.engine.api import Engine, Event
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import CancelFlag, ProgressHook
 from glmtui.errors import ConfigError, GlmtuiError, ModelNotFound, StoreError
 from glmtui.language import _
 from glmtui.net.addresses import redact_if_url

@@ -9,7 +9,7 @@ import pytest
 from glmtui.chat import Message, SamplingParams
 from glmtui.cli import ask, command_line
 from glmtui.config import Settings
-from glmtui.engine.api import LoadOptions, ServerSpec
+from glmtui.engine.model_info import LoadOptions, ServerSpec
 from glmtui.errors import EngineError, ModelNotFound, ServerError
 from support.scripted_model import ScriptedModel, interrupt
 

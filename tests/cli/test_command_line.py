@@ -11,8 +11,9 @@ from glmtui.chat import Conversation, Message, SamplingParams
 from glmtui.cli import command_line
 from glmtui.config import Settings
 from glmtui.config.example import example_toml
-from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.catalog.registry import MODELS
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import Progress
 from glmtui.errors import DownloadError
 from glmtui.language import set_language
 from glmtui.store import Store, loads

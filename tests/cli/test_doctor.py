@@ -14,7 +14,9 @@ import pytest
 from glmtui import config
 from glmtui.cli import command_line, doctor
 from glmtui.config import Server, Settings
-from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.hardware.gpu import Gpu
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.nn.linear import gpu_support
 from glmtui.engine.nn.linear.gpu_support import unavailable_reasons
 from glmtui.engine.nn.native.build import NO_COMPILER, BuildResult
@@ -39,7 +41,7 @@ def place(tmp_path, monkeypatch):
         monkeypatch.setenv(f"GLMTUI_{name}_DIR", str(tmp_path / name.lower()))
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LINES", "24")
-    monkeypatch.setattr(doctor.device, "snapshot", lambda: Snapshot())
+    monkeypatch.setattr(doctor, "snapshot", lambda: Snapshot())
     monkeypatch.setattr(doctor.metadata, "version", lambda name: "2.13.0+cpu")
     monkeypatch.setattr(
         doctor, "sys", SimpleNamespace(stdout=Terminal(), executable=sys.executable)
@@ -51,7 +53,7 @@ def place(tmp_path, monkeypatch):
 def python(tmp_path, monkeypatch):
     """Puts a shell script in place of the Python that is asked about CUDA."""
     monkeypatch.setattr(doctor.metadata, "version", lambda name: "2.13.0+cu128")
-    monkeypatch.setattr(doctor.device, "snapshot", lambda: GPU_BOX)
+    monkeypatch.setattr(doctor, "snapshot", lambda: GPU_BOX)
     script = tmp_path / "python"
 
     def put(body: str) -> None:
@@ -115,7 +117,7 @@ def test_a_cpu_build_is_right_where_there_is_no_gpu():
 
 
 def test_a_cpu_build_beside_a_gpu_is_worth_a_word(monkeypatch):
-    monkeypatch.setattr(doctor.device, "snapshot", lambda: GPU_BOX)
+    monkeypatch.setattr(doctor, "snapshot", lambda: GPU_BOX)
     assert only("GPU").what == "NVIDIA H200, 149.0 of 150.0 GB free"
     assert (only("torch").level, "without CUDA" in only("torch").what) == ("warn", True)
     assert only("torch").advice

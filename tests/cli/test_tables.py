@@ -10,9 +10,11 @@ from rich.cells import cell_len
 
 from glmtui.cli import tables
 from glmtui.cli.progress import ERASE, ProgressLine, format_progress
-from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.catalog.registry import MODELS
-from glmtui.engine.hardware.machine import HostMemory, Snapshot
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import Progress
 from glmtui.store import Summary
 
 

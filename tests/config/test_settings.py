@@ -20,7 +20,7 @@ from glmtui.config import (
 )
 from glmtui.config.example import example_toml
 from glmtui.config.toml_file import line_of_entry
-from glmtui.engine.api import LoadOptions, ServerSpec
+from glmtui.engine.model_info import LoadOptions, ServerSpec
 from glmtui.errors import ConfigError
 from support import TESTS
 

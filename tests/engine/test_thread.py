@@ -19,17 +19,14 @@ from glmtui.engine.api import (
     Event,
     Failed,
     Finished,
-    LoadCancelled,
-    LoadedInfo,
     LoadFailed,
     Loading,
-    LoadOptions,
-    ModelInfo,
     Prefilling,
-    Progress,
     Ready,
     Request,
 )
+from glmtui.engine.model_info import LoadedInfo, LoadOptions, ModelInfo
+from glmtui.engine.progress import LoadCancelled, Progress
 from glmtui.engine.thread import EngineThread
 from glmtui.errors import BadCheckpoint, EngineError
 from support.scripted_model import ScriptedModel

@@ -14,20 +14,9 @@ import pytest
 from glmtui.chat import Message
 from glmtui.engine import open_model as opening
 from glmtui.engine import thread
-from glmtui.engine.api import (
-    Delta,
-    Event,
-    Finished,
-    LoadCancelled,
-    LoadFailed,
-    Loading,
-    LoadOptions,
-    ModelInfo,
-    Ready,
-    Request,
-    ServerSpec,
-    Target,
-)
+from glmtui.engine.api import Delta, Event, Finished, LoadFailed, Loading, Ready, Request
+from glmtui.engine.model_info import LoadOptions, ModelInfo, ServerSpec, Target
+from glmtui.engine.progress import LoadCancelled
 from glmtui.engine.thread import EngineThread
 from support.emulated_terminal import Start, Terminal
 from support.fake_server import Exchange, delta, serving

@@ -14,11 +14,11 @@ import pytest
 from transformers import AutoConfig
 
 from glmtui.engine import load_model
-from glmtui.engine.api import LoadOptions, ModelInfo
 from glmtui.engine.catalog import resolver
 from glmtui.engine.convert.quantize import quantize_checkpoint
 from glmtui.engine.convert.slim import slim
 from glmtui.engine.loading.loader import build_model, family_module, load
+from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.errors import BadCheckpoint
 from support import TESTS
 from support.checkpoints import LLAMA_CONFIG, TOKENS

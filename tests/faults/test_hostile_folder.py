@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.engine.api import LoadOptions
 from glmtui.engine.bench.plan import Subject
 from glmtui.engine.bench.worker import Worker
+from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.tokenization.template_renderer import TemplateRenderer
 from glmtui.errors import GlmtuiError
 from glmtui.system.programs import find_program, remove_working_folder_from_path

@@ -13,7 +13,7 @@ import pytest
 
 from glmtui import logs
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import ServerSpec
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.open_model import open_model
 from glmtui.engine.pull import pull
 from glmtui.errors import GlmtuiError

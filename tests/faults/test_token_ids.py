@@ -9,7 +9,7 @@ import pytest
 
 from glmtui.chat import SamplingParams
 from glmtui.engine import load_model
-from glmtui.engine.api import LoadOptions
+from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, PromptTooLong, UsageError
 from support import TESTS

@@ -57,8 +57,8 @@ def sound_model(kind: str) -> tuple[Path, bytes]:
 def take_model(data: bytes) -> None:
     """The first byte picks a model; then comes its config.json, or edits of three bytes each."""
     from glmtui.chat import SamplingParams
-    from glmtui.engine.api import LoadOptions
     from glmtui.engine.loading.loader import load
+    from glmtui.engine.model_info import LoadOptions
 
     folder, sound = sound_model(list(MODELS)[data[0] % len(MODELS)] if data else "llama")
     text = data[1:] if data[1:2] == b"{" else edited(sound, data[1:])

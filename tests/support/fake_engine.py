@@ -12,18 +12,16 @@ from glmtui.engine.api import (
     Event,
     Failed,
     Finished,
-    LoadedInfo,
     LoadFailed,
     Loading,
-    LoadOptions,
     Prefilling,
     PrefillProgress,
     Ready,
     Reply,
     Request,
-    Target,
     ToolCall,
 )
+from glmtui.engine.model_info import LoadedInfo, LoadOptions, Target
 from glmtui.errors import GlmtuiError
 
 DEFAULTS = SamplingParams(temperature=0.8, top_k=50, top_p=0.95, do_sample=True)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from glmtui.chat import FinishReason, GenerationStats, Message, SamplingParams
-from glmtui.engine.api import LoadedInfo, PrefillProgress, Reply
+from glmtui.engine.api import PrefillProgress, Reply
+from glmtui.engine.model_info import LoadedInfo
 
 Cancelled: TypeAlias = Callable[[], bool]
 Piece: TypeAlias = str | BaseException | Callable[[Cancelled], None]

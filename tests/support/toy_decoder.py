@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from glmtui.chat import Message
-from glmtui.engine.api import LoadedInfo
+from glmtui.engine.model_info import LoadedInfo
 from glmtui.engine.nn.decoder import Decoder
 from glmtui.engine.nn.kv_cache import KVCache
 from glmtui.engine.runtime.model_runner import LoadedModel

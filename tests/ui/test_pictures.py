@@ -16,9 +16,11 @@ import pytest
 
 from glmtui.chat import GenerationStats
 from glmtui.config import Settings
-from glmtui.engine.api import ServerSpec
 from glmtui.engine.hardware import machine
-from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.hardware.gpu import Gpu
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
+from glmtui.engine.model_info import ServerSpec
 from glmtui.language import set_language
 from support import TESTS
 from support.app_pilot import folders, running
@@ -99,6 +101,7 @@ async def test_the_readmes_picture_is_true(
 ) -> None:
     size, settings, seen, keys = PICTURED[name]
     monkeypatch.setattr(machine, "snapshot", lambda: SNAPSHOT)
+    monkeypatch.setattr("glmtui.ui.dialogs.model_picker.snapshot", lambda: SNAPSHOT)
 
     def engine(fake: FakeEngine) -> None:
         fake.pieces = [REPLY]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from glmtui.engine.bench.clock import timed
 from glmtui.engine.bench.plan import StartInfo, Subject, Timed
-from glmtui.engine.hardware.machine import peak_resident
+from glmtui.engine.hardware.host_memory import peak_resident
 from glmtui.errors import EngineError
 from glmtui.language import _
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
-from glmtui.engine.api import LoadOptions, ModelInfo
+from glmtui.engine.model_info import LoadOptions, ModelInfo
 
 EngineName: TypeAlias = Literal["glmtui", "transformers", "llama-cpp"]
 PEERS: tuple[EngineName, ...] = ("transformers", "llama-cpp")

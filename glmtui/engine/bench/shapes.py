@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from glmtui.engine.api import LoadOptions
 from glmtui.engine.bench.plan import Subject
 from glmtui.engine.catalog.registry import QUANTS, known_model
 from glmtui.engine.hardware.machine import Snapshot, fits
+from glmtui.engine.model_info import LoadOptions
 from glmtui.errors import OutOfMemory
 from glmtui.language import _
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glmtui.engine.api import LoadedInfo, LoadOptions
 from glmtui.engine.bench.shapes import SHAPES
 from glmtui.engine.catalog.registry import Quant
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
 from glmtui.engine.loading.loader import family_module, pick_device, pick_dtype, pick_quant
 from glmtui.engine.loading.weight_filler import TABLES, WeightFiller
+from glmtui.engine.model_info import LoadedInfo, LoadOptions
 from glmtui.engine.nn.packed_weight import PackedWeight
 from glmtui.engine.runtime.model_runner import LoadedModel
 

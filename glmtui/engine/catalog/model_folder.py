@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from glmtui.engine.api import ModelInfo
 from glmtui.engine.catalog.config_check import check_config
 from glmtui.engine.catalog.families import FAMILIES, Family, detect_family
+from glmtui.engine.model_info import ModelInfo
 from glmtui.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
 from glmtui.language import N_, _
 

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from glmtui.engine.api import ModelInfo, ServerSpec, Target
 from glmtui.engine.catalog.model_folder import MANIFEST, inspect_folder
 from glmtui.engine.catalog.registry import (
     MODELS,
     KnownModel,
     known_model,
 )
+from glmtui.engine.model_info import ModelInfo, ServerSpec, Target
 from glmtui.errors import GlmtuiError, ModelNotFound, UsageError
 from glmtui.language import _
 from glmtui.net.addresses import is_server_url, redact_if_url

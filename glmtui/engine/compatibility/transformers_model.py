@@ -24,7 +24,6 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from glmtui.engine.api import LoadedInfo, LoadOptions, ModelInfo, Progress, ProgressHook
 from glmtui.engine.catalog.families import transformers_reason
 from glmtui.engine.catalog.model_folder import MAX_VOCABULARY_BYTES, read_model_file
 from glmtui.engine.catalog.registry import Quant
@@ -33,10 +32,12 @@ from glmtui.engine.compatibility.size_check import check_size, device_of, packab
 from glmtui.engine.compatibility.transformers_cache import TransformersCache
 from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.hardware.memory import out_of_memory
+from glmtui.engine.model_info import LoadedInfo, LoadOptions, ModelInfo
 from glmtui.engine.nn.decoder import Decoder, common_prefix
 from glmtui.engine.nn.kv_cache import KVCache
 from glmtui.engine.nn.linear import KernelChoice, LinearLayer, make_linear
 from glmtui.engine.nn.packed_weight import quantize
+from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.tokenization.bounded_tokenizer import BoundedTokenizer
 from glmtui.engine.tokenization.hf_tokenizer import (

@@ -16,7 +16,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from glmtui.engine.api import LoadOptions, ModelInfo, ProgressHook
 from glmtui.engine.catalog.model_folder import (
     INDEXES,
     MANIFEST,
@@ -30,8 +29,10 @@ from glmtui.engine.checkpoint.safetensors_writer import SafetensorsWriter
 from glmtui.engine.convert.calibration import column_importance
 from glmtui.engine.loading.loader import build_model, family_module
 from glmtui.engine.loading.weight_filler import TABLES
+from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
+from glmtui.engine.progress import ProgressHook
 from glmtui.engine.pull import pull
 from glmtui.engine.pull.staging import (
     TARGET_SPACE_HINT,

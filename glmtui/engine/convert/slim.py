@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glmtui.engine.api import Progress, ProgressHook
 from glmtui.engine.catalog.config_check import check_config
 from glmtui.engine.catalog.model_folder import inspect_folder, read_config, read_json_object
 from glmtui.engine.catalog.registry import CPM_FILE
@@ -28,6 +27,7 @@ from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.checkpoint.safetensors_writer import DTYPES
 from glmtui.engine.convert.slim_check import Checked, compare_replies
 from glmtui.engine.models.chatglm import SLIM_PAD_ID, load_config
+from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.engine.pull.staging import (
     TARGET_SPACE_HINT,
     convert_disk_errors,

@@ -17,31 +17,25 @@ from typing import Any, Literal
 
 import torch
 
-from glmtui.engine.api import (
-    LoadCancelled,
-    LoadedInfo,
-    LoadOptions,
-    ModelInfo,
-    Progress,
-    ProgressHook,
-    ServerSpec,
-    ToolChatFormat,
-)
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.config_check import check_config
 from glmtui.engine.catalog.families import COMPATIBILITY, FAMILIES
 from glmtui.engine.catalog.registry import QUANTS, Quant
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
-from glmtui.engine.hardware.machine import Snapshot, physical_cores, snapshot
+from glmtui.engine.hardware.cpu import physical_cores
+from glmtui.engine.hardware.machine import Snapshot, snapshot
 from glmtui.engine.hardware.memory import out_of_memory
 from glmtui.engine.loading.memory_estimate import estimate_sizes, model_parts
 from glmtui.engine.loading.pipeline import split_over_devices
 from glmtui.engine.loading.placement import Sizes, SizesOf, plan_placement
 from glmtui.engine.loading.weight_filler import WeightFiller
+from glmtui.engine.model_info import LoadedInfo, LoadOptions, ModelInfo, ServerSpec
 from glmtui.engine.nn.decoder import Decoder
 from glmtui.engine.nn.linear import make_kernel_choice
+from glmtui.engine.progress import LoadCancelled, Progress, ProgressHook
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.tokenization.hf_tokenizer import read_json
+from glmtui.engine.tokenization.protocols import ToolChatFormat
 from glmtui.errors import BadCheckpoint, EngineError, UsageError
 from glmtui.language import _
 

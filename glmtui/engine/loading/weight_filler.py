@@ -15,7 +15,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from glmtui.engine.api import Progress, ProgressHook
 from glmtui.engine.catalog.registry import Quant
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
 from glmtui.engine.nn.layers import LinearPlaceholder
@@ -29,6 +28,7 @@ from glmtui.engine.nn.linear import (
     make_linear,
 )
 from glmtui.engine.nn.packed_weight import PackedWeight, concat_rows, quantize, to_dense
+from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
 

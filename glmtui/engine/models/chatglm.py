@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.chat.rounds import TRAINING_TIME, rounds
-from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.catalog.family_fields import read_fields
 from glmtui.engine.checkpoint.checkpoint import RowRange
 from glmtui.engine.models.prefix_lm import Marks, Prefix, PrefixLMCache
@@ -35,6 +34,7 @@ from glmtui.engine.nn.layers import (
     inverse_frequencies,
     rotate_halves,
 )
+from glmtui.engine.tokenization.protocols import ChatFormat, Tokenizer
 from glmtui.engine.tokenization.sentencepiece_tokenizer import IceTokenizer, load_ice_text
 
 IMAGE_ROWS = 20_000  # of the first revision's vocabulary; no text token is among them

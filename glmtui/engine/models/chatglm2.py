@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.chat.rounds import TRAINING_TIME, rounds
-from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.catalog.family_fields import read_fields
 from glmtui.engine.checkpoint.checkpoint import RowRange
 from glmtui.engine.models.gqa_decoder import GqaDecoder, Shape
 from glmtui.engine.nn.layers import RotaryTable, inverse_frequencies, rotate_pairs
 from glmtui.engine.tokenization.hf_tokenizer import generation_ends
+from glmtui.engine.tokenization.protocols import ChatFormat, Tokenizer
 from glmtui.engine.tokenization.sentencepiece_tokenizer import SentencePieceTokenizer, load_pieces
 
 TRAINED_LENGTH = 8192  # what ChatGLM2-6B was trained on; its config.json says 32768

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import ChatFormat, Tokenizer, ToolCall
+from glmtui.engine.api import ToolCall
 from glmtui.engine.catalog.family_fields import GLM4_STOP_IDS, read_fields
 from glmtui.engine.catalog.model_folder import MAX_VOCABULARY_BYTES, read_model_file
 from glmtui.engine.checkpoint.checkpoint import RowRange
@@ -20,6 +20,7 @@ from glmtui.engine.models.chatglm2 import ROPE_BASE, Config, Model, original_con
 from glmtui.engine.models.chatglm3 import ROLES, RoleFormat
 from glmtui.engine.tokenization.bounded_tokenizer import BoundedTokenizer
 from glmtui.engine.tokenization.hf_tokenizer import TokenizerJson, generation_ends
+from glmtui.engine.tokenization.protocols import ChatFormat, Tokenizer
 from glmtui.engine.tokenization.tool_calls import Tool, declared_for_glm4, json_arguments, read_call
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from glmtui.chat import SamplingParams
-from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.catalog.family_fields import read_fields
 from glmtui.engine.checkpoint.checkpoint import RowRange
 from glmtui.engine.models.gqa_decoder import GqaDecoder, Shape
 from glmtui.engine.nn.layers import RotaryTable, inverse_frequencies, rotate_halves
 from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson, hub_defaults
+from glmtui.engine.tokenization.protocols import ChatFormat, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

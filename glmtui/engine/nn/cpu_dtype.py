@@ -6,7 +6,7 @@ import functools
 
 import torch
 
-from glmtui.engine.hardware.instruction_sets import isa_limit
+from glmtui.engine.hardware.cpu import isa_limit
 
 
 @functools.cache

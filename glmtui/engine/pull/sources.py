@@ -14,11 +14,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from glmtui.engine.api import ModelInfo, Progress, ProgressHook
 from glmtui.engine.catalog.model_folder import MANIFEST, Manifest, inspect_folder, weight_files
 from glmtui.engine.catalog.registry import KnownModel, WheelSource, known_model
 from glmtui.engine.catalog.resolver import expand_home, folder_name, inspect_installed, models_dir
 from glmtui.engine.checkpoint.gguf import convert, parts_of, whole_name
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.engine.pull.hub import pull_from_hub
 from glmtui.engine.pull.hub_api import REPOSITORY_NAME
 from glmtui.engine.pull.staging import (

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import LoadedInfo, PrefillProgress, ServerSpec
+from glmtui.engine.api import PrefillProgress
+from glmtui.engine.model_info import LoadedInfo, ServerSpec
 from glmtui.engine.remote.call import ServerCall
 from glmtui.engine.remote.chat_completions import ListedModel, extra_fields
 from glmtui.engine.remote.detached_call import run_detached

@@ -6,7 +6,7 @@ import bisect
 from collections.abc import Sequence
 
 from glmtui.chat import Message
-from glmtui.engine.api import ChatFormat
+from glmtui.engine.tokenization.protocols import ChatFormat
 from glmtui.errors import PromptTooLong
 from glmtui.language import _
 

@@ -13,15 +13,10 @@ import torch
 from torch import Tensor
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import (
-    ChatFormat,
-    LoadedInfo,
-    LoadOptions,
-    PrefillProgress,
-    Tokenizer,
-)
-from glmtui.engine.hardware.heap import trim_heap
+from glmtui.engine.api import PrefillProgress
+from glmtui.engine.hardware.host_memory import trim_heap
 from glmtui.engine.hardware.memory import peak_memory
+from glmtui.engine.model_info import LoadedInfo, LoadOptions
 from glmtui.engine.nn.decoder import Decoder
 from glmtui.engine.runtime.async_decode import async_decode
 from glmtui.engine.runtime.autotune import ChunkPacer, ThreadPacer
@@ -31,6 +26,7 @@ from glmtui.engine.runtime.prefix_cache import PrefixCache, cache_budget
 from glmtui.engine.runtime.prompt_lookup import GUESSES, PromptLookup
 from glmtui.engine.runtime.sampling import DeviceSampler, make_sampler
 from glmtui.engine.runtime.token_stream import TokenStream
+from glmtui.engine.tokenization.protocols import ChatFormat, Tokenizer
 from glmtui.errors import BadCheckpoint, PromptTooLong, UnsupportedModel, UsageError
 from glmtui.language import _
 

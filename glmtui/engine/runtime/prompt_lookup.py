@@ -21,7 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from glmtui.engine.api import Speculation
+from glmtui.engine.model_info import Speculation
 from glmtui.engine.runtime.sampling import Sampler
 
 GUESSES = 3  # tokens at once: with the one that is due as many as packed kernels are fast for

@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from glmtui.chat import FinishReason, GenerationStats, SamplingParams
-from glmtui.engine.api import PrefillProgress, Reply, ToolChatFormat
+from glmtui.engine.api import PrefillProgress, Reply
 from glmtui.engine.hardware.memory import is_out_of_memory, out_of_memory
 from glmtui.engine.tokenization.detokenizer import Detokenizer
+from glmtui.engine.tokenization.protocols import ToolChatFormat
 from glmtui.errors import EngineError
 from glmtui.language import _
 

@@ -19,11 +19,11 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from glmtui.config import Settings
-from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.registry import DEFAULT_MODEL, MODELS, KnownModel, known_model
-from glmtui.engine.hardware import machine as device
-from glmtui.engine.hardware.machine import Snapshot
+from glmtui.engine.hardware.machine import Snapshot, fits, snapshot
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import CancelFlag, Progress, ProgressHook
 from glmtui.errors import GlmtuiError, ModelError
 from glmtui.language import _
 from glmtui.net.addresses import redact_url
@@ -43,7 +43,7 @@ def fit(known: KnownModel, machine: Snapshot, quant: str) -> tuple[bool | None, 
     """
     held = {"auto": known.stored_quant, "none": None}.get(quant, quant)
     needed = known.memory_nbytes(held, min(CONTEXT_TOKENS, known.context_length))
-    room = device.fits(needed, machine)
+    room = fits(needed, machine)
     if room.fits:
         return True, _("fits, {size} GB to fetch").format(size=gigabytes(known.disk_nbytes))
     free = [gpu.free for gpu in machine.gpus] or [machine.memory.available]
@@ -64,8 +64,8 @@ def rows(settings: Settings, installed: list[ModelInfo], machine: Snapshot) -> l
         )
     for known in MODELS:
         if known.name not in here:
-            fits, note = fit(known, machine, settings.quant)
-            style = {True: "$text-success", False: "$text-warning", None: "$text-muted"}[fits]
+            has_room, note = fit(known, machine, settings.quant)
+            style = {True: "$text-success", False: "$text-warning", None: "$text-muted"}[has_room]
             found.append(_row(known.name, known.title, note, style))
     for name, server in settings.servers.items():
         asked = server.model or _("its first model")
@@ -95,7 +95,7 @@ class ModelPicker(Picker):
         known = known_model(wanted or DEFAULT_MODEL)
         super().__init__(
             _("Models"),
-            rows(settings, resolver.installed_models(), device.snapshot()),
+            rows(settings, resolver.installed_models(), snapshot()),
             selected=known.name if known else wanted,
             note=why,
             foot=_("Enter fetches and loads. Or type a folder, ORG/NAME, http://…"),

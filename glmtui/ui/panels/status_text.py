@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from glmtui.chat import Conversation
-from glmtui.engine.api import LoadedInfo
+from glmtui.engine.model_info import LoadedInfo
 from glmtui.errors import GlmtuiError, StoreError
 from glmtui.language import _, ngettext
 from glmtui.sanitize import sanitize_line

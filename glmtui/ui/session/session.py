@@ -21,18 +21,15 @@ from glmtui.engine.api import (
     Event,
     Failed,
     Finished,
-    LoadedInfo,
     LoadFailed,
     Loading,
-    LoadOptions,
     Prefilling,
     Ready,
     Reply,
     Request,
-    ServerSpec,
-    Target,
     ToolCall,
 )
+from glmtui.engine.model_info import LoadedInfo, LoadOptions, ServerSpec, Target
 from glmtui.errors import GlmtuiError
 from glmtui.net.addresses import redact_if_url
 from glmtui.sanitize import sanitize, sanitize_line

@@ -10,7 +10,6 @@ import pytest
 from rich.cells import cell_len
 
 from glmtui.cli import bench_report
-from glmtui.engine.api import LoadOptions
 from glmtui.engine.bench.plan import (
     QUESTION,
     REPLY,
@@ -28,6 +27,7 @@ from glmtui.engine.bench.plan import (
     turns_within,
 )
 from glmtui.engine.bench.rounds import WARM_UP, Bench
+from glmtui.engine.model_info import LoadOptions
 from glmtui.errors import EngineError, UsageError
 
 END = (7, 8)

@@ -16,7 +16,6 @@ import torch
 from safetensors.numpy import save
 
 from glmtui.cli import bench, command_line
-from glmtui.engine.api import LoadOptions, ModelInfo
 from glmtui.engine.bench import shapes, synthetic, transformers_peer
 from glmtui.engine.bench.bandwidth import COPY_BYTES
 from glmtui.engine.bench.own_engine import Native, step_bytes
@@ -26,8 +25,10 @@ from glmtui.engine.bench.transformers_peer import TransformersPeer
 from glmtui.engine.bench.worker import Worker, copy_worker
 from glmtui.engine.catalog.model_folder import inspect_folder
 from glmtui.engine.catalog.registry import QUANTS, known_model
-from glmtui.engine.hardware.machine import HostMemory, Snapshot
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.loading.loader import family_module
+from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.nn.packed_weight import PackedWeight
 from glmtui.errors import EngineError, OutOfMemory, UnsupportedModel
 from support.checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.engine.api import ModelInfo
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.families import detect_family
+from glmtui.engine.model_info import ModelInfo
 from glmtui.errors import UnsupportedModel
 from support.checkpoints import llama_files, write_folder
 

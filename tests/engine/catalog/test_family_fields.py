@@ -13,7 +13,6 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from glmtui.chat import SamplingParams
 from glmtui.engine import load_model
-from glmtui.engine.api import LoadOptions
 from glmtui.engine.catalog import family_fields
 from glmtui.engine.catalog.config_rules import REQUIRED
 from glmtui.engine.catalog.families import COMPATIBILITY, FAMILIES
@@ -26,6 +25,7 @@ from glmtui.engine.catalog.family_fields import (
     unsupported_fields,
 )
 from glmtui.engine.catalog.transformers_fields import parse_config_class, transformers_fields
+from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.models import chatglm, chatglm2, chatglm3, glm4, llama
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import UnsupportedModel

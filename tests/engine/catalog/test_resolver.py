@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.engine.api import ModelInfo, ServerSpec
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.families import FAMILIES
 from glmtui.engine.catalog.model_folder import Manifest
 from glmtui.engine.catalog.registry import DEFAULT_MODEL, MODELS, KnownModel, known_model
+from glmtui.engine.model_info import ModelInfo, ServerSpec
 from glmtui.errors import BadCheckpoint, ModelNotFound, UsageError
 from support.checkpoints import llama_files, write_folder
 

@@ -13,8 +13,8 @@ from gguf import GGUFWriter
 from gguf.quants import dequantize, quantize
 from safetensors.numpy import load_file
 
-from glmtui.engine.api import Progress
 from glmtui.engine.checkpoint.gguf import convert
+from glmtui.engine.progress import Progress
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from support.checkpoints import (
     HEAD,

@@ -20,10 +20,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from glmtui.chat import SamplingParams
-from glmtui.engine.api import LoadOptions, ModelInfo
 from glmtui.engine.catalog import resolver
 from glmtui.engine.compatibility.length_scaling import LengthScaling
 from glmtui.engine.loading.loader import load
+from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import EngineError
 from support.tiny_models import SMALL, make

@@ -10,13 +10,15 @@ import torch
 from torch import nn
 
 from glmtui.engine import load_model
-from glmtui.engine.api import LoadOptions, ModelInfo
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.registry import QUANTS
 from glmtui.engine.compatibility.size_check import device_of, weight_bytes
 from glmtui.engine.compatibility.transformers_model import empty_model, kv_per_token
-from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.hardware.gpu import Gpu
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.loading import loader
+from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.nn.linear import KernelChoice
 from glmtui.errors import EngineError, OutOfMemory, UnsupportedModel
 from support.transformers_models import KINDS, OPTIONS, write_model

@@ -20,10 +20,10 @@ from transformers import (
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine import load_model
-from glmtui.engine.api import LoadOptions, ModelInfo
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.families import detect_family, transformers_classes
 from glmtui.engine.compatibility.transformers_model import TransformersCache, Wrapped
+from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
 from support.checkpoints import TEMPLATE, TOKENS

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 
 from glmtui.cli import command_line
 from glmtui.engine import LoadOptions, load_model
-from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.catalog import resolver
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.checkpoint.safetensors_writer import SafetensorsWriter
 from glmtui.engine.convert.quantize import quantize_checkpoint
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import Progress
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, UsageError
 from support.goldens import GOLDEN

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from glmtui.chat import SamplingParams
 from glmtui.cli import command_line
-from glmtui.engine.api import Progress
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.convert import slim_check
 from glmtui.engine.convert.slim import TABLES, SlimStopped, slim
+from glmtui.engine.progress import Progress
 from glmtui.errors import BadCheckpoint, DownloadError, ModelError, UnsupportedModel
 from support.goldens import GOLDEN, SHARED, TOLERANCE, load, tokenizer_file
 

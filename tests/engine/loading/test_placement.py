@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmtui.chat import SamplingParams
-from glmtui.engine.api import LoadOptions
 from glmtui.engine.catalog.registry import QUANTS
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
-from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.hardware.gpu import Gpu
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.loading import loader
 from glmtui.engine.loading.memory_estimate import estimate_sizes
 from glmtui.engine.loading.pipeline import OnDevice, split_over_devices
 from glmtui.engine.loading.placement import GPU_CONTEXT, Sizes, plan_placement, split
+from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.models import llama
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.tokenization.hf_tokenizer import read_json

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from glmtui.chat import SamplingParams
 from glmtui.engine import load_model
-from glmtui.engine.api import LoadOptions
+from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.models import chatglm, chatglm2, chatglm3
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import EngineError, UnsupportedModel

@@ -11,8 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from glmtui.chat import SamplingParams
 from glmtui.engine import LoadOptions
-from glmtui.engine.api import ModelInfo
 from glmtui.engine.loading.loader import load
+from glmtui.engine.model_info import ModelInfo
 from glmtui.engine.models import llama
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import UnsupportedModel

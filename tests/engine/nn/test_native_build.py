@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from glmtui.engine.hardware import instruction_sets
+from glmtui.engine.hardware import cpu
 from glmtui.engine.nn import cpu_dtype, linear
 from glmtui.engine.nn.linear import NativeLinear, make_kernel_choice, make_linear
 from glmtui.engine.nn.native import build
@@ -132,16 +132,16 @@ def test_a_library_that_is_none_is_refused(
 
 
 @pytest.fixture
-def cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def fake_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Has another processor, by the line of /proc/cpuinfo that says what it can do."""
-    monkeypatch.setattr(instruction_sets.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(instruction_sets.sys, "platform", "linux")
-    monkeypatch.delenv(instruction_sets.LIMIT, raising=False)
+    monkeypatch.setattr(cpu.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(cpu.sys, "platform", "linux")
+    monkeypatch.delenv(cpu.ISA_VARIABLE, raising=False)
 
     def become(flags: str) -> None:
         cpuinfo = tmp_path / "cpuinfo"
         cpuinfo.write_text(f"processor : 0\n{flags}\n")
-        found = instruction_sets.cpu_flags(cpuinfo)
+        found = cpu.cpu_flags(cpuinfo)
         monkeypatch.setattr(build, "cpu_flags", lambda: found)
 
     return become
@@ -156,9 +156,9 @@ def cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None
     ],
 )
 def test_a_processor_without_what_they_use_has_none(
-    cpu: Callable[[str], None], flags: str, problem: str
+    fake_cpu: Callable[[str], None], flags: str, problem: str
 ) -> None:
-    cpu(flags)
+    fake_cpu(flags)
     said = ""
     try:
         assert build._instruction_sets() == ["avx2"]
@@ -185,22 +185,22 @@ AMX = f"{AVX512} avx512_bf16 amx_tile amx_bf16"
     ],
 )
 def test_the_environment_hides_instruction_sets(
-    cpu: Callable[[str], None],
+    fake_cpu: Callable[[str], None],
     monkeypatch: pytest.MonkeyPatch,
     flags: str,
     limit: str,
     expected: list[str],
 ) -> None:
-    cpu(flags)
-    monkeypatch.setenv(instruction_sets.LIMIT, limit)
+    fake_cpu(flags)
+    monkeypatch.setenv(cpu.ISA_VARIABLE, limit)
     assert build._instruction_sets() == expected
 
 
 def test_all_of_them_can_be_hidden(
-    cpu: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    fake_cpu: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cpu(AMX)
-    monkeypatch.setenv(instruction_sets.LIMIT, "none")
+    fake_cpu(AMX)
+    monkeypatch.setenv(cpu.ISA_VARIABLE, "none")
     build.build_kernels.cache_clear()
     try:
         assert build.build_kernels().problem == "GLMTUI_CPU_ISA says so"
@@ -214,7 +214,7 @@ def test_products_of_torch_heed_the_limit(
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     for value, expected in ((limit, dtype), ("", torch.bfloat16)):
-        monkeypatch.setenv(instruction_sets.LIMIT, value)
+        monkeypatch.setenv(cpu.ISA_VARIABLE, value)
         cpu_dtype.product_dtype.cache_clear()
         assert cpu_dtype.product_dtype() == expected
     cpu_dtype.product_dtype.cache_clear()
@@ -234,11 +234,11 @@ def test_a_limit_that_is_none_is_named() -> None:
 
 @needs_kernels
 def test_a_compiler_that_does_not_know_an_instruction_set_makes_the_rest(
-    elsewhere: Path, cpu: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+    elsewhere: Path, fake_cpu: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = 'for flag; do case $flag in *amx*) echo "unknown: $flag" >&2; exit 1;; esac; done'
     monkeypatch.setenv("CC", compiler(elsewhere, f'{old}; exec cc "$@"'))
-    cpu(AMX)
+    fake_cpu(AMX)
     library = build._loaded(build._instruction_sets())
     assert "avx512" in Path(library._name).name
 

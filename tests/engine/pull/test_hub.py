@@ -11,9 +11,9 @@ import huggingface_hub
 import huggingface_hub.constants
 import pytest
 
-from glmtui.engine.api import Progress
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.registry import MAX_CPM_BYTES
+from glmtui.engine.progress import Progress
 from glmtui.engine.pull import fetch, pull, staging
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, DownloadError, ModelNotFound, UnsupportedModel

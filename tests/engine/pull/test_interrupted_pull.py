@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from glmtui.engine import pull
-from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.registry import KnownModel, WheelSource
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import Progress
 from glmtui.engine.pull import sources, staging, wheel
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import DownloadError

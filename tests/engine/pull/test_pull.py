@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
-from glmtui.engine.api import Progress
 from glmtui.engine.catalog import resolver
+from glmtui.engine.progress import Progress
 from glmtui.engine.pull import pull
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, DownloadError, ModelNotFound, UnsupportedModel

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from glmtui.engine import pull
-from glmtui.engine.api import Progress
 from glmtui.engine.catalog import registry, resolver
 from glmtui.engine.catalog.model_folder import inspect_folder
 from glmtui.engine.catalog.registry import MODELS, KnownModel, WheelSource
+from glmtui.engine.progress import Progress
 from glmtui.engine.pull import staging, wheel
 from glmtui.errors import BadCheckpoint, DownloadError
 from support.wheels import MEMBER, known_tiny, make_wheel, nothing_is_left

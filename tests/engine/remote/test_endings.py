@@ -7,7 +7,7 @@ import time
 import pytest
 
 from glmtui.chat import Message
-from glmtui.engine.api import ServerSpec
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.remote import ServerModel, sse
 from glmtui.engine.remote import call as server_call
 from glmtui.engine.remote import reply as server_reply

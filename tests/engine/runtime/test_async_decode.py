@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
-from glmtui.engine.api import LoadedInfo, LoadOptions, Speculation
+from glmtui.engine.model_info import LoadedInfo, LoadOptions, Speculation
 from glmtui.engine.runtime import cuda_graph
 from glmtui.engine.runtime.async_decode import async_decode
 from glmtui.engine.runtime.cuda_graph import GraphedSteps

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from glmtui.chat import SamplingParams
 from glmtui.engine import LoadOptions, load_model
-from glmtui.engine.api import Speculation
+from glmtui.engine.model_info import Speculation
 from glmtui.engine.nn.layers import FEW_QUERIES
 from glmtui.engine.nn.linear import GEMV_ROWS
 from glmtui.engine.runtime import prompt_lookup

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from glmtui.chat import Conversation, GenerationStats, Message, SamplingParams, with_tools
-from glmtui.engine.api import LoadedInfo, ToolCall
+from glmtui.engine.api import ToolCall
+from glmtui.engine.model_info import LoadedInfo
 from glmtui.engine.models.chatglm3 import ROLES, RoleFormat
 from glmtui.engine.models.glm4 import ToolFormat
 from glmtui.engine.nn.kv_cache import KVCache

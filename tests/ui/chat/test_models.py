@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from glmtui.config import Server, Settings
-from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
 from glmtui.engine.catalog.registry import known_model
 from glmtui.engine.hardware import machine
-from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.hardware.gpu import Gpu
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import CancelFlag, Progress, ProgressHook
 from glmtui.errors import DownloadError
 from glmtui.ui.dialogs import model_picker
 from glmtui.ui.dialogs.conversation_picker import age
@@ -33,6 +36,7 @@ HERE = ModelInfo("smollm2", Path("/nowhere"), "llama", 8192, GB // 10, "int4 g32
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "snapshot", lambda: SMALL)
+    monkeypatch.setattr(model_picker, "snapshot", lambda: SMALL)
 
 
 class Fetched:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmtui.chat import GenerationStats, Message, last_turns
-from glmtui.engine.api import LoadedInfo
+from glmtui.engine.model_info import LoadedInfo
 from glmtui.ui.panels import stats
 from glmtui.ui.panels.device_memory import (
     Held,

@@ -19,10 +19,10 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from glmtui.engine.api import Progress, ProgressHook
 from glmtui.engine.checkpoint.gguf.blocks import WIDTH, Array, Part, layout, stored_as
 from glmtui.engine.checkpoint.gguf.file import GGUFFile, GGUFTensor, read_gguf
 from glmtui.engine.checkpoint.gguf.tokenizer import build_tokenizer
+from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.language import _
 

@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glmtui.engine.hardware.instruction_sets import (
+from glmtui.engine.hardware.cpu import (
     INSTRUCTION_SETS,
-    LIMIT,
+    ISA_VARIABLE,
     cpu_flags,
     instruction_sets,
 )
@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The sources for one instruction set, a key of `instruction_sets.INSTRUCTION_SETS`.
+    """The sources for one instruction set, a key of `cpu.INSTRUCTION_SETS`.
 
     Attributes:
         flags: for the compiler, beside FLAGS.
@@ -91,7 +91,7 @@ class BuildResult:
 
     Attributes:
         library: None where there is none.
-        isa: what the library uses, a key of `instruction_sets.INSTRUCTION_SETS`.
+        isa: what the library uses, a key of `cpu.INSTRUCTION_SETS`.
         problem: why there is no library, in words.
     """
 
@@ -105,7 +105,7 @@ def build_kernels() -> BuildResult:
     """The kernels of this process; compiled if no earlier process did.
 
     Raises:
-        ConfigError: see `instruction_sets.isa_limit`.
+        ConfigError: see `cpu.isa_limit`.
     """
     try:
         names = _instruction_sets()
@@ -129,7 +129,7 @@ def _instruction_sets() -> list[str]:
         raise CannotBuild(f"this processor lacks {', '.join(sorted(missing))}")
     names = instruction_sets(flags)
     if not names:
-        raise CannotBuild(f"{LIMIT} says so")
+        raise CannotBuild(f"{ISA_VARIABLE} says so")
     return names
 
 

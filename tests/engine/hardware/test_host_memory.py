@@ -1,14 +1,20 @@
-"""Memory that was freed goes back to the system, where the C library has to be asked for that."""
+"""Main memory within the limits of a container, and freed memory of the C heap."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
 import sys
+import types
 
+import psutil
 import pytest
 
+from glmtui.engine.hardware import cgroup
+from glmtui.engine.hardware.host_memory import HostMemory, host_memory
 from support import TESTS
+
+GB = 10**9
 
 # Frees 160 MB; prints how much of it was given back before the call of a method, and after.
 HEAPED = """
@@ -32,6 +38,36 @@ freed = resident()
 getattr(model, sys.argv[2])()
 print(full - freed, full - resident())
 """
+
+
+def limit(monkeypatch, *limits):
+    monkeypatch.setattr(cgroup, "limits", lambda: cgroup.Limits(*limits))
+
+
+def test_memory_is_the_machines_or_the_containers(monkeypatch):
+    monkeypatch.setattr(
+        psutil, "virtual_memory", lambda: types.SimpleNamespace(total=64 * GB, available=30 * GB)
+    )
+    limit(monkeypatch)
+    memory = host_memory()
+    assert (memory.total, memory.available) == (64 * GB, 30 * GB)
+    assert memory.used_by_us is not None
+    assert 5 * 10**6 < memory.used_by_us < 64 * GB
+    limit(monkeypatch, 8 * GB, 6 * GB)
+    memory = host_memory()
+    assert (memory.total, memory.available) == (8 * GB, 6 * GB)
+    limit(monkeypatch, 80 * GB, 50 * GB)
+    memory = host_memory()
+    assert (memory.total, memory.available) == (64 * GB, 30 * GB)
+
+
+def test_memory_that_cannot_be_read_is_unknown(monkeypatch):
+    def no_proc():
+        raise FileNotFoundError("/proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", no_proc)
+    limit(monkeypatch)
+    assert host_memory() == HostMemory()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others give it back of themselves")
