@@ -24,7 +24,7 @@ from glmtui.chat import Conversation, Message
 from glmtui.config import example
 from glmtui.engine.catalog.model_folder import inspect
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
-from glmtui.engine.checkpoint.gguf import convert
+from glmtui.engine.checkpoint.gguf import convert_gguf
 from glmtui.engine.checkpoint.gguf.file import read_gguf
 from glmtui.engine.checkpoint.gguf.tokenizer import build_tokenizer
 from glmtui.engine.tokenization.hf_tokenizer import TokenizerJson
@@ -180,9 +180,9 @@ def declared_tools() -> dict[str, bytes]:
 def take_gguf(data: bytes) -> None:
     path, folder = put("model.gguf", data), desk() / "converted"
     folder.mkdir(exist_ok=True)
-    with suppress(GlmtuiError):  # `convert` comes to it late
+    with suppress(GlmtuiError):  # `convert_gguf` comes to it late
         build_tokenizer(read_gguf(path))
-    convert(path, folder)
+    convert_gguf(path, folder)
 
 
 def ggufs() -> dict[str, bytes]:
@@ -210,7 +210,7 @@ def ggufs() -> dict[str, bytes]:
 def take_safetensors(data: bytes) -> None:
     checkpoint = Checkpoint(put("single/model.safetensors", data).parent, {})
     for name in checkpoint.names:
-        checkpoint.get(name)
+        checkpoint.read_weight(name)
 
 
 def safetensors() -> dict[str, bytes]:

