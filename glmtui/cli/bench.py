@@ -17,7 +17,7 @@ from glmtui.language import _
 
 if TYPE_CHECKING:
     from glmtui.config import Settings
-    from glmtui.engine.bench import EngineName, Plan
+    from glmtui.engine.bench import BenchPlan, EngineName
     from glmtui.engine.model_info import ModelInfo
 
 MODULES = {"transformers": "transformers", "llama-cpp": "llama_cpp"}
@@ -75,26 +75,26 @@ def run_bench(args: Namespace, settings: Settings) -> str:
     """Measures; returns what is to be printed. Raises GlmtuiError."""
     from glmtui.cli import bench_report
     from glmtui.cli.progress import ProgressLine
-    from glmtui.engine.bench import bench
+    from glmtui.engine.bench import run_bench
     from glmtui.engine.hardware.environment import prepare_environment
 
     plan = build_plan(args, settings)
     prepare_environment()  # for the processes that will import torch
     with ProgressLine() as line:
-        result = bench(plan, line.show)
+        result = run_bench(plan, line.show)
     if args.json:
         return bench_report.as_json(result)
     return bench_report.as_table(result, shutil.get_terminal_size().columns)
 
 
-def build_plan(args: Namespace, settings: Settings) -> Plan:
+def build_plan(args: Namespace, settings: Settings) -> BenchPlan:
     """What the arguments ask for.
 
     Raises:
         UsageError, ModelError, OutOfMemory: it cannot be done, and no process need start to see it.
     """
-    from glmtui.engine.bench import Plan, Subject, check_memory, synthetic_options
-    from glmtui.engine.bench.plan import room
+    from glmtui.engine.bench import BenchPlan, BenchTarget, check_memory, synthetic_options
+    from glmtui.engine.bench.plan import needed_context
     from glmtui.engine.hardware.cpu import physical_cores
     from glmtui.engine.hardware.machine import snapshot
 
@@ -110,27 +110,27 @@ def build_plan(args: Namespace, settings: Settings) -> Plan:
     engines: list[EngineName] = ["glmtui", *dict.fromkeys(args.against)]
     for engine in engines[1:]:
         _check_peer(engine, args)
-    subjects = tuple(
-        Subject(
+    targets = tuple(
+        BenchTarget(
             engine=engine,
             model=model,
             synthetic=args.synthetic or "",
             options=options,
             threads=args.threads or physical_cores(),
             gguf=args.gguf,
-            room=room(args.tokens),
+            context_length=needed_context(args.tokens),
         )
         for engine in engines
     )
     if args.synthetic:
-        check_memory(subjects, snapshot())
-    return Plan(subjects, args.rounds, args.tokens)
+        check_memory(targets, snapshot())
+    return BenchPlan(targets, args.rounds, args.tokens)
 
 
 def _model(args: Namespace, settings: Settings) -> ModelInfo:
     from glmtui.engine.catalog import resolver
-from glmtui.engine.catalog.registry import DEFAULT_MODEL
-from glmtui.engine.model_info import ServerSpec
+    from glmtui.engine.catalog.registry import DEFAULT_MODEL
+    from glmtui.engine.model_info import ServerSpec
 
     name = settings.model or DEFAULT_MODEL
     target = resolver.resolve(name, settings.server_specs(), settings.load_options.family)

@@ -38,9 +38,11 @@ def convert_model(args: Namespace) -> str:
     with _stop_signal() as stopped, ProgressLine() as line:
         try:
             if args.command == "slim":
-                from glmtui.engine.convert.slim import slim
+                from glmtui.engine.convert.slim import convert_to_slim
 
-                made = slim(source.path, args.target, on_progress=line, cancelled=stopped)
+                made = convert_to_slim(
+                    source.path, args.target, on_progress=line, cancelled=stopped
+                )
                 return f"{made.summary}\nChat with it: glmtui -m {made.folder}"
             from glmtui.engine.convert.quantize import quantize_checkpoint
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig
 from glmtui.engine import load_model
 from glmtui.engine.catalog import resolver
 from glmtui.engine.convert.quantize import quantize_checkpoint
-from glmtui.engine.convert.slim import slim
+from glmtui.engine.convert.slim import convert_to_slim
 from glmtui.engine.loading.loader import build_model, family_module, load
 from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.errors import BadCheckpoint
@@ -218,7 +218,7 @@ def test_no_way_in_leads_around(folders: dict[str, Path], tmp_path: Path) -> Non
     twin = Path(shutil.copytree(GOLDEN / "v1_twin_orig", tmp_path / "twin"))
     change(twin, num_layers=HUGE)
     with pytest.raises(BadCheckpoint, match="num_layers is 10000000"):
-        slim(twin, tmp_path / "slim")
+        convert_to_slim(twin, tmp_path / "slim")
 
 
 def test_sound_folders_are_taken(folders: dict[str, Path]) -> None:

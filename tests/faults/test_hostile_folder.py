@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.engine.bench.plan import Subject
-from glmtui.engine.bench.worker import Worker
+from glmtui.engine.bench.plan import BenchTarget
+from glmtui.engine.bench.worker import EngineProcess
 from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.tokenization.template_renderer import TemplateRenderer
 from glmtui.errors import GlmtuiError
@@ -92,8 +92,8 @@ def test_a_chat_template(marks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_engine_that_is_measured(marks: Path) -> None:
     here = Path.cwd()
-    subject = Subject("glmtui", None, "no such shape", LoadOptions(), 1)
-    with contextlib.suppress(GlmtuiError), Worker(subject) as worker:
+    target = BenchTarget("glmtui", None, "no such shape", LoadOptions(), 1)
+    with contextlib.suppress(GlmtuiError), EngineProcess(target) as worker:
         worker.load()
     assert not marks.exists(), marks.read_text()
     assert Path.cwd() == here

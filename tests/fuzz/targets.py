@@ -16,16 +16,14 @@ from typing import get_args
 import hub_answers
 import model_configs
 import server_answers
-import tomli
 from fuzz_folder import desk, put
-from glmtui.store.toml import load_toml
 
 from glmtui import config
 from glmtui.chat import Conversation, Message
 from glmtui.config import example
 from glmtui.engine.catalog.model_folder import inspect_folder
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
-from glmtui.engine.checkpoint.gguf import convert
+from glmtui.engine.checkpoint.gguf import convert_gguf
 from glmtui.engine.checkpoint.gguf.file import read_gguf
 from glmtui.engine.checkpoint.gguf.tokenizer import build_tokenizer
 from glmtui.engine.tokenization.hf_tokenizer import TokenizerJson
@@ -75,8 +73,6 @@ def take_conversation(data: bytes) -> None:
     """The first byte decides on the format; what can be read must be read again as it was."""
     file_format = FORMATS[data[0] % len(FORMATS)] if data else FORMATS[0]
     text = data[1:].decode("utf-8", "ignore")
-    if file_format == "toml":
-        assert tables(load_toml, text) == tables(tomli.loads, text)
     for door in (peek, import_text):
         try:
             door(text, file_format)
@@ -85,14 +81,6 @@ def take_conversation(data: bytes) -> None:
     talk = loads(text, file_format)
     for again in FORMATS:
         assert loads(dumps(talk, again), again).path == talk.path
-
-
-def tables(read: Callable[[str], object], text: str) -> object:
-    """What a reader of TOML makes of a text, or says of it; NaN, which equals nothing, as text."""
-    try:
-        return repr(read(text))
-    except (ValueError, RecursionError) as error:
-        return type(error), str(error)
 
 
 def conversations() -> dict[str, bytes]:
@@ -180,9 +168,9 @@ def declared_tools() -> dict[str, bytes]:
 def take_gguf(data: bytes) -> None:
     path, folder = put("model.gguf", data), desk() / "converted"
     folder.mkdir(exist_ok=True)
-    with suppress(GlmtuiError):  # `convert` comes to it late
+    with suppress(GlmtuiError):  # `convert_gguf` comes to it late
         build_tokenizer(read_gguf(path))
-    convert(path, folder)
+    convert_gguf(path, folder)
 
 
 def ggufs() -> dict[str, bytes]:
@@ -210,7 +198,7 @@ def ggufs() -> dict[str, bytes]:
 def take_safetensors(data: bytes) -> None:
     checkpoint = Checkpoint(put("single/model.safetensors", data).parent, {})
     for name in checkpoint.names:
-        checkpoint.get(name)
+        checkpoint.read_weight(name)
 
 
 def safetensors() -> dict[str, bytes]:

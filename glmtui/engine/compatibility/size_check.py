@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from glmtui.engine.catalog.config_rules import BAD_CONFIG_HINT, check_weight_count
 from glmtui.engine.catalog.registry import QUANTS, Quant
 from glmtui.engine.hardware.machine import Snapshot
-from glmtui.engine.loading.placement import FIRST_TOKENS, Sizes, plan_placement, scratch
+from glmtui.engine.loading.placement import FIRST_TOKENS, Sizes, plan_placement, scratch_bytes
 from glmtui.errors import BadCheckpoint, EngineError, OutOfMemory
 from glmtui.language import _
 
@@ -59,7 +59,7 @@ def device_of(
 
     def sizes_of(key: str | None) -> Sizes:
         asked = quant if key is None else QUANTS[key]
-        beside = scratch(linear, vocabulary, dtype.itemsize, packed=isinstance(asked, Quant))
+        beside = scratch_bytes(linear, vocabulary, dtype.itemsize, packed=isinstance(asked, Quant))
         return Sizes(weight_bytes(model, asked) + cache, (), 0, beside)
 
     name = "cpu" if device.type == "cpu" else name

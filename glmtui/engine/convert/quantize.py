@@ -24,11 +24,11 @@ from glmtui.engine.catalog.model_folder import (
     read_config,
 )
 from glmtui.engine.catalog.registry import CPM_FILE, EMBEDDING_BYTES, QUANTS, Quant
-from glmtui.engine.checkpoint.checkpoint import GPTQ_CONFIG, Checkpoint, RowRange
+from glmtui.engine.checkpoint.checkpoint import GPTQ_CONFIG, Checkpoint, WeightSource
 from glmtui.engine.checkpoint.safetensors_writer import SafetensorsWriter
 from glmtui.engine.convert.calibration import column_importance
 from glmtui.engine.loading.loader import build_model, family_module
-from glmtui.engine.loading.weight_filler import TABLES
+from glmtui.engine.loading.weight_filler import VOCAB_MODULES
 from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
@@ -121,7 +121,7 @@ def _nbytes(model: nn.Module, quant: Quant) -> int:
 
 def _linear_layers(model: nn.Module) -> Iterator[tuple[str, LinearPlaceholder]]:
     for path, module in model.named_modules():
-        if isinstance(module, LinearPlaceholder) and path not in TABLES:
+        if isinstance(module, LinearPlaceholder) and path not in VOCAB_MODULES:
             yield path, module
 
 
@@ -140,7 +140,7 @@ def _copy_small_files(source: Path, folder: Path, raw: Mapping[str, Any]) -> Non
 def _write_weights(
     checkpoint: Checkpoint,
     target: Path,
-    sources: Mapping[str, RowRange],
+    sources: Mapping[str, WeightSource],
     model: nn.Module,
     quant: Quant,
     matters: Mapping[str, Tensor],
@@ -162,7 +162,7 @@ def _write_weights(
     with SafetensorsWriter(target, parts) as file:
         for name in names:
             job.report(_("quantising"), min(done, total), total)
-            stored = checkpoint.get(name)
+            stored = checkpoint.read_weight(name)
             weight = _quantised(stored, quant, matters.get(name)) if name in linear else stored
             for suffix, tensor in _parts(weight):
                 file.add(name + suffix, tensor)

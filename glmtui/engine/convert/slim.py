@@ -25,7 +25,7 @@ from glmtui.engine.catalog.model_folder import inspect_folder, read_config, read
 from glmtui.engine.catalog.registry import CPM_FILE
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.checkpoint.safetensors_writer import DTYPES
-from glmtui.engine.convert.slim_check import Checked, compare_replies
+from glmtui.engine.convert.slim_check import ReplyComparison, compare_replies
 from glmtui.engine.models.chatglm import SLIM_PAD_ID, load_config
 from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.engine.pull.staging import (
@@ -39,7 +39,7 @@ from glmtui.engine.tokenization.sentencepiece_tokenizer import load_ice_text
 from glmtui.errors import BadCheckpoint, ModelError, UnsupportedModel
 from glmtui.language import _
 
-TABLES = tuple(
+VOCAB_TENSORS = tuple(
     f"{table}.{kind}"
     for table in ("transformer.word_embeddings", "lm_head")
     for kind in ("weight", "weight_scale")
@@ -50,12 +50,12 @@ PIECE_BYTES = 4 << 20  # written, read back and reported at a time
 SMALL_BYTES = 16 << 20  # room for the files that hold no weights
 
 
-class SlimStopped(ModelError):
+class SlimCancelled(ModelError):
     """The person who asked for a Slim model stopped its making."""
 
 
 @dataclass(frozen=True, slots=True)
-class Slimmed:
+class SlimResult:
     """What was made.
 
     Attributes:
@@ -68,7 +68,7 @@ class Slimmed:
     nbytes: int
     saved_bytes: int
     has_tokenizer: bool
-    checked: Checked
+    checked: ReplyComparison
 
     @property
     def summary(self) -> str:
@@ -97,7 +97,7 @@ class _Part:
         return prod(self.shape) * self.dtype.itemsize
 
     def of(self, source: Checkpoint) -> Tensor:
-        tensor = source.raw(self.name)
+        tensor = source.read_tensor(self.name)
         return (tensor[self.start :] if self.start else tensor).contiguous()
 
 
@@ -110,17 +110,17 @@ class _Job:
 
     def report(self, what: str, done: int, total: int) -> None:
         if self._cancelled.is_set():
-            raise SlimStopped("Making the Slim model was stopped; nothing of it is left.")
+            raise SlimCancelled("Making the Slim model was stopped; nothing of it is left.")
         self._on_progress(Progress(what, done, total))
 
 
-def slim(
+def convert_to_slim(
     source: Path,
     target: Path,
     *,
     on_progress: ProgressHook = lambda progress: None,
     cancelled: threading.Event | None = None,
-) -> Slimmed:
+) -> SlimResult:
     """Makes ChatGLM-6B-Slim in `target` out of the ChatGLM-6B in `source`.
 
     Memory holds one shard of the source at a time, mapped, not copied.
@@ -134,7 +134,7 @@ def slim(
         BadCheckpoint: its files are missing, damaged or do not fit together; or the new model
             does not answer as the source does.
         DownloadError: the disk is full or may not be written.
-        SlimStopped: `cancelled` was set.
+        SlimCancelled: `cancelled` was set.
     """
     job = _Job(on_progress, cancelled or threading.Event())
     raw = read_config(source)
@@ -159,7 +159,7 @@ def slim(
     row_bytes = sum(
         part.start * part.nbytes // part.shape[0] for parts in shards.values() for part in parts
     )
-    return Slimmed(target, nbytes, row_bytes, (target / TOKENIZER).is_file(), checked)
+    return SlimResult(target, nbytes, row_bytes, (target / TOKENIZER).is_file(), checked)
 
 
 def _rows_to_cut(source: Path, raw: Mapping[str, Any]) -> int:
@@ -187,17 +187,21 @@ def _plan(checkpoint: Checkpoint, vocab: int, cut: int) -> dict[Path, list[_Part
     """Which parts each new shard has, by the old one it is made of. Reads no weights."""
     plan: dict[Path, list[_Part]] = {}
     for path, names in sorted(checkpoint.shards.items()):
-        plan[path] = [_part(name, checkpoint.raw(name), vocab, cut) for name in sorted(names)]
+        plan[path] = [
+            _part(name, checkpoint.read_tensor(name), vocab, cut) for name in sorted(names)
+        ]
         checkpoint.close()
-    if TABLES[0] not in checkpoint:
+    if VOCAB_TENSORS[0] not in checkpoint:
         raise BadCheckpoint(
-            _("{folder} has no tensor {name}.").format(folder=checkpoint.folder, name=TABLES[0])
+            _("{folder} has no tensor {name}.").format(
+                folder=checkpoint.folder, name=VOCAB_TENSORS[0]
+            )
         )
     return plan
 
 
 def _part(name: str, tensor: Tensor, vocab: int, cut: int) -> _Part:
-    if name not in TABLES:
+    if name not in VOCAB_TENSORS:
         return _Part(name, 0, tensor.dtype, tuple(tensor.shape))
     rows, *columns = tensor.shape
     if rows != vocab:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 
 _FIRST_PID_NAMESPACE = 0xEFFFFFFC  # inode number of the initial namespace, PROC_PID_INIT_INO
 _TEMPERATURE_OF_CHIP = 0  # NVML_TEMPERATURE_GPU
@@ -56,7 +56,7 @@ class GpuProcess:
     @property
     def label(self) -> str:
         """Id and name for messages, such as "1234 (python)"."""
-        return f"{self.pid} ({one_line(self.name)})" if self.name else str(self.pid)
+        return f"{self.pid} ({sanitize_line(self.name)})" if self.name else str(self.pid)
 
 
 def list_gpus(environ: Mapping[str, str]) -> Iterator[Gpu]:

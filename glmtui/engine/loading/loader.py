@@ -21,11 +21,11 @@ from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.config_check import check_config
 from glmtui.engine.catalog.families import COMPATIBILITY, FAMILIES
 from glmtui.engine.catalog.registry import QUANTS, Quant
-from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource
 from glmtui.engine.hardware.cpu import physical_cores
 from glmtui.engine.hardware.machine import Snapshot, snapshot
 from glmtui.engine.hardware.memory import out_of_memory
-from glmtui.engine.loading.memory_estimate import estimate_sizes, model_parts
+from glmtui.engine.loading.memory_estimate import devices_of_parts, estimate_sizes
 from glmtui.engine.loading.pipeline import split_over_devices
 from glmtui.engine.loading.placement import Sizes, SizesOf, plan_placement
 from glmtui.engine.loading.weight_filler import WeightFiller
@@ -189,7 +189,7 @@ def find_places(
     name: str,
     device: torch.device,
     sizes_of: SizesOf,
-    sources: Mapping[str, RowRange],
+    sources: Mapping[str, WeightSource],
     machine: Snapshot,
 ) -> dict[str, torch.device]:
     """The device of each part of a model; see `placement.place`.
@@ -199,7 +199,7 @@ def find_places(
         device: what `pick_device` made of it: without CUDA "auto" is the CPU whatever NVML sees.
     """
     found = plan_placement("cpu" if device.type == "cpu" else name, sizes_of, machine)
-    return {part: torch.device(where) for part, where in model_parts(sources, found).items()}
+    return {part: torch.device(where) for part, where in devices_of_parts(sources, found).items()}
 
 
 def pick_dtype(

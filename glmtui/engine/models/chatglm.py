@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from glmtui.chat import Message, SamplingParams
 from glmtui.chat.rounds import TRAINING_TIME, rounds
 from glmtui.engine.catalog.family_fields import read_fields
-from glmtui.engine.checkpoint.checkpoint import RowRange
+from glmtui.engine.checkpoint.checkpoint import WeightSource
 from glmtui.engine.models.prefix_lm import Marks, Prefix, PrefixLMCache
 from glmtui.engine.nn.decoder import Decoder, common_prefix
 from glmtui.engine.nn.kv_cache import KVCache
@@ -238,7 +238,7 @@ class Model(Decoder):
             padding: int64 [batch], how many first tokens are padding; told with the context.
 
         Returns:
-            float32 [batch, S or 1, vocab]. RowRange that are not in memory have a logit so low that
+            float32 [batch, S or 1, vocab]. Rows that are not in memory have a logit so low that
             they are never drawn.
 
         Raises:
@@ -277,12 +277,12 @@ class Model(Decoder):
         return prefix.mask(start, length, dtype)
 
 
-def sources(config: Config) -> dict[str, RowRange]:
+def sources(config: Config) -> dict[str, WeightSource]:
     """Which checkpoint tensors make each of our parameters, by name.
 
     ``lm_head.weight`` is the embedding once more, so it is held once.
     """
-    words = RowRange("transformer.word_embeddings.weight", start=config.cut)
+    words = WeightSource("transformer.word_embeddings.weight", start=config.cut)
     found = {"embedding.weight": words, "head.weight": words}
     modules = {"norm": "final_layernorm"}
     for i in range(config.layers):
@@ -296,7 +296,7 @@ def sources(config: Config) -> dict[str, RowRange]:
         }
     for ours, theirs in modules.items():
         for kind in ("weight", "bias"):
-            found[f"{ours}.{kind}"] = RowRange(f"transformer.{theirs}.{kind}")
+            found[f"{ours}.{kind}"] = WeightSource(f"transformer.{theirs}.{kind}")
     return found
 
 

@@ -14,7 +14,7 @@ from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import ToolCall
 from glmtui.engine.catalog.family_fields import GLM4_STOP_IDS, read_fields
 from glmtui.engine.catalog.model_folder import MAX_VOCABULARY_BYTES, read_model_file
-from glmtui.engine.checkpoint.checkpoint import RowRange
+from glmtui.engine.checkpoint.checkpoint import WeightSource
 from glmtui.engine.models import chatglm2
 from glmtui.engine.models.chatglm2 import ROPE_BASE, Config, Model, original_config
 from glmtui.engine.models.chatglm3 import ROLES, RoleFormat
@@ -77,26 +77,26 @@ def _hf_config(known: Mapping[str, Any]) -> Config:
     )
 
 
-def sources(config: Config) -> dict[str, RowRange]:
+def sources(config: Config) -> dict[str, WeightSource]:
     """Which checkpoint tensors make each of our parameters, by name."""
     if not config.hf_names:
         return chatglm2.sources(config)
     found = {
-        "embedding.weight": RowRange("model.embed_tokens.weight"),
-        "norm.weight": RowRange("model.norm.weight"),
-        "head.weight": RowRange("lm_head.weight"),
+        "embedding.weight": WeightSource("model.embed_tokens.weight"),
+        "norm.weight": WeightSource("model.norm.weight"),
+        "head.weight": WeightSource("lm_head.weight"),
     }
     for i in range(config.layers):
         theirs, ours = f"model.layers.{i}", f"layers.{i}"
         found |= {
-            f"{ours}.attention_norm.weight": RowRange(f"{theirs}.input_layernorm.weight"),
-            f"{ours}.attention.out.weight": RowRange(f"{theirs}.self_attn.o_proj.weight"),
-            f"{ours}.mlp_norm.weight": RowRange(f"{theirs}.post_attention_layernorm.weight"),
-            f"{ours}.gate_up.weight": RowRange(f"{theirs}.mlp.gate_up_proj.weight"),
-            f"{ours}.down.weight": RowRange(f"{theirs}.mlp.down_proj.weight"),
+            f"{ours}.attention_norm.weight": WeightSource(f"{theirs}.input_layernorm.weight"),
+            f"{ours}.attention.out.weight": WeightSource(f"{theirs}.self_attn.o_proj.weight"),
+            f"{ours}.mlp_norm.weight": WeightSource(f"{theirs}.post_attention_layernorm.weight"),
+            f"{ours}.gate_up.weight": WeightSource(f"{theirs}.mlp.gate_up_proj.weight"),
+            f"{ours}.down.weight": WeightSource(f"{theirs}.mlp.down_proj.weight"),
         }
         for kind in ("weight", "bias") if config.qkv_bias else ("weight",):
-            found[f"{ours}.attention.qkv.{kind}"] = RowRange(
+            found[f"{ours}.attention.qkv.{kind}"] = WeightSource(
                 *(f"{theirs}.self_attn.{x}_proj.{kind}" for x in "qkv")
             )
     return found

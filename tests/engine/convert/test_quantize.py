@@ -93,7 +93,7 @@ def test_fewer_bits_stay_and_more_become_fewer(tmp_path: Path) -> None:
 def test_an_order_of_inputs_is_kept(tmp_path: Path) -> None:
     source = MADE_BY_A_TOOL / "act_order"
     info = quantize_checkpoint(found(source), tmp_path / "small", 4)
-    weight = Checkpoint(info.path, {}).get("model.layers.0.mlp.down_proj.weight")
+    weight = Checkpoint(info.path, {}).read_weight("model.layers.0.mlp.down_proj.weight")
     assert weight.order is not None  # type: ignore[union-attr]
     assert "quantization_config" not in json.loads((info.path / "config.json").read_text())
     ids = load_file(source / "logits.safetensors")["ids"].tolist()

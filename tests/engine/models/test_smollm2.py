@@ -53,7 +53,7 @@ def reference(smollm2: Path) -> LlamaForCausalLM:
     state = {}
     for name in model.state_dict():
         if name in checkpoint:
-            weight = checkpoint.get(name)
+            weight = checkpoint.read_weight(name)
             packed = isinstance(weight, PackedWeight)
             state[name] = weight.dequantize(torch.float32) if packed else weight.float()
     state["lm_head.weight"] = state["model.embed_tokens.weight"]

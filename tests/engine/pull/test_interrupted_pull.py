@@ -130,7 +130,7 @@ def test_a_disk_that_fails_on_the_way(
     def fail(*args: Any, **kwargs: Any) -> Callable[..., None]:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(sources, "convert", fail)
+    monkeypatch.setattr(sources, "convert_gguf", fail)
     with pytest.raises(DownloadError, match=said):
         pull.pull("tiny")
     assert nothing_is_left(tmp_path)

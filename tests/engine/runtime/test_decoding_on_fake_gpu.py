@@ -18,11 +18,11 @@ from glmtui.chat import SamplingParams
 from glmtui.engine.bench.synthetic import RandomWeights
 from glmtui.engine.catalog.families import detect_family
 from glmtui.engine.catalog.registry import QUANTS
-from glmtui.engine.checkpoint.checkpoint import RowRange
+from glmtui.engine.checkpoint.checkpoint import WeightSource
 from glmtui.engine.loading.loader import family_module
-from glmtui.engine.loading.memory_estimate import tied
+from glmtui.engine.loading.memory_estimate import has_tied_embeddings
 from glmtui.engine.loading.pipeline import split_over_devices
-from glmtui.engine.loading.weight_filler import TABLES, WeightFiller
+from glmtui.engine.loading.weight_filler import VOCAB_MODULES, WeightFiller
 from glmtui.engine.models.prefix_lm import PrefixLMCache
 from glmtui.engine.nn.decoder import Decoder
 from glmtui.engine.nn.kv_cache import KVCache
@@ -86,10 +86,14 @@ def build(
     with torch.device("meta"):
         model: Decoder = module.Model(config)
     device = GPU if places is None else places["embedding"]
-    sources = {n: RowRange("+".join(r.names)) for n, r in module.sources(config).items()}
+    sources = {n: WeightSource("+".join(r.names)) for n, r in module.sources(config).items()}
     weights = RandomWeights(
         {sources[name].names[0]: p.shape for name, p in model.named_parameters()},
-        {rows.names[0] for name, rows in sources.items() if name.partition(".")[0] in TABLES},
+        {
+            rows.names[0]
+            for name, rows in sources.items()
+            if name.partition(".")[0] in VOCAB_MODULES
+        },
         device=device,
         dtype=dtype,
         quant=QUANTS[quant] if quant else None,
@@ -218,7 +222,7 @@ def test_layers_on_three_gpus(family: str) -> None:
     layers = config.layers
     places = {f"layers.{i}": gpus[min(1 + i * 2 // layers, 2)] for i in range(layers)}
     places |= {"embedding": gpus[0], "norm": gpus[2], "head": gpus[2]}
-    if tied(module.sources(config)):
+    if has_tied_embeddings(module.sources(config)):
         places["head"] = gpus[0]
     model = build(family, torch.float16, "int4", places=places)
     cache = model.new_cache(64, torch.float16, gpus[0])
