@@ -174,7 +174,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         # one that waits would keep the interpreter's lock.
         self._memory.sample()
         self._memory.start()
-        self._engine = self._engine_factory(self.session.hear)
+        self._engine = self._engine_factory(self.session.on_event)
         name = self.settings.model or self.session.conversation.model
         if not name:
             here = [model.name for model in resolver.installed_models()]
@@ -228,10 +228,10 @@ class GlmtuiApp(App[None], inherit_bindings=False):
 
     def fork_conversation(self) -> None:
         """Goes on in a copy, under an id of its own; the other is left as it is on disk."""
-        self.session.cut()
+        self.session.end_reply()
         self._saver.forget(self.session.conversation.id)
         self.session.open(self.session.conversation.fork())
-        self.session.change()
+        self.session.update()
         self.tell(_("You go on in a copy of the conversation."))
 
     def leave_conversation(self, for_another: Conversation, *, carry: bool = False) -> None:

@@ -12,7 +12,7 @@ from glmtui.commands import COMMANDS
 from glmtui.commands.keymap import check, in_force
 from glmtui.config import load_settings
 from glmtui.ui.panels.help import help_text
-from support.app_pilot import SERVER, folders, running
+from support.app_pilot import SERVER, folders, run_app
 
 __all__ = ["folders"]
 
@@ -91,16 +91,16 @@ def test_two_rows_may_swap_their_keys(tmp_path: Path) -> None:
 
 async def test_the_app_goes_by_the_keys_in_force_and_shows_them(folders: Path) -> None:
     bound = {"help": ("f9",), "new": ("ctrl+o",), "open": ("ctrl+n",), "quit": ()}
-    async with running(replace(SERVER, bindings=bound)) as desk:
-        await desk.shows("F9 help")
-        await desk.pilot.press("f1")
-        await desk.pilot.press("f9")
-        await desk.shows("Keys and commands")
-        await desk.pilot.press("escape", "ctrl+n")
-        await desk.shows("Saved conversations")
-        await desk.pilot.press("escape", "ctrl+q")
-        await desk.pilot.press("ctrl+c")
-        await desk.shows("/quit quits.")
+    async with run_app(replace(SERVER, bindings=bound)) as driver:
+        await driver.wait_for_text("F9 help")
+        await driver.pilot.press("f1")
+        await driver.pilot.press("f9")
+        await driver.wait_for_text("Keys and commands")
+        await driver.pilot.press("escape", "ctrl+n")
+        await driver.wait_for_text("Saved conversations")
+        await driver.pilot.press("escape", "ctrl+q")
+        await driver.pilot.press("ctrl+c")
+        await driver.wait_for_text("/quit quits.")
     shown = help_text(in_force("default", bound)).plain
     assert "F9  /help" in shown
     assert "Ctrl+Q" not in shown
@@ -113,33 +113,33 @@ async def test_keys_of_the_list_and_of_the_prompt_are_changed_like_others(folder
         "regenerate": (),
         "listed_delete": (),
     }
-    async with running(replace(SERVER, bindings=bound)) as desk:
-        await desk.ask("first question")
-        await desk.pilot.press("ctrl+o")
-        await desk.shows("F9 pin   Ctrl+Z undo")
-        assert "delete" not in desk.screen()
-        await desk.pilot.press("f9")
-        await desk.until(lambda: any(row.pinned for row in desk.store.summaries()))
-        await desk.pilot.press("ctrl+d")
-        await desk.pilot.press("escape", "f", "ctrl+r")
-        assert len(desk.store.summaries()) == 1
-        assert not desk.app.chat.prompt.completions.display
-        await desk.pilot.press("f7")
-        await desk.shows("F7: the next")
-        assert len(desk.engine.requests) == 1
+    async with run_app(replace(SERVER, bindings=bound)) as driver:
+        await driver.ask("first question")
+        await driver.pilot.press("ctrl+o")
+        await driver.wait_for_text("F9 pin   Ctrl+Z undo")
+        assert "delete" not in driver.screen_text()
+        await driver.pilot.press("f9")
+        await driver.wait_until(lambda: any(row.pinned for row in driver.store.summaries()))
+        await driver.pilot.press("ctrl+d")
+        await driver.pilot.press("escape", "f", "ctrl+r")
+        assert len(driver.store.summaries()) == 1
+        assert not driver.app.chat.prompt.completions.display
+        await driver.pilot.press("f7")
+        await driver.wait_for_text("F7: the next")
+        assert len(driver.engine.requests) == 1
 
 
 async def test_vim_keys_scroll_where_nothing_is_typed(folders: Path) -> None:
-    async with running(replace(SERVER, keys="vim")) as desk:
-        desk.engine.pieces = ["\n\n".join(f"line {n}" for n in range(60))]
-        await desk.ask("j")
-        transcript = desk.app.chat.transcript
+    async with run_app(replace(SERVER, keys="vim")) as driver:
+        driver.engine.pieces = ["\n\n".join(f"line {n}" for n in range(60))]
+        await driver.ask("j")
+        transcript = driver.app.chat.transcript
         assert transcript.following
         transcript.focus()
         before = transcript.scroll_offset.y
-        await desk.pilot.press("ctrl+u")
-        await desk.until(lambda: transcript.scroll_offset.y < before - 3)
-        await desk.pilot.press("g", "g")
-        await desk.until(lambda: transcript.scroll_offset.y == 0)
-        await desk.pilot.press("G")
-        await desk.until(lambda: transcript.following)
+        await driver.pilot.press("ctrl+u")
+        await driver.wait_until(lambda: transcript.scroll_offset.y < before - 3)
+        await driver.pilot.press("g", "g")
+        await driver.wait_until(lambda: transcript.scroll_offset.y == 0)
+        await driver.pilot.press("G")
+        await driver.wait_until(lambda: transcript.following)

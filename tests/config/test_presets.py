@@ -9,7 +9,7 @@ import pytest
 from glmtui.chat import SamplingParams
 from glmtui.config import presets
 from glmtui.errors import ConfigError, UsageError
-from support.app_pilot import folders, running
+from support.app_pilot import folders, run_app
 
 __all__ = ["folders"]
 
@@ -52,24 +52,24 @@ def test_a_bad_entry_is_named_with_its_line_and_the_file_not_written_over(tmp_pa
 
 
 async def test_the_command_and_the_panel_are_the_same_thing(folders: Path) -> None:
-    async with running(size=(120, 40)) as desk:
-        await desk.type("/preset precise")
-        assert desk.app.session.conversation.params == presets.BUILT_IN["precise"]
-        await desk.pilot.press("f2")
-        panel = desk.app.chat.panel
+    async with run_app(size=(120, 40)) as driver:
+        await driver.submit("/preset precise")
+        assert driver.app.session.conversation.params == presets.BUILT_IN["precise"]
+        await driver.pilot.press("f2")
+        panel = driver.app.chat.panel
         assert panel is not None
-        await desk.until(lambda: panel.preset.field.value == "precise")
-        await desk.pilot.press("shift+tab", *["backspace"] * 7, *"creative")
-        assert desk.app.session.conversation.params == presets.BUILT_IN["creative"]
-        await desk.until(lambda: panel.rows[0].text == "1.1")
-        await desk.pilot.press("escape")
-        await desk.type("/set temperature 0.3")
-        await desk.type("/preset save mine")
-        await desk.pilot.press("f2")
-        await desk.shows("precise, balanced, creative, mine")
-        await desk.until(lambda: panel.preset.field.value == "mine")
-        await desk.pilot.press("f2")
-        await desk.type("/preset")
-        await desk.shows("In force: mine")
-        await desk.type("/preset min")
-        await desk.shows("There is no preset 'min'")
+        await driver.wait_until(lambda: panel.preset.field.value == "precise")
+        await driver.pilot.press("shift+tab", *["backspace"] * 7, *"creative")
+        assert driver.app.session.conversation.params == presets.BUILT_IN["creative"]
+        await driver.wait_until(lambda: panel.rows[0].text == "1.1")
+        await driver.pilot.press("escape")
+        await driver.submit("/set temperature 0.3")
+        await driver.submit("/preset save mine")
+        await driver.pilot.press("f2")
+        await driver.wait_for_text("precise, balanced, creative, mine")
+        await driver.wait_until(lambda: panel.preset.field.value == "mine")
+        await driver.pilot.press("f2")
+        await driver.submit("/preset")
+        await driver.wait_for_text("In force: mine")
+        await driver.submit("/preset min")
+        await driver.wait_for_text("There is no preset 'min'")

@@ -21,7 +21,7 @@ from glmtui.errors import GlmtuiError
 from glmtui.store import Store
 from glmtui.system import paths
 from glmtui.ui import launch
-from support.app_pilot import folders, running
+from support.app_pilot import folders, run_app
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 
@@ -143,26 +143,26 @@ async def test_the_app(old: Path) -> None:
     settings = Settings(model=ADDRESS, servers={"lab": Server(ADDRESS)})
     seen: list[str] = []
 
-    async with running() as desk:
-        desk.app.settings = settings
-        desk.engine.load_gate.clear()
-        desk.app.use_model(ADDRESS)
-        await desk.until(lambda: desk.app.session.loading is not None)
-        await desk.type("while it loads")
-        await desk.shows(SHOWN)
-        seen.append(desk.screen())
-        desk.engine.load_gate.set()
-        await desk.until(lambda: desk.app.session.answered)
-        seen.append(desk.screen())
-        desk.app.pick_model()
-        await desk.shows("lab: its first model")
-        seen.append(desk.screen())
-        desk.engine.fail_load = GlmtuiError(f"no way to {ADDRESS}")
-        await desk.pilot.press("escape")
-        desk.app.use_model(ADDRESS)
-        await desk.shows("no way to")
-        seen.append(desk.screen())
-        saved = desk.store.load(desk.app.session.conversation.id)
+    async with run_app() as driver:
+        driver.app.settings = settings
+        driver.engine.load_gate.clear()
+        driver.app.use_model(ADDRESS)
+        await driver.wait_until(lambda: driver.app.session.loading is not None)
+        await driver.submit("while it loads")
+        await driver.wait_for_text(SHOWN)
+        seen.append(driver.screen_text())
+        driver.engine.load_gate.set()
+        await driver.wait_until(lambda: driver.app.session.has_replied)
+        seen.append(driver.screen_text())
+        driver.app.pick_model()
+        await driver.wait_for_text("lab: its first model")
+        seen.append(driver.screen_text())
+        driver.engine.fail_load = GlmtuiError(f"no way to {ADDRESS}")
+        await driver.pilot.press("escape")
+        driver.app.use_model(ADDRESS)
+        await driver.wait_for_text("no way to")
+        seen.append(driver.screen_text())
+        saved = driver.store.load(driver.app.session.conversation.id)
     assert saved.model == SHOWN
     assert CANARY not in "".join(seen)
 
@@ -170,12 +170,12 @@ async def test_the_app(old: Path) -> None:
 async def test_an_old_conversation_in_the_app(old: Path) -> None:
     talk = Store(old.parent).load("last")
     assert [talk.model, talk.path[-1].model] == [SHOWN, SHOWN]
-    async with running(Settings(model=ADDRESS), conversation=talk) as desk:
-        await desk.shows("ho")
-        assert CANARY not in desk.screen()
-        await desk.type("/open")
-        await desk.shows("hi")
-        assert CANARY not in desk.screen()
+    async with run_app(Settings(model=ADDRESS), conversation=talk) as driver:
+        await driver.wait_for_text("ho")
+        assert CANARY not in driver.screen_text()
+        await driver.submit("/open")
+        await driver.wait_for_text("hi")
+        assert CANARY not in driver.screen_text()
 
 
 def test_an_old_conversation_is_saved_without_it(old: Path) -> None:

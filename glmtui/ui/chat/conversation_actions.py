@@ -82,7 +82,7 @@ class ConversationActions(ChatView):
         here = wanted is self.session.conversation
         elsewhere = {m.id for m in wanted.messages} - {m.id for m in wanted.path}
         if found.message_id in elsewhere:
-            if here and self.session.run is not None:
+            if here and self.session.reply is not None:
                 self.app.tell(_("It is on another branch, and a reply is being written on this."))
                 return
             wanted = wanted.switch(found.message_id)
@@ -95,14 +95,14 @@ class ConversationActions(ChatView):
     def action_title(self, title: str = "") -> None:
         """Gives the conversation another title, or says what it is."""
         if title:
-            self.session.change(title=title)
+            self.session.update(title=title)
         self.app.tell(status_text.title(self.session.conversation))
 
     def action_pin(self) -> None:
         """Has the conversation stand first in the list, or not any more."""
         if self._is_begun():
             pinned = not self.session.conversation.pinned
-            self.session.change(pinned=pinned)
+            self.session.update(pinned=pinned)
             self.app.tell(_("It stands first now.") if pinned else _("It stands by its age now."))
 
     def action_trash(self) -> None:

@@ -52,5 +52,5 @@ class MemoryActions(SettingsActions):
     def action_clear(self) -> None:
         """An empty page; the KV cache's memory goes back."""
         self.app.new_conversation()
-        self.session.forget()
+        self.session.clear_cache()
         self.app.tell(_("The KV cache is given back; the conversation is saved."))

@@ -105,17 +105,17 @@ class MessageActions(ChatView):
 
     def _text(self, message: Message) -> str:
         """What a message says so far; of a reply without what was thought before it."""
-        run = self.session.run
+        run = self.session.reply
         if run is not None and run.message.id == message.id:
             message = run.written
         return spoken_text(message)
 
     def idle(self) -> bool:
         """Whether no reply is being written; else the user is told."""
-        if self.session.run is not None:
+        if self.session.reply is not None:
             told = _("A reply is being written; {key} stops it.")
             self.app.tell(told.format(key=self.app.how("stop")))
-        return self.session.run is None
+        return self.session.reply is None
 
     def action_thinking(self) -> None:
         """Shows or hides what the model thought before a reply."""
@@ -197,7 +197,7 @@ class MessageActions(ChatView):
             self.app.tell(_("Only the last message can go on."))
         elif self.idle():
             self.unselect()
-            if not self.session.go_on():
+            if not self.session.continue_reply():
                 self.app.tell(_("There is no reply to go on with."))
 
     def action_edit(self) -> None:

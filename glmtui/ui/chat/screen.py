@@ -37,7 +37,7 @@ class ChatScreen(MessageActions, ConversationActions, PromptActions, MemoryActio
             return
         if command_parser.looks_like_command(text):
             await self._command(text)
-        elif self.session.run is not None:
+        elif self.session.reply is not None:
             self.idle()
         elif (question := self.with_files(text.strip("\n"))) is not None:
             self.prompt.take()
@@ -66,7 +66,7 @@ class ChatScreen(MessageActions, ConversationActions, PromptActions, MemoryActio
 
     def action_stop(self) -> None:
         """Stops the reply; with none being written, closes the notice or ends an edit."""
-        if self.session.run is not None:
+        if self.session.reply is not None:
             self.session.stop()
         elif self.notice.close() or self.app.tool_use.give_up():
             return
@@ -148,7 +148,7 @@ class ChatScreen(MessageActions, ConversationActions, PromptActions, MemoryActio
         """What Ctrl+C is for: copies a selection, stops a reply, or clears the prompt."""
         if self.get_selected_text():
             self.action_copy_text()
-        elif self.session.run is not None:
+        elif self.session.reply is not None:
             self.session.stop()
         elif self.prompt.text:
             self.prompt.take()

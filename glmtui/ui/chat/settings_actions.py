@@ -59,10 +59,10 @@ class SettingsActions(ChatView):
 
     def on_preset_row_chosen(self, event: PresetRow.Chosen) -> None:
         """A preset was named in the panel."""
-        self.session.change(params=presets.find_preset(event.name))
+        self.session.update(params=presets.find_preset(event.name))
 
     def _take_on(self, name: str) -> None:
-        self.session.change(params=presets.find_preset(name))
+        self.session.update(params=presets.find_preset(name))
         self.app.tell(_("{name}: from the next reply on.").format(name=name))
 
     def action_system(self, text: str = "") -> None:
@@ -73,9 +73,9 @@ class SettingsActions(ChatView):
     def _change(self, name: str, value: Value) -> None:
         session = self.session
         if name == "system_prompt":
-            session.change(system=None if value is None else str(value))
+            session.update(system=None if value is None else str(value))
         elif any(name == row.name for row in config.SAMPLING_FIELDS):
             values: dict[str, Any] = {name: value}
-            session.change(params=replace(session.conversation.params, **values))
+            session.update(params=replace(session.conversation.params, **values))
         else:
             raise UsageError(_("{name} cannot be changed while the app runs.").format(name=name))

@@ -65,7 +65,7 @@ class ToolUse:
             if isinstance(outcome, ToolError):
                 self._ask(call, None, str(outcome))
             elif outcome is not None:
-                self._app.session.answer(outcome.text)
+                self._app.session.answer_tool_call(outcome.text)
 
         # "No" comes first: an Enter that was meant for the prompt must not run anything.
         answers = {"no": _("No")}
@@ -97,7 +97,7 @@ class ToolUse:
         if self.waiting is None:
             return False
         self._call = None
-        self._app.session.answer(text)
+        self._app.session.answer_tool_call(text)
         return True
 
     def give_up(self) -> bool:

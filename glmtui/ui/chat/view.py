@@ -127,7 +127,7 @@ class ChatView(LineCache, Screen[None]):
         if self.panel is not None:
             self._fill(self.panel)
         self._show_status()
-        if session.run is not None and self._timer is None:
+        if session.reply is not None and self._timer is None:
             self._next_frame(SHORTEST_FRAME)
 
     def show_memory(self, memories: tuple[Memory, ...]) -> None:
@@ -151,7 +151,7 @@ class ChatView(LineCache, Screen[None]):
     def _frame(self) -> None:
         """Shows what was written since the last frame. Where time is short, frames are fewer."""
         self._timer = None
-        if self.session.run is None:
+        if self.session.reply is None:
             return
         began = time.monotonic()
         delay = LONGEST_FRAME

@@ -129,7 +129,7 @@ class LineChat:
         self._typed = PromptDrafts(paths.state_dir(), self._saver.call)
         self._sent = History(self._typed.sent_before, self._typed.keep_sent)
         self._shelf = Library(self)
-        self._engine = start_engine(self.session.hear)
+        self._engine = start_engine(self.session.on_event)
         self.session.attach(self._engine)
 
     def hear_signals(self) -> None:
@@ -246,12 +246,12 @@ class LineChat:
                 self._do_calls(0)
                 return
             except KeyboardInterrupt:
-                if self.session.run is None:  # the model goes on loading
+                if self.session.reply is None:  # the model goes on loading
                     return
                 self.session.stop()
 
     def _waits_for_the_engine(self) -> bool:
-        works = self.session.run is not None or self.session.loading is not None
+        works = self.session.reply is not None or self.session.loading is not None
         return works and not self._over
 
     def _do_calls(self, seconds: float) -> None:

@@ -55,12 +55,12 @@ class PlainChat(LineChat):
     def do_clear(self) -> None:
         """Begins anew; the KV cache's memory goes back."""
         self.do_new()
-        self.session.forget()
+        self.session.clear_cache()
 
     def do_fork(self) -> None:
         """Goes on in a copy."""
         self.session.open(self.session.conversation.fork())
-        self.session.change()
+        self.session.update()
         self._say(_("You go on in a copy of the conversation."))
 
     def do_open(self, title: str = "") -> None:
@@ -94,14 +94,14 @@ class PlainChat(LineChat):
     def do_title(self, title: str = "") -> None:
         """Gives the conversation another title, or says what it is."""
         if title:
-            self.session.change(title=title)
+            self.session.update(title=title)
         self._say(status_text.title(self.session.conversation))
 
     def do_pin(self) -> None:
         """Has the conversation stand first in the list, or not any more."""
         if self._is_begun():
             pinned = not self.session.conversation.pinned
-            self.session.change(pinned=pinned)
+            self.session.update(pinned=pinned)
             self._say(_("It stands first now.") if pinned else _("It stands by its age now."))
 
     def do_trash(self) -> None:
@@ -210,7 +210,7 @@ class PlainChat(LineChat):
 
     def do_continue_reply(self) -> None:
         """Goes on with the last reply."""
-        if not self.session.go_on():
+        if not self.session.continue_reply():
             self._say(_("There is no reply to go on with."))
 
     def do_model(self, name: str = "") -> None:
@@ -237,7 +237,7 @@ class PlainChat(LineChat):
         if row not in config.SAMPLING_FIELDS:
             raise UsageError(_("{name} cannot be changed while the app runs.").format(name=name))
         values: dict[str, Any] = {row.name: parsed}
-        self.session.change(params=replace(self.session.conversation.params, **values))
+        self.session.update(params=replace(self.session.conversation.params, **values))
 
     def do_settings(self) -> None:
         """Names the settings of this conversation."""
@@ -251,7 +251,7 @@ class PlainChat(LineChat):
 
     def do_system(self, text: str = "") -> None:
         """Says who the model is."""
-        self.session.change(system=text or None)
+        self.session.update(system=text or None)
 
     def do_preset(self, name: str = "") -> None:
         """Takes on a preset, saves one, or names them."""
@@ -260,7 +260,7 @@ class PlainChat(LineChat):
             path = presets.save_preset(rest.strip(), self.session.conversation.params)
             self._say(_("Saved to {path}.").format(path=path))
         elif name:
-            self.session.change(params=presets.find_preset(name))
+            self.session.update(params=presets.find_preset(name))
         else:
             self._say(", ".join(presets.load_presets()[0]))
 

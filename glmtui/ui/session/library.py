@@ -46,14 +46,14 @@ class Library:
     def rename(self, conversation_id: str, title: str) -> None:
         """Gives one another title."""
         if self._in_view(conversation_id):
-            self._app.session.change(title=title)
+            self._app.session.update(title=title)
         else:
             self._app.store.amend(conversation_id, title=title)
 
     def pin(self, conversation_id: str, pinned: bool) -> None:
         """Has one stand before the others, or not any more."""
         if self._in_view(conversation_id):
-            self._app.session.change(pinned=pinned)
+            self._app.session.update(pinned=pinned)
         else:
             self._app.store.amend(conversation_id, pinned=pinned)
 

@@ -86,7 +86,7 @@ class ReplyState:
     began: float = 0.0
 
     @property
-    def working(self) -> bool:
+    def started(self) -> bool:
         """Whether the engine has begun with it."""
         return self.prefill is not None or self.count > 0
 

@@ -77,13 +77,13 @@ class Session:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.conversation = conversation
-        self.run: ReplyState | None = None
+        self.reply: ReplyState | None = None
         self.model: LoadedInfo | None = None
         self.loading: tuple[str, float] | None = None
         self.load_error: GlmtuiError | None = None
         self.reply_error: GlmtuiError | None = None
         self.model_name = self._target_name = ""
-        self.answered = self.stopped = False
+        self.has_replied = self.was_stopped = False
         self.dropped_turns = self.cached_tokens = 0
         self.keep_turns: int | None = None
         self._engine: Engine | None = None
@@ -106,15 +106,15 @@ class Session:
 
     def open(self, conversation: Conversation) -> None:
         """Another conversation; a reply being written is cut and kept in its own."""
-        self.cut()
+        self.end_reply()
         self._deletions.forget()
         self.conversation = sanitized(conversation)
         self.reply_error, self.dropped_turns = None, 0
-        self.answered = self.stopped = False
+        self.has_replied = self.was_stopped = False
         self._show(self.conversation.path)
         self._changed()
 
-    def change(self, **values: SamplingParams | str | bool | None) -> None:
+    def update(self, **values: SamplingParams | str | bool | None) -> None:
         """Puts `params`, `system`, `title` or `pinned` into the conversation, from now on."""
         self.conversation = replace(self.conversation, **values)  # type: ignore[arg-type]
         if self.conversation.messages:
@@ -122,14 +122,14 @@ class Session:
         self._changed()
 
     @property
-    def answering(self) -> str:
+    def model_display_name(self) -> str:
         """The name of the model in memory, or the one that was asked for."""
         return sanitize_line(self.model.name if self.model else redact_if_url(self.model_name))
 
     def load(self, target: Target, name: str, options: LoadOptions) -> None:
         """Loads a model in place of the one there is; a question that waits is answered by it."""
-        if self.run is not None and self.run.working:
-            self.cut()
+        if self.reply is not None and self.reply.started:
+            self.end_reply()
         self._take_back()
         assert self._engine is not None
         self.model, self.loading, self.load_error = None, (redact_if_url(name), 0.0), None
@@ -138,7 +138,7 @@ class Session:
         self._engine.load(target, options)
         self._changed()
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Gives the memory of the model's KV cache back."""
         self.cached_tokens = 0
         if self._engine is not None:
@@ -186,7 +186,7 @@ class Session:
             self._show(self.conversation.path)
             self._reply()
 
-    def answer(self, text: str) -> None:
+    def answer_tool_call(self, text: str) -> None:
         """What came of the tool that the last reply calls."""
         self._say(Message("observation", sanitize(text)))
 
@@ -213,7 +213,7 @@ class Session:
         self._reply()
         return True
 
-    def go_on(self) -> bool:
+    def continue_reply(self) -> bool:
         """Continues the last reply from where it stops. False where there is none."""
         path = self.conversation.path
         if not path or path[-1].role != "assistant" or not path[-1].content:
@@ -223,18 +223,18 @@ class Session:
         return True
 
     def _reply(self, begun: Message | None = None) -> None:
-        self.reply_error, self.stopped = None, False
+        self.reply_error, self.was_stopped = None, False
         name = redact_if_url(self.model_name)
         asked = replace(self.conversation, model=name or self.conversation.model)
         self.conversation = asked
         if begun is None:
-            self.conversation = asked.add(Message("assistant", "", model=self.answering))
+            self.conversation = asked.add(Message("assistant", "", model=self.model_display_name))
             begun = self.conversation.path[-1]
         # A reply that failed before its first word says nothing to the model.
         prompt = tuple(m for m in asked.prompt if m.content or m.metadata or m.role != "assistant")
         prompt = prompt if self.keep_turns is None else last_turns(prompt, self.keep_turns)
         request = Request(next(self._ids), prompt, asked.params)
-        run = self.run = ReplyState(request, begun, saved_at=self._clock())
+        run = self.reply = ReplyState(request, begun, saved_at=self._clock())
 
         def saved() -> None:
             run.on_disk = True
@@ -246,7 +246,7 @@ class Session:
 
     def _submit(self) -> None:
         """Hands the reply to the engine once its question is on disk and there is a model."""
-        run, engine, model = self.run, self._engine, self.model
+        run, engine, model = self.reply, self._engine, self.model
         if engine is None or model is None or run is None or run.submitted or not run.on_disk:
             return
         run.submitted = True
@@ -255,7 +255,7 @@ class Session:
 
     def _take_back(self) -> None:
         """A reply that the engine has not begun waits for another model, under another id."""
-        run = self.run
+        run = self.reply
         if run is not None and run.submitted:
             self._cancel(run)
             run.request = replace(run.request, id=next(self._ids))
@@ -268,11 +268,11 @@ class Session:
 
     def stop(self) -> None:
         """Stops the reply and keeps what there is of it."""
-        run = self.run
+        run = self.reply
         if run is None:
             return
-        if run.stopping or not run.working:  # asked twice, or the engine is busy with a load
-            self.cut()
+        if run.stopping or not run.started:  # asked twice, or the engine is busy with a load
+            self.end_reply()
         else:
             run.stopping = True
             self._cancel(run)
@@ -281,16 +281,16 @@ class Session:
     def close(self) -> None:
         """Ends the reply, if one is being written, and saves what there is; the view is no more."""
         self._view, self._changed = NullView(), lambda: None
-        self.cut()
+        self.end_reply()
 
     def _cancel(self, run: ReplyState) -> None:
         if self._engine is not None and run.submitted:
             self._engine.cancel(run.request.id)
 
-    def cut(self) -> None:
+    def end_reply(self) -> None:
         """Ends the reply here and now, if one is being written; what still comes is not heard."""
-        if self.run is not None:
-            self._cancel(self.run)
+        if self.reply is not None:
+            self._cancel(self.reply)
             self._end("cancelled")
 
     def _end(
@@ -301,23 +301,23 @@ class Session:
     ) -> None:
         """Every reply ends here. `reply` is None where the engine was not waited for."""
         self.drain()
-        run, self.run = self.run, None
+        run, self.reply = self.reply, None
         assert run is not None
         added = "".join(run.pieces) + run.stream.flush() if reply is None else sanitize(reply.text)
         message = replace(
             run.message,
             content=run.message.content + added,
-            model=self.answering,
+            model=self.model_display_name,
             finish_reason=reason,
             stats=reply.stats if reply else None,
             error=sanitize(str(error)) if error else "",
         )
-        self.reply_error, self.answered, self.stopped = error, True, reason == "cancelled"
+        self.reply_error, self.has_replied, self.was_stopped = error, True, reason == "cancelled"
         if reply is not None:
             self.cached_tokens = reply.stats.prompt_tokens + reply.stats.generated_tokens
         self.dropped_turns = reply.dropped_turns if reply else self.dropped_turns
         said = [made_visible(m) for m in reply.messages] if reply else []
-        if self.stopped and not message.content and len(said) < 2:  # nothing was said
+        if self.was_stopped and not message.content and len(said) < 2:  # nothing was said
             self.conversation = self.conversation.delete(message.id)
             self._saver.save(self.conversation)
             self._show(self.conversation.path)
@@ -338,7 +338,7 @@ class Session:
 
     # ---- what the engine says
 
-    def hear(self, event: Event) -> None:
+    def on_event(self, event: Event) -> None:
         """Takes an event, on any thread, and returns at once."""
         if isinstance(event, Delta):
             self._buffer.append(event)
@@ -351,7 +351,7 @@ class Session:
         Args:
             show: whether it goes to the view now; else it does with the next that does.
         """
-        run, now, pieces = self.run, self._clock(), []
+        run, now, pieces = self.reply, self._clock(), []
         for _more in range(len(self._buffer)):  # what comes meanwhile is for the next time
             delta = self._buffer.popleft()
             if run and delta.request_id == run.request.id:
@@ -373,7 +373,7 @@ class Session:
             self._saver.save(self.conversation)
 
     def _handle(self, event: Event) -> None:
-        run = self.run
+        run = self.reply
         if isinstance(event, Loading):
             if event.name == self._target_name and self.loading:  # else of one given up
                 self.loading = (self.loading[0], event.fraction)
