@@ -27,9 +27,9 @@ DAY = datetime(2026, 1, 1, tzinfo=timezone.utc)  # the same words make the same 
 def in_tables() -> Iterator[tuple[str, str]]:
     """Words that stand plain in a table and are looked up where they are shown, and where."""
     for command in COMMANDS:
-        yield from ((command.title, "commands.py"), (command.help, "commands.py"))
+        yield from ((command.title, "commands/table.py"), (command.help, "commands/table.py"))
     for row in SETTINGS:
-        yield from ((row.help, "config.py"), (row.pattern_help, "config.py"))
+        yield from ((row.help, "config/settings.py"), (row.pattern_help, "config/settings.py"))
 
 
 def template() -> Catalog:
