@@ -1,4 +1,4 @@
-"""Work counted, not timed: the same on a fast machine, a slow one, and a busy one."""
+"""Counts function calls instead of measuring time: the result is the same on every machine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 
 def calls(function: Callable[[], object]) -> int:
-    """How many functions it calls on this thread, Python's and those in C alike.
+    """The number of Python and C functions that `function` calls on this thread.
 
-    What one call in C does is not seen, such as a search by a regular expression.
+    The work inside a single C call, such as a regular expression search, is not counted.
     """
     count = 0
 
