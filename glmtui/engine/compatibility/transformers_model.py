@@ -122,7 +122,7 @@ def load(
         load_seconds=time.perf_counter() - started,
         defaults=hub_defaults(info.path),
         backend="compatibility",
-        why_compatible=left_to_transformers(raw, info.path),
+        compatibility_reason=left_to_transformers(raw, info.path),
     )
     return LoadedModel(
         model,

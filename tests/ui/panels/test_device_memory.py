@@ -188,7 +188,7 @@ async def test_clear_gives_the_cache_back(folders: Path) -> None:
         await desk.ask("Go")
         assert desk.app.session.cached_tokens == 15
         await desk.type("/clear")
-        assert desk.engine.forgotten == 1
+        assert desk.engine.cache_clears == 1
         assert desk.app.session.cached_tokens == 0
         assert not desk.app.session.conversation.messages
         assert desk.store.load("last").path[-1].content == "Hello there."
