@@ -1,6 +1,6 @@
-"""The engine's scripting face: ``from glmtui.engine import load_model, LoadOptions``.
+"""The engine: loads models and generates replies. For scripts: `load_model` and `LoadOptions`.
 
-`load_model` is looked up when it is first used, so importing this package loads no torch.
+`load_model` is imported at its first use, so that importing this package does not import torch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The engine's face: what is asked of it, what it answers. Imports no torch and no textual.
+"""The engine's interface: a Request goes in, Events come out, each with the request's id.
 
-A *Request* goes in, *Events* come out, each with the request's id. Two things can answer: a model
-in this process (`engine.generate.LoadedModel`) and an OpenAI-compatible server
-(`engine.server.ServerModel`). Both are a `ChatModel`; whoever drives them knows only this file.
+Two classes answer as a `ChatModel`: a model in this process
+(`runtime.model_runner.LoadedModel`) and an OpenAI-compatible server (`remote.ServerModel`).
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from glmtui.errors import GlmtuiError
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One reply asked for.
+    """A request for one reply.
 
     Attributes:
-        id: chosen by the asker; comes back with every event.
-        messages: system prompt first if any, the question last. If the last message is the
-            assistant's, the reply goes on from where it stops.
+        id: chosen by the caller; every event of the reply has it.
+        messages: the system prompt first, if there is one; the question last. If the last message
+            is the assistant's, the reply continues it.
     """
 
     id: int
@@ -35,14 +34,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A tool that the model wants called.
+    """A tool call that the model asks for.
 
     Attributes:
-        name: the tool.
-        arguments: its arguments by name; None where no tools were declared, as for ChatGLM3's
-            interpreter, whose content is a program, or where they cannot be read.
-        content: what the model wrote for it, such as a fenced call or program.
-        problem: why the arguments cannot be read.
+        arguments: by name; None if they cannot be parsed, or if no tools were declared, as for
+            ChatGLM3's interpreter, whose content is a program.
+        content: what the model wrote for the call, such as a code block.
+        problem: why the arguments cannot be parsed.
     """
 
     name: str
@@ -53,15 +51,15 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One reply received, whole or cut short.
+    """A reply, complete or partial.
 
     Attributes:
-        text: what the reply adds; of a continued reply, the new part alone.
-        ids: its token ids; empty where a server does not give them.
+        text: what the reply adds; of a continued message only the new part.
+        ids: token ids; empty if a server does not report them.
         dropped_turns: how many of the oldest messages did not fit into the context.
-        messages: of models that call tools, the assistant's messages that the reply is (see
-            `Conversation.put_reply`); the last one's content is `text`.
-        call: the tool that the last of them wants called.
+        messages: for models that call tools, the assistant's messages in this reply (see
+            `Conversation.put_reply`); the content of the last is `text`.
+        call: the tool call in the last message.
     """
 
     text: str
@@ -75,16 +73,16 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class PrefillProgress:
-    """How far the prompt has been read, in tokens; `total` leaves the reused ones out."""
+    """How much of the prompt has been read, in tokens; cached tokens are in neither number."""
 
     done: int
     total: int
 
 
 class ReplyStream(Protocol):
-    """A reply as it is written: iterate for the pieces of text, then read `result`.
+    """A reply that is being generated: iterate for pieces of text, then read `result`.
 
-    `result` is valid at any time; before the end it holds what there is so far.
+    `result` can be read at any time; before the end it holds the partial reply.
     """
 
     def __iter__(self) -> Iterator[str]: ...
@@ -93,12 +91,12 @@ class ReplyStream(Protocol):
     def result(self) -> Reply: ...
 
     def close(self) -> None:
-        """Ends the reply where it is; what holds a connection lets go of it."""
+        """Ends the reply, and closes its connection if it has one."""
         ...
 
 
 class ChatModel(Protocol):
-    """Something that answers: a model in this process or a server elsewhere."""
+    """A model that replies: in this process or on a server."""
 
     @property
     def info(self) -> LoadedInfo: ...
@@ -111,24 +109,24 @@ class ChatModel(Protocol):
         cancelled: Callable[[], bool] = lambda: False,
         on_prefill: Callable[[PrefillProgress], None] = lambda progress: None,
     ) -> ReplyStream:
-        """Starts a reply. `cancelled` is read before every token and every chunk of the prompt."""
+        """Starts a reply. `cancelled` is called before each token and each chunk of the prompt."""
         ...
 
-    def forget(self) -> None:
-        """Gives back the memory of the KV cache; the next prompt is read from its start."""
+    def clear_cache(self) -> None:
+        """Frees the memory of the KV cache; the next prompt is read from its start."""
         ...
 
     def close(self) -> None:
-        """Gives back memory and connections."""
+        """Frees memory and closes connections."""
         ...
 
 
-# ---- events, from the engine to whoever asked
+# ---- events
 
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """A model is being read; `fraction` is of its bytes."""
+    """A model is loading; `fraction` of its bytes have been read."""
 
     name: str
     fraction: float
@@ -143,7 +141,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """The model could not be loaded; an earlier one, if any, is gone too."""
+    """The model could not be loaded. The model before it is no longer loaded either."""
 
     name: str
     error: GlmtuiError
@@ -167,7 +165,7 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The reply is complete, or was stopped."""
+    """The reply is complete, or was cancelled."""
 
     request_id: int
     reply: Reply
@@ -175,7 +173,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The reply could not be finished; `partial` holds what there was of it."""
+    """The reply failed; `partial` is what was generated before."""
 
     request_id: int
     error: GlmtuiError
@@ -186,26 +184,26 @@ Event: TypeAlias = Loading | Ready | LoadFailed | Prefilling | Delta | Finished 
 
 
 class Engine(Protocol):
-    """What the app holds: the one owner of the one model, working elsewhere.
+    """The owner of the one model, on another thread or in another process.
 
-    Every call returns at once; answers come as events, from another thread.
+    Every call returns at once. Results arrive as events, on another thread.
     """
 
     def load(self, target: Target, options: LoadOptions) -> None:
-        """Loads a model or calls a server, in place of the one there is.
+        """Loads a model or connects to a server, replacing the current one.
 
-        Requests sent meanwhile wait for it.
+        Requests submitted meanwhile wait for it.
         """
         ...
 
     def submit(self, request: Request) -> None: ...
 
     def cancel(self, request_id: int) -> None:
-        """Stops this reply at the next token; a waiting one finishes empty."""
+        """Stops this reply at the next token. A reply that has not begun finishes empty."""
         ...
 
-    def forget(self) -> None:
-        """Gives back the memory of the KV cache, once what was asked before is done."""
+    def clear_cache(self) -> None:
+        """Frees the memory of the KV cache, after the requests submitted before."""
         ...
 
     def close(self, timeout: float) -> bool:

@@ -1,4 +1,4 @@
-"""Models: found on disk or at a server, the options to load them with, and in memory."""
+"""Models: found on disk or at a server, the options to load them with, and loaded."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from glmtui.chat import SamplingParams
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """A model found on this machine.
+    """A model on this machine.
 
     Attributes:
-        name: what a person types to get it: a known name, a hub id, or a folder.
-        path: the folder that holds config.json and the weights.
-        family: a key of `catalog.FAMILIES`.
-        context_length: longest prompt and reply together, in tokens.
+        name: what the user types to select it: a known name, a hub id, or a folder.
+        path: the folder with config.json and the weights.
+        family: a key of `catalog.families.FAMILIES`.
+        context_length: most tokens of prompt and reply together.
         nbytes: size of the weight files.
-        stored: how the weights are kept there, such as "float16" or "int4 g32".
-        code: Python files that its config asks to be run (auto_map); they never are.
+        stored: format of the weights on disk, such as "float16" or "int4 g32".
+        code: Python files that its config wants to run (auto_map); they are never run.
     """
 
     name: str
@@ -36,10 +36,10 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """An OpenAI-compatible server: `url` ends before ``/chat/completions``.
+    """An OpenAI-compatible server; `url` is what comes before ``/chat/completions``.
 
     Attributes:
-        model: the model to ask for there; empty takes the first the server lists.
+        model: the model to request; empty means the first that the server lists.
         api_key: sent as a bearer token; never shown, logged or saved.
     """
 
@@ -52,25 +52,25 @@ Target: TypeAlias = ModelInfo | ServerSpec
 
 
 Speculation: TypeAlias = Literal["auto", "on", "off"]
-"""Guesses at the next tokens: while faster (on one GPU never), always, never. Replies are alike."""
+"""Prompt-lookup decoding: while it is faster (on a single GPU never), always, or never. It does not
+change replies."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How a model should be held in memory.
+    """How to load a model.
 
     Attributes:
         device: "auto", "cpu", "cuda", "cuda:N" or "balanced".
         dtype: "auto", "float32", "bfloat16" or "float16"; of activations and unquantised weights.
         quant: "auto" keeps the weights as they are stored; None unpacks them to `dtype`; else a
-            key of `catalog.QUANTS`.
-        context_length: room in the KV cache, in tokens; None takes the model's own.
-        family: a key of `catalog.FAMILIES` that overrides what the folder looks like.
-        slim: leave the image tokens of an original ChatGLM-6B out; their logits become the least.
-        kernel: one of `known.KERNELS`, for packed weights on a GPU.
-        cache_gb: memory for the KV caches of several conversations, in GB; None takes a share of
-            what is free once the model is loaded.
-        speculation: whether to guess the next tokens from the conversation; see `Speculation`.
+            key of `catalog.registry.QUANTS`.
+        context_length: size of the KV cache, in tokens; None means the model's own.
+        family: a key of `catalog.families.FAMILIES`, overriding detection.
+        slim: do not load the image tokens of an original ChatGLM-6B; they are then never sampled.
+        kernel: an entry of `catalog.registry.KERNELS`, for packed weights on a GPU.
+        cache_gb: memory for the KV caches of several conversations, in GB; None means a share of
+            what is free after loading.
     """
 
     device: str = "auto"
@@ -86,19 +86,21 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class LoadedInfo:
-    """A model that is ready to answer.
+    """A model that is ready to reply.
 
     Attributes:
-        device: where it runs: "cpu", "cuda:0", "cuda:0 + cuda:1", or a server's address.
-        dtype: of its activations; empty for a server.
-        quant: how its weights are held, such as "int4 g32"; empty where they are not quantised.
-        kernel: what multiplies with them on a GPU, such as "triton"; empty elsewhere.
-        context_length: None where a server does not say.
-        weight_bytes, kv_bytes_per_token: memory, the latter of the KV cache; None for a server.
-        saved_bytes: memory that leaving out unused rows of the checkpoint saved.
+        device: "cpu", "cuda:0", "cuda:0 + cuda:1", or a server's address.
+        dtype: of activations; empty for a server.
+        quant: format of quantised weights, such as "int4 g32"; empty if there are none.
+        kernel: what multiplies with them on a GPU, such as "triton"; else empty.
+        context_length: None if a server does not report it.
+        weight_bytes: memory of the weights; None for a server.
+        kv_bytes_per_token: memory of the KV cache; None for a server.
+        saved_bytes: memory saved by not loading unused rows of the checkpoint.
         defaults: the model's own sampling parameters.
-        backend: "native" is our engine, "compatibility" is transformers, "server" is elsewhere.
-        why_compatible: the field for which transformers runs a model of a family of ours.
+        backend: "native" is this engine, "compatibility" is transformers.
+        compatibility_reason: the config field because of which transformers runs a model whose
+            family this engine knows; else empty.
         calls_tools: whether tools can be declared to it (`chat.with_tools`).
     """
 
@@ -114,5 +116,5 @@ class LoadedInfo:
     load_seconds: float = 0.0
     defaults: SamplingParams = field(default_factory=SamplingParams)
     backend: Literal["native", "compatibility", "server"] = "native"
-    why_compatible: str = ""
+    compatibility_reason: str = ""
     calls_tools: bool = False

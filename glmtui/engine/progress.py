@@ -1,4 +1,4 @@
-"""Progress and cancellation of long work that is not a reply: loading, pulling, converting."""
+"""Progress and cancellation of long work other than replies: loading, pulling, converting."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a long job is.
+    """How far a long task is.
 
     Attributes:
-        what: a few words, such as "downloading model.safetensors".
+        what: a short description, such as "downloading model.safetensors".
         done, total: bytes; `total` is 0 while unknown.
     """
 
@@ -27,4 +27,4 @@ CancelFlag: TypeAlias = threading.Event
 
 
 class LoadCancelled(Exception):
-    """Loading was given up because nobody wants the model any more; no error for a user."""
+    """Loading was cancelled. Not an error that users see."""

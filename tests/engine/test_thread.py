@@ -223,19 +223,19 @@ def test_the_cache_is_given_back_once_what_was_asked_before_is_done(desk: Desk) 
     asked_first: list[int] = []
 
     def note(cancelled: Any) -> None:
-        asked_first.append(model.forgotten)
+        asked_first.append(model.cache_clears)
 
     model.pieces = ["a", note]
     desk.open = lambda cancelled: model
-    desk.engine.forget()  # with no model there is nothing to give back
+    desk.engine.clear_cache()  # with no model there is nothing to give back
     desk.load()
     desk.ask(1)
-    desk.engine.forget()
+    desk.engine.clear_cache()
     desk.ask(2)
     desk.until(Finished)
     desk.until(Finished)
     assert asked_first == [0, 1]
-    assert model.forgotten == 1
+    assert model.cache_clears == 1
 
 
 # ---- what is no Exception
@@ -310,7 +310,7 @@ def test_whatever_a_load_raises_is_told_and_the_next_one_works(
     failed = desk.until(Failed)[-1]
     assert isinstance(told, LoadFailed)
     assert isinstance(failed, Failed)
-    assert "Something unforeseen went wrong" in told.error.message
+    assert "An unexpected error occurred" in told.error.message
     answers(desk, 2)
 
 
@@ -362,9 +362,9 @@ def test_a_model_that_cannot_close_or_forget_ends_nothing(
 ) -> None:
     class Stuck(ScriptedModel):
         def close(self) -> None:
-            self.forget()
+            self.clear_cache()
 
-        def forget(self) -> None:
+        def clear_cache(self) -> None:
             if error is None:
                 panic()
             else:
@@ -372,7 +372,7 @@ def test_a_model_that_cannot_close_or_forget_ends_nothing(
 
     desk.open = lambda cancelled: Stuck(["first"])
     desk.load()
-    desk.engine.forget()
+    desk.engine.clear_cache()
     desk.ask(1)
     assert isinstance(desk.until(Finished)[-1], Finished)
     answers(desk, 2)

@@ -83,7 +83,7 @@ def check_explained(error: GlmtuiError, *words: str) -> None:
     """For a person: what it is about, and what to do; never what only we would understand."""
     assert error.message
     assert error.hint
-    for foreign in ("unforeseen", "Traceback", "Error:"):
+    for foreign in ("unexpected error", "Traceback", "Error:"):
         assert foreign not in str(error)
     for word in words:
         assert word in str(error)
@@ -328,5 +328,5 @@ def test_numbers_that_break_down(
     ended = desk.ask(params)[-1]
     assert isinstance(ended, Failed)
     assert isinstance(ended.error, EngineError)
-    check_explained(ended.error, "numbers broke down", "float32")
+    check_explained(ended.error, "invalid numbers", "float32")
     desk.works_with(sound)

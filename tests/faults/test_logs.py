@@ -68,7 +68,7 @@ def test_a_fault_is_in_the_log_and_nothing_that_was_said(faulty: Terminal) -> No
     faulty.press(b"private-question\r")
     faulty.shows("private-reply")
     faulty.press(b"private-question for the engine\r")
-    faulty.shows("unforeseen")
+    faulty.shows("unexpected")
     faulty.press(b"/fork\r")
     assert faulty.ends() == 1
     assert b"met an error of its own" in faulty.output

@@ -60,7 +60,7 @@ class FakeEngine:
         self.loads: list[tuple[Target, LoadOptions]] = []
         self.cancelled: set[int] = set()
         self.closed = False
-        self.forgotten = 0
+        self.cache_clears = 0
         self._pause = threading.Event()  # never set: a sleep that is not one
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -78,8 +78,8 @@ class FakeEngine:
         self.cancelled.add(request_id)
         self.hold.set()
 
-    def forget(self) -> None:
-        self.forgotten += 1
+    def clear_cache(self) -> None:
+        self.cache_clears += 1
 
     def close(self, timeout: float) -> bool:
         self.closed = True

@@ -83,7 +83,7 @@ class Tape(TorchDispatchMode):
 
 
 class Recorder:
-    """A `cuda_graph.Record` that makes a tape of every captured step."""
+    """A `cuda_graph.Capture` that makes a tape of every captured step."""
 
     def __init__(self) -> None:
         self.tapes: list[Tape] = []

@@ -74,15 +74,15 @@ def cleared_between(model: LoadedModel) -> list[list[int]]:
     said = []
     for n in (18, 27, 18):
         said.append(reply(model, prompt(model, n)))
-        model.forget()
+        model.clear_cache()
     return said
 
 
 def arrange(talk: Talk, patch: pytest.MonkeyPatch) -> None:
     """Makes a short talk do what a long one does."""
-    patch.setattr(cuda_graph, "BEFORE", 2)
+    patch.setattr(cuda_graph, "WARMUP_STEPS", 2)
     if talk is conversations_in_turn:
-        patch.setattr("glmtui.engine.runtime.prefix_cache.WORTH_KEEPING", 4)
+        patch.setattr("glmtui.engine.runtime.prefix_cache.MIN_BRANCH", 4)
     if talk is outgrown_caches:
         patch.setattr("glmtui.engine.nn.kv_cache.BLOCK_TOKENS", 16)
 

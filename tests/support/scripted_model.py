@@ -24,7 +24,7 @@ class ScriptedModel:
         self.pieces = pieces
         self.asked: list[tuple[list[Message], SamplingParams | None]] = []
         self.closed = False
-        self.forgotten = 0
+        self.cache_clears = 0
 
     def stream(
         self,
@@ -38,8 +38,8 @@ class ScriptedModel:
         on_prefill(PrefillProgress(3, 3))
         return ScriptedStream(self.pieces, cancelled)
 
-    def forget(self) -> None:
-        self.forgotten += 1
+    def clear_cache(self) -> None:
+        self.cache_clears += 1
 
     def close(self) -> None:
         self.closed = True

@@ -122,7 +122,7 @@ def load(
         load_seconds=time.perf_counter() - started,
         defaults=hub_defaults(info.path),
         backend="compatibility",
-        why_compatible=transformers_reason(raw, info.path),
+        compatibility_reason=transformers_reason(raw, info.path),
     )
     return LoadedModel(
         model,

@@ -28,7 +28,7 @@ class KVCache:
     Attributes:
         position: int64 [1], where a step writes and looks, while it is captured (`cuda_graph`):
             shapes and addresses then depend on the room alone, and not on the offset.
-        whole: how many tokens the prompt that is being read has, with what follows in it.
+        prompt_length: how many tokens the prompt that is being read has, with what follows in it.
     """
 
     position: Tensor | None = None

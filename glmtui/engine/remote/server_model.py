@@ -106,7 +106,7 @@ class ServerModel:
         self._reply = ServerReply(call, cancelled, on_prefill)
         return self._reply
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Nothing: what is cached is the server's."""
 
     def close(self) -> None:

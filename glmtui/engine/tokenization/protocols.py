@@ -1,4 +1,4 @@
-"""Protocols of what a model family brings for text: a tokenizer and a chat format."""
+"""Protocols of what every model family provides for text: a tokenizer and a chat format."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from glmtui.engine.api import ToolCall
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back. Text is only text: nothing in it becomes a special token."""
+    """Text to ids and back. Text never becomes a special token, whatever it spells."""
 
     @property
     def strips_leading_space(self) -> bool:
-        """Whether a text's first token brings a space that `decode` drops."""
+        """Whether the first token of a text has a leading space that `decode` removes."""
         ...
 
     def encode(self, text: str) -> list[int]: ...
@@ -27,16 +27,16 @@ class Tokenizer(Protocol):
 
 
 class ChatFormat(Protocol):
-    """Messages to prompt ids, as the model was trained to see them."""
+    """Messages to prompt ids, in the format that the model was trained on."""
 
     stop_ids: frozenset[int]
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of the conversation, ready for the reply (or in the middle of a last one)."""
+        """Ids of the conversation, up to where the reply begins or a last message continues."""
         ...
 
     def postprocess(self, text: str) -> str:
-        """A finished reply as it is shown and kept."""
+        """The text of a finished reply, as it is shown and saved."""
         ...
 
 
@@ -49,9 +49,9 @@ class ToolChatFormat(ChatFormat, Protocol):
         ...
 
     def tool_call(self, message: Message, *, declared: bool) -> ToolCall | None:
-        """The tool call that a message is; None for plain talk.
+        """The tool call in a message; None if it is a plain answer.
 
         Args:
-            declared: whether the prompt declared tools; only then can there be arguments.
+            declared: whether the prompt declared tools; only then are there arguments.
         """
         ...

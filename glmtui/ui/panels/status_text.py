@@ -143,7 +143,7 @@ def loaded(model: LoadedInfo) -> str:
         text = _("{size:.0f} MB of image tokens left out")
         parts.append(text.format(size=model.saved_bytes / 1e6))
     if model.backend == "compatibility":
-        why = f" ({model.why_compatible})" if model.why_compatible else ""
+        why = f" ({model.compatibility_reason})" if model.compatibility_reason else ""
         parts.append(_("compatibility") + why)
     return " · ".join(part for part in parts if part)
 

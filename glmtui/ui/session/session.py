@@ -142,7 +142,7 @@ class Session:
         """Gives the memory of the model's KV cache back."""
         self.cached_tokens = 0
         if self._engine is not None:
-            self._engine.forget()
+            self._engine.clear_cache()
         self._changed()
 
     # ---- branches; none of it while a reply is written

@@ -241,7 +241,7 @@ def test_ours_keeps_one_cache_whatever_it_reads(folder: Path) -> None:
     engine = OwnEngine(target(model=inspect_folder(folder)))
     for first in (5, 50, 100):
         engine.generate(range(first, first + 30), 4)
-        assert len(engine._loaded._caches) == 1
+        assert len(engine._loaded._prefix_cache) == 1
 
 
 def test_smollm2_is_measured_in_half_a_gigabyte() -> None:

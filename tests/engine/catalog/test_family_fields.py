@@ -104,7 +104,7 @@ def test_a_value_that_is_not_honoured_is_left_to_transformers(
     theirs = make(tmp_path, kind, **fields)
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.backend == "compatibility"
-    assert ours.info.why_compatible == why
+    assert ours.info.compatibility_reason == why
     assert f"({why})" in loaded(ours.info)
     check_same(ours, theirs)
 
@@ -124,7 +124,7 @@ def test_a_file_of_an_older_transformers_is_read_alike(tmp_path: Path) -> None:
     theirs = make(tmp_path, "glm", rope_parameters=rope, tie_word_embeddings=True)
     change(tmp_path, rope_parameters=..., rope_theta=10_000.0, partial_rotary_factor=1.0)
     ours = load_model(str(tmp_path), OPTIONS)
-    assert ours.info.why_compatible == "tie_word_embeddings: true, partial_rotary_factor: 1.0"
+    assert ours.info.compatibility_reason == "tie_word_embeddings: true, partial_rotary_factor: 1.0"
     check_same(ours, theirs)
 
 
@@ -132,7 +132,7 @@ def test_a_glm_with_a_tokenizer_of_its_own_is_left_to_transformers(tmp_path: Pat
     theirs = make(tmp_path, "glm")
     write_tokenizer(tmp_path)
     ours = load_model(str(tmp_path), OPTIONS)
-    assert ours.info.why_compatible == "a tokenizer of its own"
+    assert ours.info.compatibility_reason == "a tokenizer of its own"
     check_same(ours, theirs)
 
 
@@ -225,7 +225,7 @@ def test_a_field_that_only_transformers_knows_is_not_ignored(
     assert unsupported_fields({**plain, "mlp_bias": False}, "llama") == {}
     assert unsupported_fields({**plain, "mlp_bias": None, "nobodys": 1}, "llama") == {}
     ours = load_model(str(tmp_path), OPTIONS)
-    assert ours.info.why_compatible == "mlp_bias: true"
+    assert ours.info.compatibility_reason == "mlp_bias: true"
     check_same(ours, theirs)
 
 

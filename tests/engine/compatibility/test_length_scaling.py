@@ -93,7 +93,7 @@ def loaded(folder: Path) -> Iterator[LoadedModel]:
 @pytest.fixture
 def ours(loaded: LoadedModel) -> LoadedModel:
     """Without a cache, whatever was read before."""
-    loaded.forget()
+    loaded.clear_cache()
     return loaded
 
 
@@ -135,10 +135,10 @@ def test_a_prompt_and_its_reply(folder: Path, ours: LoadedModel, length: int) ->
     """Below the boundary, across it in the reply, and above it."""
     prompt = text(length)
     logits = fresh(folder)(torch.tensor([prompt])).logits[0, -1]
-    found, _ = ours.read(prompt, lambda: False, lambda progress: None)
+    found, _ = ours.prefill(prompt, lambda: False, lambda progress: None)
     assert found is not None
     assert torch.allclose(found, logits, atol=2e-4)
-    ours.forget()
+    ours.clear_cache()
     assert said(ours, prompt)[0] == wanted(folder, prompt)
 
 
@@ -183,7 +183,7 @@ def test_a_prompt_given_up_half_way(folder: Path, ours: LoadedModel) -> None:
         seen.append(1)
         return len(seen) > 2
 
-    assert ours.read(over, stop, lambda progress: None)[0] is None
+    assert ours.prefill(over, stop, lambda progress: None)[0] is None
     for prompt in (text(40), over):
         assert said(ours, prompt, 4)[0] == wanted(folder, prompt, 4)
 

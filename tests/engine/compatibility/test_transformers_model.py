@@ -73,7 +73,7 @@ def test_a_cache_cut_back_gives_the_same_reply(pair: tuple[LoadedModel, PreTrain
     longer, other = [*PROMPT, *said[:8], 9, 10], [*PROMPT[:25], 7]
     for prompt in (longer, other, PROMPT):
         reused = list(ours.stream_ids(prompt, GREEDY).ids())
-        ours.forget()
+        ours.clear_cache()
         assert list(ours.stream_ids(prompt, GREEDY).ids()) == reused
         list(ours.stream_ids(PROMPT, GREEDY).ids())
 
@@ -82,7 +82,7 @@ def test_what_was_read_is_reused_where_the_model_can_go_back(
     pair: tuple[LoadedModel, PreTrainedModel],
 ) -> None:
     ours, theirs = pair
-    ours.forget()
+    ours.clear_cache()
     list(ours.stream_ids(PROMPT, GREEDY).ids())
     stream = ours.stream_ids([*PROMPT[:30], 7, 7], GREEDY)
     list(stream.ids())
@@ -156,7 +156,7 @@ def test_a_failed_step_leaves_no_half_written_cache(
     whole = list(model.stream_ids(PROMPT, GREEDY).ids())
     for kept in (True, False):  # something in the cache before, or nothing
         if not kept:
-            model.forget()
+            model.clear_cache()
         last = model.model.inner.model.layers[1].self_attn
 
         def fail(*args: object, **kwargs: object) -> None:

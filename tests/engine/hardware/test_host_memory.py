@@ -71,7 +71,7 @@ def test_memory_that_cannot_be_read_is_unknown(monkeypatch):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others give it back of themselves")
-@pytest.mark.parametrize("method", ["forget", "close"])
+@pytest.mark.parametrize("method", ["clear_cache", "close"])
 def test_forgetting_gives_freed_memory_back(method: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", HEAPED, str(TESTS), method],

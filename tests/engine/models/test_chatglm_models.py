@@ -195,7 +195,7 @@ def test_a_context_is_reused_whole_or_not_at_all(chatglm_6b: LoadedModel) -> Non
     other = chatglm_6b.stream_ids(longer, GREEDY)
     answer = list(other.ids())
     assert other.result.stats.reused_tokens == 0
-    chatglm_6b.forget()
+    chatglm_6b.clear_cache()
     assert answer == list(chatglm_6b.stream_ids(longer, GREEDY).ids())
 
 

@@ -104,7 +104,7 @@ def test_reading_ahead_changes_no_reply(
     said = {}
     for speculation in ("off", "on"):
         monkeypatch.setattr(default, "_speculation", speculation)
-        default.forget()
+        default.clear_cache()
         messages = [Message("user", f"Repeat this: {text}"), Message("assistant", text[:40])]
         stream = default.stream(messages, replace(GREEDY, max_new_tokens=40))
         said[speculation] = list(stream.ids())

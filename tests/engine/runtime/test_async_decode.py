@@ -15,7 +15,7 @@ from glmtui.chat import SamplingParams
 from glmtui.engine.model_info import LoadedInfo, LoadOptions, Speculation
 from glmtui.engine.runtime import cuda_graph
 from glmtui.engine.runtime.async_decode import async_decode
-from glmtui.engine.runtime.cuda_graph import GraphedSteps
+from glmtui.engine.runtime.cuda_graph import CudaGraphRunner
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.runtime.sampling import DeviceSampler
 from glmtui.errors import EngineError
@@ -29,7 +29,7 @@ GREEDY = SamplingParams(temperature=0)
 
 
 def overlapping(model: LoadedModel) -> LoadedModel:
-    model._overlaps = True
+    model._decodes_async = True
     return model
 
 
@@ -44,7 +44,7 @@ def spoken(model: LoadedModel, ids: Sequence[int], params: SamplingParams, most:
     except EngineError as caught:
         error = caught.message
     reply = stream.result
-    noted = [list(ids) for _, ids in model._caches._kept]
+    noted = [list(ids) for ids in (entry.ids for entry in model._prefix_cache._entries)]
     return said, reply.ids, reply.finish_reason, reply.stats.reused_tokens, noted, error
 
 
@@ -84,7 +84,7 @@ def test_the_next_prompt_is_read_over_a_step_that_was_taken_in_vain() -> None:
     again = model.stream_ids([254, 255, 7], SamplingParams(temperature=0, max_new_tokens=2))
     assert list(again.ids()) == [8, 9]
     assert again.result.stats.reused_tokens == 2
-    cache = model._caches.cache
+    cache = model._prefix_cache.cache
     assert cache.keys[0][0, 0, : cache.offset, 0].tolist() == [254, 255, 7, 8]
 
 
@@ -113,11 +113,11 @@ class Steps:
         logits[token + 1] = torch.nan if token == self.broken_at else 10.0
         return logits
 
-    def feed(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor) -> Tensor:
         self.diary.append(("fed", int(ids)))
         return self.logits(int(ids))
 
-    def note(self, ids: Sequence[int]) -> None:
+    def commit(self, ids: Sequence[int]) -> None:
         self.diary += [("noted", token) for token in ids]
 
     def reply(self, room: int) -> list[int]:
@@ -141,7 +141,7 @@ def test_a_token_is_told_after_the_step_over_it_was_launched() -> None:
 
 def test_broken_numbers_end_a_reply_and_are_never_fed() -> None:
     steps = Steps(broken_at=7)
-    with pytest.raises(EngineError, match="broke down"):
+    with pytest.raises(EngineError, match="invalid numbers"):
         steps.reply(9)
     assert [token for what, token in steps.diary if what == "told"] == [6, 7]
     assert [token for what, token in steps.diary if what == "fed"] == [6, 7, 5]
@@ -158,7 +158,7 @@ def model(request: pytest.FixtureRequest) -> LoadedModel:
 
 
 def replies(model: LoadedModel, params: SamplingParams) -> list[object]:
-    model.forget()
+    model.clear_cache()
     return [spoken(model, prompt(model, n), params, 11) for n in (9, 14, 9, 20, 14)]
 
 
@@ -166,20 +166,20 @@ def replies(model: LoadedModel, params: SamplingParams) -> list[object]:
 def test_greedy_replies_are_the_same_in_conversations_by_turns(
     model: LoadedModel, graphs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cuda_graph, "BEFORE", 2)
-    monkeypatch.setattr("glmtui.engine.runtime.prefix_cache.WORTH_KEEPING", 4)
+    monkeypatch.setattr(cuda_graph, "WARMUP_STEPS", 2)
+    monkeypatch.setattr("glmtui.engine.runtime.prefix_cache.MIN_BRANCH", 4)
     params = SamplingParams(temperature=0, max_new_tokens=10, repetition_penalty=1.1)
     expected = replies(model, params)
     recorder = Recorder()
     if graphs:
-        monkeypatch.setattr(model, "_graphs", GraphedSteps(model.model, recorder))
-    monkeypatch.setattr(model, "_overlaps", True)
+        monkeypatch.setattr(model, "_cuda_graph", CudaGraphRunner(model.model, recorder))
+    monkeypatch.setattr(model, "_decodes_async", True)
     assert replies(model, params) == expected
     assert (recorder.replayed > 10) is graphs
 
 
 def test_a_seed_repeats_a_reply(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "_overlaps", True)
+    monkeypatch.setattr(model, "_decodes_async", True)
 
     def reply(seed: int) -> list[object]:
         params = SamplingParams(temperature=1.5, top_k=20, top_p=0.9, seed=seed, max_new_tokens=8)
@@ -209,5 +209,5 @@ def test_a_gpu_guesses_only_where_it_is_told_to(speculation: Speculation, overla
             options=options,
         )
 
-    assert made(gpu)._overlaps is overlaps
-    assert made(CPU)._overlaps is False
+    assert made(gpu)._decodes_async is overlaps
+    assert made(CPU)._decodes_async is False

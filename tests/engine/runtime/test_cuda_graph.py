@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from glmtui.engine.nn.kv_cache import KVCache
-from glmtui.engine.runtime.cuda_graph import GraphedSteps, Record, Replay
+from glmtui.engine.runtime.cuda_graph import Capture, CudaGraphRunner, Replay
 from glmtui.engine.runtime.model_runner import LoadedModel
 from support.graph_recorder import Recorder
 from support.graph_talks import (
@@ -49,7 +49,7 @@ def new_cache(model: LoadedModel) -> KVCache:
 
 
 def spoiled(step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
-    """A `Record` whose logits are off."""
+    """A `Capture` whose logits are off."""
     replay, logits = Recorder()(step)
 
     def off() -> None:
@@ -60,12 +60,12 @@ def spoiled(step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
 
 
 @torch.inference_mode()
-def logits_of(model: LoadedModel, record: Record | None, cache: KVCache, tokens: int) -> Tensor:
+def logits_of(model: LoadedModel, record: Capture | None, cache: KVCache, tokens: int) -> Tensor:
     """After a prompt and each of as many tokens; without `record` by the decoder alone."""
     decoder = model.model
     ids = prompt(model)
     rows = [decoder(torch.tensor([ids]), cache, last_only=True)[0]]
-    step = decoder if record is None else GraphedSteps(decoder, record)
+    step = decoder if record is None else CudaGraphRunner(decoder, record)
     for i in range(tokens):
         rows.append(step(torch.tensor([[ids[i % 5]]]), cache, last_only=True)[0].clone())
         assert cache.offset == len(ids) + 1 + i
@@ -90,13 +90,13 @@ def test_a_captured_step_gives_the_logits_of_a_plain_one(
 def test_what_is_off_is_not_used(model: LoadedModel) -> None:
     expected = logits_of(model, None, new_cache(model), 8)
     close(logits_of(model, spoiled, new_cache(model), 8), expected)
-    steps = GraphedSteps(model.model, spoiled)
+    steps = CudaGraphRunner(model.model, spoiled)
     with torch.inference_mode():
         cache = new_cache(model)
         steps(torch.tensor([prompt(model)]), cache)
         for _ in range(6):
             steps(torch.tensor([[prompt(model)[0]]]), cache)
-    assert "off by" in steps.refused
+    assert "off by" in steps.disabled_reason
 
 
 def test_a_graph_that_does_nothing_is_not_used(model: LoadedModel) -> None:
@@ -124,13 +124,13 @@ def test_a_graph_keeps_no_cache_alive(model: LoadedModel, monkeypatch: pytest.Mo
     with recorded(model) as recorder:
         reply(model, prompt(model, 9), 7)
         assert recorder.replayed
-        tensors = [weakref.ref(t) for t in model._caches.cache.tensors()[:4]]  # keys
+        tensors = [weakref.ref(t) for t in model._prefix_cache.cache.tensors()[:4]]  # keys
         assert all(ref() is not None for ref in tensors)
-        model._caches.cache.reserve(30)  # as the next prompt would
+        model._prefix_cache.cache.reserve(30)  # as the next prompt would
         gc.collect()
         assert [ref() for ref in tensors] == [None] * len(tensors)
-        grown = weakref.ref(model._caches.cache.keys[0])
-        model._caches.clear()
+        grown = weakref.ref(model._prefix_cache.cache.keys[0])
+        model._prefix_cache.clear()
         gc.collect()
         assert grown() is None
 
@@ -143,12 +143,12 @@ def test_padding_is_hidden_from_a_captured_step(tmp_path: Path) -> None:
     rows = [[first] * 4 + [first, marks.gmask, marks.sop], [*range(first, first + 5), *marks[::2]]]
     padding, token = torch.tensor([4, 0]), torch.full((2, 1), first)
     said = []
-    for steps in (model, GraphedSteps(model, Recorder())):
+    for steps in (model, CudaGraphRunner(model, Recorder())):
         cache = model.new_cache(64, torch.float32, CPU, batch=2)
         with torch.inference_mode():
             model(torch.tensor(rows), cache, last_only=True, padding=padding)
             said.append([steps(token, cache, last_only=True).clone() for _ in range(8)])
-    assert isinstance(steps, GraphedSteps)
+    assert isinstance(steps, CudaGraphRunner)
     assert steps._graph is not None
     close(torch.cat(said[1]), torch.cat(said[0]))
 
@@ -160,14 +160,14 @@ def test_padding_is_hidden_from_a_captured_step(tmp_path: Path) -> None:
 def recorded(model: LoadedModel, *, overlaps: bool = False) -> Iterator[Recorder]:
     """The model decoding through tapes."""
     recorder = Recorder()
-    model.forget()
+    model.clear_cache()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "_graphs", GraphedSteps(model.model, recorder))
-        patch.setattr(model, "_overlaps", overlaps)
+        patch.setattr(model, "_cuda_graph", CudaGraphRunner(model.model, recorder))
+        patch.setattr(model, "_decodes_async", overlaps)
         yield recorder
-        assert model._graphs is not None
-        assert model._graphs.refused == ""
-        model.forget()
+        assert model._cuda_graph is not None
+        assert model._cuda_graph.disabled_reason == ""
+        model.clear_cache()
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_replies_are_those_without_a_graph(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     arrange(talk, monkeypatch)
-    model.forget()
+    model.clear_cache()
     expected = talk(model)
     with recorded(model, overlaps=overlaps) as recorder:
         assert talk(model) == expected
@@ -192,10 +192,10 @@ def test_what_a_captured_step_reads_is_kept_by_the_model_or_the_cache(model: Loa
     """Nothing else has an address that lasts as long as the graph."""
     with recorded(model) as recorder:
         reply(model, prompt(model, 25), 12)
-        assert model._graphs is not None
-        graph = model._graphs._graph
+        assert model._cuda_graph is not None
+        graph = model._cuda_graph._graph
         assert graph is not None
-        kept = [graph.ids, graph.position, *model._caches.cache.tensors()]
+        kept = [graph.ids, graph.position, *model._prefix_cache.cache.tensors()]
         for module in model.model.modules():
             kept += [value for value in vars(module).values() if isinstance(value, Tensor)]
             kept += module.parameters(recurse=False)

@@ -9,7 +9,7 @@ from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import PrefillProgress
 from glmtui.engine.hardware.memory import peak_memory
 from glmtui.engine.runtime import model_runner
-from glmtui.engine.runtime.context_window import fit_prompt
+from glmtui.engine.runtime.context_window import fit_messages
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.runtime.token_stream import TokenStream
 from glmtui.errors import EngineError, OutOfMemory, PromptTooLong
@@ -164,7 +164,7 @@ def test_old_turns_leave_the_prompt_when_the_context_is_full() -> None:
 
 def test_the_system_prompt_never_leaves() -> None:
     messages = [Message("system", "S"), Message("user", "x" * 9), Message("user", "y")]
-    ids, dropped = fit_prompt(toy().chat_format, messages, 8, 10)
+    ids, dropped = fit_messages(toy().chat_format, messages, 8, 10)
     assert (bytes(ids), dropped) == (b"sSuy", 1)
 
 

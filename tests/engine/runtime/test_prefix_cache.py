@@ -17,7 +17,7 @@ PLENTY = 10**9
 
 @pytest.fixture(autouse=True)
 def _small_branches_are_worth_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prefix_cache, "WORTH_KEEPING", 8)
+    monkeypatch.setattr(prefix_cache, "MIN_BRANCH", 8)
     monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK_TOKENS", 16)
 
 
@@ -32,7 +32,7 @@ def read(some: PrefixCache, *ids: int) -> int:
     new = torch.tensor(ids[reused:], dtype=torch.float32)[None, None, :, None]
     cache.update(0, new, new)
     cache.advance(len(ids) - reused)
-    some.note(ids[reused:])
+    some.commit(ids[reused:])
     assert held(cache) == list(ids)
     return reused
 
@@ -132,23 +132,23 @@ def test_going_back_forgets_the_last_ids() -> None:
 def test_ids_noted_for_a_failed_step_do_not_count() -> None:
     some = shelf()
     read(some, *ONE)
-    some.note([1, 2])
+    some.commit([1, 2])
     assert read(some, *ONE, 1, 2) == len(ONE)
 
 
 def test_the_budget_is_what_was_asked_for_or_a_share_of_what_is_free() -> None:
     assert cache_budget(1.5, CPU) == 1_500_000_000
     assert cache_budget(0, CPU) == 0
-    assert 0 < cache_budget(None, CPU) <= prefix_cache.MOST_ON_CPU
+    assert 0 < cache_budget(None, CPU) <= prefix_cache.MAX_CPU_BYTES
 
 
 def test_forgetting_frees_them_all() -> None:
     model = toy()
     for prompt in (ONE, OTHER):
         list(model.stream_ids(prompt, SamplingParams(temperature=0, max_new_tokens=1)).ids())
-    assert len(model._caches) == 2
-    model.forget()
-    assert len(model._caches) == 0
+    assert len(model._prefix_cache) == 2
+    model.clear_cache()
+    assert len(model._prefix_cache) == 0
 
 
 @pytest.mark.parametrize("name", ["v1_twin_orig", "v2_32k_tiny", "glm4_tiny"])
@@ -170,7 +170,7 @@ def test_switching_changes_no_reply(name: str) -> None:
         reused += stream.result.stats.reused_tokens
     assert reused > 0
     for prompt, reply in zip(prompts, replies, strict=True):
-        model.forget()
+        model.clear_cache()
         assert list(model.stream_ids(prompt, greedy).ids()) == reply
 
 

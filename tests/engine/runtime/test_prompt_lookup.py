@@ -15,7 +15,12 @@ from glmtui.engine.nn.layers import FEW_QUERIES
 from glmtui.engine.nn.linear import GEMV_ROWS
 from glmtui.engine.runtime import prompt_lookup
 from glmtui.engine.runtime.model_runner import LoadedModel
-from glmtui.engine.runtime.prompt_lookup import GUESSES, NgramIndex, PromptLookup, SpeculationGate
+from glmtui.engine.runtime.prompt_lookup import (
+    MAX_DRAFT,
+    NgramIndex,
+    PromptLookup,
+    SpeculationTuner,
+)
 from glmtui.engine.runtime.sampling import make_sampler
 from support.goldens import GOLDEN, load
 
@@ -27,18 +32,18 @@ GREEDY = SamplingParams(temperature=0, max_new_tokens=16)
 
 def test_a_guess_is_what_followed_the_last_ids_before() -> None:
     lookup = NgramIndex([1, 2, 3, 4, 5, 9, 1, 2, 3])
-    assert lookup.guess(3) == [4, 5, 9]
-    assert lookup.guess(1) == [4]
-    assert lookup.guess(0) == []
+    assert lookup.draft(3) == [4, 5, 9]
+    assert lookup.draft(1) == [4]
+    assert lookup.draft(0) == []
     lookup.append(7)
-    assert lookup.guess(3) == []
+    assert lookup.draft(3) == []
 
 
 def test_the_latest_place_counts_and_the_end_itself_does_not() -> None:
-    assert NgramIndex([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3]).guess(1) == [5]
-    assert NgramIndex([1, 2, 3]).guess(1) == []
-    assert NgramIndex([7, 7, 7, 7]).guess(3) == [7]
-    assert NgramIndex([1, 2]).guess(1) == []
+    assert NgramIndex([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3]).draft(1) == [5]
+    assert NgramIndex([1, 2, 3]).draft(1) == []
+    assert NgramIndex([7, 7, 7, 7]).draft(3) == [7]
+    assert NgramIndex([1, 2]).draft(1) == []
 
 
 # ---- replies
@@ -151,7 +156,7 @@ def test_what_a_reply_leaves_in_the_cache_serves_the_next(model: LoadedModel) ->
     going_on = model.stream_ids(longer, GREEDY)
     ids = list(going_on.ids())
     assert going_on.result.stats.reused_tokens >= len(longer) - 1
-    model.forget()
+    model.clear_cache()
     assert list(model.stream_ids(longer, GREEDY).ids()) == ids
 
 
@@ -206,23 +211,23 @@ def test_guesses_that_cost_more_than_they_give_rest() -> None:
 
 
 def test_one_slow_step_decides_nothing() -> None:
-    worth = SpeculationGate()
+    worth = SpeculationTuner()
     for _ in range(5):
-        worth.learn(1.0, 1, guessed=False)
-        worth.learn(1.2, 3, guessed=True)
-    worth.learn(50.0, 3, guessed=True)
-    assert worth.guess_now()
-    worth.learn(1.2, 1, guessed=True)
-    assert worth.guess_now()
+        worth.record(1.0, 1, drafted=False)
+        worth.record(1.2, 3, drafted=True)
+    worth.record(50.0, 3, drafted=True)
+    assert worth.use_draft()
+    worth.record(1.2, 1, drafted=True)
+    assert worth.use_draft()
 
 
 def test_the_other_choice_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_lookup, "PROBE_EVERY", 4)
-    worth = SpeculationGate()
-    worth.learn(1.0, 1, guessed=False)
-    worth.learn(1.2, 1, guessed=True)
-    assert [worth.guess_now() for _ in range(8)] == [False] * 3 + [True] + [False] * 3 + [True]
+    worth = SpeculationTuner()
+    worth.record(1.0, 1, drafted=False)
+    worth.record(1.2, 1, drafted=True)
+    assert [worth.use_draft() for _ in range(8)] == [False] * 3 + [True] + [False] * 3 + [True]
 
 
 def test_guesses_are_as_many_as_a_few_rows_are_fast_and_exact_for() -> None:
-    assert min(GEMV_ROWS, FEW_QUERIES) > GUESSES
+    assert min(GEMV_ROWS, FEW_QUERIES) > MAX_DRAFT

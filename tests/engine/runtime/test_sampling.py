@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
-from glmtui.engine.runtime.sampling import DeviceSampler, distribution, make_sampler, shares
+from glmtui.engine.runtime.sampling import (
+    DeviceSampler,
+    dense_distribution,
+    distribution,
+    make_sampler,
+)
 from glmtui.errors import EngineError
 from support.goldens import SHARED
 
@@ -37,7 +42,7 @@ def test_filters_agree_with_the_original() -> None:
         assert ids[order].tolist() == sorted(row["kept_ids"])
         wanted = torch.tensor(row["probs"])[ids]
         torch.testing.assert_close(probabilities, wanted, atol=1e-5, rtol=1e-4)
-        ours = shares(torch.tensor(row["logits"]), None, params)
+        ours = dense_distribution(torch.tensor(row["logits"]), None, params)
         torch.testing.assert_close(ours[ids], wanted, atol=1e-5, rtol=1e-4)
         assert ours.count_nonzero() == len(ids)
 
@@ -104,7 +109,7 @@ def test_draws_follow_the_distribution() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_broken_numbers_are_an_error(temperature: float) -> None:
     sampler = make_sampler(SamplingParams(temperature=temperature))
-    with pytest.raises(EngineError, match="broke down"):
+    with pytest.raises(EngineError, match="invalid numbers"):
         sampler(logits(0, float("nan"), 1), ())
 
 
@@ -133,16 +138,18 @@ def test_shares_are_the_distribution() -> None:
         ids = torch.randint(vocabulary, (20,), generator=generator)
         candidates, probabilities = distribution(some, ids.tolist(), params)
         wanted = torch.zeros(vocabulary).scatter(0, candidates, probabilities)
-        ours = shares(some, torch.zeros(vocabulary, dtype=torch.bool).scatter(0, ids, True), params)
+        ours = dense_distribution(
+            some, torch.zeros(vocabulary, dtype=torch.bool).scatter(0, ids, True), params
+        )
         least = 1e-30  # below it a float32 may be none
         assert torch.equal(ours > least, wanted > least)
         torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=1e-5)
 
 
 def test_shares_keep_ties_as_the_distribution_does() -> None:
-    kept = shares(logits(1, 3, 2, 2, 0), None, SamplingParams(top_k=2))
+    kept = dense_distribution(logits(1, 3, 2, 2, 0), None, SamplingParams(top_k=2))
     assert kept.nonzero().flatten().tolist() == [1, 2, 3]
-    even = shares(torch.zeros(4), None, SamplingParams(top_p=0.5))
+    even = dense_distribution(torch.zeros(4), None, SamplingParams(top_p=0.5))
     assert even.tolist() == [0.5, 0.5, 0, 0]
 
 

@@ -17,7 +17,7 @@ from glmtui.engine.model_info import LoadedInfo
 from glmtui.engine.models.chatglm3 import ROLES, RoleFormat
 from glmtui.engine.models.glm4 import ToolFormat
 from glmtui.engine.nn.kv_cache import KVCache
-from glmtui.engine.runtime.autotune import ChunkPacer
+from glmtui.engine.runtime.autotune import ChunkTuner
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.runtime.token_stream import TokenStream
 from glmtui.tools import Parameter, Tool
@@ -87,7 +87,7 @@ def speaker(says: str, kind: type[RoleFormat] = RoleFormat) -> LoadedModel:
     model = LoadedModel(
         Speaker(ids), tokenizer, form, form.stop_ids, info, dtype=torch.float32, device=CPU
     )
-    model._chunks = ChunkPacer(CHUNK, CHUNK)
+    model._chunk_tuner = ChunkTuner(CHUNK, CHUNK)
     return model
 
 

@@ -145,7 +145,7 @@ def test_the_commands_that_need_no_screen(folders: Path) -> None:
     assert "Hello there." in target.read_text("utf-8")
     for words in ("Last reply", "user: one", "fake: Hello there.", "in a copy"):
         assert words in text
-    assert engine.forgotten == 1
+    assert engine.cache_clears == 1
     assert engine.loads[-1][1].quant == "int8"
     assert "/keep [N]: Give the model the last N turns only" in text
     assert "/theme" not in text
