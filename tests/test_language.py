@@ -88,7 +88,7 @@ def test_what_is_compiled_is_what_is_written(code: str) -> None:
 def test_babel_finds_every_call() -> None:
     """A call inside an f-string is found by some Pythons and not by others."""
     known = {text for message in catalogue.template() for text in ids(message)}
-    for path in language.FOLDER.parent.rglob("*.py"):
+    for path in language.LOCALE_FOLDER.parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 if node.func.id not in ("_", "N_", "ngettext"):
@@ -117,7 +117,7 @@ def untranslated(node: ast.expr) -> bool:
 
 
 def test_an_error_is_said_in_the_language_that_is_spoken() -> None:
-    for path in language.FOLDER.parent.rglob("*.py"):
+    for path in language.LOCALE_FOLDER.parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ERRORS:
                 said = [ast.unparse(word) for word in node.args[:2] if untranslated(word)]

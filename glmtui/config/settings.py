@@ -24,7 +24,7 @@ from glmtui.engine.catalog.families import FAMILIES
 from glmtui.engine.catalog.registry import KERNELS, QUANTS
 from glmtui.engine.model_info import LoadOptions, ServerSpec
 from glmtui.errors import ConfigError
-from glmtui.language import _
+from glmtui.language import Language, _
 from glmtui.system import paths
 
 MAX_PROBLEMS = 20  # then the rest of the file is left out
@@ -193,7 +193,7 @@ class Settings:
     format: Literal["toml", "json"] = setting(
         "How new conversations are written; both kinds are always read.", "toml", table="storage"
     )
-    language: Literal["auto", "en", "zh"] = setting(
+    language: Literal["auto", Language] = setting(
         "The language of the app; auto is the locale's.", "auto", table="ui"
     )
     theme: str = setting("Colours; the app's theme list names them all.", "ink", table="ui")

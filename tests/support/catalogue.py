@@ -18,9 +18,9 @@ from babel.messages.pofile import read_po, write_po
 
 from glmtui.commands import COMMANDS
 from glmtui.config import SETTINGS
-from glmtui.language import FOLDER, LANGUAGES
+from glmtui.language import LANGUAGES, LOCALE_FOLDER
 
-SOURCES = FOLDER.parent
+SOURCES = LOCALE_FOLDER.parent
 DAY = datetime(2026, 1, 1, tzinfo=timezone.utc)  # the same words make the same file
 
 
@@ -46,7 +46,7 @@ def template() -> Catalog:
 
 def path(language: str) -> Path:
     """The catalogue of a language, as a person edits it."""
-    return FOLDER / language / "LC_MESSAGES" / "glmtui.po"
+    return LOCALE_FOLDER / language / "LC_MESSAGES" / "glmtui.po"
 
 
 def load(language: str) -> Catalog:

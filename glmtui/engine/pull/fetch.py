@@ -98,7 +98,7 @@ def fetch(file: RemoteFile, target: Path, private: Mapping[str, str], job: Job, 
             except (_Broken, httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
                 job.raise_if_cancelled()
                 if isinstance(error, RedirectRefused) and error.target:
-                    raise not_followed(error, file.url, file.hub) from error
+                    raise redirect_error(error, file.url, file.hub) from error
                 failures = 0 if out.tell() - most >= PROGRESS_BYTES else failures + 1
                 most = max(most, out.tell())
                 if failures == ATTEMPTS:
@@ -175,14 +175,14 @@ def _receive(
     pace = _Pace(have)
     with (
         abort_when(line, lambda: job.cancelled.is_set() or pace.stalled(out.tell())),
-        client_on(line) as client,
+        open_client(line) as client,
         stream_get(client, file.url, {"Range": f"bytes={have}-"}, private) as response,
     ):
         status, host = response.status_code, sanitize_line(response.url.host)
         if status in (408, 429) or status >= 500:
             raise _Broken(_("{host} answers {status}").format(host=host, status=status))
         if status not in (200, 206):
-            raise refused_by(response, file.name, file.url, file.hub)
+            raise response_error(response, file.name, file.url, file.hub)
         begins = _begins(response) if status == 206 else 0
         if begins != have:  # it does not resume: from the start, then
             out.seek(0)
@@ -229,7 +229,7 @@ def _is_intact(part: Path, file: RemoteFile, job: Job) -> bool:
 
 
 @contextlib.contextmanager
-def client_on(line: AbortHandle) -> Iterator[httpx.Client]:
+def open_client(line: AbortHandle) -> Iterator[httpx.Client]:
     """A client to fetch with. Raises DownloadError for a proxy or certificates that are none."""
     try:
         with http_client(line) as client:
@@ -246,7 +246,7 @@ def client_on(line: AbortHandle) -> Iterator[httpx.Client]:
         raise DownloadError(str(error), _("See SSL_CERT_FILE and SSL_CERT_DIR.")) from error
 
 
-def new_base(there: str, asked: str, hub: str) -> str:
+def redirected_base(there: str, asked: str, hub: str) -> str:
     """Where a mirror has moved: what of `there` stands for `hub` in `asked`, as it may be shown.
 
     All of `there` where it does not end as `asked` does.
@@ -255,9 +255,9 @@ def new_base(there: str, asked: str, hub: str) -> str:
     return redact_url(there).removesuffix(path)
 
 
-def not_followed(error: RedirectRefused, asked: str, hub: str) -> DownloadError:
+def redirect_error(error: RedirectRefused, asked: str, hub: str) -> DownloadError:
     """A redirect that is not followed, as a person needs to hear it."""
-    address = new_base(error.target, asked, hub)
+    address = redirected_base(error.target, asked, hub)
     return DownloadError(
         _("{hub} redirects to {address}, which is not followed: {reason}.").format(
             hub=redact_url(hub or asked), address=address, reason=error
@@ -268,7 +268,7 @@ def not_followed(error: RedirectRefused, asked: str, hub: str) -> DownloadError:
     )
 
 
-def refused_by(response: httpx.Response, what: str, asked: str, hub: str) -> DownloadError:
+def response_error(response: httpx.Response, what: str, asked: str, hub: str) -> DownloadError:
     """The status of a response to a request for `asked`, as a person needs to hear it.
 
     Args:
@@ -277,10 +277,10 @@ def refused_by(response: httpx.Response, what: str, asked: str, hub: str) -> Dow
     """
     status, there = response.status_code, str(response.url)
     if is_same_service(httpx.URL(asked), response.url):
-        return refused(status, what, asked)
+        return status_error(status, what, asked)
     if status not in (401, 403):
-        return refused(status, what, there)
-    address = new_base(there, asked, hub)
+        return status_error(status, what, there)
+    address = redirected_base(there, asked, hub)
     moved = address != redact_url(there)
     return DownloadError(
         _("{hub} redirects to {address}, which refuses access to {what} (HTTP {status}).").format(
@@ -294,7 +294,7 @@ def refused_by(response: httpx.Response, what: str, asked: str, hub: str) -> Dow
     )
 
 
-def refused(status: int, what: str, url: str) -> DownloadError:
+def status_error(status: int, what: str, url: str) -> DownloadError:
     """An HTTP status as a person needs to hear it."""
     parts = parse_http_url(url)
     host = sanitize_line(parts.hostname or "") if parts else redact_url(url)

@@ -21,10 +21,10 @@ from glmtui.engine.catalog.model_folder import MANIFEST
 from glmtui.engine.catalog.registry import CPM_FILE, MAX_CPM_BYTES
 from glmtui.engine.pull.fetch import (
     RemoteFile,
-    client_on,
-    new_base,
-    not_followed,
-    refused_by,
+    open_client,
+    redirect_error,
+    redirected_base,
+    response_error,
 )
 from glmtui.engine.pull.staging import Job
 from glmtui.errors import DownloadError, UnsupportedModel
@@ -107,20 +107,20 @@ class Hub:
         try:
             with (
                 abort_when(line, job.cancelled.is_set, API_SECONDS),
-                client_on(line) as client,
+                open_client(line) as client,
                 stream_get(client, url, private_headers=self.private) as response,
             ):
                 if response.status_code != 200:
-                    raise refused_by(response, repo, url, self.base)
+                    raise response_error(response, repo, url, self.base)
                 there = response.url
                 body = read_body(response, MAX_API_BYTES)
         except RedirectRefused as error:
             if error.target:
-                raise not_followed(error, url, self.base) from error
-            raise unreachable(self.base, str(error)) from error
+                raise redirect_error(error, url, self.base) from error
+            raise hub_error(self.base, str(error)) from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
             job.raise_if_cancelled()
-            raise unreachable(self.base, type(error).__name__) from error
+            raise hub_error(self.base, type(error).__name__) from error
         try:
             return parse_repository(body, self.base)
         except DownloadError as error:
@@ -129,7 +129,7 @@ class Hub:
             raise DownloadError(
                 _("{hub} redirects to {address}. {reason}").format(
                     hub=redact_url(self.base),
-                    address=new_base(str(there), url, self.base),
+                    address=redirected_base(str(there), url, self.base),
                     reason=error.message,
                 ),
                 _("If it has moved there, set hub.endpoint or HF_ENDPOINT to the new address."),
@@ -157,10 +157,10 @@ def parse_repository(body: bytes, hub: str) -> Repository:
     try:
         told = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise unreachable(hub, type(error).__name__) from error
+        raise hub_error(hub, type(error).__name__) from error
     siblings = told.get("siblings") if isinstance(told, dict) else None
     if not isinstance(siblings, list):
-        raise unreachable(hub, _("no list of files"))
+        raise hub_error(hub, _("no list of files"))
     revision = told.get("sha")
     if not isinstance(revision, str) or not (
         SHA1.fullmatch(revision) or SHA256.fullmatch(revision)
@@ -203,7 +203,7 @@ def choose_files(repo: str, files: Sequence[RemoteFile], hub: str) -> list[Remot
     return chosen
 
 
-def unreachable(hub: str, reason: str) -> DownloadError:
+def hub_error(hub: str, reason: str) -> DownloadError:
     """The error for a hub that does not answer, or not as a hub does."""
     return DownloadError(
         _("{endpoint} cannot be reached, or is no hub ({error}).").format(
@@ -247,7 +247,7 @@ def _check(chosen: Sequence[RemoteFile], hub: str) -> None:
         if not sound.fullmatch(file.etag):
             raise _no_checksum(hub, file.etag)
         if file.size < 0:
-            raise unreachable(hub, _("no size of {name}").format(name=file.name))
+            raise hub_error(hub, _("no size of {name}").format(name=file.name))
 
 
 def _too_many(hub: str) -> DownloadError:

@@ -237,7 +237,7 @@ def test_a_reply_is_continued_without_its_thoughts_and_not_within_them():
         chat = ServerModel(ServerSpec(server.url, "m"))
         list(chat.stream([*HI, Message("assistant", "<think>\nHm.\n</think>\n\nFou")]))
         assert server.asked[0]["messages"][-1] == {"role": "assistant", "content": "Fou"}
-        with pytest.raises(ServerError, match="in its thoughts"):
+        with pytest.raises(ServerError, match="during its reasoning"):
             list(chat.stream([*HI, Message("assistant", "<think>\nHm.")]))
         assert len(server.asked) == 1
 
@@ -310,7 +310,7 @@ def test_a_list_that_drips_is_not_waited_for_where_a_model_is_named(monkeypatch)
 
     with serving(drip) as server:
         assert ServerModel.connect(ServerSpec(server.url, "mine")).info.name == "mine"
-        with pytest.raises(ServerError, match="did not send the whole of its answer"):
+        with pytest.raises(ServerError, match="did not complete its answer"):
             ServerModel.connect(ServerSpec(server.url))
 
 

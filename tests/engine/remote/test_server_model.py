@@ -12,8 +12,7 @@ import pytest
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import PrefillProgress
 from glmtui.engine.model_info import ServerSpec
-from glmtui.engine.remote import ServerModel
-from glmtui.engine.remote import reply as server_reply
+from glmtui.engine.remote import ServerModel, server_reply
 from glmtui.errors import ServerError
 from support.fake_server import MODELS, delta, serving
 
@@ -56,7 +55,7 @@ def test_a_server_without_a_list_needs_a_name():
         with pytest.raises(ServerError, match="no chat server at"):
             ServerModel.connect(ServerSpec(server.url))
     with serving(lambda exchange: exchange.json({"data": []})) as server:
-        with pytest.raises(ServerError, match="which models") as caught:
+        with pytest.raises(ServerError, match="does not list its models") as caught:
             ServerModel.connect(ServerSpec(server.url))
         assert "[servers.NAME]" in caught.value.hint
 
@@ -385,8 +384,8 @@ def test_a_reply_is_continued():
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        ("Assistant response prefill is not supported", "will not go on with a reply"),
-        ("Unrecognized argument: continue_final_message", "will not go on with a reply"),
+        ("Assistant response prefill is not supported", "cannot continue a reply"),
+        ("Unrecognized argument: continue_final_message", "cannot continue a reply"),
         ("temperature must be at most 2", "refused the request (400)"),
     ],
 )

@@ -1,7 +1,7 @@
-"""Fields of a request that a server does not take, by that name or at all.
+"""Adjusts the fields of requests to what a server accepts: renames or drops fields.
 
-Reads the words of a refusal, changes the request and remembers what was changed. What the words
-say of a field's *value* is no such case: the setting is the user's, and is named in the hint.
+The server's error text says which field it refuses. If it objects to the *value* of a field,
+nothing is adjusted: the value is the user's setting, which the error message then names.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-SETTINGS = {
+SETTING_OF_FIELD = {
     "temperature": "temperature",
     "top_p": "top_p",
     "top_k": "top_k",
@@ -20,13 +20,13 @@ SETTINGS = {
     "repetition_penalty": "repetition_penalty",
     "repeat_penalty": "repetition_penalty",
 }
-"""The setting of each field that a user can set."""
+"""Request fields, with the name of the setting that each comes from."""
 
 _RENAMES = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
-_OURS = ("stream_options", "return_progress")  # sent unasked: any word against them is enough
-_OPTIONAL = (*SETTINGS, *_OURS, "stream")
+_UNREQUESTED = ("stream_options", "return_progress")  # not from settings: dropped if just mentioned
+_ADJUSTABLE = (*SETTING_OF_FIELD, *_UNREQUESTED, "stream")
 
-_NOT_TAKEN = re.compile(
+_UNSUPPORTED = re.compile(
     r"un(?:supported|known|recogni[sz]ed|expected|available)|not (?:be )?(?:supported|permitted"
     r"|allowed|recogni[sz]ed|implemented|available|known|a valid (?:param|arg|field|prop|option))"
     r"|(?:does|do|is|are|can|must|should)(?:n't| not|not) (?:\w+ )?"
@@ -36,7 +36,7 @@ _NOT_TAKEN = re.compile(
     r"|use ['`\"]?max_|cannot both|not both|only one of|不支持|未知|无法识别|不允许|仅支持",
     re.IGNORECASE,
 )
-_VALUE = re.compile(
+_VALUE_RANGE = re.compile(
     r"must be|should be|(?:less|greater|larger|smaller|higher|lower|more) than|at (?:most|least)"
     r"|between|out of range|in the range|m(?:ax|in)imum|too (?:big|large|small|high|low|many)"
     r"|exceed|[<>]=?\s*-?\d|必须|范围|超出|大于|小于|不能超过",
@@ -47,57 +47,62 @@ _STREAM = re.compile(
     r"|support(?:s|ed)? stream",
     re.IGNORECASE,
 )
-_BOTH = re.compile(r"both|only one|one of", re.IGNORECASE)
+_EXCLUSIVE = re.compile(r"both|only one|one of", re.IGNORECASE)
 
 
-class RequestFields:
-    """What is known of the fields that one server takes; shared by all requests to it."""
+class FieldAdjustments:
+    """The fields that one server refuses; shared by all requests to it.
+
+    Attributes:
+        dropped: names of fields that are left out; "stream" is sent as False instead.
+        renamed: from our name of a field to the server's.
+    """
 
     def __init__(self) -> None:
         self.dropped: frozenset[str] = frozenset()
         self.renamed: Mapping[str, str] = {}
 
     def apply(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The request with the names this server takes, without the fields it does not."""
+        """Return the request with fields renamed and dropped for this server."""
         named = {self.renamed.get(name, name): value for name, value in body.items()}
         if "stream" in self.dropped:
             named["stream"] = False
-        gone = self.dropped - {"stream"}
+        dropped = self.dropped - {"stream"}
         if named.get("stream") is False:
-            gone |= {"stream_options"}
-        return {name: value for name, value in named.items() if name not in gone}
+            dropped |= {"stream_options"}
+        return {name: value for name, value in named.items() if name not in dropped}
 
-    def learn(self, other: RequestFields) -> None:
-        """Takes over what was found out about this server meanwhile."""
+    def merge(self, other: FieldAdjustments) -> None:
+        """Add the adjustments of `other`."""
         self.dropped |= other.dropped
         self.renamed = {**self.renamed, **other.renamed}
 
-    def copy(self) -> RequestFields:
-        """One that can be changed while it is not known whether that helps."""
-        made = RequestFields()
-        made.learn(self)
-        return made
+    def copy(self) -> FieldAdjustments:
+        adjustments = FieldAdjustments()
+        adjustments.merge(self)
+        return adjustments
 
     def adjust(self, body: Mapping[str, Any], words: str) -> bool:
-        """Changes what is sent, so that these words of a refusal need not be said again.
+        """Add an adjustment that avoids the error with the text `words`.
 
         Args:
-            body: the request that was refused, as `apply` made it.
+            body: the refused request, as returned by `apply`.
 
-        Returns: False where the words are about no field that can be left out.
+        Returns:
+            False if the error is not about a field that can be renamed or dropped.
         """
-        named = [name for name in mentioned(words, body) if name in _OPTIONAL]
-        named = [name for name in named if name not in self.dropped]  # "stream" stays, as False
-        ours = [name for name in named if name in _OURS]
-        if ours:
-            self.dropped |= set(ours)
+        candidates = set(_ADJUSTABLE) - self.dropped  # a dropped "stream" is in the body as False
+        named = [name for name in mentioned_fields(words, body) if name in candidates]
+        unrequested = [name for name in named if name in _UNREQUESTED]
+        if unrequested:
+            self.dropped |= set(unrequested)
             return True
-        if "top_k" in named and body["top_k"] == -1:  # which is no filter: as good as no field
+        if "top_k" in named and body["top_k"] == -1:  # -1 disables the filter, as does no field
             self.dropped |= {"top_k"}
             return True
-        if not _NOT_TAKEN.search(words) or not named:
+        if not _UNSUPPORTED.search(words) or not named:
             return False
-        if len(named) > 1 and _BOTH.search(words):
+        if len(named) > 1 and _EXCLUSIVE.search(words):
             self.dropped |= {named[-1]}
             return True
         if len(named) > 1 and "stream" in named:
@@ -111,8 +116,8 @@ class RequestFields:
         return True
 
 
-def mentioned(words: str, fields: Iterable[str]) -> list[str]:
-    """The fields that the words name, in the order of `fields`."""
+def mentioned_fields(words: str, fields: Iterable[str]) -> list[str]:
+    """The fields that an error text names, in the order of `fields`."""
     return [
         name
         for name in fields
@@ -120,6 +125,6 @@ def mentioned(words: str, fields: Iterable[str]) -> list[str]:
     ]
 
 
-def about_a_value(words: str) -> bool:
-    """Whether the words are about a value that is out of its range."""
-    return bool(_VALUE.search(words)) and not _NOT_TAKEN.search(words)
+def is_about_value(words: str) -> bool:
+    """Whether an error text is about a value out of range."""
+    return bool(_VALUE_RANGE.search(words)) and not _UNSUPPORTED.search(words)
