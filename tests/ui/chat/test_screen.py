@@ -236,7 +236,7 @@ async def test_settings_by_command_go_with_the_conversation() -> None:
         assert desk.engine.requests[0].params.temperature == 0.3
         assert desk.engine.requests[0].messages[0].content == "You are a poet."
         await desk.type("/set temperature 9")
-        await desk.shows("is not a number from 0 to 2")
+        await desk.shows("must be from 0 to 2, not 9")
         await desk.type("/set temperature")
         assert desk.app.session.conversation.params.temperature is None
 

@@ -178,7 +178,7 @@ async def test_keep_gives_the_model_the_last_turns_and_deletes_nothing(folders: 
         await desk.ask("five")
         assert len(desk.engine.requests[-1].messages) == 9
         await desk.type("/keep 0")
-        await desk.shows("is not a whole number from 1")
+        await desk.shows("must be from 1 to 10000, not 0")
     async with running(replace(SERVER, keep_turns=1)) as desk:
         assert desk.app.session.keep_turns == 1
 
@@ -200,4 +200,4 @@ async def test_quant_loads_the_model_again(folders: Path) -> None:
         await desk.until(lambda: len(desk.engine.loads) == 2)
         assert desk.engine.loads[-1][1].quant == "int4"
         await desk.type("/quant int5")
-        await desk.shows("is not one of auto, none, int8, int4")
+        await desk.shows("must be one of auto, none, int8, int4")

@@ -31,7 +31,7 @@ async def test_every_sampling_setting_and_the_system_prompt_have_a_row_with_help
         for setting in SAMPLING_FIELDS:
             await desk.shows(setting.name)
         await desk.shows("system_prompt")
-        await desk.shows("Longest reply, in tokens.")
+        await desk.shows("Maximum length of the reply, in tokens.")
 
 
 async def test_a_valid_value_is_in_force_from_the_next_reply_and_saved() -> None:
@@ -48,7 +48,7 @@ async def test_a_bad_value_says_what_is_wrong_and_changes_nothing() -> None:
     async with running(size=(120, 40)) as desk:
         await desk.pilot.press("f2", *"1.5")
         await desk.pilot.press("backspace", "backspace", "backspace", *"9")
-        await desk.shows("is not a number from 0 to 2")
+        await desk.shows("must be from 0 to 2, not 9")
         assert row(desk, "temperature").has_class("-wrong")
         assert desk.app.session.conversation.params.temperature in (None, 1.0)
         await desk.pilot.press("backspace")
