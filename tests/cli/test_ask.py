@@ -220,7 +220,7 @@ def test_bad_settings_are_named_and_stop_nothing(says, capsys, place):
     assert run("hi") == 0
     out, err = capsys.readouterr()
     assert out == "Hello\n"
-    assert "config.toml, line 2: sampling.temperature = 9 is not a number from 0 to 2" in err
+    assert "config.toml, line 2: temperature must be from 0 to 2, not 9" in err
 
 
 def test_errors_cannot_act_on_the_terminal(says, capsys):

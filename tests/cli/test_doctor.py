@@ -100,7 +100,7 @@ def test_bad_settings_are_found_and_are_no_failure(place, capsys):
     file = place / "my.toml"
     file.write_text("modle = 1\n")
     assert command_line.main(["--config", str(file), "doctor"]) == 0
-    assert f'{file}, line 1: there is no setting "modle"' in capsys.readouterr().out
+    assert f'{file}, line 1: unknown setting "modle"' in capsys.readouterr().out
 
 
 def test_it_changes_nothing(place):

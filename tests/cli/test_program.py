@@ -103,7 +103,7 @@ def test_a_damaged_model_is_named_and_the_others_are_listed(start, tmp_path):
     code, out, err = end(start("models"))
     assert code == 0
     assert "smollm2" in out
-    assert err.startswith(f"glmtui: {folder} is left out")
+    assert err.startswith(f"glmtui: Skipped {folder}: ")
 
 
 def test_a_pipe_is_the_question(start):

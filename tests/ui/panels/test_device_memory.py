@@ -180,7 +180,7 @@ async def test_keep_gives_the_model_the_last_turns_and_deletes_nothing(folders: 
         await driver.ask("five")
         assert len(driver.engine.requests[-1].messages) == 9
         await driver.submit("/keep 0")
-        await driver.wait_for_text("is not a whole number from 1")
+        await driver.wait_for_text("must be from 1 to 10000, not 0")
     async with run_app(replace(SERVER, keep_turns=1)) as driver:
         assert driver.app.session.keep_turns == 1
 
@@ -202,4 +202,4 @@ async def test_quant_loads_the_model_again(folders: Path) -> None:
         await driver.wait_until(lambda: len(driver.engine.loads) == 2)
         assert driver.engine.loads[-1][1].quant == "int4"
         await driver.submit("/quant int5")
-        await driver.wait_for_text("is not one of auto, none, int8, int4")
+        await driver.wait_for_text("must be one of auto, none, int8, int4")

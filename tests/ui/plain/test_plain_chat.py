@@ -105,7 +105,7 @@ def test_errors_are_words() -> None:
     assert "error: It broke.\nMend it." in text
     assert "There is no command /stpo.\nDid you mean /stop?" in text
     assert "/theme needs the full screen." in text
-    assert "is not a number from 0 to 2" in text
+    assert "must be from 0 to 2, not 9" in text
 
 
 def test_without_a_model_a_question_does_not_wait_for_ever() -> None:
