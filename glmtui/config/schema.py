@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, get_args, get_type_hints
 
 from glmtui.errors import ConfigError
 from glmtui.language import _
+from glmtui.net.addresses import redact_url
 
 Value: TypeAlias = str | int | float | bool | None
 
@@ -156,7 +157,7 @@ def _format_number(number: float) -> str:
 def _format_value(value: object) -> str:
     """A value as config.toml writes it, cut to `MAX_VALUE_CHARS` and without passwords."""
     if isinstance(value, str) and ("://" in value or "@" in value):
-        value = shown_address(value)
+        value = redact_url(value)
     if isinstance(value, float):
         text = _format_number(value)
     else:
