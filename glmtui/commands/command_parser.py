@@ -45,7 +45,7 @@ def parse(text: str) -> tuple[Command, str]:
     if argument and not command.argument:
         raise UsageError(_("/{word} takes nothing after it.").format(word=word))
     if not argument and command.argument and not command.argument.startswith("["):
-        said = _("/{word} needs more.").format(word=word)
+        said = _("/{word} needs an argument.").format(word=word)
         raise UsageError(said, _("It is used as: {usage}").format(usage=command.usage))
     return command, argument
 
