@@ -74,7 +74,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         **textual: Any,
     ) -> None:
         super().__init__(ansi_color=True if few_colours else None, **textual)
-        self.commands: tuple[Command, ...] = keysets.in_force(settings.keys, settings.bindings)
+        self.commands: tuple[Command, ...] = keysets.merge_keys(settings.keys, settings.bindings)
         self.on_exit_start: Callable[[], object] = lambda: None
         self._handles_signals = False
         self._problems = list(problems)

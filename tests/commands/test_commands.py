@@ -55,7 +55,7 @@ def test_a_command_with_its_argument() -> None:
     ("text", "said", "hint"),
     [
         ("/stpo", "no command /stpo", "/stop"),
-        ("/new page", "takes nothing", ""),
+        ("/new page", "takes no argument", ""),
         ("/set", "needs an argument", "/set SETTING [VALUE]"),
     ],
 )

@@ -148,7 +148,7 @@ def test_the_commands_that_need_no_screen(folders: Path) -> None:
         assert words in text
     assert engine.forgotten == 1
     assert engine.loads[-1][1].quant == "int8"
-    assert "/keep [N]: Give the model the last N turns only" in text
+    assert "/keep [N]: Use only the last N turns in the prompt" in text
     assert "/theme" not in text
     assert "There is no conversation 'nothing'." in text
 
