@@ -59,6 +59,7 @@ ROOMS = (
     "ui.prompt",
     "ui.dialogs",
     "ui.panels",
+    "ui.chat_commands",
     "ui.chat",
     "ui.plain",
     "ui.app",

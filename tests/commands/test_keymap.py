@@ -9,7 +9,7 @@ import pytest
 from textual.binding import Binding
 
 from glmtui.commands import COMMANDS
-from glmtui.commands.keymap import check, in_force
+from glmtui.commands.keymap import check, merge_keys
 from glmtui.config import load_settings
 from glmtui.ui.panels.help import help_text
 from support.app_pilot import SERVER, folders, run_app
@@ -18,11 +18,11 @@ __all__ = ["folders"]
 
 
 def keys(action: str, *asked: object) -> str:
-    return next(c.keys for c in in_force(*asked) if c.action == action)  # type: ignore[arg-type]
+    return next(c.keys for c in merge_keys(*asked) if c.action == action)  # type: ignore[arg-type]
 
 
 def test_without_a_wish_the_keys_are_those_declared() -> None:
-    assert in_force() == COMMANDS
+    assert merge_keys() == COMMANDS
 
 
 def test_the_vim_set_has_its_own() -> None:
@@ -32,7 +32,7 @@ def test_the_vim_set_has_its_own() -> None:
 
 @pytest.mark.parametrize("key_set", ["default", "vim"])
 def test_in_no_set_two_rows_of_a_scope_share_a_key(key_set: str) -> None:
-    found = [(c.scope, key) for c in in_force(key_set) for key in c.keys.split(",") if key]
+    found = [(c.scope, key) for c in merge_keys(key_set) for key in c.keys.split(",") if key]
     assert len(found) == len(set(found))
 
 
@@ -59,12 +59,12 @@ def test_keys_that_textual_knows(key: str) -> None:
     ("entry", "message", "hint"),
     [
         ('frok = "ctrl+y"', 'keys.frok: there is no action "frok"', "Did you mean fork?"),
-        ('fork = "ctrl+pgeup"', 'keys.fork = "ctrl+pgeup" is no key', '"ctrl+pageup"'),
-        ('fork = "crtl+y"', 'keys.fork = "crtl+y" is no key', "Keys look like"),
-        ('fork = "ctrl + y"', "is no key", ""),
-        ("fork = 7", "keys.fork = 7 is not a key or a list of keys", '"" takes the key away'),
-        ('fork = "ctrl+r"', 'keys.fork = "ctrl+r" is the key of regenerate already', "regenerate"),
-        ('fork = "f7"\nexport = ["f8", "f7"]', '"f7" is the key of fork already', ""),
+        ('fork = "ctrl+pgeup"', 'keys.fork = "ctrl+pgeup" is not a key', '"ctrl+pageup"'),
+        ('fork = "crtl+y"', 'keys.fork = "crtl+y" is not a key', "Keys look like"),
+        ('fork = "ctrl + y"', "is not a key", ""),
+        ("fork = 7", "keys.fork = 7 is not a key or a list of keys", '"" for no key'),
+        ('fork = "ctrl+r"', 'keys.fork = "ctrl+r" is already the key of regenerate', "regenerate"),
+        ('fork = "f7"\nexport = ["f8", "f7"]', '"f7" is already the key of fork', ""),
     ],
 )
 def test_a_bad_entry_is_named_with_its_line(
@@ -101,7 +101,7 @@ async def test_the_app_goes_by_the_keys_in_force_and_shows_them(folders: Path) -
         await driver.pilot.press("escape", "ctrl+q")
         await driver.pilot.press("ctrl+c")
         await driver.wait_for_text("/quit quits.")
-    shown = help_text(in_force("default", bound)).plain
+    shown = help_text(merge_keys("default", bound)).plain
     assert "F9  /help" in shown
     assert "Ctrl+Q" not in shown
 

@@ -58,7 +58,7 @@ async def test_the_command_and_the_panel_change_the_same_values(folders: Path) -
         await driver.submit("/preset precise")
         assert driver.app.session.conversation.params == presets.BUILT_IN["precise"]
         await driver.pilot.press("f2")
-        panel = driver.app.chat.panel
+        panel = driver.app.chat.settings.panel
         assert panel is not None
         await driver.wait_until(lambda: panel.preset.field.value == "precise")
         await driver.pilot.press("shift+tab", *["backspace"] * 7, *"creative")
@@ -72,6 +72,6 @@ async def test_the_command_and_the_panel_change_the_same_values(folders: Path) -
         await driver.wait_until(lambda: panel.preset.field.value == "mine")
         await driver.pilot.press("f2")
         await driver.submit("/preset")
-        await driver.wait_for_text("In force: mine")
+        await driver.wait_for_text("Current preset: mine")
         await driver.submit("/preset min")
         await driver.wait_for_text("There is no preset 'min'")

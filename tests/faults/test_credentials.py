@@ -144,9 +144,9 @@ async def test_the_app(old: Path) -> None:
     seen: list[str] = []
 
     async with run_app() as driver:
-        driver.app.settings = settings
+        driver.app.workspace.settings = settings
         driver.engine.load_gate.clear()
-        driver.app.use_model(ADDRESS)
+        driver.app.chat.models.load(ADDRESS)
         await driver.wait_until(lambda: driver.app.session.loading is not None)
         await driver.submit("while it loads")
         await driver.wait_for_text(SHOWN)
@@ -154,12 +154,12 @@ async def test_the_app(old: Path) -> None:
         driver.engine.load_gate.set()
         await driver.wait_until(lambda: driver.app.session.has_replied)
         seen.append(driver.screen_text())
-        driver.app.pick_model()
+        driver.app.chat.models.pick()
         await driver.wait_for_text("lab: its first model")
         seen.append(driver.screen_text())
         driver.engine.fail_load = GlmtuiError(f"no way to {ADDRESS}")
         await driver.pilot.press("escape")
-        driver.app.use_model(ADDRESS)
+        driver.app.chat.models.load(ADDRESS)
         await driver.wait_for_text("no way to")
         seen.append(driver.screen_text())
         saved = driver.store.load(driver.app.session.conversation.id)

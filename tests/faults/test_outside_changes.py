@@ -142,7 +142,7 @@ async def test_a_disk_without_locks(monkeypatch: pytest.MonkeyPatch, number: int
         await driver.ask("Question")
         await driver.wait_for_text("has no locks")
         await driver.wait_for_text(os.strerror(number))
-        driver.app.chat.notice.tell("locks", "")
+        driver.app.chat.notice.set("locks", "")
         await driver.ask("Again")
         assert "has no locks" not in driver.screen_text()
         contents = [m.content for m in driver.store.load("last").path]

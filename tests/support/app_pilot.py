@@ -40,13 +40,13 @@ class AppDriver:
     @property
     def engine(self) -> FakeEngine:
         """The engine the app has made."""
-        assert isinstance(self.app._engine, FakeEngine)
-        return self.app._engine
+        assert isinstance(self.app.workspace.engine, FakeEngine)
+        return self.app.workspace.engine
 
     @property
     def store(self) -> Store:
         """The conversations on disk, as another program sees them."""
-        return Store(self.app.store.folder)
+        return Store(self.app.workspace.store.folder)
 
     def screen_text(self) -> str:
         """What is to be seen."""
@@ -109,7 +109,7 @@ async def run_app(
     program = GlmtuiApp(settings, store, make, **app)
     async with program.run_test(size=size, notifications=True) as pilot:
         driver = AppDriver(program, pilot)
-        await driver.wait_until(lambda: program._engine is not None)
+        await driver.wait_until(lambda: program.workspace.engine is not None)
         await driver.wait_until(lambda: program.session.model is not None or not settings.model)
         yield driver
     program.close()

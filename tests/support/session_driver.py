@@ -61,8 +61,8 @@ class SessionDriver:
             Conversation.new(system="Be brief."),
             self.saver,
             self.view,
-            soon=self.loop_calls.put,
-            changed=lambda: None,
+            call_soon=self.loop_calls.put,
+            on_change=lambda: None,
         )
         self.engine = FakeEngine(self.session.on_event)
         self.session.attach(self.engine)

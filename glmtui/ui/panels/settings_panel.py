@@ -183,7 +183,7 @@ class SettingsPanel(VerticalScroll, can_focus=False):
     """The rows, one below the other."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "screen.settings", show=False),
+        Binding("escape", "screen.command('settings')", show=False),
         Binding("up", "app.focus_previous", show=False),
         Binding("down,enter", "app.focus_next", show=False),
     ]

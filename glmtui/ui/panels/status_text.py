@@ -32,7 +32,7 @@ def state(session: Session, now: float) -> tuple[str, Mood]:
     if run is not None and run.stopping:
         return _("stopping"), "busy"
     if run is not None and run.count:
-        rate = run.rate(now)
+        rate = run.tokens_per_second(now)
         return _("writing") if rate is None else _("{rate} tok/s").format(rate=_rate(rate)), "good"
     if run is not None and run.prefill is not None:
         done, total = run.prefill.done, run.prefill.total

@@ -63,7 +63,7 @@ async def test_keys_of_a_burst_go_where_they_would_one_by_one() -> None:
         for key in ("up", "up", "e"):
             driver.app.chat.prompt.post_message(events.Key(key, key if len(key) == 1 else None))
         await driver.wait_until(lambda: driver.app.chat.prompt.text == "question 2")
-        assert driver.app.chat.editing == "m3"
+        assert driver.app.chat.prompt_controller.editing == "m3"
 
 
 async def test_a_paste_is_for_the_prompt() -> None:
@@ -162,13 +162,13 @@ async def test_what_is_deleted_comes_back_until_the_talk_goes_on() -> None:
         assert said == [m.content for m in talk().messages]
         driver.app.clear_notifications()
         await driver.submit("/undo")
-        await driver.wait_for_text("nothing to bring back")
+        await driver.wait_for_text("Nothing to undo")
 
         await driver.submit("/delete")
         await driver.ask("something else")
         driver.app.clear_notifications()
         await driver.submit("/undo")
-        await driver.wait_for_text("the conversation went on")
+        await driver.wait_for_text("the conversation has continued")
         assert "reply 2" not in driver.screen_text()
 
 
@@ -205,7 +205,7 @@ async def test_messages_and_code_are_copied(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_a_quote_joins_what_is_typed() -> None:
     async with run_app(conversation=talk(1, "One\n\ntwo")) as driver:
         driver.app.chat.prompt.put("So:")
-        driver.app.chat.select_last()
+        driver.app.chat.focus_last_message()
         await driver.pilot.press("q", "y")
         assert driver.app.chat.prompt.text == "So:\n> One\n>\n> two\n\ny"
         await driver.submit("/quote")
@@ -221,20 +221,20 @@ async def test_a_message_opens_in_the_editor_and_only_a_question_changes(
         opened.append(text)
         return text + "?"
 
-    monkeypatch.setattr("glmtui.ui.terminal.editor.edit_text", edit)
+    monkeypatch.setattr("glmtui.ui.chat.screen.edit_text", edit)
     async with run_app(conversation=talk()) as driver:
         await driver.pilot.press("up", "o")
         await driver.wait_for_text("Only questions can be changed")
         await driver.pilot.press("up", "o")
         assert opened == ["reply 2", "question 2"]
         assert driver.app.chat.prompt.text == "question 2?"
-        assert driver.app.chat.editing == "m3"
+        assert driver.app.chat.prompt_controller.editing == "m3"
 
 
 async def test_a_cut_reply_goes_on_and_only_the_last() -> None:
     async with run_app(conversation=talk()) as driver:
         await driver.pilot.press("up", "up", "up", "g")
-        await driver.wait_for_text("Only the last message can go on.")
+        await driver.wait_for_text("Only the last message can be continued.")
         await driver.pilot.press("down", "down", "g")
         await driver.wait_for_text("reply 2Hello there.")
 
@@ -262,10 +262,19 @@ async def test_thoughts_are_folded_until_they_are_wanted() -> None:
 
 async def test_without_a_message_there_is_nothing_to_do_it_with() -> None:
     async with run_app() as driver:
-        for word in ("copy", "code", "edit", "delete", "undo", "quote", "thinking"):
+        messages = {
+            "copy": "No reply to copy yet.",
+            "code": "No code to copy.",
+            "edit": "No question to edit yet.",
+            "delete": "No messages yet.",
+            "undo": "Nothing to undo",
+            "quote": "No reply to quote yet.",
+            "thinking": "This reply has no reasoning.",
+        }
+        for word, message in messages.items():
             driver.app.clear_notifications()
             await driver.submit(f"/{word}")
-            await driver.wait_for_text("There ")
+            await driver.wait_for_text(message)
         await driver.pilot.press("up", "alt+up")
         assert driver.app.focused is driver.app.chat.prompt
 

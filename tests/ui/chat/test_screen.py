@@ -11,7 +11,7 @@ import pytest
 
 from glmtui.chat import Conversation, Message
 from glmtui.errors import ConfigError, EngineError, ModelError, StoreError
-from glmtui.ui.chat.view import SHORTEST_FRAME
+from glmtui.ui.chat.frame_timer import SHORTEST_FRAME
 from support.app_pilot import SERVER, folders, run_app
 from support.fake_engine import FakeEngine
 
@@ -156,16 +156,16 @@ async def test_a_disk_that_refuses_is_said_and_nothing_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with run_app() as driver:
-        save = driver.app.store.save
+        save = driver.app.workspace.store.save
 
         def refuse(conversation: Conversation) -> Path:
             raise StoreError("cannot write: No space left on device")
 
-        monkeypatch.setattr(driver.app.store, "save", refuse)
+        monkeypatch.setattr(driver.app.workspace.store, "save", refuse)
         await driver.ask("Go")
         await driver.wait_for_text("No space left on device")
         await driver.wait_until(lambda: "not saved" in driver.status_line())
-        monkeypatch.setattr(driver.app.store, "save", save)
+        monkeypatch.setattr(driver.app.workspace.store, "save", save)
         await driver.ask("Again")
         await driver.wait_until(lambda: "not saved" not in driver.status_line())
         assert len(driver.store.load(driver.app.session.conversation.id).path) == 4
@@ -221,7 +221,7 @@ async def test_text_of_models_and_files_is_never_markup_or_control() -> None:
     async with run_app(engine=prepare) as driver:
         await driver.ask(hostile.replace("\x1b", ""))
         await driver.wait_for_text("[bold]x[/bold] [/] [@click=app.quit]y[/] ␛]0;z␇")
-        driver.app.tell(hostile)
+        driver.app.toast(hostile)
         await driver.pilot.press("ctrl+o")
         await driver.wait_for_text("Saved conversations")
         assert "[bold]x[/bold] [/] [@click=app.quit]" in driver.screen_text()
@@ -309,14 +309,14 @@ async def test_themes_change_by_command() -> None:
 
 async def test_a_theme_that_does_not_exist_is_said_and_replaced() -> None:
     async with run_app(replace(SERVER, theme="mauve")) as driver:
-        await driver.wait_for_text("There is no theme 'mauve'; ink is shown.")
+        await driver.wait_for_text("There is no theme 'mauve'; ink is used.")
 
 
 async def test_a_window_too_small_says_so_and_comes_back() -> None:
     async with run_app() as driver:
         await driver.ask("Go")
         await driver.pilot.resize_terminal(39, 12)
-        await driver.wait_for_text("40x10 is needed")
+        await driver.wait_for_text("40x10 needed")
         assert "Hello" not in driver.screen_text()
         await driver.pilot.resize_terminal(80, 24)
         await driver.wait_for_text("Hello there.")

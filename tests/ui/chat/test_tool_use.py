@@ -57,7 +57,7 @@ async def called(size: tuple[int, int] = (80, 24)) -> AsyncIterator[AppDriver]:
     async with run_app(engine=wants_the_weather, size=size) as driver:
         await driver.ask("How is it in Lima?")
         await driver.wait_until(lambda: isinstance(driver.app.screen, ChoiceDialog))
-        await driver.wait_for_text("I answer myself")
+        await driver.wait_for_text("Answer it myself")
         driver.engine.pieces, driver.engine.said, driver.engine.call = (
             ["It is", " sunny."],
             (),
@@ -110,7 +110,7 @@ async def test_nothing_runs_without_a_yes(tools: Path, keys: tuple[str, ...]) ->
 async def test_the_user_answers_in_the_tools_place(tools: Path) -> None:
     async with called() as driver:
         await driver.pilot.press("down", "down", "enter")
-        await driver.wait_for_text("What does weather answer?")
+        await driver.wait_for_text("Result of weather?")
         await driver.submit("rain")
         await driver.wait_for_text("It is sunny.")
         assert not ran(tools)
@@ -124,7 +124,7 @@ async def test_the_user_answers_in_the_tools_place(tools: Path) -> None:
 async def test_an_answer_that_was_promised_can_be_given_up(tools: Path) -> None:
     async with called() as driver:
         await driver.pilot.press("down", "down", "enter")
-        await driver.wait_for_text("What does weather answer?")
+        await driver.wait_for_text("Result of weather?")
         await driver.pilot.press("escape")
         await driver.wait_for_text("Ask anything")
         await driver.ask("Another thing")
@@ -134,7 +134,7 @@ async def test_an_answer_that_was_promised_can_be_given_up(tools: Path) -> None:
 async def test_a_promised_answer_is_for_its_own_conversation(tools: Path) -> None:
     async with called() as driver:
         await driver.pilot.press("down", "down", "enter")
-        await driver.wait_for_text("What does weather answer?")
+        await driver.wait_for_text("Result of weather?")
         await driver.pilot.press("ctrl+n")
         await driver.wait_for_text("Ask anything")
         await driver.ask("Hello")
@@ -186,7 +186,7 @@ async def test_what_came_of_a_tool_waits_for_a_window_that_is_large_enough(tools
         tool = driver.app.screen
         assert isinstance(tool, ToolDialog)
         await driver.pilot.resize_terminal(30, 8)
-        await driver.wait_for_text("Too small")
+        await driver.wait_for_text("Window too small")
         (tools.parents[1] / "go").touch()
         await driver.wait_until(lambda: tool._came is not None)
         await driver.pilot.resize_terminal(80, 24)
@@ -218,7 +218,7 @@ async def test_a_tool_that_cannot_be_run_leaves_the_answer_to_the_user(tools: Pa
         await driver.wait_for_text("/no/such/program cannot be run")
         assert "Yes, run it" not in driver.screen_text()
         await driver.pilot.press("down", "enter")
-        await driver.wait_for_text("What does weather answer?")
+        await driver.wait_for_text("Result of weather?")
 
 
 async def test_without_tools_toml_nothing_is_offered_and_a_call_is_only_shown() -> None:

@@ -67,14 +67,14 @@ async def test_what_was_read_is_shown_while_the_rest_is_read(
     monkeypatch.setattr(conversation_picker, "BATCH_SECONDS", 0.0)
     monkeypatch.setattr(conversation_picker, "PATIENCE", 0.01)
     async with run_app() as driver:
-        each = driver.app.store.each_summary
+        each = driver.app.workspace.store.each_summary
 
         def slowly() -> Iterator[Summary]:
             for n, row in enumerate(each()):
                 yield row
                 assert n != 1 or gate.wait(30)
 
-        monkeypatch.setattr(driver.app.store, "each_summary", slowly)
+        monkeypatch.setattr(driver.app.workspace.store, "each_summary", slowly)
         try:
             found = await picker(driver)
             await driver.wait_until(lambda: titles(found) == ["three", "two"])

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.usefixtures(folders.__name__)
 
 
 def row(driver: AppDriver, name: str) -> SettingRow:
-    assert driver.app.chat.panel is not None
-    return next(row for row in driver.app.chat.panel.rows if row.setting.name == name)
+    assert driver.app.chat.settings.panel is not None
+    return next(row for row in driver.app.chat.settings.panel.rows if row.setting.name == name)
 
 
 def field(driver: AppDriver, name: str) -> Input:
@@ -79,7 +79,7 @@ async def test_the_system_prompt_is_part_of_the_conversation() -> None:
         await driver.pilot.press(*"Be brief")
         assert driver.app.session.conversation.system == "Be brief"
         await driver.pilot.press("escape")
-        driver.app.leave_conversation(Conversation.new(system="Be long"))
+        driver.app.chat.conversations.show(Conversation.new(system="Be long"))
         await driver.pilot.press("f2")
         await driver.wait_until(lambda: area.text == "Be long")
 

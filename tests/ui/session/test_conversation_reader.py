@@ -34,14 +34,14 @@ def saved(folders: Path) -> Conversation:
 @contextmanager
 def slow_disk(driver: AppDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Reading waits for the event; the screen hardly waits for reading."""
-    gate, load = threading.Event(), driver.app.store.load
+    gate, load = threading.Event(), driver.app.workspace.store.load
 
     def wait_and_load(conversation_id: str) -> Conversation:
         assert gate.wait(30)
         return load(conversation_id)
 
-    monkeypatch.setattr(driver.app.store, "load", wait_and_load)
-    monkeypatch.setattr(conversation_reader, "PATIENCE", 0.01)
+    monkeypatch.setattr(driver.app.workspace.store, "load", wait_and_load)
+    monkeypatch.setattr(conversation_reader, "DIALOG_DELAY_SECONDS", 0.01)
     try:
         yield gate
     finally:
@@ -75,11 +75,11 @@ async def test_it_can_be_given_up(saved: Conversation, monkeypatch: pytest.Monke
         with slow_disk(driver, monkeypatch) as gate:
             await open_saved(driver)
             assert isinstance(driver.app.screen, ConversationReader)
-            reading = driver.app.screen._reading
+            read = driver.app.screen._background_read
             await driver.pilot.press("escape")
             assert driver.app.screen is driver.app.chat
             gate.set()
-            await driver.wait_until(lambda: reading.wait(0))
+            await driver.wait_until(lambda: read.wait(0))
             await driver.ask("And on")  # whatever came of it was heard before
             assert driver.app.session.conversation.id == here.id
 
@@ -90,7 +90,7 @@ async def test_what_goes_wrong_is_said(
     async with run_app() as driver:
         with slow_disk(driver, monkeypatch) as gate:
             await open_saved(driver)
-            (file,) = driver.app.store.paths()
+            (file,) = driver.app.workspace.store.paths()
             file.write_text("not [ toml")
             gate.set()
             await driver.wait_for_text("cannot read")
@@ -101,10 +101,10 @@ def test_a_result_is_what_was_read_or_what_was_raised() -> None:
     def fail() -> Conversation:
         raise StoreError("no")
 
-    reading = conversation_reader.Reading(fail)
-    assert reading.wait(30)
+    read = conversation_reader.BackgroundRead(fail)
+    assert read.wait(30)
     with pytest.raises(StoreError, match="no"):
-        reading.result()
-    heard: list[bool] = []
-    reading.call(lambda: heard.append(True))
-    assert heard == [True]
+        read.result()
+    calls: list[bool] = []
+    read.call_at_end(lambda: calls.append(True))
+    assert calls == [True]

@@ -54,15 +54,15 @@ def test_a_folder_that_cannot_be_used_has_none(tmp_path: Path) -> None:
 
 
 def test_a_draft_stays_with_its_conversation_and_moves_with_it(tmp_path: Path) -> None:
-    typed = PromptDrafts(tmp_path, lambda write: write())
+    drafts = PromptDrafts(tmp_path, lambda write: write())
     files = tmp_path / "drafts"
-    typed.keep_draft(NEW, "first")
-    typed.keep_draft(OLD, "then")  # it was sent, and the next is being typed
+    drafts.save(NEW, "first")
+    drafts.save(OLD, "then")  # it was sent, and the next is being typed
     assert [f.read_text() for f in files.glob("[!.]*")] == ["then"]
     other = Conversation.new().add(Message("user", "Ho"))
-    assert typed.draft(other) == ""
-    typed.keep_draft(other, "reply")
-    assert typed.draft(OLD) == "then"
+    assert drafts.load(other) == ""
+    drafts.save(other, "reply")
+    assert drafts.load(OLD) == "then"
     assert sorted(f.read_text() for f in files.glob("[!.]*")) == ["reply", "then"]
 
 
@@ -85,12 +85,12 @@ async def test_each_conversation_has_its_own_and_a_new_page_takes_it_along(folde
         await driver.pilot.press("ctrl+n")
         await driver.ask("Second")
         await driver.pilot.press(*"for the second")
-        driver.app.chat._open(ConversationEntry(first))
+        driver.app.chat.conversations.open(ConversationEntry(first))
         await driver.wait_until(lambda: driver.app.session.conversation.id == first)
         assert driver.app.chat.prompt.text == ""
         await driver.pilot.press(*"for new", "ctrl+n")
         assert driver.app.chat.prompt.text == "for new"
-        driver.app.chat._open(ConversationEntry(first))
+        driver.app.chat.conversations.open(ConversationEntry(first))
         await driver.wait_until(lambda: driver.app.session.conversation.id == first)
         assert driver.app.chat.prompt.text == ""
 

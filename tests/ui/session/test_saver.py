@@ -52,7 +52,7 @@ def test_a_conversation_that_was_left_is_let_go_once_it_is_written(driver: Sessi
     driver.ask("Go")
     left = driver.session.conversation
     driver.session.open(Conversation.new())
-    driver.saver.leave(left.id)
+    driver.saver.release(left.id)
     driver.wait_until(lambda: bool(driver.reports))
     assert driver.released == []
     driver.disk_error = None
@@ -139,8 +139,8 @@ def test_what_is_taken_goes_to_one_copy_from_the_first_word(copies: Copies) -> N
     assert name != TALK.id
     assert copy.messages == LONGER.messages
     assert (copies.copied, copies.reports) == ([TALK.id], [])
-    assert copies.saver.moved(TALK.id) == name
-    assert copies.saver.moved(TALK.id) == ""
+    assert copies.saver.pop_copy_id(TALK.id) == name
+    assert copies.saver.pop_copy_id(TALK.id) == ""
     assert copies.disk.released == [TALK.id]
     copies.save(LONGER)  # it was opened again
     assert len(copies.disk.saved) == 2
@@ -163,15 +163,15 @@ def test_a_conversation_left_before_its_copy_is_heard_of(copies: Copies, first: 
     copies.saver.call(lambda: gate.wait(10) and None)
     copies.saver.save(TALK)
     if first:
-        copies.saver.leave(TALK.id)
+        copies.saver.release(TALK.id)
     gate.set()
-    copies.saver.settle(10)
+    copies.saver.wait(10)
     if not first:
-        copies.saver.leave(TALK.id)
-    copies.saver.settle(10)
+        copies.saver.release(TALK.id)
+    copies.saver.wait(10)
     (copy,) = copies.disk.saved
-    assert copies.saver.moved(TALK.id) == ""
-    copies.saver.settle(10)
+    assert copies.saver.pop_copy_id(TALK.id) == ""
+    copies.saver.wait(10)
     assert {*copies.disk.released} == {TALK.id, copy}
 
 
@@ -212,8 +212,8 @@ def test_a_fault_of_ours_keeps_nothing_else_from_the_disk(
 def test_a_disk_that_hangs_is_said_and_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr(saving, "SLOW_SECONDS", 0.1)
     monkeypatch.setattr(saving, "HUNG_SECONDS", 0.1)
+    monkeypatch.setattr(saving, "HUNG_CLOSE_SECONDS", 0.1)
     copies, gate = Copies(), threading.Event()
     talk = LONGER.fork()
     if where == "call":
@@ -221,7 +221,7 @@ def test_a_disk_that_hangs_is_said_and_not_waited_for(
     else:
         monkeypatch.setattr(copies.disk, where, lambda *_: gate.wait(10))
     copies.saver.save(talk)
-    copies.saver.leave(talk.id)
+    copies.saver.release(talk.id)
     end = time.monotonic() + 10
     while not copies.reports:
         assert time.monotonic() < end

@@ -165,7 +165,9 @@ def test_what_is_asked_while_the_model_loads_is_answered_when_it_can_be(tmp_path
     driver.engine.load_gate.clear()
     driver.session.load(TARGET, "fake", LoadOptions())
     driver.session.ask("Go")
-    driver.wait_until(lambda: driver.session.reply is not None and driver.session.reply.on_disk)
+    driver.wait_until(
+        lambda: driver.session.reply is not None and driver.session.reply.question_saved
+    )
     assert driver.session.loading is not None
     driver.engine.load_gate.set()
     assert driver.reply().content == "Hello there."
@@ -186,7 +188,9 @@ def test_a_question_outlives_a_model_that_cannot_be_loaded(tmp_path: Path) -> No
     driver.engine.fail_load = ModelError("It is broken.")
     driver.session.load(TARGET, "broken", LoadOptions())
     driver.session.ask("Go")
-    driver.wait_until(lambda: driver.session.reply is not None and driver.session.reply.on_disk)
+    driver.wait_until(
+        lambda: driver.session.reply is not None and driver.session.reply.question_saved
+    )
     driver.engine.load_gate.set()
     driver.wait_until(lambda: driver.session.load_error is not None)
     driver.engine.fail_load = None
@@ -245,13 +249,13 @@ def test_a_partial_reply_is_saved_about_once_a_second(tmp_path: Path) -> None:
     driver.session.close()
 
 
-def test_control_characters_of_the_model_are_made_visible(driver: SessionDriver) -> None:
+def test_control_characters_of_the_model_are_sanitized_message(driver: SessionDriver) -> None:
     driver.engine.pieces = ["a\x1b]0;t\x07b\r", "\nc"]
     assert driver.ask("Go").content == "a␛]0;t␇b\nc"
     assert driver.view.texts[-1] == "a␛]0;t␇b\nc"
 
 
-def test_control_characters_of_a_file_are_made_visible(driver: SessionDriver) -> None:
+def test_control_characters_of_a_file_are_sanitized_message(driver: SessionDriver) -> None:
     hostile = Conversation.new(system="\x1b[2J").add(Message("user", "\x1b[31mred\x9b"))
     driver.session.open(replace(hostile, title="a\x1b\nb"))
     assert driver.view.texts == ["␛[31mred�"]
