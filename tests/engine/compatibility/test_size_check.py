@@ -11,8 +11,8 @@ from torch import nn
 
 from glmtui.engine import load_model
 from glmtui.engine.catalog import resolver
-from glmtui.engine.compatibility.size_check import device_of, weight_bytes
-from glmtui.engine.compatibility.transformers_model import empty_model, kv_per_token
+from glmtui.engine.compatibility.size_check import choose_device, weight_bytes
+from glmtui.engine.compatibility.transformers_model import empty_model, kv_bytes_per_token
 from glmtui.engine.hardware.gpu import Gpu
 from glmtui.engine.hardware.host_memory import HostMemory
 from glmtui.engine.hardware.machine import Snapshot
@@ -47,7 +47,7 @@ def test_what_it_takes_is_known_before_it_is_read(qwen2: Path, quant: str | None
 @pytest.mark.parametrize("kind", KINDS)
 def test_keys_and_values_are_known_before_it_is_read(kind: str, tmp_path: Path) -> None:
     folder, _ = write_model(tmp_path / "model", kind)
-    known = kv_per_token(empty_model(folder, torch.float32))
+    known = kv_bytes_per_token(empty_model(folder, torch.float32))
     assert known == load_model(str(folder), OPTIONS).info.kv_bytes_per_token
 
 
@@ -81,7 +81,7 @@ def on(machine: Snapshot, name: str, size: int) -> torch.device:
     """Where a model of so many bytes goes."""
     model: Any = Big(size)
     device = torch.device("cuda:0" if name in ("auto", "balanced") else name)
-    return device_of(name, device, model, 100_000, "float16", torch.float16, None, machine)
+    return choose_device(name, device, model, 100_000, "float16", torch.float16, None, machine)
 
 
 def test_it_goes_whole_to_the_gpu_with_room() -> None:

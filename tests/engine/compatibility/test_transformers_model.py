@@ -22,7 +22,7 @@ from glmtui.chat import Message, SamplingParams
 from glmtui.engine import load_model
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.families import transformers_classes
-from glmtui.engine.compatibility.transformers_model import TransformersCache, Wrapped
+from glmtui.engine.compatibility.transformers_model import TransformersCache, TransformersDecoder
 from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
@@ -300,7 +300,7 @@ def test_a_tokenizer_in_an_older_form_is_converted(qwen2: Path, tmp_path: Path) 
 
 def test_the_cache_counts_and_forgets(qwen2: Path) -> None:
     model = load_model(str(qwen2), OPTIONS).model
-    assert isinstance(model, Wrapped)
+    assert isinstance(model, TransformersDecoder)
     cache = model.new_cache(64, torch.float32, torch.device("cpu"))
     assert isinstance(cache, TransformersCache)
     with torch.inference_mode():
