@@ -175,7 +175,7 @@ def test_greedy_replies_are_the_same_in_alternating_conversations(
         monkeypatch.setattr(model, "_cuda_graph", CudaGraphRunner(model.model, recorder))
     monkeypatch.setattr(model, "_decodes_async", True)
     assert replies(model, params) == expected
-    assert (recorder.replayed > 10) is graphs
+    assert (recorder.replays > 10) is graphs
 
 
 def test_a_seed_repeats_a_reply(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
