@@ -292,7 +292,7 @@ def _from_environment(environ: Mapping[str, str], problems: list[ConfigError]) -
     values: dict[str, Any] = {}
     for variable, text in environ.items():
         # GLMTUI_DATA_DIR and its like move folders (see paths), GLMTUI_CPU_ISA picks kernels (see
-        # engine.instruction_sets); they are not settings.
+        # engine.hardware.cpu); they are not settings.
         other = variable.endswith(("_DIR", "_CPU_ISA"))
         if not variable.startswith("GLMTUI_") or other or not text:
             continue
