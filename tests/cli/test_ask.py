@@ -93,7 +93,7 @@ def test_question_system_prompt_and_parameters_reach_the_model(says):
         run("--system", "Be brief.", "-s", "temperature=0", "-s", "sampling.seed=7", "Why", "so?")
         == 0
     )
-    assert model.asked == [
+    assert model.requests == [
         (
             [Message("system", "Be brief."), Message("user", "Why so?")],
             SamplingParams(temperature=0.0, seed=7),
@@ -104,13 +104,13 @@ def test_question_system_prompt_and_parameters_reach_the_model(says):
 def test_without_a_system_prompt_the_models_own_counts(says):
     model = says("x")
     assert run("hi") == 0
-    assert model.asked[0][0] == [Message("user", "hi")]
+    assert model.requests[0][0] == [Message("user", "hi")]
 
 
 def test_an_empty_system_prompt_is_one(says):
     model = says("x")
     assert run("--system", "", "hi") == 0
-    assert model.asked[0][0][0] == Message("system", "")
+    assert model.requests[0][0][0] == Message("system", "")
 
 
 def test_flags_before_and_after_the_command_both_count(says):
@@ -130,7 +130,7 @@ def test_a_pipe_stands_below_the_question(says, monkeypatch):
     model = says("x")
     monkeypatch.setattr(sys, "stdin", Stdin("第一行\nsecond\n".encode(), terminal=False))
     assert run("Sum up:") == 0
-    assert model.asked[0][0] == [Message("user", "Sum up:\n\n第一行\nsecond")]
+    assert model.requests[0][0] == [Message("user", "Sum up:\n\n第一行\nsecond")]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_pipe_alone_is_the_question(says, monkeypatch, data, question):
     model = says("x")
     monkeypatch.setattr(sys, "stdin", Stdin(data, terminal=False))
     assert run() == 0
-    assert model.asked[0][0][-1].content == question
+    assert model.requests[0][0][-1].content == question
 
 
 @pytest.mark.parametrize("words", [[], [""], ["  \n"]])
@@ -154,7 +154,7 @@ def test_no_question_is_a_usage_error(says, capsys, words):
 def test_bytes_that_are_no_text_do_not_reach_the_model(says):
     model = says("x")
     assert run("caf\udce9") == 2
-    assert not model.asked
+    assert not model.requests
 
 
 # ---- JSON

@@ -312,7 +312,7 @@ def test_a_kernel_that_fails(desk: Desk, sound: Path, monkeypatch: pytest.Monkey
         patch.setattr(Model, "forward", broken)
         ended = desk.ask()[-1]
     assert isinstance(ended, Failed)
-    check_explained(ended.error, "an illegal memory access", "load the model again")
+    check_explained(ended.error, "an illegal memory access", "reload the model")
     desk.works_with(sound)
 
 

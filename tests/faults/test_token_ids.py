@@ -56,12 +56,12 @@ def test_the_last_and_the_next_id(model: LoadedModel) -> None:
     vocabulary = model.model.vocab_size
     if model.model.causal:
         check_answers(model, [vocabulary - 1])
-    with pytest.raises(BadCheckpoint, match=f"the id {vocabulary}; the model knows {vocabulary}"):
+    with pytest.raises(BadCheckpoint, match=f"id {vocabulary}, but the model has {vocabulary}"):
         model.stream_ids([vocabulary], GREEDY)
 
 
 def test_no_id_and_too_many(model: LoadedModel) -> None:
-    with pytest.raises(UsageError, match="no prompt"):
+    with pytest.raises(UsageError, match="prompt is empty"):
         model.stream_ids([], GREEDY)
     last = model.model.vocab_size - 1
     with pytest.raises(PromptTooLong, match=f"{model.context_length:,} fit"):

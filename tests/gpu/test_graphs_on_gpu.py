@@ -23,7 +23,7 @@ from glmtui.engine.runtime import cuda_graph
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.runtime.sampling import DeviceSampler, dense_distribution, distribution
 from support.goldens import GOLDEN
-from support.graph_talks import FAMILIES, TALKS, Talk, arrange, source
+from support.graph_talks import FAMILIES, TALKS, Talk, shorten_limits, source
 
 pytestmark = pytest.mark.gpu
 
@@ -97,7 +97,7 @@ def test_replies_are_the_same_with_a_graph_and_overlapped(name: str, gpu: torch.
 
 def talked(model: LoadedModel, talk: Talk, *, graphs: bool, overlaps: bool) -> list[list[int]]:
     with decoding(model, graphs=graphs, overlaps=overlaps), pytest.MonkeyPatch.context() as patch:
-        arrange(talk, patch)
+        shorten_limits(talk, patch)
         return talk(model)
 
 

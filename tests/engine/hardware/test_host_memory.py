@@ -17,18 +17,18 @@ from support import TESTS
 GB = 10**9
 
 # Frees 160 MB; prints how much of it was given back before the call of a method, and after.
-HEAPED = """
+PROGRAM = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
-from support.toy_decoder import toy
+from support.toy_decoder import toy_model
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) * 1024
 
-model = toy()
+model = toy_model()
 torch.ones(7_000_000)  # once it is freed, blocks of 28 MB and less come from the heap
 tensors = [torch.ones(200_000) for _ in range(200)]
 above = torch.ones(200_000)  # keeps the heap from shrinking
@@ -70,11 +70,13 @@ def test_memory_that_cannot_be_read_is_unknown(monkeypatch):
     assert host_memory() == HostMemory()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others give it back of themselves")
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="other C libraries do so without malloc_trim"
+)
 @pytest.mark.parametrize("method", ["clear_cache", "close"])
 def test_forgetting_gives_freed_memory_back(method: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", HEAPED, str(TESTS), method],
+        [sys.executable, "-c", PROGRAM, str(TESTS), method],
         capture_output=True,
         text=True,
         check=True,

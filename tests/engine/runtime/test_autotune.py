@@ -1,5 +1,4 @@
-"""Pacing: all threads on a quiet machine, one less when a core is taken, and back again; and
-chunks of a prompt between which a cancel is heard soon."""
+"""Tuning of threads and chunks: fewer threads while a core is busy, and chunks of limited time."""
 
 from __future__ import annotations
 
@@ -16,10 +15,10 @@ from glmtui.engine.runtime.autotune import (
 
 
 class Machine:
-    """Steps that take a set time for each number of threads, on a clock of its own.
+    """A simulated machine, on which a step takes a given time for each number of threads.
 
     Attributes:
-        waking: what the first step after a change takes more.
+        waking: extra seconds of the first step after the number changes.
     """
 
     def __init__(self, seconds: dict[int, float]) -> None:
@@ -44,13 +43,13 @@ class Machine:
         return used
 
 
-def test_both_are_tried_once_and_the_faster_is_kept() -> None:
+def test_both_numbers_are_tried_once_and_the_faster_is_kept() -> None:
     machine = Machine({4: 0.010, 3: 0.012})
     used = machine.run(500)
     assert used == [4] * TRIAL_STEPS + [3] * TRIAL_STEPS + [4] * (len(used) - 2 * TRIAL_STEPS)
 
 
-def test_fewer_are_kept_where_they_are_faster_with_looks_at_all_that_become_rare() -> None:
+def test_fewer_threads_are_kept_while_faster_with_rarer_and_rarer_trials() -> None:
     used = Machine({4: 0.012, 3: 0.010}).run(2000)
     stints = [len(list(same)) for threads, same in groupby(used) if threads == 3][:-1]
     assert stints == sorted(stints)
@@ -58,7 +57,7 @@ def test_fewer_are_kept_where_they_are_faster_with_looks_at_all_that_become_rare
     assert used.count(4) == TRIAL_STEPS * (len(stints) + 1)
 
 
-def test_a_taken_core_is_noticed_at_once_and_its_return_soon() -> None:
+def test_a_busy_core_is_noticed_at_once_and_its_return_soon() -> None:
     machine = Machine({4: 0.010, 3: 0.012})
     machine.run(100)
     machine.seconds[4] = 0.100
@@ -69,7 +68,7 @@ def test_a_taken_core_is_noticed_at_once_and_its_return_soon() -> None:
     assert set(machine.run(100)) == {4}
 
 
-def test_a_core_that_was_taken_for_a_moment_is_missed_for_a_moment() -> None:
+def test_a_core_that_was_busy_for_a_moment_is_soon_used_again() -> None:
     machine = Machine({2: 0.013, 1: 0.021})
     machine.run(100)
     machine.seconds[2] = 0.100
@@ -78,7 +77,7 @@ def test_a_core_that_was_taken_for_a_moment_is_missed_for_a_moment() -> None:
     assert machine.run(100).count(1) <= MIN_RETRY_STEPS + TRIAL_STEPS
 
 
-def test_what_slows_a_step_now_and_then_changes_nothing() -> None:
+def test_occasional_slow_steps_change_nothing() -> None:
     machine = Machine({2: 0.013, 1: 0.021})
     machine.run(100)
     for _ in range(100):  # a frame is drawn
@@ -88,7 +87,7 @@ def test_what_slows_a_step_now_and_then_changes_nothing() -> None:
         assert machine.run(4) == [2] * 4
 
 
-def test_all_that_become_slower_are_compared_again() -> None:
+def test_threads_are_compared_again_when_all_steps_become_slower() -> None:
     machine = Machine({2: 0.013, 1: 0.021})
     machine.run(100)
     changes = machine.changes
@@ -103,7 +102,7 @@ def test_one_thread_stays_one() -> None:
     assert machine.changes == 0
 
 
-def test_work_in_large_pieces_gets_all() -> None:
+def test_large_batches_use_all_threads() -> None:
     machine = Machine({2: 0.1, 1: 0.01})
     machine.run(2 * TRIAL_STEPS)
     assert machine.threads == 1
@@ -112,7 +111,7 @@ def test_work_in_large_pieces_gets_all() -> None:
 
 
 def chunks_of(tokens: int, rate: float) -> list[int]:
-    """In which a prompt is read by a model that reads so many tokens a second."""
+    """Chunks in which a model that reads `rate` tokens per second reads a prompt."""
     now = 0.0
     tuner = ChunkTuner(64, 512, clock=lambda: now)
     chunks = []
@@ -124,8 +123,8 @@ def chunks_of(tokens: int, rate: float) -> list[int]:
     return chunks
 
 
-def test_chunks_are_as_long_as_a_cancel_may_wait() -> None:
+def test_chunks_take_at_most_the_target_time() -> None:
     assert chunks_of(1200, rate=1000) == [64, 512, 512, 112]
     assert chunks_of(1000, rate=150) == [64, 256, 256, 256, 168]
     assert all(chunk / 150 <= CHUNK_SECONDS for chunk in chunks_of(1000, rate=150))
-    assert chunks_of(200, rate=6) == [64, 64, 64, 8]  # fewer at once would be slower to read
+    assert chunks_of(200, rate=6) == [64, 64, 64, 8]  # smaller chunks would be slower

@@ -1,4 +1,4 @@
-"""The way of tokens over GPUs, on fake ones: no device is mixed up, and nothing waits for the host.
+"""Decoding on fake GPUs: tensors stay on their device, and nothing waits for the host.
 
 Skipped where `fake_gpu.unavailable` gives a reason.
 """
@@ -38,7 +38,7 @@ from support.goldens import GOLDEN
 
 GPU = torch.device("cuda", 1)  # never the first one, which "cuda" stands for
 FAMILIES = ["llama", "v1_twin_orig", "v2_32k_tiny", "v3_32k_tiny", "glm4_tiny"]
-HELD = {
+FORMATS = {
     "float16": (torch.float16, None, (7, 5)),
     "bfloat16": (torch.bfloat16, None, (8, 0)),
     "float32": (torch.float32, None, (8, 0)),
@@ -54,8 +54,8 @@ def fake() -> Iterator[None]:
         yield
 
 
-class Straight(KernelChoice):
-    """The first kernel that takes a weight: nothing can be proven or timed without numbers."""
+class FirstKernel(KernelChoice):
+    """Takes the first kernel that supports a weight: fake tensors cannot be checked or timed."""
 
     def make_layer(
         self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype
@@ -64,8 +64,8 @@ class Straight(KernelChoice):
         return (taken or [PackedLinear])[0](weight, bias, dtype)
 
 
-def parts(family: str) -> tuple[Any, Any]:
-    """The module of a family, and the Config of its tiny model."""
+def family_and_config(family: str) -> tuple[Any, Any]:
+    """The module of a family and the Config of its tiny model."""
     raw: dict[str, Any] = LLAMA_CONFIG
     if family != "llama":
         raw = json.loads((GOLDEN / family / "config.json").read_bytes())
@@ -78,11 +78,11 @@ def build(
     dtype: torch.dtype,
     quant: str | None = None,
     *,
-    kernels: Straight | None = None,
+    kernels: FirstKernel | None = None,
     places: dict[str, torch.device] | None = None,
 ) -> Decoder:
     """A model as the loader's `WeightFiller` fills it, on fake GPUs."""
-    module, config = parts(family)
+    module, config = family_and_config(family)
     with torch.device("meta"):
         model: Decoder = module.Model(config)
     device = GPU if places is None else places["embedding"]
@@ -98,7 +98,7 @@ def build(
         dtype=dtype,
         quant=QUANTS[quant] if quant else None,
     )
-    choice = kernels or Straight([])
+    choice = kernels or FirstKernel([])
     how = QUANTS[quant] if quant else None
     WeightFiller(model, weights, device, dtype, how, choice, places).place_all(
         sources, lambda _: None
@@ -114,8 +114,10 @@ def ids(length: int, device: torch.device = GPU) -> Tensor:
     return torch.empty(1, length, dtype=torch.long, device=device)
 
 
-def fed(model: Decoder, cache: KVCache, length: int, answers: tuple[Any, ...] = ()) -> OnDevice:
-    """Feeds so many tokens; the host may read `answers` alone."""
+def read_tokens(
+    model: Decoder, cache: KVCache, length: int, answers: tuple[Any, ...] = ()
+) -> OnDevice:
+    """Reads `length` tokens; the host may read only values that are in `answers`."""
     watched = OnDevice(answers)
     before = cache.offset
     with watched:
@@ -127,34 +129,34 @@ def fed(model: Decoder, cache: KVCache, length: int, answers: tuple[Any, ...] = 
     return watched
 
 
-def captured(model: Decoder, cache: KVCache) -> OnDevice:
-    """One token as `cuda_graph` captures it."""
+def read_captured(model: Decoder, cache: KVCache) -> OnDevice:
+    """Reads one token as `cuda_graph` captures it."""
     cache.position = torch.full((1,), cache.offset, device=GPU)
     try:
-        return fed(model, cache, 1)
+        return read_tokens(model, cache, 1)
     finally:
         cache.position = None
 
 
-@pytest.mark.parametrize("held", HELD)
+@pytest.mark.parametrize("weight_format", FORMATS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tokens_stay_on_their_gpu_in_fused_kernels(
-    family: str, held: str, monkeypatch: pytest.MonkeyPatch
+    family: str, weight_format: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dtype, quant, capability = HELD[held]
+    dtype, quant, capability = FORMATS[weight_format]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
     kernels = None
-    if held == "tinygemm":
-        kernels = Straight([k for k in cuda.kernels() if k.name == "tinygemm"])
+    if weight_format == "tinygemm":
+        kernels = FirstKernel([k for k in cuda.kernels() if k.name == "tinygemm"])
     model = build(family, dtype, quant, kernels=kernels)
-    marks = (12,) if not model.causal else ()  # a context is looked into once, for its end
+    marks = (12,) if not model.causal else ()  # the host reads once where the context ends
     cache = model.new_cache(64, dtype, GPU)
     with fused_attention(capability):
-        fed(model, cache, 12, marks)
-        fed(model, cache, 20)
-        fed(model, cache, 3)
-        fed(model, cache, 1)
-        step = captured(model, cache)
+        read_tokens(model, cache, 12, marks)
+        read_tokens(model, cache, 20)
+        read_tokens(model, cache, 3)
+        read_tokens(model, cache, 1)
+        step = read_captured(model, cache)
     if isinstance(cache, PrefixLMCache):
         assert cache.prefix is not None
         assert {t.device for t in cache.tensors()} == {GPU}
@@ -162,7 +164,7 @@ def test_tokens_stay_on_their_gpu_in_fused_kernels(
     assert "scaled_dot_product" not in step.ran
 
 
-def test_tinygemms_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tinygemm_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     weight = PackedWeight(
         torch.empty(384, 256, dtype=torch.uint8, device=GPU),
         torch.empty(384, 16, dtype=torch.float16, device=GPU),
@@ -183,7 +185,7 @@ def test_tinygemms_layer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, None)])
-def test_a_weight_is_quantised_where_it_lies(bits: int, group: int | None) -> None:
+def test_a_weight_is_quantised_on_its_device(bits: int, group: int | None) -> None:
     with OnDevice():
         packed = quantize(torch.empty(384, 512, dtype=torch.float16, device=GPU), bits, group)
         assert {t.device for t in (packed.q, packed.scale)} == {GPU}
@@ -202,23 +204,23 @@ def test_a_weight_is_quantised_where_it_lies(bits: int, group: int | None) -> No
     ],
     ids=["greedy", "greedy, penalty", "top-k, top-p", "all", "temperature"],
 )
-def test_tokens_are_drawn_where_the_logits_are(
+def test_tokens_are_sampled_on_the_device_of_the_logits(
     params: SamplingParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # a build without CUDA has no generator for it
-    monkeypatch.setattr(sampling, "_generator", lambda params, device: None)
+    monkeypatch.setattr(sampling, "_make_generator", lambda params, device: None)
     sampler = DeviceSampler(params, [1, 2, 3], 65_024, GPU)
     logits = torch.empty(65_024, device=GPU)
     for _ in range(2):
         with OnDevice():
-            drawn = sampler(logits)
-        assert (drawn.device, drawn.shape, drawn.dtype) == (GPU, (1,), torch.int64)
+            token = sampler(logits)
+        assert (token.device, token.shape, token.dtype) == (GPU, (1,), torch.int64)
 
 
 @pytest.mark.parametrize("family", ["llama", "v1_twin_orig", "v3_32k_tiny", "glm4_tiny"])
 def test_layers_on_three_gpus(family: str) -> None:
     gpus = [torch.device("cuda", i) for i in range(3)]
-    module, config = parts(family)
+    module, config = family_and_config(family)
     layers = config.layers
     places = {f"layers.{i}": gpus[min(1 + i * 2 // layers, 2)] for i in range(layers)}
     places |= {"embedding": gpus[0], "norm": gpus[2], "head": gpus[2]}

@@ -22,7 +22,7 @@ from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.runtime.token_stream import TokenStream
 from glmtui.tools import Parameter, Tool
 from support.goldens import SHARED, load, tokenizer_file
-from support.toy_decoder import CPU, Counter
+from support.toy_decoder import CPU, CountingDecoder
 
 MARKS = ("[gMASK]", "sop", *ROLES)
 TOOL = Tool("get_weather", "天气", ("echo", "{city}"), (Parameter("city", "城市"),))
@@ -50,7 +50,7 @@ class Bytes:
         return self._marks[token_id].encode() if token_id > 255 else bytes([token_id])
 
 
-class Speaker(Counter):
+class Speaker(CountingDecoder):
     """Says what it was told to, whatever it is asked."""
 
     supports_rewind = False  # what was said is said
