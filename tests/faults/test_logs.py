@@ -49,8 +49,8 @@ sys.exit(launch.run(Settings(model=sys.argv[1]), []))
 
 
 def answer(exchange: Exchange) -> None:
-    if not exchange.models():
-        exchange.say("private-reply")
+    if not exchange.answer_model_list():
+        exchange.reply("private-reply")
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ def take_response(data: bytes) -> None:
     server.answer = data
     job = Job(REPO, lambda progress: isinstance(progress, Progress), threading.Event())
     with proxied(server.url):
-        check(Hub.at(server.url, "token").repository(REPO, job))
+        check(Hub.from_endpoint(server.url, "token").fetch_repository(REPO, job))
 
 
 def responses() -> dict[str, bytes]:

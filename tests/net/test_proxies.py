@@ -94,7 +94,7 @@ def ask(url):
 
 @pytest.mark.parametrize("odd", ["localhost,::1,fd00::/8", "[::1]", "http://[::1", "%%,a b:c:d"])
 def test_entries_that_cannot_be_read_harm_nobody(environment, odd):
-    with serving(lambda exchange: exchange.say("ok")) as server:
+    with serving(lambda exchange: exchange.reply("ok")) as server:
         environment(HTTP_PROXY=server.url.removesuffix("/v1"), NO_PROXY=odd)
         assert ask("http://gpu.example/v1") == "ok"
     assert [e.path for e in server.exchanges] == ["http://gpu.example/v1/chat/completions"]
@@ -104,7 +104,7 @@ def test_entries_that_cannot_be_read_harm_nobody(environment, odd):
     "proxy", ["socks://127.0.0.1:1", "gopher://p", "http://[::1", "socks4://p"]
 )
 def test_a_proxy_that_cannot_be_used_does_not_matter_where_it_is_not(environment, proxy):
-    with serving(lambda exchange: exchange.say("ok")) as server:
+    with serving(lambda exchange: exchange.reply("ok")) as server:
         environment(ALL_PROXY=proxy, NO_PROXY="localhost.localdomain,127.0.0.0/8")
         assert ask(server.url) == "ok"
         environment(ALL_PROXY=proxy, HTTP_PROXY=server.url.removesuffix("/v1"))

@@ -213,7 +213,7 @@ def test_a_full_disk_is_seen_before_anything_is_written(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DownloadError, match="No room for the Slim model") as failed:
+    with pytest.raises(DownloadError, match="Not enough disk space for the Slim model") as failed:
         convert_to_slim(TWIN, tmp_path / "slim")
     assert "another disk" in failed.value.hint
     assert not list(tmp_path.iterdir())

@@ -40,7 +40,7 @@ def test_the_address_of_a_page_names_its_model(hub: Hub, ref: str) -> None:
 def test_other_addresses_name_none(hub: Hub, ref: str) -> None:
     with pytest.raises(ModelNotFound):
         pull(ref, endpoint=hub.url)
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 def test_what_is_no_address_stays_as_it_is() -> None:

@@ -122,7 +122,7 @@ def test_failures_leave_nothing(tmp_path: Path, models: Path) -> None:
 
 
 def test_nothing_of_that_name(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="no known model"):
+    with pytest.raises(ModelNotFound, match="not a known model"):
         pull(str(tmp_path / "nowhere"))
 
 

@@ -29,7 +29,7 @@ def answering(*said, die=False):
             else:
                 exchange.event(piece)
         if die:
-            exchange.die()
+            exchange.reset_connection()
         else:
             exchange.end()
 
@@ -94,7 +94,7 @@ def test_a_reply_may_stay_open_at_its_end(monkeypatch):
     def answer(exchange):
         exchange.start()
         exchange.event(delta("Done.", finish="stop"))
-        exchange.wait_for_hang_up()
+        exchange.wait_for_disconnect()
 
     result, error = stream_of(answer)
     assert (result.text, result.finish_reason, error) == ("Done.", "stop", None)
@@ -226,7 +226,7 @@ def test_an_error_body_that_drips_is_not_waited_for(monkeypatch):
         exchange.send_header("Content-Length", "100000")
         exchange.end_headers()
         exchange.wfile.write(b"out of memory")
-        exchange.wait_for_hang_up()
+        exchange.wait_for_disconnect()
 
     error = stream_of(drip)[1]
     assert "failed (500): out of memory" in error.message

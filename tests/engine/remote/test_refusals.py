@@ -171,7 +171,7 @@ def half(exchange, chunked=True):
 
 def die(exchange):
     half(exchange)
-    exchange.die()
+    exchange.reset_connection()
 
 
 def end_early(exchange):
@@ -248,7 +248,7 @@ def test_a_server_that_falls_silent_for_too_long(monkeypatch):
 
     def hush(exchange):
         half(exchange)
-        exchange.wait_for_hang_up()
+        exchange.wait_for_disconnect()
 
     with serving(hush) as server:
         error, partial = failure(server)
