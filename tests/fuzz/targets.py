@@ -34,7 +34,7 @@ from glmtui.store.exchange.import_export import import_text
 from glmtui.store.format import peek
 from glmtui.store.journal import add_later, dumps_later
 from glmtui.store.toml import load_toml
-from glmtui.tools import declaration
+from glmtui.tools import tools_toml
 
 FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 
@@ -145,7 +145,7 @@ def settings() -> dict[str, bytes]:
 def take_tools(data: bytes) -> None:
     """tools.toml, and after a NUL the arguments that a model calls each of its tools with."""
     text, _, call = data.partition(b"\0")
-    tools, _ = declaration.load_tools(put("tools.toml", text))
+    tools, _ = tools_toml.load_tools(put("tools.toml", text))
     try:
         arguments = json.loads(call)
     except (ValueError, RecursionError):
