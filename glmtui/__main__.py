@@ -7,7 +7,7 @@ from glmtui.system.programs import drop_working_folder
 
 drop_working_folder(glmtui.__file__)  # before anything is imported that could be found there
 
-from glmtui.cli.command_line import main  # noqa: E402
+from glmtui.cli.main import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())
