@@ -1,4 +1,4 @@
-"""What a bench found, as a table for people and as JSON for programs. Measures nothing."""
+"""The result of a benchmark as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from glmtui.engine.bench import BenchResult, EngineResult, Measurement
 from glmtui.engine.hardware.cpu import cpu_name
 from glmtui.engine.hardware.machine import snapshot
 
-NONE = "-"
+MISSING = "-"  # a value that was not measured
 
 
 def as_table(result: BenchResult, width: int) -> str:
-    """What was measured, how, and what came out; lines of at most `width` cells, 80 if it has more.
+    """A description, a table of the results and an explanation, at most 80 cells wide.
 
-    Ratios say how many times as fast glmtui is as the engine to their left.
+    A ratio above 1 means that glmtui is faster than the engine to its left.
     """
     width = min(width, 80)
     peers = result.engines[1:]
@@ -35,11 +35,11 @@ def as_table(result: BenchResult, width: int) -> str:
     rows += [_work_row(result, work) for work in result.measurements]
     return "\n".join(
         [
-            *_wrapped(_described(result), width),
+            *_wrap(_description(result), width),
             "",
             format_table(head, rows, width, elastic=0),
             "",
-            *_wrapped(_explained(result), width),
+            *_wrap(_explanation(result), width),
         ]
     )
 
@@ -53,25 +53,29 @@ def _row(name: str, cells: Iterable[str]) -> list[str]:
 
 
 def _work_row(result: BenchResult, work: Measurement) -> list[str]:
-    row = [_named(result, work), _value(result.ours, work), _percent(result.share_of_copy(work))]
+    row = [
+        _work_name(result, work),
+        _value(result.ours, work),
+        _percent(result.share_of_copy(work)),
+    ]
     for peer in result.engines[1:]:
         ratio = result.ratio(peer, work)
-        row += [_value(peer, work), NONE if ratio is None else f"{ratio:.2f}x"]
+        row += [_value(peer, work), MISSING if ratio is None else f"{ratio:.2f}x"]
     return row
 
 
-def _named(result: BenchResult, work: Measurement) -> str:
+def _work_name(result: BenchResult, work: Measurement) -> str:
     if work.is_rate:
         return f"{work.kind} at {work.at:,}, tok/s"
     if work.kind == "turn":
         return f"first token, turn {work.at}"
-    return f"{result.prompt_tokens[work.at]:,} tokens anew"
+    return f"first token, prompt of {result.prompt_tokens[work.at]:,}"
 
 
 def _value(engine: EngineResult, work: Measurement) -> str:
     median = engine.median(work)
     if median is None:
-        return NONE
+        return MISSING
     if work.is_rate:
         return f"{median:,.0f}" if median >= 100 else f"{median:.1f}"
     return _seconds(median)
@@ -82,21 +86,21 @@ def _seconds(seconds: float) -> str:
 
 
 def _size(nbytes: int | None) -> str:
-    return NONE if nbytes is None else format_size(nbytes)
+    return MISSING if nbytes is None else format_size(nbytes)
 
 
 def _percent(share: float | None) -> str:
     return "" if share is None else f"{share:.0%}"
 
 
-def _described(result: BenchResult) -> list[str]:
-    """What was measured, on what."""
+def _description(result: BenchResult) -> list[str]:
+    """The model, the hardware and the engines."""
     target = result.plan.targets[0]
     lines = [f"{target.name} on {_hardware(result)}; {target.threads} CPU threads"]
     for engine in result.engines:
         ready = engine.start
-        held = ", ".join(filter(None, (ready.dtype, ready.quant)))
-        lines.append(f"{ready.engine} {ready.version}: {held} on {ready.device}")
+        weights = ", ".join(filter(None, (ready.dtype, ready.quant)))
+        lines.append(f"{ready.engine} {ready.version}: {weights} on {ready.device}")
     if result.load_average:
         first, last = result.load_average[0], result.load_average[-1]
         lines.append(f"load average {first:.1f} at the start, {last:.1f} at the end")
@@ -111,32 +115,31 @@ def _hardware(result: BenchResult) -> str:
     return cpu_name() or "unknown CPU"
 
 
-def _explained(result: BenchResult) -> list[str]:
+def _explanation(result: BenchResult) -> list[str]:
     plan = result.plan
     rounds = "one round" if result.rounds == 1 else f"{result.rounds} rounds"
     if result.rounds < plan.rounds:
-        rounds += f", which took too long for {plan.rounds}"
+        rounds += f" (not {plan.rounds}, which would take too long)"
     lines = [
-        f"Medians of {rounds}; engines in turn, each in its own process, after an untimed reply. "
-        f"Replies are greedy, {plan.tokens} tokens long."
+        f"Medians of {rounds}. The engines take turns, each in its own process, after one untimed "
+        f"reply. Replies are greedy and {plan.tokens} tokens long."
     ]
     if result.copy_bandwidth:
         lines.append(
-            "OF COPY: bytes that decoding has to read (weights once a token, KV cache) per second, "
-            "as a share of what a copy moves here: "
-            f"{result.copy_bandwidth / 1e9:.1f} GB/s read and written."
+            "OF COPY: bytes that decoding must read per second (weights once per token, KV cache), "
+            f"relative to the speed of a memory copy, {result.copy_bandwidth / 1e9:.1f} GB/s."
         )
     if len(result.engines) > 1:
-        lines.append("RATIO: how many times as fast glmtui is, median over the rounds.")
+        lines.append("RATIO: speed of glmtui relative to the other engine, median of the rounds.")
     return lines
 
 
-def _wrapped(lines: Iterable[str], width: int) -> list[str]:
+def _wrap(lines: Iterable[str], width: int) -> list[str]:
     return [part for line in lines for part in textwrap.wrap(line, width)]
 
 
 def as_json(result: BenchResult) -> str:
-    """One object: how it was measured, every sample, medians, ratios. Times in seconds."""
+    """A JSON object with the setup, all samples, medians and ratios. Times are in seconds."""
     target = result.plan.targets[0]
     return json.dumps(
         {

@@ -1,4 +1,4 @@
-"""``glmtui ask`` within this process: what is asked, what is printed, what it returns."""
+"""``glmtui ask`` within this process: the request, the output and the exit code."""
 
 import io
 import json
@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.cli import ask, command_line
+from glmtui.cli import ask
+from glmtui.cli.main import main
 from glmtui.config import Settings
 from glmtui.engine.model_info import LoadOptions, ServerSpec
 from glmtui.errors import EngineError, ModelNotFound, ServerError
@@ -25,7 +26,7 @@ class Stdin(io.TextIOWrapper):
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    """No settings, no models, and a keyboard for stdin."""
+    """Empty folders, and a terminal as stdin."""
     for name in ("DATA", "CONFIG", "CACHE", "STATE"):
         monkeypatch.setenv(f"GLMTUI_{name}_DIR", str(tmp_path / name.lower()))
     monkeypatch.setattr(sys, "stdin", Stdin(b"", terminal=True))
@@ -34,7 +35,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def says(monkeypatch):
-    """Puts a model that says these pieces in place of the one that would be loaded."""
+    """Replaces the loaded model by one that generates these pieces."""
 
     def put(*pieces) -> ScriptedModel:
         model = ScriptedModel(pieces)
@@ -51,7 +52,7 @@ def says(monkeypatch):
 
 
 def run(*argv: str) -> int:
-    return command_line.main(["ask", *argv])
+    return main(["ask", *argv])
 
 
 # ---- text
@@ -116,13 +117,13 @@ def test_an_empty_system_prompt_is_one(says):
 def test_flags_before_and_after_the_command_both_count(says):
     model = says("x")
     argv = ["-m", "one", "-s", "top_k=1", "-s", "seed=1", "ask", "-s", "top_k=2", "hi"]
-    assert command_line.main(argv) == 0
+    assert main(argv) == 0
     assert (model.settings[0].model, model.settings[0].top_k, model.settings[0].seed) == (
         "one",
         2,
         1,
     )
-    assert command_line.main(["-m", "one", "ask", "-m", "two", "hi"]) == 0
+    assert main(["-m", "one", "ask", "-m", "two", "hi"]) == 0
     assert model.settings[1].model == "two"
 
 
@@ -148,7 +149,7 @@ def test_a_pipe_alone_is_the_question(says, monkeypatch, data, question):
 def test_no_question_is_a_usage_error(says, capsys, words):
     says("x")
     assert run(*words) == 2
-    assert "there is no question" in capsys.readouterr().err
+    assert "No question was given." in capsys.readouterr().err
 
 
 def test_bytes_that_are_no_text_do_not_reach_the_model(says):
@@ -279,7 +280,7 @@ def test_progress_leaves_no_trace_on_the_terminal(says, monkeypatch):
     says("Hello")
     assert run("hi") == 0
     shown = sys.stderr.getvalue()
-    assert "reading the question: 3/3" in shown
+    assert "reading the prompt: 3/3" in shown
     assert shown.endswith("\r\x1b[K")
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from glmtui import config, logs
 from glmtui.chat import Conversation, Message
-from glmtui.cli import bug_report, command_line
+from glmtui.cli import bug_report
+from glmtui.cli.main import main
 from glmtui.config import Server, Settings
 from glmtui.errors import GlmtuiError
 from glmtui.store import Store
@@ -100,7 +101,7 @@ def test_commands(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     names = {"ID": Store(old.parent).summaries()[0].id, "REPORT": str(tmp_path / "report")}
-    command_line.main([names.get(word, word) for word in COMMANDS[command]])
+    main([names.get(word, word) for word in COMMANDS[command]])
     said = "".join(capsys.readouterr())
     assert CANARY not in said
     assert "unexpected" not in said
@@ -114,7 +115,7 @@ def test_settings_that_are_wrong(
     file = tmp_path / "wrong.toml"
     file.write_text(WRONG)
     for command in (["doctor"], ["models"]):
-        command_line.main(["--config", str(file), *command])
+        main(["--config", str(file), *command])
         assert CANARY not in "".join(capsys.readouterr())
     _settings, problems = config.load_settings(file, {"GLMTUI_HUB_ENDPOINT": f"ws://{CANARY}@h/"})
     assert len(problems) == 4

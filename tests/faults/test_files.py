@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from glmtui.chat import Conversation, Message, SamplingParams
-from glmtui.cli.command_line import main
+from glmtui.cli.main import main
 from glmtui.config import presets
 from glmtui.errors import StoreError
 from glmtui.store import Store, read_file
@@ -66,7 +66,7 @@ def test_an_export_that_fails_leaves_the_file(
             export(Store(tmp_path / "data/conversations").load("last"), tmp_path / "new.md")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "cannot write" in capsys.readouterr().err
+    assert "Could not write" in capsys.readouterr().err
     assert file.read_text() == "what was there"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.md"]
 

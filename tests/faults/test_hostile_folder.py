@@ -67,7 +67,7 @@ def glmtui(tmp_path: Path, *argv: str, python: tuple[str, ...], **environ: str) 
 # What the console script does: its own folder comes first, not the working folder.
 SCRIPT = (
     "-c",
-    "import sys; del sys.path[0]; from glmtui.cli.command_line import main; sys.exit(main())",
+    "import sys; del sys.path[0]; from glmtui.cli.main import main; sys.exit(main())",
 )
 MODULE = ("-m", "glmtui")
 

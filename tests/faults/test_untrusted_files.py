@@ -262,7 +262,7 @@ CRASH = """
 import sys, glmtui.cli.ask
 def fault(*_, **__): raise ZeroDivisionError
 glmtui.cli.ask.open_chat_model = fault
-from glmtui.cli.command_line import main
+from glmtui.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -32,7 +32,7 @@ from glmtui.store import FileFormat, dumps, loads
 from glmtui.store.exchange.import_export import import_text
 from glmtui.store.format import peek
 from glmtui.store.journal import apply_journal, dumps_journal
-from glmtui.tools import declaration
+from glmtui.tools import tools_toml
 
 FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 
@@ -133,7 +133,7 @@ def settings() -> dict[str, bytes]:
 def take_tools(data: bytes) -> None:
     """tools.toml, and after a NUL the arguments that a model calls each of its tools with."""
     text, _, call = data.partition(b"\0")
-    tools, _ = declaration.load_tools(put("tools.toml", text))
+    tools, _ = tools_toml.load_tools(put("tools.toml", text))
     try:
         arguments = json.loads(call)
     except (ValueError, RecursionError):

@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.numpy import save
 
-from glmtui.cli import bench, command_line
+from glmtui.cli import bench
+from glmtui.cli.main import main
 from glmtui.engine.bench import shapes, synthetic, transformers_peer
 from glmtui.engine.bench.bandwidth import COPY_BYTES
 from glmtui.engine.bench.own_engine import OwnEngine, step_bytes
@@ -276,12 +277,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("argv", "code", "said"),
     [
         (["--against", "vllm"], 2, "invalid choice: 'vllm'"),
-        (["--rounds", "0"], 2, "'0' is not a whole number from 1 on"),
-        (["--tokens", "1"], 2, "'1' is not a whole number from 2 on"),
-        (["--against", "llama-cpp"], 2, "needs a GGUF file"),
-        (["--against", "llama-cpp", "--gguf", "/no/file"], 1, "There is no file /no/file"),
+        (["--rounds", "0"], 2, "must be a whole number, at least 1, not '0'"),
+        (["--tokens", "1"], 2, "must be a whole number, at least 2, not '1'"),
+        (["--against", "llama-cpp"], 2, "needs the model as a GGUF file"),
+        (["--against", "llama-cpp", "--gguf", "/no/file"], 1, "File not found: /no/file"),
         (["--synthetic", "smollm2", "--against", "absent"], 2, "invalid choice"),
-        (["FOLDER", "--synthetic", "smollm2"], 2, "takes the place of a model"),
+        (["FOLDER", "--synthetic", "smollm2"], 2, "cannot be combined with a model"),
         (["http://127.0.0.1:9/v1"], 2, "is a server"),
         (["nothing-here"], 1, "nothing-here"),
         ([], 1, "glmtui pull smollm2"),
@@ -296,11 +297,11 @@ def test_what_cannot_be_measured_is_said_at_once(
     code: int,
     said: str,
 ) -> None:
-    monkeypatch.setitem(bench.MODULES, "llama-cpp", "json")  # as if it were installed
+    monkeypatch.setitem(bench.PEER_MODULES, "llama-cpp", "json")  # as if it were installed
     given = [str(folder) if argument == "FOLDER" else argument for argument in argv]
     if "--gguf" in argv or argv == ["--against", "llama-cpp"]:
         given.append(str(folder))
-    assert command_line.main(["bench", *given]) == code
+    assert main(["bench", *given]) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert said in err
@@ -317,10 +318,10 @@ def test_a_peer_that_is_not_installed_is_named(
     peer: str,
     package: str,
 ) -> None:
-    monkeypatch.setitem(bench.MODULES, peer, "glmtui_has_no_such_module")
-    assert command_line.main(["bench", str(folder), "--against", peer]) == 1
+    monkeypatch.setitem(bench.PEER_MODULES, peer, "glmtui_has_no_such_module")
+    assert main(["bench", str(folder), "--against", peer]) == 1
     err = capsys.readouterr().err
-    assert f"{peer} is not installed here" in err
+    assert f"{peer} is not installed." in err
     assert f"pip install {package}" in err
 
 
@@ -328,7 +329,7 @@ def test_the_command_measures_against_transformers(
     place: None, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["bench", str(folder), "--against", "transformers", "--rounds", "1", "--tokens", "2"]
-    assert command_line.main([*argv, "--threads", "1", "--json"]) == 0
+    assert main([*argv, "--threads", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [engine["engine"] for engine in found["engines"]] == ["glmtui", "transformers"]
     assert found["model"] == str(folder)

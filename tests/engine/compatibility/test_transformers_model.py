@@ -238,7 +238,7 @@ def test_what_is_not_a_chat_model_of_transformers_is_refused(tmp_path: Path) -> 
         {"model_type": "qwen2", "architectures": ["Qwen2Model"]},
         {"model_type": "myown", "architectures": ["MyOwnForCausalLM"], "auto_map": {}},
     ):
-        with pytest.raises(UnsupportedModel, match="no family"):
+        with pytest.raises(UnsupportedModel, match="does not support the model"):
             detect_family(config, tmp_path)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from glmtui.cli import command_line
+from glmtui.cli.main import main
 from glmtui.engine import LoadOptions, load_model
 from glmtui.engine.catalog import resolver
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
@@ -137,12 +137,12 @@ def test_stopped_or_failed_it_leaves_nothing(tmp_path: Path) -> None:
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = folder_of(tmp_path / "whole"), tmp_path / "small"
-    assert command_line.main(["quantize", str(source), str(target), "--bits", "8"]) == 0
+    assert main(["quantize", str(source), str(target), "--bits", "8"]) == 0
     assert "int8" in capsys.readouterr().out
-    assert command_line.main(["models"]) == 0
+    assert main(["models"]) == 0
     assert "small" in capsys.readouterr().out
-    assert command_line.main(["quantize", str(source), str(target)]) == 2
-    assert command_line.main(["quantize", "http://127.0.0.1:9/v1", str(tmp_path / "x")]) == 2
+    assert main(["quantize", str(source), str(target)]) == 2
+    assert main(["quantize", "http://127.0.0.1:9/v1", str(tmp_path / "x")]) == 2
 
 
 # ---- the file

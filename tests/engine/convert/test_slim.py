@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
-from glmtui.cli import command_line
+from glmtui.cli.main import main
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.convert import slim_check
 from glmtui.engine.convert.slim import VOCAB_TENSORS, SlimCancelled, convert_to_slim
@@ -389,10 +389,10 @@ def test_the_command(
 ) -> None:
     monkeypatch.setenv("GLMTUI_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    assert command_line.main(["slim", str(TWIN), str(tmp_path / "slim")]) == 0
+    assert main(["slim", str(TWIN), str(tmp_path / "slim")]) == 0
     said = capsys.readouterr()
     assert f"{tmp_path / 'slim'} is ready" in said.out
     assert "the same first 4 tokens" in said.out
-    assert command_line.main(["slim", str(tmp_path / "slim"), str(tmp_path / "again")]) == 1
+    assert main(["slim", str(tmp_path / "slim"), str(tmp_path / "again")]) == 1
     assert "slim already" in capsys.readouterr().err
-    assert command_line.main(["slim", "http://localhost/v1", str(tmp_path / "again")]) == 2
+    assert main(["slim", "http://localhost/v1", str(tmp_path / "again")]) == 2
