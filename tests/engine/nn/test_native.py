@@ -112,10 +112,10 @@ def test_a_bias_is_added_before_the_product_is_rounded(
 def test_unpacking_is_exact(kind: str) -> None:
     weight = quantize(normal(50, 384), *KINDS[kind])
     for dtype in (torch.float32, torch.bfloat16):
-        whole = kernels.NativeWeight(weight, None).whole(dtype)
+        whole = kernels.NativeWeight(weight, None).unpack(dtype)
         assert torch.equal(whole, weight.dequantize(dtype))
     symmetric = int4(48, 384, 64, zero=False)
-    whole = kernels.NativeWeight(symmetric, None).whole(torch.float32)
+    whole = kernels.NativeWeight(symmetric, None).unpack(torch.float32)
     assert torch.equal(whole, symmetric.dequantize(torch.float32))
 
 

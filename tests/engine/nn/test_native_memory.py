@@ -162,10 +162,10 @@ def test_a_weight_of_other_sizes_is_refused(change: dict[str, int]) -> None:
     for name, value in change.items():
         setattr(weight.struct, name, value)
     x, y = torch.ones(1, 128, dtype=torch.bfloat16), torch.ones(1, 50, dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match="do not take these sizes"):
+    with pytest.raises(ValueError, match="do not support these sizes"):
         check_status(library.library().linear(y.data_ptr(), x.data_ptr(), weight._address, 1, 1))
     assert bool((y == 1).all())
-    with pytest.raises(ValueError, match="do not take these sizes"):
+    with pytest.raises(ValueError, match="do not support these sizes"):
         check_status(library.library().unpack(y.data_ptr(), weight._address, 0, 1, 0, 1))
 
 
@@ -175,7 +175,9 @@ def test_odd_counts_are_refused(tokens: int, threads: int) -> None:
     weight = NativeWeight(quantize(normal(50, 128), 8), None)
     x, y = torch.ones(1, 128, dtype=torch.bfloat16), torch.ones(1, 50, dtype=torch.bfloat16)
     call = library.library().linear
-    assert call(y.data_ptr(), x.data_ptr(), weight._address, tokens, threads) == library.REFUSED
+    assert (
+        call(y.data_ptr(), x.data_ptr(), weight._address, tokens, threads) == library.INVALID_SIZES
+    )
 
 
 @needs_kernels
@@ -188,15 +190,15 @@ def test_odd_counts_are_refused(tokens: int, threads: int) -> None:
         ("decoder", {"kv_heads": 0}),
         ("decoder", {"kv_heads": -2}),
         ("decoder", {"kv_heads": 4}),  # another shape of the fused projection
-        ("decoder", {"size": 24}),
-        ("decoder", {"size": 512}),
-        ("decoder", {"size": -32}),
+        ("decoder", {"head_size": 24}),
+        ("decoder", {"head_size": 512}),
+        ("decoder", {"head_size": -32}),
         ("decoder", {"hidden": 32}),
         ("decoder", {"inner": 64}),
         ("step", {"offset": -1}),
         ("step", {"offset": 2**62}),
         ("step", {"tokens": 0}),
-        ("step", {"room": 3}),
+        ("step", {"allocated": 3}),
         ("step", {"threads": 0}),
         ("ids", {"first": -1}),
         ("ids", {"first": -(10**9)}),
@@ -216,7 +218,7 @@ def test_a_step_of_other_sizes_is_refused(of: str, change: dict[str, int]) -> No
             setattr(changed, name, value)
     logits = torch.full((4, 96), 7.0)
     pointers = ctypes.c_void_p * 2
-    result = library.library().prenorm_step(
+    result = library.library().decoder_step(
         logits.data_ptr(),
         ids.data_ptr(),
         ctypes.addressof(native._struct),
@@ -225,7 +227,7 @@ def test_a_step_of_other_sizes_is_refused(of: str, change: dict[str, int]) -> No
         pointers(*(t.data_ptr() for t in cache.values)),
         0,
     )
-    assert result == library.REFUSED
+    assert result == library.INVALID_SIZES
     assert bool((logits == 7).all())
 
 
@@ -235,7 +237,7 @@ def test_structures_are_as_large_as_the_compiler_has_them(tmp_path: Path) -> Non
     structures = {"Linear": CLinear, "Layer": CLayer, "Decoder": CDecoder, "Step": CStep}
     source = tmp_path / "sizes.c"
     source.write_text(
-        f'#include "{build.HERE}/prenorm.c"\n'
+        f'#include "{build.SOURCE_FOLDER}/decoder_step.c"\n'
         + "".join(
             f'_Static_assert(sizeof({name}) == {ctypes.sizeof(structure)}, "{name}");\n'
             for name, structure in structures.items()

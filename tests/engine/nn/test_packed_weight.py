@@ -52,7 +52,7 @@ def test_what_a_packed_weight_says_of_itself() -> None:
 
 @pytest.mark.parametrize("scales", [(5, 4), (6, 3)])
 def test_scales_that_do_not_fit_are_refused(scales: tuple[int, int]) -> None:
-    with pytest.raises(BadCheckpoint, match="do not fit"):
+    with pytest.raises(BadCheckpoint, match="do not match"):
         PackedWeight(torch.zeros(6, 64, dtype=torch.uint8), torch.ones(scales))
 
 

@@ -96,7 +96,7 @@ def cases() -> Iterator[tuple[str, PackedWeight, Sequence[Use]]]:
 def check(weight: PackedWeight, uses: Sequence[Use]) -> None:
     from glmtui.engine.nn.linear import triton_kernels
 
-    assert triton_kernels.packs(weight)
+    assert triton_kernels.supports(weight)
     rows, columns = weight.shape
     whole = weight.dequantize(torch.float32)
     assert torch.equal(triton_kernels.unpack(weight, torch.float16), whole.half())
@@ -167,7 +167,7 @@ def test_products_compile_without_spills(
 def test_unpacking_compiles_without_spills(tmp_path: Path, capability: int) -> None:
     from glmtui.engine.nn.linear import triton_kernels
 
-    signature: Signature = {"q": "*u8", "scale": "*fp16", "zero": "*fp16", "whole": "*fp16"}
+    signature: Signature = {"q": "*u8", "scale": "*fp16", "zero": "*fp16", "unpacked": "*fp16"}
     signature |= {"rows": "i32", "columns": "i32"}
     constants = constants_of(bits=4, group=32) | {"ZERO": True}
     used = compiled(triton_kernels._unpack, signature, constants, capability, tmp_path)
@@ -184,8 +184,8 @@ def constants_of(bits: int, group: int) -> dict[str, Any]:
     return {
         "BITS": bits,
         "GROUP": group,
-        "STRIP": triton_kernels.strip(weight),
-        "STRIPS": triton_kernels.strips(weight),
+        "STRIP": triton_kernels.strip_size(weight),
+        "STRIPS": triton_kernels.strips_per_step(weight),
         "ROWS": triton_kernels.ROWS,
     }
 
