@@ -1,4 +1,4 @@
-"""Counts function calls instead of measuring time: the result is the same on every machine."""
+"""Counts function calls: a measure of work that does not depend on the speed of the machine."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import sys
 from collections.abc import Callable
 
 
-def calls(function: Callable[[], object]) -> int:
-    """The number of Python and C functions that `function` calls on this thread.
+def count_calls(function: Callable[[], object]) -> int:
+    """Number of functions that `function` calls on this thread, in Python and in C.
 
-    The work inside a single C call, such as a regular expression search, is not counted.
+    The work inside one C call, such as a regular expression search, is not counted.
     """
     count = 0
 
-    def called(frame: object, event: str, argument: object) -> None:
+    def profile(frame: object, event: str, argument: object) -> None:
         nonlocal count
         count += event in ("call", "c_call")
 
-    before = sys.getprofile()
-    sys.setprofile(called)
+    previous = sys.getprofile()
+    sys.setprofile(profile)
     try:
         function()
     finally:
-        sys.setprofile(before)
+        sys.setprofile(previous)
     return count

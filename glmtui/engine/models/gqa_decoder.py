@@ -203,9 +203,9 @@ class GqaDecoder(Decoder):
             native["head"],
             heads=shape.heads,
             kv_heads=shape.kv_heads,
-            size=shape.head_dim,
+            head_size=shape.head_dim,
             eps=shape.rms_norm_eps,
-            halves=self.rotate is rotate_halves,
+            rotate_halves=self.rotate is rotate_halves,
         )
 
 

@@ -17,12 +17,12 @@ from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource, unpack
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 from glmtui.errors import BadCheckpoint
 from support.goldens import GOLDEN, SHARED, read_json
-from support.weights import normal
+from support.weights import random_weight
 
 TENSORS = {
-    "a.weight": normal(6, 8),
-    "b.weight": normal(4, 8, seed=1).half(),
-    "c.bias": normal(1, 5, seed=2)[0].bfloat16(),
+    "a.weight": random_weight(6, 8),
+    "b.weight": random_weight(4, 8, seed=1).half(),
+    "c.bias": random_weight(1, 5, seed=2)[0].bfloat16(),
 }
 
 
@@ -100,7 +100,7 @@ def test_files_let_go_of_are_opened_again(tmp_path: Path, ends: str) -> None:
 
 
 def test_prepared_weights_come_back_packed(tmp_path: Path) -> None:
-    four, eight = quantize(normal(6, 64), 4, 32), quantize(normal(4, 64), 8)
+    four, eight = quantize(random_weight(6, 64), 4, 32), quantize(random_weight(4, 64), 8)
     assert four.zero is not None
     stored = {
         "four": four.q,
@@ -108,7 +108,7 @@ def test_prepared_weights_come_back_packed(tmp_path: Path) -> None:
         "four.zero": four.zero,
         "eight": eight.q,
         "eight.scale": eight.scale,
-        "whole": normal(2, 64),
+        "whole": random_weight(2, 64),
     }
     checkpoint = Checkpoint(folder_of(tmp_path, stored, ends="safetensors", shards=2), {})
     for name, packed in (("four", four), ("eight", eight)):

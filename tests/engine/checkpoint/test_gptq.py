@@ -19,7 +19,7 @@ from glmtui.engine.nn.linear import ReorderedLinear, make_linear
 from glmtui.engine.nn.packed_weight import PackedWeight, concat_rows
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from support.gptq_folders import MADE_BY_A_TOOL
-from support.weights import normal
+from support.weights import random_weight
 
 BITS = (4, 8)
 V1 = {bits: read_gptq_format({"bits": bits}) for bits in BITS}
@@ -136,7 +136,7 @@ def test_products_take_inputs_in_the_weights_order(dtype: torch.dtype) -> None:
     linear = make_linear(unpacked(tensors), None, dtype)
     assert isinstance(linear, ReorderedLinear)
     for tokens in (1, 9):
-        x = normal(tokens, 128).to(dtype)
+        x = random_weight(tokens, 128).to(dtype)
         exact = F.linear(x.double(), weight.double())
         allowed = 1e-4 if dtype == torch.float32 else 0.02 * float(exact.std()) * 3
         assert float((linear(x).double() - exact).abs().max()) < allowed

@@ -1,4 +1,4 @@
-"""Compiling the kernels: once, where it may be written, and never a thing that stops a load."""
+"""Compiling the kernels: once, only into safe folders; failure never prevents loading a model."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from glmtui.engine.nn.native import build
 from glmtui.engine.nn.native.library import available
 from glmtui.engine.nn.packed_weight import quantize
 from support.isa_emulation import FLAGS, ISAS
-from support.weights import normal
+from support.weights import random_weight
 
 CPU = torch.device("cpu")
 needs_kernels = pytest.mark.skipif(not available(), reason=build.build_kernels().problem)
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the sources, not compiled yet, and a cache folder of its own."""
+def source_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the sources that is not compiled yet, and an empty cache folder."""
     home = tmp_path / "native"
     home.mkdir()
     sources = [name for part in build.PARTS.values() for name in part.sources]
     for name in (*build.HEADERS, *sources):
-        (home / name).write_bytes((build.HERE / name).read_bytes())
-    monkeypatch.setattr(build, "HERE", home)
+        (home / name).write_bytes((build.SOURCE_FOLDER / name).read_bytes())
+    monkeypatch.setattr(build, "SOURCE_FOLDER", home)
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS, "-O0"))  # compiles several times as fast
     monkeypatch.setenv("GLMTUI_CACHE_DIR", str(tmp_path / "cache"))
     build.build_kernels.cache_clear()
@@ -42,43 +42,44 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 @needs_kernels
-def test_it_is_compiled_once_and_lies_beside_its_source(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+def test_it_is_compiled_once_and_stored_next_to_its_source(
+    source_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert build.build_kernels().library is not None
-    (made,) = (elsewhere / "__pycache__").iterdir()
-    assert made.suffix == ".so"
+    (library,) = (source_folder / "__pycache__").iterdir()
+    assert library.suffix == ".so"
     build.build_kernels.cache_clear()
-    monkeypatch.setenv("PATH", "")  # no compiler is needed any more
+    monkeypatch.setenv("PATH", "")  # now no compiler is needed
     assert build.build_kernels().library is not None
-    # another source is another library
-    source = elsewhere / build.PARTS["avx2"].sources[0]
+    # a changed source needs another library
+    source = source_folder / build.PARTS["avx2"].sources[0]
     source.write_text(source.read_text() + "\n/* changed */\n")
     build.build_kernels.cache_clear()
-    assert build.build_kernels().problem == "there is no C compiler"
+    assert build.build_kernels().problem == "no C compiler found"
 
 
 @needs_kernels
-def test_where_nothing_may_be_written_the_cache_folder_has_it(elsewhere: Path) -> None:
-    (elsewhere / "__pycache__").write_text("in the way")
+def test_the_cache_folder_is_used_if_the_source_folder_is_not_writable(source_folder: Path) -> None:
+    (source_folder / "__pycache__").write_text("not a folder")
     assert build.build_kernels().library is not None
-    folder = elsewhere.parent / "cache" / "native"
+    folder = source_folder.parent / "cache" / "native"
     assert [path.suffix for path in folder.iterdir()] == [".so"]
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
 @needs_kernels
-def test_a_folder_that_others_may_write_to_is_not_trusted(elsewhere: Path) -> None:
-    (elsewhere / "__pycache__").write_text("in the way")
-    folder = elsewhere.parent / "cache" / "native"
+def test_a_cache_folder_that_others_may_write_to_is_not_used(source_folder: Path) -> None:
+    (source_folder / "__pycache__").write_text("not a folder")
+    folder = source_folder.parent / "cache" / "native"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
-    built = build.build_kernels()
-    assert built.library is None
-    assert "others may write" in built.problem
+    result = build.build_kernels()
+    assert result.library is None
+    assert "other users may write" in result.problem
 
 
-def compiler(folder: Path, script: str) -> str:
+def fake_compiler(folder: Path, script: str) -> str:
+    """The path of a compiler that is a shell script."""
     path = folder / "cc"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o700)
@@ -86,24 +87,24 @@ def compiler(folder: Path, script: str) -> str:
 
 
 @needs_kernels
-def test_a_folder_beside_the_source_that_others_may_write_to_is_passed_over(
-    elsewhere: Path,
+def test_a_source_folder_that_others_may_write_to_is_not_used(
+    source_folder: Path,
 ) -> None:
-    (elsewhere / "__pycache__").mkdir()
-    (elsewhere / "__pycache__").chmod(0o777)
+    (source_folder / "__pycache__").mkdir()
+    (source_folder / "__pycache__").chmod(0o777)
     assert build.build_kernels().library is not None
-    assert not list((elsewhere / "__pycache__").iterdir())
-    (made,) = (elsewhere.parent / "cache" / "native").iterdir()
-    assert made.stat().st_mode & 0o777 == 0o755
+    assert not list((source_folder / "__pycache__").iterdir())
+    (library,) = (source_folder.parent / "cache" / "native").iterdir()
+    assert library.stat().st_mode & 0o777 == 0o755
 
 
 @needs_kernels
-def test_no_compiler_of_the_folder_one_stands_in_is_run(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+def test_no_compiler_in_the_working_folder_is_run(
+    source_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hostile = elsewhere.parent / "unpacked"
+    hostile = source_folder.parent / "unpacked"
     hostile.mkdir()
-    compiler(hostile, f"touch {hostile}/mark; exit 1")
+    fake_compiler(hostile, f"touch {hostile}/mark; exit 1")
     monkeypatch.chdir(hostile)
     monkeypatch.setenv("PATH", f".::{os.environ['PATH']}")
     assert build.build_kernels().library is not None
@@ -111,40 +112,42 @@ def test_no_compiler_of_the_folder_one_stands_in_is_run(
 
 
 @needs_kernels
-def test_a_compiler_that_fails_leaves_nothing_and_says_why(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_error_of_a_compiler_is_reported_and_nothing_is_stored(
+    source_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CC", compiler(elsewhere, "echo 'no AVX2 for you' >&2; exit 1"))
-    built = build.build_kernels()
-    assert built.library is None
-    assert built.problem.endswith("cc failed: no AVX2 for you")
-    assert not list((elsewhere / "__pycache__").iterdir())
+    monkeypatch.setenv("CC", fake_compiler(source_folder, "echo 'no AVX2 for you' >&2; exit 1"))
+    result = build.build_kernels()
+    assert result.library is None
+    assert result.problem.endswith("cc failed: no AVX2 for you")
+    assert not list((source_folder / "__pycache__").iterdir())
 
 
 @needs_kernels
-def test_a_library_that_is_none_is_refused(
-    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_invalid_library_is_not_used(
+    source_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CC", compiler(elsewhere, "for last; do :; done; echo junk > $last"))
-    built = build.build_kernels()
-    assert built.library is None
-    assert "invalid ELF header" in built.problem or "file too short" in built.problem
+    monkeypatch.setenv(
+        "CC", fake_compiler(source_folder, "for last; do :; done; echo junk > $last")
+    )
+    result = build.build_kernels()
+    assert result.library is None
+    assert "invalid ELF header" in result.problem or "file too short" in result.problem
 
 
 @pytest.fixture
 def fake_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Has another processor, by the line of /proc/cpuinfo that says what it can do."""
+    """Pretends to have another CPU: takes the line of /proc/cpuinfo with its flags."""
     monkeypatch.setattr(cpu.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(cpu.sys, "platform", "linux")
     monkeypatch.delenv(cpu.ISA_VARIABLE, raising=False)
 
-    def become(flags: str) -> None:
+    def set_flags(flags: str) -> None:
         cpuinfo = tmp_path / "cpuinfo"
         cpuinfo.write_text(f"processor : 0\n{flags}\n")
-        found = cpu.cpu_flags(cpuinfo)
-        monkeypatch.setattr(build, "cpu_flags", lambda: found)
+        parsed = cpu.cpu_flags(cpuinfo)
+        monkeypatch.setattr(build, "cpu_flags", lambda: parsed)
 
-    return become
+    return set_flags
 
 
 @pytest.mark.parametrize(
@@ -152,19 +155,19 @@ def fake_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str],
     [
         ("flags\t\t: fpu avx avx2 fma f16c", ""),
         ("flags\t\t: fpu avx fma", "this processor lacks avx2, f16c"),
-        ("Features : neon", "the processor does not say what it can do"),
+        ("Features : neon", "/proc/cpuinfo lists no x86 CPU flags"),
     ],
 )
-def test_a_processor_without_what_they_use_has_none(
+def test_a_cpu_that_lacks_instructions_has_no_kernels(
     fake_cpu: Callable[[str], None], flags: str, problem: str
 ) -> None:
     fake_cpu(flags)
-    said = ""
+    reason = ""
     try:
-        assert build._instruction_sets() == ["avx2"]
+        assert build._supported_isas() == ["avx2"]
     except build.CannotBuild as error:
-        said = str(error)
-    assert said == problem
+        reason = str(error)
+    assert reason == problem
 
 
 AVX2 = "flags : avx2 fma f16c"
@@ -181,7 +184,11 @@ AMX = f"{AVX512} avx512_bf16 amx_tile amx_bf16"
         (AMX, "avx512", ["avx2", "avx512"]),
         (AMX, "avx2", ["avx2"]),
         (AVX2, "amx", ["avx2"]),
-        (f"{AVX2} avx512_bf16 amx_tile amx_bf16", "", ["avx2"]),  # each needs those before it
+        (
+            f"{AVX2} avx512_bf16 amx_tile amx_bf16",
+            "",
+            ["avx2"],
+        ),  # each one needs all of the lower ones
     ],
 )
 def test_the_environment_hides_instruction_sets(
@@ -193,7 +200,7 @@ def test_the_environment_hides_instruction_sets(
 ) -> None:
     fake_cpu(flags)
     monkeypatch.setenv(cpu.ISA_VARIABLE, limit)
-    assert build._instruction_sets() == expected
+    assert build._supported_isas() == expected
 
 
 def test_all_of_them_can_be_hidden(
@@ -203,13 +210,13 @@ def test_all_of_them_can_be_hidden(
     monkeypatch.setenv(cpu.ISA_VARIABLE, "none")
     build.build_kernels.cache_clear()
     try:
-        assert build.build_kernels().problem == "GLMTUI_CPU_ISA says so"
+        assert build.build_kernels().problem == "GLMTUI_CPU_ISA is set to none"
     finally:
         build.build_kernels.cache_clear()
 
 
 @pytest.mark.parametrize(("limit", "dtype"), [("avx2", torch.float32), ("none", torch.float32)])
-def test_products_of_torch_heed_the_limit(
+def test_the_limit_also_applies_to_products_of_torch(
     monkeypatch: pytest.MonkeyPatch, limit: str, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
@@ -220,26 +227,26 @@ def test_products_of_torch_heed_the_limit(
     cpu_dtype.product_dtype.cache_clear()
 
 
-def test_a_limit_that_is_none_is_named() -> None:
-    done = subprocess.run(
+def test_an_invalid_limit_is_reported() -> None:
+    process = subprocess.run(
         [sys.executable, "-m", "glmtui", "doctor"],
         capture_output=True,
         text=True,
         env={**os.environ, "GLMTUI_CPU_ISA": "sse9"},
     )
-    assert "GLMTUI_CPU_ISA is 'sse9'" in done.stdout
-    assert "none, avx2, avx512, amx" in done.stdout
-    assert done.returncode == 1
+    assert "GLMTUI_CPU_ISA is 'sse9'" in process.stdout
+    assert "none, avx2, avx512, amx" in process.stdout
+    assert process.returncode == 1
 
 
 @needs_kernels
-def test_a_compiler_that_does_not_know_an_instruction_set_makes_the_rest(
-    elsewhere: Path, fake_cpu: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+def test_instruction_sets_that_the_compiler_does_not_support_are_left_out(
+    source_folder: Path, fake_cpu: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = 'for flag; do case $flag in *amx*) echo "unknown: $flag" >&2; exit 1;; esac; done'
-    monkeypatch.setenv("CC", compiler(elsewhere, f'{old}; exec cc "$@"'))
+    monkeypatch.setenv("CC", fake_compiler(source_folder, f'{old}; exec cc "$@"'))
     fake_cpu(AMX)
-    library = build._loaded(build._instruction_sets())
+    library = build._load(build._supported_isas())
     assert "avx512" in Path(library._name).name
 
 
@@ -257,10 +264,10 @@ static inline void emulated_fault(int tile, const void *at, long stride)
 
 
 @needs_kernels
-def test_an_instruction_set_that_fails_its_trial_is_not_used(
+def test_an_instruction_set_that_fails_its_test_run_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A processor that lists instructions and dies of them, or computes something else."""
+    """On a CPU whose instructions compute wrong results, and on one that kills the process."""
     header = tmp_path / "faulty.h"
     header.write_text(FAULTY)
     path = tmp_path / "folder" / "kernels.so"
@@ -272,10 +279,10 @@ def test_an_instruction_set_that_fails_its_trial_is_not_used(
     assert [library.use_isa(level) for level in range(3)] == [0, 1, 1]
 
 
-def test_without_kernels_nothing_asks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_without_the_kernels_use_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linear.cpu_native, "available", lambda: False)
     choice = make_kernel_choice("auto", Path(), CPU, torch.bfloat16)
-    layer = make_linear(quantize(normal(64, 128), 8), None, torch.bfloat16, choice)
+    layer = make_linear(quantize(random_weight(64, 128), 8), None, torch.bfloat16, choice)
     assert not isinstance(layer, NativeLinear)
     assert choice.selected == {"torch int8"}
 
@@ -285,5 +292,7 @@ def test_the_kernels_are_not_compiled_before_a_model_is_loaded() -> None:
         "import glmtui.engine.loading.loader, glmtui.engine.nn.native.build as build;"
         "print(build.build_kernels.cache_info().currsize)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "0"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == "0"

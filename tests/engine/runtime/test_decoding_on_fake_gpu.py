@@ -33,7 +33,7 @@ from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 from glmtui.engine.runtime import sampling
 from glmtui.engine.runtime.sampling import DeviceSampler
 from support.checkpoints import LLAMA_CONFIG
-from support.fake_gpu import OnDevice, fake_tensors, fused_attention
+from support.fake_gpu import NoHostAccess, fake_tensors, only_fused_attention
 from support.goldens import GOLDEN
 
 GPU = torch.device("cuda", 1)  # never the first one, which "cuda" stands for
@@ -116,20 +116,20 @@ def ids(length: int, device: torch.device = GPU) -> Tensor:
 
 def read_tokens(
     model: Decoder, cache: KVCache, length: int, answers: tuple[Any, ...] = ()
-) -> OnDevice:
+) -> NoHostAccess:
     """Reads `length` tokens; the host may read only values that are in `answers`."""
-    watched = OnDevice(answers)
+    watched = NoHostAccess(answers)
     before = cache.offset
     with watched:
         logits = model(ids(length), cache, last_only=True)
-    watched.finished()
+    watched.assert_all_read()
     assert logits.device == GPU
     assert logits.shape == (1, 1, model.vocab_size)
     assert cache.offset == before + length
     return watched
 
 
-def read_captured(model: Decoder, cache: KVCache) -> OnDevice:
+def read_captured(model: Decoder, cache: KVCache) -> NoHostAccess:
     """Reads one token as `cuda_graph` captures it."""
     cache.position = torch.full((1,), cache.offset, device=GPU)
     try:
@@ -151,7 +151,7 @@ def test_tokens_stay_on_their_gpu_in_fused_kernels(
     model = build(family, dtype, quant, kernels=kernels)
     marks = (12,) if not model.causal else ()  # the host reads once where the context ends
     cache = model.new_cache(64, dtype, GPU)
-    with fused_attention(capability):
+    with only_fused_attention(capability):
         read_tokens(model, cache, 12, marks)
         read_tokens(model, cache, 20)
         read_tokens(model, cache, 3)
@@ -160,8 +160,8 @@ def test_tokens_stay_on_their_gpu_in_fused_kernels(
     if isinstance(cache, PrefixLMCache):
         assert cache.prefix is not None
         assert {t.device for t in cache.tensors()} == {GPU}
-    assert step.ran.count("index_copy_") == 2 * len(cache.keys)
-    assert "scaled_dot_product" not in step.ran
+    assert step.operations.count("index_copy_") == 2 * len(cache.keys)
+    assert "scaled_dot_product" not in step.operations
 
 
 def test_the_tinygemm_layer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,15 +178,15 @@ def test_the_tinygemm_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (layer.packed.shape, layer.packed.dtype) == ((48, 4, 32, 4), torch.int32)
     for tokens in (1, 4, 5, 65):
         x = torch.empty(1, tokens, 512, dtype=torch.bfloat16, device=GPU)
-        with OnDevice() as watched:
+        with NoHostAccess() as watched:
             y = layer(x)
         assert (y.shape, y.dtype, y.device) == ((1, tokens, 384), torch.bfloat16, GPU)
-        assert ("_weight_int4pack_mm" in watched.ran) is (tokens <= 4)
+        assert ("_weight_int4pack_mm" in watched.operations) is (tokens <= 4)
 
 
 @pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, None)])
 def test_a_weight_is_quantised_on_its_device(bits: int, group: int | None) -> None:
-    with OnDevice():
+    with NoHostAccess():
         packed = quantize(torch.empty(384, 512, dtype=torch.float16, device=GPU), bits, group)
         assert {t.device for t in (packed.q, packed.scale)} == {GPU}
         whole = packed.dequantize(torch.float16)
@@ -212,7 +212,7 @@ def test_tokens_are_sampled_on_the_device_of_the_logits(
     sampler = DeviceSampler(params, [1, 2, 3], 65_024, GPU)
     logits = torch.empty(65_024, device=GPU)
     for _ in range(2):
-        with OnDevice():
+        with NoHostAccess():
             token = sampler(logits)
         assert (token.device, token.shape, token.dtype) == (GPU, (1,), torch.int64)
 
@@ -229,7 +229,7 @@ def test_layers_on_three_gpus(family: str) -> None:
     model = build(family, torch.float16, "int4", places=places)
     cache = model.new_cache(64, torch.float16, gpus[0])
     answers = [12] if not model.causal else []
-    with OnDevice(answers), fused_attention((8, 0)):
+    with NoHostAccess(answers), only_fused_attention((8, 0)):
         for length in (12, 1, 1):
             logits = model(ids(length, gpus[0]), cache, last_only=True)
     assert logits.device == places["head"]

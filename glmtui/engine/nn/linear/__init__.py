@@ -1,9 +1,8 @@
-"""Linear layers by how and where their weight lies: `make_linear` picks the one that is fastest.
+"""Linear layers for each weight format and device; `make_linear` makes the fastest one.
 
-The loader swaps them in for a family's `layers.Slot`, as gpt-fast does. Attributes are plain ones,
-not parameters or buffers, which Python finds faster. `plain` works everywhere, `native` has our
-kernels for CPUs and `cpu` torch's, `cuda` and `cpm` those of GPUs, and `choice` uses none that did
-not prove itself.
+The loader replaces every `layers.LinearPlaceholder` with one of them. Their tensors are plain
+attributes, not parameters or buffers, because attribute access is faster. `kernel_selection` checks
+and times kernels on the device; `reference` works on every device.
 """
 
 from __future__ import annotations
@@ -59,13 +58,13 @@ def make_linear(
     dtype: torch.dtype,
     choice: KernelChoice | None = None,
 ) -> LinearLayer:
-    """The layer that multiplies with this weight fastest where it lies.
+    """Makes the layer that is fastest for this weight on its device.
 
     Args:
-        weight: [out, in], on the device that will hold it.
+        weight: [out, in], already on its device.
         bias: [out] or None.
         dtype: of the activations.
-        choice: of kernels for packed weights; without one they are unpacked at every use.
+        choice: selects kernels for packed weights; without it, every call unpacks the weight.
     """
     if bias is not None:
         bias = bias.to(dtype)
@@ -84,21 +83,22 @@ def make_linear(
 
 
 def make_kernel_choice(
-    wanted: str, folder: Path, device: torch.device, dtype: torch.dtype
+    name: str, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> KernelChoice:
-    """What a model's packed weights are to be multiplied with.
+    """The kernels that are tried for a model's packed weights on this device.
 
     Args:
-        wanted: a key of `known.KERNELS`.
+        name: the setting quant.kernel, a key of `registry.KERNELS`.
         folder: of the model.
         dtype: of the activations.
 
     Raises:
-        EngineError: what is wanted cannot be had here; the message has the reason.
+        EngineError: the kernel of this name cannot be used here; the message has the reason.
     """
-    kernel = cpm.load_cpm_kernel(folder, device, dtype) if wanted == cpm.NAME else None
-    if device.type == "cpu":  # where unpacking for every token takes many times as long
-        # ours is closer than torch's, and a whole step of it is one call (`native.kernels`)
+    kernel = cpm.load_cpm_kernel(folder, device, dtype) if name == cpm.NAME else None
+    if device.type == "cpu":
+        # NATIVE is preferred because it is more precise, and a whole step can be one call.
+        # The reference is not timed, because it is many times slower.
         return KernelChoice(
             cpu_torch.KERNELS, preferred=NATIVE, clock=cpu_seconds, time_reference=False
         )
@@ -106,12 +106,12 @@ def make_kernel_choice(
 
 
 def can_stay_packed(table: Tensor | PackedWeight, dtype: torch.dtype) -> bool:
-    """Whether an embedding or head of 8 bits is read as it is stored, as fast as it is small."""
+    """Whether an embedding or head of 8 bits can be used without unpacking it."""
     return isinstance(table, PackedWeight) and table.bits == 8 and cpu_native.supports(table, dtype)
 
 
 def make_head(table: Tensor | PackedWeight, dtype: torch.dtype) -> LinearLayer:
-    """The module that turns activations of `dtype` into logits by a [vocab, hidden] table."""
+    """Makes the layer that maps activations in `dtype` to logits with a [vocab, hidden] table."""
     if isinstance(table, PackedWeight) or cpu_native.supports(table, dtype):
         return NativeLinear(table, None)
     if table.dtype == torch.float16 and dtype == torch.bfloat16:
