@@ -8,7 +8,7 @@ from glmtui.system.programs import remove_working_folder_from_path
 # Must run before any import that a file in the working folder could replace.
 remove_working_folder_from_path(glmtui.__file__)
 
-from glmtui.cli.command_line import main  # noqa: E402
+from glmtui.cli.main import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

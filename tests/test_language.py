@@ -22,7 +22,7 @@ from glmtui import errors, language
 from glmtui.commands import COMMANDS
 from glmtui.language import LANGUAGES, N_, _, ngettext, set_language
 from support import catalogue
-from support.app_pilot import SERVER, folders, running
+from support.app_pilot import SERVER, folders, run_app
 from support.fake_engine import FakeEngine
 
 __all__ = ["folders"]
@@ -160,10 +160,10 @@ def test_a_plural_in_a_language_that_has_none() -> None:
 # ---- the app, at 80x24
 
 
-def screen_lines(desk: Any) -> list[str]:
+def screen_lines(driver: Any) -> list[str]:
     """The lines of the screen, which all have its width."""
-    lines: list[str] = desk.screen().split("\n")
-    assert {cell_len(line) for line in lines} == {desk.app.size.width}
+    lines: list[str] = driver.screen_text().split("\n")
+    assert {cell_len(line) for line in lines} == {driver.app.size.width}
     return lines
 
 
@@ -174,36 +174,36 @@ async def test_the_screens_fit_in_chinese(folders: Path) -> None:
             engine.model, device="cpu", weight_bytes=10**9, kv_bytes_per_token=10**6
         )
 
-    async with running(SERVER, engine=prepare) as desk:
-        await desk.shows("F1 帮助   F2 设置   F4 模型   Ctrl+O 历史对话")
-        await desk.shows("输入问题，或输入 / 使用命令")
-        await desk.ask("你好")
-        screen_lines(desk)
-        assert desk.status().startswith(" 就绪，")
-        await desk.pilot.press("up")
-        await desk.shows("c 复制")
-        screen_lines(desk)
-        await desk.pilot.press("escape", "f1")
-        await desk.shows("按键与命令")
-        screen_lines(desk)
-        await desk.pilot.press("escape", "f2")
-        await desk.shows("回复的最大长度，以 token 计。")
+    async with run_app(SERVER, engine=prepare) as driver:
+        await driver.wait_for_text("F1 帮助   F2 设置   F4 模型   Ctrl+O 历史对话")
+        await driver.wait_for_text("输入问题，或输入 / 使用命令")
+        await driver.ask("你好")
+        screen_lines(driver)
+        assert driver.status_line().startswith(" 就绪，")
+        await driver.pilot.press("up")
+        await driver.wait_for_text("c 复制")
+        screen_lines(driver)
+        await driver.pilot.press("escape", "f1")
+        await driver.wait_for_text("按键与命令")
+        screen_lines(driver)
+        await driver.pilot.press("escape", "f2")
+        await driver.wait_for_text("回复的最大长度，以 token 计。")
         for line in ("temperature", "max_new_tokens", "system_prompt"):
-            await desk.shows(line)
-        screen_lines(desk)
-        await desk.pilot.press("f2", "f3")
-        await desk.shows("上一条回复")
-        await desk.shows("当前 KV 缓存")
-        screen_lines(desk)
-        await desk.pilot.press("escape", "ctrl+o")
-        await desk.shows("Enter 打开   Ctrl+R 标题")
-        screen_lines(desk)
-        await desk.pilot.press("escape", "/")
-        await desk.shows("/stop")
-        screen_lines(desk)
-        await desk.pilot.press("backspace", "ctrl+p")
-        await desk.shows("查找命令")
-        screen_lines(desk)
+            await driver.wait_for_text(line)
+        screen_lines(driver)
+        await driver.pilot.press("f2", "f3")
+        await driver.wait_for_text("上一条回复")
+        await driver.wait_for_text("当前 KV 缓存")
+        screen_lines(driver)
+        await driver.pilot.press("escape", "ctrl+o")
+        await driver.wait_for_text("Enter 打开   Ctrl+R 标题")
+        screen_lines(driver)
+        await driver.pilot.press("escape", "/")
+        await driver.wait_for_text("/stop")
+        screen_lines(driver)
+        await driver.pilot.press("backspace", "ctrl+p")
+        await driver.wait_for_text("查找命令")
+        screen_lines(driver)
 
 
 @pytest.mark.usefixtures("chinese")

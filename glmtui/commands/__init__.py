@@ -1,6 +1,6 @@
-"""What a person can do in the app, and by which key or slash command.
+"""The commands of the chat: their keys, slash commands and help, and the parser for what is typed.
 
-Knows the table, the keymap and the parser, not what a command does.
+Does not know what a command does; that is in `glmtui.ui`.
 """
 
 from glmtui.commands.table import COMMANDS, LIST, MESSAGE, PROMPT, Command, hints, markdown_table

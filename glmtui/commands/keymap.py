@@ -1,8 +1,7 @@
-"""Keys in force: those that COMMANDS declares, with a set's and a person's own in their place.
+"""The keymap: the keys of COMMANDS, changed by a key set and by the user's own keys.
 
 ``[keys]`` in config.toml changes any row: ``fork = "ctrl+y"``, ``fork = ["ctrl+y", "f9"]``, or
-``fork = ""`` for none. Within one scope a key does one thing. Knows key names as terminals and
-Textual have them; nothing here knows a screen.
+``fork = ""`` for none. Within one scope, a key has one action. Key names are Textual's.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ _MODIFIERS = ("ctrl", "alt", "shift", "super", "hyper", "meta")
 _KEY = re.compile(rf"((?:{'|'.join(_MODIFIERS)})\+)*([^\s+,]|\w{{2,}})")
 
 Changes = Mapping[str, tuple[str, ...]]
-"""The keys a person wants, by action; an empty tuple for none."""
+"""The user's keys by action; an empty tuple for none."""
 
 
 def check(action: str, value: object) -> tuple[str, ...]:
-    """The keys in an entry of ``[keys]``. Raises ConfigError for no action, or no keys."""
+    """The keys in an entry of ``[keys]``. Raises ConfigError for an unknown action or key."""
     actions = [command.action for command in COMMANDS]
     if action not in actions:
         near = difflib.get_close_matches(action, actions, n=1)
@@ -41,38 +40,40 @@ def check(action: str, value: object) -> tuple[str, ...]:
             hint = _("Did you mean {name}?").format(name=near[0])
         else:
             hint = _("There are {names}.").format(names=", ".join(actions))
-        said = _('keys.{action}: there is no action "{action}"').format(action=action)
-        raise ConfigError(said, hint)
-    listed = [value] if isinstance(value, str) else value
-    if not isinstance(listed, list) or not all(isinstance(key, str) for key in listed):
+        message = _('keys.{action}: there is no action "{action}"').format(action=action)
+        raise ConfigError(message, hint)
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(key, str) for key in names):
         shown = json.dumps(value, ensure_ascii=False, default=str)[:60]
         raise ConfigError(
             _("keys.{action} = {value} is not a key or a list of keys").format(
                 action=action, value=shown
             ),
-            _('Write it as "ctrl+y" or ["ctrl+y", "f9"]; "" takes the key away.'),
+            _('Write "ctrl+y" or ["ctrl+y", "f9"], or "" for no key.'),
         )
-    keys = tuple(key for key in listed if key)
+    keys = tuple(key for key in names if key)
     for key in keys:
         _check_name(action, key)
     return keys
 
 
 def _check_name(action: str, key: str) -> None:
-    found = _KEY.fullmatch(key)
-    if found and (len(found[2]) == 1 or found[2] in _NAMES):
+    match = _KEY.fullmatch(key)
+    if match and (len(match[2]) == 1 or match[2] in _NAMES):
         return
     stem, plus, name = key.rpartition("+")
     near = difflib.get_close_matches(name.lower(), _NAMES, n=1)
     hint = _('Keys look like "ctrl+y" or "f9".')
     if near:
         hint = _("Did you mean {name}?").format(name=f'"{stem}{plus}{near[0]}"')
-    raise ConfigError(_('keys.{action} = "{key}" is no key').format(action=action, key=key), hint)
+    raise ConfigError(
+        _('keys.{action} = "{key}" is not a key').format(action=action, key=key), hint
+    )
 
 
 def clashes(changes: Changes) -> Iterator[tuple[str, ConfigError]]:
-    """The entries of `changes` whose key does something else already, each with what is wrong."""
-    taken = {
+    """The entries of `changes` whose key already has another action, each with an error."""
+    actions = {
         (command.scope, key): command.action
         for command in COMMANDS
         if command.action not in changes
@@ -80,23 +81,23 @@ def clashes(changes: Changes) -> Iterator[tuple[str, ConfigError]]:
     }
     scopes = {command.action: command.scope for command in COMMANDS}
     for action, keys in changes.items():
-        others = {key: taken.get((scopes[action], key), action) for key in keys}
-        bad = next((key for key, other in others.items() if other != action), None)
-        if bad is None:
-            taken |= {(scopes[action], key): action for key in keys}
+        others = {key: actions.get((scopes[action], key), action) for key in keys}
+        clash = next((key for key, other in others.items() if other != action), None)
+        if clash is None:
+            actions |= {(scopes[action], key): action for key in keys}
         else:
-            other = others[bad]
-            said = _('keys.{action} = "{key}" is the key of {other} already')
-            hint = _("Give {other} another key there, or none.").format(other=other)
-            yield action, ConfigError(said.format(action=action, key=bad, other=other), hint)
+            other = others[clash]
+            message = _('keys.{action} = "{key}" is already the key of {other}')
+            hint = _("Give {other} another key, or none.").format(other=other)
+            yield action, ConfigError(message.format(action=action, key=clash, other=other), hint)
 
 
-def in_force(key_set: str = "default", changes: Changes | None = None) -> tuple[Command, ...]:
-    """COMMANDS with the keys of a set, and a person's own in place of those.
+def merge_keys(key_set: str = "default", changes: Changes | None = None) -> tuple[Command, ...]:
+    """COMMANDS with the keys of a key set, and the user's own keys in place of those.
 
     Args:
         key_set: "default" or "vim".
-        changes: checked, and free of clashes.
+        changes: checked by `check` and without `clashes`.
     """
     changes = changes or {}
     scopes = {command.action: command.scope for command in COMMANDS}
@@ -105,8 +106,8 @@ def in_force(key_set: str = "default", changes: Changes | None = None) -> tuple[
     def keys_of(command: Command) -> tuple[str, ...]:
         if command.action in changes:
             return changes[command.action]
-        asked = _split(command.vim if key_set == "vim" and command.vim else command.keys)
-        return tuple(key for key in asked if (command.scope, key) not in own)
+        keys = _split(command.vim if key_set == "vim" and command.vim else command.keys)
+        return tuple(key for key in keys if (command.scope, key) not in own)
 
     return tuple(replace(command, keys=",".join(keys_of(command))) for command in COMMANDS)
 

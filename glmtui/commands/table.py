@@ -1,9 +1,7 @@
-"""What a person can do in the app: one row each.
+"""COMMANDS: everything the user can do, with keys and slash commands.
 
-A row feeds the key binding, the slash command and its completion, the command palette, the help
-page and the README's table. `action` names a method of what has the keys, mostly of
-`glmtui.ui.chat.screen.ChatScreen`; a row with an `argument` hands it what was typed after the
-command (see `glmtui.commands.command_parser`). Nothing here knows a screen.
+Key bindings, slash commands and their completion, the command palette, the help page and the table
+in the README are made from it.
 """
 
 from __future__ import annotations
@@ -17,18 +15,20 @@ from glmtui.language import _
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One thing to do.
+    """One thing that the user can do.
 
     Attributes:
-        action: `action_<action>` of the chat screen, or of what its scope is.
+        action: the name by which the chat screen, the plain chat or the widget of its scope finds
+            the function that does it.
         title: two or three words, for menus.
         help: one line on what it does.
-        keys: key names as Textual has them, comma separated; empty for none.
-        slash: the word after "/"; empty for none.
-        argument: what may follow the word; in brackets if it may be left out.
-        scope: where its keys are heard: "message" while a message is selected, "prompt" with text
-            in the prompt, "list" in the list of conversations; empty for anywhere in the chat.
-        vim: its keys in the key set of that name, where they differ.
+        keys: Textual's key names, separated by commas; "" for none.
+        slash: the word after "/"; "" for none.
+        argument: what follows the word, in brackets if it is optional. Its first word is its kind,
+            which selects the completion.
+        scope: where the keys work: "message" while a message is selected, "prompt" with text in
+            the prompt, "list" in the list of conversations, "" anywhere in the chat.
+        vim: the keys in the key set "vim" if they differ.
     """
 
     action: str
@@ -42,23 +42,23 @@ class Command:
 
     @property
     def usage(self) -> str:
-        """The slash command as it is typed, such as "/set SETTING VALUE"; empty for none."""
+        """The slash command and its argument, such as "/set SETTING [VALUE]"; "" for none."""
         return f"/{self.slash} {self.argument}".rstrip() if self.slash else ""
 
     @property
     def kind(self) -> str:
-        """What the argument is, such as "THEME"; empty where there is none."""
+        """The kind of the argument, such as "THEME"; "" without an argument."""
         return self.argument.partition(" ")[0].strip("[]")
 
     @property
     def key_names(self) -> tuple[str, ...]:
-        """The keys as a person reads them, such as "Ctrl+R"; "Up c" once a message is selected."""
-        before = "Up " if self.scope == MESSAGE else ""
-        return tuple(before + name for name in self.bare_key_names)
+        """The keys as the user reads them, such as "Ctrl+R", or "Up c" for a selected message."""
+        prefix = "Up " if self.scope == MESSAGE else ""
+        return tuple(prefix + name for name in self.bare_key_names)
 
     @property
     def bare_key_names(self) -> tuple[str, ...]:
-        """The keys by themselves, whatever has to be selected before."""
+        """The keys as shown to the user, without what must be selected first."""
         return tuple(_key_name(key) for key in self.keys.split(",") if key)
 
 
@@ -67,24 +67,24 @@ _of_message = partial(Command, scope=MESSAGE)
 _of_list = partial(Command, scope=LIST)
 
 COMMANDS: tuple[Command, ...] = (
-    Command("send", "Send", "Send the question; a reply follows.", "enter"),
+    Command("send", "Send", "Send the question.", "enter"),
     Command(
         "new_line",
         "New line",
-        "Break the line in the question.",
+        "Insert a line break.",
         "alt+enter,ctrl+j,shift+enter",
     ),
     Command(
         "editor",
         "Editor",
-        "Write the question in $VISUAL or $EDITOR; what is typed goes along.",
+        "Edit the question in $VISUAL or $EDITOR.",
         "ctrl+g",
         "editor",
     ),
     Command(
         "history",
         "History",
-        "Find a question that was sent before.",
+        "Find an earlier question.",
         "",
         "history",
         "[TEXT]",
@@ -92,36 +92,34 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "search_history",
         "Search history",
-        "With text in the prompt: find a question that has it; the next one.",
+        "Find an earlier question with the text in the prompt; again for the next one.",
         "ctrl+r",
         scope=PROMPT,
     ),
-    Command(
-        "stop", "Stop", "Stop the reply and keep what there is; close a notice.", "escape", "stop"
-    ),
+    Command("stop", "Stop", "Stop the reply and keep its text; close a notice.", "escape", "stop"),
     Command(
         "regenerate",
         "Regenerate",
-        "Answer the last question again, the prompt empty; the earlier reply is kept too.",
+        "Regenerate the last reply (when the prompt is empty); the earlier reply is kept.",
         "ctrl+r",
         "regenerate",
     ),
     Command(
         "select_message",
         "Select a message",
-        "Select the last message, for the keys that begin with Up; so does Up itself.",
+        "Select the last message, for the keys that begin with Up; so does Up in an empty prompt.",
         "alt+up",
     ),
-    # In the vim set k, j and g scroll, also while a message is selected.
-    _of_message("previous_message", "Previous", "Select the message before.", "up,k", vim="up"),
-    _of_message("next_message", "Next", "Select the message after.", "down,j", vim="down"),
-    _of_message("previous_branch", "Other branch", "Show the alternative before.", "left"),
-    _of_message("next_branch", "Other branch", "Show the alternative after.", "right"),
+    # In the vim set, k, j and g scroll even while a message is selected.
+    _of_message("previous_message", "Previous", "Select the previous message.", "up,k", vim="up"),
+    _of_message("next_message", "Next", "Select the next message.", "down,j", vim="down"),
+    _of_message("previous_branch", "Other branch", "Show the previous alternative.", "left"),
+    _of_message("next_branch", "Other branch", "Show the next alternative.", "right"),
     _of_message("copy_message", "Copy", "Copy the message, or the last reply.", "c", "copy"),
     _of_message(
         "copy_code",
         "Code",
-        "Copy a block of code; the next with the next time.",
+        "Copy a code block; again for the next one.",
         "y",
         "code",
         "[NUMBER]",
@@ -129,28 +127,37 @@ COMMANDS: tuple[Command, ...] = (
     _of_message(
         "edit",
         "Edit",
-        "Put the question back into the prompt; sending it opens a new branch.",
+        "Edit a question; sending it starts a new branch.",
         "e",
         "edit",
     ),
     _of_message(
         "answer_again",
-        "Again",
-        "Answer this question again; the earlier reply is kept as an alternative.",
+        "Retry",
+        "Answer this question again; the earlier reply is kept.",
         "r",
     ),
     _of_message(
-        "continue_reply", "Go on", "Go on with a reply that was cut.", "g", "continue", vim="a"
+        "continue_reply",
+        "Continue",
+        "Continue a reply that was stopped or reached its length limit.",
+        "g",
+        "continue",
+        vim="a",
     ),
     _of_message(
         "thinking",
-        "Thoughts",
-        "Show or hide what the model thought before the reply.",
+        "Reasoning",
+        "Show or hide the reasoning of a reply.",
         "t,enter",
         "thinking",
     ),
     _of_message(
-        "quote", "Quote", "Put the message, or what is marked, into the prompt.", "q", "quote"
+        "quote",
+        "Quote",
+        "Quote the message, or the text selected with the mouse, in the prompt.",
+        "q",
+        "quote",
     ),
     _of_message(
         "view_message",
@@ -161,31 +168,36 @@ COMMANDS: tuple[Command, ...] = (
     _of_message(
         "delete",
         "Delete",
-        "Take the message and all that follows it out of the conversation.",
+        "Delete the message and all that follow it.",
         "d",
         "delete",
     ),
-    _of_message("undo", "Undo", "Bring back what was deleted.", "u", "undo"),
-    _of_message("unselect", "Back", "Go back to the prompt.", "escape"),
-    Command("new", "New conversation", "Start with an empty page.", "ctrl+n", "new"),
+    _of_message("undo", "Undo", "Undo the last deletion.", "u", "undo"),
+    _of_message("unselect", "Back", "Return to the prompt.", "escape"),
+    Command("new", "New conversation", "Start a new conversation.", "ctrl+n", "new"),
     Command(
         "open",
         "Open",
-        "Open a saved conversation; title, pin, delete or copy it there.",
+        "Open, rename, pin, delete or copy a saved conversation.",
         "ctrl+o",
         "open",
         "[TITLE]",
     ),
-    _of_list("listed_title", "Title", "In that list: give another title.", "ctrl+r"),
-    _of_list("listed_pin", "Pin", "In that list: have it stand first, or not.", "ctrl+t"),
-    _of_list("listed_delete", "Delete", "In that list: put it into the trash.", "ctrl+d"),
-    _of_list("listed_undo", "Undo", "In that list: bring back what was deleted last.", "ctrl+z"),
-    _of_list("listed_copy", "Open a copy", "In that list: go on in a copy.", "ctrl+y"),
-    _of_list("listed_find", "Search texts", "In that list: find words in all texts.", "ctrl+f"),
+    _of_list("listed_title", "Title", "In the conversation list: rename.", "ctrl+r"),
+    _of_list("listed_pin", "Pin", "In the conversation list: pin or unpin.", "ctrl+t"),
+    _of_list("listed_delete", "Delete", "In the conversation list: move to the trash.", "ctrl+d"),
+    _of_list("listed_undo", "Undo", "In the conversation list: undo the last deletion.", "ctrl+z"),
+    _of_list("listed_copy", "Open a copy", "In the conversation list: open a copy.", "ctrl+y"),
+    _of_list(
+        "listed_find",
+        "Search texts",
+        "In the conversation list: search the texts of all conversations.",
+        "ctrl+f",
+    ),
     Command(
         "find",
         "Find",
-        "Find words in all conversations and go there.",
+        "Search the texts of all conversations.",
         "ctrl+f",
         "find",
         "[TEXT]",
@@ -193,24 +205,30 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "title",
         "Title",
-        "Give this conversation another title; without one, see what it is.",
+        "Rename this conversation, or show its title.",
         "",
         "title",
         "[TEXT]",
     ),
-    Command("pin", "Pin", "Have this conversation stand first in the list, or not.", "", "pin"),
+    Command("pin", "Pin", "Pin or unpin this conversation.", "", "pin"),
     Command(
         "trash",
         "Delete conversation",
-        "Put this conversation into the trash, where it is kept for 30 days.",
+        "Move this conversation to the trash, where it is kept for 30 days.",
         "",
         "trash",
     ),
-    Command("restore", "Restore conversation", "Bring back what was deleted last.", "", "restore"),
+    Command(
+        "restore",
+        "Restore conversation",
+        "Restore the conversation that was deleted last.",
+        "",
+        "restore",
+    ),
     Command(
         "fork",
         "Fork",
-        "Go on in a copy; the conversation so far stays as it is on disk.",
+        "Continue in a copy; the original stays as it is on disk.",
         "",
         "fork",
     ),
@@ -225,14 +243,14 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "settings",
         "Settings",
-        "Show or hide how replies are sampled, and the system prompt.",
+        "Show or hide the sampling settings and the system prompt.",
         "f2",
         "settings",
     ),
     Command(
         "set",
         "Set",
-        "Change one setting of this conversation; without a value, back to the model's own.",
+        "Change a setting of this conversation; without a value, use the model's default.",
         "",
         "set",
         "SETTING [VALUE]",
@@ -240,7 +258,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "system",
         "System prompt",
-        "Say who the model is; without a text, back to the model's own.",
+        "Set the system prompt; without a text, use the model's default.",
         "",
         "system",
         "[TEXT]",
@@ -248,22 +266,22 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "preset",
         "Preset",
-        "Take on a set of sampling values by its name; save NAME keeps those there are.",
+        "Apply a preset of sampling values; save NAME stores the current values.",
         "",
         "preset",
         "[PRESET]",
     ),
     Command(
         "stats",
-        "Details",
-        "Show what the last reply cost, and who has the memory.",
+        "Statistics",
+        "Show the speed of the last replies and the memory used.",
         "f3",
         "stats",
     ),
     Command(
         "keep",
-        "Keep turns",
-        "Give the model the last N turns only; without N, all that fit.",
+        "Limit turns",
+        "Use only the last N turns in the prompt; without N, all that fit.",
         "",
         "keep",
         "[N]",
@@ -271,7 +289,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "quant",
         "Quantise",
-        "Load the model again, its weights held as int8, int4, none or auto.",
+        "Reload the model with its weights quantised to int8, int4, none or auto.",
         "",
         "quant",
         "QUANT",
@@ -279,52 +297,66 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "clear",
         "Clear",
-        "Start with an empty page, and give the memory of the KV cache back.",
+        "Start a new conversation and free the KV cache.",
         "",
         "clear",
     ),
     Command(
         "export",
         "Export",
-        "Write this conversation to a file: .md, .toml or .json.",
+        "Export this conversation to a .md, .toml or .json file.",
         "",
         "export",
         "[FILE]",
     ),
     Command(
-        "theme", "Theme", "Change the colours; without a name, the next.", "", "theme", "[THEME]"
+        "theme",
+        "Theme",
+        "Change the theme; without a name, use the next one.",
+        "",
+        "theme",
+        "[THEME]",
     ),
-    Command("page_up", "Page up", "Look back in the conversation.", "pageup"),
-    Command("page_down", "Page down", "Look forward in the conversation.", "pagedown"),
-    Command("half_page_up", "Half a page up", "Look back half a page.", "alt+pageup", vim="ctrl+u"),
+    Command("page_up", "Page up", "Scroll up one page.", "pageup"),
+    Command("page_down", "Page down", "Scroll down one page.", "pagedown"),
+    Command("half_page_up", "Half a page up", "Scroll up half a page.", "alt+pageup", vim="ctrl+u"),
     Command(
         "half_page_down",
         "Half a page down",
-        "Look forward half a page.",
+        "Scroll down half a page.",
         "alt+pagedown",
         vim="ctrl+d",
     ),
-    Command("line_up", "A line up", "Look back a line.", "ctrl+up", vim="ctrl+up,k"),
-    Command("line_down", "A line down", "Look forward a line.", "ctrl+down", vim="ctrl+down,j"),
+    Command("line_up", "A line up", "Scroll up one line.", "ctrl+up", vim="ctrl+up,k"),
+    Command("line_down", "A line down", "Scroll down one line.", "ctrl+down", vim="ctrl+down,j"),
     Command(
         "scroll_home",
         "To the top",
-        "Go to where the conversation began.",
+        "Go to the beginning of the conversation.",
         "ctrl+home",
         vim="ctrl+home,g",
     ),
     Command(
-        "scroll_end", "To the end", "Go to the end and follow it.", "ctrl+end", vim="ctrl+end,G"
+        "scroll_end",
+        "To the end",
+        "Go to the end and follow new text.",
+        "ctrl+end",
+        vim="ctrl+end,G",
     ),
-    Command("interrupt", "Interrupt", "Copy what is selected, or stop, or clear.", "ctrl+c"),
+    Command(
+        "interrupt",
+        "Interrupt",
+        "Copy the selected text, stop the reply, or clear the prompt.",
+        "ctrl+c",
+    ),
     Command("palette", "Commands", "Find a command by its name.", "ctrl+p"),
     Command("help", "Help", "Show keys and commands.", "f1", "help"),
-    Command("quit", "Quit", "Save and leave, whatever is going on.", "ctrl+q", "quit"),
+    Command("quit", "Quit", "Save everything and quit.", "ctrl+q", "quit"),
 )
 
 
 def markdown_table() -> str:
-    """COMMANDS as the README shows them."""
+    """COMMANDS as a table for the README."""
     rows = ["| Key | Command | What it does |", "|---|---|---|"]
     for command in COMMANDS:
         keys = ", ".join(f"`{name}`" for name in command.key_names)
@@ -334,7 +366,7 @@ def markdown_table() -> str:
 
 
 def hints(commands: Iterable[Command]) -> list[str]:
-    """What the keys of some commands do, in a word each: "c copy"; none for one without a key."""
+    """The first key and the title of each command that has a key, such as "c copy"."""
     return [
         " ".join((command.bare_key_names[0], _(command.title).lower()))
         for command in commands
@@ -348,5 +380,5 @@ _KEY_NAMES = {"pageup": "PgUp", "pagedown": "PgDn", "escape": "Esc"}
 def _key_name(key: str) -> str:
     *modifiers, last = key.split("+")
     if not modifiers and len(last) == 1:
-        return last  # g and G are two keys
+        return last  # g and G are different keys
     return "+".join(_KEY_NAMES.get(part, part.capitalize()) for part in (*modifiers, last))

@@ -1,4 +1,4 @@
-"""What programs that were killed left in a folder of conversations: temporary files and locks."""
+"""Removes temporary files and lock files that killed programs left in a conversations folder."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ _LEFT_BEHIND = re.compile(r"\.([0-9a-f]{8})(?:\.lock|-\w+\.tmp)")
 
 
 def remove_leftovers(folder: Path, locks: FolderLocks) -> None:
-    """Removes temporary and lock files whose program is gone. Raises OSError."""
+    """Removes temporary and lock files whose program has ended.
+
+    Raises:
+        OSError: the folder cannot be read or written.
+    """
     for path in list(folder.iterdir()):
         remove_if_stale(path)
         match = _LEFT_BEHIND.fullmatch(path.name)
-        if match is None or not locks.take(match[1], seconds=0):
+        if match is None or not locks.acquire(match[1], seconds=0):
             continue
         try:
-            # Without locks only age tells. A lock file goes with its release.
-            with contextlib.suppress(FileNotFoundError):  # another program was quicker
+            # Without locks only the age tells. `release` removes the lock file.
+            with contextlib.suppress(FileNotFoundError):  # another program removed it
                 old = time.time() - path.lstat().st_mtime > STALE_SECONDS
-                if path.suffix == ".tmp" and (old or not locks.missing):
+                if path.suffix == ".tmp" and (old or not locks.unsupported):
                     path.unlink()
         finally:
             locks.release(match[1])

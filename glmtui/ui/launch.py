@@ -1,7 +1,4 @@
-"""The program with a screen, from the command line's word to the process's end.
-
-Knows folders, the terminal and the exit code; what happens between them is the app's.
-"""
+"""Starts the chat from the command line: folders, terminal, exit code, and a bounded exit."""
 
 from __future__ import annotations
 
@@ -27,9 +24,9 @@ from glmtui.ui.session.rescue import rescue
 from glmtui.ui.terminal import signals
 from glmtui.ui.terminal.themes import few_colours
 
-LEAVE_SECONDS = 8.0
-"""After the user has left, until the process ends whatever a thread of it waits for; more than
-`app.SAVER_SECONDS`."""
+EXIT_SECONDS = 8.0
+"""After this time the process ends, even if a thread still waits for something. Longer than
+`workspace.SAVER_CLOSE_SECONDS`."""
 
 
 def run(
@@ -39,27 +36,29 @@ def run(
     open_conversation: str | None = None,
     model_asked: bool = False,
 ) -> int:
-    """The program with a screen, until the user leaves. Returns its exit code.
+    """Runs the chat until the user leaves. Returns the exit code.
 
-    Without one, as a chat of plain lines, where the settings say so, or where stdout is no terminal
-    or one that cannot place a cursor.
+    It is a chat of plain lines if the settings say so, or if stdout is not a terminal that can
+    place its cursor.
 
     Args:
-        problems: what was wrong with the settings, to be shown.
-        open_conversation: an id, the beginning of one, or "last"; it goes on with its own model.
-        model_asked: the model in `settings` was asked for just now, so it takes over.
+        problems: errors in the settings, which are shown.
+        open_conversation: an id, the beginning of one, or "last". The conversation's own model is
+            loaded.
+        model_asked: whether the model in `settings` comes from the command line; then it is loaded
+            instead.
 
     Raises:
-        StoreError: that conversation cannot be opened.
+        StoreError: the conversation cannot be opened.
     """
     from glmtui.ui.terminal.driver import TerminalDriver, own_terminal
 
     set_language(settings.language)
     store = Store(paths.data_dir() / "conversations", settings.format)
     conversation = None if open_conversation is None else store.load(open_conversation)
-    # of the address that is asked for anyway, a conversation has only what may be stored
-    known = conversation is not None and conversation.model == redact_if_url(settings.model or "")
-    if conversation is not None and conversation.model and not (model_asked or known):
+    # A stored conversation has a server's address without its credentials.
+    same = conversation is not None and conversation.model == redact_if_url(settings.model or "")
+    if conversation is not None and conversation.model and not (model_asked or same):
         settings = replace(settings, model=conversation.model)
     log = paths.state_dir() / "glmtui.log"
     if settings.plain or not (sys.stdout.isatty() and can_move_cursor()):
@@ -75,16 +74,16 @@ def run(
             few_colours=few_colours(),
             driver_class=TerminalDriver,
         )
-        guard = _Guard(app)
-        app.leaving = guard.start
+        guard = ExitGuard(app)
+        app.on_exit_start = guard.start
         try:
             app.run(mouse=settings.mouse)
         finally:
             ended = guard.end()
     code = app.return_code or 0
     if code == 1:
-        guard.said.insert(0, _("glmtui met an error of its own; {log} has it.").format(log=log))
-    return _end(code, _say(guard.said) and ended)
+        guard.messages.insert(0, _("glmtui had an internal error; see {log}.").format(log=log))
+    return _exit_code(code, _write_lines(guard.messages) and ended)
 
 
 def _run_plain(
@@ -93,39 +92,38 @@ def _run_plain(
     conversation: Conversation | None,
     problems: Sequence[ConfigError],
 ) -> int:
-    from glmtui.ui.plain.line_chat import lines_of_the_terminal
-    from glmtui.ui.plain.plain_chat import PlainChat
+    from glmtui.ui.plain.plain_chat import PlainChat, terminal_lines
 
-    write, read = lines_of_the_terminal()
+    write, read = terminal_lines()
     chat = PlainChat(settings, store, _start_engine, write=write, read=read)
-    chat.hear_signals()
+    chat.handle_signals()
     try:
         chat.run(conversation, problems)
     finally:
         with signals.ignored():
             ended, unsaved = chat.close()
-            said = rescue(unsaved)
-        ended &= _say(said)
-    return _end(128 + chat.signalled if chat.signalled else 0, ended)
+            messages = rescue(unsaved)
+        ended &= _write_lines(messages)
+    return _exit_code(128 + chat.signal_number if chat.signal_number else 0, ended)
 
 
-def _say(lines: Iterable[str], file: TextIO | None = None) -> bool:
-    """Writes lines, to stderr if nothing else is named; False where nobody can be told."""
+def _write_lines(lines: Iterable[str], file: TextIO | None = None) -> bool:
+    """Writes lines to a file or to stderr. Returns False if that is not possible."""
     file = file or sys.stderr
     try:
         file.writelines(line + "\n" for line in lines)
         file.flush()
         sys.stdout.flush()
-    except OSError:  # the link has dropped
+    except OSError:  # the connection is closed
         return False
     return True
 
 
-def _end(code: int, ended: bool) -> int:
-    """The exit code, where all has ended; else the process ends here.
+def _exit_code(code: int, ended: bool) -> int:
+    """Returns the exit code if everything has ended; otherwise ends the process here.
 
-    Torch's threads would abort the process at its end, a disk that hangs would hold it up, and a
-    terminal that has gone would be written to once more.
+    Threads inside torch would abort the process at its normal end, a disk that hangs would delay
+    it, and Python would write once more to a terminal that is gone.
     """
     if not ended:
         for file in (sys.stdout, sys.stderr):
@@ -143,41 +141,41 @@ def _start_engine(emit: Callable[[Event], None]) -> Engine:
     return thread
 
 
-class _Guard:
-    """The end of an app: what there is is saved, there or elsewhere, whatever hangs.
+class ExitGuard:
+    """Ends an app within EXIT_SECONDS: conversations are saved, there or elsewhere.
 
     Attributes:
-        said: where what could not be saved is now.
+        messages: where the conversations are that could not be saved.
     """
 
     def __init__(self, app: GlmtuiApp) -> None:
+        self.messages: list[str] = []
         self._app = app
-        self._ends = threading.Lock()
-        self._timer = threading.Timer(LEAVE_SECONDS, self._force)
+        self._ending = threading.Lock()
+        self._timer = threading.Timer(EXIT_SECONDS, self._force)
         self._timer.daemon = True
-        self.said: list[str] = []
 
     def start(self) -> None:
-        """From now on the app has so many seconds to come to its end."""
+        """Starts the time limit."""
         if not self._timer.is_alive() and not self._timer.finished.is_set():
             self._timer.start()
 
     def end(self) -> bool:
-        """Ends the app once it does not run any more. Returns whether all of it has ended."""
-        if not self._ends.acquire(blocking=False):
-            threading.Event().wait()  # too late: the process ends
+        """Closes the app after its `run`. Returns whether all its threads have ended."""
+        if not self._ending.acquire(blocking=False):
+            threading.Event().wait()  # too late: `_force` ends the process
         self._timer.cancel()
-        return self._end()
+        return self._close()
 
-    def _end(self) -> bool:
+    def _close(self) -> bool:
         with signals.ignored():
             ended, unsaved = self._app.close()
-            self.said = rescue(unsaved, self._app.typed.unsaved())
+            self.messages = rescue(unsaved, self._app.workspace.drafts.unsaved())
         return ended
 
     def _force(self) -> None:
-        if self._ends.acquire(blocking=False):
-            self._end()
+        if self._ending.acquire(blocking=False):
+            self._close()
             if sys.__stderr__ is not None:  # the terminal
-                _say(self.said, sys.__stderr__)
+                _write_lines(self.messages, sys.__stderr__)
             os._exit(self._app.return_code or 0)

@@ -10,19 +10,29 @@ from glmtui import commands
 from glmtui.commands import COMMANDS, LIST, PROMPT
 from glmtui.commands.command_parser import completions, looks_like_command, parse
 from glmtui.errors import UsageError
+from support.app_pilot import folders, run_app
+
+__all__ = ["folders"]
 
 
-def test_each_row_names_an_action_of_its_place_that_takes_its_argument() -> None:
-    from glmtui.ui.chat.screen import ChatScreen
+@pytest.mark.usefixtures("folders")
+async def test_each_row_names_an_action_of_its_place_that_takes_its_argument() -> None:
     from glmtui.ui.dialogs.conversation_picker import ConversationPicker
     from glmtui.ui.prompt.prompt import Prompt
 
-    places = {PROMPT: Prompt, LIST: ConversationPicker}
+    widgets = {PROMPT: Prompt, LIST: ConversationPicker}
+    async with run_app() as driver:
+        actions = dict(driver.app.chat.actions)
     for command in COMMANDS:
-        action = getattr(places.get(command.scope, ChatScreen), f"action_{command.action}")
-        assert action.__module__.startswith("glmtui."), "Textual's own does not count"
-        takes = len(inspect.signature(action).parameters) - 1
-        assert takes == bool(command.argument), command.action
+        if widget := widgets.get(command.scope):
+            action = getattr(widget, f"action_{command.action}")
+            assert action.__module__.startswith("glmtui."), "Textual's own does not count"
+            assert not command.argument
+        else:
+            action = actions.pop(command.action)
+            parameters = inspect.signature(action).parameters
+            assert len(parameters) == bool(command.argument), command.action
+    assert not actions, "these are in no row of COMMANDS"
 
 
 def test_no_two_rows_share_a_key_of_a_scope_a_word_or_an_action() -> None:
@@ -45,8 +55,8 @@ def test_a_command_with_its_argument() -> None:
     ("text", "said", "hint"),
     [
         ("/stpo", "no command /stpo", "/stop"),
-        ("/new page", "takes nothing", ""),
-        ("/set", "needs more", "/set SETTING [VALUE]"),
+        ("/new page", "takes no argument", ""),
+        ("/set", "needs an argument", "/set SETTING [VALUE]"),
     ],
 )
 def test_a_command_that_means_nothing_says_what_would(text: str, said: str, hint: str) -> None:

@@ -14,20 +14,9 @@ import pytest
 from glmtui.chat import Message
 from glmtui.engine import open_model as opening
 from glmtui.engine import thread
-from glmtui.engine.api import (
-    Delta,
-    Event,
-    Finished,
-    LoadCancelled,
-    LoadFailed,
-    Loading,
-    LoadOptions,
-    ModelInfo,
-    Ready,
-    Request,
-    ServerSpec,
-    Target,
-)
+from glmtui.engine.api import Delta, Event, Finished, LoadFailed, Loading, Ready, Request
+from glmtui.engine.model_info import LoadOptions, ModelInfo, ServerSpec, Target
+from glmtui.engine.progress import LoadCancelled
 from glmtui.engine.thread import EngineThread
 from support.emulated_terminal import Start, Terminal
 from support.fake_server import Exchange, delta, serving
@@ -172,7 +161,7 @@ def test_a_load_that_waits_for_a_disk_is_left_for_the_next(
     desk.load(INFO)
     assert desk.ask() == "new"
     disk.set()  # it answers after all: its model is closed
-    for worker in desk.engine._left:
+    for worker in desk.engine._given_up:
         worker.join(PATIENCE)
     assert late.closed
     assert desk.ask(2) == "new"
@@ -204,7 +193,7 @@ def test_an_abandoned_load_that_works_is_waited_for(
     assert begun.wait(PATIENCE)
     desk.load(INFO)
     assert isinstance(desk.until(Ready, LoadFailed)[-1], Ready)
-    assert desk.engine._left == []
+    assert desk.engine._given_up == []
 
 
 def test_closing_in_a_load_that_does_not_come_back_says_so(

@@ -15,13 +15,14 @@ import pytest
 
 from glmtui import config, logs
 from glmtui.chat import Conversation, Message
-from glmtui.cli import bug_report, command_line
+from glmtui.cli import bug_report
+from glmtui.cli.main import main
 from glmtui.config import Server, Settings
 from glmtui.errors import GlmtuiError
 from glmtui.store import Store
 from glmtui.system import paths
 from glmtui.ui import launch
-from support.app_pilot import folders, running
+from support.app_pilot import folders, run_app
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 
@@ -100,7 +101,7 @@ def test_commands(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     names = {"ID": Store(old.parent).summaries()[0].id, "REPORT": str(tmp_path / "report")}
-    command_line.main([names.get(word, word) for word in COMMANDS[command]])
+    main([names.get(word, word) for word in COMMANDS[command]])
     output = "".join(capsys.readouterr())
     assert CANARY not in output
     assert "unexpected" not in output
@@ -114,9 +115,9 @@ def test_settings_that_are_wrong(
     file = tmp_path / "wrong.toml"
     file.write_text(WRONG)
     for command in (["doctor"], ["models"]):
-        command_line.main(["--config", str(file), *command])
+        main(["--config", str(file), *command])
         assert CANARY not in "".join(capsys.readouterr())
-    _settings, problems = config.load(file, {"GLMTUI_HUB_ENDPOINT": f"ws://{CANARY}@h/"})
+    _settings, problems = config.load_settings(file, {"GLMTUI_HUB_ENDPOINT": f"ws://{CANARY}@h/"})
     assert len(problems) == 4
     assert CANARY not in "".join(map(str, problems))
     file.unlink()
@@ -134,7 +135,7 @@ def test_errors_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert SHOWN in log.read_text()
     assert CANARY not in log.read_text()
     (paths.state_dir() / "old.log").write_text(f"{ADDRESS}\nhttp://u:p/{CANARY}@host/")
-    bug_report.write(tmp_path / "report", [], Settings())
+    bug_report.write_report(tmp_path / "report", [], Settings())
     assert CANARY not in (tmp_path / "report").read_text()
     (paths.state_dir() / "old.log").unlink()
 
@@ -143,26 +144,26 @@ async def test_the_app(old: Path) -> None:
     settings = Settings(model=ADDRESS, servers={"lab": Server(ADDRESS)})
     screens: list[str] = []
 
-    async with running() as desk:
-        desk.app.settings = settings
-        desk.engine.load_gate.clear()
-        desk.app.use_model(ADDRESS)
-        await desk.until(lambda: desk.app.session.loading is not None)
-        await desk.type("while it loads")
-        await desk.shows(SHOWN)
-        screens.append(desk.screen())
-        desk.engine.load_gate.set()
-        await desk.until(lambda: desk.app.session.answered)
-        screens.append(desk.screen())
-        desk.app.pick_model()
-        await desk.shows("lab: its first model")
-        screens.append(desk.screen())
-        desk.engine.fail_load = GlmtuiError(f"no way to {ADDRESS}")
-        await desk.pilot.press("escape")
-        desk.app.use_model(ADDRESS)
-        await desk.shows("no way to")
-        screens.append(desk.screen())
-        saved = desk.store.load(desk.app.session.conversation.id)
+    async with run_app() as driver:
+        driver.app.workspace.settings = settings
+        driver.engine.load_gate.clear()
+        driver.app.chat.models.load(ADDRESS)
+        await driver.wait_until(lambda: driver.app.session.loading is not None)
+        await driver.submit("while it loads")
+        await driver.wait_for_text(SHOWN)
+        screens.append(driver.screen_text())
+        driver.engine.load_gate.set()
+        await driver.wait_until(lambda: driver.app.session.has_replied)
+        screens.append(driver.screen_text())
+        driver.app.chat.models.pick()
+        await driver.wait_for_text("lab: its first model")
+        screens.append(driver.screen_text())
+        driver.engine.fail_load = GlmtuiError(f"no way to {ADDRESS}")
+        await driver.pilot.press("escape")
+        driver.app.chat.models.load(ADDRESS)
+        await driver.wait_for_text("no way to")
+        screens.append(driver.screen_text())
+        saved = driver.store.load(driver.app.session.conversation.id)
     assert saved.model == SHOWN
     assert CANARY not in "".join(screens)
 
@@ -170,12 +171,12 @@ async def test_the_app(old: Path) -> None:
 async def test_an_old_conversation_in_the_app(old: Path) -> None:
     talk = Store(old.parent).load("last")
     assert [talk.model, talk.path[-1].model] == [SHOWN, SHOWN]
-    async with running(Settings(model=ADDRESS), conversation=talk) as desk:
-        await desk.shows("ho")
-        assert CANARY not in desk.screen()
-        await desk.type("/open")
-        await desk.shows("hi")
-        assert CANARY not in desk.screen()
+    async with run_app(Settings(model=ADDRESS), conversation=talk) as driver:
+        await driver.wait_for_text("ho")
+        assert CANARY not in driver.screen_text()
+        await driver.submit("/open")
+        await driver.wait_for_text("hi")
+        assert CANARY not in driver.screen_text()
 
 
 def test_an_old_conversation_is_saved_without_it(old: Path) -> None:

@@ -325,7 +325,7 @@ def stuck(self):
     asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
 
 GlmtuiApp.on_ready = stuck
-launch.LEAVE_SECONDS = 1.0
+launch.EXIT_SECONDS = 1.0
 sys.exit(launch.run(Settings(model=sys.argv[1]), []))
 """
 

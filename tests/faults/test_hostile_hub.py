@@ -23,7 +23,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-from glmtui.engine.api import Progress
+from glmtui.engine.progress import Progress
 from glmtui.engine.pull import fetch, hub_api, pull
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import DownloadError, GlmtuiError

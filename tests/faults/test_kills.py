@@ -37,18 +37,18 @@ NURSERY = """
 import os, struct, sys, time
 sys.path[:0] = {paths!r}
 from pathlib import Path
-from support.session_driver import Desk
+from support.session_driver import SessionDriver
 from support.fake_engine import FakeEngine
 
 def stamp(log):
     os.write(log, struct.pack("d", time.monotonic()))
 
 def reply(folder):
-    desk = Desk(Path(folder, "conversations"))
+    driver = SessionDriver(Path(folder, "conversations"))
     log = os.open(Path(folder, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    desk.engine.pieces = [f"{{n}} " for n in range(1, 5000)]
-    desk.engine.rate = 200
-    submit, emit = desk.engine.submit, desk.engine.emit
+    driver.engine.pieces = [f"{{n}} " for n in range(1, 5000)]
+    driver.engine.rate = 200
+    submit, emit = driver.engine.submit, driver.engine.emit
 
     def submitted(request):
         stamp(log)
@@ -59,8 +59,8 @@ def reply(folder):
             stamp(log)
         emit(event)
 
-    desk.engine.submit, desk.engine.emit = submitted, emitted
-    desk.ask("Count")
+    driver.engine.submit, driver.engine.emit = submitted, emitted
+    driver.ask("Count")
 
 for line in sys.stdin:
     pid = os.fork()

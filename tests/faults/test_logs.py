@@ -13,7 +13,7 @@ import pytest
 
 from glmtui import logs
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import ServerSpec
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.open_model import open_model
 from glmtui.engine.pull import pull
 from glmtui.errors import GlmtuiError
@@ -28,7 +28,7 @@ import sys
 from glmtui.config import Settings
 from glmtui.engine.remote import ServerModel
 from glmtui.ui import launch
-from glmtui.ui.app import GlmtuiApp
+from glmtui.ui.session.workspace import Workspace
 
 stream = ServerModel.stream
 
@@ -43,7 +43,7 @@ def fault(self):
     raise ZeroDivisionError("in the app")
 
 ServerModel.stream = broken
-GlmtuiApp.fork_conversation = fault
+Workspace.fork = fault
 sys.exit(launch.run(Settings(model=sys.argv[1]), []))
 """
 
@@ -68,10 +68,10 @@ def test_a_fault_is_in_the_log_and_nothing_that_was_said(faulty: Terminal) -> No
     faulty.press(b"private-question\r")
     faulty.shows("private-reply")
     faulty.press(b"private-question for the engine\r")
-    faulty.shows("unforeseen")
+    faulty.shows("unexpected")
     faulty.press(b"/fork\r")
     assert faulty.ends() == 1
-    assert b"met an error of its own" in faulty.output
+    assert b"had an internal error" in faulty.output
     log = faulty.folder / "state/glmtui.log"
     text = log.read_text()
     for fault in ("in the engine", "in the app"):

@@ -13,10 +13,10 @@ import pytest
 
 from glmtui.chat import Conversation, Message, conversation
 from glmtui.store import Store
-from support.app_pilot import folders, running
+from support.app_pilot import folders, run_app
 from support.emulated_terminal import Start, Terminal
 from support.fake_server import Exchange, delta, serving
-from support.session_driver import Desk
+from support.session_driver import SessionDriver
 
 
 def saved(folder: Path) -> list[str]:
@@ -138,33 +138,33 @@ async def test_a_disk_without_locks(monkeypatch: pytest.MonkeyPatch, number: int
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    async with running() as desk:
-        await desk.ask("Question")
-        await desk.shows("has no locks")
-        await desk.shows(os.strerror(number))
-        desk.app.chat.notice.tell("locks", "")
-        await desk.ask("Again")
-        assert "has no locks" not in desk.screen()
-        contents = [m.content for m in desk.store.load("last").path]
+    async with run_app() as driver:
+        await driver.ask("Question")
+        await driver.wait_for_text("has no locks")
+        await driver.wait_for_text(os.strerror(number))
+        driver.app.chat.notice.set("locks", "")
+        await driver.ask("Again")
+        assert "has no locks" not in driver.screen_text()
+        contents = [m.content for m in driver.store.load("last").path]
         assert contents[::2] == ["Question", "Again"]
 
 
 def test_a_clock_that_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The time of day decides nothing but what is written down as the time of day."""
-    desk = Desk(tmp_path)
-    desk.ask("Before")
+    driver = SessionDriver(tmp_path)
+    driver.ask("Before")
     today = datetime.now(timezone.utc)
     monkeypatch.setattr(conversation, "now", lambda: today - timedelta(days=4000))
     monkeypatch.setattr("time.time", lambda: 0.0)
-    desk.ask("After")
-    assert [m.content for m in desk.on_disk().path][::2] == ["Before", "After"]
-    first, last = desk.on_disk().path[0], desk.on_disk().path[2]
+    driver.ask("After")
+    assert [m.content for m in driver.on_disk().path][::2] == ["Before", "After"]
+    first, last = driver.on_disk().path[0], driver.on_disk().path[2]
     assert first.created is not None
     assert last.created is not None
     assert last.created < first.created
-    assert desk.saver.close(5) == ()
-    desk.disk.close()
-    desk.engine.close(5)
+    assert driver.saver.close(5) == ()
+    driver.disk.close()
+    driver.engine.close(5)
     again = Store(tmp_path)
     (summary,) = again.summaries()
     assert again.problems == ()

@@ -45,7 +45,7 @@ def model(path):
     loaded.chat_format.encode([Message("user", "hi")])
 
 def settings(path):
-    problems = config.load(Path(path))[1]
+    problems = config.load_settings(Path(path))[1]
     if problems:
         raise problems[0]
 
@@ -261,8 +261,8 @@ def test_everything_is_for_its_owner_alone(tmp_path: Path) -> None:
 CRASH = """
 import sys, glmtui.cli.ask
 def fault(*_, **__): raise ZeroDivisionError
-glmtui.cli.ask.open_chat = fault
-from glmtui.cli.command_line import main
+glmtui.cli.ask.open_chat_model = fault
+from glmtui.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

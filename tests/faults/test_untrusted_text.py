@@ -100,7 +100,7 @@ def test_the_app(glmtui: Start, tmp_path: Path) -> None:
         terminal.shows("Answer")
         terminal.press(b"/export " + str(tmp_path / "a\u2066b.md").encode() + b"\r")
         terminal.until(lambda: any(tmp_path.glob("a*b.md")))
-        terminal.shows("Written to")
+        terminal.shows("Exported to")
         terminal.press(b"\x1bOQ")  # F2: the system prompt
         terminal.shows("top_p")
         terminal.press(b"\x11")  # Ctrl+Q

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import PurePosixPath, PureWindowsPath
 
-from glmtui.engine.api import Progress
+from glmtui.engine.progress import Progress
 from glmtui.engine.pull.hub_api import SHA1, SHA256, Hub, Repository, choose_files, parse_repository
 from glmtui.engine.pull.staging import Job
 

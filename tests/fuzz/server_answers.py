@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from glmtui.chat import SamplingParams
-from glmtui.engine.api import ServerSpec
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.remote.chat_completions import extra_fields, parse_models, request_body
 from glmtui.engine.remote.endpoint import Endpoint
 from glmtui.engine.remote.field_adjustments import FieldAdjustments

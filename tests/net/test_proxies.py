@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from glmtui.chat import Message
-from glmtui.engine.api import ServerSpec
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.remote import ServerModel
 from glmtui.errors import ServerError
 from glmtui.net.proxies import is_excluded, proxy_for

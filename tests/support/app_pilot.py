@@ -30,7 +30,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-class AppDesk:
+class AppDriver:
     """A running app and what is needed to use and see it."""
 
     def __init__(self, app: GlmtuiApp, pilot: Pilot[None]) -> None:
@@ -40,57 +40,59 @@ class AppDesk:
     @property
     def engine(self) -> FakeEngine:
         """The engine the app has made."""
-        assert isinstance(self.app._engine, FakeEngine)
-        return self.app._engine
+        assert isinstance(self.app.workspace.engine, FakeEngine)
+        return self.app.workspace.engine
 
     @property
     def store(self) -> Store:
         """The conversations on disk, as another program sees them."""
-        return Store(self.app.store.folder)
+        return Store(self.app.workspace.store.folder)
 
-    def screen(self) -> str:
+    def screen_text(self) -> str:
         """What is to be seen."""
         lines = self.app.screen._compositor.render_strips()
         return "\n".join(strip.text for strip in lines)
 
-    def words(self) -> str:
+    def flat_text(self) -> str:
         """What is to be seen without line breaks and what frames are drawn with."""
-        return " ".join(re.sub("[\u2500-\u259f]", " ", self.screen()).split())
+        return " ".join(re.sub("[\u2500-\u259f]", " ", self.screen_text()).split())
 
-    def status(self) -> str:
+    def status_line(self) -> str:
         """What the status bar says."""
         return self.app.chat.status.render().plain
 
-    async def until(self, condition: Callable[[], bool]) -> None:
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
         """Waits until something is so."""
         end = time.monotonic() + 60
         while not condition():
-            assert time.monotonic() < end, f"it never came to be:\n{self.screen()}"
+            assert time.monotonic() < end, f"it never came to be:\n{self.screen_text()}"
             await asyncio.sleep(0.01)
 
-    async def shows(self, text: str) -> None:
+    async def wait_for_text(self, text: str) -> None:
         """Waits until a text is to be seen, whole or broken into lines, framed or not."""
-        await self.until(lambda: text in self.screen() or text in self.words())
+        await self.wait_until(lambda: text in self.screen_text() or text in self.flat_text())
 
-    async def type(self, text: str) -> None:
+    async def submit(self, text: str) -> None:
         """Puts a text into the prompt and presses Enter."""
         self.app.chat.prompt.put(text)
         await self.pilot.press("enter")
 
     async def ask(self, text: str) -> None:
         """Asks and waits for the end of the reply."""
-        await self.type(text)
-        await self.until(lambda: self.app.session.answered and self.app.session.run is None)
+        await self.submit(text)
+        await self.wait_until(
+            lambda: self.app.session.has_replied and self.app.session.reply is None
+        )
 
 
 @asynccontextmanager
-async def running(
+async def run_app(
     settings: Settings = SERVER,
     size: tuple[int, int] = (80, 24),
     *,
     engine: Callable[[FakeEngine], object] = lambda engine: None,
     **app: Any,
-) -> AsyncIterator[AppDesk]:
+) -> AsyncIterator[AppDriver]:
     """The app, its model loaded if the settings name one.
 
     Args:
@@ -106,8 +108,8 @@ async def running(
     store = Store(paths.data_dir() / "conversations")
     program = GlmtuiApp(settings, store, make, **app)
     async with program.run_test(size=size, notifications=True) as pilot:
-        desk = AppDesk(program, pilot)
-        await desk.until(lambda: program._engine is not None)
-        await desk.until(lambda: program.session.model is not None or not settings.model)
-        yield desk
+        driver = AppDriver(program, pilot)
+        await driver.wait_until(lambda: program.workspace.engine is not None)
+        await driver.wait_until(lambda: program.session.model is not None or not settings.model)
+        yield driver
     program.close()

@@ -12,18 +12,16 @@ from glmtui.engine.api import (
     Event,
     Failed,
     Finished,
-    LoadedInfo,
     LoadFailed,
     Loading,
-    LoadOptions,
     Prefilling,
     PrefillProgress,
     Ready,
     Reply,
     Request,
-    Target,
     ToolCall,
 )
+from glmtui.engine.model_info import LoadedInfo, LoadOptions, Target
 from glmtui.errors import GlmtuiError
 
 DEFAULTS = SamplingParams(temperature=0.8, top_k=50, top_p=0.95, do_sample=True)
@@ -62,7 +60,7 @@ class FakeEngine:
         self.loads: list[tuple[Target, LoadOptions]] = []
         self.cancelled: set[int] = set()
         self.closed = False
-        self.forgotten = 0
+        self.cache_clears = 0
         self._pause = threading.Event()  # never set: a sleep that is not one
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -80,8 +78,8 @@ class FakeEngine:
         self.cancelled.add(request_id)
         self.hold.set()
 
-    def forget(self) -> None:
-        self.forgotten += 1
+    def clear_cache(self) -> None:
+        self.cache_clears += 1
 
     def close(self, timeout: float) -> bool:
         self.closed = True

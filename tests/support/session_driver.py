@@ -1,4 +1,4 @@
-"""Desk: a session with a real store, a FakeEngine, and a loop of its own instead of a screen."""
+"""SessionDriver: a session with a real store, a FakeEngine and an event loop of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from glmtui.chat import Conversation, Message
-from glmtui.engine.api import LoadOptions, ServerSpec
+from glmtui.engine.model_info import LoadOptions, ServerSpec
 from glmtui.errors import StoreError
 from glmtui.store import Store
 from glmtui.ui.session.reply_state import Place
@@ -19,7 +19,7 @@ from support.fake_engine import FakeEngine
 TARGET = ServerSpec("http://fake/v1")
 
 
-class Page:
+class RecordingView:
     """A View that remembers."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Page:
         self.texts[-1], self.note = message.content, note
 
 
-class Desk:
+class SessionDriver:
     """A session with all that it needs and a loop of its own.
 
     Attributes:
@@ -54,24 +54,24 @@ class Desk:
         self.saves: list[Conversation] = []
         self.reports: list[StoreError | None] = []
         self.released: list[str] = []
-        self.page = Page()
-        self.calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self.view = RecordingView()
+        self.loop_calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self.saver = Saver(self, self.reports.append)
         self.session = Session(
             Conversation.new(system="Be brief."),
             self.saver,
-            self.page,
-            soon=self.calls.put,
-            changed=lambda: None,
+            self.view,
+            call_soon=self.loop_calls.put,
+            on_change=lambda: None,
         )
-        self.engine = FakeEngine(self.session.hear)
+        self.engine = FakeEngine(self.session.on_event)
         self.session.attach(self.engine)
         if loaded:
             self.load()
 
     def load(self) -> None:
         self.session.load(TARGET, "fake", LoadOptions())
-        self.until(lambda: self.session.model is not None)
+        self.wait_until(lambda: self.session.model is not None)
 
     def save(self, conversation: Conversation) -> Path:
         if self.disk_error is not None:
@@ -82,14 +82,14 @@ class Desk:
     def release(self, conversation_id: str) -> None:
         self.released.append(conversation_id)
 
-    def until(self, condition: Callable[[], bool]) -> None:
+    def wait_until(self, condition: Callable[[], bool]) -> None:
         """Runs the loop, and the screen's frames, until something is so."""
         end = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < end, "it never came to be"
             self.session.drain()
             try:
-                self.calls.get(timeout=0.005)()
+                self.loop_calls.get(timeout=0.005)()
             except queue.Empty:
                 continue
 
@@ -98,9 +98,9 @@ class Desk:
         return self.reply()
 
     def reply(self) -> Message:
-        self.until(lambda: self.session.run is None)
+        self.wait_until(lambda: self.session.reply is None)
         return self.session.conversation.path[-1]
 
     def on_disk(self) -> Conversation:
-        self.until(lambda: not self.saver._waiting)
+        self.wait_until(lambda: not self.saver._waiting)
         return Store(self.disk.folder).load(self.session.conversation.id)

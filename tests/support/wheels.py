@@ -41,7 +41,7 @@ def tiny_known_model(path: Path, member_nbytes: int) -> KnownModel:
             member_nbytes=member_nbytes,
         ),
         parameters=1,
-        table_parameters=0,
+        embedding_parameters=0,
         context_length=256,
         disk_nbytes=100_000,
         kv_bytes_per_token=1,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from glmtui.cli.progress import ERASE, LINE_SECONDS, ProgressLine
-from glmtui.engine.api import Progress
+from glmtui.engine.progress import Progress
 from glmtui.system.terminfo import can_move_cursor
 from support import TESTS
 from support.app_process import PROGRAM

@@ -16,12 +16,14 @@ import pytest
 
 from glmtui.chat import GenerationStats
 from glmtui.config import Settings
-from glmtui.engine.api import ServerSpec
 from glmtui.engine.hardware import machine
-from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.hardware.gpu import Gpu
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
+from glmtui.engine.model_info import ServerSpec
 from glmtui.language import set_language
 from support import TESTS
-from support.app_pilot import folders, running
+from support.app_pilot import folders, run_app
 from support.fake_engine import FakeEngine
 
 __all__ = ["folders"]
@@ -99,6 +101,7 @@ async def test_the_readmes_picture_is_true(
 ) -> None:
     size, settings, seen, keys = PICTURED[name]
     monkeypatch.setattr(machine, "snapshot", lambda: SNAPSHOT)
+    monkeypatch.setattr("glmtui.ui.dialogs.model_picker.snapshot", lambda: SNAPSHOT)
 
     def engine(fake: FakeEngine) -> None:
         fake.pieces = [REPLY]
@@ -116,15 +119,15 @@ async def test_the_readmes_picture_is_true(
     monkeypatch.setattr("glmtui.engine.catalog.resolver.resolve", lambda *args, **options: target)
     set_language(settings.language)
     settings = replace(settings, model="THUDM/chatglm3-6b")
-    async with running(settings, size, engine=engine) as desk:
+    async with run_app(settings, size, engine=engine) as driver:
         for n, (prompt, reply, rate, reused) in enumerate(SPEEDS):
-            desk.engine.stats = GenerationStats(
+            driver.engine.stats = GenerationStats(
                 prompt, reused, reply, 0.21, reply / rate, 0.23, int((4.3 + n / 20) * GB)
             )
-            await desk.ask(QUESTION)
-        await desk.pilot.press(*keys)
-        await desk.shows(seen)
-        svg = desk.app.export_screenshot(title="glmtui")
+            await driver.ask(QUESTION)
+        await driver.pilot.press(*keys)
+        await driver.wait_for_text(seen)
+        svg = driver.app.export_screenshot(title="glmtui")
     # fonts as the reader has them: the picture fetches nothing
     svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.S)
     path = PICTURES / f"{name}.svg"

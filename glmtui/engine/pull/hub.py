@@ -11,7 +11,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from glmtui.engine.catalog.families import family_of
+from glmtui.engine.catalog.families import detect_family
 from glmtui.engine.catalog.model_folder import read_config
 from glmtui.engine.pull.fetch import fetch
 from glmtui.engine.pull.hub_api import REPOSITORY_NAME, Hub, choose_files
@@ -79,7 +79,7 @@ def pull_from_hub(repo: str, endpoint: str | None, job: Job) -> Path:
             job.report(what, file.size, file.size)
             cache.link_file(file.name, file.etag)
             if file.name == "config.json":
-                family_of(read_config(cache.snapshot), cache.snapshot)
+                detect_family(read_config(cache.snapshot), cache.snapshot)
         cache.update_main_ref()
     return cache.snapshot
 

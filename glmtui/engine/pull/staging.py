@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from glmtui.engine.api import Progress, ProgressHook
+from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.errors import DownloadError
 from glmtui.language import N_, _
 from glmtui.system.durable_files import make_private_folder

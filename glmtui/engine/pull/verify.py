@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from glmtui.engine.api import ProgressHook, ServerSpec
 from glmtui.engine.catalog.model_folder import MANIFEST, Manifest
 from glmtui.engine.catalog.resolver import folder_name, models_dir, resolve
+from glmtui.engine.model_info import ServerSpec
+from glmtui.engine.progress import ProgressHook
 from glmtui.engine.pull.staging import Job
 from glmtui.errors import BadCheckpoint, UsageError
 from glmtui.language import _

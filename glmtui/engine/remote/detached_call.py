@@ -7,7 +7,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from glmtui.engine.api import LoadCancelled
+from glmtui.engine.progress import LoadCancelled
 
 POLL_SECONDS = 0.05
 

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import LoadedInfo, PrefillProgress, ServerSpec
+from glmtui.engine.api import PrefillProgress
+from glmtui.engine.model_info import LoadedInfo, ServerSpec
 from glmtui.engine.remote.chat_completions import ListedModel, extra_fields
 from glmtui.engine.remote.detached_call import run_detached
 from glmtui.engine.remote.endpoint import Endpoint
@@ -102,7 +103,7 @@ class ServerModel:
         self._reply = ServerReply(call, cancelled, on_prefill)
         return self._reply
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Do nothing: the cache is the server's."""
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""TooSmall: what is shown in a window that has no room for the app."""
+"""SizeNotice: shown instead of the app in a window that is too small for it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,16 @@ from textual.widgets import Static
 
 from glmtui.language import _
 
-LEAST_WIDTH, LEAST_HEIGHT = 40, 10
+MIN_WIDTH, MIN_HEIGHT = 40, 10
 
 
 def is_too_small(size: Size) -> bool:
-    """Whether a window of this size has no room."""
-    return size.width < LEAST_WIDTH or size.height < LEAST_HEIGHT
+    return size.width < MIN_WIDTH or size.height < MIN_HEIGHT
 
 
 class SizeNotice(ModalScreen[None]):
-    """Instead of a broken layout; goes when the window has grown."""
+    """Says how large the window must be. The app removes it once it is."""
 
     def compose(self) -> Iterable[Static]:
-        """The message."""
-        yield Static(
-            Content(
-                _("Too small: {width}x{height} is needed.").format(
-                    width=LEAST_WIDTH, height=LEAST_HEIGHT
-                )
-            )
-        )
+        text = _("Window too small: {width}x{height} needed.")
+        yield Static(Content(text.format(width=MIN_WIDTH, height=MIN_HEIGHT)))

@@ -1,113 +1,122 @@
-"""Tool use: what happens when a model calls a tool.
+"""ToolUse: asks the user what to do when the model calls a tool.
 
-The user is asked; a declared tool runs if they say yes, or they answer in its place, or nothing
-happens. Knows the session and tools.toml's tools; not how a call was written.
+A declared tool runs if the user says yes. The user may also answer in its place, or do nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from glmtui.engine.api import ToolCall
 from glmtui.errors import ToolError
 from glmtui.language import _
 from glmtui.sanitize import sanitize_line
+from glmtui.ui.chat.host import Host
 
 if TYPE_CHECKING:
-    from glmtui.tools import Invocation, Outcome, Tool
-    from glmtui.ui.app import GlmtuiApp
+    from glmtui.tools import Invocation, Tool, ToolResult
+
+
+class ToolHost(Host, Protocol):
+    """What ToolUse needs of the screen."""
+
+    def refresh_state(self) -> None:
+        """Shows whether a call waits for the user's answer."""
+        ...
 
 
 class ToolUse:
-    """The tools that a model is offered, and the call that waits for the user's own answer."""
+    """The tools offered to the model, and the call that waits for the user's own answer."""
 
-    def __init__(self, app: GlmtuiApp) -> None:
-        self._app = app
+    def __init__(self, host: ToolHost) -> None:
+        self._host = host
         self._tools: tuple[Tool, ...] = ()
         self._call: ToolCall | None = None
-        self._at: tuple[str, str | None] = ("", None)
+        self._call_place: tuple[str, str | None] = ("", None)  # ids of conversation and message
 
-    def offered(self) -> Sequence[Mapping[str, Any]]:
-        """The declarations of tools.toml, which is read anew: an edit of it counts at once."""
+    def declarations(self) -> Sequence[Mapping[str, Any]]:
+        """The tools in tools.toml. It is read for each request, so that an edit applies at once."""
         from glmtui import tools
 
-        self._tools, problems = tools.load()
-        self._app.tell_notice("tools", "\n".join(map(str, problems)))
+        self._tools, problems = tools.load_tools()
+        self._host.notice.set("tools", "\n".join(map(str, problems)))
         return [tool.declaration for tool in self._tools]
 
-    def called(self, call: ToolCall) -> None:
-        """The last reply is this call: asks what to do."""
-        from glmtui.tools import tool_named
+    def ask(self, call: ToolCall) -> None:
+        """Asks what to do about the call that the last reply ends with."""
+        from glmtui.tools import find_tool
 
         try:
             if call.problem:
                 raise ToolError(call.problem)
-            plan = tool_named(self._tools, call.name).invocation(call.arguments)
+            invocation = find_tool(self._tools, call.name).invocation(call.arguments)
         except ToolError as error:
-            self._ask(call, None, str(error))
+            self._open_dialog(call, None, str(error))
         else:
-            self._ask(call, plan, plan.shown)
+            self._open_dialog(call, invocation, invocation.display_text)
 
-    def _ask(self, call: ToolCall, plan: Invocation | None, text: str) -> None:
+    def _open_dialog(self, call: ToolCall, invocation: Invocation | None, text: str) -> None:
         from glmtui.ui.dialogs.list_dialog import ChoiceDialog
         from glmtui.ui.dialogs.tool_dialog import ToolDialog
 
-        def chosen(answer: str | None) -> None:
-            if answer == "run" and plan is not None:
-                self._app.push_screen(ToolDialog(_name(call), plan), ended)
+        def on_choice(answer: str | None) -> None:
+            if answer == "run" and invocation is not None:
+                self._host.open_dialog(ToolDialog(_tool_name(call), invocation), on_end)
             elif answer == "myself":
-                conversation = self._app.session.conversation
-                self._call, self._at = call, (conversation.id, conversation.head)
-                self._app.chat.refresh_state()
+                self._call, self._call_place = call, self._place()
+                self._host.refresh_state()
 
-        def ended(outcome: Outcome | ToolError | None) -> None:
+        def on_end(outcome: ToolResult | ToolError | None) -> None:
             if isinstance(outcome, ToolError):
-                self._ask(call, None, str(outcome))
+                self._open_dialog(call, None, str(outcome))
             elif outcome is not None:
-                self._app.session.answer(outcome.text)
+                self._host.workspace.session.answer_tool_call(outcome.text)
 
-        # "No" comes first: an Enter that was meant for the prompt must not run anything.
+        # "No" is first: an Enter that was meant for the prompt must not run anything.
         answers = {"no": _("No")}
-        if plan is not None:
+        if invocation is not None:
             answers["run"] = _("Yes, run it")
-        answers["myself"] = _("I answer myself")
-        title = _("The model calls {tool}").format(tool=_name(call))
-        self._app.push_screen(ChoiceDialog(title, text, answers), chosen)
+        answers["myself"] = _("Answer it myself")
+        title = _("The model calls {tool}").format(tool=_tool_name(call))
+        self._host.open_dialog(ChoiceDialog(title, text, answers), on_choice)
+
+    def _place(self) -> tuple[str, str | None]:
+        conversation = self._host.workspace.session.conversation
+        return conversation.id, conversation.head
 
     # ---- the user answers
 
     @property
-    def waiting(self) -> ToolCall | None:
-        """The call that what is typed next will answer."""
-        conversation = self._app.session.conversation
-        return self._call if self._at == (conversation.id, conversation.head) else None
+    def waiting_call(self) -> ToolCall | None:
+        """The call that the next sent text answers."""
+        return self._call if self._call_place == self._place() else None
 
     @property
     def placeholder(self) -> str:
-        """What the empty prompt says meanwhile; "" while no call waits."""
-        call = self.waiting
+        """The text of the empty prompt while a call waits; "" otherwise."""
+        call = self.waiting_call
         if call is None:
             return ""
-        text = _("What does {tool} answer? {key}: no answer")
-        return text.format(tool=_name(call), key=self._app.how("stop"))
+        text = _("Result of {tool}? {key}: no answer")
+        return text.format(tool=_tool_name(call), key=self._host.key_hint("stop"))
 
     def answer(self, text: str) -> bool:
-        """Answers the call that waits. False where there is none."""
-        if self.waiting is None:
+        """Answers the call that waits. Returns False if there is none."""
+        if self.waiting_call is None:
             return False
         self._call = None
-        self._app.session.answer(text)
+        self._host.workspace.session.answer_tool_call(text)
         return True
 
-    def give_up(self) -> bool:
-        """Leaves the call without an answer. False where none waits."""
-        if self.waiting is None:
+    def cancel(self) -> bool:
+        """Leaves the call without an answer. Returns False if there is none."""
+        if self.waiting_call is None:
             return False
         self._call = None
-        self._app.chat.refresh_state()
+        self._host.refresh_state()
         return True
 
 
-def _name(call: ToolCall) -> str:
+def _tool_name(call: ToolCall) -> str:
     return sanitize_line(call.name)[:40]

@@ -63,13 +63,13 @@ class ConversationPicker(ConversationListDialog):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(LIST, priority=True)
 
-    def __init__(self, shelf: Library, keys: Sequence[Command], filter_text: str = "") -> None:
+    def __init__(self, library: Library, keys: Sequence[Command], filter_text: str = "") -> None:
         self._keys = [command for command in keys if command.scope == LIST]
         words = [_("Enter opens"), *hints(self._keys), _("Esc closes")]
         foot = "\n".join("   ".join(row) for row in (words[:4], words[4:]))
         placeholder = _("Type to filter")
         super().__init__(_("Saved conversations"), filter_text, placeholder=placeholder, foot=foot)
-        self._shelf = shelf
+        self._library = library
         self._all: list[tuple[Summary, str]] = []
         self._shown: list[Summary] = []
         self._titled: Summary | None = None
@@ -90,7 +90,7 @@ class ConversationPicker(ConversationListDialog):
             wrong, told = "", time.monotonic()
             wait = BATCH_SECONDS
             try:
-                for row in self._shelf.each():
+                for row in self._library.iter_summaries():
                     listed.append(row)
                     if time.monotonic() - told > wait:
                         soon(self._take_some, list(listed))
@@ -154,7 +154,7 @@ class ConversationPicker(ConversationListDialog):
         if (titled := self._titled) is not None:
             title = sanitize_line(event.value) or titled.title
             self._end_titling()
-            if self._done(lambda: self._shelf.rename(titled.id, title)):
+            if self._done(lambda: self._library.rename(titled.id, title)):
                 self._put(replace(titled, title=title))
         elif self.selected is not None:
             self.dismiss(ConversationEntry(self.selected.id))
@@ -191,7 +191,7 @@ class ConversationPicker(ConversationListDialog):
     def action_listed_pin(self) -> None:
         """Pins, or no longer."""
         row = self.selected
-        if row is not None and self._done(lambda: self._shelf.pin(row.id, not row.pinned)):
+        if row is not None and self._done(lambda: self._library.pin(row.id, not row.pinned)):
             self._put(replace(row, pinned=not row.pinned))
 
     def action_listed_delete(self) -> None:
@@ -200,7 +200,7 @@ class ConversationPicker(ConversationListDialog):
             return
         at = self._shown.index(row)
         beside = [*self._shown[at + 1 : at + 2], *self._shown[max(0, at - 1) : at]]
-        if self._done(lambda: self._shelf.delete(row.id)):
+        if self._done(lambda: self._library.delete(row.id)):
             left = (other for other, _ in self._all if other.id != row.id)
             self._list(left, beside[0].id if beside else "")
             title = sanitize_line(row.title)
@@ -217,7 +217,7 @@ class ConversationPicker(ConversationListDialog):
 
         def undo() -> None:
             nonlocal restored
-            restored = self._shelf.undo()
+            restored = self._library.restore_last()
 
         if self._done(undo) and restored:
             self._read(restored)

@@ -19,10 +19,11 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from glmtui.config import Settings
-from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
 from glmtui.engine.catalog import resolver
-from glmtui.engine.hardware import machine as device
-from glmtui.engine.hardware.machine import Snapshot
+from glmtui.engine.catalog.registry import DEFAULT_MODEL, MODELS, KnownModel, known_model
+from glmtui.engine.hardware.machine import Snapshot, fits, snapshot
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import CancelFlag, Progress, ProgressHook
 from glmtui.errors import GlmtuiError, ModelError
 from glmtui.language import _
 from glmtui.net.addresses import redact_url
@@ -35,14 +36,14 @@ Fetch = Callable[[ProgressHook, CancelFlag], ModelInfo]
 CONTEXT_TOKENS = 2048  # what a conversation should have room for at the least
 
 
-def fit(known: resolver.KnownModel, machine: Snapshot, quant: str) -> tuple[bool | None, str]:
+def fit(known: KnownModel, machine: Snapshot, quant: str) -> tuple[bool | None, str]:
     """Whether a model, held as the setting `quant` says, fits with a short conversation.
 
     Returns: yes, no, or None where the machine does not tell; and that in a few words.
     """
-    held = {"auto": known.stored, "none": None}.get(quant, quant)
+    held = {"auto": known.stored_quant, "none": None}.get(quant, quant)
     needed = known.memory_nbytes(held, min(CONTEXT_TOKENS, known.context_length))
-    room = device.fits(needed, machine)
+    room = fits(needed, machine)
     if room.fits:
         return True, _("fits, {size} GB to fetch").format(size=gigabytes(known.disk_nbytes))
     free = [gpu.free for gpu in machine.gpus] or [machine.memory.available]
@@ -61,10 +62,10 @@ def rows(settings: Settings, installed: list[ModelInfo], machine: Snapshot) -> l
         found.append(
             _row(model.name, model.title, _("here, {size} GB").format(size=gigabytes(model.nbytes)))
         )
-    for known in resolver.MODELS:
+    for known in MODELS:
         if known.name not in here:
-            fits, note = fit(known, machine, settings.quant)
-            style = {True: "$text-success", False: "$text-warning", None: "$text-muted"}[fits]
+            has_room, note = fit(known, machine, settings.quant)
+            style = {True: "$text-success", False: "$text-warning", None: "$text-muted"}[has_room]
             found.append(_row(known.name, known.title, note, style))
     for name, server in settings.servers.items():
         asked = server.model or _("its first model")
@@ -91,10 +92,10 @@ class ModelPicker(Picker):
     """
 
     def __init__(self, settings: Settings, wanted: str = "", why: str = "") -> None:
-        known = resolver.known_model(wanted or resolver.DEFAULT_MODEL)
+        known = known_model(wanted or DEFAULT_MODEL)
         super().__init__(
             _("Models"),
-            rows(settings, resolver.installed(), device.snapshot()),
+            rows(settings, resolver.installed_models(), snapshot()),
             selected=known.name if known else wanted,
             note=why,
             foot=_("Enter fetches and loads. Or type a folder, ORG/NAME, http://…"),
@@ -104,7 +105,7 @@ class ModelPicker(Picker):
 
 def can_be_fetched(name: str) -> bool:
     """Whether `pull` might bring a model of this name: a known one, or one on the hub."""
-    return resolver.known_model(name) is not None or name.count("/") == 1
+    return known_model(name) is not None or name.count("/") == 1
 
 
 class Fetching(ModalScreen[ModelInfo | None]):

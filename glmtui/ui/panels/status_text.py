@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from glmtui.chat import Conversation
-from glmtui.engine.api import LoadedInfo
+from glmtui.engine.model_info import LoadedInfo
 from glmtui.errors import GlmtuiError, StoreError
 from glmtui.language import _, ngettext
 from glmtui.sanitize import sanitize_line
@@ -28,11 +28,11 @@ def state(session: Session, now: float) -> tuple[str, Mood]:
     Args:
         now: by the session's clock.
     """
-    run = session.run
+    run = session.reply
     if run is not None and run.stopping:
         return _("stopping"), "busy"
     if run is not None and run.count:
-        rate = run.rate(now)
+        rate = run.tokens_per_second(now)
         return _("writing") if rate is None else _("{rate} tok/s").format(rate=_rate(rate)), "good"
     if run is not None and run.prefill is not None:
         done, total = run.prefill.done, run.prefill.total
@@ -52,8 +52,8 @@ def state(session: Session, now: float) -> tuple[str, Mood]:
         return _("no model"), "calm"
     last = next(session.conversation.backwards(), None)
     stats = last.stats if last else None
-    word = _("stopped") if session.stopped else _("ready")
-    rate = stats.decode_rate if stats and session.answered else None
+    word = _("stopped") if session.was_stopped else _("ready")
+    rate = stats.decode_rate if stats and session.has_replied else None
     if rate is not None:
         word = _("{state}, {rate} tok/s").format(state=word, rate=_rate(rate))
     return word, "calm"
@@ -68,8 +68,8 @@ def context_used(session: Session) -> int | None:
     counted = (m.stats for m in session.conversation.backwards() if m.stats is not None)
     last = next(counted, None)
     used = None if last is None else last.prompt_tokens + last.generated_tokens
-    run = session.run
-    if run is not None and run.working:
+    run = session.reply
+    if run is not None and run.started:
         used = (used or 0) + (run.prefill.total if run.prefill else 0) + run.count
     return used
 
@@ -86,7 +86,7 @@ def context_limit(session: Session) -> int | None:
 def devices(session: Session, memories: tuple[Memory, ...]) -> tuple[Memory, ...]:
     """Memory as measured, and what of it the model has and will want."""
     cached = session.cached_tokens
-    if session.run is not None and session.run.working:
+    if session.reply is not None and session.reply.started:
         cached = max(cached, context_used(session) or 0)
     return with_held(memories, held(session.model, cached, context_limit(session)))
 
@@ -103,7 +103,7 @@ def facts(session: Session, memories: tuple[Memory, ...], now: float, *, unsaved
     return Facts(
         state=text,
         mood=mood,
-        model=session.answering,
+        model=session.model_display_name,
         used=0 if used is None and limit is not None else used,
         limit=limit,
         memories=devices(session, memories),
@@ -143,7 +143,7 @@ def loaded(model: LoadedInfo) -> str:
         text = _("{size:.0f} MB of image tokens left out")
         parts.append(text.format(size=model.saved_bytes / 1e6))
     if model.backend == "compatibility":
-        why = f" ({model.why_compatible})" if model.why_compatible else ""
+        why = f" ({model.compatibility_reason})" if model.compatibility_reason else ""
         parts.append(_("compatibility") + why)
     return " · ".join(part for part in parts if part)
 

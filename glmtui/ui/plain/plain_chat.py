@@ -1,280 +1,271 @@
-"""PlainChat: what the commands do in a chat without a screen.
+"""PlainChat: the chat as plain lines, for screen readers and terminals that cannot place a cursor.
 
-Each `do_*` is named after an action in COMMANDS; those that need a screen have none.
+The workspace is that of the chat screen; what the commands do is in `plain_commands`.
 """
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
-from itertools import islice
-from pathlib import Path
+import contextlib
+import locale
+import queue
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from glmtui import commands, config
-from glmtui.chat import Message, Role
-from glmtui.config import presets
-from glmtui.errors import StoreError, UsageError
+from glmtui.chat import Conversation, Message
+from glmtui.commands import command_parser
+from glmtui.config import Settings
+from glmtui.engine.api import ToolCall
+from glmtui.errors import GlmtuiError, StoreError, UsageError
 from glmtui.language import _
 from glmtui.sanitize import sanitize_line
-from glmtui.store.search import search
+from glmtui.store import Store
+from glmtui.system.terminfo import can_move_cursor
 from glmtui.ui.panels import status_text
-from glmtui.ui.plain.line_chat import SAVER_SECONDS, LineChat
-from glmtui.ui.session.export import export
-from glmtui.ui.transcript.message_text import code_block, spoken_text
-from glmtui.ui.transcript.reasoning import split
+from glmtui.ui.plain.line_writer import LineWriter
+from glmtui.ui.plain.plain_commands import PlainCommands
+from glmtui.ui.prompt.history import History
+from glmtui.ui.session.workspace import EngineFactory, Workspace
 
-MOST_LINES = 20
-"""Of what was sent before, or found."""
+FRAME_SECONDS = 0.1
+"""Time between writes of a reply's text."""
+
+Write = Callable[[str], object]
 
 
-class PlainChat(LineChat):
-    """The chat and its commands."""
+class ExitSignal(BaseException):
+    """Raised by a signal that ends the program."""
 
-    # ---- what the commands do, by their action in COMMANDS
 
-    def do_help(self) -> None:
-        """Names them."""
-        for command in commands.COMMANDS:
-            if command.slash and hasattr(self, f"do_{command.action}"):
-                self._say(command.usage + ": " + _(command.help))
+class PlainChat:
+    """Reads lines, writes replies. It is the front end of a `Workspace`.
 
-    def do_quit(self) -> None:
-        """Leaves."""
-        self._over = True
+    Args:
+        write: takes text with its line ends.
+        read: asks for a line; raises EOFError at the end and KeyboardInterrupt for Ctrl+C.
 
-    def do_stop(self) -> None:
-        """Nothing runs while a line is read."""
-        self._say(status_text.state(self.session, 0)[0])
+    Attributes:
+        signal_number: the signal that ended the chat; 0 for none.
+    """
 
-    def do_new(self) -> None:
-        """Begins anew."""
-        self._leave(self._fresh())
-        self._say(status_text.title(self.session.conversation))
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        engine_factory: EngineFactory,
+        *,
+        write: Write,
+        read: Callable[[], str],
+    ) -> None:
+        self.signal_number = 0
+        self._read = read
+        self._write = write
+        self._writer = LineWriter(self.write_text)
+        self._callbacks: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._model_line = ""
+        self._ended = self._interruptible = False
+        self.workspace = Workspace(settings, store, engine_factory, self._writer, self)
+        self._session = self.workspace.session
+        drafts = self.workspace.drafts
+        self.history = History(drafts.sent_questions, drafts.add_sent)
+        self._commands = PlainCommands(self)
+        self.workspace.start_engine()
 
-    def do_clear(self) -> None:
-        """Begins anew; the KV cache's memory goes back."""
-        self.do_new()
-        self.session.forget()
+    def run(self, conversation: Conversation | None, problems: Sequence[GlmtuiError]) -> None:
+        """Chats until the user quits or a signal comes."""
+        with contextlib.suppress(ExitSignal):
+            self._run(conversation, problems)
 
-    def do_fork(self) -> None:
-        """Goes on in a copy."""
-        self.session.open(self.session.conversation.fork())
-        self.session.change()
-        self._say(_("You go on in a copy of the conversation."))
-
-    def do_open(self, title: str = "") -> None:
-        """Opens the newest conversation whose title or id has these words, or names them all."""
-        self._saver.settle(SAVER_SECONDS)
-        summaries = self.store.summaries()
-        if not title:
-            for summary in summaries:
-                self._say(f"{summary.id}  {sanitize_line(summary.title)}")
-            return
-        words = title.lower()
-        fit = (s for s in summaries if s.id.startswith(words) or words in s.title.lower())
-        found = next(fit, None)
-        if found is None:
-            raise StoreError(_("There is no conversation {title!r}.").format(title=title))
-        self._open(self.store.load(found.id))
-
-    def do_find(self, words: str = "") -> None:
-        """Names the places that have these words, in all conversations, newest first."""
-        if not words:
-            raise UsageError(_("/{word} needs more.").format(word="find"))
-        self._saver.settle(SAVER_SECONDS)
-        hits = (hit for _path, found in search(self.store.paths(), words) for hit in found)
-        found = [
-            f"{hit.conversation_id}  {sanitize_line(hit.title)}: "
-            + sanitize_line(f"{hit.before}{hit.found}{hit.after}")
-            for hit in islice(hits, MOST_LINES)
-        ]
-        self._say("\n".join(found) or _("Nothing has it."))
-
-    def do_title(self, title: str = "") -> None:
-        """Gives the conversation another title, or says what it is."""
-        if title:
-            self.session.change(title=title)
-        self._say(status_text.title(self.session.conversation))
-
-    def do_pin(self) -> None:
-        """Has the conversation stand first in the list, or not any more."""
-        if self._is_begun():
-            pinned = not self.session.conversation.pinned
-            self.session.change(pinned=pinned)
-            self._say(_("It stands first now.") if pinned else _("It stands by its age now."))
-
-    def do_trash(self) -> None:
-        """Puts the conversation into the trash."""
-        if self._is_begun():
-            title = status_text.title(self.session.conversation)
-            self._shelf.delete(self.session.conversation.id)
-            self._say(_("Deleted: {title}. /restore brings it back.").format(title=title))
-
-    def do_restore(self) -> None:
-        """Brings back and opens what was deleted last."""
-        if restored := self._shelf.undo():
-            self._open(self.store.load(restored))
+    def _run(self, conversation: Conversation | None, problems: Sequence[GlmtuiError]) -> None:
+        for problem in problems:
+            self.write_line(str(problem))
+        if conversation is not None:
+            self.open_conversation(conversation)
+        if name := self.workspace.first_model():
+            self._try(lambda: self.load_model(name))
         else:
-            self._say(_("Nothing was deleted since the start."))
+            self.write_line(_("No model yet: {key} picks one").format(key="/model NAME"))
+        self.write_line(_("{key} lists the commands.").format(key="/help"))
+        while not self._ended:
+            try:
+                if (line := self._read_line()) is None:
+                    return
+                self._handle_line(line)
+            except KeyboardInterrupt:
+                self.write_line(_("Nothing to stop or clear. {key} quits.").format(key="/quit"))
 
-    def _is_begun(self) -> bool:
-        begun = bool(self.session.conversation.messages)
-        if not begun:
-            self._say(_("There is nothing in this conversation yet."))
-        return begun
+    def quit(self) -> None:
+        """Ends `run` after the present line."""
+        self._ended = True
 
-    # ---- questions and replies
+    def close(self) -> tuple[bool, tuple[Conversation, ...]]:
+        return self.workspace.close()
 
-    def do_editor(self) -> None:
-        """Asks what is written in an editor."""
-        self._edited("", None)
+    # ---- signals end `run` while it waits, never in the middle of a change
 
-    def do_edit(self) -> None:
-        """Asks the last question in other words, on a branch of its own."""
-        question = self._last("user")
-        if question is None:
-            self._say(_("There is no question yet to edit."))
+    def handle_signals(self) -> None:
+        """Makes the signals that would end the program end `run` instead."""
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if not self.signal_number:
+            self.signal_number = number
+            if self._interruptible:
+                raise ExitSignal
+
+    @contextlib.contextmanager
+    def _interruptible_wait(self) -> Iterator[None]:
+        self._interruptible = True
+        try:
+            if self.signal_number:
+                raise ExitSignal
+            yield
+        finally:
+            self._interruptible = False
+
+    # ---- lines
+
+    def write_line(self, text: str) -> None:
+        """Writes a text on lines of its own; nothing if it is empty."""
+        if text:
+            self._writer.write_line(text)
+
+    def write_text(self, text: str) -> None:
+        """Writes text as it is."""
+        try:
+            with self._interruptible_wait():
+                self._write(text)
+        except OSError:  # the terminal, or the reader of a pipe, is gone
+            self._ended = True
+
+    def _read_line(self) -> str | None:
+        """The next line; None at the end."""
+        try:
+            with self._interruptible_wait():
+                return self._read()
+        except (EOFError, OSError):  # OSError: the terminal is gone
+            return None
+
+    def _handle_line(self, line: str) -> None:
+        if not line.strip() or (self._session.model is None and not line.startswith("/")):
+            self.write_line(status_text.state(self._session, 0)[0])
+        elif command_parser.looks_like_command(line):
+            self._try(lambda: self._run_command(line))
         else:
-            self._edited(question.content, question.id)
+            self.ask(line)
+        self._write_reply()
 
-    def _edited(self, text: str, editing: str | None) -> None:
-        from glmtui.ui.terminal.editor import edit_text_here
+    def _run_command(self, line: str) -> None:
+        command, argument = command_parser.parse(line)
+        action = self._commands.actions.get(command.action)
+        if action is None:
+            raise UsageError(_("/{word} needs the full screen.").format(word=command.slash))
+        self.write_line((action(argument) if command.argument else action()) or "")
 
-        edited = edit_text_here(text, self._say)
-        if edited is not None and edited.strip() and edited != text:
-            self._say(edited)
-            self._ask(edited, editing)
+    def _try(self, call: Callable[[], object]) -> None:
+        try:
+            call()
+        except GlmtuiError as error:
+            self.write_line(str(error))
 
-    def do_history(self, words: str = "") -> None:
-        """Names the questions that have these words, the newest last."""
-        found = self._sent.having(words)[:MOST_LINES]
-        self._say("\n".join(map(sanitize_line, reversed(found))) or _("Nothing like it"))
+    # ---- the reply
 
-    def do_copy_message(self) -> None:
-        """Copies the last reply."""
-        reply = self._last("assistant")
-        if reply is None:
-            self._say(_("There is no reply yet to copy."))
-        else:
-            self._copy(spoken_text(reply))
+    def ask(self, question: str, editing: str | None = None) -> None:
+        """Sends a question, or replaces the one with the id `editing`."""
+        self.history.add(question)
+        self._session.ask(question, editing)
 
-    def do_copy_code(self, number: str = "") -> None:
-        """Copies a block of code of the last reply; without a number the first."""
-        reply = self._last("assistant")
-        block = code_block(spoken_text(reply), number) if reply is not None else None
-        if block is None:
-            self._say(_("There is no code to copy."))
-            return
-        self._copy(block.text)
-        if block.of > 1:
-            told = _("Block {number} of {count}.")
-            self._say(told.format(number=block.at + 1, count=block.of))
+    def load_model(self, name: str) -> None:
+        """Loads a model and waits for it. Raises GlmtuiError."""
+        self.workspace.load_model(name)
+        self._write_reply()
 
-    def _copy(self, text: str) -> None:
-        from glmtui.ui.terminal.clipboard import copy
+    def _write_reply(self) -> None:
+        """Writes the reply until its end; Ctrl+C stops it."""
+        while True:
+            try:
+                while self._is_engine_busy():
+                    self._session.drain()
+                    self._run_callbacks(FRAME_SECONDS)
+                self._run_callbacks(0)
+                return
+            except KeyboardInterrupt:
+                if self._session.reply is None:  # the model continues to load
+                    return
+                self._session.stop()
 
-        self._say(copy(text, self._write, os.environ).words)
+    def _is_engine_busy(self) -> bool:
+        busy = self._session.reply is not None or self._session.loading is not None
+        return busy and not self._ended
 
-    def do_thinking(self) -> None:
-        """Says what the model thought before its last reply."""
-        reply = self._last("assistant")
-        thought = split(reply.content)[0].strip() if reply is not None else ""
-        self._say(thought or _("There are no thoughts before this reply."))
+    def _run_callbacks(self, seconds: float) -> None:
+        """Runs the callbacks of other threads; waits so many seconds for the first."""
+        with contextlib.suppress(queue.Empty):
+            with self._interruptible_wait():
+                callback = self._callbacks.get(block=seconds > 0, timeout=seconds or None)
+            callback()
+            while True:
+                self._callbacks.get_nowait()()
 
-    def do_delete(self) -> None:
-        """Takes the last message out."""
-        path = self.session.conversation.path
-        if path:
-            self._say(status_text.deleted(self.session.delete(path[-1].id)))
-        else:
-            self._say(_("There is no message yet."))
+    # ---- the conversation
 
-    def do_undo(self) -> None:
-        """Brings back what was taken out last."""
-        restored = self.session.undo()
-        if restored is None:
-            self._say(_("There is nothing to bring back; the conversation went on."))
-        for message in self.session.conversation.path:
-            if message.id == restored:
-                self._tell(message)
+    def open_conversation(self, conversation: Conversation) -> None:
+        """Opens a conversation and writes its title and messages."""
+        self.workspace.open(conversation)
+        self.write_line(status_text.title(conversation))
+        for message in self._session.conversation.path:
+            self.write_message(message)
 
-    def _last(self, role: Role) -> Message | None:
-        path = self.session.conversation.path
-        return next((message for message in reversed(path) if message.role == role), None)
+    def write_message(self, message: Message) -> None:
+        self.write_line(f"{sanitize_line(message.model) or message.role}: {message.content}")
 
-    def do_regenerate(self) -> None:
-        """Answers the last question again."""
-        if not self.session.regenerate():
-            self._say(_("There is no question yet to answer."))
+    # ---- the front end of the workspace
 
-    def do_continue_reply(self) -> None:
-        """Goes on with the last reply."""
-        if not self.session.go_on():
-            self._say(_("There is no reply to go on with."))
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self._callbacks.put(callback)
 
-    def do_model(self, name: str = "") -> None:
-        """Loads a model, or names those that are here."""
-        from glmtui.engine.catalog import resolver
+    def on_session_change(self) -> None:
+        """Writes which model is loading or loaded, when that has changed."""
+        session = self.workspace.session
+        text = status_text.told(session.load_error)
+        if not text and (session.model or session.loading):
+            text = status_text.model_line(session, lambda action: "/model NAME")
+        if text and text != self._model_line:
+            self._model_line = text
+            self.write_line(text)
 
-        if name:
-            self._use_model(name)
-        else:
-            self._say("\n".join(model.name for model in resolver.installed()) or _("no model"))
+    def on_save_error(self, error: StoreError | None) -> None:
+        self.write_line(status_text.unsaved(error))
 
-    def do_quant(self, kind: str) -> None:
-        """Loads the model again, held in another way."""
-        quant = str(config.parse_setting("load.quant", kind))
-        self.settings = replace(self.settings, quant=quant)
-        self._use_model(self.session.model_name)
+    def on_copy(self, reason: StoreError) -> None:
+        self.write_line(status_text.copied(reason))
 
-    def do_set(self, text: str) -> None:
-        """Changes one setting."""
-        name, _space, value = text.partition(" ")
-        parsed, row = config.parse_setting(name, value), config.find(name)
-        if row not in config.SAMPLING_FIELDS:
-            raise UsageError(_("{name} cannot be changed while the app runs.").format(name=name))
-        values: dict[str, Any] = {row.name: parsed}
-        self.session.change(params=replace(self.session.conversation.params, **values))
+    def discard_conversation(self) -> None:
+        self.workspace.discard_conversation()
 
-    def do_settings(self) -> None:
-        """Names the settings of this conversation."""
-        params = self.session.conversation.params
-        for row in config.SAMPLING_FIELDS:
-            value = getattr(params, row.name)
-            shown = _("as the model has it") if value is None else value
-            self._say(f"{row.name} = {shown}")
-        shown = self.session.conversation.system or _("as the model has it")
-        self._say(f"system_prompt = {shown}")
+    def tool_declarations(self) -> Sequence[Mapping[str, Any]]:
+        return ()  # there is no dialog to confirm a call
 
-    def do_system(self, text: str = "") -> None:
-        """Says who the model is."""
-        self.session.change(system=text or None)
+    def on_tool_call(self, call: ToolCall) -> None:
+        pass
 
-    def do_preset(self, name: str = "") -> None:
-        """Takes on a preset, saves one, or names them."""
-        word, _space, rest = name.partition(" ")
-        if word == "save" and rest.strip():
-            path = presets.save(rest.strip(), self.session.conversation.params)
-            self._say(_("Saved to {path}.").format(path=path))
-        elif name:
-            self.session.change(params=presets.find(name))
-        else:
-            self._say(", ".join(presets.load()[0]))
 
-    def do_keep(self, count: str = "") -> None:
-        """Keeps the last turns in the prompt."""
-        turns = config.parse_setting("keep_turns", count)
-        assert turns is None or isinstance(turns, int)
-        self.session.keep_turns = turns
+def terminal_lines() -> tuple[Write, Callable[[], str]]:
+    """Functions that write to the terminal and ask it for a line, with history and editing."""
+    # If a locale that came over SSH is not installed here, readline would take the bytes of a
+    # Chinese character for keys.
+    if "UTF" not in locale.nl_langinfo(locale.CODESET).upper():
+        with contextlib.suppress(locale.Error):
+            locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    # readline writes escape sequences as soon as it is imported, whatever stdout is.
+    if sys.stdout.isatty() and can_move_cursor():
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 - `input` uses it to edit lines
 
-    def do_stats(self) -> None:
-        """What the last reply cost."""
-        from glmtui.ui.panels import stats
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
-        self._say(stats.page(self.session.conversation.path, (), 80).plain)
-
-    def do_export(self, file: str = "") -> None:
-        """Writes the conversation where no file is yet."""
-        path = export(self.session.conversation, Path(file).expanduser() if file else None)
-        self._say(_("Written to {path}").format(path=path))
+    return write, lambda: input("> ")

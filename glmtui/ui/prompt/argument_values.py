@@ -37,13 +37,13 @@ def settings(typed: str, rows: Iterable[Setting] = config.SAMPLING_FIELDS) -> li
             typed, [ArgumentValue(f"{row.name} ", sanitize_line(row.help), True) for row in rows]
         )
     try:
-        row = config.find(name)
+        row = config.find_setting(name)
     except ConfigError:
         return []
     words = row.choices or (("true", "false") if row.kind is bool else ())
     if row.optional:
         words = (*words, "default")
-    return fitting(typed, [ArgumentValue(f"{name} {word}", row.expects) for word in words])
+    return fitting(typed, [ArgumentValue(f"{name} {word}", row.expected) for word in words])
 
 
 def files(typed: str) -> Iterator[ArgumentValue]:

@@ -1,6 +1,6 @@
-"""Opening: a saved conversation is read on a thread, so that keys never wait for a large one.
+"""Reads a conversation on a thread, so that a large one does not block the keys.
 
-What is read at once needs no word; else a dialog says so, and Esc gives it up. Knows no store.
+If it takes long, a dialog says so, and Esc cancels.
 """
 
 from __future__ import annotations
@@ -19,79 +19,77 @@ from textual.widgets import Static
 from glmtui.chat import Conversation
 from glmtui.language import _
 
-PATIENCE = 0.15
-"""Seconds it may take before the dialog is shown."""
+DIALOG_DELAY_SECONDS = 0.15
+"""How long reading may take before the dialog is shown."""
 
 
-class Reading:
-    """A conversation that is being read."""
+class BackgroundRead:
+    """A conversation that is being read on its own thread."""
 
     def __init__(self, read: Callable[[], Conversation]) -> None:
-        self._then: Callable[[], object] = lambda: None
         self._read = read
-        self._came: Conversation | Exception | None = None
-        self._turn = threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="glmtui-open", daemon=True)
+        self._on_end: Callable[[], object] = lambda: None
+        self._result: Conversation | Exception | None = None
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="glmtui-open", daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it is done within so many seconds."""
+        """Waits so long at most. Returns whether reading has ended."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
-    def call(self, then: Callable[[], object]) -> None:
-        """Has `then` called at the end, on its thread, or at once if that was before."""
-        with self._turn:
-            if self._came is None:
-                self._then = then
+    def call_at_end(self, callback: Callable[[], object]) -> None:
+        """Calls `callback` on the reading thread at the end, or now if reading has ended."""
+        with self._lock:
+            if self._result is None:
+                self._on_end = callback
                 return
-        then()
+        callback()
 
     def result(self) -> Conversation:
-        """What was read, once it is. Raises what reading it raised."""
-        if isinstance(self._came, Exception):
-            raise self._came
-        assert self._came is not None, "asked before it is done"
-        return self._came
+        """The conversation, after the end. Raises what reading it raised."""
+        if isinstance(self._result, Exception):
+            raise self._result
+        assert self._result is not None, "called before the end"
+        return self._result
 
-    def _work(self) -> None:
-        came: Conversation | Exception
+    def _run(self) -> None:
+        result: Conversation | Exception
         try:
-            came = self._read()
+            result = self._read()
         except Exception as error:
-            came = error  # for whoever asks for the result
-        with self._turn:
-            self._came = came
-        self._then()
+            result = error  # `result` raises it
+        with self._lock:
+            self._result = result
+        self._on_end()
 
 
-class ConversationReader(ModalScreen[Reading | None]):
-    """Waits for a conversation. Answers with it, or with None if Esc gave it up."""
+class ConversationReader(ModalScreen[BackgroundRead | None]):
+    """The dialog while a conversation is read. Its result is None if the user cancelled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", show=False)]
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, read: BackgroundRead) -> None:
         super().__init__()
-        self._reading = reading
-        self._done = False
+        self._background_read = read
+        self._ended = False
 
     def compose(self) -> ComposeResult:
-        """What is done, keys."""
         with Vertical(classes="dialog small"):
             yield Static(Content(_("Opening …")), classes="heading")
-            yield Static(Content(_("Esc gives it up")), classes="help")
+            yield Static(Content(_("Esc cancels")), classes="help")
 
     def on_mount(self) -> None:
-        """Listens."""
-        soon = self.app.call_later  # this dialog may be closed before the thread ends
-        self._reading.call(lambda: soon(self._end))
+        call_later = self.app.call_later  # the dialog may be closed before the thread ends
+        self._background_read.call_at_end(lambda: call_later(self._on_end))
 
-    def _end(self) -> None:
-        self._done = True
+    def _on_end(self) -> None:
+        self._ended = True
         if self.is_active:
             self.on_screen_resume()
 
     def on_screen_resume(self) -> None:
-        """Answers, also if it was read while the window was too small for a dialog."""
-        if self._done:
-            self.dismiss(self._reading)
+        """Closes, also if reading ended while the window was too small for a dialog."""
+        if self._ended:
+            self.dismiss(self._background_read)

@@ -1,42 +1,51 @@
-"""Deletions: what was taken out of a conversation, which can come back until the talk goes on.
-
-Pure but for what it remembers; knows conversations alone.
-"""
+"""Deletions: messages deleted from a conversation, which can be restored until it continues."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from glmtui.chat import Conversation, Message
 
 
+@dataclass(frozen=True, slots=True)
+class _Deletion:
+    message_id: str
+    before: Conversation
+    remaining: tuple[Message, ...]
+
+
 class Deletions:
-    """The messages deleted from a conversation, the last first to come back."""
+    """The deletions in one conversation, which are undone last first."""
 
     def __init__(self) -> None:
-        # each with the id that was asked for, the conversation before, and what was left
-        self._done: list[tuple[str, Conversation, tuple[Message, ...]]] = []
+        self._stack: list[_Deletion] = []
 
     def delete(self, conversation: Conversation, message_id: str) -> Conversation:
-        """Without a message and all that follows it; an alternative to it comes into view."""
-        others = [m.id for m in conversation.siblings(message_id) if m.id != message_id]
-        left = conversation.delete(message_id)
-        if others:
-            left = left.switch(others[-1])
-        self._done.append((message_id, conversation, left.messages))
-        return left
+        """Removes a message and all that follow it. A sibling of it comes into view, if any."""
+        siblings = [m.id for m in conversation.siblings(message_id) if m.id != message_id]
+        after = conversation.delete(message_id)
+        if siblings:
+            after = after.switch(siblings[-1])
+        self._stack.append(_Deletion(message_id, conversation, after.messages))
+        return after
 
     def can_undo(self, conversation: Conversation) -> bool:
-        """Whether its messages are still those that were left."""
-        return bool(self._done) and self._done[-1][2] is conversation.messages
+        """Whether the conversation still has exactly the messages that the last deletion left."""
+        return bool(self._stack) and self._stack[-1].remaining is conversation.messages
 
     def undo(self, conversation: Conversation) -> tuple[Conversation, str | None]:
-        """With what was deleted last, and its id; as it is and None where nothing can come back."""
+        """Undoes the last deletion.
+
+        Returns:
+            The conversation and the id of the deleted message; the id is None if nothing can be
+            undone.
+        """
         if not self.can_undo(conversation):
             return conversation, None
-        message_id, before, _ = self._done.pop()
-        return replace(conversation, messages=before.messages, head=before.head), message_id
+        last = self._stack.pop()
+        before = last.before
+        restored = replace(conversation, messages=before.messages, head=before.head)
+        return restored, last.message_id
 
-    def forget(self) -> None:
-        """Another conversation."""
-        self._done.clear()
+    def clear(self) -> None:
+        self._stack.clear()

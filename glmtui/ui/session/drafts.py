@@ -1,6 +1,6 @@
-"""Typed: what was typed, sent or not yet, kept for later and for the next session.
+"""PromptDrafts: text typed in the prompt, sent or not, kept for the next start of the program.
 
-Knows which draft belongs to which conversation; how files are written is the store's.
+Knows which draft belongs to which conversation; the store reads and writes the files.
 """
 
 from __future__ import annotations
@@ -15,64 +15,64 @@ from glmtui.store.question_history import QuestionHistory
 
 
 class PromptDrafts:
-    """Drafts, one for each conversation and one for all new ones, and what was sent.
+    """One draft for each conversation, one for all new conversations, and the sent questions.
 
     Args:
-        folder: where both are kept.
-        later: calls a function on a thread that may wait for a disk, in the order given.
+        folder: where the files are.
+        call_later: calls a function on a thread that may wait for a disk, in the given order.
     """
 
-    def __init__(self, folder: Path, later: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, folder: Path, call_later: Callable[[Callable[[], None]], None]) -> None:
         self._files = Drafts(folder / "drafts")
         self._sent = QuestionHistory(folder / "sent.jsonl")
-        self._later = later
+        self._call_later = call_later
         self._drafts: dict[str, str] = {}
         self._unsaved: dict[str, str] = {}
-        self._kept = ("", "")
+        self._current = ("", "")  # the key and text that were saved or loaded last
 
-    def keep_draft(self, conversation: Conversation, text: str) -> None:
-        """`text` is what is typed while this conversation is in view."""
-        draft = (_name(conversation), text)
-        if draft == self._kept and draft[0] not in self._unsaved:
+    def save(self, conversation: Conversation, text: str) -> None:
+        """Saves the text that is in the prompt while this conversation is in view."""
+        draft = (_key(conversation), text)
+        if draft == self._current and draft[0] not in self._unsaved:
             return
-        if self._kept[1] and self._kept[0] != draft[0]:
-            self._put(self._kept[0], "")  # it has moved along
-        self._put(*draft)
-        self._kept = draft
+        if self._current[1] and self._current[0] != draft[0]:
+            self._set(self._current[0], "")  # a new conversation got its first message
+        self._set(*draft)
+        self._current = draft
 
-    def draft(self, conversation: Conversation) -> str:
-        """The draft for a conversation that comes into view; the last that was kept stays."""
-        name = _name(conversation)
-        if name not in self._drafts:
-            self._drafts[name] = self._files.read(name)
-        self._kept = (name, self._drafts[name])
-        return self._kept[1]
+    def load(self, conversation: Conversation) -> str:
+        """The draft of a conversation that comes into view."""
+        key = _key(conversation)
+        if key not in self._drafts:
+            self._drafts[key] = self._files.read(key)
+        self._current = (key, self._drafts[key])
+        return self._current[1]
 
-    def _put(self, name: str, text: str) -> None:
-        self._drafts[name] = self._unsaved[name] = text
-        self._later(lambda: self._write(name, text))
+    def _set(self, key: str, text: str) -> None:
+        self._drafts[key] = self._unsaved[key] = text
+        self._call_later(lambda: self._write(key, text))
 
-    def _write(self, name: str, text: str) -> None:
-        if self._files.write(name, text) and self._unsaved.get(name) == text:
-            del self._unsaved[name]
+    def _write(self, key: str, text: str) -> None:
+        if self._files.write(key, text) and self._unsaved.get(key) == text:
+            del self._unsaved[key]
 
     def unsaved(self) -> list[str]:
-        """The drafts that the disk has not taken."""
+        """The drafts that could not be written yet."""
         return [text for text in tuple(self._unsaved.values()) if text.strip()]
 
-    def sent_before(self) -> list[str]:
-        """What was sent in earlier sessions, oldest first."""
+    def sent_questions(self) -> list[str]:
+        """The questions sent in earlier sessions, oldest first."""
         return self._sent.read()
 
-    def keep_sent(self, text: str) -> None:
-        """Keeps a question for later sessions; a command may hold what is nobody's business."""
+    def add_sent(self, text: str) -> None:
+        """Adds a question to the history. Commands are left out: they may hold secrets."""
         if not looks_like_command(text):
-            self._later(lambda: self._sent.add(text))
+            self._call_later(lambda: self._sent.add(text))
 
     def close(self) -> None:
-        """Lets another program have the draft for a new conversation."""
+        """Lets another program use the draft for new conversations."""
         self._files.close()
 
 
-def _name(conversation: Conversation) -> str:
+def _key(conversation: Conversation) -> str:
     return conversation.id if conversation.messages else ""

@@ -1,6 +1,6 @@
-"""Run: one reply being written, and the ReplyView in which it is seen to grow.
+"""ReplyState: one reply that is being written, and the ReplyView that shows it growing.
 
-Plain data; the session moves it on.
+Plain data, which the session changes.
 """
 
 from __future__ import annotations
@@ -9,101 +9,138 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
-from glmtui.chat import Conversation, Message
-from glmtui.engine.api import PrefillProgress, Request
+from glmtui.chat import Conversation, FinishReason, Message
+from glmtui.engine.api import PrefillProgress, Reply, Request
 from glmtui.language import ngettext
-from glmtui.sanitize import StreamSanitizer
+from glmtui.sanitize import StreamSanitizer, sanitize
+
+SAVE_SECONDS = 0.7
+"""Time between saves of a partial reply. With a late frame and a slow disk this is still within
+one second."""
 
 Place: TypeAlias = tuple[int, int]
-"""Which of how many alternatives a message is, counted from 1."""
+"""Position of a message among its siblings in the tree, from 1, and the number of siblings."""
 
 
 class ReplyView(Protocol):
-    """Where the conversation is seen; `glmtui.ui.transcript.transcript.Transcript` is one."""
+    """What shows the conversation; `glmtui.ui.transcript.transcript.Transcript` is one."""
 
     def show(self, messages: Sequence[Message], places: Mapping[str, Place]) -> None:
-        """These and no others; `places` by message id."""
+        """Shows exactly these messages. `places` is by message id."""
         ...
 
     def begin(self, message: Message, place: Place | None) -> None:
-        """One more, which may grow."""
+        """Adds a message, to which `append` may add text."""
         ...
 
     def append(self, text: str) -> None:
-        """The message that was begun goes on."""
+        """Adds text to the message of the last `begin`."""
         ...
 
     def finish(self, message: Message, note: str = "") -> None:
-        """The message that was begun, as it is at its end, with a note under it."""
+        """Replaces the message of the last `begin` by its final state, with a note below it."""
         ...
 
 
 class NullView:
-    """A ReplyView that nobody sees any more."""
+    """A ReplyView that shows nothing, used after the screen is closed."""
 
-    def show(self, messages: Sequence[Message], places: Mapping[str, Place]) -> None:
-        """Nothing."""
+    def show(self, messages: Sequence[Message], places: Mapping[str, Place]) -> None: ...
 
-    def begin(self, message: Message, place: Place | None) -> None:
-        """Nothing."""
+    def begin(self, message: Message, place: Place | None) -> None: ...
 
-    def append(self, text: str) -> None:
-        """Nothing."""
+    def append(self, text: str) -> None: ...
 
-    def finish(self, message: Message, note: str = "") -> None:
-        """Nothing."""
+    def finish(self, message: Message, note: str = "") -> None: ...
 
 
 @dataclass(slots=True)
 class ReplyState:
-    """A reply being written.
+    """A reply that is being written. Times are those of the session's clock, in seconds.
 
     Attributes:
         request: its id comes back with every event.
-        message: the reply as it was begun: empty, or what a continued one already had.
-        on_disk: whether the question was saved, or could not be.
+        message: the reply before this request: empty, or the text that is continued.
+        saved_at: when the partial reply was saved last.
+        question_saved: whether the question is on disk, or could not be saved.
         submitted: whether the engine has the request.
-        prefill: how far the prompt has been read; None before the engine began.
-        pieces: what was added, made safe to show.
-        unseen: the last of them, which the view does not have yet.
-        count: pieces of text from the engine; a piece is a token, but where several make one
-            character.
-        began: when the first piece came, by the session's clock.
+        prefill: how much of the prompt is processed; None before the engine has begun.
+        count: deltas received. A delta is one token, or several that form one character.
+        first_delta_at: when the first delta came.
     """
 
     request: Request
     message: Message
     saved_at: float
-    on_disk: bool = False
+    question_saved: bool = False
     submitted: bool = False
     stopping: bool = False
     prefill: PrefillProgress | None = None
-    stream: StreamSanitizer = field(default_factory=StreamSanitizer)
-    pieces: list[str] = field(default_factory=list)
-    unseen: list[str] = field(default_factory=list)
     count: int = 0
-    saved_count: int = 0
-    began: float = 0.0
+    first_delta_at: float = 0.0
+    _sanitizer: StreamSanitizer = field(default_factory=StreamSanitizer)
+    _texts: list[str] = field(default_factory=list)
+    _unseen: list[str] = field(default_factory=list)
+    _saved_count: int = 0
 
     @property
-    def working(self) -> bool:
-        """Whether the engine has begun with it."""
+    def started(self) -> bool:
+        """Whether the engine has begun to work on it."""
         return self.prefill is not None or self.count > 0
 
     @property
-    def written(self) -> Message:
-        """The reply with all that has come so far."""
-        return replace(self.message, content=self.message.content + "".join(self.pieces))
+    def partial_message(self) -> Message:
+        """The reply with the text received so far."""
+        return replace(self.message, content=self.message.content + "".join(self._texts))
 
-    def rate(self, now: float) -> float | None:
-        """Pieces per second since the first; None while there are too few."""
-        return (
-            (self.count - 1) / (now - self.began) if self.count > 1 and now > self.began else None
+    def tokens_per_second(self, now: float) -> float | None:
+        """The rate since the first delta; None while there are too few."""
+        if self.count < 2 or now <= self.first_delta_at:
+            return None
+        return (self.count - 1) / (now - self.first_delta_at)
+
+    def add(self, texts: Sequence[str], now: float) -> None:
+        """Adds the texts of deltas. This is where text of the model is sanitised."""
+        if texts:
+            self.first_delta_at = self.first_delta_at or now
+            self.count += len(texts)
+            text = self._sanitizer.feed("".join(texts))
+            self._texts.append(text)
+            self._unseen.append(text)
+
+    def take_unseen(self) -> str:
+        """The text added since the last call."""
+        text = "".join(self._unseen)
+        self._unseen.clear()
+        return text
+
+    def take_unsaved(self, now: float) -> Message | None:
+        """The partial reply if it is time to save it again, else None."""
+        if self.count == self._saved_count or now - self.saved_at < SAVE_SECONDS:
+            return None
+        self.saved_at, self._saved_count = now, self.count
+        return self.partial_message
+
+    def final_message(
+        self, model: str, reason: FinishReason, reply: Reply | None, error: str
+    ) -> Message:
+        """The message at the end of the reply. `reply` is None if the engine was not waited for."""
+        if reply is None:
+            added = "".join(self._texts) + self._sanitizer.flush()
+        else:
+            added = sanitize(reply.text)
+        return replace(
+            self.message,
+            content=self.message.content + added,
+            model=model,
+            finish_reason=reason,
+            stats=None if reply is None else reply.stats,
+            error=error,
         )
 
 
 def places(conversation: Conversation) -> dict[str, Place]:
-    """By message id, which of how many alternatives it is, where there are several."""
+    """The places of the messages that have siblings, by message id."""
     siblings: dict[str | None, list[str]] = {}
     for message in conversation.messages:
         siblings.setdefault(message.parent, []).append(message.id)
@@ -115,8 +152,8 @@ def places(conversation: Conversation) -> dict[str, Place]:
     }
 
 
-def left_out(dropped_turns: int) -> str:
-    """What is said under a reply to a prompt that these oldest messages did not fit into."""
+def dropped_note(dropped_turns: int) -> str:
+    """The note below a reply whose prompt had no room for the oldest messages."""
     if not dropped_turns:
         return ""
     return ngettext(

@@ -1,4 +1,7 @@
-"""Conversations and messages as they may be shown, whoever wrote their files."""
+"""Sanitises conversations and messages: control characters in their texts become visible.
+
+The session does this to every stored conversation that it opens, and to every final reply.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from glmtui.sanitize import sanitize, sanitize_line
 
 
 def sanitized(conversation: Conversation) -> Conversation:
-    """The conversation with all its text made sanitize, titles and names on one line."""
-    messages = tuple(map(made_visible, conversation.messages))
+    """The conversation with sanitised texts; titles and names are on one line."""
+    messages = tuple(map(sanitized_message, conversation.messages))
     system = conversation.system
     return replace(
         conversation,
@@ -21,8 +24,8 @@ def sanitized(conversation: Conversation) -> Conversation:
     )
 
 
-def made_visible(message: Message) -> Message:
-    """The message with all its text made visible; itself, if it is so already."""
+def sanitized_message(message: Message) -> Message:
+    """The message with sanitised texts; the same object if nothing had to be changed."""
     before = (message.content, message.metadata, message.model, message.error)
     content, metadata = sanitize(message.content), sanitize_line(message.metadata)
     model, error = sanitize_line(message.model), sanitize(message.error)

@@ -1,8 +1,8 @@
-"""Session: the conversation in view and the reply being written to it.
+"""Session: the conversation in view, the model, and the reply that is being written.
 
-Send, stop, continue, regenerate and edit are one path: the conversation is edited, saved, and a
-Request goes to the engine; its events come back here, pieces of text through a buffer that the
-screen drains. Knows the engine's face and the saver; of the screen only a `ReplyView`.
+Send, stop, continue, regenerate and edit are one path: the conversation is edited and saved, then a
+Request goes to the engine. Its events come back to `on_event`; text goes through a buffer that the
+front end drains.
 """
 
 from __future__ import annotations
@@ -21,50 +21,44 @@ from glmtui.engine.api import (
     Event,
     Failed,
     Finished,
-    LoadedInfo,
     LoadFailed,
     Loading,
-    LoadOptions,
     Prefilling,
     Ready,
     Reply,
     Request,
-    ServerSpec,
-    Target,
     ToolCall,
 )
+from glmtui.engine.model_info import LoadedInfo, LoadOptions, ServerSpec, Target
 from glmtui.errors import GlmtuiError
 from glmtui.net.addresses import redact_if_url
 from glmtui.sanitize import sanitize, sanitize_line
 from glmtui.ui.session.deletions import Deletions
-from glmtui.ui.session.reply_state import NullView, ReplyState, ReplyView, left_out, places
-from glmtui.ui.session.safe_conversation import made_visible, sanitized
+from glmtui.ui.session.reply_state import NullView, ReplyState, ReplyView, dropped_note, places
+from glmtui.ui.session.safe_conversation import sanitized, sanitized_message
 from glmtui.ui.session.saver import Saver
-
-SAVE_SECONDS = 0.7  # with a late frame and a slow disk, still within a second
 
 
 class Session:
-    """What is said, what is being said, and to which model.
+    """A conversation with a model. All methods but `on_event` belong to one thread.
 
     Args:
-        soon: calls a function on the thread that owns this session; called from other threads.
-        changed: called whenever something that `ReplyView` does not show may have changed.
-        offered: the tools declared to a model that calls tools, asked for before each request.
-        called: hears of a reply that is a tool call; `answer` answers it.
+        call_soon: calls a function on that thread; is called from any thread.
+        on_change: called when something may have changed that `ReplyView` does not show.
+        tool_declarations: the tools for a model that can call tools; asked before each request.
+        on_tool_call: called with the tool call that a reply ends with; `answer_tool_call` answers.
 
     Attributes:
-        conversation: the one in view.
-        run: the reply being written, if any.
-        model: the model that answers; None while none is in memory.
-        loading: name and fraction of the model being loaded.
-        load_error, reply_error: what last went wrong; None once it goes right.
-        model_name: what it was asked for by; "" for none.
-        answered, stopped: whether a reply has ended since this conversation was opened, and
-            whether that was by the user.
-        keep_turns: how many of the last turns go into a prompt; None for all that fit.
-        cached_tokens: how many the model's KV cache held at the end of the last reply.
-        dropped_turns: how many of the oldest messages did not fit into the last prompt.
+        reply: the reply that is being written; None between replies.
+        model: the loaded model; None while there is none.
+        loading: name and fraction of the model that is being loaded.
+        load_error, reply_error: the last error; None after the next success.
+        model_name: the name that the model was requested by; "" for none.
+        has_replied: whether a reply has ended since the conversation was opened.
+        was_stopped: whether the user stopped the last one.
+        keep_turns: the number of last turns that go into a prompt; None for all that fit.
+        cached_tokens: tokens in the model's KV cache at the end of the last reply.
+        dropped_turns: number of oldest messages that the last prompt had no room for.
     """
 
     def __init__(
@@ -73,265 +67,275 @@ class Session:
         saver: Saver,
         view: ReplyView,
         *,
-        soon: Callable[[Callable[[], None]], None],
-        changed: Callable[[], None],
-        offered: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
-        called: Callable[[ToolCall], None] = lambda call: None,
+        call_soon: Callable[[Callable[[], None]], None],
+        on_change: Callable[[], None],
+        tool_declarations: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
+        on_tool_call: Callable[[ToolCall], None] = lambda call: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.conversation = conversation
-        self.run: ReplyState | None = None
+        self.reply: ReplyState | None = None
         self.model: LoadedInfo | None = None
         self.loading: tuple[str, float] | None = None
         self.load_error: GlmtuiError | None = None
         self.reply_error: GlmtuiError | None = None
         self.model_name = self._target_name = ""
-        self.answered = self.stopped = False
+        self.has_replied = self.was_stopped = False
         self.dropped_turns = self.cached_tokens = 0
         self.keep_turns: int | None = None
         self._engine: Engine | None = None
         self._saver = saver
         self._view = view
-        self._soon = soon
-        self._changed = changed
-        self._offered = offered
-        self._called = called
+        self._call_soon = call_soon
+        self._on_change = on_change
+        self._tool_declarations = tool_declarations
+        self._on_tool_call = on_tool_call
         self._clock = clock
         self._buffer: deque[Delta] = deque()
         self._deletions = Deletions()
-        self._ids = itertools.count(1)
+        self._request_ids = itertools.count(1)
+
+    # ---- the model
 
     def attach(self, engine: Engine) -> None:
-        """Who answers; questions asked before wait."""
+        """Sets the engine. Questions asked before wait until a model is loaded."""
         self._engine = engine
 
-    # ---- what is in view
-
-    def open(self, conversation: Conversation) -> None:
-        """Another conversation; a reply being written is cut and kept in its own."""
-        self.cut()
-        self._deletions.forget()
-        self.conversation = sanitized(conversation)
-        self.reply_error, self.dropped_turns = None, 0
-        self.answered = self.stopped = False
-        self._show(self.conversation.path)
-        self._changed()
-
-    def change(self, **values: SamplingParams | str | bool | None) -> None:
-        """Puts `params`, `system`, `title` or `pinned` into the conversation, from now on."""
-        self.conversation = replace(self.conversation, **values)  # type: ignore[arg-type]
-        if self.conversation.messages:
-            self._saver.save(self.conversation)
-        self._changed()
-
     @property
-    def answering(self) -> str:
-        """The name of the model in memory, or the one that was asked for."""
+    def model_display_name(self) -> str:
+        """The name of the loaded model, or else of the requested one."""
         return sanitize_line(self.model.name if self.model else redact_if_url(self.model_name))
 
     def load(self, target: Target, name: str, options: LoadOptions) -> None:
-        """Loads a model in place of the one there is; a question that waits is answered by it."""
-        if self.run is not None and self.run.working:
-            self.cut()
-        self._take_back()
+        """Loads a model in place of the present one. A question that waits is answered by it."""
+        if self.reply is not None and self.reply.started:
+            self.end_reply()
+        self._withdraw_request()
         assert self._engine is not None
         self.model, self.loading, self.load_error = None, (redact_if_url(name), 0.0), None
         self.model_name = name
         self._target_name = target.url if isinstance(target, ServerSpec) else target.name
         self._engine.load(target, options)
-        self._changed()
+        self._on_change()
 
-    def forget(self) -> None:
-        """Gives the memory of the model's KV cache back."""
+    def clear_cache(self) -> None:
+        """Frees the memory of the model's KV cache."""
         self.cached_tokens = 0
         if self._engine is not None:
-            self._engine.forget()
-        self._changed()
+            self._engine.clear_cache()
+        self._on_change()
 
-    # ---- branches; none of it while a reply is written
+    # ---- the conversation
+
+    def open(self, conversation: Conversation) -> None:
+        """Shows another conversation. A reply that is being written ends and is kept in its own."""
+        self.end_reply()
+        self._deletions.clear()
+        self.conversation = sanitized(conversation)
+        self.reply_error, self.dropped_turns = None, 0
+        self.has_replied = self.was_stopped = False
+        self._show(self.conversation.path)
+        self._on_change()
+
+    def update(self, **values: SamplingParams | str | bool | None) -> None:
+        """Sets `params`, `system`, `title` or `pinned` of the conversation from now on."""
+        self.conversation = replace(self.conversation, **values)  # type: ignore[arg-type]
+        if self.conversation.messages:
+            self._saver.save(self.conversation)
+        self._on_change()
+
+    # These change the branch in view. None of them may be called while a reply is being written.
 
     def switch(self, message_id: str) -> None:
-        """The branch through this message."""
-        self._turn_to(self.conversation.switch(message_id))
+        """Shows the branch with this message."""
+        self._set_branch(self.conversation.switch(message_id))
 
     def delete(self, message_id: str) -> int:
-        """Takes out a message with all that follows it. Returns how many went."""
+        """Deletes a message and all that follow it. Returns the number of messages deleted."""
         before = len(self.conversation.messages)
-        self._turn_to(self._deletions.delete(self.conversation, message_id))
+        self._set_branch(self._deletions.delete(self.conversation, message_id))
         return before - len(self.conversation.messages)
 
     @property
     def can_undo(self) -> bool:
-        """Whether what was deleted last can come back: the conversation has not gone on since."""
+        """Whether the last deletion can be undone: no message was added since."""
         return self._deletions.can_undo(self.conversation)
 
     def undo(self) -> str | None:
-        """Brings back what was deleted last. Returns its id; None where nothing came back."""
+        """Undoes the last deletion. Returns the message's id, or None if nothing can be undone."""
         conversation, message_id = self._deletions.undo(self.conversation)
         if message_id is not None:
-            self._turn_to(conversation)
+            self._set_branch(conversation)
         return message_id
 
-    def _turn_to(self, conversation: Conversation) -> None:
+    def _set_branch(self, conversation: Conversation) -> None:
         self.conversation, self.reply_error = conversation, None
         self._show(conversation.path)
         self._saver.save(conversation)
-        self._changed()
-
-    # ---- one reply: five ways in, one path
-
-    def ask(self, text: str, editing: str | None = None) -> None:
-        """A question, or other words for the one whose id is `editing`."""
-        if editing is None:
-            self._say(Message("user", sanitize(text)))
-        else:
-            self.conversation = self.conversation.edit(editing, sanitize(text))
-            self._show(self.conversation.path)
-            self._reply()
-
-    def answer(self, text: str) -> None:
-        """What came of the tool that the last reply calls."""
-        self._say(Message("observation", sanitize(text)))
-
-    def _say(self, message: Message) -> None:
-        self.conversation = self.conversation.add(message)
-        said = self.conversation.path[-1]
-        self._view.begin(said, None)
-        self._view.finish(said)
-        self._reply()
-
-    def regenerate(self, message_id: str | None = None) -> bool:
-        """Answers the last question again, or the one that this message is or answers.
-
-        Returns: False where there is no question.
-        """
-        path = self.conversation.path
-        end = next((n for n, m in enumerate(path, 1) if m.id == message_id), len(path))
-        asked = next((n for n in range(end, 0, -1) if path[n - 1].role != "assistant"), 0)
-        if not asked:
-            return False
-        if asked < len(path):  # a reply may be a remark and a tool call: two messages
-            self.conversation = self.conversation.rewind(path[asked].id)
-            self._show(self.conversation.path)
-        self._reply()
-        return True
-
-    def go_on(self) -> bool:
-        """Continues the last reply from where it stops. False where there is none."""
-        path = self.conversation.path
-        if not path or path[-1].role != "assistant" or not path[-1].content:
-            return False
-        self._show(path[:-1])
-        self._reply(replace(path[-1], finish_reason=None, stats=None, error=""))
-        return True
-
-    def _reply(self, begun: Message | None = None) -> None:
-        self.reply_error, self.stopped = None, False
-        name = redact_if_url(self.model_name)
-        asked = replace(self.conversation, model=name or self.conversation.model)
-        self.conversation = asked
-        if begun is None:
-            self.conversation = asked.add(Message("assistant", "", model=self.answering))
-            begun = self.conversation.path[-1]
-        # A reply that failed before its first word says nothing to the model.
-        prompt = tuple(m for m in asked.prompt if m.content or m.metadata or m.role != "assistant")
-        prompt = prompt if self.keep_turns is None else last_turns(prompt, self.keep_turns)
-        request = Request(next(self._ids), prompt, asked.params)
-        run = self.run = ReplyState(request, begun, saved_at=self._clock())
-
-        def saved() -> None:
-            run.on_disk = True
-            self._submit()
-
-        self._saver.save(asked, lambda: self._soon(saved))
-        self._view.begin(begun, places(self.conversation).get(begun.id))
-        self._changed()
-
-    def _submit(self) -> None:
-        """Hands the reply to the engine once its question is on disk and there is a model."""
-        run, engine, model = self.run, self._engine, self.model
-        if engine is None or model is None or run is None or run.submitted or not run.on_disk:
-            return
-        run.submitted = True
-        tools = self._offered() if model.calls_tools else ()
-        engine.submit(replace(run.request, messages=with_tools(run.request.messages, tools)))
-
-    def _take_back(self) -> None:
-        """A reply that the engine has not begun waits for another model, under another id."""
-        run = self.run
-        if run is not None and run.submitted:
-            self._cancel(run)
-            run.request = replace(run.request, id=next(self._ids))
-            run.submitted = False
+        self._on_change()
 
     def _show(self, messages: Sequence[Message]) -> None:
         self._view.show(messages, places(self.conversation))
 
-    # ---- its end
+    # ---- a reply begins, in one of five ways
+
+    def ask(self, text: str, editing: str | None = None) -> None:
+        """Sends a question, or replaces the one with the id `editing` on a new branch."""
+        if editing is None:
+            self._add(Message("user", sanitize(text)))
+        else:
+            self.conversation = self.conversation.edit(editing, sanitize(text))
+            self._show(self.conversation.path)
+            self._begin_reply()
+
+    def answer_tool_call(self, text: str) -> None:
+        """Sends the result of the tool that the last reply calls."""
+        self._add(Message("observation", sanitize(text)))
+
+    def _add(self, message: Message) -> None:
+        self.conversation = self.conversation.add(message)
+        added = self.conversation.path[-1]
+        self._view.begin(added, None)
+        self._view.finish(added)
+        self._begin_reply()
+
+    def regenerate(self, message_id: str | None = None) -> bool:
+        """Answers a question again: the last one, or the one that a message is or replies to.
+
+        Returns:
+            False if there is no question.
+        """
+        path = self.conversation.path
+        end = next((n for n, m in enumerate(path, 1) if m.id == message_id), len(path))
+        count = next((n for n in range(end, 0, -1) if path[n - 1].role != "assistant"), 0)
+        if not count:
+            return False
+        if count < len(path):  # a reply may be two messages: a remark and a tool call
+            self.conversation = self.conversation.rewind(path[count].id)
+            self._show(self.conversation.path)
+        self._begin_reply()
+        return True
+
+    def continue_reply(self) -> bool:
+        """Continues the last reply at its end. Returns False if there is no reply."""
+        path = self.conversation.path
+        if not path or path[-1].role != "assistant" or not path[-1].content:
+            return False
+        self._show(path[:-1])
+        self._begin_reply(replace(path[-1], finish_reason=None, stats=None, error=""))
+        return True
+
+    def _begin_reply(self, message: Message | None = None) -> None:
+        """Begins a new reply, or continues this message."""
+        self.reply_error, self.was_stopped = None, False
+        name = redact_if_url(self.model_name)
+        question = replace(self.conversation, model=name or self.conversation.model)
+        self.conversation = question
+        if message is None:
+            reply_message = Message("assistant", "", model=self.model_display_name)
+            self.conversation = question.add(reply_message)
+            message = self.conversation.path[-1]
+        # The model is not shown replies that failed before their first word.
+        prompt = tuple(
+            m for m in question.prompt if m.content or m.metadata or m.role != "assistant"
+        )
+        if self.keep_turns is not None:
+            prompt = last_turns(prompt, self.keep_turns)
+        request = Request(next(self._request_ids), prompt, question.params)
+        reply = self.reply = ReplyState(request, message, saved_at=self._clock())
+
+        def on_saved() -> None:
+            reply.question_saved = True
+            self._submit()
+
+        self._saver.save(question, lambda: self._call_soon(on_saved))
+        self._view.begin(message, places(self.conversation).get(message.id))
+        self._on_change()
+
+    def _submit(self) -> None:
+        """Sends the request to the engine, once the question is on disk and a model is loaded."""
+        reply, engine, model = self.reply, self._engine, self.model
+        if engine is None or model is None or reply is None:
+            return
+        if reply.submitted or not reply.question_saved:
+            return
+        reply.submitted = True
+        tools = self._tool_declarations() if model.calls_tools else ()
+        messages = with_tools(reply.request.messages, tools)
+        engine.submit(replace(reply.request, messages=messages))
+
+    def _withdraw_request(self) -> None:
+        """Has a reply that the engine has not begun wait for the next model."""
+        reply = self.reply
+        if reply is not None and reply.submitted:
+            self._cancel(reply)
+            reply.request = replace(reply.request, id=next(self._request_ids))
+            reply.submitted = False
+
+    # ---- a reply ends
 
     def stop(self) -> None:
-        """Stops the reply and keeps what there is of it."""
-        run = self.run
-        if run is None:
+        """Stops the reply and keeps its text so far."""
+        reply = self.reply
+        if reply is None:
             return
-        if run.stopping or not run.working:  # asked twice, or the engine is busy with a load
-            self.cut()
+        if reply.stopping or not reply.started:  # the second request, or the engine is loading
+            self.end_reply()
         else:
-            run.stopping = True
-            self._cancel(run)
-        self._changed()
+            reply.stopping = True
+            self._cancel(reply)
+        self._on_change()
 
     def close(self) -> None:
-        """Ends the reply, if one is being written, and saves what there is; the view is no more."""
-        self._view, self._changed = NullView(), lambda: None
-        self.cut()
+        """Ends and saves the reply. The view is not used any more."""
+        self._view, self._on_change = NullView(), lambda: None
+        self.end_reply()
 
-    def _cancel(self, run: ReplyState) -> None:
-        if self._engine is not None and run.submitted:
-            self._engine.cancel(run.request.id)
+    def _cancel(self, reply: ReplyState) -> None:
+        if self._engine is not None and reply.submitted:
+            self._engine.cancel(reply.request.id)
 
-    def cut(self) -> None:
-        """Ends the reply here and now, if one is being written; what still comes is not heard."""
-        if self.run is not None:
-            self._cancel(self.run)
+    def end_reply(self) -> None:
+        """Ends the reply, if there is one, without waiting for the engine. Late events are
+        ignored."""
+        if self.reply is not None:
+            self._cancel(self.reply)
             self._end("cancelled")
 
     def _end(
         self,
         reason: FinishReason,
-        reply: Reply | None = None,
+        engine_reply: Reply | None = None,
         error: GlmtuiError | None = None,
     ) -> None:
-        """Every reply ends here. `reply` is None where the engine was not waited for."""
+        """The end of every reply. `engine_reply` is None if the engine was not waited for."""
         self.drain()
-        run, self.run = self.run, None
-        assert run is not None
-        added = "".join(run.pieces) + run.stream.flush() if reply is None else sanitize(reply.text)
-        message = replace(
-            run.message,
-            content=run.message.content + added,
-            model=self.answering,
-            finish_reason=reason,
-            stats=reply.stats if reply else None,
-            error=sanitize(str(error)) if error else "",
-        )
-        self.reply_error, self.answered, self.stopped = error, True, reason == "cancelled"
-        if reply is not None:
-            self.cached_tokens = reply.stats.prompt_tokens + reply.stats.generated_tokens
-        self.dropped_turns = reply.dropped_turns if reply else self.dropped_turns
-        said = [made_visible(m) for m in reply.messages] if reply else []
-        if self.stopped and not message.content and len(said) < 2:  # nothing was said
+        reply, self.reply = self.reply, None
+        assert reply is not None
+        error_text = sanitize(str(error)) if error else ""
+        message = reply.final_message(self.model_display_name, reason, engine_reply, error_text)
+        self.reply_error, self.has_replied = error, True
+        self.was_stopped = reason == "cancelled"
+        parts: list[Message] = []
+        note = ""
+        if engine_reply is not None:
+            stats = engine_reply.stats
+            self.cached_tokens = stats.prompt_tokens + stats.generated_tokens
+            self.dropped_turns = engine_reply.dropped_turns
+            parts = [sanitized_message(m) for m in engine_reply.messages]
+            note = dropped_note(engine_reply.dropped_turns)
+        if self.was_stopped and not message.content and len(parts) < 2:  # an empty reply
             self.conversation = self.conversation.delete(message.id)
             self._saver.save(self.conversation)
             self._show(self.conversation.path)
         else:
-            self.conversation = self.conversation.put_reply(message, said)
+            self.conversation = self.conversation.put_reply(message, parts)
             self._saver.save(self.conversation)  # before it is shown, which may fail
-            self._finish(message.id, left_out(reply.dropped_turns) if reply else "")
-        self._changed()
+            self._show_end(message.id, note)
+        self._on_change()
 
-    def _finish(self, message_id: str, note: str) -> None:
-        """Shows a reply's messages as they are at its end: mostly one, of this id."""
+    def _show_end(self, message_id: str, note: str) -> None:
+        """Shows the final messages of a reply: usually one, with this id."""
         path = self.conversation.path
         first = next(n for n, message in enumerate(path) if message.id == message_id)
         for message in path[first:]:
@@ -339,46 +343,39 @@ class Session:
                 self._view.begin(message, None)
             self._view.finish(message, note if message is path[-1] else "")
 
-    # ---- what the engine says
+    # ---- events of the engine
 
-    def hear(self, event: Event) -> None:
-        """Takes an event, on any thread, and returns at once."""
+    def on_event(self, event: Event) -> None:
+        """Takes an event on any thread and returns at once."""
         if isinstance(event, Delta):
             self._buffer.append(event)
         else:
-            self._soon(lambda: self._handle(event))
+            self._call_soon(lambda: self._handle(event))
 
     def drain(self, *, show: bool = True) -> None:
-        """Takes the text that has come since, and saves the partial reply about once a second.
+        """Takes the text received since the last call; saves the reply about once a second.
 
         Args:
-            show: whether it goes to the view now; else it does with the next that does.
+            show: whether the text goes to the view now, or in a later call.
         """
-        run, now, pieces = self.run, self._clock(), []
-        for _more in range(len(self._buffer)):  # what comes meanwhile is for the next time
+        reply, now, texts = self.reply, self._clock(), []
+        for _n in range(len(self._buffer)):  # what comes meanwhile waits for the next call
             delta = self._buffer.popleft()
-            if run and delta.request_id == run.request.id:
-                pieces.append(delta.text)
-        if run is None:
+            if reply and delta.request_id == reply.request.id:
+                texts.append(delta.text)
+        if reply is None:
             return
-        if pieces:
-            run.began = run.began or now
-            run.count += len(pieces)
-            text = run.stream.feed("".join(pieces))
-            run.pieces.append(text)
-            run.unseen.append(text)
-        if show and run.unseen:
-            self._view.append("".join(run.unseen))
-            run.unseen.clear()
-        if run.count > run.saved_count and now - run.saved_at >= SAVE_SECONDS:
-            run.saved_at, run.saved_count = now, run.count
-            self.conversation = self.conversation.put(run.written)
+        reply.add(texts, now)
+        if show and (text := reply.take_unseen()):
+            self._view.append(text)
+        if (partial := reply.take_unsaved(now)) is not None:
+            self.conversation = self.conversation.put(partial)
             self._saver.save(self.conversation)
 
     def _handle(self, event: Event) -> None:
-        run = self.run
+        reply = self.reply
         if isinstance(event, Loading):
-            if event.name == self._target_name and self.loading:  # else of one given up
+            if event.name == self._target_name and self.loading:  # else another was requested
                 self.loading = (self.loading[0], event.fraction)
         elif isinstance(event, Ready):
             self.model, self.loading, self.load_error = event.model, None, None
@@ -386,15 +383,15 @@ class Session:
             self._submit()
         elif isinstance(event, LoadFailed):
             self.model, self.loading, self.load_error = None, None, event.error
-            self._take_back()
-        elif run is None or event.request_id != run.request.id:
-            return  # late: the reply was cut, or the conversation left
+            self._withdraw_request()
+        elif reply is None or event.request_id != reply.request.id:
+            return  # late: the reply has ended, or another conversation is open
         elif isinstance(event, Prefilling):
-            run.prefill = event.progress
+            reply.prefill = event.progress
         elif isinstance(event, Finished):
             self._end(event.reply.finish_reason, event.reply)
             if event.reply.call is not None:
-                self._called(event.reply.call)
+                self._on_tool_call(event.reply.call)
         elif isinstance(event, Failed):
             self._end("error", event.partial, event.error)
-        self._changed()
+        self._on_change()

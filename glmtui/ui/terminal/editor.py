@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from textual.app import SuspendNotSupported
 
@@ -24,14 +25,29 @@ from glmtui.language import _
 from glmtui.system.programs import find_program
 from glmtui.system.text_encoding import UnknownEncoding, decode_text
 
-if TYPE_CHECKING:
-    from glmtui.ui.app import GlmtuiApp
-
 FALLBACKS = ("vi", "nano")
 Tell = Callable[[str], object]
 
 
-async def edit_text(app: GlmtuiApp, text: str, suffix: str = ".md") -> str | None:
+class EditorHost(Protocol):
+    """The app that lends its terminal to the editor."""
+
+    def toast(self, text: str, *, error: bool = False) -> None:
+        """Shows a message for a few seconds."""
+        ...
+
+    def batch_update(self) -> AbstractContextManager[None]: ...
+
+    def suspend(self) -> AbstractContextManager[None]: ...
+
+    def handle_signals(self, handler: Callable[[int], None]) -> None:
+        """Calls `handler` with the number of each signal that would end the program."""
+        ...
+
+    def exit_on_signal(self, number: int) -> None: ...
+
+
+async def edit_text(app: EditorHost, text: str, suffix: str = ".md") -> str | None:
     """`text` as it comes back from $VISUAL or $EDITOR.
 
     Args:
@@ -42,7 +58,7 @@ async def edit_text(app: GlmtuiApp, text: str, suffix: str = ".md") -> str | Non
     """
 
     def tell(said: str) -> None:
-        app.tell(said, bad=True)
+        app.toast(said, error=True)
 
     if (sheet := _sheet(text, suffix, tell)) is None:
         return None
@@ -131,7 +147,7 @@ def _sheet(text: str, suffix: str, tell: Tell) -> _Sheet | None:
     return None
 
 
-async def _run(app: GlmtuiApp, argv: list[str]) -> str:
+async def _run(app: EditorHost, argv: list[str]) -> str:
     """Runs a program on the terminal. Returns what went wrong, "" for nothing.
 
     Ctrl+C is the program's; a signal that ends us ends it first.
@@ -150,11 +166,11 @@ async def _run(app: GlmtuiApp, argv: list[str]) -> str:
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 process.send_signal(number)
 
-    app.hear_signals(hand_on)
+    app.handle_signals(hand_on)
     code = await process.wait()
-    app.hear_signals(app.leave)
+    app.handle_signals(app.exit_on_signal)
     for number in heard:
-        app.leave(number)
+        app.exit_on_signal(number)
     return _ended(code)
 
 

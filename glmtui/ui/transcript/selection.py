@@ -26,7 +26,7 @@ class MessageSelection(Transcript):
         typed: hears of a key that means nothing here but a character, for the prompt.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = bindings(MESSAGE, within="screen.")
+    BINDINGS: ClassVar[list[BindingType]] = bindings(MESSAGE, action="screen.command('{}')")
 
     class Picked(textual.message.Message):
         """Another message is marked, or none."""

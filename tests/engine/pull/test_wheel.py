@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from glmtui.engine import pull
-from glmtui.engine.api import Progress
 from glmtui.engine.catalog import registry, resolver
-from glmtui.engine.catalog.registry import KnownModel, WheelSource
+from glmtui.engine.catalog.model_folder import inspect_folder
+from glmtui.engine.catalog.registry import MODELS, KnownModel, WheelSource
+from glmtui.engine.progress import Progress
 from glmtui.engine.pull import staging, wheel
 from glmtui.errors import BadCheckpoint, DownloadError
 from support.wheels import MEMBER, make_wheel, no_model_folders, tiny_known_model
@@ -207,10 +208,10 @@ def test_with_nothing_to_fetch_it_by(
 
 @pytest.mark.model
 def test_the_real_one(smollm2: Path) -> None:
-    info = resolver.inspect(smollm2)
+    info = inspect_folder(smollm2)
     assert (info.name, info.family, info.context_length) == ("smollm2", "llama", 8192)
     assert info.stored == "int4 g32 + int8 g32"
-    assert info.nbytes == resolver.MODELS[0].disk_nbytes
+    assert info.nbytes == MODELS[0].disk_nbytes
 
 
 def test_the_size_of_a_folder_that_pip_empties_meanwhile(

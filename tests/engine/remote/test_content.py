@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmtui.chat import Message
-from glmtui.engine.api import Reply, ServerSpec
+from glmtui.engine.api import Reply
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.remote import ServerModel
 from glmtui.engine.remote.surrogates import SurrogateRepairer, decode_utf8
 from glmtui.errors import ServerError

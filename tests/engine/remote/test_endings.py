@@ -7,7 +7,7 @@ import time
 import pytest
 
 from glmtui.chat import Message
-from glmtui.engine.api import ServerSpec
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.remote import ServerModel, answer_reader, server_call, server_reply, sse
 from glmtui.errors import ServerError
 from support.fake_server import delta, serving

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import ServerSpec
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.remote import ServerModel, model_list
 from glmtui.errors import ServerError
 from support.fake_server import serving

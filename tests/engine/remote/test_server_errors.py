@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from glmtui.chat import Message
-from glmtui.engine.api import ServerSpec
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.remote import ServerModel, server_call, server_reply, sse
 from glmtui.errors import ServerError
 from support.fake_server import delta, serving

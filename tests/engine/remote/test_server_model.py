@@ -10,7 +10,8 @@ import time
 import pytest
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import PrefillProgress, ServerSpec
+from glmtui.engine.api import PrefillProgress
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.remote import ServerModel, server_reply
 from glmtui.errors import ServerError
 from support.fake_server import MODELS, delta, serving

@@ -11,15 +11,18 @@ from pathlib import Path
 import pytest
 
 from glmtui.config import Server, Settings
-from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
-from glmtui.engine.catalog import resolver
+from glmtui.engine.catalog.registry import known_model
 from glmtui.engine.hardware import machine
-from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.hardware.gpu import Gpu
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import CancelFlag, Progress, ProgressHook
 from glmtui.errors import DownloadError
 from glmtui.ui.dialogs import model_picker
 from glmtui.ui.dialogs.conversation_picker import age
 from glmtui.ui.dialogs.model_picker import fit, progress_text
-from support.app_pilot import SERVER, folders, running
+from support.app_pilot import SERVER, folders, run_app
 from support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
@@ -33,6 +36,7 @@ HERE = ModelInfo("smollm2", Path("/nowhere"), "llama", 8192, GB // 10, "int4 g32
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "snapshot", lambda: SMALL)
+    monkeypatch.setattr(model_picker, "snapshot", lambda: SMALL)
 
 
 class Fetched:
@@ -68,7 +72,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetched]:
 
 
 def test_what_fits_depends_on_the_machine_and_on_how_it_is_held() -> None:
-    whole = resolver.known_model("chatglm3-6b")
+    whole = known_model("chatglm3-6b")
     assert whole is not None
     assert fit(whole, LARGE, "auto") == (True, "fits, 12.5 GB to fetch")
     assert fit(whole, SMALL, "auto") == (False, "needs 12.5 GB, 4.0 free")
@@ -80,76 +84,78 @@ def test_what_fits_depends_on_the_machine_and_on_how_it_is_held() -> None:
 @pytest.mark.usefixtures(small_machine.__name__)
 async def test_without_a_model_the_picker_opens_with_the_default_and_what_fits() -> None:
     servers = {"lab": Server("http://lab:8000/v1", "glm-4")}
-    async with running(Settings(servers=servers), size=(120, 30)) as desk:
-        await desk.shows("Models")
-        lines = desk.screen().splitlines()
+    async with run_app(Settings(servers=servers), size=(120, 30)) as driver:
+        await driver.wait_for_text("Models")
+        lines = driver.screen_text().splitlines()
         assert any("SmolLM2" in line and "0.1 GB to fetch" in line for line in lines)
         assert any("GLM-4-9B Chat " in line and "needs" in line for line in lines)
         assert any("lab: glm-4" in line and "http://lab:8000/v1" in line for line in lines)
-        picker = desk.app.screen
+        picker = driver.app.screen
         assert isinstance(picker, model_picker.ModelPicker)
         assert picker.list.highlighted == 0
 
 
 @pytest.mark.usefixtures(small_machine.__name__)
 async def test_enter_fetches_with_progress_then_loads_and_chats(fetched: Fetched) -> None:
-    async with running(Settings()) as desk:
-        await desk.shows("Models")
-        await desk.pilot.press("enter")
-        await desk.shows("downloading [red]model.gguf")
-        await desk.shows("45%")
+    async with run_app(Settings()) as driver:
+        await driver.wait_for_text("Models")
+        await driver.pilot.press("enter")
+        await driver.wait_for_text("downloading [red]model.gguf")
+        await driver.wait_for_text("45%")
         fetched.go.set()
-        await desk.until(lambda: "ready" in desk.status())
-        assert desk.engine.loads[0][0] == HERE
+        await driver.wait_until(lambda: "ready" in driver.status_line())
+        assert driver.engine.loads[0][0] == HERE
         assert fetched.names == ["smollm2"]
-        await desk.ask("Go")
-        await desk.shows("Hello there.")
+        await driver.ask("Go")
+        await driver.wait_for_text("Hello there.")
 
 
 @pytest.mark.usefixtures(small_machine.__name__)
 async def test_escape_stops_fetching(fetched: Fetched) -> None:
-    async with running(Settings()) as desk:
-        await desk.shows("Models")
-        await desk.pilot.press("enter")
-        await desk.shows("45%")
-        await desk.pilot.press("escape")
-        await desk.until(lambda: "Fetching" not in desk.screen())
+    async with run_app(Settings()) as driver:
+        await driver.wait_for_text("Models")
+        await driver.pilot.press("enter")
+        await driver.wait_for_text("45%")
+        await driver.pilot.press("escape")
+        await driver.wait_until(lambda: "Fetching" not in driver.screen_text())
         assert fetched.cancelled is not None
         assert fetched.cancelled.is_set()
         fetched.go.set()
-        await desk.type("Is anybody there?")
-        await desk.until(lambda: "question waits for a model" in desk.status())
-        assert desk.engine.loads == []
+        await driver.submit("Is anybody there?")
+        await driver.wait_until(lambda: "question waits for a model" in driver.status_line())
+        assert driver.engine.loads == []
 
 
 @pytest.mark.usefixtures(small_machine.__name__)
 async def test_a_fetch_that_fails_says_why_and_can_be_tried_again(fetched: Fetched) -> None:
     fetched.errors.append(DownloadError("The index does not answer.", "Is there a network?"))
     fetched.go.set()
-    async with running(Settings()) as desk:
-        await desk.shows("Models")
-        await desk.pilot.press("enter")
-        await desk.shows("The index does not answer. Is there a network? Enter tries again.")
-        await desk.pilot.press("enter")
-        await desk.until(lambda: "ready" in desk.status())
+    async with run_app(Settings()) as driver:
+        await driver.wait_for_text("Models")
+        await driver.pilot.press("enter")
+        await driver.wait_for_text(
+            "The index does not answer. Is there a network? Enter tries again."
+        )
+        await driver.pilot.press("enter")
+        await driver.wait_until(lambda: "ready" in driver.status_line())
 
 
 @pytest.mark.usefixtures(small_machine.__name__)
 async def test_something_else_can_be_typed_into_the_picker() -> None:
-    async with running(Settings()) as desk:
-        await desk.shows("Models")
-        await desk.pilot.press(*"http://fake.invalid/v1", "enter")
-        await desk.until(lambda: "ready" in desk.status())
+    async with run_app(Settings()) as driver:
+        await driver.wait_for_text("Models")
+        await driver.pilot.press(*"http://fake.invalid/v1", "enter")
+        await driver.wait_until(lambda: "ready" in driver.status_line())
 
 
 @pytest.mark.usefixtures(small_machine.__name__)
 async def test_a_model_that_is_not_here_is_offered_not_fetched_unasked(fetched: Fetched) -> None:
-    async with running(replace(SERVER, model=None)) as desk:
-        await desk.shows("Models")
-        await desk.pilot.press("escape")
-        await desk.type("/model glm-4-9b-chat")
-        await desk.shows("Models")
-        await desk.shows("is not on this machine")
+    async with run_app(replace(SERVER, model=None)) as driver:
+        await driver.wait_for_text("Models")
+        await driver.pilot.press("escape")
+        await driver.submit("/model glm-4-9b-chat")
+        await driver.wait_for_text("Models")
+        await driver.wait_for_text("is not on this machine")
         assert fetched.names == []
 
 
@@ -180,15 +186,17 @@ async def test_the_empty_page_says_how_the_model_is_held() -> None:
     def original_checkpoint(engine: FakeEngine) -> None:
         engine.model = replace(engine.model, weight_bytes=12_345_000_000, saved_bytes=163_840_000)
 
-    async with running(engine=original_checkpoint) as desk:
-        await desk.shows("fake · cpu · 2,048 tokens · 12.3 GB · 164 MB of image tokens left out")
-        assert "compatibility" not in desk.screen()
+    async with run_app(engine=original_checkpoint) as driver:
+        await driver.wait_for_text(
+            "fake · cpu · 2,048 tokens · 12.3 GB · 164 MB of image tokens left out"
+        )
+        assert "compatibility" not in driver.screen_text()
 
 
 async def test_the_empty_page_says_when_transformers_runs_the_model() -> None:
     def elsewhere(engine: FakeEngine) -> None:
         engine.model = replace(engine.model, backend="compatibility")
 
-    async with running(engine=elsewhere) as desk:
-        await desk.shows("fake · cpu · 2,048 tokens · compatibility")
-        assert "left out" not in desk.screen()
+    async with run_app(engine=elsewhere) as driver:
+        await driver.wait_for_text("fake · cpu · 2,048 tokens · compatibility")
+        assert "left out" not in driver.screen_text()

@@ -13,7 +13,7 @@ from glmtui.chat import Message
 from glmtui.engine.api import ToolCall
 from glmtui.ui.dialogs.list_dialog import ChoiceDialog
 from glmtui.ui.dialogs.tool_dialog import ToolDialog
-from support.app_pilot import AppDesk, folders, running
+from support.app_pilot import AppDriver, folders, run_app
 from support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
@@ -52,35 +52,39 @@ def wants_the_weather(engine: FakeEngine) -> None:
 
 
 @asynccontextmanager
-async def called(size: tuple[int, int] = (80, 24)) -> AsyncIterator[AppDesk]:
+async def called(size: tuple[int, int] = (80, 24)) -> AsyncIterator[AppDriver]:
     """The app with its question about a call open; the next reply is a plain one."""
-    async with running(engine=wants_the_weather, size=size) as desk:
-        await desk.ask("How is it in Lima?")
-        await desk.until(lambda: isinstance(desk.app.screen, ChoiceDialog))
-        await desk.shows("I answer myself")
-        desk.engine.pieces, desk.engine.said, desk.engine.call = ["It is", " sunny."], (), None
-        yield desk
+    async with run_app(engine=wants_the_weather, size=size) as driver:
+        await driver.ask("How is it in Lima?")
+        await driver.wait_until(lambda: isinstance(driver.app.screen, ChoiceDialog))
+        await driver.wait_for_text("Answer it myself")
+        driver.engine.pieces, driver.engine.said, driver.engine.call = (
+            ["It is", " sunny."],
+            (),
+            None,
+        )
+        yield driver
 
 
 async def test_a_yes_runs_the_tool_and_the_model_goes_on(tools: Path) -> None:
-    async with called() as desk:
-        await desk.shows("The model calls weather")
-        await desk.shows("Yes, run it")
-        assert "sh -c 'echo run >> ran" in " ".join(desk.screen().split())
+    async with called() as driver:
+        await driver.wait_for_text("The model calls weather")
+        await driver.wait_for_text("Yes, run it")
+        assert "sh -c 'echo run >> ran" in " ".join(driver.screen_text().split())
         assert not ran(tools)
-        await desk.pilot.press("down", "enter")
-        await desk.shows("It is sunny.")
+        await driver.pilot.press("down", "enter")
+        await driver.wait_for_text("It is sunny.")
         assert ran(tools)
-        path = desk.app.session.conversation.path
+        path = driver.app.session.conversation.path
         assert [(m.role, m.content, m.metadata) for m in path[1:]] == [
             ("assistant", "Let me look.", ""),
             ("assistant", CALL, "weather"),
             ("observation", "sunny in Lima", ""),
             ("assistant", "It is sunny.", ""),
         ]
-        declared = desk.engine.requests[0].messages[0]
+        declared = driver.engine.requests[0].messages[0]
         assert (declared.role, declared.tools[0]["name"]) == ("system", "weather")
-        assert [m.role for m in desk.engine.requests[1].messages] == [
+        assert [m.role for m in driver.engine.requests[1].messages] == [
             "system",
             "user",
             "assistant",
@@ -88,87 +92,87 @@ async def test_a_yes_runs_the_tool_and_the_model_goes_on(tools: Path) -> None:
             "observation",
         ]
         for line in ("calls weather", "city: Lima", "observation", "sunny in Lima"):
-            assert line in desk.screen()
-        assert "<|assistant|>" not in desk.screen()
+            assert line in driver.screen_text()
+        assert "<|assistant|>" not in driver.screen_text()
 
 
 @pytest.mark.parametrize("keys", [("escape",), ("enter",)], ids=["esc", "an enter in passing"])
 async def test_nothing_runs_without_a_yes(tools: Path, keys: tuple[str, ...]) -> None:
-    async with called() as desk:
-        await desk.pilot.press(*keys)
-        await desk.shows("Ask anything")
+    async with called() as driver:
+        await driver.pilot.press(*keys)
+        await driver.wait_for_text("Ask anything")
         assert not ran(tools)
-        await desk.ask("Leave it")
-        assert [m.role for m in desk.engine.requests[1].messages][-2:] == ["assistant", "user"]
+        await driver.ask("Leave it")
+        assert [m.role for m in driver.engine.requests[1].messages][-2:] == ["assistant", "user"]
         assert not ran(tools)
 
 
 async def test_the_user_answers_in_the_tools_place(tools: Path) -> None:
-    async with called() as desk:
-        await desk.pilot.press("down", "down", "enter")
-        await desk.shows("What does weather answer?")
-        await desk.type("rain")
-        await desk.shows("It is sunny.")
+    async with called() as driver:
+        await driver.pilot.press("down", "down", "enter")
+        await driver.wait_for_text("Result of weather?")
+        await driver.submit("rain")
+        await driver.wait_for_text("It is sunny.")
         assert not ran(tools)
-        assert desk.engine.requests[1].messages[-1].role == "observation"
-        assert desk.engine.requests[1].messages[-1].content == "rain"
-        await desk.shows("Ask anything")
-        await desk.ask("Thanks")
-        assert desk.engine.requests[2].messages[-1].role == "user"
+        assert driver.engine.requests[1].messages[-1].role == "observation"
+        assert driver.engine.requests[1].messages[-1].content == "rain"
+        await driver.wait_for_text("Ask anything")
+        await driver.ask("Thanks")
+        assert driver.engine.requests[2].messages[-1].role == "user"
 
 
 async def test_an_answer_that_was_promised_can_be_given_up(tools: Path) -> None:
-    async with called() as desk:
-        await desk.pilot.press("down", "down", "enter")
-        await desk.shows("What does weather answer?")
-        await desk.pilot.press("escape")
-        await desk.shows("Ask anything")
-        await desk.ask("Another thing")
-        assert desk.engine.requests[1].messages[-1].role == "user"
+    async with called() as driver:
+        await driver.pilot.press("down", "down", "enter")
+        await driver.wait_for_text("Result of weather?")
+        await driver.pilot.press("escape")
+        await driver.wait_for_text("Ask anything")
+        await driver.ask("Another thing")
+        assert driver.engine.requests[1].messages[-1].role == "user"
 
 
 async def test_a_promised_answer_is_for_its_own_conversation(tools: Path) -> None:
-    async with called() as desk:
-        await desk.pilot.press("down", "down", "enter")
-        await desk.shows("What does weather answer?")
-        await desk.pilot.press("ctrl+n")
-        await desk.shows("Ask anything")
-        await desk.ask("Hello")
-        assert [m.role for m in desk.app.session.conversation.path] == ["user", "assistant"]
+    async with called() as driver:
+        await driver.pilot.press("down", "down", "enter")
+        await driver.wait_for_text("Result of weather?")
+        await driver.pilot.press("ctrl+n")
+        await driver.wait_for_text("Ask anything")
+        await driver.ask("Hello")
+        assert [m.role for m in driver.app.session.conversation.path] == ["user", "assistant"]
 
 
 async def test_asked_again_the_remark_goes_with_its_call(tools: Path) -> None:
-    async with called() as desk:
-        await desk.pilot.press("escape", "ctrl+r")
-        await desk.shows("It is sunny.")
-        assert [m.role for m in desk.app.session.conversation.path] == ["user", "assistant"]
-        assert desk.engine.requests[1].messages[-1].role == "user"
-        assert "Let me look." not in desk.screen()
-        assert "fake  2/2" in desk.screen()
+    async with called() as driver:
+        await driver.pilot.press("escape", "ctrl+r")
+        await driver.wait_for_text("It is sunny.")
+        assert [m.role for m in driver.app.session.conversation.path] == ["user", "assistant"]
+        assert driver.engine.requests[1].messages[-1].role == "user"
+        assert "Let me look." not in driver.screen_text()
+        assert "fake  2/2" in driver.screen_text()
 
 
 async def test_escape_kills_a_tool_that_runs(tools: Path) -> None:
     tools.write_text(TOOLS.format(script="'echo $$ > pid; exec sleep 600'"))
-    async with called() as desk:
-        await desk.pilot.press("down", "enter")
-        await desk.shows("Running weather")
-        screen, pid = desk.app.screen, tools.parents[1] / "pid"
+    async with called() as driver:
+        await driver.pilot.press("down", "enter")
+        await driver.wait_for_text("Running weather")
+        screen, pid = driver.app.screen, tools.parents[1] / "pid"
         assert isinstance(screen, ToolDialog)
-        await desk.until(lambda: pid.exists() and bool(pid.read_text()))
+        await driver.wait_until(lambda: pid.exists() and bool(pid.read_text()))
         process = Path("/proc") / pid.read_text().strip()
         assert process.exists()
-        await desk.pilot.press("escape")
-        await desk.until(lambda: not process.exists())
-        assert desk.app.session.conversation.path[-1].metadata == "weather"
-        assert len(desk.engine.requests) == 1
+        await driver.pilot.press("escape")
+        await driver.wait_until(lambda: not process.exists())
+        assert driver.app.session.conversation.path[-1].metadata == "weather"
+        assert len(driver.engine.requests) == 1
 
 
 async def test_no_tool_outlives_the_app(tools: Path) -> None:
     tools.write_text(TOOLS.format(script="'echo $$ > pid; exec sleep 600'"))
-    async with called() as desk:
-        await desk.pilot.press("down", "enter")
+    async with called() as driver:
+        await driver.pilot.press("down", "enter")
         pid = tools.parents[1] / "pid"
-        await desk.until(lambda: pid.exists() and bool(pid.read_text()))
+        await driver.wait_until(lambda: pid.exists() and bool(pid.read_text()))
         process = Path("/proc") / pid.read_text().strip()
         assert process.exists()
     assert not process.exists()
@@ -176,52 +180,52 @@ async def test_no_tool_outlives_the_app(tools: Path) -> None:
 
 async def test_what_came_of_a_tool_waits_for_a_window_that_is_large_enough(tools: Path) -> None:
     tools.write_text(TOOLS.format(script="'until [ -e go ]; do sleep 0.01; done; echo sunny'"))
-    async with called() as desk:
-        await desk.pilot.press("down", "enter")
-        await desk.until(lambda: isinstance(desk.app.screen, ToolDialog))
-        tool = desk.app.screen
+    async with called() as driver:
+        await driver.pilot.press("down", "enter")
+        await driver.wait_until(lambda: isinstance(driver.app.screen, ToolDialog))
+        tool = driver.app.screen
         assert isinstance(tool, ToolDialog)
-        await desk.pilot.resize_terminal(30, 8)
-        await desk.shows("Too small")
+        await driver.pilot.resize_terminal(30, 8)
+        await driver.wait_for_text("Window too small")
         (tools.parents[1] / "go").touch()
-        await desk.until(lambda: tool._came is not None)
-        await desk.pilot.resize_terminal(80, 24)
-        await desk.shows("It is sunny.")
+        await driver.wait_until(lambda: tool._came is not None)
+        await driver.pilot.resize_terminal(80, 24)
+        await driver.wait_for_text("It is sunny.")
 
 
 async def test_a_long_command_can_be_read_to_its_end(tools: Path) -> None:
     tools.write_text(TOOLS.format(script=f"'echo begin {'and ' * 400}end'"))
-    async with called() as desk:
-        await desk.shows("echo begin")
-        assert "and end" not in desk.screen()
+    async with called() as driver:
+        await driver.wait_for_text("echo begin")
+        assert "and end" not in driver.screen_text()
         for _ in range(10):
-            await desk.pilot.press("pagedown")
-        await desk.shows("and end")
-        assert "Yes, run it" in desk.screen()
+            await driver.pilot.press("pagedown")
+        await driver.wait_for_text("and end")
+        assert "Yes, run it" in driver.screen_text()
 
 
 async def test_in_the_smallest_window_command_and_answers_can_be_seen(tools: Path) -> None:
-    async with called((40, 10)) as desk:
-        await desk.shows("Yes, run it")
-        await desk.pilot.press("pageup")
-        await desk.shows("sh -c")
+    async with called((40, 10)) as driver:
+        await driver.wait_for_text("Yes, run it")
+        await driver.pilot.press("pageup")
+        await driver.wait_for_text("sh -c")
 
 
 async def test_a_tool_that_cannot_be_run_leaves_the_answer_to_the_user(tools: Path) -> None:
     tools.write_text(tools.read_text().replace('"sh", "-c"', '"/no/such/program", "-c"'))
-    async with called() as desk:
-        await desk.pilot.press("down", "enter")
-        await desk.shows("/no/such/program cannot be run")
-        assert "Yes, run it" not in desk.screen()
-        await desk.pilot.press("down", "enter")
-        await desk.shows("What does weather answer?")
+    async with called() as driver:
+        await driver.pilot.press("down", "enter")
+        await driver.wait_for_text("Could not run /no/such/program")
+        assert "Yes, run it" not in driver.screen_text()
+        await driver.pilot.press("down", "enter")
+        await driver.wait_for_text("Result of weather?")
 
 
 async def test_without_tools_toml_nothing_is_offered_and_a_call_is_only_shown() -> None:
-    async with called() as desk:
-        await desk.shows("a tool that does not exist: weather")
-        assert "Yes, run it" not in desk.screen()
-        assert [m.role for m in desk.engine.requests[0].messages] == ["user"]
+    async with called() as driver:
+        await driver.wait_for_text("a tool that does not exist: weather")
+        assert "Yes, run it" not in driver.screen_text()
+        assert [m.role for m in driver.engine.requests[0].messages] == ["user"]
 
 
 async def test_a_call_that_cannot_be_read_says_why(tools: Path) -> None:
@@ -230,19 +234,19 @@ async def test_a_call_that_cannot_be_read_says_why(tools: Path) -> None:
         engine.said = (Message("assistant", "{city: \x1b[2J", metadata="weather"),)
         engine.call = ToolCall("weather", None, "{city:", "It cannot be read: \x1b[2J.")
 
-    async with running(engine=mumbles) as desk:
-        await desk.ask("How is it in Lima?")
-        await desk.shows("It cannot be read: ␛[2J.")
-        assert "Yes, run it" not in desk.screen()
-        await desk.pilot.press("escape")
-        await desk.shows("{city: ␛[2J")
-        assert "calls weather" in desk.screen()
+    async with run_app(engine=mumbles) as driver:
+        await driver.ask("How is it in Lima?")
+        await driver.wait_for_text("It cannot be read: ␛[2J.")
+        assert "Yes, run it" not in driver.screen_text()
+        await driver.pilot.press("escape")
+        await driver.wait_for_text("{city: ␛[2J")
+        assert "calls weather" in driver.screen_text()
 
 
 async def test_other_models_are_offered_no_tools(tools: Path) -> None:
-    async with running() as desk:
-        await desk.ask("How is it in Lima?")
-        assert [m.role for m in desk.engine.requests[0].messages] == ["user"]
+    async with run_app() as driver:
+        await driver.ask("How is it in Lima?")
+        assert [m.role for m in driver.engine.requests[0].messages] == ["user"]
 
 
 async def test_a_fault_in_tools_toml_is_told(tools: Path) -> None:
@@ -251,7 +255,7 @@ async def test_a_fault_in_tools_toml_is_told(tools: Path) -> None:
     def calm(engine: FakeEngine) -> None:
         engine.model = replace(engine.model, calls_tools=True)
 
-    async with running(engine=calm) as desk:
-        await desk.ask("How is it in Lima?")
-        await desk.shows("Did you mean description?")
-        assert [m.role for m in desk.engine.requests[0].messages] == ["user"]
+    async with run_app(engine=calm) as driver:
+        await driver.ask("How is it in Lima?")
+        await driver.wait_for_text("Did you mean description?")
+        assert [m.role for m in driver.engine.requests[0].messages] == ["user"]

@@ -16,7 +16,7 @@ from glmtui.system import paths
 from glmtui.ui.dialogs import conversation_picker
 from glmtui.ui.dialogs.conversation_picker import ConversationPicker
 from glmtui.ui.dialogs.search_dialog import SearchDialog
-from support.app_pilot import AppDesk, folders, running
+from support.app_pilot import AppDriver, folders, run_app
 
 pytestmark = pytest.mark.usefixtures("folders")
 __all__ = ["folders"]
@@ -35,12 +35,12 @@ def saved(*titles: str, text: str = "") -> list[str]:
     return ids
 
 
-async def picker(desk: AppDesk) -> ConversationPicker:
-    await desk.pilot.press("ctrl+o")
-    await desk.until(lambda: isinstance(desk.app.screen, ConversationPicker))
-    found = desk.app.screen
+async def picker(driver: AppDriver) -> ConversationPicker:
+    await driver.pilot.press("ctrl+o")
+    await driver.wait_until(lambda: isinstance(driver.app.screen, ConversationPicker))
+    found = driver.app.screen
     assert isinstance(found, ConversationPicker)
-    await desk.until(lambda: found.list.option_count > 0)
+    await driver.wait_until(lambda: found.list.option_count > 0)
     return found
 
 
@@ -50,13 +50,13 @@ def titles(found: ConversationPicker) -> list[str]:
 
 async def test_the_filter_is_live_and_enter_opens() -> None:
     saved("显存不够", "Attention", "RoPE")
-    async with running() as desk:
-        found = await picker(desk)
+    async with run_app() as driver:
+        found = await picker(driver)
         assert titles(found) == ["RoPE", "Attention", "显存不够"]
-        await desk.pilot.press("不")
-        await desk.until(lambda: titles(found) == ["显存不够"])
-        await desk.pilot.press("enter")
-        await desk.shows("About 显存不够.")
+        await driver.pilot.press("不")
+        await driver.wait_until(lambda: titles(found) == ["显存不够"])
+        await driver.pilot.press("enter")
+        await driver.wait_for_text("About 显存不够.")
 
 
 async def test_what_was_read_is_shown_while_the_rest_is_read(
@@ -66,118 +66,118 @@ async def test_what_was_read_is_shown_while_the_rest_is_read(
     gate = threading.Event()
     monkeypatch.setattr(conversation_picker, "BATCH_SECONDS", 0.0)
     monkeypatch.setattr(conversation_picker, "PATIENCE", 0.01)
-    async with running() as desk:
-        each = desk.app.store.each_summary
+    async with run_app() as driver:
+        each = driver.app.workspace.store.each_summary
 
         def slowly() -> Iterator[Summary]:
             for n, row in enumerate(each()):
                 yield row
                 assert n != 1 or gate.wait(30)
 
-        monkeypatch.setattr(desk.app.store, "each_summary", slowly)
+        monkeypatch.setattr(driver.app.workspace.store, "each_summary", slowly)
         try:
-            found = await picker(desk)
-            await desk.until(lambda: titles(found) == ["three", "two"])
-            await desk.pilot.press("down", "ctrl+d")  # that was read already
-            await desk.until(lambda: titles(found) == ["three"])
+            found = await picker(driver)
+            await driver.wait_until(lambda: titles(found) == ["three", "two"])
+            await driver.pilot.press("down", "ctrl+d")  # that was read already
+            await driver.wait_until(lambda: titles(found) == ["three"])
         finally:
             gate.set()
-        await desk.until(lambda: titles(found) == ["three", "one"])
-        await desk.until(lambda: not found._reading)
+        await driver.wait_until(lambda: titles(found) == ["three", "one"])
+        await driver.wait_until(lambda: not found._reading)
         assert titles(found) == ["three", "one"]
 
 
 async def test_a_pinned_one_stands_first_and_keeps_its_age() -> None:
     first, *_ = saved("one", "two", "three")
-    async with running() as desk:
-        found = await picker(desk)
-        await desk.pilot.press("down", "down", "ctrl+t")
-        await desk.until(lambda: titles(found) == ["one", "three", "two"])
+    async with run_app() as driver:
+        found = await picker(driver)
+        await driver.pilot.press("down", "down", "ctrl+t")
+        await driver.wait_until(lambda: titles(found) == ["one", "three", "two"])
         assert found.selected is not None
         assert found.selected.id == first
         assert found.selected.updated.timestamp() == 1e9
-        await desk.pilot.press("ctrl+t")
-        await desk.until(lambda: titles(found) == ["three", "two", "one"])
+        await driver.pilot.press("ctrl+t")
+        await driver.wait_until(lambda: titles(found) == ["three", "two", "one"])
 
 
 async def test_another_title_is_typed_in_place_or_left_as_it_was() -> None:
     saved("one", "two")
-    async with running() as desk:
-        found = await picker(desk)
-        await desk.pilot.press("ctrl+r", *" x", "escape")
+    async with run_app() as driver:
+        found = await picker(driver)
+        await driver.pilot.press("ctrl+r", *" x", "escape")
         assert titles(found) == ["two", "one"]
-        await desk.pilot.press("down", "ctrl+r", *" [b]more", "enter")
-        await desk.until(lambda: titles(found) == ["two", "one [b]more"])
-        await desk.shows("one [b]more")
-        await desk.pilot.press("enter")
-        await desk.shows("About one.")
-        assert desk.app.session.conversation.title == "one [b]more"
+        await driver.pilot.press("down", "ctrl+r", *" [b]more", "enter")
+        await driver.wait_until(lambda: titles(found) == ["two", "one [b]more"])
+        await driver.wait_for_text("one [b]more")
+        await driver.pilot.press("enter")
+        await driver.wait_for_text("About one.")
+        assert driver.app.session.conversation.title == "one [b]more"
 
 
 async def test_deleting_can_be_undone() -> None:
     saved("one", "two", "three")
-    async with running() as desk:
-        found = await picker(desk)
-        await desk.pilot.press("down", "ctrl+d")
-        await desk.until(lambda: titles(found) == ["three", "one"])
-        assert len(desk.store.summaries()) == 2
-        await desk.pilot.press("ctrl+z")
-        await desk.until(lambda: titles(found) == ["three", "two", "one"])
-        assert desk.app.chat.transcript is not None
+    async with run_app() as driver:
+        found = await picker(driver)
+        await driver.pilot.press("down", "ctrl+d")
+        await driver.wait_until(lambda: titles(found) == ["three", "one"])
+        assert len(driver.store.summaries()) == 2
+        await driver.pilot.press("ctrl+z")
+        await driver.wait_until(lambda: titles(found) == ["three", "two", "one"])
+        assert driver.app.chat.transcript is not None
         assert found.selected is not None
         assert found.selected.title == "two"
 
 
 async def test_deleting_the_one_in_view_leaves_an_empty_page() -> None:
-    async with running() as desk:
-        await desk.ask("Remember this")
-        await desk.until(lambda: len(desk.store.summaries()) == 1)
-        await desk.type("/trash")
-        await desk.shows("Deleted: Remember this")
-        assert desk.app.session.conversation.messages == ()
-        assert desk.store.summaries() == []
-        await desk.type("/restore")
-        assert desk.app.session.conversation.path[0].content == "Remember this"
-        assert [row.title for row in desk.store.summaries()] == ["Remember this"]
+    async with run_app() as driver:
+        await driver.ask("Remember this")
+        await driver.wait_until(lambda: len(driver.store.summaries()) == 1)
+        await driver.submit("/trash")
+        await driver.wait_for_text("Deleted: Remember this")
+        assert driver.app.session.conversation.messages == ()
+        assert driver.store.summaries() == []
+        await driver.submit("/restore")
+        assert driver.app.session.conversation.path[0].content == "Remember this"
+        assert [row.title for row in driver.store.summaries()] == ["Remember this"]
 
 
 async def test_a_copy_is_opened() -> None:
     (one,) = saved("one")
-    async with running() as desk:
-        await picker(desk)
-        await desk.pilot.press("ctrl+y")
-        await desk.shows("About one.")
-        assert desk.app.session.conversation.id != one
-        await desk.until(lambda: len(desk.store.summaries()) == 2)
+    async with run_app() as driver:
+        await picker(driver)
+        await driver.pilot.press("ctrl+y")
+        await driver.wait_for_text("About one.")
+        assert driver.app.session.conversation.id != one
+        await driver.wait_until(lambda: len(driver.store.summaries()) == 2)
 
 
 async def test_what_another_program_has_open_is_said_in_the_list() -> None:
     (one,) = saved("one")
     with Store(paths.data_dir() / "conversations") as other:
         other.hold(one)
-        async with running() as desk:
-            found = await picker(desk)
-            await desk.pilot.press("ctrl+d")
-            await desk.shows("open in another glmtui")
+        async with run_app() as driver:
+            found = await picker(driver)
+            await driver.pilot.press("ctrl+d")
+            await driver.wait_for_text("open in another glmtui")
             assert titles(found) == ["one"]
 
 
 async def test_the_one_in_view_is_titled_and_pinned_by_command() -> None:
-    async with running() as desk:
-        await desk.ask("What is RoPE?")
-        await desk.type("/title")
-        await desk.shows("What is RoPE?")
-        await desk.type("/title  Rotary  embeddings")
-        await desk.type("/pin")
-        await desk.until(lambda: any(row.pinned for row in desk.store.summaries()))
-        (row,) = desk.store.summaries()
+    async with run_app() as driver:
+        await driver.ask("What is RoPE?")
+        await driver.submit("/title")
+        await driver.wait_for_text("What is RoPE?")
+        await driver.submit("/title  Rotary  embeddings")
+        await driver.submit("/pin")
+        await driver.wait_until(lambda: any(row.pinned for row in driver.store.summaries()))
+        (row,) = driver.store.summaries()
         assert (row.title, row.pinned) == ("Rotary  embeddings", True)
 
 
-async def search_for(desk: AppDesk, words: str) -> SearchDialog:
-    await desk.pilot.press("ctrl+f")
-    await desk.until(lambda: isinstance(desk.app.screen, SearchDialog))
-    found = desk.app.screen
+async def search_for(driver: AppDriver, words: str) -> SearchDialog:
+    await driver.pilot.press("ctrl+f")
+    await driver.wait_until(lambda: isinstance(driver.app.screen, SearchDialog))
+    found = driver.app.screen
     assert isinstance(found, SearchDialog)
     found.field.value = words
     return found
@@ -186,49 +186,49 @@ async def search_for(desk: AppDesk, words: str) -> SearchDialog:
 async def test_text_is_found_in_all_and_enter_goes_to_the_place() -> None:
     lines = "\n\n".join(f"line {n}" for n in range(200))
     saved("one", "two", text=f"{lines}\n\nthe 稀有的词语 is here\n\n{lines}")
-    async with running() as desk:
-        found = await search_for(desk, "有的词")
-        await desk.until(lambda: found.list.option_count == 2)
-        await desk.shows("the 稀有的词语 is here")
-        await desk.pilot.press("down", "enter")
-        await desk.until(lambda: desk.app.session.conversation.title == "one")
-        await desk.shows("the 稀有的词语 is here")
+    async with run_app() as driver:
+        found = await search_for(driver, "有的词")
+        await driver.wait_until(lambda: found.list.option_count == 2)
+        await driver.wait_for_text("the 稀有的词语 is here")
+        await driver.pilot.press("down", "enter")
+        await driver.wait_until(lambda: driver.app.session.conversation.title == "one")
+        await driver.wait_for_text("the 稀有的词语 is here")
 
 
 async def test_a_place_on_another_branch_brings_that_branch_into_view() -> None:
-    async with running() as desk:
-        await desk.ask("The old question")
-        await desk.type("/edit")
-        await desk.ask("The new question")
-        await desk.until(lambda: len(desk.engine.requests) == 2)
-        await desk.until(lambda: desk.app.session.run is None)
-        found = await search_for(desk, "OLD QUEST")
-        await desk.until(lambda: found.list.option_count == 1)
-        await desk.pilot.press("enter")
-        await desk.until(
-            lambda: desk.app.session.conversation.path[0].content == "The old question"
+    async with run_app() as driver:
+        await driver.ask("The old question")
+        await driver.submit("/edit")
+        await driver.ask("The new question")
+        await driver.wait_until(lambda: len(driver.engine.requests) == 2)
+        await driver.wait_until(lambda: driver.app.session.reply is None)
+        found = await search_for(driver, "OLD QUEST")
+        await driver.wait_until(lambda: found.list.option_count == 1)
+        await driver.pilot.press("enter")
+        await driver.wait_until(
+            lambda: driver.app.session.conversation.path[0].content == "The old question"
         )
 
 
 async def test_the_list_leads_to_the_search_with_what_is_typed() -> None:
     saved("one")
-    async with running() as desk:
-        await picker(desk)
-        await desk.pilot.press(*"about", "ctrl+f")
-        await desk.shows("1 place")
-        await desk.pilot.press(*"xyz")
-        await desk.shows("Nothing has it.")
-        await desk.pilot.press("escape")
-        assert desk.app.screen is desk.app.chat
+    async with run_app() as driver:
+        await picker(driver)
+        await driver.pilot.press(*"about", "ctrl+f")
+        await driver.wait_for_text("1 place")
+        await driver.pilot.press(*"xyz")
+        await driver.wait_for_text("Nothing has it.")
+        await driver.pilot.press("escape")
+        assert driver.app.screen is driver.app.chat
 
 
 @pytest.mark.parametrize("size", [(80, 24), (40, 10)])
 async def test_it_fits(size: tuple[int, int], folders: Path) -> None:
     saved(*(f"conversation {n}" for n in range(40)), text="word")
-    async with running(size=size) as desk:
-        found = await picker(desk)
+    async with run_app(size=size) as driver:
+        found = await picker(driver)
         assert found.list.size.height >= 1
-        await desk.pilot.press("escape")
-        search = await search_for(desk, "word")
-        await desk.until(lambda: search.list.option_count == 40)
-        await desk.until(lambda: search.list.size.height >= 1)
+        await driver.pilot.press("escape")
+        search = await search_for(driver, "word")
+        await driver.wait_until(lambda: search.list.option_count == 40)
+        await driver.wait_until(lambda: search.list.size.height >= 1)

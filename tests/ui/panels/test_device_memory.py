@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmtui.chat import GenerationStats, Message, last_turns
-from glmtui.engine.api import LoadedInfo
+from glmtui.engine.model_info import LoadedInfo
 from glmtui.ui.panels import stats
 from glmtui.ui.panels.device_memory import (
     Held,
@@ -22,7 +22,7 @@ from glmtui.ui.panels.device_memory import (
     with_held,
 )
 from glmtui.ui.widgets.meters import sparkline
-from support.app_pilot import SERVER, AppDesk, folders, running
+from support.app_pilot import SERVER, AppDriver, folders, run_app
 from support.fake_engine import FakeEngine
 
 __all__ = ["folders"]
@@ -138,66 +138,68 @@ def loaded_on_the_gpu(engine: FakeEngine) -> None:
     engine.model = replace(MODEL, weight_bytes=10**9, kv_bytes_per_token=10**6)
 
 
-async def show(desk: AppDesk, used: int) -> None:
+async def show(driver: AppDriver, used: int) -> None:
     memory = Memory("GPU", 10 * 10**9, used, 2 * 10**9, "cuda:0")
-    desk.app.chat.show_memory((memory,))
+    driver.app.chat.show_memory((memory,))
 
 
 async def test_the_app_says_it_in_time_and_once(folders: Path) -> None:
-    async with running(engine=loaded_on_the_gpu) as desk:
-        await show(desk, 5 * 10**9)
-        assert not desk.app.chat.notice.display
-        await show(desk, int(9.5 * 10**9))
-        await desk.shows("GPU is nearly full: the whole context needs 0.5 GB more than is free.")
-        await desk.pilot.press("escape")
-        await show(desk, int(9.6 * 10**9))
-        assert not desk.app.chat.notice.display
+    async with run_app(engine=loaded_on_the_gpu) as driver:
+        await show(driver, 5 * 10**9)
+        assert not driver.app.chat.notice.display
+        await show(driver, int(9.5 * 10**9))
+        await driver.wait_for_text(
+            "GPU is nearly full: the whole context needs 0.5 GB more than is free."
+        )
+        await driver.pilot.press("escape")
+        await show(driver, int(9.6 * 10**9))
+        assert not driver.app.chat.notice.display
 
 
 async def test_f3_shows_the_details_and_keeps_them_true(folders: Path) -> None:
-    async with running(engine=loaded_on_the_gpu) as desk:
-        await desk.ask("Go")
-        await show(desk, 5 * 10**9)
-        await desk.pilot.press("f3")
-        await desk.shows("12 tokens")
-        await desk.shows("3.00 GB  others")
-        await show(desk, 4 * 10**9)
-        await desk.shows("2.00 GB  others")
-        await desk.pilot.press("f3")
-        await desk.until(lambda: "others" not in desk.screen())
+    async with run_app(engine=loaded_on_the_gpu) as driver:
+        await driver.ask("Go")
+        await show(driver, 5 * 10**9)
+        await driver.pilot.press("f3")
+        await driver.wait_for_text("12 tokens")
+        await driver.wait_for_text("3.00 GB  others")
+        await show(driver, 4 * 10**9)
+        await driver.wait_for_text("2.00 GB  others")
+        await driver.pilot.press("f3")
+        await driver.wait_until(lambda: "others" not in driver.screen_text())
 
 
 async def test_keep_gives_the_model_the_last_turns_and_deletes_nothing(folders: Path) -> None:
-    async with running() as desk:
+    async with run_app() as driver:
         for text in ("one", "two", "three"):
-            await desk.ask(text)
-        await desk.type("/keep 1")
-        await desk.ask("four")
-        assert [m.content for m in desk.engine.requests[-1].messages] == ["four"]
-        await desk.type("/keep")
-        await desk.ask("five")
-        assert len(desk.engine.requests[-1].messages) == 9
-        await desk.type("/keep 0")
-        await desk.shows("is not a whole number from 1")
-    async with running(replace(SERVER, keep_turns=1)) as desk:
-        assert desk.app.session.keep_turns == 1
+            await driver.ask(text)
+        await driver.submit("/keep 1")
+        await driver.ask("four")
+        assert [m.content for m in driver.engine.requests[-1].messages] == ["four"]
+        await driver.submit("/keep")
+        await driver.ask("five")
+        assert len(driver.engine.requests[-1].messages) == 9
+        await driver.submit("/keep 0")
+        await driver.wait_for_text("must be from 1 to 10000, not 0")
+    async with run_app(replace(SERVER, keep_turns=1)) as driver:
+        assert driver.app.session.keep_turns == 1
 
 
 async def test_clear_gives_the_cache_back(folders: Path) -> None:
-    async with running(engine=loaded_on_the_gpu) as desk:
-        await desk.ask("Go")
-        assert desk.app.session.cached_tokens == 15
-        await desk.type("/clear")
-        assert desk.engine.forgotten == 1
-        assert desk.app.session.cached_tokens == 0
-        assert not desk.app.session.conversation.messages
-        assert desk.store.load("last").path[-1].content == "Hello there."
+    async with run_app(engine=loaded_on_the_gpu) as driver:
+        await driver.ask("Go")
+        assert driver.app.session.cached_tokens == 15
+        await driver.submit("/clear")
+        assert driver.engine.cache_clears == 1
+        assert driver.app.session.cached_tokens == 0
+        assert not driver.app.session.conversation.messages
+        assert driver.store.load("last").path[-1].content == "Hello there."
 
 
 async def test_quant_loads_the_model_again(folders: Path) -> None:
-    async with running() as desk:
-        await desk.type("/quant int4")
-        await desk.until(lambda: len(desk.engine.loads) == 2)
-        assert desk.engine.loads[-1][1].quant == "int4"
-        await desk.type("/quant int5")
-        await desk.shows("is not one of auto, none, int8, int4")
+    async with run_app() as driver:
+        await driver.submit("/quant int4")
+        await driver.wait_until(lambda: len(driver.engine.loads) == 2)
+        assert driver.engine.loads[-1][1].quant == "int4"
+        await driver.submit("/quant int5")
+        await driver.wait_for_text("must be one of auto, none, int8, int4")

@@ -10,130 +10,130 @@ from textual.widgets import Input, TextArea
 from glmtui.chat import Conversation, SamplingParams
 from glmtui.config import SAMPLING_FIELDS
 from glmtui.ui.panels.settings_panel import SettingRow, shown, without_effect
-from support.app_pilot import SERVER, AppDesk, folders, running
+from support.app_pilot import SERVER, AppDriver, folders, run_app
 from support.fake_engine import FakeEngine
 
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 
 
-def row(desk: AppDesk, name: str) -> SettingRow:
-    assert desk.app.chat.panel is not None
-    return next(row for row in desk.app.chat.panel.rows if row.setting.name == name)
+def row(driver: AppDriver, name: str) -> SettingRow:
+    assert driver.app.chat.settings.panel is not None
+    return next(row for row in driver.app.chat.settings.panel.rows if row.setting.name == name)
 
 
-def field(desk: AppDesk, name: str) -> Input:
-    return row(desk, name).query_one(Input)
+def field(driver: AppDriver, name: str) -> Input:
+    return row(driver, name).query_one(Input)
 
 
 async def test_every_sampling_setting_and_the_system_prompt_have_a_row_with_help() -> None:
-    async with running(size=(120, 40)) as desk:
-        await desk.pilot.press("f2")
+    async with run_app(size=(120, 40)) as driver:
+        await driver.pilot.press("f2")
         for setting in SAMPLING_FIELDS:
-            await desk.shows(setting.name)
-        await desk.shows("system_prompt")
-        await desk.shows("Longest reply, in tokens.")
+            await driver.wait_for_text(setting.name)
+        await driver.wait_for_text("system_prompt")
+        await driver.wait_for_text("Maximum length of the reply, in tokens.")
 
 
 async def test_a_valid_value_is_in_force_from_the_next_reply_and_saved() -> None:
-    async with running() as desk:
-        await desk.pilot.press("f2", *"0.25")
-        assert desk.app.session.conversation.params.temperature == 0.25
-        await desk.pilot.press("down", *"7", "escape")
-        await desk.ask("Go")
-        assert desk.engine.requests[0].params == SamplingParams(temperature=0.25, top_k=7)
-        assert desk.store.load("last").params.temperature == 0.25
+    async with run_app() as driver:
+        await driver.pilot.press("f2", *"0.25")
+        assert driver.app.session.conversation.params.temperature == 0.25
+        await driver.pilot.press("down", *"7", "escape")
+        await driver.ask("Go")
+        assert driver.engine.requests[0].params == SamplingParams(temperature=0.25, top_k=7)
+        assert driver.store.load("last").params.temperature == 0.25
 
 
 async def test_a_bad_value_says_what_is_wrong_and_changes_nothing() -> None:
-    async with running(size=(120, 40)) as desk:
-        await desk.pilot.press("f2", *"1.5")
-        await desk.pilot.press("backspace", "backspace", "backspace", *"9")
-        await desk.shows("is not a number from 0 to 2")
-        assert row(desk, "temperature").has_class("-wrong")
-        assert desk.app.session.conversation.params.temperature in (None, 1.0)
-        await desk.pilot.press("backspace")
-        await desk.until(lambda: not row(desk, "temperature").has_class("-wrong"))
-        assert desk.app.session.conversation.params.temperature is None
+    async with run_app(size=(120, 40)) as driver:
+        await driver.pilot.press("f2", *"1.5")
+        await driver.pilot.press("backspace", "backspace", "backspace", *"9")
+        await driver.wait_for_text("must be from 0 to 2, not 9")
+        assert row(driver, "temperature").has_class("-wrong")
+        assert driver.app.session.conversation.params.temperature in (None, 1.0)
+        await driver.pilot.press("backspace")
+        await driver.wait_until(lambda: not row(driver, "temperature").has_class("-wrong"))
+        assert driver.app.session.conversation.params.temperature is None
 
 
 async def test_what_is_being_typed_is_left_alone_by_what_happens_meanwhile() -> None:
-    async with running() as desk:
-        await desk.pilot.press("f2", *"99")
-        desk.app.chat.refresh_state()
-        assert field(desk, "temperature").value == "99"
+    async with run_app() as driver:
+        await driver.pilot.press("f2", *"99")
+        driver.app.chat.refresh_state()
+        assert field(driver, "temperature").value == "99"
 
 
 async def test_an_empty_field_shows_the_models_own_value() -> None:
-    async with running() as desk:
-        await desk.pilot.press("f2")
-        await desk.until(lambda: field(desk, "top_k").placeholder == "50")
-        assert field(desk, "temperature").placeholder == "0.8"
-        assert field(desk, "seed").placeholder == "as the model"
+    async with run_app() as driver:
+        await driver.pilot.press("f2")
+        await driver.wait_until(lambda: field(driver, "top_k").placeholder == "50")
+        assert field(driver, "temperature").placeholder == "0.8"
+        assert field(driver, "seed").placeholder == "as the model"
 
 
 async def test_the_system_prompt_is_part_of_the_conversation() -> None:
-    async with running(size=(120, 40)) as desk:
-        await desk.pilot.press("f2")
-        area = row(desk, "system_prompt").query_one(TextArea)
+    async with run_app(size=(120, 40)) as driver:
+        await driver.pilot.press("f2")
+        area = row(driver, "system_prompt").query_one(TextArea)
         area.focus()
-        await desk.pilot.press(*"Be brief")
-        assert desk.app.session.conversation.system == "Be brief"
-        await desk.pilot.press("escape")
-        desk.app.leave_conversation(Conversation.new(system="Be long"))
-        await desk.pilot.press("f2")
-        await desk.until(lambda: area.text == "Be long")
+        await driver.pilot.press(*"Be brief")
+        assert driver.app.session.conversation.system == "Be brief"
+        await driver.pilot.press("escape")
+        driver.app.chat.conversations.show(Conversation.new(system="Be long"))
+        await driver.pilot.press("f2")
+        await driver.wait_until(lambda: area.text == "Be long")
 
 
 async def test_the_panel_follows_the_command() -> None:
-    async with running(size=(120, 40)) as desk:
-        await desk.pilot.press("f2", "escape")
-        await desk.type("/set top_p 0.5")
-        await desk.pilot.press("f2")
-        await desk.until(lambda: field(desk, "top_p").value == "0.5")
+    async with run_app(size=(120, 40)) as driver:
+        await driver.pilot.press("f2", "escape")
+        await driver.submit("/set top_p 0.5")
+        await driver.pilot.press("f2")
+        await driver.wait_until(lambda: field(driver, "top_p").value == "0.5")
 
 
 async def test_the_panel_is_beside_the_conversation_where_there_is_room() -> None:
-    async with running(replace(SERVER, panel=True), size=(120, 40)) as desk:
-        await desk.ask("Go")
-        await desk.shows("Hello there.")
-        assert "temperature" in desk.screen()
-        assert desk.app.chat.prompt.has_focus
+    async with run_app(replace(SERVER, panel=True), size=(120, 40)) as driver:
+        await driver.ask("Go")
+        await driver.wait_for_text("Hello there.")
+        assert "temperature" in driver.screen_text()
+        assert driver.app.chat.prompt.has_focus
 
 
 async def test_the_conversation_is_wrapped_anew_as_the_panel_comes_and_goes() -> None:
     def prepare(engine: FakeEngine) -> None:
         engine.pieces = ["words " * 15]
 
-    async with running(size=(120, 40), engine=prepare) as desk:
+    async with run_app(size=(120, 40), engine=prepare) as driver:
 
         def rows() -> int:
-            return sum("words" in line for line in desk.screen().splitlines())
+            return sum("words" in line for line in driver.screen_text().splitlines())
 
-        await desk.ask("Go")
+        await driver.ask("Go")
         for _ in range(2):  # the second time, the panel's widgets are there already
-            await desk.until(lambda: rows() == 1)
-            await desk.pilot.press("f2")
-            await desk.until(lambda: rows() == 2)
-            await desk.pilot.press("f2")
+            await driver.wait_until(lambda: rows() == 1)
+            await driver.pilot.press("f2")
+            await driver.wait_until(lambda: rows() == 2)
+            await driver.pilot.press("f2")
 
 
 async def test_the_panel_gives_way_when_the_window_narrows() -> None:
-    async with running(replace(SERVER, panel=True), size=(120, 40)) as desk:
-        await desk.ask("Go")
-        await desk.pilot.resize_terminal(80, 24)
-        await desk.until(lambda: "temperature" not in desk.screen())
-        await desk.shows("Hello there.")
+    async with run_app(replace(SERVER, panel=True), size=(120, 40)) as driver:
+        await driver.ask("Go")
+        await driver.pilot.resize_terminal(80, 24)
+        await driver.wait_until(lambda: "temperature" not in driver.screen_text())
+        await driver.wait_for_text("Hello there.")
 
 
 async def test_over_the_conversation_every_row_is_in_view_at_80x24() -> None:
-    async with running() as desk:
-        await desk.pilot.press("f2")
+    async with run_app() as driver:
+        await driver.pilot.press("f2")
         for setting in SAMPLING_FIELDS:
-            await desk.shows(setting.name)
-        await desk.shows("system_prompt")
-        await desk.pilot.press("f2")
-        await desk.until(lambda: "top_p" not in desk.screen())
-        assert desk.app.chat.prompt.has_focus
+            await driver.wait_for_text(setting.name)
+        await driver.wait_for_text("system_prompt")
+        await driver.pilot.press("f2")
+        await driver.wait_until(lambda: "top_p" not in driver.screen_text())
+        assert driver.app.chat.prompt.has_focus
 
 
 @pytest.mark.parametrize(
@@ -154,11 +154,11 @@ def test_a_note_where_a_value_does_nothing(name: str, params: SamplingParams, ca
 
 
 async def test_the_note_comes_and_goes_with_what_is_typed() -> None:
-    async with running(size=(120, 40)) as desk:
-        await desk.pilot.press("f2", "0")
-        await desk.shows("No effect: temperature is 0.")
-        await desk.pilot.press("backspace")
-        await desk.until(lambda: "No effect" not in desk.screen())
+    async with run_app(size=(120, 40)) as driver:
+        await driver.pilot.press("f2", "0")
+        await driver.wait_for_text("No effect: temperature is 0.")
+        await driver.pilot.press("backspace")
+        await driver.wait_until(lambda: "No effect" not in driver.screen_text())
 
 
 @pytest.mark.parametrize(

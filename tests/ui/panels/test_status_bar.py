@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.hardware.gpu import Gpu
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
 from glmtui.ui.panels.device_memory import Memory, memories, memory_meter, much_the_same
 from glmtui.ui.panels.status_bar import Facts, context_meter, status_line
 from glmtui.ui.widgets.meters import bar, gigabytes, tokens

@@ -18,6 +18,7 @@ from glmtui.errors import BadCheckpoint, ConfigError, EngineError
 from glmtui.store import Store
 from glmtui.system import paths
 from glmtui.ui.plain.plain_chat import PlainChat
+from glmtui.ui.plain.plain_commands import PlainCommands
 from support import TESTS
 from support.app_pilot import SERVER, folders
 from support.app_process import PROGRAM
@@ -105,7 +106,7 @@ def test_errors_are_words() -> None:
     assert "error: It broke.\nMend it." in text
     assert "There is no command /stpo.\nDid you mean /stop?" in text
     assert "/theme needs the full screen." in text
-    assert "is not a number from 0 to 2" in text
+    assert "must be from 0 to 2, not 9" in text
 
 
 def test_without_a_model_a_question_does_not_wait_for_ever() -> None:
@@ -145,9 +146,9 @@ def test_the_commands_that_need_no_screen(folders: Path) -> None:
     assert "Hello there." in target.read_text("utf-8")
     for words in ("Last reply", "user: one", "fake: Hello there.", "in a copy"):
         assert words in text
-    assert engine.forgotten == 1
+    assert engine.cache_clears == 1
     assert engine.loads[-1][1].quant == "int8"
-    assert "/keep [N]: Give the model the last N turns only" in text
+    assert "/keep [N]: Use only the last N turns in the prompt" in text
     assert "/theme" not in text
     assert "There is no conversation 'nothing'." in text
 
@@ -156,12 +157,16 @@ NEED_A_SCREEN = {"theme", "quote"}
 
 
 def test_every_command_is_here_but_for_those_that_need_a_screen() -> None:
-    words = {c.slash for c in COMMANDS if c.slash and not hasattr(PlainChat, f"do_{c.action}")}
+    store = Store(paths.data_dir() / "conversations")
+    chat = PlainChat(SERVER, store, FakeEngine, write=str, read=str)
+    actions = PlainCommands(chat).actions
+    assert chat.close() == (True, ())
+    words = {c.slash for c in COMMANDS if c.slash and c.action not in actions}
     assert words == NEED_A_SCREEN
     for command in COMMANDS:
         if command.slash and command.slash not in NEED_A_SCREEN:
-            takes = len(inspect.signature(getattr(PlainChat, f"do_{command.action}")).parameters)
-            assert takes - 1 == bool(command.argument), command.action
+            parameters = inspect.signature(actions[command.action]).parameters
+            assert len(parameters) == bool(command.argument), command.action
 
 
 def test_conversations_are_found_titled_pinned_and_deleted() -> None:
@@ -181,11 +186,11 @@ def test_conversations_are_found_titled_pinned_and_deleted() -> None:
     (row,) = Store(paths.data_dir() / "conversations").summaries()
     assert (row.title, row.pinned) == ("Rotary embeddings", True)
     assert f"{row.id}  Rotary embeddings: What is RoPE?" in said
-    for line in ("It stands first now.", "Nothing has it.", "/find needs more."):
+    for line in ("Pinned.", "Not found.", "/find needs an argument."):
         assert line in said
-    assert "Deleted: Rotary embeddings. /restore brings it back." in said
-    assert "There is nothing in this conversation yet." in said
-    assert "Nothing was deleted since the start." in said
+    assert "Deleted: Rotary embeddings. /restore restores it." in said
+    assert "This conversation is empty." in said
+    assert "Nothing to restore: nothing was deleted since the start." in said
     assert said.count("user: What is RoPE?") == 1
 
 
@@ -209,9 +214,9 @@ def test_messages_are_copied_deleted_and_asked_otherwise(
     assert asked == [["Why?"], ["Why?Why?"]]
     assert copied.read_text("utf-8") == "two"
     for line in (
-        "There is no reply yet to copy.",
-        "There is no question yet to edit.",
-        "There are no thoughts before this reply.",
+        "No reply to copy yet.",
+        "No question to edit yet.",
+        "This reply has no reasoning.",
         "Let me see.",
         "Block 2 of 2.",
         "Deleted 1 message; /undo brings it back.\n> /undo\nfake: ",
@@ -226,7 +231,7 @@ def test_the_settings_in_force_and_a_preset_of_ones_own() -> None:
     text, _ = talk("/preset precise", "/set top_p 0.7", "/preset save mine", "/settings", "/preset")
     assert "temperature = 0.2\n" in text
     assert "top_p = 0.7\n" in text
-    assert "max_new_tokens = as the model has it\n" in text
+    assert "max_new_tokens = model default\n" in text
     assert text.rstrip().endswith("mine")
 
 

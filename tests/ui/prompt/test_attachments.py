@@ -9,7 +9,7 @@ import pytest
 from glmtui.errors import UsageError
 from glmtui.ui.prompt import attachments
 from glmtui.ui.prompt.attachments import look, named, with_files
-from support.app_pilot import folders, running
+from support.app_pilot import folders, run_app
 
 pytestmark = pytest.mark.usefixtures("here")
 __all__ = ["folders"]
@@ -72,41 +72,41 @@ def test_a_file_goes_along_in_a_fence_that_nothing_in_it_ends() -> None:
 
 
 async def test_a_file_is_shown_as_a_chip_and_sent(folders: Path) -> None:
-    async with running() as desk:
-        await desk.pilot.press(*"see @notes.md")
-        await desk.shows("notes.md 23 B")
-        await desk.pilot.press("escape", "enter")
-        await desk.until(lambda: desk.app.session.answered)
-        said = desk.app.session.conversation.path[0].content
+    async with run_app() as driver:
+        await driver.pilot.press(*"see @notes.md")
+        await driver.wait_for_text("notes.md 23 B")
+        await driver.pilot.press("escape", "enter")
+        await driver.wait_until(lambda: driver.app.session.has_replied)
+        said = driver.app.session.conversation.path[0].content
         assert said.startswith("see @notes.md\n\nnotes.md:\n````markdown\n# 笔记")
-        assert "23 B" not in desk.screen()
-        await desk.type("/history")
-        await desk.shows("see @notes.md")
+        assert "23 B" not in driver.screen_text()
+        await driver.submit("/history")
+        await driver.wait_for_text("see @notes.md")
 
 
 async def test_a_file_that_is_no_good_is_said_and_nothing_is_sent(folders: Path) -> None:
-    async with running() as desk:
+    async with run_app() as driver:
         for _once in range(2):
-            await desk.type("see @binary.bin ")
-            await desk.shows("binary.bin is not text")
-            assert desk.app.session.conversation.messages == ()
-        assert desk.app.chat.prompt.text == "see @binary.bin "
+            await driver.submit("see @binary.bin ")
+            await driver.wait_for_text("binary.bin is not text")
+            assert driver.app.session.conversation.messages == ()
+        assert driver.app.chat.prompt.text == "see @binary.bin "
 
 
 async def test_what_may_be_half_a_name_is_not_said_to_be_missing(folders: Path) -> None:
-    async with running() as desk:
-        await desk.pilot.press(*"@notes.md @notes.m")
-        await desk.shows("notes.md 23 B")
-        assert "is not there" not in desk.screen()
-        await desk.pilot.press("space")
-        await desk.shows("notes.m is not there")
+    async with run_app() as driver:
+        await driver.pilot.press(*"@notes.md @notes.m")
+        await driver.wait_for_text("notes.md 23 B")
+        assert "is not there" not in driver.screen_text()
+        await driver.pilot.press("space")
+        await driver.wait_for_text("notes.m is not there")
 
 
 async def test_what_is_not_there_is_sent_as_it_stands_when_asked_again(folders: Path) -> None:
-    async with running() as desk:
-        await desk.type("why @functools.cache?")
-        await desk.shows("Enter again sends it")
-        assert desk.app.session.conversation.messages == ()
-        await desk.pilot.press("enter")
-        await desk.until(lambda: desk.app.session.answered)
-        assert desk.app.session.conversation.path[0].content == "why @functools.cache?"
+    async with run_app() as driver:
+        await driver.submit("why @functools.cache?")
+        await driver.wait_for_text("Enter again sends it")
+        assert driver.app.session.conversation.messages == ()
+        await driver.pilot.press("enter")
+        await driver.wait_until(lambda: driver.app.session.has_replied)
+        assert driver.app.session.conversation.path[0].content == "why @functools.cache?"

@@ -13,7 +13,10 @@ from glmtui import commands
 from glmtui.commands import command_parser
 from glmtui.ui.prompt import argument_values
 from glmtui.ui.prompt.completion import ArgumentValue, Completion, offers
+from support.app_pilot import folders, run_app
 from support.prompt_app import desk
+
+__all__ = ["folders"]
 
 THEMES = {
     "THEME": argument_values.among(
@@ -34,11 +37,12 @@ def test_every_command_is_offered_and_knows_whether_it_needs_more() -> None:
     assert not offered["/set "]
 
 
-def test_every_kind_of_argument_is_provided_for_or_is_free() -> None:
-    from glmtui.ui.chat.prompt_actions import KINDS
-
+@pytest.mark.usefixtures("folders")
+async def test_every_kind_of_argument_is_provided_for_or_is_free() -> None:
+    async with run_app() as driver:
+        providers = driver.app.chat.prompt.providers
     kinds = {command.kind for command in commands.COMMANDS if command.kind}
-    assert kinds == {*KINDS, "TEXT", "N", "NUMBER"}
+    assert kinds == {*providers, "TEXT", "N", "NUMBER"}
 
 
 def test_arguments_that_begin_so_come_before_those_that_have_it() -> None:

@@ -11,7 +11,7 @@ import pytest
 from glmtui.store import question_history
 from glmtui.store.question_history import QuestionHistory
 from glmtui.ui.prompt.history import History
-from support.app_pilot import folders, running
+from support.app_pilot import folders, run_app
 from support.prompt_app import desk
 
 pytestmark = pytest.mark.usefixtures("folders")
@@ -114,10 +114,10 @@ async def test_ctrl_r_finds_as_it_is_typed_and_esc_leaves() -> None:
 
 
 async def test_with_an_empty_prompt_ctrl_r_answers_again() -> None:
-    async with running() as desk:
-        await desk.ask("Hi")
-        await desk.pilot.press("ctrl+r")
-        await desk.until(lambda: "fake  2/2" in desk.screen())
+    async with run_app() as driver:
+        await driver.ask("Hi")
+        await driver.pilot.press("ctrl+r")
+        await driver.wait_until(lambda: "fake  2/2" in driver.screen_text())
 
 
 async def test_with_an_empty_prompt_up_goes_to_what_is_above() -> None:
@@ -131,14 +131,14 @@ async def test_with_an_empty_prompt_up_goes_to_what_is_above() -> None:
 
 
 async def test_questions_are_there_in_the_next_session_and_commands_are_not() -> None:
-    async with running() as desk:
-        await desk.ask("What is RoPE?")
-        await desk.type("/system my password is 1234")
-    async with running() as desk:
-        await desk.pilot.press("up")
-        assert desk.app.chat.prompt.text == "What is RoPE?"
-        await desk.type("/history")
-        await desk.shows("Type to narrow")
+    async with run_app() as driver:
+        await driver.ask("What is RoPE?")
+        await driver.submit("/system my password is 1234")
+    async with run_app() as driver:
+        await driver.pilot.press("up")
+        assert driver.app.chat.prompt.text == "What is RoPE?"
+        await driver.submit("/history")
+        await driver.wait_for_text("Type to narrow")
 
 
 def test_the_file_is_the_owners_alone_and_passes_over_what_is_not_ours(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from glmtui.store import Store
 from glmtui.system import paths
 from glmtui.ui.session import conversation_reader
 from glmtui.ui.session.conversation_reader import ConversationReader
-from support.app_pilot import AppDesk, folders, running
+from support.app_pilot import AppDriver, folders, run_app
 
 pytestmark = pytest.mark.usefixtures("folders")
 __all__ = ["folders"]
@@ -32,79 +32,79 @@ def saved(folders: Path) -> Conversation:
 
 
 @contextmanager
-def slow_disk(desk: AppDesk, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+def slow_disk(driver: AppDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Reading waits for the event; the screen hardly waits for reading."""
-    gate, load = threading.Event(), desk.app.store.load
+    gate, load = threading.Event(), driver.app.workspace.store.load
 
     def wait_and_load(conversation_id: str) -> Conversation:
         assert gate.wait(30)
         return load(conversation_id)
 
-    monkeypatch.setattr(desk.app.store, "load", wait_and_load)
-    monkeypatch.setattr(conversation_reader, "PATIENCE", 0.01)
+    monkeypatch.setattr(driver.app.workspace.store, "load", wait_and_load)
+    monkeypatch.setattr(conversation_reader, "DIALOG_DELAY_SECONDS", 0.01)
     try:
         yield gate
     finally:
         gate.set()
 
 
-async def open_saved(desk: AppDesk) -> None:
-    await desk.type("/open Long")
-    await desk.shows("Long ago")
-    await desk.pilot.press("enter")
-    await desk.shows("Opening")
+async def open_saved(driver: AppDriver) -> None:
+    await driver.submit("/open Long")
+    await driver.wait_for_text("Long ago")
+    await driver.pilot.press("enter")
+    await driver.wait_for_text("Opening")
 
 
 async def test_it_is_shown_once_it_is_read(
     saved: Conversation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running() as desk:
-        with slow_disk(desk, monkeypatch) as gate:
-            await open_saved(desk)
-            assert desk.app.session.conversation.id != saved.id
+    async with run_app() as driver:
+        with slow_disk(driver, monkeypatch) as gate:
+            await open_saved(driver)
+            assert driver.app.session.conversation.id != saved.id
             gate.set()
-            await desk.until(lambda: desk.app.session.conversation.id == saved.id)
-            await desk.shows("Yes")
-            assert desk.app.screen is desk.app.chat
+            await driver.wait_until(lambda: driver.app.session.conversation.id == saved.id)
+            await driver.wait_for_text("Yes")
+            assert driver.app.screen is driver.app.chat
 
 
 async def test_it_can_be_given_up(saved: Conversation, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running() as desk:
-        await desk.ask("Now")
-        here = desk.app.session.conversation
-        with slow_disk(desk, monkeypatch) as gate:
-            await open_saved(desk)
-            assert isinstance(desk.app.screen, ConversationReader)
-            reading = desk.app.screen._reading
-            await desk.pilot.press("escape")
-            assert desk.app.screen is desk.app.chat
+    async with run_app() as driver:
+        await driver.ask("Now")
+        here = driver.app.session.conversation
+        with slow_disk(driver, monkeypatch) as gate:
+            await open_saved(driver)
+            assert isinstance(driver.app.screen, ConversationReader)
+            read = driver.app.screen._background_read
+            await driver.pilot.press("escape")
+            assert driver.app.screen is driver.app.chat
             gate.set()
-            await desk.until(lambda: reading.wait(0))
-            await desk.ask("And on")  # whatever came of it was heard before
-            assert desk.app.session.conversation.id == here.id
+            await driver.wait_until(lambda: read.wait(0))
+            await driver.ask("And on")  # whatever came of it was heard before
+            assert driver.app.session.conversation.id == here.id
 
 
 async def test_what_goes_wrong_is_said(
     saved: Conversation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running() as desk:
-        with slow_disk(desk, monkeypatch) as gate:
-            await open_saved(desk)
-            (file,) = desk.app.store.paths()
+    async with run_app() as driver:
+        with slow_disk(driver, monkeypatch) as gate:
+            await open_saved(driver)
+            (file,) = driver.app.workspace.store.paths()
             file.write_text("not [ toml")
             gate.set()
-            await desk.shows("cannot be read")
-            assert desk.app.screen is desk.app.chat
+            await driver.wait_for_text("cannot read")
+            assert driver.app.screen is driver.app.chat
 
 
 def test_a_result_is_what_was_read_or_what_was_raised() -> None:
     def fail() -> Conversation:
         raise StoreError("no")
 
-    reading = conversation_reader.Reading(fail)
-    assert reading.wait(30)
+    read = conversation_reader.BackgroundRead(fail)
+    assert read.wait(30)
     with pytest.raises(StoreError, match="no"):
-        reading.result()
-    heard: list[bool] = []
-    reading.call(lambda: heard.append(True))
-    assert heard == [True]
+        read.result()
+    calls: list[bool] = []
+    read.call_at_end(lambda: calls.append(True))
+    assert calls == [True]

@@ -12,7 +12,7 @@ from glmtui.chat import Conversation, Message
 from glmtui.store.drafts import Drafts
 from glmtui.ui.dialogs.conversation_picker import ConversationEntry
 from glmtui.ui.session.drafts import PromptDrafts
-from support.app_pilot import folders, running
+from support.app_pilot import folders, run_app
 from support.emulated_terminal import Terminal
 
 __all__ = ["folders"]
@@ -54,45 +54,45 @@ def test_a_folder_that_cannot_be_used_has_none(tmp_path: Path) -> None:
 
 
 def test_a_draft_stays_with_its_conversation_and_moves_with_it(tmp_path: Path) -> None:
-    typed = PromptDrafts(tmp_path, lambda write: write())
+    drafts = PromptDrafts(tmp_path, lambda write: write())
     files = tmp_path / "drafts"
-    typed.keep_draft(NEW, "first")
-    typed.keep_draft(OLD, "then")  # it was sent, and the next is being typed
+    drafts.save(NEW, "first")
+    drafts.save(OLD, "then")  # it was sent, and the next is being typed
     assert [f.read_text() for f in files.glob("[!.]*")] == ["then"]
     other = Conversation.new().add(Message("user", "Ho"))
-    assert typed.draft(other) == ""
-    typed.keep_draft(other, "reply")
-    assert typed.draft(OLD) == "then"
+    assert drafts.load(other) == ""
+    drafts.save(other, "reply")
+    assert drafts.load(OLD) == "then"
     assert sorted(f.read_text() for f in files.glob("[!.]*")) == ["reply", "then"]
 
 
 async def test_a_draft_is_there_after_a_restart_until_it_is_sent(folders: Path) -> None:
-    async with running() as desk:
-        await desk.pilot.press(*"half a")
-    async with running() as desk:
-        await desk.until(lambda: desk.app.chat.prompt.text == "half a")
-        await desk.pilot.press("enter")
-        await desk.until(lambda: desk.app.session.answered)
-    async with running() as desk:
-        await desk.shows("F1 help")
-        assert desk.app.chat.prompt.text == ""
+    async with run_app() as driver:
+        await driver.pilot.press(*"half a")
+    async with run_app() as driver:
+        await driver.wait_until(lambda: driver.app.chat.prompt.text == "half a")
+        await driver.pilot.press("enter")
+        await driver.wait_until(lambda: driver.app.session.has_replied)
+    async with run_app() as driver:
+        await driver.wait_for_text("F1 help")
+        assert driver.app.chat.prompt.text == ""
 
 
 async def test_each_conversation_has_its_own_and_a_new_page_takes_it_along(folders: Path) -> None:
-    async with running() as desk:
-        await desk.ask("First")
-        first = desk.app.session.conversation.id
-        await desk.pilot.press("ctrl+n")
-        await desk.ask("Second")
-        await desk.pilot.press(*"for the second")
-        desk.app.chat._open(ConversationEntry(first))
-        await desk.until(lambda: desk.app.session.conversation.id == first)
-        assert desk.app.chat.prompt.text == ""
-        await desk.pilot.press(*"for new", "ctrl+n")
-        assert desk.app.chat.prompt.text == "for new"
-        desk.app.chat._open(ConversationEntry(first))
-        await desk.until(lambda: desk.app.session.conversation.id == first)
-        assert desk.app.chat.prompt.text == ""
+    async with run_app() as driver:
+        await driver.ask("First")
+        first = driver.app.session.conversation.id
+        await driver.pilot.press("ctrl+n")
+        await driver.ask("Second")
+        await driver.pilot.press(*"for the second")
+        driver.app.chat.conversations.open(ConversationEntry(first))
+        await driver.wait_until(lambda: driver.app.session.conversation.id == first)
+        assert driver.app.chat.prompt.text == ""
+        await driver.pilot.press(*"for new", "ctrl+n")
+        assert driver.app.chat.prompt.text == "for new"
+        driver.app.chat.conversations.open(ConversationEntry(first))
+        await driver.wait_until(lambda: driver.app.session.conversation.id == first)
+        assert driver.app.chat.prompt.text == ""
 
 
 @pytest.mark.parametrize("cut", ["kill", "terminate"])

@@ -14,25 +14,25 @@ from glmtui.errors import ConversationInUse, StoreError
 from glmtui.store import Store
 from glmtui.ui.session import saver as saving
 from glmtui.ui.session.saver import Saver
-from support.session_driver import Desk
+from support.session_driver import SessionDriver
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path)
-    yield desk
-    desk.engine.close(5)
-    desk.saver.close(5)
+def driver(tmp_path: Path) -> Iterator[SessionDriver]:
+    driver = SessionDriver(tmp_path)
+    yield driver
+    driver.engine.close(5)
+    driver.saver.close(5)
 
 
-def test_a_disk_that_refuses_loses_nothing(desk: Desk) -> None:
-    desk.disk_error = StoreError("cannot write: disk full")
-    assert desk.ask("Go").content == "Hello there."
-    desk.until(lambda: desk.reports == [desk.disk_error])
-    desk.disk_error = None
-    desk.ask("Again")
-    desk.until(lambda: desk.reports[-1] is None)
-    assert [m.content for m in desk.on_disk().path] == [
+def test_a_disk_that_refuses_loses_nothing(driver: SessionDriver) -> None:
+    driver.disk_error = StoreError("cannot write: disk full")
+    assert driver.ask("Go").content == "Hello there."
+    driver.wait_until(lambda: driver.reports == [driver.disk_error])
+    driver.disk_error = None
+    driver.ask("Again")
+    driver.wait_until(lambda: driver.reports[-1] is None)
+    assert [m.content for m in driver.on_disk().path] == [
         "Go",
         "Hello there.",
         "Again",
@@ -41,38 +41,38 @@ def test_a_disk_that_refuses_loses_nothing(desk: Desk) -> None:
 
 
 def test_what_cannot_be_saved_at_the_end_is_handed_back(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    desk.disk_error = StoreError("cannot write: disk full")
-    desk.ask("Go")
-    assert desk.saver.close(5) == (desk.session.conversation,)
+    driver = SessionDriver(tmp_path)
+    driver.disk_error = StoreError("cannot write: disk full")
+    driver.ask("Go")
+    assert driver.saver.close(5) == (driver.session.conversation,)
 
 
-def test_a_conversation_that_was_left_is_let_go_once_it_is_written(desk: Desk) -> None:
-    desk.disk_error = StoreError("cannot write: disk full")
-    desk.ask("Go")
-    left = desk.session.conversation
-    desk.session.open(Conversation.new())
-    desk.saver.leave(left.id)
-    desk.until(lambda: bool(desk.reports))
-    assert desk.released == []
-    desk.disk_error = None
-    desk.ask("Elsewhere")
-    desk.until(lambda: desk.released == [left.id])
+def test_a_conversation_that_was_left_is_let_go_once_it_is_written(driver: SessionDriver) -> None:
+    driver.disk_error = StoreError("cannot write: disk full")
+    driver.ask("Go")
+    left = driver.session.conversation
+    driver.session.open(Conversation.new())
+    driver.saver.release(left.id)
+    driver.wait_until(lambda: bool(driver.reports))
+    assert driver.released == []
+    driver.disk_error = None
+    driver.ask("Elsewhere")
+    driver.wait_until(lambda: driver.released == [left.id])
 
 
 def test_closing_waits_for_the_last_save(tmp_path: Path) -> None:
-    desk, gate = Desk(tmp_path), threading.Event()
-    save = desk.save
+    driver, gate = SessionDriver(tmp_path), threading.Event()
+    save = driver.save
 
     def slow(conversation: Conversation) -> Path:
         gate.wait(60)
         return save(conversation)
 
-    desk.save = slow  # type: ignore[method-assign]
-    desk.session.ask("Go")
+    driver.save = slow  # type: ignore[method-assign]
+    driver.session.ask("Go")
     threading.Timer(0.05, gate.set).start()
-    assert desk.saver.close(10) == ()
-    assert Store(tmp_path).load(desk.session.conversation.id).path[-1].content == "Go"
+    assert driver.saver.close(10) == ()
+    assert Store(tmp_path).load(driver.session.conversation.id).path[-1].content == "Go"
 
 
 # ---- copies
@@ -139,8 +139,8 @@ def test_what_is_taken_goes_to_one_copy_from_the_first_word(copies: Copies) -> N
     assert name != TALK.id
     assert copy.messages == LONGER.messages
     assert (copies.copied, copies.reports) == ([TALK.id], [])
-    assert copies.saver.moved(TALK.id) == name
-    assert copies.saver.moved(TALK.id) == ""
+    assert copies.saver.pop_copy_id(TALK.id) == name
+    assert copies.saver.pop_copy_id(TALK.id) == ""
     assert copies.disk.released == [TALK.id]
     copies.save(LONGER)  # it was opened again
     assert len(copies.disk.saved) == 2
@@ -163,15 +163,15 @@ def test_a_conversation_left_before_its_copy_is_heard_of(copies: Copies, first: 
     copies.saver.call(lambda: gate.wait(10) and None)
     copies.saver.save(TALK)
     if first:
-        copies.saver.leave(TALK.id)
+        copies.saver.release(TALK.id)
     gate.set()
-    copies.saver.settle(10)
+    copies.saver.wait(10)
     if not first:
-        copies.saver.leave(TALK.id)
-    copies.saver.settle(10)
+        copies.saver.release(TALK.id)
+    copies.saver.wait(10)
     (copy,) = copies.disk.saved
-    assert copies.saver.moved(TALK.id) == ""
-    copies.saver.settle(10)
+    assert copies.saver.pop_copy_id(TALK.id) == ""
+    copies.saver.wait(10)
     assert {*copies.disk.released} == {TALK.id, copy}
 
 
@@ -212,8 +212,8 @@ def test_a_fault_of_ours_keeps_nothing_else_from_the_disk(
 def test_a_disk_that_hangs_is_said_and_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr(saving, "SLOW_SECONDS", 0.1)
     monkeypatch.setattr(saving, "HUNG_SECONDS", 0.1)
+    monkeypatch.setattr(saving, "HUNG_CLOSE_SECONDS", 0.1)
     copies, gate = Copies(), threading.Event()
     talk = LONGER.fork()
     if where == "call":
@@ -221,7 +221,7 @@ def test_a_disk_that_hangs_is_said_and_not_waited_for(
     else:
         monkeypatch.setattr(copies.disk, where, lambda *_: gate.wait(10))
     copies.saver.save(talk)
-    copies.saver.leave(talk.id)
+    copies.saver.release(talk.id)
     end = time.monotonic() + 10
     while not copies.reports:
         assert time.monotonic() < end

@@ -9,84 +9,87 @@ from pathlib import Path
 import pytest
 
 from glmtui.chat import Conversation, Message, SamplingParams
-from glmtui.engine.api import Delta, LoadOptions
+from glmtui.engine.api import Delta
+from glmtui.engine.model_info import LoadOptions
 from glmtui.errors import EngineError, ModelError
 from glmtui.store import Store
 from glmtui.ui.session.reply_state import places
-from support.session_driver import TARGET, Desk
+from support.session_driver import TARGET, SessionDriver
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    desk = Desk(tmp_path)
-    yield desk
-    desk.engine.close(5)
-    desk.saver.close(5)
+def driver(tmp_path: Path) -> Iterator[SessionDriver]:
+    driver = SessionDriver(tmp_path)
+    yield driver
+    driver.engine.close(5)
+    driver.saver.close(5)
 
 
-def test_a_question_and_its_reply(desk: Desk) -> None:
-    reply = desk.ask("Who are you?")
+def test_a_question_and_its_reply(driver: SessionDriver) -> None:
+    reply = driver.ask("Who are you?")
     assert (reply.content, reply.finish_reason, reply.model) == ("Hello there.", "stop", "fake")
     assert reply.stats is not None
-    assert desk.page.texts == ["Who are you?", "Hello there."]
-    assert desk.on_disk() == replace(desk.session.conversation, model="fake")
-    asked = desk.engine.requests[0]
+    assert driver.view.texts == ["Who are you?", "Hello there."]
+    assert driver.on_disk() == replace(driver.session.conversation, model="fake")
+    asked = driver.engine.requests[0]
     assert [m.role for m in asked.messages] == ["system", "user"]
 
 
-def test_the_question_is_on_disk_before_the_engine_hears_of_it(desk: Desk) -> None:
-    submit, found = desk.engine.submit, []
+def test_the_question_is_on_disk_before_the_engine_hears_of_it(driver: SessionDriver) -> None:
+    submit, found = driver.engine.submit, []
 
     def look_first(request: object) -> None:
-        found.append(Store(desk.disk.folder).load(desk.session.conversation.id).path[-1].content)
+        found.append(
+            Store(driver.disk.folder).load(driver.session.conversation.id).path[-1].content
+        )
         submit(request)  # type: ignore[arg-type]
 
-    desk.engine.submit = look_first  # type: ignore[method-assign]
-    desk.ask("Are you there?")
+    driver.engine.submit = look_first  # type: ignore[method-assign]
+    driver.ask("Are you there?")
     assert found == ["Are you there?"]
 
 
-def test_parameters_go_with_the_request_and_into_the_file(desk: Desk) -> None:
+def test_parameters_go_with_the_request_and_into_the_file(driver: SessionDriver) -> None:
     params = SamplingParams(temperature=0.1, seed=3)
-    desk.session.change(params=params, system="You are a poet.")
-    desk.ask("Go")
-    assert desk.engine.requests[0].params == params
-    assert desk.engine.requests[0].messages[0].content == "You are a poet."
-    assert (desk.on_disk().params, desk.on_disk().system) == (params, "You are a poet.")
+    driver.session.update(params=params, system="You are a poet.")
+    driver.ask("Go")
+    assert driver.engine.requests[0].params == params
+    assert driver.engine.requests[0].messages[0].content == "You are a poet."
+    assert (driver.on_disk().params, driver.on_disk().system) == (params, "You are a poet.")
 
 
-def test_a_stopped_reply_keeps_what_there_is(desk: Desk) -> None:
-    desk.engine.held_after = 2
-    desk.session.ask("Go")
-    desk.until(lambda: desk.page.texts[-1] == "Hello there")
-    desk.session.stop()
-    reply = desk.reply()
+def test_a_stopped_reply_keeps_what_there_is(driver: SessionDriver) -> None:
+    driver.engine.held_after = 2
+    driver.session.ask("Go")
+    driver.wait_until(lambda: driver.view.texts[-1] == "Hello there")
+    driver.session.stop()
+    reply = driver.reply()
     assert (reply.content, reply.finish_reason) == ("Hello there", "cancelled")
-    assert desk.session.stopped
-    assert desk.on_disk().path[-1].content == "Hello there"
+    assert driver.session.was_stopped
+    assert driver.on_disk().path[-1].content == "Hello there"
 
 
-def test_a_reply_stopped_before_its_first_word_leaves_no_trace(desk: Desk) -> None:
-    desk.engine.held_after = 0
-    desk.session.ask("Go")
-    desk.until(lambda: desk.session.run is not None and desk.session.run.working)
-    desk.session.stop()
-    assert desk.reply().role == "user"
-    assert desk.page.texts == ["Go"]
+def test_a_reply_stopped_before_its_first_word_leaves_no_trace(driver: SessionDriver) -> None:
+    driver.engine.held_after = 0
+    driver.session.ask("Go")
+    driver.wait_until(lambda: driver.session.reply is not None and driver.session.reply.started)
+    driver.session.stop()
+    assert driver.reply().role == "user"
+    assert driver.view.texts == ["Go"]
 
 
-def test_stopping_twice_does_not_wait_for_the_engine(desk: Desk) -> None:
-    desk.engine.cancel = lambda request_id: None  # type: ignore[method-assign]
-    desk.engine.held_after = 1
-    desk.session.ask("Go")
-    desk.until(lambda: desk.page.texts[-1] == "Hello")
-    desk.session.stop()
-    assert desk.session.run is not None
-    desk.session.stop()
-    assert desk.session.run is None
-    desk.engine.hold.set()  # its late Finished falls on the floor
-    assert desk.ask("Again").content == "Hello there."
-    assert [m.content for m in desk.session.conversation.path] == [
+def test_stopping_twice_does_not_wait_for_the_engine(driver: SessionDriver) -> None:
+    driver.engine.cancel = lambda request_id: None  # type: ignore[method-assign]
+    driver.engine.held_after = 1
+    driver.session.ask("Go")
+    driver.wait_until(lambda: driver.view.texts[-1] == "Hello")
+    driver.session.stop()
+    assert driver.session.reply is not None
+    driver.session.stop()
+    assert driver.session.reply is None
+    driver.engine.hold.set()  # its late Finished falls on the floor
+    assert driver.ask("Again").content == "Hello there."
+    assert [m.content for m in driver.session.conversation.path] == [
         "Go",
         "Hello",
         "Again",
@@ -94,214 +97,222 @@ def test_stopping_twice_does_not_wait_for_the_engine(desk: Desk) -> None:
     ]
 
 
-def test_regenerate_keeps_the_earlier_reply_as_an_alternative(desk: Desk) -> None:
-    first = desk.ask("Go")
-    desk.engine.pieces = ["Other"]
-    assert desk.session.regenerate()
-    second = desk.reply()
+def test_regenerate_keeps_the_earlier_reply_as_an_alternative(driver: SessionDriver) -> None:
+    first = driver.ask("Go")
+    driver.engine.pieces = ["Other"]
+    assert driver.session.regenerate()
+    second = driver.reply()
     assert second.content == "Other"
-    assert desk.session.conversation.siblings(second.id) == (first, second)
-    assert places(desk.session.conversation) == {first.id: (1, 2), second.id: (2, 2)}
-    assert desk.engine.requests[1].messages == desk.engine.requests[0].messages
+    assert driver.session.conversation.siblings(second.id) == (first, second)
+    assert places(driver.session.conversation) == {first.id: (1, 2), second.id: (2, 2)}
+    assert driver.engine.requests[1].messages == driver.engine.requests[0].messages
 
 
-def test_continue_goes_on_in_the_same_message(desk: Desk) -> None:
-    desk.engine.held_after = 2
-    desk.session.ask("Go")
-    desk.until(lambda: desk.page.texts[-1] == "Hello there")
-    desk.session.stop()
-    desk.reply()
-    desk.engine.held_after, desk.engine.pieces = None, [", friend."]
-    assert desk.session.go_on()
-    reply = desk.reply()
+def test_continue_goes_on_in_the_same_message(driver: SessionDriver) -> None:
+    driver.engine.held_after = 2
+    driver.session.ask("Go")
+    driver.wait_until(lambda: driver.view.texts[-1] == "Hello there")
+    driver.session.stop()
+    driver.reply()
+    driver.engine.held_after, driver.engine.pieces = None, [", friend."]
+    assert driver.session.continue_reply()
+    reply = driver.reply()
     assert (reply.content, reply.finish_reason) == ("Hello there, friend.", "stop")
-    assert desk.engine.requests[1].messages[-1].content == "Hello there"
-    assert desk.page.texts == ["Go", "Hello there, friend."]
+    assert driver.engine.requests[1].messages[-1].content == "Hello there"
+    assert driver.view.texts == ["Go", "Hello there, friend."]
 
 
-def test_an_edited_question_opens_a_branch(desk: Desk) -> None:
-    desk.ask("Go")
-    question = desk.session.conversation.path[0]
-    desk.session.ask("Stay", question.id)
-    desk.reply()
-    assert [m.content for m in desk.session.conversation.path] == ["Stay", "Hello there."]
-    assert len(desk.session.conversation.messages) == 4
-    assert desk.page.texts == ["Stay", "Hello there."]
-    assert desk.page.places[desk.session.conversation.path[0].id] == (2, 2)
+def test_an_edited_question_opens_a_branch(driver: SessionDriver) -> None:
+    driver.ask("Go")
+    question = driver.session.conversation.path[0]
+    driver.session.ask("Stay", question.id)
+    driver.reply()
+    assert [m.content for m in driver.session.conversation.path] == ["Stay", "Hello there."]
+    assert len(driver.session.conversation.messages) == 4
+    assert driver.view.texts == ["Stay", "Hello there."]
+    assert driver.view.places[driver.session.conversation.path[0].id] == (2, 2)
 
 
-def test_there_is_nothing_to_regenerate_or_continue_at_first(desk: Desk) -> None:
-    assert not desk.session.regenerate()
-    assert not desk.session.go_on()
-    assert desk.engine.requests == []
+def test_there_is_nothing_to_regenerate_or_continue_at_first(driver: SessionDriver) -> None:
+    assert not driver.session.regenerate()
+    assert not driver.session.continue_reply()
+    assert driver.engine.requests == []
 
 
-def test_a_failed_reply_keeps_its_words_and_says_why(desk: Desk) -> None:
-    desk.engine.fail = EngineError("The GPU is gone.", "Look for it.")
-    reply = desk.ask("Go")
+def test_a_failed_reply_keeps_its_words_and_says_why(driver: SessionDriver) -> None:
+    driver.engine.fail = EngineError("The GPU is gone.", "Look for it.")
+    reply = driver.ask("Go")
     assert (reply.content, reply.finish_reason) == ("Hello there.", "error")
     assert reply.error == "The GPU is gone.\nLook for it."
-    assert desk.session.reply_error is desk.engine.fail
-    desk.engine.fail = None
-    assert desk.ask("Again").finish_reason == "stop"
-    assert desk.session.reply_error is None
+    assert driver.session.reply_error is driver.engine.fail
+    driver.engine.fail = None
+    assert driver.ask("Again").finish_reason == "stop"
+    assert driver.session.reply_error is None
 
 
-def test_a_reply_that_failed_before_its_first_word_is_not_told_to_the_model(desk: Desk) -> None:
-    desk.engine.pieces, desk.engine.fail = [], EngineError("No.")
-    desk.ask("One")
-    desk.engine.pieces, desk.engine.fail = ["Yes"], None
-    desk.ask("Two")
-    assert [m.content for m in desk.engine.requests[1].messages] == ["Be brief.", "One", "Two"]
+def test_a_reply_that_failed_before_its_first_word_is_not_told_to_the_model(
+    driver: SessionDriver,
+) -> None:
+    driver.engine.pieces, driver.engine.fail = [], EngineError("No.")
+    driver.ask("One")
+    driver.engine.pieces, driver.engine.fail = ["Yes"], None
+    driver.ask("Two")
+    assert [m.content for m in driver.engine.requests[1].messages] == ["Be brief.", "One", "Two"]
 
 
 def test_what_is_asked_while_the_model_loads_is_answered_when_it_can_be(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, loaded=False)
-    desk.engine.load_gate.clear()
-    desk.session.load(TARGET, "fake", LoadOptions())
-    desk.session.ask("Go")
-    desk.until(lambda: desk.session.run is not None and desk.session.run.on_disk)
-    assert desk.session.loading is not None
-    desk.engine.load_gate.set()
-    assert desk.reply().content == "Hello there."
+    driver = SessionDriver(tmp_path, loaded=False)
+    driver.engine.load_gate.clear()
+    driver.session.load(TARGET, "fake", LoadOptions())
+    driver.session.ask("Go")
+    driver.wait_until(
+        lambda: driver.session.reply is not None and driver.session.reply.question_saved
+    )
+    assert driver.session.loading is not None
+    driver.engine.load_gate.set()
+    assert driver.reply().content == "Hello there."
 
 
 def test_a_question_without_any_model_waits_for_one(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, loaded=False)
-    desk.session.ask("Go")
-    desk.until(lambda: len(desk.saves) == 1)
-    assert desk.engine.requests == []
-    desk.load()
-    assert desk.reply().content == "Hello there."
+    driver = SessionDriver(tmp_path, loaded=False)
+    driver.session.ask("Go")
+    driver.wait_until(lambda: len(driver.saves) == 1)
+    assert driver.engine.requests == []
+    driver.load()
+    assert driver.reply().content == "Hello there."
 
 
 def test_a_question_outlives_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, loaded=False)
-    desk.engine.load_gate.clear()
-    desk.engine.fail_load = ModelError("It is broken.")
-    desk.session.load(TARGET, "broken", LoadOptions())
-    desk.session.ask("Go")
-    desk.until(lambda: desk.session.run is not None and desk.session.run.on_disk)
-    desk.engine.load_gate.set()
-    desk.until(lambda: desk.session.load_error is not None)
-    desk.engine.fail_load = None
-    desk.load()
-    assert desk.reply().content == "Hello there."
+    driver = SessionDriver(tmp_path, loaded=False)
+    driver.engine.load_gate.clear()
+    driver.engine.fail_load = ModelError("It is broken.")
+    driver.session.load(TARGET, "broken", LoadOptions())
+    driver.session.ask("Go")
+    driver.wait_until(
+        lambda: driver.session.reply is not None and driver.session.reply.question_saved
+    )
+    driver.engine.load_gate.set()
+    driver.wait_until(lambda: driver.session.load_error is not None)
+    driver.engine.fail_load = None
+    driver.load()
+    assert driver.reply().content == "Hello there."
 
 
-def test_another_conversation_cuts_the_reply_and_keeps_it_in_its_own(desk: Desk) -> None:
-    desk.engine.held_after = 1
-    desk.session.ask("Go")
-    desk.until(lambda: desk.page.texts[-1] == "Hello")
-    left = desk.session.conversation.id
-    desk.session.open(Conversation.new())
-    desk.until(lambda: not desk.saver._waiting)
-    kept = Store(desk.disk.folder).load(left).path[-1]
+def test_another_conversation_cuts_the_reply_and_keeps_it_in_its_own(driver: SessionDriver) -> None:
+    driver.engine.held_after = 1
+    driver.session.ask("Go")
+    driver.wait_until(lambda: driver.view.texts[-1] == "Hello")
+    left = driver.session.conversation.id
+    driver.session.open(Conversation.new())
+    driver.wait_until(lambda: not driver.saver._waiting)
+    kept = Store(driver.disk.folder).load(left).path[-1]
     assert (kept.content, kept.finish_reason) == ("Hello", "cancelled")
-    assert desk.page.texts == []
-    desk.engine.held_after = None
-    assert desk.ask("Elsewhere").content == "Hello there."
-    assert len(desk.session.conversation.messages) == 2
+    assert driver.view.texts == []
+    driver.engine.held_after = None
+    assert driver.ask("Elsewhere").content == "Hello there."
+    assert len(driver.session.conversation.messages) == 2
 
 
-def test_a_reply_cut_by_another_model_is_kept(desk: Desk) -> None:
-    desk.engine.held_after = 1
-    desk.session.ask("Go")
-    desk.until(lambda: desk.page.texts[-1] == "Hello")
-    desk.load()
-    assert desk.session.conversation.path[-1].finish_reason == "cancelled"
+def test_a_reply_cut_by_another_model_is_kept(driver: SessionDriver) -> None:
+    driver.engine.held_after = 1
+    driver.session.ask("Go")
+    driver.wait_until(lambda: driver.view.texts[-1] == "Hello")
+    driver.load()
+    assert driver.session.conversation.path[-1].finish_reason == "cancelled"
 
 
-def test_pieces_of_another_request_are_not_shown(desk: Desk) -> None:
-    desk.engine.held_after = 1
-    desk.session.ask("Go")
-    desk.until(lambda: desk.page.texts[-1] == "Hello")
-    desk.session.hear(Delta(99, "late"))
-    desk.session.drain()
-    assert desk.page.texts[-1] == "Hello"
+def test_pieces_of_another_request_are_not_shown(driver: SessionDriver) -> None:
+    driver.engine.held_after = 1
+    driver.session.ask("Go")
+    driver.wait_until(lambda: driver.view.texts[-1] == "Hello")
+    driver.session.on_event(Delta(99, "late"))
+    driver.session.drain()
+    assert driver.view.texts[-1] == "Hello"
 
 
 def test_a_partial_reply_is_saved_about_once_a_second(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
+    driver = SessionDriver(tmp_path)
     now = [0.0]
-    desk.session._clock = lambda: now[0]
-    desk.engine.held_after = 2
-    desk.session.ask("Go")
-    desk.until(lambda: desk.page.texts[-1] == "Hello there")
-    assert desk.on_disk().path[-1].role == "user"
+    driver.session._clock = lambda: now[0]
+    driver.engine.held_after = 2
+    driver.session.ask("Go")
+    driver.wait_until(lambda: driver.view.texts[-1] == "Hello there")
+    assert driver.on_disk().path[-1].role == "user"
     now[0] = 1.0
-    desk.session.drain()
-    partial = desk.on_disk().path[-1]
+    driver.session.drain()
+    partial = driver.on_disk().path[-1]
     assert (partial.content, partial.finish_reason) == ("Hello there", None)
-    saves = len(desk.saves)
+    saves = len(driver.saves)
     now[0] = 3.0
-    desk.session.drain()
-    assert len(desk.saves) == saves  # nothing new to save
-    desk.session.close()
+    driver.session.drain()
+    assert len(driver.saves) == saves  # nothing new to save
+    driver.session.close()
 
 
-def test_control_characters_of_the_model_are_made_visible(desk: Desk) -> None:
-    desk.engine.pieces = ["a\x1b]0;t\x07b\r", "\nc"]
-    assert desk.ask("Go").content == "a␛]0;t␇b\nc"
-    assert desk.page.texts[-1] == "a␛]0;t␇b\nc"
+def test_control_characters_of_the_model_are_sanitized_message(driver: SessionDriver) -> None:
+    driver.engine.pieces = ["a\x1b]0;t\x07b\r", "\nc"]
+    assert driver.ask("Go").content == "a␛]0;t␇b\nc"
+    assert driver.view.texts[-1] == "a␛]0;t␇b\nc"
 
 
-def test_control_characters_of_a_file_are_made_visible(desk: Desk) -> None:
+def test_control_characters_of_a_file_are_sanitized_message(driver: SessionDriver) -> None:
     hostile = Conversation.new(system="\x1b[2J").add(Message("user", "\x1b[31mred\x9b"))
-    desk.session.open(replace(hostile, title="a\x1b\nb"))
-    assert desk.page.texts == ["␛[31mred�"]
-    assert desk.session.conversation.title == "a␛ b"
-    assert desk.session.conversation.system == "␛[2J"
+    driver.session.open(replace(hostile, title="a\x1b\nb"))
+    assert driver.view.texts == ["␛[31mred�"]
+    assert driver.session.conversation.title == "a␛ b"
+    assert driver.session.conversation.system == "␛[2J"
 
 
-def test_turns_that_did_not_fit_are_counted(desk: Desk) -> None:
-    desk.engine.dropped_turns = 4
-    desk.ask("Go")
-    assert desk.session.dropped_turns == 4
-    assert desk.page.note == "4 oldest messages left out of the prompt"
-    desk.engine.dropped_turns = 1
-    desk.ask("Go on")
-    assert desk.page.note == "the oldest message left out of the prompt"
-    desk.engine.dropped_turns = 0
-    desk.ask("More")
-    assert desk.page.note == ""
-    desk.engine.dropped_turns = 4
-    desk.ask("Still more")
-    desk.session.open(Conversation.new())
-    assert desk.session.dropped_turns == 0
+def test_turns_that_did_not_fit_are_counted(driver: SessionDriver) -> None:
+    driver.engine.dropped_turns = 4
+    driver.ask("Go")
+    assert driver.session.dropped_turns == 4
+    assert driver.view.note == "4 oldest messages left out of the prompt"
+    driver.engine.dropped_turns = 1
+    driver.ask("Go on")
+    assert driver.view.note == "the oldest message left out of the prompt"
+    driver.engine.dropped_turns = 0
+    driver.ask("More")
+    assert driver.view.note == ""
+    driver.engine.dropped_turns = 4
+    driver.ask("Still more")
+    driver.session.open(Conversation.new())
+    assert driver.session.dropped_turns == 0
 
 
-def test_a_reply_stopped_at_its_call_keeps_the_remark(desk: Desk) -> None:
+def test_a_reply_stopped_at_its_call_keeps_the_remark(driver: SessionDriver) -> None:
     remark = Message("assistant", "Let me\x07 look.")
-    desk.engine.said = (remark, Message("assistant", "", metadata="weather"))
-    desk.engine.held_after = 1
-    desk.session.ask("Go")
-    desk.until(lambda: desk.page.texts[-1] == "Hello")
-    desk.session.stop()
-    desk.reply()
-    assert [(m.content, m.metadata) for m in desk.on_disk().path[1:]] == [
+    driver.engine.said = (remark, Message("assistant", "", metadata="weather"))
+    driver.engine.held_after = 1
+    driver.session.ask("Go")
+    driver.wait_until(lambda: driver.view.texts[-1] == "Hello")
+    driver.session.stop()
+    driver.reply()
+    assert [(m.content, m.metadata) for m in driver.on_disk().path[1:]] == [
         ("Let me␇ look.", ""),
         ("", "weather"),
     ]
-    assert desk.page.texts == ["Go", "Let me␇ look.", ""]
-    desk.ask("And?")  # a call without arguments is told to the model all the same
-    assert desk.engine.requests[1].messages[-2].metadata == "weather"
+    assert driver.view.texts == ["Go", "Let me␇ look.", ""]
+    driver.ask("And?")  # a call without arguments is told to the model all the same
+    assert driver.engine.requests[1].messages[-2].metadata == "weather"
 
 
-def test_what_the_engine_has_not_begun_goes_to_the_next_model(desk: Desk) -> None:
-    desk.engine.load_gate.clear()
-    desk.engine.load(TARGET, LoadOptions())  # the engine is busy, and the session does not know
-    desk.session.ask("Go")
-    desk.until(lambda: len(desk.engine.requests) == 1)
-    desk.session.load(TARGET, "fake", LoadOptions())
-    desk.engine.load_gate.set()
-    assert desk.reply().content == "Hello there."
-    first, second = desk.engine.requests
-    assert first.id in desk.engine.cancelled
+def test_what_the_engine_has_not_begun_goes_to_the_next_model(driver: SessionDriver) -> None:
+    driver.engine.load_gate.clear()
+    driver.engine.load(TARGET, LoadOptions())  # the engine is busy, and the session does not know
+    driver.session.ask("Go")
+    driver.wait_until(lambda: len(driver.engine.requests) == 1)
+    driver.session.load(TARGET, "fake", LoadOptions())
+    driver.engine.load_gate.set()
+    assert driver.reply().content == "Hello there."
+    first, second = driver.engine.requests
+    assert first.id in driver.engine.cancelled
     assert second == replace(first, id=second.id)
 
 
-def test_a_conversation_without_a_question_has_nothing_to_answer_again(desk: Desk) -> None:
-    desk.session.open(Conversation.new().add(Message("assistant", "Hello!")))
-    assert not desk.session.regenerate()
-    assert desk.engine.requests == []
+def test_a_conversation_without_a_question_has_nothing_to_answer_again(
+    driver: SessionDriver,
+) -> None:
+    driver.session.open(Conversation.new().add(Message("assistant", "Hello!")))
+    assert not driver.session.regenerate()
+    assert driver.engine.requests == []

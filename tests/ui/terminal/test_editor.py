@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from glmtui.ui.terminal import editor
-from support.app_pilot import folders, running
+from support.app_pilot import folders, run_app
 from support.emulated_terminal import Terminal
 
 __all__ = ["folders"]
@@ -143,11 +143,11 @@ async def test_a_terminal_that_cannot_be_lent_is_said(
     folders: Path, edit_with: Callable[[str], None]
 ) -> None:
     edit_with("")
-    async with running() as desk:
-        desk.app.chat.prompt.put("first")
-        await desk.pilot.press("ctrl+g")
-        await desk.shows("cannot be lent")
-        assert desk.app.chat.prompt.text == "first"
+    async with run_app() as driver:
+        driver.app.chat.prompt.put("first")
+        await driver.pilot.press("ctrl+g")
+        await driver.wait_for_text("cannot be lent")
+        assert driver.app.chat.prompt.text == "first"
         assert not list(folders.glob("glmtui-*"))
 
 
@@ -156,6 +156,6 @@ async def test_with_no_editor_at_all_it_says_so(
 ) -> None:
     for name in ("VISUAL", "EDITOR", "PATH"):
         monkeypatch.setenv(name, "")
-    async with running() as desk:
-        await desk.pilot.press("ctrl+g")
-        await desk.shows("There is no editor")
+    async with run_app() as driver:
+        await driver.pilot.press("ctrl+g")
+        await driver.wait_for_text("There is no editor")
