@@ -1,4 +1,4 @@
-"""The interface in Chinese: every word, nothing else, and a layout that holds.
+"""The user interface in Chinese: complete translations, and screens that fit.
 
 Catalogues are made by ``python -m tests.support.catalogue``.
 """
@@ -27,7 +27,7 @@ from support.fake_engine import FakeEngine
 
 __all__ = ["folders"]
 
-OTHERS = LANGUAGES[1:]
+TRANSLATED = LANGUAGES[1:]
 
 
 @pytest.fixture
@@ -37,17 +37,17 @@ def chinese() -> Iterator[None]:
     set_language("en")
 
 
-def words(message: Message) -> list[str]:
-    """A message's translations: one, or one for each plural."""
+def translations(message: Message) -> list[str]:
+    """The translations of a message: one, or one for each plural form."""
     return [message.string] if isinstance(message.string, str) else list(message.string)
 
 
-def ids(message: Message) -> list[str]:
+def msgids(message: Message) -> list[str]:
     return [message.id] if isinstance(message.id, str) else list(message.id)
 
 
 def fields(text: str) -> set[tuple[str, str, str]]:
-    """The placeholders of a text, with their formats."""
+    """The placeholders of a text with their formats."""
     return {
         (name, spec or "", conversion or "")
         for _text, name, spec, conversion in string.Formatter().parse(text)
@@ -55,39 +55,41 @@ def fields(text: str) -> set[tuple[str, str, str]]:
     }
 
 
-@pytest.mark.parametrize("code", OTHERS)
-def test_every_word_of_the_sources_is_translated_and_no_other(code: str) -> None:
-    wanted = {tuple(ids(m)) for m in catalogue.template() if m.id}
-    there = catalogue.load(code)
-    assert {tuple(ids(m)) for m in there if m.id} == wanted, "run python -m tests.support.catalogue"
-    for message in there:
-        assert all(words(message)), f"untranslated: {message.id}"
+@pytest.mark.parametrize("code", TRANSLATED)
+def test_every_message_of_the_source_code_is_translated_and_no_other(code: str) -> None:
+    wanted = {tuple(msgids(m)) for m in catalogue.template() if m.id}
+    existing = catalogue.load(code)
+    assert {tuple(msgids(m)) for m in existing if m.id} == wanted, (
+        "run python -m tests.support.catalogue"
+    )
+    for message in existing:
+        assert all(translations(message)), f"untranslated: {message.id}"
         assert not message.fuzzy, f"fuzzy: {message.id}"
 
 
-@pytest.mark.parametrize("code", OTHERS)
+@pytest.mark.parametrize("code", TRANSLATED)
 def test_placeholders_and_commands_are_those_of_the_original(code: str) -> None:
     for message in catalogue.load(code):
         if message.id:
-            for said in words(message):
-                assert fields(said) <= fields(ids(message)[-1]), message.id
+            for said in translations(message):
+                assert fields(said) <= fields(msgids(message)[-1]), message.id
                 for word in ("/keep", "/quant", "/clear", "/fork", "/export", "F1", "Esc"):
-                    assert (word in said) == (word in ids(message)[-1]), message.id
-                if len(ids(message)) == 1:
+                    assert (word in said) == (word in msgids(message)[-1]), message.id
+                if len(msgids(message)) == 1:
                     assert fields(said) == fields(message.id), message.id
 
 
-@pytest.mark.parametrize("code", OTHERS)
-def test_what_is_compiled_is_what_is_written(code: str) -> None:
+@pytest.mark.parametrize("code", TRANSLATED)
+def test_the_compiled_catalogue_equals_the_po_file(code: str) -> None:
     with catalogue.path(code).with_suffix(".mo").open("rb") as file:
         compiled = read_mo(file)
-    written = {tuple(ids(m)): words(m) for m in catalogue.load(code) if m.id}
-    assert {tuple(ids(m)): words(m) for m in compiled if m.id} == written
+    written = {tuple(msgids(m)): translations(m) for m in catalogue.load(code) if m.id}
+    assert {tuple(msgids(m)): translations(m) for m in compiled if m.id} == written
 
 
 def test_babel_finds_every_call() -> None:
-    """A call inside an f-string is found by some Pythons and not by others."""
-    known = {text for message in catalogue.template() for text in ids(message)}
+    """Only some versions of Python find a call inside an f-string."""
+    known = {text for message in catalogue.template() for text in msgids(message)}
     for path in language.LOCALE_FOLDER.parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -107,7 +109,7 @@ ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
 
 
 def untranslated(node: ast.expr) -> bool:
-    """Whether an argument of an error is words that are the same in every language."""
+    """Whether an argument of an error is text that is not translated."""
     if isinstance(node, ast.IfExp):
         return untranslated(node.body) or untranslated(node.orelse)
     if isinstance(node, ast.JoinedStr):
@@ -116,7 +118,7 @@ def untranslated(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and bool(node.value)
 
 
-def test_an_error_is_said_in_the_language_that_is_spoken() -> None:
+def test_error_messages_are_translated() -> None:
     for path in language.LOCALE_FOLDER.parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ERRORS:
@@ -135,7 +137,7 @@ def test_an_error_is_said_in_the_language_that_is_spoken() -> None:
         ("auto", {"LANG": "C"}, "en"),
     ],
 )
-def test_which_language_is_spoken(
+def test_the_language_that_is_set(
     monkeypatch: pytest.MonkeyPatch, asked: str, environ: dict[str, str], spoken: str
 ) -> None:
     for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
@@ -158,15 +160,15 @@ def test_a_plural_in_a_language_that_has_none() -> None:
 # ---- the app, at 80x24
 
 
-def whole(driver: Any) -> list[str]:
-    """The lines of the screen, each of the screen's width."""
+def screen_lines(driver: Any) -> list[str]:
+    """The lines of the screen, which all have its width."""
     lines: list[str] = driver.screen_text().split("\n")
     assert {cell_len(line) for line in lines} == {driver.app.size.width}
     return lines
 
 
 @pytest.mark.usefixtures("chinese")
-async def test_the_screens_hold_in_chinese(folders: Path) -> None:
+async def test_the_screens_fit_in_chinese(folders: Path) -> None:
     def prepare(engine: FakeEngine) -> None:
         engine.model = replace(
             engine.model, device="cpu", weight_bytes=10**9, kv_bytes_per_token=10**6
@@ -176,32 +178,32 @@ async def test_the_screens_hold_in_chinese(folders: Path) -> None:
         await driver.wait_for_text("F1 帮助   F2 设置   F4 模型   Ctrl+O 历史对话")
         await driver.wait_for_text("输入问题，或输入 / 使用命令")
         await driver.ask("你好")
-        whole(driver)
+        screen_lines(driver)
         assert driver.status_line().startswith(" 就绪，")
         await driver.pilot.press("up")
         await driver.wait_for_text("c 复制")
-        whole(driver)
+        screen_lines(driver)
         await driver.pilot.press("escape", "f1")
         await driver.wait_for_text("按键与命令")
-        whole(driver)
+        screen_lines(driver)
         await driver.pilot.press("escape", "f2")
         await driver.wait_for_text("回复的最大长度，以 token 计。")
         for line in ("temperature", "max_new_tokens", "system_prompt"):
             await driver.wait_for_text(line)
-        whole(driver)
+        screen_lines(driver)
         await driver.pilot.press("f2", "f3")
         await driver.wait_for_text("上一条回复")
         await driver.wait_for_text("当前 KV 缓存")
-        whole(driver)
+        screen_lines(driver)
         await driver.pilot.press("escape", "ctrl+o")
         await driver.wait_for_text("Enter 打开   Ctrl+R 标题")
-        whole(driver)
+        screen_lines(driver)
         await driver.pilot.press("escape", "/")
         await driver.wait_for_text("/stop")
-        whole(driver)
+        screen_lines(driver)
         await driver.pilot.press("backspace", "ctrl+p")
         await driver.wait_for_text("查找命令")
-        whole(driver)
+        screen_lines(driver)
 
 
 @pytest.mark.usefixtures("chinese")

@@ -1,4 +1,4 @@
-"""What reaches the terminal: nothing that acts, nothing that hides, nothing lost."""
+"""Sanitized text has no control characters and nothing invisible, and loses nothing."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_pieces_cleaned_apart_are_never_worse_than_together(first: str, second: 
 @given(st.lists(TEXTS))
 def test_a_stream_gives_what_the_whole_gives(pieces: list[str]) -> None:
     stream = StreamSanitizer()
-    shown = "".join(map(stream.feed, pieces)) + stream.flush()
-    assert shown == sanitize("".join(pieces))
+    safe = "".join(map(stream.feed, pieces)) + stream.flush()
+    assert safe == sanitize("".join(pieces))
 
 
 MARKS = "\u0301\u0e34\u1161\u200d\ufe0f\U0001f3fd\u0903"
@@ -69,12 +69,12 @@ RUNS = st.lists(
 @example("\u1100" + "\u1161" * 31)
 @example("\u200d\u0301" * 31)
 def test_no_character_is_drawn_from_more_than_a_few_dozen(text: str) -> None:
-    shown = sanitize(text)
-    assert sanitize(shown) == shown
-    assert len(shown) == len(text) - text.count("\r\n")
-    for line in shown.split("\n"):
+    safe = sanitize(text)
+    assert sanitize(safe) == safe
+    assert len(safe) == len(text) - text.count("\r\n")
+    for line in safe.split("\n"):
         for start, end, _ in clusters(line):
-            assert end - start <= MAX_MARKS + 2  # with the first, and one that a joiner joins
+            assert end - start <= MAX_MARKS + 2  # plus the base character, and one after a joiner
 
 
 @given(RUNS, st.lists(st.integers(0, 500)))
@@ -103,7 +103,7 @@ def test_one_line_is_one_line(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "safe"),
     [
         ("\x1b[2J\x1b]52;c;UFdO\x07", "␛[2J␛]52;c;UFdO␇"),
         ("\x9b31m", "�31m"),
@@ -115,8 +115,8 @@ def test_one_line_is_one_line(text: str) -> None:
         ("a\u2028b", "a\nb"),
     ],
 )
-def test_what_hides_is_shown(text: str, shown: str) -> None:
-    assert sanitize(text) == shown
+def test_what_hides_is_shown(text: str, safe: str) -> None:
+    assert sanitize(text) == safe
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_title_loses_its_breaks_only() -> None:
 
 
 def test_what_python_can_print_hides_nothing() -> None:
-    """`sanitize` and `sanitize_line` look no further at such text."""
+    """`sanitize` and `sanitize_line` take a short cut for such text."""
     for char in map(chr, range(sys.maxunicode + 1)):
         if char.isprintable():
             assert not _UNSAFE.match(char)

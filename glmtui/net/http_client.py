@@ -26,6 +26,7 @@ from glmtui import __version__
 from glmtui.language import _
 from glmtui.net.addresses import is_local_service
 from glmtui.net.proxies import proxy_for
+from glmtui.sanitize import sanitize_line
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 READ_TIMEOUT_SECONDS = 15.0
@@ -69,6 +70,21 @@ class UnusableCertificates(httpx.ConnectError):
     """The certificates in SSL_CERT_FILE or SSL_CERT_DIR cannot be read."""
 
 
+def explain_environment_error(error: UnusableProxy | UnusableCertificates) -> tuple[str, str]:
+    """Message and hint for the user."""
+    if isinstance(error, UnusableCertificates):
+        return sanitize_line(str(error)), _("See SSL_CERT_FILE and SSL_CERT_DIR.")
+    return (
+        _("The proxy set in the environment cannot be used: {reason}").format(
+            reason=sanitize_line(str(error))
+        ),
+        _(
+            "See HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or list the server in NO_PROXY; a "
+            "SOCKS proxy needs `pip install httpx[socks]`."
+        ),
+    )
+
+
 class EnvironmentProxyTransport(httpx.BaseTransport):
     """Sends each request through the proxy that the environment sets for its host.
 
@@ -77,16 +93,10 @@ class EnvironmentProxyTransport(httpx.BaseTransport):
 
     Args:
         settings: result of `urllib.request.getproxies`; empty for no proxy.
-        verify: as for `httpx.Client`.
-        env_certificates: if `verify` is True, read SSL_CERT_FILE and SSL_CERT_DIR.
     """
 
-    def __init__(
-        self, settings: Mapping[str, str], verify: SSLContext | bool, *, env_certificates: bool
-    ) -> None:
+    def __init__(self, settings: Mapping[str, str]) -> None:
         self._settings = settings
-        self._verify = verify
-        self._env_certificates = env_certificates
         self._transports: dict[tuple[str | None, bool], httpx.HTTPTransport] = {}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -102,16 +112,14 @@ class EnvironmentProxyTransport(httpx.BaseTransport):
             transport.close()
 
     def _make_transport(self, proxy: str | None, secure: bool) -> httpx.HTTPTransport:
-        verify = self._verify
-        if verify is True and secure:
-            names = ("SSL_CERT_FILE", "SSL_CERT_DIR") if self._env_certificates else ()
+        verify: SSLContext | bool = False  # plain http: do not load certificates
+        if secure:
+            names = ("SSL_CERT_FILE", "SSL_CERT_DIR")
             try:
                 verify = _tls_context(tuple(os.environ.get(name) for name in names))
             except OSError as error:  # includes ssl.SSLError
                 message = _("Could not read the trusted certificates: {error}")
                 raise UnusableCertificates(message.format(error=error)) from error
-        elif verify is True:
-            verify = False  # plain http: do not load certificates
         try:
             return httpx.HTTPTransport(verify=verify, trust_env=False, proxy=proxy)
         except ImportError as error:
@@ -166,7 +174,6 @@ def http_client(
     auth: tuple[str, str] | None = None,
     read_timeout: float = READ_TIMEOUT_SECONDS,
     proxies: bool = True,
-    verify: SSLContext | bool = True,
 ) -> httpx.Client:
     """Create a client; the caller closes it.
 
@@ -175,7 +182,7 @@ def http_client(
         auth: user name and password for HTTP basic authentication.
         headers: sent with each request, to any host.
         read_timeout: seconds to wait for the next bytes of a response.
-        proxies: use proxies and certificates from the environment.
+        proxies: use proxies from the environment.
 
     Its requests raise UnusableProxy and UnusableCertificates if these settings are wrong.
     """
@@ -191,9 +198,7 @@ def http_client(
         timeout=httpx.Timeout(read_timeout, connect=CONNECT_TIMEOUT_SECONDS),
         follow_redirects=False,
         trust_env=False,
-        transport=EnvironmentProxyTransport(
-            getproxies() if proxies else {}, verify, env_certificates=proxies
-        ),
+        transport=EnvironmentProxyTransport(getproxies() if proxies else {}),
         event_hooks={
             "request": [] if abort_handle is None else [abort_handle.on_request],
             "response": [reject_encodings],
@@ -206,9 +211,9 @@ def _tls_context(env_values: tuple[str | None, ...]) -> SSLContext:
     """The trusted certificates. Reading them takes 0.1 s, so they are cached.
 
     Args:
-        env_values: of SSL_CERT_FILE and SSL_CERT_DIR; empty to ignore the environment.
+        env_values: of the variables that httpx reads, as the key of the cache.
     """
-    return httpx.create_ssl_context(trust_env=bool(env_values))
+    return httpx.create_ssl_context()
 
 
 def reject_encodings(response: httpx.Response) -> None:

@@ -1,4 +1,4 @@
-"""Servers whose few bytes would become gigabytes: nothing is decoded that was not asked for."""
+"""Servers whose few bytes would become gigabytes: compressed answers are refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.fake_server import Exchange, serving
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
-MEMORY = 400 << 20  # bytes that the child may add to what it has when it begins
+MEMORY = 400 << 20  # bytes that the child may allocate after its start
 CHILD = """
 import resource, sys
 from glmtui.chat import Message
@@ -35,13 +35,13 @@ for url in sys.argv[1:]:
             list(ServerModel(ServerSpec(url, "m")).stream((Message("user", "hi"),)))
     except ServerError as error:
         print(error.message)
-status = open("/proc/self/status").read()  # ru_maxrss would begin with the parent's
+status = open("/proc/self/status").read()  # ru_maxrss would include the parent's
 print(status.split("VmHWM:")[1].split()[0])
 """
 
 
 def bomb() -> bytes:
-    """1 GB of zeros in a few kB: compressed twice."""
+    """1 GB of zeros in a few kB, compressed twice."""
     squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = squeeze.compress(bytes(8 << 20)) + squeeze.flush(zlib.Z_FULL_FLUSH)
     once = gzip.compress(b"")[:10] + block * 128 + squeeze.flush()
@@ -57,9 +57,9 @@ def test_what_is_compressed_unasked_is_not_decoded() -> None:
         exchange.send(packed, int(status), Content_Encoding=encodings[int(number)])
 
     cases = itertools.product(range(len(encodings)), (200, 500), ("chat", "list"))
-    words = told(answer, [f"{n}/{status}/{what}" for n, status, what in cases])
+    words = read_answers(answer, [f"{n}/{status}/{what}" for n, status, what in cases])
     assert len(words) == 16
-    assert all("sent a compressed answer" in said for said in words)
+    assert all("sent a compressed answer" in message for message in words)
 
 
 def nested(exchange: Exchange) -> None:
@@ -118,13 +118,13 @@ def test_an_answer_without_end_is_refused() -> None:
     def answer(exchange: Exchange) -> None:
         ENDLESS[int(exchange.path.split("/")[1])](exchange)
 
-    words = told(answer, [f"{n}/chat" for n in range(len(ENDLESS))])
+    words = read_answers(answer, [f"{n}/chat" for n in range(len(ENDLESS))])
     assert len(words) == len(ENDLESS)
-    assert all("http://127.0.0.1" in said for said in words)
+    assert all("http://127.0.0.1" in message for message in words)
 
 
-def told(answer: Callable[[Exchange], None], paths: list[str]) -> list[str]:
-    """What a child with little memory says of a server's answers."""
+def read_answers(answer: Callable[[Exchange], None], paths: list[str]) -> list[str]:
+    """The output of a child with little memory that reads the answers of a server."""
     with serving(answer) as server:
         urls = [server.url.removesuffix("v1") + path for path in paths]
         child = subprocess.run(

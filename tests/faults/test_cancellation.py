@@ -1,4 +1,4 @@
-"""Whatever glmtui waits for (a server, a disk) can be left, and what is asked next goes ahead."""
+"""Waiting for a server or a disk can be cancelled, and the next request is then processed."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from support.fake_server import Exchange, delta, serving
 from support.scripted_model import ScriptedModel
 
 PATIENCE = 20.0  # seconds
-LIMIT = 10.0  # for what takes less than a second, on a machine that does nothing else
+LIMIT = 10.0  # for actions that take less than a second on an idle machine
 INFO = ModelInfo("toy", Path("/nowhere"), "llama", 64, 0, "float32")
 
 
 class Desk:
-    """An EngineThread, and what it says."""
+    """An EngineThread with its events."""
 
     def __init__(self) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
@@ -44,21 +44,21 @@ class Desk:
         return "".join(e.text for e in self.until(Finished) if isinstance(e, Delta))
 
     def until(self, *kinds: type[Event]) -> list[Event]:
-        seen = [self.events.get(timeout=PATIENCE)]
-        while not isinstance(seen[-1], kinds):
-            seen.append(self.events.get(timeout=PATIENCE))
-        return seen
+        events = [self.events.get(timeout=PATIENCE)]
+        while not isinstance(events[-1], kinds):
+            events.append(self.events.get(timeout=PATIENCE))
+        return events
 
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
-    made = Desk()
-    yield made
-    assert made.engine.close(PATIENCE)
+    desk = Desk()
+    yield desk
+    assert desk.engine.close(PATIENCE)
 
 
-def opening_with(monkeypatch: pytest.MonkeyPatch, opened: list[Callable[..., Any]]) -> None:
-    """What the next loads do, in order, in place of reading a folder."""
+def replace_loads(monkeypatch: pytest.MonkeyPatch, opened: list[Callable[..., Any]]) -> None:
+    """Replace the next loads, in order, by these functions."""
     turns = iter(opened)
 
     def open_model(target: Target, options: LoadOptions, hook: Any, cancelled: Any) -> Any:
@@ -71,7 +71,7 @@ def opening_with(monkeypatch: pytest.MonkeyPatch, opened: list[Callable[..., Any
 
 
 def drip(exchange: Exchange) -> None:
-    """A list of models that never ends, a byte at a time."""
+    """Send a list of models that never ends, byte by byte."""
     exchange.send_response(200)
     exchange.send_header("Content-Length", "100000")
     exchange.end_headers()
@@ -80,7 +80,7 @@ def drip(exchange: Exchange) -> None:
         time.sleep(0.02)
 
 
-def hush(exchange: Exchange) -> None:
+def stay_silent(exchange: Exchange) -> None:
     exchange.wait_for_disconnect(PATIENCE)
 
 
@@ -91,15 +91,15 @@ def drip_headers(exchange: Exchange) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("wait", [drip, hush, drip_headers])
+@pytest.mark.parametrize("wait", [drip, stay_silent, drip_headers])
 def test_a_server_that_never_ends_its_list_is_left_for_the_next(
     desk: Desk, wait: Callable[[Exchange], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread, "GRACE_SECONDS", 1e6)  # it has to come back by itself
-    asked = threading.Event()
+    monkeypatch.setattr(thread, "GRACE_SECONDS", 1e6)  # it must return by itself
+    requested = threading.Event()
 
     def slow(exchange: Exchange) -> None:
-        asked.set()
+        requested.set()
         wait(exchange)
 
     def quick(exchange: Exchange) -> None:
@@ -108,7 +108,7 @@ def test_a_server_that_never_ends_its_list_is_left_for_the_next(
 
     with serving(slow) as stuck, serving(quick) as sound:
         desk.load(ServerSpec(stuck.url))
-        assert asked.wait(PATIENCE)
+        assert requested.wait(PATIENCE)
         desk.load(ServerSpec(sound.url))
         assert isinstance(desk.until(Ready, LoadFailed)[-1], Ready)
         assert desk.ask() == "here"
@@ -121,12 +121,12 @@ def test_a_name_that_is_never_found_is_left_for_the_next(
 
     monkeypatch.setattr(thread, "GRACE_SECONDS", 1e6)
 
-    asked, over = threading.Event(), threading.Event()
+    requested, over = threading.Event(), threading.Event()
     real = socket.getaddrinfo
 
     def look_up(host: Any, *args: Any, **options: Any) -> Any:
         if host in (b"slow.example", "slow.example"):
-            asked.set()
+            requested.set()
             over.wait(PATIENCE)
             raise socket.gaierror(-2, "Name or service not known")
         return real(host, *args, **options)
@@ -136,7 +136,7 @@ def test_a_name_that_is_never_found_is_left_for_the_next(
         monkeypatch.delenv(name, raising=False)
     with serving(lambda exchange: exchange.answer_model_list() or exchange.reply("here")) as sound:
         desk.load(ServerSpec("http://slow.example/v1"))
-        assert asked.wait(PATIENCE)
+        assert requested.wait(PATIENCE)
         desk.load(ServerSpec(sound.url))
         assert isinstance(desk.until(Ready, LoadFailed)[-1], Ready)
         assert desk.ask() == "here"
@@ -152,15 +152,15 @@ def test_a_load_that_waits_for_a_disk_is_left_for_the_next(
 
     def stuck(cancelled: threading.Event) -> ScriptedModel:
         begun.set()
-        assert disk.wait(PATIENCE)  # as a read does, this does not look at `cancelled`
+        assert disk.wait(PATIENCE)  # like a read, this ignores `cancelled`
         return late
 
-    opening_with(monkeypatch, [stuck, lambda cancelled: ScriptedModel(["new"])])
+    replace_loads(monkeypatch, [stuck, lambda cancelled: ScriptedModel(["new"])])
     desk.load(INFO)
     assert begun.wait(PATIENCE)
     desk.load(INFO)
     assert desk.ask() == "new"
-    disk.set()  # it answers after all: its model is not wanted, and closed
+    disk.set()  # it answers after all: its model is closed
     for worker in desk.engine._given_up:
         worker.join(PATIENCE)
     assert late.closed
@@ -188,7 +188,7 @@ def test_an_abandoned_load_that_works_is_waited_for(
         assert ended.is_set()
         return ScriptedModel(["new"])
 
-    opening_with(monkeypatch, [busy, after])
+    replace_loads(monkeypatch, [busy, after])
     desk.load(INFO)
     assert begun.wait(PATIENCE)
     desk.load(INFO)
@@ -207,7 +207,7 @@ def test_closing_in_a_load_that_does_not_come_back_says_so(
         disk.wait(PATIENCE)
         raise LoadCancelled
 
-    opening_with(monkeypatch, [stuck])
+    replace_loads(monkeypatch, [stuck])
     desk.load(INFO)
     assert begun.wait(PATIENCE)
     assert not desk.engine.close(0.05)
@@ -254,12 +254,12 @@ def words(exchange: Exchange) -> None:
 def test_a_stream_that_never_ends_is_left_within_a_second(
     glmtui: Start, answer: Callable[[Exchange], None], leave: str
 ) -> None:
-    asked, left = threading.Event(), threading.Event()
+    requested, left = threading.Event(), threading.Event()
 
     def endless(exchange: Exchange) -> None:
         if exchange.answer_model_list():
             return
-        asked.set()
+        requested.set()
         try:
             answer(exchange)
         except OSError:
@@ -270,7 +270,7 @@ def test_a_stream_that_never_ends_is_left_within_a_second(
         terminal = glmtui("-m", server.url)
         terminal.shows("ready")
         terminal.press(b"Go\r")
-        terminal.until(asked.is_set)
+        terminal.until(requested.is_set)
         if leave == "stop":
             stop(terminal, left)
         terminal.press(b"\x11")
@@ -280,7 +280,7 @@ def test_a_stream_that_never_ends_is_left_within_a_second(
 
 
 def stop(terminal: Terminal, left: threading.Event) -> None:
-    """Presses Esc until the server sees that nobody listens."""
+    """Press Esc until the server sees the disconnect."""
     terminal.press(b"\x1b")
     began = time.monotonic()
     terminal.until(left.is_set)

@@ -1,4 +1,4 @@
-"""Passwords and keys in addresses: used, but neither shown nor stored.
+"""Passwords and keys in addresses are used, but neither shown nor stored.
 
 Every place that prints, logs or stores an address is given one with a canary in it.
 """
@@ -48,8 +48,8 @@ url = "http://user:{CANARY}@/v1 ?key={CANARY}"
 
 @pytest.fixture
 def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A conversation as earlier versions wrote it, and the settings; who ends it finds no canary
-    in any file that was written meanwhile."""
+    """Settings and a conversation of an earlier version. At the end, no file that was written
+    meanwhile contains the canary."""
     monkeypatch.setenv("HF_ENDPOINT", ADDRESS)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -88,7 +88,7 @@ COMMANDS = {
 }
 
 SILENT = {"config", "bench", "bundle", "export to a file", "pull an address"}
-SILENT |= {"a password with a slash"}  # which nobody can tell from a host and its path
+SILENT |= {"a password with a slash"}  # indistinguishable from a host and its path
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -102,11 +102,11 @@ def test_commands(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     names = {"ID": Store(old.parent).summaries()[0].id, "REPORT": str(tmp_path / "report")}
     main([names.get(word, word) for word in COMMANDS[command]])
-    said = "".join(capsys.readouterr())
-    assert CANARY not in said
-    assert "unexpected" not in said
+    output = "".join(capsys.readouterr())
+    assert CANARY not in output
+    assert "unexpected" not in output
     if command not in SILENT:
-        assert "127.0.0.1" in said
+        assert "127.0.0.1" in output
 
 
 def test_settings_that_are_wrong(
@@ -142,7 +142,7 @@ def test_errors_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 async def test_the_app(old: Path) -> None:
     settings = Settings(model=ADDRESS, servers={"lab": Server(ADDRESS)})
-    seen: list[str] = []
+    screens: list[str] = []
 
     async with run_app() as driver:
         driver.app.workspace.settings = settings
@@ -151,21 +151,21 @@ async def test_the_app(old: Path) -> None:
         await driver.wait_until(lambda: driver.app.session.loading is not None)
         await driver.submit("while it loads")
         await driver.wait_for_text(SHOWN)
-        seen.append(driver.screen_text())
+        screens.append(driver.screen_text())
         driver.engine.load_gate.set()
         await driver.wait_until(lambda: driver.app.session.has_replied)
-        seen.append(driver.screen_text())
+        screens.append(driver.screen_text())
         driver.app.chat.models.pick()
         await driver.wait_for_text("lab: its first model")
-        seen.append(driver.screen_text())
+        screens.append(driver.screen_text())
         driver.engine.fail_load = GlmtuiError(f"no way to {ADDRESS}")
         await driver.pilot.press("escape")
         driver.app.chat.models.load(ADDRESS)
         await driver.wait_for_text("no way to")
-        seen.append(driver.screen_text())
+        screens.append(driver.screen_text())
         saved = driver.store.load(driver.app.session.conversation.id)
     assert saved.model == SHOWN
-    assert CANARY not in "".join(seen)
+    assert CANARY not in "".join(screens)
 
 
 async def test_an_old_conversation_in_the_app(old: Path) -> None:
@@ -189,13 +189,13 @@ def test_an_old_conversation_is_saved_without_it(old: Path) -> None:
 def test_a_conversation_goes_on_with_the_whole_address(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str | None] = []
+    models: list[str | None] = []
 
     def run_plain(settings: Settings, *rest: object) -> int:
-        asked.append(settings.model)
+        models.append(settings.model)
         return 0
 
     monkeypatch.setattr(launch, "_run_plain", run_plain)
     for model in (ADDRESS, "other"):
         launch.run(Settings(model=model, plain=True), [], open_conversation="last")
-    assert asked == [ADDRESS, SHOWN]
+    assert models == [ADDRESS, SHOWN]

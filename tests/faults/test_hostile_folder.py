@@ -1,4 +1,4 @@
-"""Standing in a folder that somebody else filled: nothing that lies there is run.
+"""A working folder with hostile files: none of them is run.
 
 The folder holds modules and programs under the names that we and our children look for; each
 leaves a mark when it is run or imported.
@@ -33,7 +33,7 @@ PROGRAMS = ("cc", "gcc", "clang", "uv", "pip", "vi", "nano", "xclip", "pbcopy", 
 
 @pytest.fixture
 def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that says who was run; the process stands in the folder."""
+    """The file where hostile programs write their names; the folder is the working folder."""
     marks, folder = tmp_path / "marks", tmp_path / "folder"
     folder.mkdir()
     for name in MODULES:
@@ -46,7 +46,7 @@ def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def glmtui(tmp_path: Path, *argv: str, python: tuple[str, ...], **environ: str) -> None:
-    """Runs the program in the hostile folder, with folders of its own and an index that is none."""
+    """Run glmtui in the hostile folder, with folders of its own and no package index."""
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "UV_", "PYTHON"))},
         "PYTHONPATH": str(ROOT),
@@ -64,7 +64,7 @@ def glmtui(tmp_path: Path, *argv: str, python: tuple[str, ...], **environ: str) 
     assert "Traceback" not in done.stderr
 
 
-# What the console script does: its own folder comes first, not the working folder.
+# Like the console script: its own folder comes first on sys.path, not the working folder.
 SCRIPT = (
     "-c",
     "import sys; del sys.path[0]; from glmtui.cli.main import main; sys.exit(main())",

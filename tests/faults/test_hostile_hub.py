@@ -33,13 +33,13 @@ from support.fake_hub import COMMIT, Fault, Hub, hub_server
 REPO = "someone/tiny"
 WEIGHTS = "model.safetensors"
 ROOT = str(Path(__file__).parents[2])
-MOST_BYTES = 64 << 20  # of memory that an answer may cost
+MOST_BYTES = 64 << 20  # of memory that an answer may take
 MOST_SECONDS = 10.0
 
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the caches some levels below, and what an attacker aims at."""
+    """A folder with the caches some levels below it, and targets of an attacker."""
     home = tmp_path / "home"
     (home / ".config" / "autostart").mkdir(parents=True)
     monkeypatch.setenv("GLMTUI_CACHE_DIR", str(home / "cache" / "glmtui"))
@@ -60,8 +60,8 @@ def hub(home: Path) -> Iterator[Hub]:
         yield hub
 
 
-def tried(hub: Hub, **more: Any) -> GlmtuiError | None:
-    """Pulls; the error, if any. It may cost neither much memory nor much time."""
+def pull_error(hub: Hub, **more: Any) -> GlmtuiError | None:
+    """Pull and return the error, if any. It must take neither much memory nor much time."""
     tracemalloc.start()
     began = time.monotonic()
     try:
@@ -76,8 +76,8 @@ def tried(hub: Hub, **more: Any) -> GlmtuiError | None:
     return None
 
 
-def strangers(home: Path, hub: Hub) -> set[str]:
-    """The files below `home`, and beside it, that a sound pull would not have put there."""
+def unexpected_files(home: Path, hub: Hub) -> set[str]:
+    """The files in and next to `home` that a correct pull would not have written."""
     root = Path("cache", "huggingface", "hub", "models--someone--tiny")
     snapshot = root / "snapshots" / COMMIT
     ours = {root / "refs" / "main", Path("cache/glmtui/models/someone--tiny/manifest.json")}
@@ -106,8 +106,8 @@ HEADERS: dict[str, dict[str, str]] = {
 @pytest.mark.parametrize("headers", HEADERS)
 def test_headers_do_not_name_files(hub: Hub, home: Path, headers: str) -> None:
     hub.headers = {name: v.replace("{home}", str(home)) for name, v in HEADERS[headers].items()}
-    assert tried(hub) is None
-    assert strangers(home, hub) == set()
+    assert pull_error(hub) is None
+    assert unexpected_files(home, hub) == set()
     snapshot = home / "cache/huggingface/hub/models--someone--tiny/snapshots" / COMMIT
     for name, content in hub.repos[REPO].items():
         assert (snapshot / name).read_bytes() == content
@@ -126,8 +126,8 @@ def test_names_that_are_no_plain_names_are_left_out(hub: Hub, home: Path) -> Non
     entries = [{"rfilename": name, "size": 2, "blobId": "0" * 40} for name in NAMES]
     odd = [7, None, [], {}, {"rfilename": 7}, {"rfilename": ["config.json"]}]
     hub.entries = [*entries, *odd]
-    assert tried(hub) is None
-    assert strangers(home, hub) == set()
+    assert pull_error(hub) is None
+    assert unexpected_files(home, hub) == set()
     assert sorted(hub.downloads()) == sorted(hub.repos[REPO])
 
 
@@ -135,8 +135,8 @@ def test_names_that_are_no_plain_names_are_left_out(hub: Hub, home: Path) -> Non
 def test_two_files_of_one_name(hub: Hub, home: Path, name: str) -> None:
     entry = {"rfilename": name, "size": 2, "blobId": "0" * 40}
     hub.entries = [entry, entry | {"rfilename": name.swapcase().replace("JSON", "json")}]
-    assert "two with the same name" in str(tried(hub))
-    assert strangers(home, hub) == set()
+    assert "two with the same name" in str(pull_error(hub))
+    assert unexpected_files(home, hub) == set()
     assert hub.downloads() == []
 
 
@@ -145,23 +145,23 @@ def test_two_files_of_one_name(hub: Hub, home: Path, name: str) -> None:
     "digest", ["../" * 13 + "a", "A" * 64, "0" * 39 + "\n", "٠" * 40, "0" * 63, 7, None, ["0" * 40]]
 )
 def test_digests_that_are_none(hub: Hub, home: Path, digest: Any, lfs: bool) -> None:
-    said = {"lfs": {"sha256": digest}} if lfs else {"blobId": digest}
-    hub.entries = [{"rfilename": "more.json", "size": 2, **said}]
-    assert "instead of a checksum" in str(tried(hub))
-    assert strangers(home, hub) == set()
+    value = {"lfs": {"sha256": digest}} if lfs else {"blobId": digest}
+    hub.entries = [{"rfilename": "more.json", "size": 2, **value}]
+    assert "instead of a checksum" in str(pull_error(hub))
+    assert unexpected_files(home, hub) == set()
     assert hub.downloads() == []
 
 
 @pytest.mark.parametrize("size", [-1, 1.5, True, "1", 10**30, None, float("nan"), [1]])
 def test_sizes_that_are_none(hub: Hub, size: Any) -> None:
     hub.entries = [{"rfilename": "more.json", "size": size, "blobId": "0" * 40}]
-    assert "no size of more.json" in str(tried(hub))
+    assert "no size of more.json" in str(pull_error(hub))
     assert hub.downloads() == []
 
 
 def test_more_files_than_a_model_has(hub: Hub) -> None:
     hub.entries = [{"rfilename": f"{n}.json", "size": 0, "blobId": "0" * 40} for n in range(3000)]
-    assert "too many" in str(tried(hub))
+    assert "too many" in str(pull_error(hub))
     assert hub.downloads() == []
 
 
@@ -216,8 +216,8 @@ ANSWERS: dict[str, Callable[[BaseHTTPRequestHandler], object]] = {
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_answers_that_are_none(hub: Hub, home: Path, answer: str) -> None:
     hub.answer = ANSWERS[answer]
-    assert isinstance(tried(hub), DownloadError)
-    assert strangers(home, hub) == set()
+    assert isinstance(pull_error(hub), DownloadError)
+    assert unexpected_files(home, hub) == set()
 
 
 @pytest.mark.parametrize("where", ["file:///etc/passwd", "ftp://127.0.0.1/", "//[", "x", "gopher:"])
@@ -228,7 +228,7 @@ def test_redirects_that_lead_nowhere(hub: Hub, where: str) -> None:
         handler.end_headers()
 
     hub.answer = answer
-    assert isinstance(tried(hub), DownloadError)
+    assert isinstance(pull_error(hub), DownloadError)
 
 
 def drip(handler: BaseHTTPRequestHandler) -> None:
@@ -241,7 +241,7 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
 def test_an_answer_that_drips_has_its_time(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub_api, "API_SECONDS", 0.2)
     hub.answer = drip
-    assert "DeadlineExceeded" in str(tried(hub))
+    assert "DeadlineExceeded" in str(pull_error(hub))
 
 
 def test_an_answer_that_drips_is_left_at_once(hub: Hub) -> None:
@@ -249,7 +249,7 @@ def test_an_answer_that_drips_is_left_at_once(hub: Hub) -> None:
     cancelled = threading.Event()
     threading.Timer(0.2, cancelled.set).start()
     began = time.monotonic()
-    assert isinstance(tried(hub, cancelled=cancelled), PullCancelled)
+    assert isinstance(pull_error(hub, cancelled=cancelled), PullCancelled)
     assert time.monotonic() - began < 2
 
 
@@ -260,9 +260,9 @@ def test_a_file_that_drips_is_given_up(
     monkeypatch.setattr(fetch, "STALL_SECONDS", 0.05)
     content = hub.repos[REPO][WEIGHTS]
     hub.faults[WEIGHTS] = Fault(drip_seconds=0.02, drips=drips, times=100)
-    assert "failed repeatedly" in str(tried(hub))
+    assert "failed repeatedly" in str(pull_error(hub))
     hub.faults.clear()
-    assert tried(hub) is None
+    assert pull_error(hub) is None
     assert len(content) > fetch.PROGRESS_BYTES
 
 
@@ -276,19 +276,19 @@ def test_a_file_that_drips_is_left_at_once(hub: Hub, drips: str) -> None:
             threading.Timer(0.2, cancelled.set).start()
 
     began = time.monotonic()
-    assert isinstance(tried(hub, cancelled=cancelled, on_progress=on_progress), PullCancelled)
+    assert isinstance(pull_error(hub, cancelled=cancelled, on_progress=on_progress), PullCancelled)
     assert time.monotonic() - began < 4
 
 
 @pytest.mark.parametrize(
-    "said", ["bytes 5-9/10", "bytes 999999999999999999999-1/1", "bytes */1", "x", "bytes ٣-4/9"]
+    "value", ["bytes 5-9/10", "bytes 999999999999999999999-1/1", "bytes */1", "x", "bytes ٣-4/9"]
 )
-def test_a_range_that_was_not_asked_for(hub: Hub, home: Path, said: str) -> None:
-    hub.headers = {"Content-Range": said.encode().decode("latin-1")}
-    assert isinstance(tried(hub), DownloadError)
+def test_a_range_that_was_not_asked_for(hub: Hub, home: Path, value: str) -> None:
+    hub.headers = {"Content-Range": value.encode().decode("latin-1")}
+    assert isinstance(pull_error(hub), DownloadError)
     hub.headers.clear()
-    assert tried(hub) is None
-    assert strangers(home, hub) == set()
+    assert pull_error(hub) is None
+    assert unexpected_files(home, hub) == set()
 
 
 def test_ctrl_c_ends_it(hub: Hub, home: Path) -> None:
@@ -306,7 +306,7 @@ def test_ctrl_c_ends_it(hub: Hub, home: Path) -> None:
 
 def test_a_file_without_an_end(hub: Hub, home: Path) -> None:
     hub.faults["config.json"] = Fault(body=bytes(50 << 20), times=100)
-    assert "is damaged" in str(tried(hub))
+    assert "is damaged" in str(pull_error(hub))
     assert sum(p.stat().st_size for p in home.rglob("*") if p.is_file()) < 1 << 20
 
 
@@ -314,11 +314,11 @@ def test_a_link_in_the_cache_is_not_written_through(hub: Hub, home: Path) -> Non
     blobs = home / "cache/huggingface/hub/models--someone--tiny/blobs"
     blobs.mkdir(parents=True)
     aim = home / ".config" / "autostart" / "escaped"
-    assert tried(hub) is None
+    assert pull_error(hub) is None
     for blob in list(blobs.iterdir()):
         blob.unlink()
         blob.with_name(blob.name + ".incomplete").symlink_to(aim)
-    assert isinstance(tried(hub), DownloadError)
+    assert isinstance(pull_error(hub), DownloadError)
     assert not aim.exists()
 
 
@@ -339,21 +339,21 @@ def test_two_at_once(hub: Hub, home: Path) -> None:
     assert started.wait(10)
     while WEIGHTS not in hub.downloads():
         time.sleep(0.01)
-    assert "Another program is downloading" in str(tried(hub))
+    assert "Another program is downloading" in str(pull_error(hub))
     cancelled.set()
     thread.join(10)
-    assert tried(hub) is None
-    assert strangers(home, hub) == set()
+    assert pull_error(hub) is None
+    assert unexpected_files(home, hub) == set()
 
 
 def test_what_is_made_is_not_for_others_to_write(hub: Hub, home: Path) -> None:
     before = os.umask(0)
     try:
-        assert tried(hub) is None
+        assert pull_error(hub) is None
     finally:
         os.umask(before)
-    made = [path for path in (home / "cache").rglob("*") if not path.is_symlink()]
-    assert [path for path in made if path.stat().st_mode & 0o002] == []
+    files = [path for path in (home / "cache").rglob("*") if not path.is_symlink()]
+    assert [path for path in files if path.stat().st_mode & 0o002] == []
     ours = home / "cache" / "glmtui"
     assert {path.stat().st_mode & 0o777 for path in (ours, ours / "models")} == {0o700}
     assert [path for path in ours.rglob("*") if path.stat().st_mode & 0o022] == []
@@ -363,5 +363,5 @@ def test_a_cache_that_others_could_write_to_is_closed(hub: Hub, home: Path) -> N
     models = home / "cache" / "glmtui" / "models"
     models.mkdir(parents=True)
     models.chmod(0o777)
-    assert tried(hub) is None
+    assert pull_error(hub) is None
     assert models.stat().st_mode & 0o002 == 0

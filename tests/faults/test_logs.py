@@ -1,4 +1,4 @@
-"""Logs: what went wrong is in them; nothing that was said, and no key, whatever the level."""
+"""Logs contain errors, but no text of a conversation and no key, whatever the level."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.emulated_terminal import Terminal
 from support.fake_hub import hub_server
 from support.fake_server import Exchange, delta, serving
 
-# The app with two faults of its own: in the engine's thread, and in the screen's.
+# The app with two bugs: in the thread of the engine, and in that of the screen.
 FAULTY = """
 import sys
 from glmtui.config import Settings
@@ -73,14 +73,14 @@ def test_a_fault_is_in_the_log_and_nothing_that_was_said(faulty: Terminal) -> No
     assert faulty.ends() == 1
     assert b"had an internal error" in faulty.output
     log = faulty.folder / "state/glmtui.log"
-    said = log.read_text()
+    text = log.read_text()
     for fault in ("in the engine", "in the app"):
-        assert f"ZeroDivisionError: {fault}" in said
-    assert "Traceback" in said
-    assert "private" not in said
-    assert "4711" not in said
+        assert f"ZeroDivisionError: {fault}" in text
+    assert "Traceback" in text
+    assert "private" not in text
+    assert "4711" not in text
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
-    assert "private-reply" in faulty.saved()  # the fault took nothing with it
+    assert "private-reply" in faulty.saved()  # nothing was lost
 
 
 def test_every_folder_the_app_makes_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_log_that_grows_long_begins_anew_while_it_is_written_to(
     first, second = logs.open_log(log), logs.open_log(log)
     written, deadline = 0, time.monotonic() + 30
     with logs.log_rotation(log, first, second):
-        while not (tmp_path / "x.old.log").exists():  # as a library that writes on and on
+        while not (tmp_path / "x.old.log").exists():  # like a library that writes all the time
             assert time.monotonic() < deadline
             os.write(second if written % 2 else first, b"%09d\n" % written)
             written += 1
@@ -143,7 +143,7 @@ def test_two_programs_with_one_long_log(tmp_path: Path, monkeypatch: pytest.Monk
     os.write(ours, b"long enough\n")
     logs.rotate_if_large(log, ours)
     os.write(ours, b"new\n")
-    logs.rotate_if_large(log, theirs)  # what was put away stays, and nothing is put away again
+    logs.rotate_if_large(log, theirs)  # the rotated log stays, and there is no second rotation
     os.write(theirs, b"too\n")
     assert log.read_text() == "new\ntoo\n"
     assert (tmp_path / "x.old.log").read_text() == "long enough\n"
@@ -162,7 +162,7 @@ def test_a_log_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
 def test_no_key_is_logged_at_any_level(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Every library may log all it wants, while a key goes to a hub and to a server that repeats
+    """All libraries log at level DEBUG, while a key is sent to a hub and to a server that repeats
     it."""
     import huggingface_hub.constants
 
@@ -175,17 +175,17 @@ def test_no_key_is_logged_at_any_level(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
     def repeating(exchange: Exchange) -> None:
-        said = exchange.headers["Authorization"]
+        text = exchange.headers["Authorization"]
         if exchange.command == "GET":
             exchange.json({"data": [{"id": "m"}]})
         elif "wrong" in str(exchange.body):
-            exchange.json({"error": {"message": f"no such key: {said}"}}, status=401)
+            exchange.json({"error": {"message": f"no such key: {text}"}}, status=401)
         else:
             exchange.start()
             exchange.event(delta("hi", finish="stop"))
             exchange.end()
 
-    said = ""
+    text = ""
     with hub_server() as hub, serving(repeating) as server:
         hub.token = "hf_secret4711"
         hub.repos["a/b"] = llama_files()
@@ -193,14 +193,14 @@ def test_no_key_is_logged_at_any_level(
         hub.status = 403
         with pytest.raises(GlmtuiError) as refused:
             pull("a/c", endpoint=hub.url)
-        said += str(refused.value)
+        text += str(refused.value)
         model = open_model(ServerSpec(server.url, api_key="sk-secret-4711"))
         for words in ("hello", "wrong"):
             try:
                 list(model.stream([Message("user", words)], SamplingParams()))
             except GlmtuiError as error:
-                said += str(error)
+                text += str(error)
     assert "Bearer hf_secret4711" in hub.tokens
-    assert "no such key" in said
+    assert "no such key" in text
     assert "HTTP Request" in caplog.text
-    assert "4711" not in caplog.text + said
+    assert "4711" not in caplog.text + text

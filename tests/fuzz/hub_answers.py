@@ -1,4 +1,4 @@
-"""What a hub may send, for the fuzzer: the JSON that describes a repository, and whole responses.
+"""Answers of a hub for the fuzzer: the JSON that describes a repository, and whole responses.
 
 Responses come over a socket of 127.0.0.1, which is the proxy as well, so that a redirect to another
 host ends there too.
@@ -25,14 +25,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def take_description(data: bytes) -> None:
-    """All that is chosen of a repository must be fit to be part of a path."""
+    """All file names and digests that are selected must be safe parts of a path."""
     check(parse_repository(data, "http://hub"))
 
 
-def check(told: Repository) -> None:
+def check(repository: Repository) -> None:
     """Raises AssertionError for anything that could lead out of a folder."""
-    assert SHA1.fullmatch(told.revision) or SHA256.fullmatch(told.revision)
-    chosen = choose_files(REPO, told.files, "http://hub")
+    assert SHA1.fullmatch(repository.revision) or SHA256.fullmatch(repository.revision)
+    chosen = choose_files(REPO, repository.files, "http://hub")
     assert len({file.name.lower() for file in chosen}) == len(chosen)
     for file in chosen:
         for kind in (PurePosixPath, PureWindowsPath):
@@ -61,7 +61,7 @@ def descriptions() -> dict[str, bytes]:
 
 
 def take_response(data: bytes) -> None:
-    """The bytes are the answer to every request until there is one that ends it."""
+    """The bytes are the answer to every request until one ends the pull."""
     server = listener()
     server.answer = data
     job = Job(REPO, lambda progress: isinstance(progress, Progress), threading.Event())
@@ -86,7 +86,7 @@ def responses() -> dict[str, bytes]:
 
 
 class Listener:
-    """Answers every connection with the same bytes, and hangs up."""
+    """Answers every connection with the same bytes and closes it."""
 
     def __init__(self) -> None:
         self.answer = b""
@@ -99,21 +99,21 @@ class Listener:
             connection, _address = self._socket.accept()
             with connection, suppress(OSError):
                 connection.settimeout(5)
-                asked = b""
-                while b"\r\n\r\n" not in asked and (piece := connection.recv(65536)):
-                    asked += piece
+                request = b""
+                while b"\r\n\r\n" not in request and (piece := connection.recv(65536)):
+                    request += piece
                 connection.sendall(self.answer)
 
 
 @cache
 def listener() -> Listener:
-    """The one there is."""
+    """The only instance."""
     return Listener()
 
 
 @contextmanager
 def proxied(url: str) -> Iterator[None]:
-    """Meanwhile every request goes to `url`, whatever host it is for."""
+    """Send every request to `url` during the block, whatever its host."""
     names = [*PROXIES, *map(str.lower, PROXIES)]
     before = {name: os.environ.pop(name) for name in names if name in os.environ}
     os.environ["HTTP_PROXY"] = os.environ["HTTPS_PROXY"] = url

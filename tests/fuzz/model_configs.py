@@ -1,4 +1,4 @@
-"""What a model folder's config.json may say: tiny models with other numbers, loaded and asked."""
+"""config.json files for the fuzzer: tiny models with other numbers, which are loaded and run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fuzz_folder import desk
 from glmtui.engine.catalog.model_folder import inspect_folder
 from support import TESTS
 
-# What a config.json is edited to, beside the fields that it has.
+# Values for the fields of a config.json, besides those that it has.
 VALUES: tuple[object, ...] = (
     *(0, 1, 2, 3, 4, 5, 16, 63, 64, 512, 1023, 1024, -1, -2, -(10**9), 1 << 17, 1 << 24, 1 << 31),
     *(1 << 53, 1 << 63, 10**30, 0.0, 0.5, 1.0, 2.0, 1e-320, 1e15, 1e300, -1.5),
@@ -29,7 +29,7 @@ NAMES = (
 )
 MODELS = {
     "llama": "",
-    "qwen2": "",  # of transformers' own
+    "qwen2": "",  # implemented by transformers
     "glm": "",
     "chatglm": "v1_tiny_sharded_fp16",
     "chatglm2": "v2_int4",
@@ -39,8 +39,8 @@ MODELS = {
 
 
 @cache
-def sound_model(kind: str) -> tuple[Path, bytes]:
-    """A folder on the desk with a tiny model of that kind, and its config.json."""
+def valid_model(kind: str) -> tuple[Path, bytes]:
+    """A folder with a tiny model of that kind, and its config.json."""
     from support.checkpoints import llama_files, write_folder
     from support.tiny_models import make
 
@@ -55,19 +55,19 @@ def sound_model(kind: str) -> tuple[Path, bytes]:
 
 
 def take_model(data: bytes) -> None:
-    """The first byte picks a model; then comes its config.json, or edits of three bytes each."""
+    """The first byte selects a model; then comes its config.json, or edits of three bytes each."""
     from glmtui.chat import SamplingParams
     from glmtui.engine.loading.loader import load
     from glmtui.engine.model_info import LoadOptions
 
-    folder, sound = sound_model(list(MODELS)[data[0] % len(MODELS)] if data else "llama")
+    folder, sound = valid_model(list(MODELS)[data[0] % len(MODELS)] if data else "llama")
     text = data[1:] if data[1:2] == b"{" else edited(sound, data[1:])
     (folder / "config.json").write_bytes(text)
     info = inspect_folder(folder)
     model = load(info, LoadOptions(device="cpu", dtype="float32", quant=None))
     try:
         ids = [model.model.vocab_size - 1, model.model.first_token_id]
-        if not model.model.causal:  # a prefix decoder's prompts have marks
+        if not model.model.causal:  # prompts of a prefix decoder need special tokens
             marks = model.model.config.marks
             ids += [marks.gmask, marks.sop]
         model.logits(ids)
@@ -77,7 +77,7 @@ def take_model(data: bytes) -> None:
 
 
 def edited(sound: bytes, edits: bytes) -> bytes:
-    """A config.json with other values: for each three bytes of which field, which, and how."""
+    """A config.json with other values. Of each three bytes, they select field, value and kind."""
     config = json.loads(sound)
     names = (*sorted(config), *NAMES)
     for at in range(0, len(edits) - 2, 3):
@@ -93,6 +93,6 @@ def edited(sound: bytes, edits: bytes) -> bytes:
 
 
 def models() -> dict[str, bytes]:
-    seeds = {kind: bytes([n]) + sound_model(kind)[1] for n, kind in enumerate(MODELS)}
+    seeds = {kind: bytes([n]) + valid_model(kind)[1] for n, kind in enumerate(MODELS)}
     plain = {"llama-edited": bytes([0, 0, 0, 8]), "qwen2-edited": bytes([1, 0, 0, 8])}
     return seeds | plain

@@ -26,7 +26,7 @@ MOST_BYTES, MOST_SECONDS = 256 << 20, 1
 
 
 def main() -> None:
-    """Does not return: the fuzzer ends the process."""
+    """Run the fuzzer, which ends the process."""
     name, seconds = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "600"
     target = TARGETS[name]
     corpus = Path(".fuzz", name)
@@ -35,7 +35,7 @@ def main() -> None:
         (corpus / seed).write_bytes(data)
     words = Path(".fuzz", f"{name}.dict")
     words.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words))
-    for data in target.seeds().values():  # whatever is imported late is here now
+    for data in target.seeds().values():  # so that late imports are done
         meet(target, data)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + MOST_BYTES

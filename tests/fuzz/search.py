@@ -1,4 +1,4 @@
-"""Searches at random for what breaks a property: python tests/fuzz/search.py SECONDS [TEST ...].
+"""Random search for inputs that break a property: python tests/fuzz/search.py SECONDS [TEST ...].
 
 The suite itself tries the same examples in every run. This runs every property test (or those in
 the files named, or pytest's ids) again and again with other examples, one test after another, until
@@ -17,7 +17,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def main(seconds: float, named: list[str]) -> int:
-    """The exit code: 1 where a property failed, which pytest's output tells."""
+    """Return the exit code: 1 if a property failed; see pytest's output."""
     tests = named or [str(path) for path in files()]
     until, count = time.monotonic() + seconds, 0
     while time.monotonic() < until:
@@ -29,16 +29,16 @@ def main(seconds: float, named: list[str]) -> int:
 
 
 def files() -> list[Path]:
-    """The files that have properties."""
+    """The test files with properties."""
     return sorted(p for p in TESTS.rglob("test_*.py") if re.search(r"^@given", p.read_text(), re.M))
 
 
 def holds(test: str) -> bool:
-    """Whether its properties hold for new examples, 2,000 each unless the test says how many."""
+    """Whether its properties hold for new examples: 2,000 each, unless the test sets a number."""
     options = ["-n", "0", "-q", "--timeout", "0", "-m", "hypothesis and not gpu"]
     options += ["--hypothesis-profile", "search"]
     run = subprocess.run([sys.executable, "-m", "pytest", *options, test])
-    return run.returncode in (0, 5)  # 5: it has none
+    return run.returncode in (0, 5)  # 5: the file has none
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a server may send, for the fuzzer: whole answers, streamed or not, and refusals."""
+"""Answers of a server for the fuzzer: replies, streamed or not, and errors."""
 
 from __future__ import annotations
 
@@ -22,10 +22,13 @@ FULL = SamplingParams(temperature=1.0, top_k=0, top_p=0.5, seed=1, max_new_token
 
 
 def take_stream(data: bytes) -> None:
-    """An answer is the same however it is cut; the first byte says how. Its text can be saved."""
+    """The reply is the same however its bytes are split, and its text can be saved.
+
+    The first byte is the size of the pieces.
+    """
     size, answer = (data[0] % 64 + 1 if data else 1), data[1:]
     pieces = [answer[at : at + size] for at in range(0, len(answer), size)]
-    whole, cut = (how_it_went(how) for how in ([answer], pieces))
+    whole, cut = (read_pieces(how) for how in ([answer], pieces))
     assert whole == cut
     text, _finish, error = whole
     text.encode()
@@ -33,8 +36,8 @@ def take_stream(data: bytes) -> None:
         raise ServerError(error)
 
 
-def how_it_went(pieces: Sequence[bytes]) -> tuple[str, str, str]:
-    """The text of an answer, why it ended, and the error it ended with."""
+def read_pieces(pieces: Sequence[bytes]) -> tuple[str, str, str]:
+    """The text of a reply, its finish reason, and its error."""
     endpoint = Endpoint(ServerSpec("http://localhost/v1", "m"))
     call = ServerCall(
         endpoint, ErrorContext("localhost"), (), SamplingParams(), {}, FieldAdjustments()
@@ -80,8 +83,8 @@ def streams() -> dict[str, bytes]:
     }
 
 
-def take_refusal(data: bytes) -> None:
-    """What a server says when it refuses, and of its models; the first byte is the status."""
+def take_error(data: bytes) -> None:
+    """The body of an error or of a list of models; the first byte is the status."""
     status, body = (data[0] + 300 if data else 500), data[1:]
     refusal = status_error(ErrorContext("localhost", "m", "key"), status, {}, body)
     str(refusal).encode()
@@ -94,12 +97,12 @@ def take_refusal(data: bytes) -> None:
     with suppress(ValueError):
         for model in parse_models(parse_json(decode_utf8(body))):
             model.id.encode()
-    if 300 <= status < 400:  # a server that is sound may answer so; the others are errors
+    if 300 <= status < 400:  # correct servers may redirect; the others are errors
         return
     raise refusal
 
 
-def refusals() -> dict[str, bytes]:
+def errors() -> dict[str, bytes]:
     words = "'max_tokens' is not supported. Use 'max_completion_tokens' and temperature instead."
     return {
         "field": b"\x64" + json.dumps({"error": {"message": words, "code": "x"}}).encode(),

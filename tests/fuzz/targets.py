@@ -1,4 +1,4 @@
-"""What is fuzzed: each target takes bytes that a stranger wrote through the door they come in by.
+"""The fuzz targets: each passes untrusted bytes to the function that reads them.
 
 A target may raise GlmtuiError, which `meet` takes for an answer; all else is a fault. Knows nothing
 of who makes the bytes: `run.py` has a fuzzer for it, `test_targets.py` the seeds and a few changes.
@@ -39,13 +39,13 @@ FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A door.
+    """A function that reads untrusted bytes.
 
     Attributes:
-        take: what is done with the bytes.
-        seeds: sound ones to begin with, by name.
-        words: what a fuzzer should try to put in.
-        changes: of the seeds that a test tries.
+        take: reads the bytes.
+        seeds: valid inputs to begin with, by name.
+        words: dictionary of the fuzzer.
+        changes: number of mutations of each seed that a test tries.
     """
 
     take: Callable[[bytes], object]
@@ -55,7 +55,7 @@ class Target:
 
 
 def meet(target: Target, data: bytes) -> GlmtuiError | None:
-    """How the target took it: the error for the user, if any. Raises whatever is a fault."""
+    """Run the target; the error for the user, if any. Other exceptions, which are bugs, pass."""
     try:
         target.take(data)
     except GlmtuiError as error:
@@ -70,7 +70,7 @@ TALK = Conversation.new().add(Message("user", "hi")).add(Message("assistant", "h
 
 
 def take_conversation(data: bytes) -> None:
-    """The first byte decides on the format; what can be read must be read again as it was."""
+    """The first byte selects the format. What can be read must be the same after a round trip."""
     file_format = FORMATS[data[0] % len(FORMATS)] if data else FORMATS[0]
     text = data[1:].decode("utf-8", "ignore")
     for door in (peek, import_text):
@@ -97,7 +97,7 @@ def conversations() -> dict[str, bytes]:
 
 
 def take_journal(data: bytes) -> None:
-    """Beside a file that it was made for, and beside another; any tree can be walked."""
+    """A journal next to its own file and next to another; any tree can be walked."""
     for digest in (b"", b"?"):
         with suppress(GlmtuiError):
             talk, whole = apply_journal(TALK, data.decode("utf-8", "ignore"), digest)
@@ -131,7 +131,7 @@ def settings() -> dict[str, bytes]:
 
 
 def take_tools(data: bytes) -> None:
-    """tools.toml, and after a NUL the arguments that a model calls each of its tools with."""
+    """tools.toml and, after a NUL, the arguments for a call of each of its tools."""
     text, _, call = data.partition(b"\0")
     tools, _ = tools_toml.load_tools(put("tools.toml", text))
     try:
@@ -168,7 +168,7 @@ def declared_tools() -> dict[str, bytes]:
 def take_gguf(data: bytes) -> None:
     path, folder = put("model.gguf", data), desk() / "converted"
     folder.mkdir(exist_ok=True)
-    with suppress(GlmtuiError):  # `convert_gguf` comes to it late
+    with suppress(GlmtuiError):  # `convert_gguf` reads it late
         build_tokenizer(read_gguf(path))
     convert_gguf(path, folder)
 
@@ -211,7 +211,7 @@ def safetensors() -> dict[str, bytes]:
 
 def take_index(data: bytes) -> None:
     folder = put("sharded/model.safetensors.index.json", data).parent
-    put("sharded/part.safetensors", safetensors()["small"])  # a name that tells nothing
+    put("sharded/part.safetensors", safetensors()["small"])  # a name without meaning
     put("sharded/config.json", b'{"model_type":"llama","max_position_embeddings":9}')
     inspect_folder(folder)
     Checkpoint(folder, {})
@@ -243,7 +243,7 @@ def configs() -> dict[str, bytes]:
 
 
 def take_tokenizer(data: bytes) -> None:
-    """What the library may do with it, it does in a process of its own."""
+    """The library reads it in a process of its own."""
     tokenizer = TokenizerJson.load(put("tokenizer/tokenizer.json", data).parent)
     assert tokenizer is not None
     ids = tokenizer.encode("Hi, ab 你好 <|end|> 12")
@@ -310,7 +310,7 @@ TARGETS: dict[str, Target] = {
             b"4294967295",
             b"\\u0000",
         ),
-        changes=12,  # each has a process
+        changes=12,  # each starts a process
     ),
     "config": Target(take_config, configs, (b"model_type", b"text_config", b"quantization_config")),
     "server stream": Target(
@@ -319,8 +319,8 @@ TARGETS: dict[str, Target] = {
         (b"data: ", b"event: error\n", b"\n\n", b"[DONE]", b"\\ud83d", b"finish_reason", b"null"),
     ),
     "server refusal": Target(
-        server_answers.take_refusal,
-        server_answers.refusals,
+        server_answers.take_error,
+        server_answers.errors,
         (b"unsupported", b"stream", b"top_k", b"error"),
     ),
     "hub": Target(

@@ -1,4 +1,4 @@
-"""The fuzz targets meet their seeds, a few changes of them, and what fuzzing has found."""
+"""The fuzz targets with their seeds, some mutations of them, and earlier findings."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from fuzz_folder import clear
 from targets import TARGETS, meet
 
-MOST_SECONDS = 10.0  # of a core; the fuzzer itself allows one
+MOST_SECONDS = 10.0  # of CPU time; the fuzzer itself allows one
 
-# Inputs that were once a fault: the target, and the bytes.
+# Inputs that once caused a bug: the target and the bytes.
 FOUND: tuple[tuple[str, bytes], ...] = (
-    ("server refusal", b'\0unsupported "stream"'),  # asked without end
-    ("model", b"\x06\x1d\x02M"),  # a context shorter than the ids that are asked about
-    ("model", b"\x03\xd7\xec%"),  # a context whose table of positions takes seconds
+    ("server refusal", b'\0unsupported "stream"'),  # retried without end
+    ("model", b"\x06\x1d\x02M"),  # a context shorter than the prompt
+    ("model", b"\x03\xd7\xec%"),  # a context whose position table takes seconds
 )
 
 
@@ -28,7 +28,7 @@ def cleared() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_seeds_come_in(name: str) -> None:
-    """Each reaches what is behind the door, or the fuzzer would look at the door alone."""
+    """Seeds must get past validation, or the fuzzer would only test that."""
     taken = [meet(TARGETS[name], seed) for seed in TARGETS[name].seeds().values()]
     assert None in taken
 
@@ -39,16 +39,16 @@ def test_changed_seeds_raise_only_our_errors(name: str) -> None:
     seeds = list(target.seeds().values())
     errors = 0
     for _ in range(target.changes):
-        data = changed(rng.choice(seeds), target.words, rng)
+        data = mutate(rng.choice(seeds), target.words, rng)
         began = time.process_time()
         errors += meet(target, data) is not None
         assert time.process_time() - began < MOST_SECONDS, data
-    if name not in ("settings", "tools"):  # which have no errors, but a list of problems
+    if name not in ("settings", "tools"):  # these report a list of problems instead of errors
         assert errors
 
 
-def changed(seed: bytes, words: tuple[bytes, ...], rng: random.Random) -> bytes:
-    """A seed with a few bytes that are others, gone, doubled, or a word."""
+def mutate(seed: bytes, words: tuple[bytes, ...], rng: random.Random) -> bytes:
+    """A seed with a few bytes mutate, removed, doubled or replaced by a word."""
     data = bytearray(seed)
     for _ in range(rng.choice((1, 1, 2, 8))):
         at, size = rng.randrange(len(data) + 1), rng.choice((1, 1, 4, 40))

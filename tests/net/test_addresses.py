@@ -1,4 +1,4 @@
-"""What of an address may be shown, and which addresses are this machine."""
+"""Redaction of URLs, and which hosts are this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECRET = "canary"
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "redacted"),
     [
         ("http://localhost:8000/v1", "http://localhost:8000/v1"),
         (f"http://user:{SECRET}@host:8000/v1?api_key={SECRET}#{SECRET}", "http://host:8000/v1"),
@@ -33,8 +33,8 @@ SECRET = "canary"
         ("http://host/\x1b[31mred\u202e", "http://host/␛[31mred\ufffd"),
     ],
 )
-def test_user_password_query_and_fragment_are_not_shown(url: str, shown: str) -> None:
-    assert redact_url(url) == shown
+def test_user_password_query_and_fragment_are_not_shown(url: str, redacted: str) -> None:
+    assert redact_url(url) == redacted
 
 
 def test_addresses_inside_a_text() -> None:

@@ -1,4 +1,4 @@
-"""The client against servers that compress, redirect, drip and never end; all on 127.0.0.1."""
+"""The client with servers that compress, redirect, are slow or never stop; all on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from glmtui.net.http_client import (
 from support.http_answers import answering, send
 
 
-def fetched(url: str, limit: int = 1000, **private: str) -> bytes:
+def fetch_body(url: str, limit: int = 1000, **private: str) -> bytes:
     with http_client() as client, stream_get(client, url, private_headers=private) as response:
         return read_body(response, limit)
 
@@ -36,19 +36,19 @@ def test_what_is_compressed_unasked_is_not_decompressed(encoding: str) -> None:
         answering(lambda handler: send(handler, bomb, Content_Encoding=encoding)) as url,
         pytest.raises(UnexpectedEncoding),
     ):
-        fetched(url)
+        fetch_body(url)
 
 
 def test_identity_was_asked_for() -> None:
-    asked = []
+    received = []
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        asked.append(handler.headers["Accept-Encoding"])
+        received.append(handler.headers["Accept-Encoding"])
         send(handler, b"ok", Content_Encoding="identity")
 
     with answering(answer) as url:
-        assert fetched(url) == b"ok"
-    assert asked == ["identity"]
+        assert fetch_body(url) == b"ok"
+    assert received == ["identity"]
 
 
 def test_a_body_without_an_end() -> None:
@@ -60,7 +60,7 @@ def test_a_body_without_an_end() -> None:
             sent.append(handler.wfile.write(bytes(1 << 16)))
 
     with answering(answer) as url, pytest.raises(ResponseTooLong):
-        fetched(url, limit=1 << 20)
+        fetch_body(url, limit=1 << 20)
     assert sum(sent) < 64 << 20
 
 
@@ -73,7 +73,7 @@ def test_the_body_of_a_redirect_is_not_read() -> None:
             handler.wfile.write(bytes(1 << 16))
 
     with answering(answer) as url:
-        assert fetched(url) == b"ok"
+        assert fetch_body(url) == b"ok"
 
 
 def test_redirects_for_ever() -> None:
@@ -81,7 +81,7 @@ def test_redirects_for_ever() -> None:
         answering(lambda handler: send(handler, b"", 302, Location=handler.path + "x")) as url,
         pytest.raises(RedirectRefused),
     ):
-        fetched(url)
+        fetch_body(url)
 
 
 @pytest.mark.parametrize("where", ["http://a b/", "http://[::1/", "//", "http://\u2603.\u3002/"])
@@ -90,26 +90,26 @@ def test_a_redirect_to_nowhere(where: str) -> None:
         send(handler, b"", 302, Location=where.encode().decode("latin-1"))
 
     with answering(answer) as url, pytest.raises(httpx.HTTPError):
-        fetched(url)
+        fetch_body(url)
 
 
 def test_what_is_private_stays_with_its_host() -> None:
-    seen: list[str | None] = []
+    received: list[str | None] = []
 
     def last(handler: BaseHTTPRequestHandler) -> None:
-        seen.append(handler.headers["Authorization"])
+        received.append(handler.headers["Authorization"])
         send(handler, b"ok")
 
     with answering(last) as elsewhere:
 
         def first(handler: BaseHTTPRequestHandler) -> None:
-            seen.append(handler.headers["Authorization"])
+            received.append(handler.headers["Authorization"])
             away = elsewhere if handler.path == "/away" else "/away"
             send(handler, b"", 307, Location=away)
 
         with answering(first) as url:
-            assert fetched(url, Authorization="Bearer canary") == b"ok"
-    assert seen == ["Bearer canary", "Bearer canary", None]
+            assert fetch_body(url, Authorization="Bearer canary") == b"ok"
+    assert received == ["Bearer canary", "Bearer canary", None]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_response_that_drips(part: str, by: str) -> None:
             handler.wfile.write(b"x")
             time.sleep(0.01)
 
-    line, started = AbortHandle(), time.monotonic()
+    abort_handle, started = AbortHandle(), time.monotonic()
 
     def cancelled() -> bool:
         return by == "hand" and time.monotonic() - started > 0.2
@@ -149,26 +149,26 @@ def test_a_response_that_drips(part: str, by: str) -> None:
     with answering(answer) as url:
         with (
             pytest.raises(DeadlineExceeded if by == "time" else httpx.HTTPError),
-            http_client(line) as client,
-            abort_when(line, cancelled, seconds=0.2 if by == "time" else 60),
+            http_client(abort_handle) as client,
+            abort_when(abort_handle, cancelled, seconds=0.2 if by == "time" else 60),
             stream_get(client, url) as response,
         ):
             read_body(response, 1 << 20)
-        with pytest.raises(httpx.HTTPError), http_client(line) as client:
-            client.get(url)  # an ended line stays ended
-    assert line.aborted
+        with pytest.raises(httpx.HTTPError), http_client(abort_handle) as client:
+            client.get(url)  # later requests are aborted, too
+    assert abort_handle.aborted
     assert time.monotonic() - started < 5
 
 
 def test_cookies_are_not_kept() -> None:
-    asked = []
+    received = []
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
-        asked.append(handler.headers["Cookie"])
+        received.append(handler.headers["Cookie"])
         send(handler, b"", Set_Cookie="a=b")
 
     with answering(answer) as url, http_client() as client:
         for _ in range(2):
             with stream_get(client, url) as response:
                 read_body(response, 10)
-    assert asked == [None, None]
+    assert received == [None, None]

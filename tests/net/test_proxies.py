@@ -1,4 +1,4 @@
-"""Proxies as the environment names them, for each request by itself."""
+"""Proxies from the environment, for each request."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_proxy_in_the_spelling_of_other_programs(named, used):
 
 @pytest.fixture
 def environment(monkeypatch):
-    """Sets the variables for proxies, and no others."""
+    """Set the proxy variables, and clear all others."""
 
     def put(**values):
         for name in VARIABLES:

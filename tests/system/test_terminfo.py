@@ -1,4 +1,4 @@
-"""Terminals that take lines and no more: no escape sequence reaches them."""
+"""Terminals that only print lines receive no escape sequences."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Tty(io.StringIO):
 
 
 def compiled_entry(folder: Path, name: str) -> None:
-    """A terminfo entry, as tic writes it, of a terminal without any capability (see term(5))."""
+    """Write a compiled terminfo entry without capabilities, see term(5)."""
     names = f"{name}|takes lines alone\0".encode()
     for directory in (name[0], f"{ord(name[0]):x}"):
         (folder / directory).mkdir(parents=True)
@@ -46,8 +46,10 @@ def test_names_of_terminals_that_cannot(term: str | None) -> None:
 def test_terminfo_decides_of_others(tmp_path: Path, term: str, can: bool) -> None:
     compiled_entry(tmp_path, "paper")
     environ = {**os.environ, "TERM": term, "TERMINFO_DIRS": f"{tmp_path}:"}
-    said = subprocess.run([sys.executable, "-c", LOOK], env=environ, capture_output=True, text=True)
-    assert said.stdout == f"{can}\n", said.stderr
+    process = subprocess.run(
+        [sys.executable, "-c", LOOK], env=environ, capture_output=True, text=True
+    )
+    assert process.stdout == f"{can}\n", process.stderr
 
 
 @pytest.mark.parametrize("term", ["dumb", "paper", ""])
@@ -70,17 +72,17 @@ def test_the_chat_is_plain_lines_there(tmp_path: Path, term: str) -> None:
 
 @pytest.mark.parametrize("term", ["xterm", "xterm-256color"])
 def test_the_chat_is_plain_lines_in_a_pipe(tmp_path: Path, term: str) -> None:
-    said = tmp_path / "said"
-    to_file = f"import os\nos.dup2(os.open({str(said)!r}, os.O_WRONLY | os.O_CREAT), 1)\n"
+    output = tmp_path / "output"
+    to_file = f"import os\nos.dup2(os.open({str(output)!r}, os.O_WRONLY | os.O_CREAT), 1)\n"
     program = to_file + PROGRAM.format(tests=str(TESTS), prepare="")
     terminal = Terminal(tmp_path, ["-c", program], environ={"TERM": term})
     try:
-        terminal.until(lambda: said.exists() and "> " in said.read_text())
+        terminal.until(lambda: output.exists() and "> " in output.read_text())
         terminal.press(b"Hi\r")
-        terminal.until(lambda: "Hello there." in said.read_text())
+        terminal.until(lambda: "Hello there." in output.read_text())
         terminal.press(b"/quit\r")
         assert terminal.ends() == 0
-        assert "\x1b" not in said.read_text()
+        assert "\x1b" not in output.read_text()
         assert b"\x1b" not in terminal.output
     finally:
         terminal.close()
@@ -92,7 +94,7 @@ def test_progress_is_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr(sys, "stderr", err := Tty())
     with ProgressLine() as line:
-        line.show("reading the question: 1/2")  # too short a time to speak of
+        line.show("reading the question: 1/2")  # too soon to be shown
         for done in range(1, 6):
             line(Progress("downloading\x1b x", done * 1_000_000, 5_000_000))
             now[0] += LINE_SECONDS / 2

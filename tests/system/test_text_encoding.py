@@ -1,4 +1,4 @@
-"""Piped and attached text in other encodings: decoded where it is known how, else refused."""
+"""Piped and attached text in other encodings: decoded or refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LATIN = {"LC_ALL": "de_DE.ISO-8859-1", "LANG": "zh_CN.GBK"}
     [
         ("你好".encode(), {}, "你好"),
         ("你好".encode("utf-8-sig"), {}, "你好"),
-        ("你好".encode(), LATIN, "你好"),  # what is UTF-8 is seldom anything else
+        ("你好".encode(), LATIN, "你好"),  # text that is valid UTF-8 is hardly ever anything else
         ("你好\r\n".encode("utf-16"), {}, "你好\r\n"),
         (b"\xfe\xff" + "你好".encode("utf-16-be"), GBK, "你好"),
         ("你好".encode("utf-32"), {}, "你好"),
@@ -50,12 +50,12 @@ def test_a_mark_or_the_locale_tells(data: bytes, environ: dict[str, str], text: 
         ("你好".encode("gbk"), {"LANG": "C.UTF-8", "LC_ALL": "no_such.thing"}),
         ("café".encode("latin-1"), {"LANG": "de_DE.UTF-8"}),
         ("café".encode("latin-1"), GBK),
-        ("hello".encode("utf-16-le"), {}),  # no mark: UTF-8 with NULs in it
+        ("hello".encode("utf-16-le"), {}),  # no byte order mark: valid UTF-8 with NULs
         ("hello".encode("utf-16-le"), LATIN),
         (b"\xff\xfeh", {}),  # half a character
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", LATIN),
         (bytes(range(256)), LATIN),
-        (b"\xff\xd8\xff\xe0", {"LANG": "x.hex"}),  # a codec, but of no text
+        (b"\xff\xd8\xff\xe0", {"LANG": "x.hex"}),  # a codec that does not decode text
     ],
 )
 def test_what_nothing_tells_of_is_refused(data: bytes, environ: dict[str, str]) -> None:

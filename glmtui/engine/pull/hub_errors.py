@@ -15,6 +15,7 @@ from glmtui.net.http_client import (
     RedirectRefused,
     UnusableCertificates,
     UnusableProxy,
+    explain_environment_error,
     http_client,
     is_same_service,
 )
@@ -27,16 +28,8 @@ def open_client(abort_handle: AbortHandle) -> Iterator[httpx.Client]:
     try:
         with http_client(abort_handle) as client:
             yield client
-    except UnusableProxy as error:
-        raise DownloadError(
-            _("The proxy set in the environment cannot be used: {reason}").format(reason=error),
-            _(
-                "See HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or list the server in NO_PROXY; a "
-                "SOCKS proxy needs `pip install httpx[socks]`."
-            ),
-        ) from error
-    except UnusableCertificates as error:
-        raise DownloadError(str(error), _("See SSL_CERT_FILE and SSL_CERT_DIR.")) from error
+    except (UnusableProxy, UnusableCertificates) as error:
+        raise DownloadError(*explain_environment_error(error)) from error
 
 
 def hub_error(hub: str, reason: str) -> DownloadError:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -59,8 +57,6 @@ class Endpoint:
         Args:
             read_timeout: seconds to wait for the next bytes.
             abort_handle: can abort the request from any thread.
-
-        Raises ServerError if the certificates in SSL_CERT_FILE cannot be read.
         """
         from glmtui.net.http_client import http_client
 
@@ -73,20 +69,7 @@ class Endpoint:
             headers=headers,
             read_timeout=read_timeout,
             proxies=not self._address.is_local,
-            verify=self._tls_context if self._address.base.startswith("https:") else True,
         )
-
-    @functools.cached_property
-    def _tls_context(self) -> ssl.SSLContext:
-        import httpx
-
-        try:
-            return httpx.create_ssl_context()
-        except OSError as error:  # includes ssl.SSLError
-            raise ServerError(
-                _("Could not read the trusted certificates: {error}").format(error=error),
-                _("See SSL_CERT_FILE and SSL_CERT_DIR."),
-            ) from error
 
 
 @dataclass(frozen=True, slots=True)

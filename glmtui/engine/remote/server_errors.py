@@ -197,6 +197,7 @@ def connection_error(
         UnexpectedEncoding,
         UnusableCertificates,
         UnusableProxy,
+        explain_environment_error,
     )
 
     server = context.address
@@ -218,18 +219,8 @@ def connection_error(
             ),
             _(LOG_HINT),
         )
-    if isinstance(error, UnusableProxy):
-        return ServerError(
-            _("The proxy set in the environment cannot be used: {reason}").format(
-                reason=sanitize_line(str(error))
-            ),
-            _(
-                "See HTTP_PROXY, HTTPS_PROXY and ALL_PROXY, or list the server in NO_PROXY; a "
-                "SOCKS proxy needs `pip install httpx[socks]`."
-            ),
-        )
-    if isinstance(error, UnusableCertificates):
-        return ServerError(sanitize_line(str(error)), _("See SSL_CERT_FILE and SSL_CERT_DIR."))
+    if isinstance(error, (UnusableProxy, UnusableCertificates)):
+        return ServerError(*explain_environment_error(error))
     causes = tuple(_causes(error))
     if isinstance(error, httpx.ConnectTimeout):
         return ServerError(

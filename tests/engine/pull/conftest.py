@@ -1,4 +1,4 @@
-"""A hub with one repository, for the tests of pulling."""
+"""A fake hub with one repository."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.hub_repository import REPO
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub that has REPO, and empty caches."""
+    """A hub with REPO; the caches are empty."""
     monkeypatch.setenv("GLMTUI_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     for name in ("HF_ENDPOINT", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):

@@ -1,4 +1,4 @@
-"""Pulling from a hub on 127.0.0.1: what comes, what stays away, and what can go wrong."""
+"""Pulling from a hub on 127.0.0.1: which files are downloaded, and errors."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ def test_bin_files_come_where_there_is_nothing_else(hub: Hub) -> None:
 
 
 def test_progress_goes_file_by_file(hub: Hub) -> None:
-    seen: list[Progress] = []
-    pull(REPO, endpoint=hub.url, on_progress=seen.append)
-    assert seen[0].what.startswith(f"requesting {REPO} from 127.0.0.1")
-    assert "downloading config.json (1 of 4)" in [p.what for p in seen]
-    last = [p for p in seen if WEIGHTS in p.what][-1]
+    progress: list[Progress] = []
+    pull(REPO, endpoint=hub.url, on_progress=progress.append)
+    assert progress[0].what.startswith(f"requesting {REPO} from 127.0.0.1")
+    assert "downloading config.json (1 of 4)" in [p.what for p in progress]
+    last = [p for p in progress if WEIGHTS in p.what][-1]
     assert last.done == last.total == len(hub.repos[REPO][WEIGHTS])
 
 
@@ -126,8 +126,8 @@ def test_the_next_run_goes_on_where_this_one_gave_up(hub: Hub) -> None:
     hub.requests.clear()
     info = pull(REPO, endpoint=hub.url)
     assert (info.path / WEIGHTS).read_bytes() == hub.repos[REPO][WEIGHTS]
-    (asked,) = hub.downloads()
-    assert asked.startswith(f"{WEIGHTS}@")
+    (download,) = hub.downloads()
+    assert download.startswith(f"{WEIGHTS}@")
 
 
 def test_a_server_that_cannot_resume_sends_it_whole(hub: Hub) -> None:
@@ -158,20 +158,20 @@ def test_wrong_bytes_are_noticed_and_not_kept(
     good = hub.repos[REPO][name]
     bad = {"shorter": good[:-7], "longer": good + b"more", "other": good[:-1] + b"\0"}[change]
     hub.faults[name] = Fault(body=bad, times=100)
-    said = "failed repeatedly" if change == "shorter" else "is damaged"
-    with pytest.raises(DownloadError, match=said):
+    message = "failed repeatedly" if change == "shorter" else "is damaged"
+    with pytest.raises(DownloadError, match=message):
         pull(REPO, endpoint=hub.url)
     assert resolver.installed_models() == []
     hub.faults.clear()
     assert pull(REPO, endpoint=hub.url).nbytes == len(hub.repos[REPO][WEIGHTS])
 
 
-@pytest.mark.parametrize("said", ["../../../escaped", "/tmp/escaped", "", "0" * 39])
-@pytest.mark.parametrize("of", ["config.json", WEIGHTS, "commit"])
+@pytest.mark.parametrize("message", ["../../../escaped", "/tmp/escaped", "", "0" * 39])
+@pytest.mark.parametrize("field", ["config.json", WEIGHTS, "commit"])
 def test_a_hub_that_names_its_files_into_other_folders(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str, said: str
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, message: str
 ) -> None:
-    hub.digests[of] = said
+    hub.digests[field] = message
     before = set(tmp_path.rglob("*"))
     with pytest.raises(DownloadError, match="instead of a checksum"):
         pull(REPO, endpoint=hub.url)
@@ -211,7 +211,7 @@ def test_the_token_stays_with_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
+    ("status", "message"),
     [
         (403, "refuses access"),
         (429, "limits the rate"),
@@ -219,14 +219,14 @@ def test_the_token_stays_with_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch)
         (502, r"failed \(HTTP"),
     ],
 )
-def test_a_hub_that_refuses(hub: Hub, status: int, said: str) -> None:
+def test_a_hub_that_refuses(hub: Hub, status: int, message: str) -> None:
     hub.status = status
-    with pytest.raises(DownloadError, match=said):
+    with pytest.raises(DownloadError, match=message):
         pull(REPO, endpoint=hub.url)
 
 
 def test_no_network(hub: Hub) -> None:
-    with httpx.Client() as client:  # a port where nobody listens
+    with httpx.Client() as client:  # a port that is not open
         assert client.get(hub.url + "/api/models/" + REPO).status_code == 200
     with pytest.raises(DownloadError, match="is unreachable") as caught:
         pull(REPO, endpoint="http://127.0.0.1:9")
@@ -236,9 +236,9 @@ def test_no_network(hub: Hub) -> None:
 def test_without_a_network_the_hubs_cache_will_do(hub: Hub) -> None:
     info = pull(REPO, endpoint=hub.url)
     (resolver.models_dir() / "someone--tiny" / "manifest.json").unlink()
-    seen: list[Progress] = []
-    assert pull(REPO, endpoint="http://127.0.0.1:9", on_progress=seen.append) == info
-    assert "Using the local copy" in " ".join(p.what for p in seen)
+    progress: list[Progress] = []
+    assert pull(REPO, endpoint="http://127.0.0.1:9", on_progress=progress.append) == info
+    assert "Using the local copy" in " ".join(p.what for p in progress)
 
 
 def test_half_a_model_in_the_hubs_cache_will_not(hub: Hub) -> None:
@@ -284,16 +284,16 @@ def test_a_family_we_do_not_run_is_said_before_its_weights_come(hub: Hub) -> Non
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (["config.json"], "it has no safetensors or pytorch_model.bin"),
         (["model.safetensors"], "it has no config.json"),
         (["model.Q4_K_M.gguf"], "it has no safetensors"),
     ],
 )
-def test_a_repository_without_a_model(hub: Hub, names: list[str], said: str) -> None:
+def test_a_repository_without_a_model(hub: Hub, names: list[str], message: str) -> None:
     hub.repos[REPO] = dict.fromkeys(names, b"{}")
-    with pytest.raises(UnsupportedModel, match=said):
+    with pytest.raises(UnsupportedModel, match=message):
         pull(REPO, endpoint=hub.url)
 
 

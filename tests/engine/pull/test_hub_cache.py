@@ -1,4 +1,4 @@
-"""The hub's cache, where it may not be written to."""
+"""A hub cache that is read-only."""
 
 from __future__ import annotations
 

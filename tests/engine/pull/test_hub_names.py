@@ -1,4 +1,4 @@
-"""The names and addresses by which people ask for a model of the hub."""
+"""Names and addresses of models on a hub, as users write them."""
 
 from __future__ import annotations
 

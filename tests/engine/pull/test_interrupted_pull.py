@@ -1,4 +1,4 @@
-"""A pull that is stopped, killed, or runs out of disk leaves nothing behind."""
+"""A pull that is stopped, is killed or fills the disk leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from support.wheels import no_model_folders
 
 
 class SlowInstaller:
-    """Stands for pip: starts a process that would run for a minute."""
+    """Replaces pip: starts a process that would run for a minute."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -122,16 +122,20 @@ def test_no_room_is_said_before_anything_is_fetched(
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [(28, "The disk is full"), (13, "Could not write"), (5, "Input/output")]
+    ("number", "message"), [(28, "The disk is full"), (13, "Could not write"), (5, "Input/output")]
 )
 def test_a_disk_that_fails_on_the_way(
-    tiny_model: KnownModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+    tiny_model: KnownModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    message: str,
 ) -> None:
     def fail(*args: Any, **kwargs: Any) -> Callable[..., None]:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(sources, "convert_gguf", fail)
-    with pytest.raises(DownloadError, match=said):
+    with pytest.raises(DownloadError, match=message):
         pull.pull("tiny")
     assert no_model_folders(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Pulling what is on the disk already: folders of the user's, and GGUF files."""
+"""Pulling models that are on the disk already: folders and GGUF files."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def test_a_prepared_folder_from_another_machine(tmp_path: Path, models: Path) ->
 
 def test_a_gguf_file_is_prepared(tmp_path: Path, models: Path) -> None:
     path = write_gguf(tmp_path / "My.Model.Q4_0.gguf", Kind.Q4_0)
-    seen: list[Progress] = []
-    info = pull(str(path), on_progress=seen.append)
+    progress: list[Progress] = []
+    info = pull(str(path), on_progress=progress.append)
     assert (info.name, info.path, info.stored) == (
         "My.Model.Q4_0",
         models / "My.Model.Q4_0",
         "int4 g32",
     )
-    assert {p.what for p in seen} == {"converting", "checking"}
+    assert {p.what for p in progress} == {"converting", "checking"}
     manifest = json.loads((info.path / "manifest.json").read_text())
     assert manifest["source"] == f"file:{path}"
     assert resolver.resolve("My.Model.Q4_0") == info

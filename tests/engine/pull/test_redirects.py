@@ -1,4 +1,4 @@
-"""Mirrors that send on to another address: followed, or the new address is named."""
+"""Mirrors that redirect: followed, or the error names the new address."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from support.hub_repository import REPO, WEIGHTS
 
 @contextmanager
 def mirror(where: Callable[[str], str], status: int = 308) -> Iterator[str]:
-    """The address of a server that answers each path with a redirect."""
+    """Run a server that redirects each path; yields its address."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         send(handler, b"", status, Location=where(handler.path), Content_Length="0")
@@ -75,12 +75,12 @@ def test_where_a_token_is_wanted_the_new_address_is_named(
     with mirror(lambda path: hub.url + path.removeprefix(base)) as moved:
         with pytest.raises(DownloadError, match="redirects to") as caught:
             pull(REPO, endpoint=moved + base)
-        said = caught.value.message
-        assert re.findall(r"http://[\w.:/]+", said) == [moved + base, hub.url], said
+        message = caught.value.message
+        assert re.findall(r"http://[\w.:/]+", message) == [moved + base, hub.url], message
     assert caught.value.hint.endswith(f"set it, or HF_ENDPOINT, to {hub.url}.")
     assert set(hub.tokens) == {None}
     hub.faults.clear()
-    assert pull(REPO, endpoint=hub.url).name == REPO  # as the hint says
+    assert pull(REPO, endpoint=hub.url).name == REPO  # follow the hint
 
 
 def test_a_store_of_files_that_refuses_is_no_matter_of_the_token(hub: Hub) -> None:
@@ -119,7 +119,7 @@ def test_a_redirect_that_is_not_followed_is_named_at_once(hub: Hub) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "there", "same"),
+    ("first", "target", "expected"),
     [
         ("http://hub.example/a", "http://HUB.example:80/b", True),
         ("http://hub.example/a", "https://hub.example/a", True),
@@ -131,18 +131,18 @@ def test_a_redirect_that_is_not_followed_is_named_at_once(hub: Hub) -> None:
         ("http://hub.example/a", "https://cdn.hub.example/a", False),
     ],
 )
-def test_who_may_have_a_token(asked: str, there: str, same: bool) -> None:
-    assert is_same_service(httpx.URL(asked), httpx.URL(there)) is same
+def test_who_may_have_a_token(first: str, target: str, expected: bool) -> None:
+    assert is_same_service(httpx.URL(first), httpx.URL(target)) is expected
 
 
 @pytest.mark.parametrize(
-    ("here", "there"),
+    ("here", "target"),
     [
         ("https://hub.example/", "http://hub.example/x"),
         ("http://hub.example/", "http://127.0.0.1:9/x"),
     ],
 )
-def test_a_refused_redirect_says_where_it_leads(here: str, there: str) -> None:
+def test_a_refused_redirect_says_where_it_leads(here: str, target: str) -> None:
     with pytest.raises(RedirectRefused) as caught:
-        check_redirect(httpx.URL(here), httpx.URL(there))
-    assert caught.value.target == there
+        check_redirect(httpx.URL(here), httpx.URL(target))
+    assert caught.value.target == target

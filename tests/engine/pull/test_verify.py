@@ -1,4 +1,4 @@
-"""glmtui verify: the files of a pulled model against what was noted of them."""
+"""`glmtui verify`: the files of a pulled model compared with its manifest."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ from support.checkpoints import llama_files, write_folder, write_gguf
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A GGUF file that was pulled as "small"."""
+    """The model folder of a GGUF file that was pulled as "small"."""
     for name in ("DATA", "CONFIG", "CACHE", "STATE"):
         monkeypatch.setenv(f"GLMTUI_{name}_DIR", str(tmp_path / name))
     write_gguf(tmp_path / "small.gguf")
     return pull(str(tmp_path / "small.gguf"), on_progress=lambda progress: None).path
 
 
-def test_a_model_as_it_was_pulled_is_sound(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unchanged_model_is_intact(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "small"]) == 0
-    noted = json.loads((folder / "manifest.json").read_text())["files"]
+    files = json.loads((folder / "manifest.json").read_text())["files"]
     assert capsys.readouterr().out == (
-        f"small is intact: {len(noted)} files checked by checksum, 0 by size.\n"
+        f"small is intact: {len(files)} files checked by checksum, 0 by size.\n"
     )
 
 
@@ -40,16 +38,18 @@ def test_damage_is_named(folder: Path, capsys: pytest.CaptureFixture[str], damag
     else:
         path.write_bytes(content[:-1] + (b"\x00" if damage == "bit" else b""))
     assert main(["verify", "small"]) == 1
-    said = capsys.readouterr().err
-    assert "tokenizer.json" in said
-    assert "glmtui pull small" in said
+    output = capsys.readouterr().err
+    assert "tokenizer.json" in output
+    assert "glmtui pull small" in output
 
 
-def test_a_manifest_cannot_lead_elsewhere(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    note = folder / "manifest.json"
-    content = json.loads(note.read_text())
+def test_a_manifest_cannot_name_files_elsewhere(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = folder / "manifest.json"
+    content = json.loads(manifest.read_text())
     content["files"] = {"../../../etc/passwd": {"size": 1}}
-    note.write_text(json.dumps(content))
+    manifest.write_text(json.dumps(content))
     assert main(["verify", "small"]) == 1
     assert "outside its folder" in capsys.readouterr().err
 

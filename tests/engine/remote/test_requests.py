@@ -1,4 +1,4 @@
-"""What servers do not take: fields, the order of turns, a list of models that is asked for."""
+"""Requests that servers refuse: unknown fields, the order of turns, the list of models."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ALL = SamplingParams(
 )
 
 
-def refusing(*rules, status=400, whole=False):
-    """A server with rules: the words with which it refuses a body that the rule is true of."""
+def refuse_if(*rules, status=400, whole=False):
+    """An answer that refuses a request body if a rule is true of it; rules have error texts."""
 
     def answer(exchange):
         for broken, words in rules:
@@ -32,8 +32,8 @@ def refusing(*rules, status=400, whole=False):
     return answer
 
 
-def asked_twice(answer, params=ALL, messages=HI):
-    """The bodies of two questions to one model, the second of which was taken at once."""
+def ask_twice(answer, params=ALL, messages=HI):
+    """The request bodies of two questions to one model; the second is accepted at once."""
     with serving(answer) as server:
         chat = ServerModel(ServerSpec(server.url, "m"))
         assert "".join(chat.stream(messages, params)) == "ok"
@@ -69,7 +69,7 @@ def has(name, value=None):
     ],
 )  # fmt: skip
 def test_a_field_is_left_out_and_that_is_remembered(name, words, status):
-    first, second, *_, last = asked_twice(refusing((has(name), words), status=status))
+    first, second, *_, last = ask_twice(refuse_if((has(name), words), status=status))
     assert name in first
     assert name not in second
     assert name not in last
@@ -82,7 +82,7 @@ def test_the_newer_name_of_the_limit():
         "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
         "'max_completion_tokens' instead."
     )
-    first, second, last = asked_twice(refusing((has("max_tokens"), words)))
+    first, second, last = ask_twice(refuse_if((has("max_tokens"), words)))
     assert first["max_tokens"] == second["max_completion_tokens"] == 50
     assert "max_tokens" not in last
 
@@ -90,7 +90,7 @@ def test_the_newer_name_of_the_limit():
 def test_a_server_that_knows_neither_name():
     words = "unknown field: "
     rules = [(has(n), words + n) for n in ("max_tokens", "max_completion_tokens")]
-    bodies = asked_twice(refusing(*rules))
+    bodies = ask_twice(refuse_if(*rules))
     assert len(bodies) == 4
     assert not {"max_tokens", "max_completion_tokens"} & bodies[-1].keys()
 
@@ -100,21 +100,21 @@ def test_two_that_do_not_go_together():
         return "temperature" in body and "top_p" in body
 
     words = "`temperature` and `top_p` cannot both be specified for this model."
-    last = asked_twice(refusing((both, words)))[-1]
+    last = ask_twice(refuse_if((both, words)))[-1]
     assert last["temperature"] == 0.5
     assert "top_p" not in last
 
 
 def test_a_server_that_does_not_stream():
     words = "Unsupported value: 'stream' does not support true with this model."
-    last = asked_twice(refusing((has("stream", True), words), whole=True))[-1]
+    last = ask_twice(refuse_if((has("stream", True), words), whole=True))[-1]
     assert last["stream"] is False
     assert "stream_options" not in last
 
 
 def test_a_top_k_of_all_is_as_good_as_none():
     rule = (has("top_k", -1), "top_k must be at least 1")
-    assert "top_k" not in asked_twice(refusing(rule), SamplingParams(top_k=0))[-1]
+    assert "top_k" not in ask_twice(refuse_if(rule), SamplingParams(top_k=0))[-1]
 
 
 def test_several_servers_ask_for_several_changes():
@@ -124,7 +124,7 @@ def test_several_servers_ask_for_several_changes():
         (has("max_tokens"), "use max_completion_tokens instead of max_tokens"),
         (has("repeat_penalty"), "repeat_penalty is not allowed"),
     ]
-    bodies = asked_twice(refusing(*rules))
+    bodies = ask_twice(refuse_if(*rules))
     assert len(bodies) == 6
 
 
@@ -139,7 +139,7 @@ def test_several_servers_ask_for_several_changes():
     ],
 )
 def test_a_value_out_of_its_range_is_the_users_to_change(words, setting):
-    with serving(refusing((lambda body: True, words))) as server:
+    with serving(refuse_if((lambda body: True, words))) as server:
         chat = ServerModel(ServerSpec(server.url, "m"))
         with pytest.raises(ServerError) as caught:
             list(chat.stream(HI, ALL))
@@ -150,7 +150,7 @@ def test_a_value_out_of_its_range_is_the_users_to_change(words, setting):
 
 def test_a_refusal_of_everything_comes_to_its_end():
     words = f"unsupported: {', '.join(('temperature', 'top_k', 'seed', 'stream', 'max_tokens'))}"
-    with serving(refusing((lambda body: True, words))) as server:
+    with serving(refuse_if((lambda body: True, words))) as server:
         with pytest.raises(ServerError):
             list(ServerModel(ServerSpec(server.url, "m")).stream(HI, ALL))
         assert len(server.questions) < 10
@@ -158,7 +158,7 @@ def test_a_refusal_of_everything_comes_to_its_end():
 
 def test_a_server_that_refuses_to_stream_and_not_to_is_asked_twice():
     words = "'stream' is not supported"
-    with serving(refusing((lambda body: True, words))) as server:
+    with serving(refuse_if((lambda body: True, words))) as server:
         with pytest.raises(ServerError):
             list(ServerModel(ServerSpec(server.url, "m")).stream(HI, SamplingParams(seed=1)))
         assert [body["stream"] for body in server.questions][:2] == [True, False]
@@ -195,8 +195,8 @@ SYSTEM = (lambda body: "system" in roles(body)[1:], "System message must be at t
 def test_strict_servers_take_what_was_said(turns):
     names = {"s": "system", "u": "user", "a": "assistant", "o": "observation"}
     messages = [Message(names[turn[0]], turn[1:]) for turn in turns]
-    last = asked_twice(refusing(STRICT, EMPTY, SYSTEM), messages=messages)
-    assert len(last) == 2  # taken at once
+    last = ask_twice(refuse_if(STRICT, EMPTY, SYSTEM), messages=messages)
+    assert len(last) == 2  # accepted at once
     sent = " ".join(m["content"] for m in last[-1]["messages"])
     assert all(turn[1:] in sent for turn in turns)
 
@@ -204,7 +204,7 @@ def test_strict_servers_take_what_was_said(turns):
 def test_a_server_without_a_system_role_and_with_a_question_first():
     rule = (lambda body: roles(body)[0] != "user", "System role not supported")
     messages = [Message("system", "Be brief."), Message("assistant", "Hello!"), *HI]
-    with serving(refusing(rule)) as server:
+    with serving(refuse_if(rule)) as server:
         assert "".join(ServerModel(ServerSpec(server.url, "m")).stream(messages)) == "ok"
     assert server.questions[-1]["messages"] == [{"role": "user", "content": "Be brief.\n\nhi"}]
 
@@ -285,13 +285,13 @@ def test_a_model_that_is_named_needs_no_list(status, body):
 
 
 def test_a_list_that_breaks_off_or_is_compressed_does_not_matter_either():
-    def die(exchange):
+    def reset(exchange):
         exchange.send_response(200)
         exchange.send_header("Content-Length", "100")
         exchange.end_headers()
         exchange.reset_connection()
 
-    for answer in (die, listing(200, b"x" * 40, Content_Encoding="gzip")):
+    for answer in (reset, listing(200, b"x" * 40, Content_Encoding="gzip")):
         with serving(answer) as server:
             assert ServerModel.connect(ServerSpec(server.url, "mine")).info.name == "mine"
 

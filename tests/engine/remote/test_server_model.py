@@ -1,4 +1,4 @@
-"""Replies from a server: streamed, counted, stopped, continued, shortened."""
+"""Replies from a server: streaming, counts, stopping, continuing, long conversations."""
 
 from __future__ import annotations
 
@@ -95,8 +95,10 @@ def test_a_proxy_is_used_but_not_for_this_machine(monkeypatch):
 
 def test_importing_the_backend_does_not_import_httpx():
     code = "import sys, glmtui.engine.remote; print({'httpx', 'torch'} & sys.modules.keys())"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout == "set()\n"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout == "set()\n"
 
 
 # ---- a reply
@@ -115,9 +117,9 @@ def test_a_streamed_reply_and_the_servers_counts():
     assert (stats.prompt_tokens, stats.reused_tokens, stats.generated_tokens) == (9, 5, 4)
     assert stats.first_token_seconds > 0
     assert stats.prefill_rate is None
-    asked = server.questions[0]
-    assert asked["stream_options"] == {"include_usage": True}
-    assert (asked["model"], asked["temperature"]) == ("fake-glm", 0.5)
+    question = server.questions[0]
+    assert question["stream_options"] == {"include_usage": True}
+    assert (question["model"], question["temperature"]) == ("fake-glm", 0.5)
 
 
 def test_without_counts_the_pieces_are_counted():
@@ -228,7 +230,7 @@ def test_llama_server_tells_how_far_the_prompt_is_read():
 def test_a_silent_server_is_left_at_once(headers_first):
     silent, left = threading.Event(), threading.Event()
 
-    def hush(exchange):
+    def stay_silent(exchange):
         if headers_first:
             exchange.start()
             exchange.event(delta("Well,"))
@@ -236,7 +238,7 @@ def test_a_silent_server_is_left_at_once(headers_first):
         if exchange.wait_for_disconnect():
             left.set()
 
-    with serving(hush) as server:
+    with serving(stay_silent) as server:
         stream = model(server).stream(HI, cancelled=silent.is_set)
         list(stream)
         stopped = time.monotonic()
@@ -250,13 +252,13 @@ def test_a_silent_server_is_left_at_once(headers_first):
 def test_close_from_another_thread_ends_the_reply_and_keeps_what_there_is(whose):
     left = threading.Event()
 
-    def hush(exchange):
+    def stay_silent(exchange):
         exchange.start()
         exchange.event(delta("Well,"))
         if exchange.wait_for_disconnect():
             left.set()
 
-    with serving(hush) as server:
+    with serving(stay_silent) as server:
         chat = model(server)
         stream = chat.stream(HI)
         pieces = []
@@ -272,13 +274,13 @@ def test_close_from_another_thread_ends_the_reply_and_keeps_what_there_is(whose)
 def test_breaking_off_hangs_up():
     left = threading.Event()
 
-    def hush(exchange):
+    def stay_silent(exchange):
         exchange.start()
         exchange.event(delta("Well,"))
         if exchange.wait_for_disconnect():
             left.set()
 
-    with serving(hush) as server:
+    with serving(stay_silent) as server:
         stream = model(server).stream(HI)
         assert next(iter(stream)) == "Well,"
         stream.close()
@@ -308,7 +310,7 @@ def test_what_goes_wrong_after_a_complete_reply_harms_nobody():
         assert reply(server).text == "Done."
 
 
-# ---- giving way
+# ---- adapting the request
 
 
 def test_the_older_half_of_a_long_conversation_is_left_out_until_it_fits():
@@ -356,7 +358,7 @@ def test_fields_a_server_does_not_know_are_left_out_from_then_on():
     with serving(answer) as server:
         chat = model(server)
         assert ["".join(chat.stream(HI, params)) for _ in range(2)] == ["ok", "ok"]
-    assert len(server.questions) == 5  # once for each of the three, then twice well
+    assert len(server.questions) == 5  # three refusals, then two successes
     assert server.questions[-1].keys() == known
 
 
@@ -382,17 +384,17 @@ def test_a_reply_is_continued():
 
 
 @pytest.mark.parametrize(
-    ("words", "shown"),
+    ("words", "message"),
     [
         ("Assistant response prefill is not supported", "cannot continue a reply"),
         ("Unrecognized argument: continue_final_message", "cannot continue a reply"),
         ("temperature must be at most 2", "refused the request (400)"),
     ],
 )
-def test_a_server_that_cannot_continue_is_told_apart(words, shown):
+def test_a_server_that_cannot_continue_is_told_apart(words, message):
     with serving(lambda exchange: exchange.json({"error": words}, 400)) as server:
         stream = model(server).stream([*HI, Message("assistant", "Hel")])
         with pytest.raises(ServerError) as caught:
             list(stream)
-    assert shown in caught.value.message
+    assert message in caught.value.message
     assert words in caught.value.message

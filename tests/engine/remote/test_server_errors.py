@@ -1,4 +1,4 @@
-"""What goes wrong on a server or on the way to it, and what the user reads of it."""
+"""Errors of a server or of the connection to it, as messages for the user."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ HI = (Message("user", "hi"),)
 KEY = "sk-very-secret-0123456789"
 
 
-def failure(server, key=KEY, model="fake-glm", connect=False):
-    """The error of one reply, and what there was of the reply."""
+def error_of(server, key=KEY, model="fake-glm", connect=False):
+    """The error of one reply, and the part of the reply before it."""
     spec = ServerSpec(server.url, "" if connect else model, key)
     chat = ServerModel.connect(spec) if connect else ServerModel(spec)
     stream = chat.stream(HI)
@@ -58,7 +58,7 @@ def test_a_refusal_says_what_and_what_to_do(status, body, words):
             exchange.json(body, status)
 
     with serving(answer) as server:
-        error, partial = failure(server)
+        error, partial = error_of(server)
     assert words in error.message
     assert "127.0.0.1" in error.message
     assert error.hint
@@ -74,7 +74,7 @@ def test_a_server_may_repeat_the_key_but_nobody_sees_it(status, caplog):
         exchange.json({"error": {"message": f"bad {key}: " + "x" * 200 + KEY}, "m": key}, status)
 
     with serving(answer) as server:
-        error, _ = failure(server)
+        error, _ = error_of(server)
     spec = ServerSpec(server.url, "m", KEY)
     chat = ServerModel(spec)
     shown = [str(error), repr(error), repr(spec), repr(chat), repr(chat.info), caplog.text]
@@ -94,7 +94,7 @@ def test_a_login_in_the_address_is_not_shown():
 
 def test_without_a_key_the_hint_says_where_it_goes():
     with serving(lambda exchange: exchange.json({"error": "no"}, 401)) as server:
-        error, _ = failure(server, key="")
+        error, _ = error_of(server, key="")
     assert "requires an API key" in error.message
     assert "key_env" in error.hint
 
@@ -113,14 +113,14 @@ def test_the_models_there_are_are_named():
             exchange.json({"error": {"message": "The model does not exist"}}, 404)
 
     with serving(answer) as server:
-        error, _ = failure(server, connect=True)
+        error, _ = error_of(server, connect=True)
     assert error.hint == "Available models: glm-4-9b, chatglm3"
 
 
 @pytest.mark.parametrize(("header", "hint"), [("7", "in 7 s"), ("Friday", "after Friday")])
 def test_how_long_to_wait_is_passed_on(header, hint):
     with serving(lambda exchange: exchange.json({}, 429, Retry_After=header)) as server:
-        error, _ = failure(server)
+        error, _ = error_of(server)
     assert hint in error.hint
 
 
@@ -129,7 +129,7 @@ def test_a_redirect_is_not_followed():
         exchange.send(b"", 307, Location="https://elsewhere.example/v1")
 
     with serving(answer) as server:
-        error, _ = failure(server)
+        error, _ = error_of(server)
         assert len(server.exchanges) == 1
     assert "https://elsewhere.example/v1 (307)" in error.message
 
@@ -139,7 +139,7 @@ def test_a_redirect_is_not_followed():
 )
 def test_an_answer_that_is_no_reply(body):
     with serving(lambda exchange: exchange.send(body)) as server:
-        error, _ = failure(server)
+        error, _ = error_of(server)
         assert server.url in error.message
         if b"title" in body:
             assert "a web page, “Sign in”" in error.message
@@ -157,54 +157,54 @@ def test_a_web_page_in_place_of_the_list_of_models():
 def test_a_servers_words_cannot_act_on_the_terminal():
     words = {"error": "\x1b]0;x\x07\nbad\u202e"}
     with serving(lambda exchange: exchange.json(words, 500)) as server:
-        error, _ = failure(server)
+        error, _ = error_of(server)
     assert "␛]0;x␇ bad�" in error.message
 
 
-# ---- in the middle of an answer
+# ---- errors in the middle of an answer
 
 
-def half(exchange, chunked=True):
+def start_reply(exchange, chunked=True):
     exchange.start(chunked=chunked)
     exchange.event(delta("Half an "))
 
 
-def die(exchange):
-    half(exchange)
+def reset(exchange):
+    start_reply(exchange)
     exchange.reset_connection()
 
 
 def end_early(exchange):
-    half(exchange)
+    start_reply(exchange)
     exchange.end()
 
 
 def close_early(exchange):
-    half(exchange, chunked=False)
+    start_reply(exchange, chunked=False)
     exchange.write(b'data: {"choi')
     exchange.end()
 
 
 def fail_inside(exchange):
-    half(exchange)
+    start_reply(exchange)
     exchange.event({"error": {"message": "CUDA out of memory", "code": 500}})
     exchange.end()
 
 
 def fail_as_old_llama_servers_do(exchange):
-    half(exchange)
+    start_reply(exchange)
     exchange.write(b'error: {"code": 500, "message": "CUDA out of memory"}\n\n')
     exchange.end()
 
 
-def filter_it(exchange):
-    half(exchange)
+def finish_as_filtered(exchange):
+    start_reply(exchange)
     exchange.event(delta(finish="content_filter"))
     exchange.end()
 
 
-def babble(exchange):
-    half(exchange)
+def send_endless_line(exchange):
+    start_reply(exchange)
     exchange.write(b"data: " + b"x" * 5000)
     exchange.end()
 
@@ -212,19 +212,19 @@ def babble(exchange):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (die, "was closed in the middle of the answer"),
+        (reset, "was closed in the middle of the answer"),
         (end_early, "was closed in the middle of the answer"),
         (close_early, "was closed in the middle of the answer"),
         (fail_inside, "CUDA out of memory"),
         (fail_as_old_llama_servers_do, "CUDA out of memory"),
-        (filter_it, "content_filter"),
-        (babble, "a line without an end"),
+        (finish_as_filtered, "content_filter"),
+        (send_endless_line, "a line without an end"),
     ],
 )
 def test_the_partial_reply_is_kept(answer, words, monkeypatch):
     monkeypatch.setattr(sse, "MAX_LINE_BYTES", 1000)
     with serving(answer) as server:
-        error, partial = failure(server)
+        error, partial = error_of(server)
     assert words in error.message
     assert partial.text == "Half an "
 
@@ -238,7 +238,7 @@ def test_a_reply_without_end_is_ended(monkeypatch):
             exchange.event(delta("x" * 100_000))
 
     with serving(flood) as server:
-        error, partial = failure(server)
+        error, partial = error_of(server)
     assert "exceeds" in error.message
     assert len(partial.text) < 2 << 20
 
@@ -246,17 +246,17 @@ def test_a_reply_without_end_is_ended(monkeypatch):
 def test_a_server_that_falls_silent_for_too_long(monkeypatch):
     monkeypatch.setattr(server_call, "READ_TIMEOUT_SECONDS", 0.1)
 
-    def hush(exchange):
-        half(exchange)
+    def stay_silent(exchange):
+        start_reply(exchange)
         exchange.wait_for_disconnect()
 
-    with serving(hush) as server:
-        error, partial = failure(server)
+    with serving(stay_silent) as server:
+        error, partial = error_of(server)
     assert "has sent nothing for" in error.message
     assert partial.text == "Half an "
 
 
-# ---- on the way
+# ---- connection errors
 
 
 def test_nobody_answers():
