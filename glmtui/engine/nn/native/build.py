@@ -71,11 +71,18 @@ class Part:
     macro: str = ""
 
 
+BASE_SOURCES = (
+    "isa.c",
+    "isa_selection.c",
+    "linear.c",
+    "gemm.c",
+    "quantize.c",
+    "attention.c",
+    "decoder_step.c",
+)
 AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
 PARTS = {  # by key of `instruction_sets.INSTRUCTION_SETS`
-    "avx2": Part(
-        ("linear.c", "gemm.c", "attention.c", "decoder_step.c", "quantize.c", "isa.c"),
-    ),
+    "avx2": Part(BASE_SOURCES),
     "avx512": Part(("attention_avx512.c",), AVX512_FLAGS, "-DWITH_AVX512"),
     "amx": Part(
         ("gemm_amx.c", "attention_amx.c"),

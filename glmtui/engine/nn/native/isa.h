@@ -25,10 +25,4 @@ extern Isa isa;
 #define USES_AMX 0
 #endif
 
-/* Selects the highest instruction set up to `wanted` that was compiled, that the processor has,
-   that the operating system permits, and that passes a test run. The test runs in a child process,
-   because some virtual machines list instructions and then kill the process that executes them.
-   Returns the selected instruction set. */
-int use_isa(int wanted);
-
 #endif
