@@ -253,7 +253,7 @@ def test_code_in_a_checkpoint_is_not_run(qwen2: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "error", "said"),
+    ("damage", "error", "message"),
     [
         ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedModel, "by gptq"),
         ({"num_hidden_layers": 3}, BadCheckpoint, "lacks 12 tensors"),
@@ -261,14 +261,14 @@ def test_code_in_a_checkpoint_is_not_run(qwen2: Path, tmp_path: Path) -> None:
     ],
 )
 def test_damage_is_named(
-    qwen2: Path, tmp_path: Path, damage: dict[str, Any], error: type[Exception], reply: str
+    qwen2: Path, tmp_path: Path, damage: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(qwen2, folder)
     if "num_hidden_layers" in damage:
         damage = {**damage, "layer_types": ["full_attention"] * 3}
     update_json(folder, "config.json", **damage)
-    with pytest.raises(error, match=reply):
+    with pytest.raises(error, match=message):
         load_model(str(folder), OPTIONS)
 
 

@@ -171,7 +171,7 @@ def recording(model: LoadedModel, *, decodes_async: bool = False) -> Iterator[Re
 
 
 @pytest.mark.parametrize(
-    ("talk", "overlaps"),
+    ("talk", "decodes_async"),
     [*((talk, False) for talk in TALKS), (prompts_in_turn, True), (conversations_in_turn, True)],
 )
 def test_replies_equal_those_without_a_graph(
