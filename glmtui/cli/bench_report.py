@@ -171,7 +171,7 @@ def _engine(engine: Measured) -> dict[str, object]:
 
 
 def _work(result: Result, work: Work) -> dict[str, object]:
-    found = {
+    engines = {
         engine.ready.engine: {
             "median": engine.median(work),
             "samples": engine.samples[work],
@@ -187,5 +187,5 @@ def _work(result: Result, work: Work) -> dict[str, object]:
         "unit": "tokens/s" if work.is_rate else "s",
         "bandwidth": result.bandwidth(work),
         "share_of_copy": result.share_of_copy(work),
-        "engines": found,
+        "engines": engines,
     }
