@@ -92,7 +92,10 @@ def parse_arguments(argv: list[str] | None) -> Namespace:
     bench.add_arguments(benchmark)
     doctor = command("doctor", subcommands.doctor, "check this machine and the installation")
     doctor.add_argument(
-        "--bundle", type=Path, metavar="FILE", help="write a bug report without private data"
+        "--bundle",
+        type=Path,
+        metavar="FILE",
+        help="write a bug report with logs, without private data",
     )
 
     args = parser.parse_args(argv)

@@ -144,7 +144,7 @@ def _decode(data: bytes, source: str) -> str:
         return decode_text(data)
     except UnknownEncoding as error:
         raise UsageError(
-            _("{source} is neither valid UTF-8 nor text in the encoding of the locale.").format(
+            _("{source} is not text in UTF-8 or in the encoding of the locale.").format(
                 source=source
             ),
             _("Convert it first, for example with: iconv -f GBK -t UTF-8"),

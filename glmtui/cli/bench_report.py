@@ -172,7 +172,7 @@ def _engine(engine: EngineResult) -> dict[str, object]:
 
 
 def _work(result: BenchResult, work: Measurement) -> dict[str, object]:
-    found = {
+    engines = {
         engine.start.engine: {
             "median": engine.median(work),
             "samples": engine.samples[work],
@@ -188,5 +188,5 @@ def _work(result: BenchResult, work: Measurement) -> dict[str, object]:
         "unit": "tokens/s" if work.is_rate else "s",
         "bandwidth": result.bandwidth(work),
         "share_of_copy": result.share_of_copy(work),
-        "engines": found,
+        "engines": engines,
     }

@@ -143,17 +143,17 @@ def probe_torch(version: str) -> Iterator[CheckResult]:
         yield CheckResult("fail", "torch", f"{version} cannot be imported: {last}", advice)
         return
     try:
-        found = json.loads(child.stdout)
+        probe = json.loads(child.stdout)
     except ValueError:
         yield CheckResult(
             "fail", "torch", f"{version} printed unexpected output: {child.stdout}", advice
         )
         return
-    if not found["usable"]:
+    if not probe["usable"]:
         yield CheckResult("warn", "torch", f"{version} cannot use the GPU", advice)
         return
-    yield CheckResult("ok", "torch", f"{version} with CUDA {found['cuda']}")
-    for capability, missing in sorted(found["missing"].items()):
+    yield CheckResult("ok", "torch", f"{version} with CUDA {probe['cuda']}")
+    for capability, missing in sorted(probe["missing"].items()):
         yield from gpu_kernel_checks(capability, missing)
 
 

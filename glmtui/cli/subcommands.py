@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def app(args: Namespace) -> int:
     if not is_terminal(sys.stdin):
         raise UsageError(
-            _("glmtui needs a terminal."),
+            _("The app needs a terminal."),
             _("For a single question, use: glmtui ask 'Why is the sky blue?'"),
         )
     gc.disable()  # until the first paint: imported modules are not garbage

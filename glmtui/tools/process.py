@@ -55,11 +55,11 @@ for stream in (0, 1, 2):
     os.close(stream)
 while True:
     try:
-        ended, how = os.wait()
+        pid, wait_status = os.wait()
     except ChildProcessError:
         signal.pause()
-    if ended == tool:
-        os.write(status, f" exit {os.waitstatus_to_exitcode(how)}".encode())
+    if pid == tool:
+        os.write(status, f" exit {os.waitstatus_to_exitcode(wait_status)}".encode())
 """
 
 
@@ -187,12 +187,12 @@ def _kill(process: subprocess.Popen[bytes], run_id: str) -> None:
 
 def _descendants(parent: int, run_id: str) -> list[psutil.Process]:
     """The living processes that a tool started, directly or indirectly."""
-    found: list[psutil.Process] = []
+    processes: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
-        found = psutil.Process(parent).children(recursive=True)
+        processes = psutil.Process(parent).children(recursive=True)
     if not sys.platform.startswith("linux"):
-        found += [process for process in psutil.process_iter() if _has_run_id(process, run_id)]
-    return [process for process in found if process.pid != parent and not _is_dead(process)]
+        processes += [process for process in psutil.process_iter() if _has_run_id(process, run_id)]
+    return [process for process in processes if process.pid != parent and not _is_dead(process)]
 
 
 def _has_run_id(process: psutil.Process, run_id: str) -> bool:

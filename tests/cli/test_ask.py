@@ -25,7 +25,7 @@ class Stdin(io.TextIOWrapper):
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch):
     """Empty folders, and a terminal as stdin."""
     for name in ("DATA", "CONFIG", "CACHE", "STATE"):
         monkeypatch.setenv(f"GLMTUI_{name}_DIR", str(tmp_path / name.lower()))
@@ -34,7 +34,7 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def says(monkeypatch):
+def use_model(monkeypatch):
     """Replaces the loaded model by one that generates these pieces."""
 
     def put(*pieces) -> ScriptedModel:
@@ -58,28 +58,28 @@ def run(*argv: str) -> int:
 # ---- text
 
 
-def test_text_is_printed_with_one_line_end(says, capsys):
-    says("Hel", "lo")
+def test_a_reply_is_printed_with_one_newline(use_model, capsys):
+    use_model("Hel", "lo")
     assert run("hi") == 0
     assert capsys.readouterr() == ("Hello\n", "")
 
 
-def test_a_line_end_of_the_models_own_is_enough(says, capsys):
-    says("Hello", "\n")
+def test_no_newline_is_added_after_that_of_the_model(use_model, capsys):
+    use_model("Hello", "\n")
     assert run("hi") == 0
     assert capsys.readouterr().out == "Hello\n"
 
 
-def test_an_empty_reply_prints_nothing(says, capsys):
-    says()
+def test_an_empty_reply_prints_nothing(use_model, capsys):
+    use_model()
     assert run("hi") == 0
     assert capsys.readouterr().out == ""
 
 
-def test_the_model_is_closed_whatever_happens(says):
-    done, failed = says("x"), None
+def test_the_model_is_always_closed(use_model):
+    done, failed = use_model("x"), None
     assert run("hi") == 0
-    failed = says(EngineError("broke"))
+    failed = use_model(EngineError("broke"))
     assert run("hi") == 1
     assert done.closed
     assert failed.closed
@@ -88,8 +88,8 @@ def test_the_model_is_closed_whatever_happens(says):
 # ---- what is asked
 
 
-def test_question_system_prompt_and_parameters_reach_the_model(says):
-    model = says("x")
+def test_question_system_prompt_and_parameters_reach_the_model(use_model):
+    model = use_model("x")
     assert (
         run("--system", "Be brief.", "-s", "temperature=0", "-s", "sampling.seed=7", "Why", "so?")
         == 0
@@ -102,20 +102,20 @@ def test_question_system_prompt_and_parameters_reach_the_model(says):
     ]
 
 
-def test_without_a_system_prompt_the_models_own_counts(says):
-    model = says("x")
+def test_without_a_system_prompt_none_is_sent(use_model):
+    model = use_model("x")
     assert run("hi") == 0
     assert model.requests[0][0] == [Message("user", "hi")]
 
 
-def test_an_empty_system_prompt_is_one(says):
-    model = says("x")
+def test_an_empty_system_prompt_is_sent(use_model):
+    model = use_model("x")
     assert run("--system", "", "hi") == 0
     assert model.requests[0][0][0] == Message("system", "")
 
 
-def test_flags_before_and_after_the_command_both_count(says):
-    model = says("x")
+def test_options_before_and_after_the_command_are_combined(use_model):
+    model = use_model("x")
     argv = ["-m", "one", "-s", "top_k=1", "-s", "seed=1", "ask", "-s", "top_k=2", "hi"]
     assert main(argv) == 0
     assert (model.settings[0].model, model.settings[0].top_k, model.settings[0].seed) == (
@@ -127,8 +127,8 @@ def test_flags_before_and_after_the_command_both_count(says):
     assert model.settings[1].model == "two"
 
 
-def test_a_pipe_stands_below_the_question(says, monkeypatch):
-    model = says("x")
+def test_text_from_a_pipe_follows_the_question(use_model, monkeypatch):
+    model = use_model("x")
     monkeypatch.setattr(sys, "stdin", Stdin("第一行\nsecond\n".encode(), terminal=False))
     assert run("Sum up:") == 0
     assert model.requests[0][0] == [Message("user", "Sum up:\n\n第一行\nsecond")]
@@ -138,22 +138,22 @@ def test_a_pipe_stands_below_the_question(says, monkeypatch):
     ("data", "question"),
     [(b"only this\n", "only this"), (b"\xef\xbb\xbfmarked", "marked")],
 )
-def test_a_pipe_alone_is_the_question(says, monkeypatch, data, question):
-    model = says("x")
+def test_a_pipe_alone_is_the_question(use_model, monkeypatch, data, question):
+    model = use_model("x")
     monkeypatch.setattr(sys, "stdin", Stdin(data, terminal=False))
     assert run() == 0
     assert model.requests[0][0][-1].content == question
 
 
 @pytest.mark.parametrize("words", [[], [""], ["  \n"]])
-def test_no_question_is_a_usage_error(says, capsys, words):
-    says("x")
+def test_no_question_is_a_usage_error(use_model, capsys, words):
+    use_model("x")
     assert run(*words) == 2
     assert "No question was given." in capsys.readouterr().err
 
 
-def test_bytes_that_are_no_text_do_not_reach_the_model(says):
-    model = says("x")
+def test_invalid_text_does_not_reach_the_model(use_model):
+    model = use_model("x")
     assert run("caf\udce9") == 2
     assert not model.requests
 
@@ -161,8 +161,8 @@ def test_bytes_that_are_no_text_do_not_reach_the_model(says):
 # ---- JSON
 
 
-def test_json_is_one_object(says, capsys):
-    says("你", "好")
+def test_json_is_one_object(use_model, capsys):
+    use_model("你", "好")
     assert run("--json", "hi") == 0
     out = capsys.readouterr().out
     assert out.count("\n") == 1
@@ -177,8 +177,8 @@ def test_json_is_one_object(says, capsys):
     assert found["stats"]["decode_rate"] == 0.5
 
 
-def test_json_of_a_broken_reply_holds_what_there_was(says, capsys):
-    says("par", "tial", ServerError("the line went dead"))
+def test_json_of_a_failed_reply_has_the_partial_text(use_model, capsys):
+    use_model("par", "tial", ServerError("the line went dead"))
     assert run("--json", "hi") == 1
     out, err = capsys.readouterr()
     found = json.loads(out)
@@ -187,8 +187,8 @@ def test_json_of_a_broken_reply_holds_what_there_was(says, capsys):
     assert "the line went dead" in err
 
 
-def test_json_of_an_interrupted_reply_says_so(says, capsys):
-    says("par", interrupt, "never said")
+def test_json_of_an_interrupted_reply_is_cancelled(use_model, capsys):
+    use_model("par", interrupt, "never said")
     assert run("--json", "hi") == 130
     found = json.loads(capsys.readouterr().out)
     assert (found["text"], found["finish_reason"]) == ("par", "cancelled")
@@ -197,53 +197,53 @@ def test_json_of_an_interrupted_reply_says_so(says, capsys):
 # ---- what goes wrong
 
 
-def test_a_failure_keeps_what_was_said(says, capsys):
-    says("half a sen", EngineError("out of luck", "Try again."))
+def test_a_failure_keeps_the_partial_text(use_model, capsys):
+    use_model("half a sen", EngineError("out of luck", "Try again."))
     assert run("hi") == 1
     assert capsys.readouterr() == ("half a sen\n", "glmtui: out of luck\n  Try again.\n")
 
 
-def test_ctrl_c_keeps_what_was_said(says, capsys):
-    says("half a sen", interrupt, "never said")
+def test_ctrl_c_keeps_the_partial_text(use_model, capsys):
+    use_model("half a sen", interrupt, "never said")
     assert run("hi") == 130
     assert capsys.readouterr() == ("half a sen\n", "")
 
 
-def test_no_model_at_all_names_the_command_that_gets_one(capsys):
+def test_without_a_model_the_hint_is_pull(capsys):
     assert run("hi") == 1
     assert "glmtui pull smollm2" in capsys.readouterr().err
 
 
-def test_bad_settings_are_named_and_stop_nothing(says, capsys, place):
-    says("Hello")
-    (place / "config").mkdir()
-    (place / "config" / "config.toml").write_text("[sampling]\ntemperature = 9\n")
+def test_invalid_settings_are_reported_and_ignored(use_model, capsys, home):
+    use_model("Hello")
+    (home / "config").mkdir()
+    (home / "config" / "config.toml").write_text("[sampling]\ntemperature = 9\n")
     assert run("hi") == 0
     out, err = capsys.readouterr()
     assert out == "Hello\n"
     assert "config.toml, line 2: temperature must be from 0 to 2, not 9" in err
 
 
-def test_errors_cannot_act_on_the_terminal(says, capsys):
-    says(EngineError("title \x1b]0;evil\x07", "\x1b[2J"))
+def test_errors_have_no_control_characters(use_model, capsys):
+    use_model(EngineError("title \x1b]0;evil\x07", "\x1b[2J"))
     assert run("hi") == 1
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_a_bug_is_one_line_and_a_log(says, capsys, place):
-    says("Hello", ZeroDivisionError("by zero"))
+def test_an_unexpected_error_is_one_line_and_a_log(use_model, capsys, home):
+    use_model("Hello", ZeroDivisionError("by zero"))
     assert run("hi") == 1
     err = capsys.readouterr().err
-    log = place / "state" / "crash.log"
+    log = home / "state" / "crash.log"
     assert "Traceback" not in err
     assert "ZeroDivisionError: by zero" in err
     assert str(log) in err
     assert "Traceback" in log.read_text()
 
 
-def test_a_bug_with_no_place_for_a_log_is_still_one_line(says, capsys, place):
-    says(ZeroDivisionError("by zero"))
-    (place / "state").write_text("in the way")
+def test_an_unexpected_error_without_a_log_folder_is_one_line(use_model, capsys, home):
+    use_model(ZeroDivisionError("by zero"))
+    (home / "state").write_text("in the way")
     assert run("hi") == 1
     assert "ZeroDivisionError: by zero" in capsys.readouterr().err
 
@@ -256,28 +256,28 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_never_gets_control_characters(says, monkeypatch):
+def test_a_terminal_never_gets_control_characters(use_model, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Terminal())
-    says("a\x1b", "[31m\r", "\nb\x9b\u202e\r")
+    use_model("a\x1b", "[31m\r", "\nb\x9b\u202e\r")
     assert run("hi") == 0
     assert sys.stdout.getvalue() == "a␛[31m\nb\ufffd\ufffd␍\n"
 
 
-def test_a_pipe_gets_the_text_as_it_is(says, capsys):
-    says("a\x1b", "[31m\r", "\nb")
+def test_a_pipe_gets_the_text_as_it_is(use_model, capsys):
+    use_model("a\x1b", "[31m\r", "\nb")
     assert run("hi") == 0
     assert capsys.readouterr().out == "a\x1b[31m\r\nb\n"
 
 
-def test_strip_cleans_a_pipe_too(says, capsys):
-    says("a\x1b", "[31m\r", "\nb")
+def test_strip_also_applies_to_a_pipe(use_model, capsys):
+    use_model("a\x1b", "[31m\r", "\nb")
     assert run("--strip", "hi") == 0
     assert capsys.readouterr().out == "a␛[31m\nb\n"
 
 
-def test_progress_leaves_no_trace_on_the_terminal(says, monkeypatch):
+def test_the_progress_line_is_erased(use_model, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    says("Hello")
+    use_model("Hello")
     assert run("hi") == 0
     shown = sys.stderr.getvalue()
     assert "reading the prompt: 3/3" in shown
@@ -299,7 +299,7 @@ def test_a_server_is_called_and_torch_is_not_needed(monkeypatch):
     assert called == [ServerSpec("http://127.0.0.1:9/v1")]
 
 
-def test_a_local_model_is_opened_as_the_settings_say(monkeypatch):
+def test_a_local_model_is_opened_with_the_load_options(monkeypatch):
     def open_model(target, options, on_progress):
         return target, options, on_progress
 
@@ -311,6 +311,6 @@ def test_a_local_model_is_opened_as_the_settings_say(monkeypatch):
     assert ask.open_chat_model(settings, print) == expected
 
 
-def test_an_unknown_model_is_said_to_be_unknown():
+def test_an_unknown_model_is_not_found():
     with pytest.raises(ModelNotFound):
         ask.open_chat_model(Settings(model="smolm2"), print)

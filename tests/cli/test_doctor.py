@@ -36,7 +36,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch):
     """An empty home, no GPU, a CPU build of torch, and a terminal of 80x24."""
     for name in ("DATA", "CONFIG", "CACHE", "STATE"):
         monkeypatch.setenv(f"GLMTUI_{name}_DIR", str(tmp_path / name.lower()))
@@ -51,8 +51,8 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def python(tmp_path, monkeypatch):
-    """Puts a shell script in place of the Python that is asked about CUDA."""
+def fake_python(tmp_path, monkeypatch):
+    """Replaces the Python of the CUDA check by a shell script."""
     monkeypatch.setattr(doctor.metadata, "version", lambda name: "2.13.0+cu128")
     monkeypatch.setattr(doctor, "snapshot", lambda: GPU_BOX)
     script = tmp_path / "python"
@@ -72,7 +72,7 @@ def results_for(subject, settings=None, problems=(), environ=None):
     return [f for f in doctor.run_checks(settings, problems, environ) if f.subject == subject]
 
 
-def only(*args, **kwargs):
+def single_result(*args, **kwargs):
     findings = results_for(*args, **kwargs)
     assert len(findings) == 1, findings
     return findings[0]
@@ -81,7 +81,7 @@ def only(*args, **kwargs):
 # ---- the command
 
 
-def test_a_sound_machine_without_a_model_is_no_failure(capsys):
+def test_a_working_machine_without_a_model_is_no_failure(capsys):
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     subjects = [line[6:18].strip() for line in lines if not line.startswith(" ")]
@@ -89,39 +89,42 @@ def test_a_sound_machine_without_a_model_is_no_failure(capsys):
     assert {"torch", "GPU", "memory", "terminal", "data", "models", "settings"} <= set(subjects)
 
 
-def test_a_failure_is_exit_code_1(place, capsys):
-    (place / "data").write_text("in the way")
+def test_a_failure_is_exit_code_1(home, capsys):
+    (home / "data").write_text("in the way")
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "fail  data" in out
     assert "set GLMTUI_DATA_DIR" in out
 
 
-def test_bad_settings_are_found_and_are_no_failure(place, capsys):
-    file = place / "my.toml"
+def test_invalid_settings_are_reported_and_are_no_failure(home, capsys):
+    file = home / "my.toml"
     file.write_text("modle = 1\n")
     assert main(["--config", str(file), "doctor"]) == 0
     assert f'{file}, line 1: unknown setting "modle"' in capsys.readouterr().out
 
 
-def test_it_changes_nothing(place):
+def test_it_changes_nothing(home):
     assert main(["doctor"]) == 0
-    assert list(place.iterdir()) == []
+    assert list(home.iterdir()) == []
 
 
 # ---- torch and GPUs
 
 
-def test_a_cpu_build_is_right_where_there_is_no_gpu():
-    assert (only("torch").level, only("torch").message) == ("ok", "2.13.0+cpu")
-    assert only("GPU").message == "no NVIDIA GPU; models run on the CPU"
+def test_a_cpu_build_without_a_gpu_is_ok():
+    assert (single_result("torch").level, single_result("torch").message) == ("ok", "2.13.0+cpu")
+    assert single_result("GPU").message == "no NVIDIA GPU; models run on the CPU"
 
 
-def test_a_cpu_build_beside_a_gpu_is_worth_a_word(monkeypatch):
+def test_a_cpu_build_with_a_gpu_is_a_warning(monkeypatch):
     monkeypatch.setattr(doctor, "snapshot", lambda: GPU_BOX)
-    assert only("GPU").message == "NVIDIA H200, 149.0 of 150.0 GB free"
-    assert (only("torch").level, "without CUDA" in only("torch").message) == ("warn", True)
-    assert only("torch").advice
+    assert single_result("GPU").message == "NVIDIA H200, 149.0 of 150.0 GB free"
+    assert (single_result("torch").level, "without CUDA" in single_result("torch").message) == (
+        "warn",
+        True,
+    )
+    assert single_result("torch").advice
 
 
 def test_no_torch_is_a_failure(monkeypatch):
@@ -129,23 +132,26 @@ def test_no_torch_is_a_failure(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(doctor.metadata, "version", version)
-    assert only("torch").level == "fail"
-    assert "pip install torch" in only("torch").advice
+    assert single_result("torch").level == "fail"
+    assert "pip install torch" in single_result("torch").advice
 
 
-def test_memory_that_is_not_known_is_not_zero():
-    assert only("memory").message == "n/a of n/a GB available"
+def test_unknown_memory_is_not_zero():
+    assert single_result("memory").message == "n/a of n/a GB available"
 
 
-def test_cuda_that_works(python):
-    python("""echo '{"cuda": "12.8", "usable": true, "missing": {}}'""")
-    assert (only("torch").level, only("torch").message) == ("ok", "2.13.0+cu128 with CUDA 12.8")
+def test_cuda_that_works(fake_python):
+    fake_python("""echo '{"cuda": "12.8", "usable": true, "missing": {}}'""")
+    assert (single_result("torch").level, single_result("torch").message) == (
+        "ok",
+        "2.13.0+cu128 with CUDA 12.8",
+    )
 
 
-def test_cuda_that_torch_cannot_use(python):
-    python("""echo '{"cuda": "12.8", "usable": false}'""")
-    assert only("torch").level == "warn"
-    assert "nvidia-smi" in only("torch").advice
+def test_cuda_that_torch_cannot_use(fake_python):
+    fake_python("""echo '{"cuda": "12.8", "usable": false}'""")
+    assert single_result("torch").level == "warn"
+    assert "nvidia-smi" in single_result("torch").advice
 
 
 @pytest.mark.parametrize(
@@ -156,21 +162,21 @@ def test_cuda_that_torch_cannot_use(python):
         ("echo hello", "hello"),
     ],
 )
-def test_a_broken_driver_does_not_crash_doctor(python, body, message):
-    python(body)
-    assert only("torch").level == "fail"
-    assert message in only("torch").message
+def test_a_broken_driver_does_not_crash_doctor(fake_python, body, message):
+    fake_python(body)
+    assert single_result("torch").level == "fail"
+    assert message in single_result("torch").message
 
 
-def test_a_hanging_driver_is_a_timeout(python, monkeypatch):
+def test_a_hanging_driver_is_a_timeout(fake_python, monkeypatch):
     monkeypatch.setattr(doctor, "PROBE_SECONDS", 0.2)
-    python("exec sleep 60")
-    assert only("torch").level == "fail"
-    assert "did not respond" in only("torch").message
+    fake_python("exec sleep 60")
+    assert single_result("torch").level == "fail"
+    assert "did not respond" in single_result("torch").message
 
 
-def test_the_probe_works_on_the_torch_that_is_here(monkeypatch, tmp_path):
-    """Run where a file named torch.py lies in wait."""
+def test_the_probe_works_with_the_installed_torch(monkeypatch, tmp_path):
+    """In a folder with a file torch.py, which must not be imported."""
     (tmp_path / "torch.py").write_text("raise SystemExit('the wrong torch')")
     monkeypatch.chdir(tmp_path)
     first, *_ = doctor.probe_torch("2.13")
@@ -178,11 +184,11 @@ def test_the_probe_works_on_the_torch_that_is_here(monkeypatch, tmp_path):
     assert first.level != "fail"
 
 
-def test_the_gpu_kernels(python):
+def test_the_gpu_kernels(fake_python):
     old = {"tinygemm": "it needs 8.0", "triton": "it is not installed", "cpm_kernels": ""}
     new = {"tinygemm": "", "triton": "", "cpm_kernels": "it has code for 6.1 to 8.9 alone"}
     answer = {"cuda": "12.8", "usable": True, "missing": {"9.0": new, "6.1": old}}
-    python(f"echo '{json.dumps(answer)}'")
+    fake_python(f"echo '{json.dumps(answer)}'")
     first, tinygemm, triton, cpm, second, no_cpm = results_for("kernels")
     assert "6.1: int8 and int4 weights use the fastest of unpacking" in first.message
     assert (tinygemm.level, tinygemm.message) == ("ok", "no tinygemm: it needs 8.0")
@@ -195,7 +201,7 @@ def test_the_gpu_kernels(python):
     assert no_cpm.message == "cpm_kernels: it has code for 6.1 to 8.9 alone"
 
 
-def test_why_a_kernel_is_not_tried(monkeypatch):
+def test_the_reasons_for_missing_kernels(monkeypatch):
     here = {"triton"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in here else None)
     monkeypatch.delenv("CC", raising=False)
@@ -219,75 +225,75 @@ def test_why_a_kernel_is_not_tried(monkeypatch):
 # ---- the terminal
 
 
-def test_what_a_terminal_can_do():
+def test_the_details_of_a_terminal():
     environ = {
         "TERM": "tmux-256color",
         "COLORTERM": "truecolor",
         "TMUX": "x",
         "SSH_CONNECTION": "y",
     }
-    finding = only("terminal", environ=environ)
-    assert finding.level == "ok"
-    assert finding.message == "TERM tmux-256color, truecolor, 80x24, in tmux, over SSH"
+    result = single_result("terminal", environ=environ)
+    assert result.level == "ok"
+    assert result.message == "TERM tmux-256color, truecolor, 80x24, in tmux, over SSH"
 
 
 @pytest.mark.parametrize("environ", [{}, {"TERM": "dumb"}])
-def test_a_terminal_that_cannot_place_a_cursor(environ):
-    finding = only("terminal", environ=environ)
-    assert (finding.level, "line by line" in finding.message) == ("warn", True)
+def test_a_terminal_that_cannot_move_the_cursor(environ):
+    result = single_result("terminal", environ=environ)
+    assert (result.level, "line by line" in result.message) == ("warn", True)
 
 
 def test_a_small_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "39")
-    assert only("terminal").level == "warn"
-    assert "40 columns" in only("terminal").advice
+    assert single_result("terminal").level == "warn"
+    assert "40 columns" in single_result("terminal").advice
 
 
 def test_no_terminal_is_no_failure(monkeypatch):
     monkeypatch.setattr(Terminal, "isatty", lambda self: False)
-    assert only("terminal", environ={}).level == "ok"
+    assert single_result("terminal", environ={}).level == "ok"
 
 
 def test_a_locale_that_is_not_utf_8(monkeypatch):
     monkeypatch.setattr(Terminal, "encoding", "gb18030")
-    assert only("encoding").level == "warn"
-    assert "LC_ALL" in only("encoding").advice
+    assert single_result("encoding").level == "warn"
+    assert "LC_ALL" in single_result("encoding").advice
 
 
 # ---- folders
 
 
-def test_folders_that_are_there_and_that_will_be(place):
-    (place / "data").mkdir()
-    assert "created when" not in only("data").message
-    assert only("logs").message.endswith("(created when needed)")
+def test_existing_and_missing_folders(home):
+    (home / "data").mkdir()
+    assert "created when" not in single_result("data").message
+    assert single_result("logs").message.endswith("(created when needed)")
     assert {f.level for f in results_for("data") + results_for("logs") + results_for("config")} == {
         "ok"
     }
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_takes_no_files(place):
-    (place / "data").mkdir(mode=0o500)
-    assert only("data").level == "fail"
+def test_a_folder_that_is_not_writable(home):
+    (home / "data").mkdir(mode=0o500)
+    assert single_result("data").level == "fail"
 
 
-def test_too_little_room_for_models(monkeypatch):
+def test_too_little_space_for_models(monkeypatch):
     monkeypatch.setattr(doctor, "LOW_SPACE", 1e30)
-    assert only("models").level == "warn"
-    assert "GLMTUI_CACHE_DIR" in only("models").advice
+    assert single_result("models").level == "warn"
+    assert "GLMTUI_CACHE_DIR" in single_result("models").advice
 
 
 # ---- models and settings
 
 
-def test_no_model_says_how_to_get_one():
-    assert only("model").level == "warn"
-    assert "glmtui pull smollm2" in only("model").advice
+def test_without_a_model_the_advice_is_pull():
+    assert single_result("model").level == "warn"
+    assert "glmtui pull smollm2" in single_result("model").advice
 
 
-def test_a_damaged_model_is_a_failure(place):
-    folder = place / "cache" / "models" / "broken"
+def test_a_damaged_model_is_a_failure(home):
+    folder = home / "cache" / "models" / "broken"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{")
     damaged, default = results_for("model")
@@ -295,11 +301,11 @@ def test_a_damaged_model_is_a_failure(place):
     assert str(folder) in damaged.message
 
 
-def test_code_that_a_model_brings_is_named(place):
+def test_code_in_a_model_folder_is_named(home):
     files = llama_files()
     auto_map = {"AutoModel": "modeling_x.Model", "AutoConfig": "o/r--conf.C", "Auto": ["t", 1]}
     config = json.loads(files["config.json"]) | {"auto_map": auto_map}
-    folder = write_folder(place / "x", files | {"config.json": json.dumps(config).encode()})
+    folder = write_folder(home / "x", files | {"config.json": json.dumps(config).encode()})
     pull(str(folder))
     assert (
         "code in it, which is never run: modeling_x.py, o/r--conf.py"
@@ -307,29 +313,29 @@ def test_code_that_a_model_brings_is_named(place):
     )
 
 
-def test_the_model_that_opens_is_the_configured_one():
+def test_the_model_loaded_at_start():
     settings = Settings(model="lab", servers={"lab": Server("http://lab/v1")})
-    assert only("model", settings).message == "lab is loaded at start"
+    assert single_result("model", settings).message == "lab is loaded at start"
 
 
-def test_a_key_that_is_not_set():
+def test_an_api_key_that_is_not_set():
     settings = Settings(servers={"lab": Server("http://lab/v1", key_env="LAB_KEY")})
-    assert only("server", settings).level == "warn"
-    assert "LAB_KEY" in only("server", settings).message
-    with_key = only("server", settings, environ={"TERM": "xterm", "LAB_KEY": "secret"})
+    assert single_result("server", settings).level == "warn"
+    assert "LAB_KEY" in single_result("server", settings).message
+    with_key = single_result("server", settings, environ={"TERM": "xterm", "LAB_KEY": "secret"})
     assert with_key.level == "ok"
     assert "secret" not in with_key.message
 
 
-def test_settings_say_which_file_they_come_from(place):
-    assert str(config.config_file()) in only("settings").message
+def test_the_settings_file_and_its_errors(home):
+    assert str(config.config_file()) in single_result("settings").message
     problem = ConfigError("config.toml, line 3: no", "Did you mean yes?")
     here, bad = results_for("settings", problems=[problem])
     assert here.level == "ok"
     assert (bad.level, bad.message, bad.advice) == ("warn", problem.message, problem.hint)
 
 
-def test_a_finding_is_a_line_and_its_advice():
+def test_a_result_is_a_line_and_its_advice():
     text = doctor.CheckResult("warn", "model", "none", "Pull one.").text
     assert text == f"warn  model       none\n{'':18}Pull one."
 

@@ -29,7 +29,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts glmtui, by itself or around a model that says `pieces`.
+    """Starts glmtui, by itself or with a scripted model that generates `pieces`.
 
     These (an expression), `loading` (a statement that loads it) and `before` are Python.
     """
@@ -45,20 +45,22 @@ def start(tmp_path):
         err=subprocess.PIPE,
         **environ,
     ):
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("GLMTUI_", "LC_", "LANG"))}
+        inherited = {
+            k: v for k, v in os.environ.items() if not k.startswith(("GLMTUI_", "LC_", "LANG"))
+        }
         folders = {
             f"GLMTUI_{name}_DIR": str(tmp_path / name)
             for name in ("DATA", "CONFIG", "CACHE", "STATE")
         }
         scripted = SCRIPTED.format(pieces=pieces or "[]", loading=loading, before=before)
-        how = ["-c", scripted] if pieces or loading != "pass" else ["-m", "glmtui"]
+        program = ["-c", scripted] if pieces or loading != "pass" else ["-m", "glmtui"]
         process = subprocess.Popen(
-            [sys.executable, *how, *argv],
+            [sys.executable, *program, *argv],
             stdin=stdin,
             stdout=out,
             stderr=err,
             cwd=tmp_path,
-            env=kept | folders | {"PYTHONPATH": f"{TESTS}:{TESTS.parent}"} | environ,
+            env=inherited | folders | {"PYTHONPATH": f"{TESTS}:{TESTS.parent}"} | environ,
         )
         running.append(process)
         return process
@@ -69,38 +71,38 @@ def start(tmp_path):
         process.communicate()
 
 
-def end(process, stdin=None):
-    """Exit code, stdout and stderr of a process that ends by itself."""
+def wait_for_end(process, stdin=None):
+    """Waits for a process. Returns its exit code, stdout and stderr."""
     out, err = process.communicate(stdin, timeout=60)
     return process.returncode, (out or b"").decode(), err.decode()
 
 
 def test_exit_code_0(start):
-    assert end(start("ask", "hi", pieces="['Hello']")) == (0, "Hello\n", "")
+    assert wait_for_end(start("ask", "hi", pieces="['Hello']")) == (0, "Hello\n", "")
 
 
 def test_exit_code_1(start):
-    code, out, err = end(start("ask", "hi"))
+    code, out, err = wait_for_end(start("ask", "hi"))
     assert (code, out) == (1, "")
     assert err.startswith("glmtui: ")
     assert "glmtui pull smollm2" in err
 
 
 def test_exit_code_2(start):
-    assert end(start("ask", "--frobnicate"))[0] == 2
+    assert wait_for_end(start("ask", "--frobnicate"))[0] == 2
 
 
-def test_the_app_without_a_terminal_says_to_use_ask(start):
-    code, out, err = end(start())
+def test_without_a_terminal_the_hint_is_ask(start):
+    code, out, err = wait_for_end(start())
     assert (code, out) == (2, "")
     assert "glmtui ask" in err
 
 
-def test_a_damaged_model_is_named_and_the_others_are_listed(start, tmp_path):
+def test_a_damaged_model_is_reported_and_the_others_are_listed(start, tmp_path):
     folder = tmp_path / "CACHE" / "models" / "bad"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{")
-    code, out, err = end(start("models"))
+    code, out, err = wait_for_end(start("models"))
     assert code == 0
     assert "smollm2" in out
     assert err.startswith(f"glmtui: Skipped {folder}: ")
@@ -108,42 +110,42 @@ def test_a_damaged_model_is_named_and_the_others_are_listed(start, tmp_path):
 
 def test_a_pipe_is_the_question(start):
     process = start("ask", "--json", pieces="['x']", stdin=subprocess.PIPE)
-    assert end(process, "为什么？".encode())[0] == 0
+    assert wait_for_end(process, "为什么？".encode())[0] == 0
 
 
 def test_an_empty_pipe_is_no_question(start):
-    assert end(start("ask", pieces="['x']"))[0] == 2
+    assert wait_for_end(start("ask", pieces="['x']"))[0] == 2
 
 
-def test_ctrl_c_keeps_the_partial_text_and_leaves_130(start):
+def test_ctrl_c_keeps_the_partial_text_and_returns_130(start):
     process = start("ask", "hi", pieces="['half a ', 'sentence', wait, 'no']")
     assert process.stdout.read(15) == b"half a sentence"
     process.send_signal(signal.SIGINT)
-    assert end(process) == (130, "\n", "")
+    assert wait_for_end(process) == (130, "\n", "")
 
 
-def test_a_second_ctrl_c_does_not_wait_for_a_model_that_does_not_listen(start):
+def test_a_second_ctrl_c_does_not_wait_for_a_hanging_model(start):
     process = start("ask", "hi", pieces="['half', wait_for_ever]")
     assert process.stdout.readline() == b"halfwaiting\n"
     while process.poll() is None:
         process.send_signal(signal.SIGINT)
-    assert end(process) == (130, "", "")
+    assert wait_for_end(process) == (130, "", "")
 
 
 def test_ctrl_c_while_a_model_loads_ends_at_once(start):
     process = start("ask", "hi", loading="wait_for_ever(None)")
     assert process.stdout.readline() == b"waiting\n"
     process.send_signal(signal.SIGINT)
-    assert end(process) == (130, "", "")
+    assert wait_for_end(process) == (130, "", "")
 
 
-def test_a_background_job_does_not_hear_ctrl_c(start):
+def test_a_background_job_ignores_ctrl_c(start):
     ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
     process = start("ask", "hi", pieces="['half', interrupt, ' whole']", before=ignoring)
-    assert end(process) == (0, "half whole\n", "")
+    assert wait_for_end(process) == (0, "half whole\n", "")
 
 
-def test_a_reader_that_goes_away_is_no_error(start):
+def test_a_closed_pipe_is_no_error(start):
     process = start("ask", "hi", pieces="repeat('line\\n')")
     assert process.stdout.readline() == b"line\n"
     process.stdout.close()
@@ -151,9 +153,9 @@ def test_a_reader_that_goes_away_is_no_error(start):
     assert process.wait(60) == 141
 
 
-def test_a_full_disk_is_one_line(start):
+def test_a_full_disk_is_a_one_line_error(start):
     with Path("/dev/full").open("wb") as full:
-        code, _, err = end(start("ask", "hi", pieces="['Hello']", out=full))
+        code, _, err = wait_for_end(start("ask", "hi", pieces="['Hello']", out=full))
     assert code == 1
     assert "No space left on device" in err
     assert "Traceback" not in err
@@ -167,14 +169,18 @@ def test_a_full_disk_is_one_line(start):
         ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "??\n"),
     ],
 )
-def test_a_locale_that_lacks_the_characters(start, environ, out):
-    assert end(start("ask", "hi", pieces="['\\u4f60', '\\u597d']", **environ)) == (0, out, "")
+def test_a_locale_without_the_characters(start, environ, out):
+    assert wait_for_end(start("ask", "hi", pieces="['\\u4f60', '\\u597d']", **environ)) == (
+        0,
+        out,
+        "",
+    )
 
 
-def test_on_a_terminal_nothing_acts(start):
+def test_a_terminal_gets_no_control_characters(start):
     ours, theirs = pty.openpty()
-    said = "['a\\x1b[31m', '\\u202eb']"
-    process = start("ask", "hi", pieces=said, stdin=theirs, out=theirs, err=theirs)
+    pieces = "['a\\x1b[31m', '\\u202eb']"
+    process = start("ask", "hi", pieces=pieces, stdin=theirs, out=theirs, err=theirs)
     os.close(theirs)
     shown = b""
     while data := _read(ours):
@@ -188,7 +194,7 @@ def test_on_a_terminal_nothing_acts(start):
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 4096)
-    except OSError:  # EIO: nobody has the other end open any more
+    except OSError:  # EIO: the other end is closed
         return b""
 
 

@@ -1,5 +1,4 @@
-"""Numbers of config.json that no model has: each is named, with its field and what is allowed,
-before anything is allocated, on every way in."""
+"""Invalid numbers in config.json are errors that name the field, before anything is allocated."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
 HUGE = 10**7
 VOCABULARY = len(TOKENS)
 
-# family, what of its config.json is changed, and words of the error beside the file's name
+# Family, changed fields of its config.json, and a part of the error message.
 CASES: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"num_attention_heads": 2, "num_key_value_heads": 4}, "divisor of num_attention"),
     ("llama", {"num_attention_heads": 1023, "num_key_value_heads": 512}, "is 512; it must be a"),
@@ -117,7 +116,7 @@ SOURCES = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A sound folder of each family."""
+    """A valid folder of each family."""
     root = tmp_path_factory.mktemp("sound")
     made = {key: Path(shutil.copytree(GOLDEN / name, root / key)) for key, name in SOURCES.items()}
     made["llama"] = checkpoint(root / "llama")
@@ -126,8 +125,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def changed(folders: dict[str, Path], tmp_path: Path) -> Any:
-    """A folder of a family whose config.json says something else."""
+def changed_folder(folders: dict[str, Path], tmp_path: Path) -> Any:
+    """Copies a family's folder and changes fields of its config.json."""
 
     def copied(key: str, fields: dict[str, Any]) -> Path:
         folder = Path(shutil.copytree(folders[key], tmp_path / "model", copy_function=_link))
@@ -143,45 +142,51 @@ def _link(source: str, target: str) -> None:
     Path(target).symlink_to(source)
 
 
-def check_named(error: BadCheckpoint, folder: Path, said: str) -> None:
+def check_message(error: BadCheckpoint, folder: Path, message: str) -> None:
     assert str(folder / "config.json") in error.message
-    assert said in error.message
+    assert message in error.message
     assert error.hint
 
 
-@pytest.mark.parametrize(("key", "fields", "said"), CASES, ids=str)
-def test_a_number_that_cannot_be(changed: Any, key: str, fields: dict[str, Any], said: str) -> None:
-    folder = changed(key, fields)
+@pytest.mark.parametrize(("key", "fields", "message"), CASES, ids=str)
+def test_invalid_numbers_are_refused(
+    changed_folder: Any, key: str, fields: dict[str, Any], message: str
+) -> None:
+    folder = changed_folder(key, fields)
     for family in (None, key):
         with pytest.raises(BadCheckpoint) as caught:
             resolver.resolve(str(folder), family=family)
-        check_named(caught.value, folder, said)
-    # a file that changes after it was looked at, or was never looked at
+        check_message(caught.value, folder, message)
+    # Loading checks the file again: it may have changed since it was inspected.
     info = ModelInfo(name="m", path=folder, family=key, context_length=64, nbytes=0, stored="")
     with pytest.raises(BadCheckpoint) as caught:
         load(info, OPTIONS)
-    if said.startswith("pad_token_id is 1000"):
-        return  # which only a folder with weights has to keep to
+    if message.startswith("pad_token_id is 1000"):
+        return  # checked only if there are weight files
     with pytest.raises(BadCheckpoint, match=r"config\.json"):
         build_model(
             family_module(key), json.loads((folder / "config.json").read_text()), folder, OPTIONS
         )
 
 
-@pytest.mark.parametrize(("fields", "said"), GENERAL, ids=str)
+@pytest.mark.parametrize(("fields", "message"), GENERAL, ids=str)
 @pytest.mark.parametrize("key", ["qwen2", "llama"])
-def test_transformers_is_not_entered_with_it(
-    changed: Any, monkeypatch: pytest.MonkeyPatch, key: str, fields: dict[str, Any], said: str
+def test_invalid_numbers_do_not_reach_transformers(
+    changed_folder: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    fields: dict[str, Any],
+    message: str,
 ) -> None:
-    entered: list[object] = []
-    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *args, **kwargs: entered.append(args))
-    folder = changed(key, fields)
+    calls: list[object] = []
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda *args, **kwargs: calls.append(args))
+    folder = changed_folder(key, fields)
     with pytest.raises(BadCheckpoint) as caught:
         load_model(str(folder), replace(OPTIONS, family="compatibility"))
     assert "config.json" in str(caught.value)
     if key == "qwen2":
-        check_named(caught.value, folder, said)
-    assert not entered
+        check_message(caught.value, folder, message)
+    assert not calls
 
 
 @pytest.mark.parametrize(
@@ -199,17 +204,16 @@ def test_transformers_is_not_entered_with_it(
     ],
     ids=str,
 )
-def test_sizes_that_the_weight_files_cannot_hold(
-    changed: Any, key: str, fields: dict[str, Any]
+def test_sizes_that_do_not_fit_the_weight_files(
+    changed_folder: Any, key: str, fields: dict[str, Any]
 ) -> None:
-    folder = changed(key, fields)
+    folder = changed_folder(key, fields)
     with pytest.raises(BadCheckpoint, match=r"weight files have only [0-9,]+ bytes") as caught:
         load_model(str(folder), OPTIONS)
     assert str(folder / "config.json") in caught.value.message
 
 
-def test_no_way_in_leads_around(folders: dict[str, Path], tmp_path: Path) -> None:
-    """What makes other folders of a folder checks it as well."""
+def test_conversions_check_the_config_too(folders: dict[str, Path], tmp_path: Path) -> None:
     change(folders["llama"], num_key_value_heads=3)
     info = ModelInfo("m", folders["llama"], "llama", 64, 0, "float16")
     with pytest.raises(BadCheckpoint, match="num_key_value_heads is 3"):
@@ -221,7 +225,7 @@ def test_no_way_in_leads_around(folders: dict[str, Path], tmp_path: Path) -> Non
         convert_to_slim(twin, tmp_path / "slim")
 
 
-def test_sound_folders_are_taken(folders: dict[str, Path]) -> None:
+def test_valid_folders_are_accepted(folders: dict[str, Path]) -> None:
     for key, folder in folders.items():
         info = resolver.resolve(str(folder))
         assert isinstance(info, ModelInfo)

@@ -1,4 +1,4 @@
-"""Numbers that are no measurements, from files and servers: the app lives, and is not filled."""
+"""Absurd numbers from files and servers: the app survives, and its layout holds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tool that a model asks for: what is approved is what runs, and nothing of it stays behind."""
+"""A tool call: the command that is approved is the one that runs, and no process is left."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ HIDDEN = "\u200b\u200d\u2060\ufe0f\u3164\u2800\u034f\u00ad\xa0\u2003\u3000\U000e
         ("北京 café — 👍", "echo '北京 café — 👍'"),
     ],
 )
-def test_every_character_of_a_command_is_seen(given: str, shown: str) -> None:
+def test_every_character_of_a_command_is_displayed(given: str, shown: str) -> None:
     assert ECHO.invocation({"what": given}).display_text == shown
 
 
 @given(st.text(st.one_of(st.sampled_from(f" ab\n{HIDDEN}"), st.characters())))
 @example(" \n  x")
-def test_nothing_in_a_command_is_hidden(text: str) -> None:
+def test_no_character_of_a_command_is_hidden(text: str) -> None:
     shown = show_all_characters(text)
     assert sanitize(shown) == shown or "\ufffd" in sanitize(shown)  # too many accents
     assert "  " not in shown
@@ -81,7 +81,7 @@ def run_and_leave_process(pid_file: Path, code: str, **options: object) -> int:
     return int(pid_file.read_text())
 
 
-def test_what_leaves_its_session_is_killed_too(tmp_path: Path) -> None:
+def test_a_process_that_leaves_the_session_is_killed(tmp_path: Path) -> None:
     code = LEAVE.format(orphan="", clear="", then="time.sleep(600)")
     pid_file = tmp_path / "stopped"
     assert wait_for_end(run_and_leave_process(pid_file, code, cancelled=pid_file.exists))
@@ -90,7 +90,7 @@ def test_what_leaves_its_session_is_killed_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("clear", ["", pytest.param(CLEAR, id="with another environment")])
-def test_what_leaves_its_parent_is_killed_too(tmp_path: Path, clear: str) -> None:
+def test_a_process_that_leaves_its_parent_is_killed(tmp_path: Path, clear: str) -> None:
     if clear and not sys.platform.startswith("linux"):
         pytest.skip("found by its environment, where there are no subreapers")
     code = LEAVE.format(orphan=ORPHAN, clear=clear, then="print('done')")
@@ -99,12 +99,12 @@ def test_what_leaves_its_parent_is_killed_too(tmp_path: Path, clear: str) -> Non
 
 def test_a_tool_that_kills_its_parent_is_killed_itself(tmp_path: Path) -> None:
     code = "import os, time; print('x', flush=True); os.kill(os.getppid(), 9); time.sleep(600)"
-    outcome = run_tool(python_tool(code))
-    assert not outcome.ok
-    assert "killed by signal 9" in outcome.text
+    result = run_tool(python_tool(code))
+    assert not result.ok
+    assert "killed by signal 9" in result.text
 
 
-def test_a_tool_that_is_not_there_leaves_nothing_open() -> None:
+def test_a_missing_program_leaves_no_file_open() -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for program in ("no-such-program-here", "a\0b"):
         with pytest.raises(Exception, match="Could not run"):

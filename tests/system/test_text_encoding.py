@@ -86,7 +86,7 @@ def test_what_is_piped_in_is_decoded(
 
 @pytest.mark.parametrize("data", ["你好".encode("gbk"), "café".encode("latin-1"), b"a\0b"])
 def test_what_is_piped_in_is_never_rubbish(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
-    with pytest.raises(UsageError, match="What is piped in is not text") as raised:
+    with pytest.raises(UsageError, match="The input from the pipe is not text") as raised:
         piped(monkeypatch, data)
     assert "iconv" in raised.value.hint
 

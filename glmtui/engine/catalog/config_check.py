@@ -107,9 +107,9 @@ def check_general(raw: ConfigValues, path: Path, nbytes: int | None, depth: int 
 def _check_sizes(raw: ConfigValues, path: Path, nbytes: int | None) -> None:
     heads, groups = raw.get("num_attention_heads"), raw.get("num_key_value_heads")
     if isinstance(heads, int) and isinstance(groups, int):
-        found = must_divide("num_key_value_heads", "num_attention_heads")(raw)
-        if found is not None:
-            name, expected = found
+        mismatch = must_divide("num_key_value_heads", "num_attention_heads")(raw)
+        if mismatch is not None:
+            name, expected = mismatch
             raise field_error(path, name, groups, expected)
     layers, hidden = raw.get("num_hidden_layers"), raw.get("hidden_size")
     if nbytes is not None and isinstance(layers, int) and isinstance(hidden, int):

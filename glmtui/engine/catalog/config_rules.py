@@ -227,12 +227,12 @@ class ConfigSchema:
     def unsupported(self, raw: ConfigValues) -> dict[str, Any]:
         """The fields with valid but unsupported values, and those values."""
         flat = self.flatten(raw)
-        found = {}
+        unsupported = {}
         for row in self.fields:
             value = flat.get(row.name)
             if value is not None and row.rule.allows(value) and not row.supports(value):
-                found[row.name] = value
-        return found
+                unsupported[row.name] = value
+        return unsupported
 
     @property
     def known_names(self) -> set[str]:
@@ -242,9 +242,9 @@ class ConfigSchema:
 
 def _check_relations(relations: tuple[Relation, ...], values: ConfigValues, path: Path) -> None:
     for relation in relations:
-        found = relation(values)
-        if found is not None:
-            name, expected = found
+        mismatch = relation(values)
+        if mismatch is not None:
+            name, expected = mismatch
             raise field_error(path, name, values[name], expected)
 
 

@@ -81,11 +81,11 @@ def head_size_relations(
         return None if values[hidden] % values[heads] else values[hidden] // values[heads]
 
     def is_multiple(values: ConfigValues) -> tuple[str, str] | None:
-        found = size(values)
-        if found is None:
+        head_size = size(values)
+        if head_size is None:
             text = _("a multiple of {other} ({value})")
             return hidden, text.format(other=heads, value=values[heads])
-        if found % multiple == 0:
+        if head_size % multiple == 0:
             return None
         if head_dim and values[head_dim] is not None:
             return head_dim, _("a multiple of {number}").format(number=multiple)
@@ -384,14 +384,14 @@ def unsupported_fields(raw: ConfigValues, family: str) -> dict[str, Any]:
     model with another default. Fields that transformers does not have either are ignored.
     """
     schema = SCHEMAS[family](raw)
-    found = schema.unsupported(raw)
+    unsupported = schema.unsupported(raw)
     unknown = raw.keys() - schema.known_names
     if schema.model_type and unknown:
         defaults = transformers_fields(schema.model_type)
         for name in sorted(unknown & defaults.keys()):
             if raw[name] is not None and raw[name] != defaults[name]:
-                found[name] = raw[name]
-    return found
+                unsupported[name] = raw[name]
+    return unsupported
 
 
 def read_fields(raw: ConfigValues, family: str, path: Path = Path("config.json")) -> dict[str, Any]:

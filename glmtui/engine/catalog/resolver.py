@@ -35,13 +35,13 @@ def folder_name(name: str) -> str:
 
 def installed_models() -> list[ModelInfo]:
     """The pulled models, sorted by folder. Damaged ones are skipped with a warning in the log."""
-    found = []
+    models = []
     for manifest in sorted(models_dir().glob(f"*/{MANIFEST}")):
         try:
-            found.append(inspect_installed(manifest.parent))
+            models.append(inspect_installed(manifest.parent))
         except (GlmtuiError, OSError) as error:
             logger.warning("Skipped %s: %s", manifest.parent, error)
-    return found
+    return models
 
 
 def resolve(

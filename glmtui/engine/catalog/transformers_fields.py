@@ -43,13 +43,13 @@ def parse_config_class(source: str, model_type: str) -> Mapping[str, Any]:
 
 def _class_fields(config_class: ast.ClassDef) -> list[tuple[str, Any]]:
     """Annotated assignments in the class body, as newer versions declare fields."""
-    found = []
+    fields = []
     for node in config_class.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            found.append((node.target.id, _constant(node.value)))
+            fields.append((node.target.id, _constant(node.value)))
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "model_type":
-            found.append(("model_type", _constant(node.value)))
-    return found
+            fields.append(("model_type", _constant(node.value)))
+    return fields
 
 
 def _init_arguments(config_class: ast.ClassDef) -> list[tuple[str, Any]]:
