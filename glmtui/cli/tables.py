@@ -15,7 +15,7 @@ from glmtui.engine.api import ModelInfo
 from glmtui.engine.catalog.registry import KnownModel
 from glmtui.engine.hardware.machine import Snapshot, fits
 from glmtui.engine.tokenization.chat_template import (
-    FROM_THE_FOLDER,
+    TEMPLATE_FAMILIES,
     TEMPLATE_FILE,
     read_chat_template,
 )
@@ -64,7 +64,7 @@ def size(nbytes: int) -> str:
 def ready(info: ModelInfo) -> str:
     """What to do with a model that has been fetched."""
     said = f"{info.name} is ready ({size(info.nbytes)})."
-    if info.family not in FROM_THE_FOLDER or read_chat_template(info.path) is not None:
+    if info.family not in TEMPLATE_FAMILIES or read_chat_template(info.path) is not None:
         return f"{said} Chat with it: glmtui -m {info.name}"
     return (
         f"{said} It came without a chat template, so it cannot chat yet.\n"

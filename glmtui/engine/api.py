@@ -177,7 +177,7 @@ class Reply:
         ids: its token ids; empty where a server does not give them.
         dropped_turns: how many of the oldest messages did not fit into the context.
         messages: of models that call tools, the assistant's messages that the reply is (see
-            `Conversation.put_reply`); the last one's content is `text`.
+            `Conversation.replace_reply`); the last one's content is `text`.
         call: the tool that the last of them wants called.
     """
 

@@ -11,7 +11,7 @@ from glmtui.chat import (
     GenerationStats,
     Message,
     SamplingParams,
-    title_of,
+    make_title,
 )
 
 
@@ -118,10 +118,10 @@ def test_ids_stay_unique_after_a_delete(talk: Conversation) -> None:
 
 
 def test_put_replaces_one_message(talk: Conversation) -> None:
-    longer = talk.put(replace(talk.messages[3], content="a2 and more"))
+    longer = talk.replace_message(replace(talk.messages[3], content="a2 and more"))
     assert said(longer) == ["q1", "a1", "q2", "a2 and more"]
     with pytest.raises(KeyError):
-        talk.put(Message("assistant", "nobody", id="m99"))
+        talk.replace_message(Message("assistant", "nobody", id="m99"))
 
 
 def test_fork_is_the_same_talk_under_another_id(talk: Conversation) -> None:
@@ -153,16 +153,16 @@ def test_the_title_comes_from_the_first_question_with_words() -> None:
     ],
 )
 def test_title_of(text: str, title: str) -> None:
-    assert title_of(text) == title
+    assert make_title(text) == title
 
 
 def test_params_over_defaults() -> None:
     mine = SamplingParams(temperature=0.0, do_sample=False, top_k=0)
     defaults = SamplingParams(temperature=0.8, top_p=0.9, do_sample=True)
-    assert mine.over(defaults) == SamplingParams(
+    assert mine.with_defaults(defaults) == SamplingParams(
         temperature=0.0, top_k=0, top_p=0.9, do_sample=False
     )
-    assert SamplingParams().over(defaults) == defaults
+    assert SamplingParams().with_defaults(defaults) == defaults
 
 
 def test_greedy() -> None:
@@ -191,6 +191,6 @@ def test_a_branch_backwards_is_the_path_from_its_end() -> None:
     for n in range(4):
         talk = talk.add(Message("user", str(n)))
     talk = talk.edit("m2", "other").add(Message("assistant", "to it"))
-    assert [m.content for m in talk.backwards()] == ["to it", "other", "0"]
-    assert tuple(talk.backwards())[::-1] == talk.path
-    assert list(Conversation.new().backwards()) == []
+    assert [m.content for m in talk.reversed_path()] == ["to it", "other", "0"]
+    assert tuple(talk.reversed_path())[::-1] == talk.path
+    assert list(Conversation.new().reversed_path()) == []

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmtui.chat import Message
-from glmtui.chat.turns import joined_turns, strict_turns, without_thoughts
+from glmtui.chat.reasoning import strip_reasoning
+from glmtui.chat.turns import merge_turns, merge_turns_without_system
 
 
 def talk(*turns: str) -> tuple[Message, ...]:
@@ -41,7 +42,7 @@ def said(messages) -> list[str]:
     ],
 )
 def test_turns_in_a_row_are_joined(turns, joined):
-    assert said(joined_turns(talk(*turns))) == joined
+    assert said(merge_turns(talk(*turns))) == joined
 
 
 @pytest.mark.parametrize(
@@ -55,19 +56,19 @@ def test_turns_in_a_row_are_joined(turns, joined):
     ],
 )
 def test_the_system_prompt_joins_the_first_question(turns, strict):
-    assert said(strict_turns(talk(*turns))) == strict
+    assert said(merge_turns_without_system(talk(*turns))) == strict
 
 
 @given(st.lists(st.tuples(st.sampled_from("suao"), st.sampled_from(["", " ", "x", "y"]))))
 def test_user_and_assistant_alternate_whatever_was_said(turns):
     messages = talk(*(role + text for role, text in turns))
-    joined = joined_turns(messages)
+    joined = merge_turns(messages)
     sides = [m.role == "assistant" for m in joined if m.role != "system"]
     assert all(a != b for a, b in itertools.pairwise(sides))
     assert "system" not in [m.role for m in joined[1:]]
     words = ["".join("".join(m.content for m in some).split()) for some in (joined, messages)]
     assert sorted(words[0]) == sorted(words[1])
-    assert joined_turns(joined) == joined
+    assert merge_turns(joined) == joined
 
 
 @pytest.mark.parametrize(
@@ -87,4 +88,4 @@ def test_user_and_assistant_alternate_whatever_was_said(turns):
     ],
 )
 def test_thoughts_are_left_out(reply, said):
-    assert without_thoughts(reply) == said
+    assert strip_reasoning(reply) == said

@@ -21,9 +21,9 @@ from glmtui.engine.convert.slim import slim
 from glmtui.engine.loading.loader import build_model, family_module, load
 from glmtui.errors import BadCheckpoint
 from support import TESTS
-from support.checkpoints import LLAMA_CONFIG, TOKENS
 from support.llama_folders import checkpoint
-from support.tiny_models import change, make
+from support.tiny_llama import LLAMA_CONFIG, TOKENS
+from support.transformers_models import edit_json, write_transformers_model
 
 GOLDEN = TESTS / "goldens" / "models"
 OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
@@ -121,7 +121,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("sound")
     made = {key: Path(shutil.copytree(GOLDEN / name, root / key)) for key, name in SOURCES.items()}
     made["llama"] = checkpoint(root / "llama")
-    make(root / "qwen2", "qwen2")
+    write_transformers_model(root / "qwen2", "qwen2")
     return made | {"qwen2": root / "qwen2"}
 
 
@@ -133,7 +133,7 @@ def changed(folders: dict[str, Path], tmp_path: Path) -> Any:
         folder = Path(shutil.copytree(folders[key], tmp_path / "model", copy_function=_link))
         (folder / "config.json").unlink()
         shutil.copyfile(folders[key] / "config.json", folder / "config.json")
-        change(folder, **fields)
+        edit_json(folder, **fields)
         return folder
 
     return copied
@@ -210,13 +210,13 @@ def test_sizes_that_the_weight_files_cannot_hold(
 
 def test_no_way_in_leads_around(folders: dict[str, Path], tmp_path: Path) -> None:
     """What makes other folders of a folder checks it as well."""
-    change(folders["llama"], num_key_value_heads=3)
+    edit_json(folders["llama"], num_key_value_heads=3)
     info = ModelInfo("m", folders["llama"], "llama", 64, 0, "float16")
     with pytest.raises(BadCheckpoint, match="num_key_value_heads is 3"):
         quantize_checkpoint(info, tmp_path / "made", 8)
-    change(folders["llama"], num_key_value_heads=LLAMA_CONFIG["num_key_value_heads"])
+    edit_json(folders["llama"], num_key_value_heads=LLAMA_CONFIG["num_key_value_heads"])
     twin = Path(shutil.copytree(GOLDEN / "v1_twin_orig", tmp_path / "twin"))
-    change(twin, num_layers=HUGE)
+    edit_json(twin, num_layers=HUGE)
     with pytest.raises(BadCheckpoint, match="num_layers is 10000000"):
         slim(twin, tmp_path / "slim")
 

@@ -19,9 +19,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from glmtui.chat import Message
 from glmtui.engine.api import ChatFormat
 from glmtui.engine.models import chatglm, chatglm2, chatglm3, glm4
-from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson
+from glmtui.engine.tokenization.hf_tokenizer import HFTokenizer
+from glmtui.engine.tokenization.template_format import TemplateFormat
 from glmtui.engine.tokenization.template_renderer import TemplateRenderer
-from support.goldens import tokenizer_file
+from support.goldens import released_tokenizer
 
 TAGS = (
     *("[gMASK]", "[MASK]", "[sMASK]", "<sop>", "<eop>", "sop", "eop", "<s>", "</s>", "<unk>"),
@@ -118,7 +119,7 @@ def hub_format(folder: Path) -> tuple[ChatFormat, Mapping[str, int]]:
     fast.decoder = decoders.ByteLevel()
     fast.add_special_tokens([AddedToken(t, special=True) for t in TAGS if not t.isalpha()])
     content = fast.to_str().encode()
-    tokenizer = TokenizerJson.of(lambda: content, Path("made/tokenizer.json"))
+    tokenizer = HFTokenizer.from_reader(lambda: content, Path("made/tokenizer.json"))
     template = (
         "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|im_end|>"
         "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -182,7 +183,7 @@ RELEASED: dict[str, tuple[ModuleType, str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", RELEASED)
 def test_the_released_tokenizers(name: str, tmp_path: Path) -> None:
     module, file, raw = RELEASED[name]
-    shutil.copy(tokenizer_file(name, file), tmp_path / file.replace(".slim", ""))
+    shutil.copy(released_tokenizer(name, file), tmp_path / file.replace(".slim", ""))
     chat_format, special = loaded(module, tmp_path, raw)
     for tag in (*TAGS, " ".join(TAGS), "".join(TAGS)):
         check(chat_format, special, tag)

@@ -14,7 +14,7 @@ from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, PromptTooLong, UsageError
 from support import TESTS
 from support.llama_folders import checkpoint
-from support.tiny_models import make
+from support.transformers_models import write_transformers_model
 
 GOLDEN = TESTS / "goldens" / "models"
 GREEDY = SamplingParams(temperature=0, max_new_tokens=2)
@@ -25,7 +25,7 @@ OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder, options = tmp_path_factory.mktemp("model") / "model", OPTIONS
     if request.param == "compatibility":
-        make(folder, "qwen2")
+        write_transformers_model(folder, "qwen2")
     elif request.param == "image rows":
         folder = GOLDEN / "v1_twin_orig"
     else:

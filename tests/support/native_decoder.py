@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from glmtui.engine.models import chatglm2, llama
-from glmtui.engine.models.gqa_decoder import GqaDecoder, Shape
+from glmtui.engine.models.gqa_decoder import GqaConfig, GqaDecoder
 from glmtui.engine.nn.linear import NativeEmbedding, NativeLinear
 from glmtui.engine.nn.packed_weight import quantize
 
@@ -34,7 +34,7 @@ SHAPES = {
 def decoder(key: str, bits: int, group: int | None, **sizes: int) -> GqaDecoder:
     """A small decoder of random weights, packed, ready for 300 tokens."""
     family, more = SHAPES[key]
-    shape: Shape = shape_of(family, **more | sizes)
+    shape: GqaConfig = shape_of(family, **more | sizes)
     torch.manual_seed(1)
     model: GqaDecoder = family.Model(shape)
     for parameter in model.parameters():

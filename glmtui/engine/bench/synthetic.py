@@ -41,7 +41,9 @@ def random_model(key: str, options: LoadOptions) -> LoadedModel:
     config = family.load_config(shape.config)
     with torch.device("meta"):
         model = family.Model(config)
-    sources = {name: RowRange("+".join(r.names)) for name, r in family.sources(config).items()}
+    sources = {
+        name: RowRange("+".join(r.names)) for name, r in family.weight_sources(config).items()
+    }
     weights = RandomWeights(
         {sources[name].names[0]: p.shape for name, p in model.named_parameters()},
         {rows.names[0] for name, rows in sources.items() if name.partition(".")[0] in TABLES},

@@ -194,6 +194,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_optional_object(path: Path) -> dict[str, Any]:
+    """As `read_object`; empty if there is no file. Raises BadCheckpoint."""
+    return read_object(path) if path.is_file() else {}
+
+
 def read_small(path: Path, most: int) -> bytes:
     """A file of at most `most` bytes that is no pointer to another. Raises BadCheckpoint."""
     try:

@@ -29,6 +29,7 @@ from glmtui.engine.api import (
 )
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.config_check import check_config
+from glmtui.engine.catalog.model_folder import read_optional_object
 from glmtui.engine.catalog.registry import Quant
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
 from glmtui.engine.hardware.machine import Snapshot, physical_cores, snapshot
@@ -40,7 +41,6 @@ from glmtui.engine.loading.weight_filler import WeightFiller
 from glmtui.engine.nn.decoder import Decoder
 from glmtui.engine.nn.linear import kernel_choice
 from glmtui.engine.runtime.model_runner import LoadedModel
-from glmtui.engine.tokenization.hf_tokenizer import read_json
 from glmtui.errors import BadCheckpoint, EngineError, UsageError
 from glmtui.language import _
 
@@ -83,7 +83,7 @@ def load(
     """
     started = time.perf_counter()
     device = pick_device(options.device)
-    raw = read_json(info.path / "config.json")
+    raw = read_optional_object(info.path / "config.json")
     dtype = pick_dtype(options.dtype, device, stored_dtype(raw), gpu_capability(options.device))
     quant = pick_quant(options.quant, device, dtype)
     choice = kernel_choice(options.kernel, info.path, device, dtype)
@@ -107,7 +107,7 @@ def load(
     # the tokenizer first: what it refuses is known before gigabytes are read
     tokenizer = family.load_tokenizer(info.path, raw)
     chat_format = family.chat_format(tokenizer, info.path, raw) if tokenizer else None
-    checkpoint, sources = Checkpoint(info.path, raw), family.sources(config)
+    checkpoint, sources = Checkpoint(info.path, raw), family.weight_sources(config)
 
     def sizes_of(key: str | None) -> Sizes:
         asked = quant if key is None else resolver.QUANTS[key]
@@ -136,7 +136,7 @@ def load(
         kv_bytes_per_token=cache.nbytes,
         load_seconds=time.perf_counter() - started,
         saved_bytes=model.left_out_bytes,
-        defaults=family.defaults(info.path, raw),
+        defaults=family.sampling_defaults(info.path, raw),
         calls_tools=isinstance(chat_format, ToolChatFormat),
     )
     return LoadedModel(

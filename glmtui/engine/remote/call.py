@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from glmtui.chat import FinishReason, Message, SamplingParams
-from glmtui.chat.turns import strict_turns, without_thoughts
+from glmtui.chat.reasoning import strip_reasoning
+from glmtui.chat.turns import merge_turns_without_system
 from glmtui.engine.remote import sse
 from glmtui.engine.remote.answer import Answer
 from glmtui.engine.remote.chat_completions import (
@@ -163,7 +164,9 @@ class ServerCall:
             self._messages = fewer
         elif self._fields.adjust(body, refusal.words):
             pass
-        elif refusal.about_turns and not self._strict and strict_turns(turns) != turns:
+        elif (
+            refusal.about_turns and not self._strict and merge_turns_without_system(turns) != turns
+        ):
             self._strict = True
         elif refusal.bad_request and (unneeded := self._unneeded(body, refusal.words)):
             self._fields.dropped |= unneeded
@@ -206,7 +209,7 @@ class ServerCall:
 
     def _body(self) -> dict[str, Any]:
         turns = prepared(self._messages)
-        turns = strict_turns(turns) if self._strict else turns
+        turns = merge_turns_without_system(turns) if self._strict else turns
         body = request_body(self._blame.model, turns, self._params)
         return self._fields.apply(body | dict(self._extra))
 
@@ -351,7 +354,7 @@ class ServerCall:
 def _only_thoughts(messages: Sequence[Message]) -> bool:
     """Whether the reply to be continued has thoughts and no answer."""
     said = messages[-1].content if continues(messages) else ""
-    return bool(said.strip()) and not without_thoughts(said).strip()
+    return bool(said.strip()) and not strip_reasoning(said).strip()
 
 
 def _words_of(response: httpx.Response, line: Line) -> bytes:

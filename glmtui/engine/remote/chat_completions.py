@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from glmtui.chat import FinishReason, Message, SamplingParams
-from glmtui.chat.turns import joined_turns, without_thoughts
+from glmtui.chat.reasoning import strip_reasoning
+from glmtui.chat.turns import merge_turns
 from glmtui.engine.api import PrefillProgress
 from glmtui.engine.remote.text_pieces import whole_characters
 
@@ -84,10 +85,10 @@ def extra_fields(params: SamplingParams) -> dict[str, Any]:
 def prepared(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The conversation as a server takes it: no thoughts, and user and assistant take turns."""
     said = (
-        replace(m, content=without_thoughts(m.content)) if m.role == "assistant" else m
+        replace(m, content=strip_reasoning(m.content)) if m.role == "assistant" else m
         for m in messages
     )
-    return joined_turns(tuple(said))
+    return merge_turns(tuple(said))
 
 
 def continues(messages: Sequence[Message]) -> bool:

@@ -325,7 +325,7 @@ class Session:
             self._saver.save(self.conversation)
             self._show(self.conversation.path)
         else:
-            self.conversation = self.conversation.put_reply(message, said)
+            self.conversation = self.conversation.replace_reply(message, said)
             self._saver.save(self.conversation)  # before it is shown, which may fail
             self._finish(message.id, left_out(reply.dropped_turns) if reply else "")
         self._changed()
@@ -372,7 +372,7 @@ class Session:
             run.unseen.clear()
         if run.count > run.saved_count and now - run.saved_at >= SAVE_SECONDS:
             run.saved_at, run.saved_count = now, run.count
-            self.conversation = self.conversation.put(run.written)
+            self.conversation = self.conversation.replace_message(run.written)
             self._saver.save(self.conversation)
 
     def _handle(self, event: Event) -> None:

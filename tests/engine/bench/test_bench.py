@@ -23,8 +23,8 @@ from glmtui.engine.bench.plan import (
     Timed,
     Work,
     contexts_within,
-    turns_to_report,
     paired_ratio,
+    turns_to_report,
     turns_within,
 )
 from glmtui.engine.bench.rounds import WARM_UP, Bench

@@ -30,7 +30,7 @@ from glmtui.engine.hardware.machine import HostMemory, Snapshot
 from glmtui.engine.loading.loader import family_module
 from glmtui.engine.nn.packed_weight import PackedWeight
 from glmtui.errors import EngineError, OutOfMemory, UnsupportedModel
-from support.checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
+from support.tiny_llama import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
 
 EXACT = LoadOptions(device="cpu", dtype="float32", quant=None)
 TINY = {
@@ -193,7 +193,7 @@ def test_the_shapes_have_the_parameters_of_the_releases(key: str) -> None:
     config = family.load_config(shape.config)
     with torch.device("meta"):
         model = family.Model(config)
-    sources = family.sources(config)
+    sources = family.weight_sources(config)
     once = {sources[name]: p.numel() for name, p in model.named_parameters()}
     assert sum(once.values()) == known.parameters
     assert config.context_length in (known.context_length, 8192)

@@ -10,7 +10,7 @@ import pytest
 from glmtui.engine.api import ModelInfo
 from glmtui.engine.catalog import resolver
 from glmtui.errors import UnsupportedModel
-from support.checkpoints import llama_files, write_folder
+from support.tiny_llama import llama_files, write_folder
 
 
 def family(folder: Path, **config: object) -> str:

@@ -23,7 +23,7 @@ from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import UnsupportedModel
 from glmtui.ui.panels.status_text import loaded
 from support import TESTS
-from support.tiny_models import change, make, write_tokenizer
+from support.transformers_models import edit_json, write_tokenizer, write_transformers_model
 
 GOLDEN = TESTS / "goldens" / "models"
 OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
@@ -83,7 +83,7 @@ def check_same(ours: LoadedModel, theirs: PreTrainedModel) -> None:
 def test_a_value_that_is_honoured_is_computed_with(
     tmp_path: Path, kind: str, fields: dict[str, Any]
 ) -> None:
-    theirs = make(tmp_path, kind, **fields)
+    theirs = write_transformers_model(tmp_path, kind, **fields)
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.backend == "native"
     check_same(ours, theirs)
@@ -93,7 +93,7 @@ def test_a_value_that_is_honoured_is_computed_with(
 def test_a_value_that_is_not_honoured_is_left_to_transformers(
     tmp_path: Path, kind: str, fields: dict[str, Any], why: str
 ) -> None:
-    theirs = make(tmp_path, kind, **fields)
+    theirs = write_transformers_model(tmp_path, kind, **fields)
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.backend == "compatibility"
     assert ours.info.why_compatible == why
@@ -103,8 +103,8 @@ def test_a_value_that_is_not_honoured_is_left_to_transformers(
 
 @pytest.mark.parametrize("kind", ["llama", "glm"])
 def test_a_file_that_names_no_class_is_left_to_transformers_too(tmp_path: Path, kind: str) -> None:
-    theirs = make(tmp_path, kind, hidden_act="gelu")
-    change(tmp_path, architectures=...)
+    theirs = write_transformers_model(tmp_path, kind, hidden_act="gelu")
+    edit_json(tmp_path, architectures=...)
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.backend == "compatibility"
     check_same(ours, theirs)
@@ -113,15 +113,17 @@ def test_a_file_that_names_no_class_is_left_to_transformers_too(tmp_path: Path, 
 def test_a_file_of_an_older_transformers_is_read_alike(tmp_path: Path) -> None:
     """GLM-Edge as it was released: positions beside the other fields."""
     rope = {**GLM_ROPE, "partial_rotary_factor": 1.0}
-    theirs = make(tmp_path, "glm", rope_parameters=rope, tie_word_embeddings=True)
-    change(tmp_path, rope_parameters=..., rope_theta=10_000.0, partial_rotary_factor=1.0)
+    theirs = write_transformers_model(
+        tmp_path, "glm", rope_parameters=rope, tie_word_embeddings=True
+    )
+    edit_json(tmp_path, rope_parameters=..., rope_theta=10_000.0, partial_rotary_factor=1.0)
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.why_compatible == "tie_word_embeddings: true, partial_rotary_factor: 1.0"
     check_same(ours, theirs)
 
 
 def test_a_glm_with_a_tokenizer_of_its_own_is_left_to_transformers(tmp_path: Path) -> None:
-    theirs = make(tmp_path, "glm")
+    theirs = write_transformers_model(tmp_path, "glm")
     write_tokenizer(tmp_path)
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.why_compatible == "a tokenizer of its own"
@@ -129,8 +131,8 @@ def test_a_glm_with_a_tokenizer_of_its_own_is_left_to_transformers(tmp_path: Pat
 
 
 def test_a_class_that_cannot_chat_is_no_way_out(tmp_path: Path) -> None:
-    make(tmp_path, "llama", hidden_act="gelu")
-    change(tmp_path, architectures=["LlamaForSequenceClassification"])
+    write_transformers_model(tmp_path, "llama", hidden_act="gelu")
+    edit_json(tmp_path, architectures=["LlamaForSequenceClassification"])
     with pytest.raises(UnsupportedModel, match="hidden_act: 'gelu'"):
         load_model(str(tmp_path), OPTIONS)
 
@@ -139,7 +141,7 @@ def test_a_class_that_cannot_chat_is_no_way_out(tmp_path: Path) -> None:
 def test_a_family_that_is_asked_for_refuses_what_it_does_not_compute(
     tmp_path: Path, key: str
 ) -> None:
-    make(tmp_path, "glm" if key == "glm4" else key, hidden_act="gelu")
+    write_transformers_model(tmp_path, "glm" if key == "glm4" else key, hidden_act="gelu")
     with pytest.raises(UnsupportedModel, match="hidden_act: 'gelu'"):
         load_model(str(tmp_path), replace(OPTIONS, family=key))
 
@@ -208,7 +210,7 @@ def test_a_field_that_only_transformers_knows_is_not_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when transformers has grown a field: here one is taken out of our table."""
-    theirs = make(tmp_path, "llama", mlp_bias=True)
+    theirs = write_transformers_model(tmp_path, "llama", mlp_bias=True)
     fields = tuple(row for row in LLAMA.fields if row.name != "mlp_bias")
     grown = replace(LLAMA, fields=fields)
     monkeypatch.setattr(family_fields, "FIELDS", {**FIELDS, "llama": lambda raw: grown})

@@ -13,7 +13,7 @@ from glmtui.engine.api import ModelInfo, ServerSpec
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.model_folder import Manifest
 from glmtui.errors import BadCheckpoint, ModelNotFound, UsageError
-from support.checkpoints import llama_files, write_folder
+from support.tiny_llama import llama_files, write_folder
 
 
 @pytest.fixture(autouse=True)

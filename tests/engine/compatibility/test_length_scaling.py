@@ -26,7 +26,7 @@ from glmtui.engine.compatibility.length_scaling import LengthScaling
 from glmtui.engine.loading.loader import load
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import EngineError
-from support.tiny_models import SMALL, make
+from support.transformers_models import GQA_SIZES, write_transformers_model
 
 BOUNDARY = 64
 LONGROPE: dict[str, Any] = {
@@ -71,7 +71,7 @@ def text(length: int, seed: int = 0) -> list[int]:
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     kind, fields = KINDS[request.param]
     made = tmp_path_factory.mktemp("model") / "model"
-    make(made, kind, **fields)
+    write_transformers_model(made, kind, **fields)
     return made
 
 
@@ -127,7 +127,7 @@ def test_a_model_is_known_by_its_positions(folder: Path, tmp_path: Path) -> None
     found = LengthScaling.find(fresh(folder))
     assert found is not None
     assert found.regime(BOUNDARY) != found.regime(BOUNDARY + 1)
-    assert LengthScaling.find(make(tmp_path, "llama")) is None
+    assert LengthScaling.find(write_transformers_model(tmp_path, "llama")) is None
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -207,4 +207,4 @@ def test_a_failed_step_at_the_boundary(
 
 
 def test_the_size_of_the_models_is_that_of_the_factors() -> None:
-    assert len(LONGROPE["short_factor"]) == SMALL["head_dim"] // 2
+    assert len(LONGROPE["short_factor"]) == GQA_SIZES["head_dim"] // 2

@@ -132,8 +132,8 @@ def test_a_graph_keeps_no_cache_alive(model: LoadedModel, monkeypatch: pytest.Mo
 def test_padding_is_hidden_from_a_captured_step(tmp_path: Path) -> None:
     """Of ChatGLM-6B, whose cache knows the padding."""
     model = loaded("v1_twin_orig", tmp_path).model
-    marks = model.config.marks
-    first = model.config.cut + 5
+    marks = model.config.markers
+    first = model.config.left_out_rows + 5
     rows = [[first] * 4 + [first, marks.gmask, marks.sop], [*range(first, first + 5), *marks[::2]]]
     padding, token = torch.tensor([4, 0]), torch.full((2, 1), first)
     said = []

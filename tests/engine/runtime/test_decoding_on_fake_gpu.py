@@ -32,9 +32,9 @@ from glmtui.engine.nn.linear.cuda import TinygemmLinear
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 from glmtui.engine.runtime import sampling
 from glmtui.engine.runtime.sampling import DeviceSampler
-from support.checkpoints import LLAMA_CONFIG
 from support.fake_gpu import OnDevice, fake_tensors, fused_attention
-from support.goldens import GOLDEN
+from support.goldens import GOLDEN_MODELS
+from support.tiny_llama import LLAMA_CONFIG
 
 GPU = torch.device("cuda", 1)  # never the first one, which "cuda" stands for
 FAMILIES = ["llama", "v1_twin_orig", "v2_32k_tiny", "v3_32k_tiny", "glm4_tiny"]
@@ -66,7 +66,7 @@ def parts(family: str) -> tuple[Any, Any]:
     """The module of a family, and the Config of its tiny model."""
     raw: dict[str, Any] = LLAMA_CONFIG
     if family != "llama":
-        raw = json.loads((GOLDEN / family / "config.json").read_bytes())
+        raw = json.loads((GOLDEN_MODELS / family / "config.json").read_bytes())
     module = family_module(family_of(raw, Path(family)).key)
     return module, module.load_config(raw)
 

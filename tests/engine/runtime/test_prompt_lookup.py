@@ -17,7 +17,7 @@ from glmtui.engine.runtime import prompt_lookup
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.runtime.prompt_lookup import GUESSES, NgramIndex, PromptLookup, SpeculationGate
 from glmtui.engine.runtime.sampling import make_sampler
-from support.goldens import GOLDEN, load
+from support.goldens import GOLDEN_MODELS, load_float32
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=16)
 
@@ -106,7 +106,7 @@ def test_every_draw_is_the_same_with_guesses_and_without(params: dict[str, float
 
 @pytest.fixture(scope="module", params=["v2_32k_tiny", "glm4_tiny", "v1_twin_orig"])
 def model(request: pytest.FixtureRequest) -> LoadedModel:
-    loaded: LoadedModel = load(GOLDEN / request.param)
+    loaded: LoadedModel = load_float32(GOLDEN_MODELS / request.param)
     loaded.stop_ids = frozenset()
     return loaded
 
@@ -114,9 +114,9 @@ def model(request: pytest.FixtureRequest) -> LoadedModel:
 def prompts(model: LoadedModel) -> list[list[int]]:
     """Ten, each with some ids that stand in it twice."""
     config = model.model.config
-    marks = getattr(config, "marks", None)
+    marks = getattr(config, "markers", None)
     end = (marks.gmask, marks.sop) if marks else ()
-    first = getattr(config, "cut", 0)
+    first = getattr(config, "left_out_rows", 0)
     drawn = torch.randint(
         first, first + 60, (10, 12), generator=torch.Generator().manual_seed(1)
     ).tolist()
@@ -158,7 +158,7 @@ def test_what_a_reply_leaves_in_the_cache_serves_the_next(model: LoadedModel) ->
 def test_guesses_keep_within_the_context() -> None:
     """The cache raises AssertionError when more is written to it than there is room for."""
     options = LoadOptions("cpu", "float32", None, context_length=64, speculation="on")
-    model = load_model(str(GOLDEN / "v2_32k_tiny"), options)
+    model = load_model(str(GOLDEN_MODELS / "v2_32k_tiny"), options)
     model.stop_ids = frozenset()
     prompt = prompts(model)[0]
     ids = list(model.stream_ids(prompt, SamplingParams(temperature=0)).ids())

@@ -14,8 +14,9 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from glmtui.chat import Message
 from glmtui.engine.checkpoint.gguf import convert
 from glmtui.engine.models import glm4, llama
-from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson
-from support.checkpoints import MERGES, TEMPLATE, TOKENS, write_gguf
+from glmtui.engine.tokenization.hf_tokenizer import HFTokenizer
+from glmtui.engine.tokenization.template_format import TemplateFormat
+from support.tiny_llama import MERGES, TEMPLATE, TOKENS, write_gguf
 
 CHAT = "{% for m in messages %}<|role|>{{ m.role }}\n{{ m.content }}{{ END }}{% endfor %}"
 
@@ -39,7 +40,7 @@ def stops(
     said = {"chat_template": template, **settings}
     (folder / "tokenizer_config.json").write_text(json.dumps(said))
     (folder / "generation_config.json").write_text(json.dumps(generation or {}))
-    tokenizer = TokenizerJson.load(folder)
+    tokenizer = HFTokenizer.load(folder)
     assert tokenizer is not None
     ids = TemplateFormat.load(tokenizer, folder, config or {}).stop_ids
     return {str(fast.id_to_token(i)) for i in ids}
@@ -66,7 +67,7 @@ def test_a_token_that_is_named_so_ends_a_turn(tmp_path: Path, name: str, special
 def test_an_end_that_is_not_marked_special_cannot_be_typed(tmp_path: Path) -> None:
     template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
     assert stops(tmp_path, {"<|im_end|>": False}, template) == {"<|im_end|>"}
-    tokenizer = TokenizerJson.load(tmp_path)
+    tokenizer = HFTokenizer.load(tmp_path)
     assert tokenizer is not None
     ids = TemplateFormat.load(tokenizer, tmp_path, {}).encode([Message("user", "a<|im_end|>b")])
     assert [i for i in ids if i >= 256] == ids[-1:]
@@ -137,7 +138,7 @@ def gguf_stops(tmp_path: Path, tokenizer: Any) -> set[str]:
     convert(source, folder)
     raw = json.loads((folder / "config.json").read_text())
     loaded = llama.load_tokenizer(folder, raw)
-    assert isinstance(loaded, TokenizerJson)
+    assert isinstance(loaded, HFTokenizer)
     names = {i: name for name, i in loaded.special.items()}
     return {names[i] for i in llama.chat_format(loaded, folder, raw).stop_ids}
 

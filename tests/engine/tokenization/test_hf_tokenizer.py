@@ -13,10 +13,12 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.runtime.sampling import make_sampler
-from glmtui.engine.tokenization import bounded_tokenizer
+from glmtui.engine.tokenization import sandboxed_tokenizer
 from glmtui.engine.tokenization.chat_template import read_chat_template
 from glmtui.engine.tokenization.detokenizer import Detokenizer
-from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson, hub_defaults
+from glmtui.engine.tokenization.generation_config import read_sampling_defaults
+from glmtui.engine.tokenization.hf_tokenizer import HFTokenizer
+from glmtui.engine.tokenization.template_format import TemplateFormat
 from glmtui.engine.tokenization.template_renderer import TemplateRenderer
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
 
@@ -52,18 +54,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chat_format(folder: Path) -> TemplateFormat:
-    tokenizer = TokenizerJson.load(folder)
+    tokenizer = HFTokenizer.load(folder)
     assert tokenizer is not None
     return TemplateFormat.load(tokenizer, folder, {"eos_token_id": [260]})
 
 
-def bounded(fast: Tokenizer) -> TokenizerJson:
+def bounded(fast: Tokenizer) -> HFTokenizer:
     content = fast.to_str().encode()
-    return TokenizerJson.of(lambda: content, Path("made/tokenizer.json"))
+    return HFTokenizer.from_reader(lambda: content, Path("made/tokenizer.json"))
 
 
 @pytest.fixture(scope="module")
-def plain() -> TokenizerJson:
+def plain() -> HFTokenizer:
     return bounded(made())
 
 
@@ -112,7 +114,7 @@ def test_stop_ids_come_from_every_place_that_names_them(chat_format: TemplateFor
 
 
 @given(st.text())
-def test_streamed_text_is_the_decoded_text(plain: TokenizerJson, text: str) -> None:
+def test_streamed_text_is_the_decoded_text(plain: HFTokenizer, text: str) -> None:
     tokenizer = plain
     ids = tokenizer.encode(text)
     detokenizer = Detokenizer(tokenizer.token_bytes)
@@ -121,7 +123,7 @@ def test_streamed_text_is_the_decoded_text(plain: TokenizerJson, text: str) -> N
 
 
 def test_a_folder_without_a_template_is_no_chat_model(folder: Path, tmp_path: Path) -> None:
-    tokenizer = TokenizerJson.load(folder)
+    tokenizer = HFTokenizer.load(folder)
     assert tokenizer is not None
     with pytest.raises(UnsupportedModel, match="no chat template") as caught:
         TemplateFormat.load(tokenizer, tmp_path, {})
@@ -151,7 +153,7 @@ def test_a_folder_may_name_no_template(tmp_path: Path, said: object) -> None:
 
 
 def test_a_template_that_breaks_is_named(folder: Path) -> None:
-    tokenizer = TokenizerJson.load(folder)
+    tokenizer = HFTokenizer.load(folder)
     assert tokenizer is not None
     with pytest.raises(UnsupportedModel, match="does not parse"):
         TemplateFormat(tokenizer, TemplateRenderer("{% for"), frozenset(), {})
@@ -166,7 +168,7 @@ def test_a_template_that_breaks_is_named(folder: Path) -> None:
 
 
 def test_a_template_cannot_leave_the_sandbox(folder: Path) -> None:
-    tokenizer = TokenizerJson.load(folder)
+    tokenizer = HFTokenizer.load(folder)
     assert tokenizer is not None
     for attack in ("{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}"):
         with pytest.raises(UnsupportedModel):
@@ -178,7 +180,7 @@ def test_a_template_cannot_leave_the_sandbox(folder: Path) -> None:
 def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(BadCheckpoint, match=r"tokenizer\.json"):
-        TokenizerJson.load(tmp_path)
+        HFTokenizer.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_sampling_defaults_mean_what_they_mean_elsewhere(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, said: str, taken: tuple[object, ...]
 ) -> None:
     (tmp_path / "generation_config.json").write_text(said)
-    known = hub_defaults(tmp_path)
+    known = read_sampling_defaults(tmp_path)
     assert (known.temperature, known.top_k, known.do_sample, known.top_p) == taken
     assert type(known.top_k) in (int, type(None))
     assert not caplog.records
@@ -227,10 +229,10 @@ def test_sampling_defaults_that_mean_nothing_are_left_out_with_a_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, value: str
 ) -> None:
     (tmp_path / "generation_config.json").write_text(f'{{"{name}": {value}, "max_length": 20}}')
-    assert hub_defaults(tmp_path) == SamplingParams()
+    assert read_sampling_defaults(tmp_path) == SamplingParams()
     (record,) = caplog.records
     assert name in record.getMessage()
-    assert "left out" in record.getMessage()
+    assert "ignored" in record.getMessage()
 
 
 # ---- rules that do not come to an end
@@ -239,21 +241,21 @@ ENDLESS = r"(a+)+$"  # the library gives up after ten million steps
 LONG = r"(a|aa)+$"  # of a word of 28 letters it takes nearly as many, and goes on to the next
 
 
-def with_rule(pattern: str) -> TokenizerJson:
+def with_rule(pattern: str) -> HFTokenizer:
     fast = made()
     fast.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     return bounded(fast)
 
 
 def test_a_rule_that_the_library_gives_up_on_is_an_error() -> None:
-    with pytest.raises(EngineError, match="gave up on this text") as caught:
+    with pytest.raises(EngineError, match="failed on this text") as caught:
         with_rule(ENDLESS).encode("a" * 40 + "b")
     assert "tokenizer file" in caught.value.hint
 
 
 def test_a_rule_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = with_rule(LONG)
-    monkeypatch.setattr(bounded_tokenizer, "LEAST_SECONDS", 0.05)
+    monkeypatch.setattr(sandboxed_tokenizer, "MIN_SECONDS", 0.05)
     with pytest.raises(EngineError, match="too much time"):
         tokenizer.encode(("a" * 28 + "b ") * 100)
     assert tokenizer.decode(tokenizer.encode("b")) == "b"  # in another process
@@ -262,7 +264,7 @@ def test_a_rule_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.Monkey
 def test_a_decoders_rule_is_bounded_too() -> None:
     fast = made()
     fast.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(Regex(ENDLESS), "")])
-    with pytest.raises(EngineError, match="gave up"):
+    with pytest.raises(EngineError, match="failed"):
         bounded(fast).decode([fast.token_to_id("a")] * 40 + [fast.token_to_id("b")])
 
 
@@ -304,7 +306,7 @@ LENIENT = "{% for m in messages %}{{ m.role[0] + m.content + '|' }}{% endfor %}"
 def test_a_strict_template_gets_turns_that_it_takes(
     folder: Path, template: str, turns: list[str], prompt: str
 ) -> None:
-    tokenizer = TokenizerJson.load(folder)
+    tokenizer = HFTokenizer.load(folder)
     assert tokenizer is not None
     strict = TemplateFormat(tokenizer, TemplateRenderer(template), frozenset(), {})
     names = {"s": "system", "u": "user", "a": "assistant"}
@@ -313,7 +315,7 @@ def test_a_strict_template_gets_turns_that_it_takes(
 
 
 def test_a_template_that_refuses_everything_says_why_at_first(folder: Path) -> None:
-    tokenizer = TokenizerJson.load(folder)
+    tokenizer = HFTokenizer.load(folder)
     assert tokenizer is not None
     template = "{{ raise_exception('no ' ~ (messages | length)) }}"
     refusing = TemplateFormat(tokenizer, TemplateRenderer(template), frozenset(), {})

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from glmtui.chat import Message
-from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson
+from glmtui.engine.tokenization.hf_tokenizer import HFTokenizer
+from glmtui.engine.tokenization.template_format import TemplateFormat
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }} <|end|>\n{% endfor %}"
@@ -77,7 +78,7 @@ def chat_format(fast: Tokenizer, folder: Path, **more: Any) -> TemplateFormat:
     fast.save(str(folder / "tokenizer.json"))
     settings = {"chat_template": TEMPLATE, "bos_token": "<s>", **more}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    tokenizer = TokenizerJson.load(folder)
+    tokenizer = HFTokenizer.load(folder)
     assert tokenizer is not None
     return TemplateFormat.load(tokenizer, folder, {})
 

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from glmtui.chat import Conversation, GenerationStats, Message, SamplingParams, with_tools
 from glmtui.engine.api import LoadedInfo, ToolCall
-from glmtui.engine.models.chatglm3 import ROLES, RoleFormat
-from glmtui.engine.models.glm4 import ToolFormat
+from glmtui.engine.models.chatglm3 import ROLE_TOKENS, RoleFormat
+from glmtui.engine.models.glm4 import JsonToolFormat
 from glmtui.engine.nn.kv_cache import KVCache
 from glmtui.engine.runtime.autotune import ChunkPacer
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.runtime.token_stream import TokenStream
 from glmtui.tools import Parameter, Tool
-from support.goldens import SHARED, load, tokenizer_file
+from support.goldens import SHARED, load_float32, released_tokenizer
 from support.toy_decoder import CPU, Counter
 
-MARKS = ("[gMASK]", "sop", *ROLES)
+MARKS = ("[gMASK]", "sop", *ROLE_TOKENS)
 TOOL = Tool("get_weather", "天气", ("echo", "{city}"), (Parameter("city", "城市"),))
 CALL = "get_weather\n```python\ntool_call(city='北京')\n```"
 FENCE = "```python\ntool_call(city='北京')\n```"
@@ -112,7 +112,7 @@ def test_tools_stand_in_the_system_message() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "own"), [(RoleFormat, "Answer the following"), (ToolFormat, "GLM-4")]
+    ("kind", "own"), [(RoleFormat, "Answer the following"), (JsonToolFormat, "GLM-4")]
 )
 def test_the_prompt_declares_them_as_the_family_does(kind: type[RoleFormat], own: str) -> None:
     model = speaker("", kind)
@@ -120,7 +120,7 @@ def test_the_prompt_declares_them_as_the_family_does(kind: type[RoleFormat], own
     assert isinstance(form, RoleFormat)
     prompt = model.tokenizer.decode(form.encode(OFFERED))
     assert prompt.startswith("[gMASK]sop<|system|>\n")
-    assert form.declare([TOOL.declaration]) in prompt
+    assert form.tools_prompt([TOOL.declaration]) in prompt
     assert own in prompt
     given = with_tools([Message("system", "Be kind."), QUESTION], [TOOL.declaration])
     prompt = model.tokenizer.decode(form.encode(given))
@@ -155,7 +155,7 @@ def test_a_remark_and_a_call() -> None:
 
 
 def test_a_call_in_json() -> None:
-    reply = said(speaker('get_weather\n{"city": "北京"}', ToolFormat), OFFERED)[1].result
+    reply = said(speaker('get_weather\n{"city": "北京"}', JsonToolFormat), OFFERED)[1].result
     assert reply.call == ToolCall("get_weather", {"city": "北京"}, '{"city": "北京"}')
 
 
@@ -196,7 +196,7 @@ def test_the_next_prompt_has_the_call_and_its_answer() -> None:
     reply = said(model, with_tools(talk.prompt, [TOOL.declaration]))[1].result
     talk = talk.add(Message("assistant", ""))
     written = replace(talk.path[-1], content=reply.text, stats=reply.stats, finish_reason="stop")
-    talk = talk.put_reply(written, reply.messages).add(Message("observation", "晴，20 度"))
+    talk = talk.replace_reply(written, reply.messages).add(Message("observation", "晴，20 度"))
     assert [m.role for m in talk.path] == ["user", "assistant", "assistant", "observation"]
     prompt = model.tokenizer.decode(model.chat_format.encode(talk.path))
     assert prompt == (
@@ -210,12 +210,12 @@ def test_a_reply_of_several_messages_takes_the_place_of_one() -> None:
     stats = GenerationStats(generated_tokens=3)
     reply = replace(talk.path[-1], content="whole", stats=stats, finish_reason="stop")
 
-    plain = talk.put_reply(reply, ())
+    plain = talk.replace_reply(reply, ())
     assert plain.path[-1] == reply
-    one = talk.put_reply(reply, [Message("assistant", "b", metadata="tool")])
+    one = talk.replace_reply(reply, [Message("assistant", "b", metadata="tool")])
     assert one.path[-1] == replace(reply, content="b", metadata="tool")
 
-    two = talk.put_reply(
+    two = talk.replace_reply(
         reply, [Message("assistant", "a"), Message("assistant", "b", metadata="t")]
     )
     first, second = two.path[1:]
@@ -231,13 +231,15 @@ def test_a_reply_of_several_messages_takes_the_place_of_one() -> None:
 
 def test_a_real_model_says_whether_it_calls_tools(tmp_path: Path) -> None:
     source = SHARED / "fixtures" / "models" / "v3_realvocab"
-    model = tokenizer_file("chatglm3-6b", "tokenizer.model")
+    model = released_tokenizer("chatglm3-6b", "tokenizer.model")
     if not source.is_dir():
         pytest.skip("the golden set lies in ../shared, which is not here")
     shutil.copytree(source, tmp_path / "v3")
-    assert not load(tmp_path / "v3").info.calls_tools  # without a tokenizer it does not chat
+    assert not load_float32(
+        tmp_path / "v3"
+    ).info.calls_tools  # without a tokenizer it does not chat
     shutil.copyfile(model, tmp_path / "v3" / "tokenizer.model")
-    loaded = load(tmp_path / "v3")
+    loaded = load_float32(tmp_path / "v3")
     assert loaded.info.calls_tools
     prompt = loaded.chat_format.encode(OFFERED)
     assert "get_weather" in loaded.tokenizer.decode(prompt)
