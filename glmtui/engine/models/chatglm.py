@@ -295,9 +295,9 @@ def weight_sources(config: Config) -> dict[str, RowRange]:
             f"layers.{i}.up": f"layers.{i}.mlp.dense_h_to_4h",
             f"layers.{i}.down": f"layers.{i}.mlp.dense_4h_to_h",
         }
-    for ours, theirs in modules.items():
+    for target, source in modules.items():
         for kind in ("weight", "bias"):
-            sources[f"{ours}.{kind}"] = RowRange(f"transformer.{theirs}.{kind}")
+            sources[f"{target}.{kind}"] = RowRange(f"transformer.{source}.{kind}")
     return sources
 
 

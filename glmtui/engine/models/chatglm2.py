@@ -116,20 +116,20 @@ def weight_sources(config: Config) -> dict[str, RowRange]:
         "head.weight": RowRange("transformer.output_layer.weight"),
     }
     for i in range(config.layers):
-        theirs, ours = f"transformer.encoder.layers.{i}", f"layers.{i}"
+        source, target = f"transformer.encoder.layers.{i}", f"layers.{i}"
         sources |= {
-            f"{ours}.attention_norm.weight": RowRange(f"{theirs}.input_layernorm.weight"),
-            f"{ours}.attention.qkv.weight": RowRange(
-                f"{theirs}.self_attention.query_key_value.weight"
+            f"{target}.attention_norm.weight": RowRange(f"{source}.input_layernorm.weight"),
+            f"{target}.attention.qkv.weight": RowRange(
+                f"{source}.self_attention.query_key_value.weight"
             ),
-            f"{ours}.attention.out.weight": RowRange(f"{theirs}.self_attention.dense.weight"),
-            f"{ours}.mlp_norm.weight": RowRange(f"{theirs}.post_attention_layernorm.weight"),
-            f"{ours}.gate_up.weight": RowRange(f"{theirs}.mlp.dense_h_to_4h.weight"),
-            f"{ours}.down.weight": RowRange(f"{theirs}.mlp.dense_4h_to_h.weight"),
+            f"{target}.attention.out.weight": RowRange(f"{source}.self_attention.dense.weight"),
+            f"{target}.mlp_norm.weight": RowRange(f"{source}.post_attention_layernorm.weight"),
+            f"{target}.gate_up.weight": RowRange(f"{source}.mlp.dense_h_to_4h.weight"),
+            f"{target}.down.weight": RowRange(f"{source}.mlp.dense_4h_to_h.weight"),
         }
         if config.qkv_bias:
-            bias = f"{theirs}.self_attention.query_key_value.bias"
-            sources[f"{ours}.attention.qkv.bias"] = RowRange(bias)
+            bias = f"{source}.self_attention.query_key_value.bias"
+            sources[f"{target}.attention.qkv.bias"] = RowRange(bias)
     return sources
 
 

@@ -28,7 +28,7 @@ from glmtui.engine.tokenization.sentencepiece_tokenizer import (
     load_sentencepiece,
 )
 from glmtui.engine.tokenization.tool_calls import (
-    Tool,
+    ToolDeclaration,
     chatglm3_tools_prompt,
     parse_python_arguments,
     parse_tool_call,
@@ -128,7 +128,7 @@ class RoleFormat:
         """The tool call in a message of a reply; None for plain text."""
         return parse_tool_call(message, parse_python_arguments, declared=declared)
 
-    def tools_prompt(self, tools: Sequence[Tool], prompt: str | None = None) -> str:
+    def tools_prompt(self, tools: Sequence[ToolDeclaration], prompt: str | None = None) -> str:
         """The system prompt that declares these tools."""
         return chatglm3_tools_prompt(tools, prompt)
 

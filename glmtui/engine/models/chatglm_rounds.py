@@ -1,7 +1,7 @@
 """What ChatGLM-6B and ChatGLM2 share in their text: rounds of one question and one answer.
 
 The models were trained on such rounds; they have no system role and no tools. ChatGLM3 shares the
-training date alone.
+training date only.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from glmtui.engine.tokenization.generation_config import eos_ids, read_eos_ids
 from glmtui.engine.tokenization.hf_tokenizer import HFTokenizer
 from glmtui.engine.tokenization.tiktoken_tokenizer import TiktokenTokenizer
 from glmtui.engine.tokenization.tool_calls import (
-    Tool,
+    ToolDeclaration,
     glm4_tools_prompt,
     parse_json_arguments,
     parse_tool_call,
@@ -88,17 +88,17 @@ def weight_sources(config: Config) -> dict[str, RowRange]:
         "head.weight": RowRange("lm_head.weight"),
     }
     for i in range(config.layers):
-        theirs, ours = f"model.layers.{i}", f"layers.{i}"
+        source, target = f"model.layers.{i}", f"layers.{i}"
         sources |= {
-            f"{ours}.attention_norm.weight": RowRange(f"{theirs}.input_layernorm.weight"),
-            f"{ours}.attention.out.weight": RowRange(f"{theirs}.self_attn.o_proj.weight"),
-            f"{ours}.mlp_norm.weight": RowRange(f"{theirs}.post_attention_layernorm.weight"),
-            f"{ours}.gate_up.weight": RowRange(f"{theirs}.mlp.gate_up_proj.weight"),
-            f"{ours}.down.weight": RowRange(f"{theirs}.mlp.down_proj.weight"),
+            f"{target}.attention_norm.weight": RowRange(f"{source}.input_layernorm.weight"),
+            f"{target}.attention.out.weight": RowRange(f"{source}.self_attn.o_proj.weight"),
+            f"{target}.mlp_norm.weight": RowRange(f"{source}.post_attention_layernorm.weight"),
+            f"{target}.gate_up.weight": RowRange(f"{source}.mlp.gate_up_proj.weight"),
+            f"{target}.down.weight": RowRange(f"{source}.mlp.down_proj.weight"),
         }
         for kind in ("weight", "bias") if config.qkv_bias else ("weight",):
-            sources[f"{ours}.attention.qkv.{kind}"] = RowRange(
-                *(f"{theirs}.self_attn.{x}_proj.{kind}" for x in "qkv")
+            sources[f"{target}.attention.qkv.{kind}"] = RowRange(
+                *(f"{source}.self_attn.{x}_proj.{kind}" for x in "qkv")
             )
     return sources
 
@@ -112,7 +112,7 @@ class JsonToolFormat(RoleFormat):
     def tool_call(self, message: Message, *, declared: bool = True) -> ToolCall | None:
         return parse_tool_call(message, parse_json_arguments, declared=declared)
 
-    def tools_prompt(self, tools: Sequence[Tool], prompt: str | None = None) -> str:
+    def tools_prompt(self, tools: Sequence[ToolDeclaration], prompt: str | None = None) -> str:
         return glm4_tools_prompt(tools, prompt)
 
 

@@ -81,20 +81,22 @@ def weight_sources(config: Config) -> dict[str, RowRange]:
     }
     kinds = ("weight", "bias") if config.qkv_bias else ("weight",)
     for i in range(config.layers):
-        theirs, ours = f"model.layers.{i}", f"layers.{i}"
+        source, target = f"model.layers.{i}", f"layers.{i}"
         sources |= {
-            f"{ours}.attention_norm.weight": RowRange(f"{theirs}.input_layernorm.weight"),
-            f"{ours}.mlp_norm.weight": RowRange(f"{theirs}.post_attention_layernorm.weight"),
-            f"{ours}.gate_up.weight": RowRange(
-                f"{theirs}.mlp.gate_proj.weight", f"{theirs}.mlp.up_proj.weight"
+            f"{target}.attention_norm.weight": RowRange(f"{source}.input_layernorm.weight"),
+            f"{target}.mlp_norm.weight": RowRange(f"{source}.post_attention_layernorm.weight"),
+            f"{target}.gate_up.weight": RowRange(
+                f"{source}.mlp.gate_proj.weight", f"{source}.mlp.up_proj.weight"
             ),
-            f"{ours}.down.weight": RowRange(f"{theirs}.mlp.down_proj.weight"),
+            f"{target}.down.weight": RowRange(f"{source}.mlp.down_proj.weight"),
         }
         for kind in kinds:
-            sources[f"{ours}.attention.qkv.{kind}"] = RowRange(
-                *(f"{theirs}.self_attn.{x}_proj.{kind}" for x in "qkv")
+            sources[f"{target}.attention.qkv.{kind}"] = RowRange(
+                *(f"{source}.self_attn.{x}_proj.{kind}" for x in "qkv")
             )
-            sources[f"{ours}.attention.out.{kind}"] = RowRange(f"{theirs}.self_attn.o_proj.{kind}")
+            sources[f"{target}.attention.out.{kind}"] = RowRange(
+                f"{source}.self_attn.o_proj.{kind}"
+            )
     return sources
 
 

@@ -19,7 +19,7 @@ from glmtui.language import _
 SEPARATOR = "<|assistant|>"
 MAX_CALL_CHARS = 64_000  # of one call; Python's parser takes memory for each
 
-Tool: TypeAlias = Mapping[str, Any]  # a declaration: name, description, parameters
+ToolDeclaration: TypeAlias = Mapping[str, Any]  # a declaration: name, description, parameters
 
 
 def split_reply(text: str) -> tuple[Message, ...]:
@@ -95,7 +95,7 @@ def _parse_error(content: str, error: BaseException) -> EngineError:
     )
 
 
-def chatglm3_tools_prompt(tools: Sequence[Tool], prompt: str | None = None) -> str:
+def chatglm3_tools_prompt(tools: Sequence[ToolDeclaration], prompt: str | None = None) -> str:
     """ChatGLM3's system prompt with tools: the prompt, then the tools as JSON."""
     prompt = prompt or (
         "Answer the following questions as best as you can. You have access to the following tools:"
@@ -103,7 +103,7 @@ def chatglm3_tools_prompt(tools: Sequence[Tool], prompt: str | None = None) -> s
     return f"{prompt}\n{json.dumps(list(tools), indent=4, ensure_ascii=False)}"
 
 
-def glm4_tools_prompt(tools: Sequence[Tool], prompt: str | None = None) -> str:
+def glm4_tools_prompt(tools: Sequence[ToolDeclaration], prompt: str | None = None) -> str:
     """GLM-4's system prompt with tools: a heading and a JSON object for each."""
     prompt = prompt or (
         "你是一个名为 GLM-4 的人工智能助手。你是基于智谱AI训练的语言模型 GLM-4 模型开发的，"

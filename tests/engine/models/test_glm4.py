@@ -48,7 +48,7 @@ def vocabulary() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> TiktokenTokenizer:
+def tiktoken(tmp_path_factory: pytest.TempPathFactory) -> TiktokenTokenizer:
     path = tmp_path_factory.mktemp("ranks") / "tokenizer.model"
     path.write_bytes(vocabulary())
     tokenizer = TiktokenTokenizer.load(path, glm4.SPECIAL_TOKENS, glm4.SPLIT_PATTERN)
@@ -63,40 +63,46 @@ def streamed(tokenizer: TiktokenTokenizer, ids: list[int]) -> str:
 
 @settings(deadline=None)
 @given(st.text(max_size=80))
-def test_ranks_lose_nothing(ranks: TiktokenTokenizer, text: str) -> None:
-    ids = ranks.encode(text)
-    assert ranks.decode(ids) == streamed(ranks, ids) == text
-    assert not set(ids) & set(ranks.special.values())
+def test_text_survives_a_round_trip(tiktoken: TiktokenTokenizer, text: str) -> None:
+    ids = tiktoken.encode(text)
+    assert tiktoken.decode(ids) == streamed(tiktoken, ids) == text
+    assert not set(ids) & set(tiktoken.special.values())
 
 
-def test_special_tokens_follow_the_ranks_and_read_as_tags(ranks: TiktokenTokenizer) -> None:
-    last = max(ranks.encode("你好the"))
-    assert min(ranks.special.values()) > last
-    assert ranks.special["<|observation|>"] == ranks.special["<|endoftext|>"] + 9
+def test_special_tokens_follow_the_ranks_and_are_decoded(
+    tiktoken: TiktokenTokenizer,
+) -> None:
+    last = max(tiktoken.encode("你好the"))
+    assert min(tiktoken.special.values()) > last
+    assert tiktoken.special["<|observation|>"] == tiktoken.special["<|endoftext|>"] + 9
     text = "<|user|>[gMASK]<sop>"
-    assert ranks.decode(ranks.encode(text)) == text
-    assert len(ranks.encode("<|user|>")) > 1
-    assert ranks.decode([ranks.special["<|assistant|>"], 10**6, -1]) == "<|assistant|>"
-    assert ranks.token_bytes(ranks.special["<|assistant|>"]) == b"<|assistant|>"
-    assert ranks.token_bytes(10**6) == ranks.token_bytes(-1) == b""
+    assert tiktoken.decode(tiktoken.encode(text)) == text
+    assert len(tiktoken.encode("<|user|>")) > 1
+    assert tiktoken.decode([tiktoken.special["<|assistant|>"], 10**6, -1]) == "<|assistant|>"
+    assert tiktoken.token_bytes(tiktoken.special["<|assistant|>"]) == b"<|assistant|>"
+    assert tiktoken.token_bytes(10**6) == tiktoken.token_bytes(-1) == b""
 
 
-def test_prompts_are_roles_with_a_line_of_metadata(ranks: TiktokenTokenizer) -> None:
-    form = JsonToolFormat(ranks, ("[gMASK]", "<sop>"), frozenset({ranks.special["<|endoftext|>"]}))
+def test_prompts_are_roles_with_a_line_of_metadata(tiktoken: TiktokenTokenizer) -> None:
+    form = JsonToolFormat(
+        tiktoken,
+        ("[gMASK]", "<sop>"),
+        frozenset({tiktoken.special["<|endoftext|>"]}),
+    )
     talk = [Message("user", "你好"), Message("assistant", "the", metadata="f"), Message("user", "")]
-    # a content's own newlines are not merged with that of the metadata line
+    # newlines of the content are not merged with that of the metadata line
     talk.append(Message("assistant", "\nin"))
-    assert ranks.decode(form.encode(talk)) == (
+    assert tiktoken.decode(form.encode(talk)) == (
         "[gMASK]<sop><|user|>\n你好<|assistant|>f\nthe<|user|>\n<|assistant|>\n\nin"
     )
-    assert ranks.encode("\n\n")[0] not in form.encode(talk)
-    assert form.encode(talk[:1])[-1] == ranks.special["<|assistant|>"]
+    assert tiktoken.encode("\n\n")[0] not in form.encode(talk)
+    assert form.encode(talk[:1])[-1] == tiktoken.special["<|assistant|>"]
     ends = ("<|endoftext|>", "<|user|>", "<|observation|>")
-    assert form.stop_ids == {ranks.special[tag] for tag in ends}
+    assert form.stop_ids == {tiktoken.special[tag] for tag in ends}
 
 
-def test_calls_are_json(ranks: TiktokenTokenizer) -> None:
-    form = JsonToolFormat(ranks, ("[gMASK]", "<sop>"), frozenset())
+def test_calls_are_json(tiktoken: TiktokenTokenizer) -> None:
+    form = JsonToolFormat(tiktoken, ("[gMASK]", "<sop>"), frozenset())
     (message,) = form.messages('get_weather\n{"city": "北京"}')
     call = form.tool_call(message)
     assert call is not None
@@ -106,7 +112,7 @@ def test_calls_are_json(ranks: TiktokenTokenizer) -> None:
 
 
 def test_the_released_vocabulary() -> None:
-    """Ids as li-plus/chatglm.cpp's tests (chatglm_test.cpp, TEST(Pipeline, ChatGLM4)) have them."""
+    """Expected ids from li-plus/chatglm.cpp (chatglm_test.cpp, TEST(Pipeline, ChatGLM4))."""
     path = released_tokenizer("glm-4-9b", "tokenizer.model")
     tokenizer = TiktokenTokenizer.load(path, glm4.SPECIAL_TOKENS, glm4.SPLIT_PATTERN)
     assert tokenizer is not None
@@ -153,7 +159,7 @@ def test_a_damaged_vocabulary_is_named(tmp_path: Path, content: bytes) -> None:
         TiktokenTokenizer.load(path, glm4.SPECIAL_TOKENS, glm4.SPLIT_PATTERN)
 
 
-def test_defaults_are_those_of_its_chat(tmp_path: Path) -> None:
+def test_sampling_defaults_are_those_of_the_original(tmp_path: Path) -> None:
     assert glm4.load_tokenizer(tmp_path, {}) is None
     assert glm4.sampling_defaults(tmp_path, {}) == SamplingParams(
         0.8, 50, 0.8, None, True, None, 8192

@@ -42,7 +42,7 @@ def train(path: Path, **options: object) -> None:
 
 @pytest.fixture(scope="module")
 def unigram(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made as the first revision's ice_text.model was: without the pieces that code adds."""
+    """A file like ice_text.model of the first revision, without the pieces that code adds."""
     path = tmp_path_factory.mktemp("unigram") / "ice_text.model"
     ids = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": 3}
     train(
@@ -119,8 +119,10 @@ def test_whitespace_has_pieces_of_its_own(
     ice: IceTokenizer, unigram: Path, text: str, marks: list[str]
 ) -> None:
     ids = ice.encode(text)
-    wanted = load_ice_text(unigram).piece_ids(marks)
-    assert [i for i in ids[1:] if i in wanted] == wanted  # the first is the space put in front
+    expected_ids = load_ice_text(unigram).piece_ids(marks)
+    assert [
+        i for i in ids[1:] if i in expected_ids
+    ] == expected_ids  # the first id is the leading space
     assert ice.decode(ids) == streamed(ice, ids) == text
 
 
@@ -137,7 +139,7 @@ def test_the_original_vocabulary_is_the_same_some_ids_on(unigram: Path, ice: Ice
     ids = original.encode(text)
     assert ids == [20_000 + i for i in ice.encode(text)]
     assert original.special["<sop>"] == 20_000 + ice.special["<sop>"]
-    # image tokens and unused rows say nothing
+    # image tokens and unused rows have no text
     assert original.decode([5, 19_999, *ids, 150_500]) == text
     assert original.token_bytes(19_999) == original.token_bytes(150_500) == b""
 
@@ -156,7 +158,7 @@ def test_ice_text_streams_what_it_decodes(ice: IceTokenizer, text: str) -> None:
 @settings(deadline=None)
 @given(st.text(max_size=80))
 def test_pieces_lose_nothing(pieces: SentencePieceTokenizer, text: str) -> None:
-    text = text.replace("▁", "_")  # the one character that stands for another
+    text = text.replace("▁", "_")  # the one character that is not preserved: it means a space
     ids = pieces.encode(text)
     assert pieces.decode(ids) == streamed(pieces, ids) == text
 
@@ -170,17 +172,17 @@ def test_a_tag_in_the_text_stays_text(bpe: Path) -> None:
 
 
 def test_only_chatglm3_writes_special_tokens_out(bpe: Path) -> None:
-    processor = load_sentencepiece(bpe)
-    two = SentencePieceTokenizer(processor, chatglm2.SPECIAL_TOKENS, decode_special=False)
+    sandboxed = load_sentencepiece(bpe)
+    two = SentencePieceTokenizer(sandboxed, chatglm2.SPECIAL_TOKENS, decode_special=False)
     three = SentencePieceTokenizer(
-        processor, (*chatglm2.SPECIAL_TOKENS, *chatglm3.ROLE_TOKENS), decode_special=True
+        sandboxed, (*chatglm2.SPECIAL_TOKENS, *chatglm3.ROLE_TOKENS), decode_special=True
     )
-    said = three.encode("the fox")
-    call = [*said, three.special["<|assistant|>"], *three.encode("the dog")]
+    fox_ids = three.encode("the fox")
+    call = [*fox_ids, three.special["<|assistant|>"], *three.encode("the dog")]
     assert three.decode(call) == "the fox<|assistant|>the dog"
     assert three.token_bytes(three.special["<|assistant|>"]) == b"<|assistant|>"
     marks = [two.special["[gMASK]"], two.special["sop"]]
-    assert two.decode([*marks, *said, 2, 0, 99_999]) == "the fox"
+    assert two.decode([*marks, *fox_ids, 2, 0, 99_999]) == "the fox"
     assert [two.token_bytes(i) for i in (*marks, 0, 1, 2, 99_999)] == [b""] * 6
 
 
@@ -213,7 +215,7 @@ def test_another_vocabulary_is_no_ice_text(bpe: Path) -> None:
         IceTokenizer(load_sentencepiece(bpe))
 
 
-# ---- the released files, where they lie beside the repository
+# ---- the released files, if they are at ../shared
 
 RELEASED = {
     "v1_slim": lambda: IceTokenizer(
@@ -237,7 +239,7 @@ def test_ids_and_texts_are_the_originals(name: str) -> None:
     slim = {row["text"]: row for row in read_shared_json("tokenizer", "v1_slim.json")["rows"]}
     for row in read_shared_json("tokenizer", f"{name}.json")["rows"]:
         text, ids = row["text"], row["plain_ids"]
-        # sentencepiece 0.2.3 breaks one tie of equal scores in another way than those before
+        # sentencepiece 0.2.3 chooses another of two pieces with equal scores than earlier versions
         tied = slim[text].get("alt_ids_sentencepiece_0.2.3", [])
         shift = 20_000 if name == "v1_orig" else 0
         assert tokenizer.encode(text) in (ids, [i + shift for i in tied]), text
@@ -249,10 +251,12 @@ def test_ids_and_texts_are_the_originals(name: str) -> None:
 def test_growing_replies_read_as_the_originals(name: str) -> None:
     tokenizer = RELEASED[name]()
     for case in read_shared_json("tokenizer", "incremental_decode.json")["cases"]:
-        told = case[name[:2]]
+        expected = case[name[:2]]
         detokenizer = Detokenizer(tokenizer.token_bytes, strips_leading_space=True)
-        shown = ""
-        for n, (token, text) in enumerate(zip(told["ids"], told["decoded_prefixes"], strict=True)):
-            assert tokenizer.decode(told["ids"][: n + 1]) == text
-            shown += detokenizer.feed(token)
-            assert shown == text.rstrip("\ufffd")  # a character is shown when it is whole
+        shown_text = ""
+        for n, (token, text) in enumerate(
+            zip(expected["ids"], expected["decoded_prefixes"], strict=True)
+        ):
+            assert tokenizer.decode(expected["ids"][: n + 1]) == text
+            shown_text += detokenizer.feed(token)
+            assert shown_text == text.rstrip("\ufffd")  # a character is shown when it is complete

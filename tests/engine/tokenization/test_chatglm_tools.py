@@ -1,4 +1,4 @@
-"""What ChatGLM3 and GLM-4 write when they want a tool: taken apart, and nothing of it run."""
+"""Tool calls in the replies of ChatGLM3 and GLM-4 are parsed, and no code in them is run."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def fenced(code: str) -> str:
     ],
 )
 def test_a_call_is_read(code: str, arguments: dict[str, Any] | None) -> None:
-    wanted = {"a": [1, -2.5], "b": {"x": None, "y": True}} if arguments is None else arguments
-    assert parse_python_arguments(fenced(code)) == wanted
+    expected = {"a": [1, -2.5], "b": {"x": None, "y": True}} if arguments is None else arguments
+    assert parse_python_arguments(fenced(code)) == expected
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,14 @@ def test_json_calls() -> None:
 
 
 def test_a_reply_is_split_into_messages() -> None:
-    said = f"\n 先查一下<|assistant|> get_weather\n{fenced('tool_call()')}"
-    assert split_reply(said) == (
+    reply = f"\n 先查一下<|assistant|> get_weather\n{fenced('tool_call()')}"
+    assert split_reply(reply) == (
         Message("assistant", "先查一下"),
         Message("assistant", fenced("tool_call()"), metadata=" get_weather"),
     )
     assert split_reply("没有换行") == (Message("assistant", "没有换行"),)
     assert split_reply("") == (Message("assistant", ""),)
-    # a first line of plain talk is no metadata where the reply begins with its newline
+    # the first line of plain text is no metadata if the reply starts with a newline
     assert split_reply("\n第一行\n第二行") == (Message("assistant", "第一行\n第二行"),)
 
 

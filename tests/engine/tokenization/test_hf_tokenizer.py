@@ -1,4 +1,4 @@
-"""tokenizer.json and chat templates: prompts as the template has them, text that stays text."""
+"""tokenizer.json and chat templates: prompts equal the template's, and typed text stays text."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ TEMPLATE = (
 )
 
 
-def made() -> Tokenizer:
+def make_tokenizer() -> Tokenizer:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {c: i for i, c in enumerate(letters)} | {"he": 256, "ĊĊ": 257}
-    fast = Tokenizer(models.BPE(vocab=vocab, merges=[("h", "e"), ("Ċ", "Ċ")]))
-    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    fast.decoder = decoders.ByteLevel()
-    fast.add_special_tokens(
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("h", "e"), ("Ċ", "Ċ")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
         [AddedToken(t, special=True) for t in ("<|im_start|>", "<|im_end|>", "<|end|>")]
     )
-    return fast
+    return tokenizer
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model")
-    made().save(str(path / "tokenizer.json"))
+    make_tokenizer().save(str(path / "tokenizer.json"))
     settings = {"chat_template": TEMPLATE, "eos_token": {"content": "<|im_end|>"}}
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
     return path
@@ -59,19 +59,19 @@ def chat_format(folder: Path) -> TemplateFormat:
     return TemplateFormat.load(tokenizer, folder, {"eos_token_id": [260]})
 
 
-def bounded(fast: Tokenizer) -> HFTokenizer:
-    content = fast.to_str().encode()
-    return HFTokenizer.from_reader(lambda: content, Path("made/tokenizer.json"))
+def load_in_sandbox(tokenizer: Tokenizer) -> HFTokenizer:
+    content = tokenizer.to_str().encode()
+    return HFTokenizer.from_reader(lambda: content, Path("folder/tokenizer.json"))
 
 
 @pytest.fixture(scope="module")
-def plain() -> HFTokenizer:
-    return bounded(made())
+def byte_tokenizer() -> HFTokenizer:
+    return load_in_sandbox(make_tokenizer())
 
 
-def rendered(fast: Tokenizer, text: str) -> list[int]:
-    fast.encode_special_tokens = False
-    return list(fast.encode(text, add_special_tokens=False).ids)
+def encode_rendered(tokenizer: Tokenizer, text: str) -> list[int]:
+    tokenizer.encode_special_tokens = False
+    return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def test_a_prompt_is_what_the_template_says(chat_format: TemplateFormat) -> None:
@@ -80,7 +80,7 @@ def test_a_prompt_is_what_the_template_says(chat_format: TemplateFormat) -> None
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhello\n\nhe<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-    assert ids == rendered(made(), text)
+    assert ids == encode_rendered(make_tokenizer(), text)
 
 
 def test_a_system_message_replaces_the_templates_own(chat_format: TemplateFormat) -> None:
@@ -89,7 +89,7 @@ def test_a_system_message_replaces_the_templates_own(chat_format: TemplateFormat
         "<|im_start|>system\nRhyme.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-    assert ids == rendered(made(), text)
+    assert ids == encode_rendered(make_tokenizer(), text)
 
 
 def test_a_last_assistant_message_is_left_open(chat_format: TemplateFormat) -> None:
@@ -100,13 +100,13 @@ def test_a_last_assistant_message_is_left_open(chat_format: TemplateFormat) -> N
 
 @given(st.text(alphabet="<|im_start|>end\ue000\ue001 h"))
 def test_text_never_becomes_a_special_token(chat_format: TemplateFormat, text: str) -> None:
-    fast = chat_format.tokenizer
+    tokenizer = chat_format.tokenizer
     typed = chat_format.encode([Message("user", f"{text}<|im_end|>{text}")])
-    plain = chat_format.encode([Message("user", "x")])
-    control = set(fast.special.values())
-    assert [i for i in typed if i in control] == [i for i in plain if i in control]
-    said = fast.decode([i for i in typed if i not in control])
-    assert f"{text}<|im_end|>{text}".strip() in said
+    harmless = chat_format.encode([Message("user", "x")])
+    special = set(tokenizer.special.values())
+    assert [i for i in typed if i in special] == [i for i in harmless if i in special]
+    decoded = tokenizer.decode([i for i in typed if i not in special])
+    assert f"{text}<|im_end|>{text}".strip() in decoded
 
 
 def test_stop_ids_come_from_every_place_that_names_them(chat_format: TemplateFormat) -> None:
@@ -114,8 +114,8 @@ def test_stop_ids_come_from_every_place_that_names_them(chat_format: TemplateFor
 
 
 @given(st.text())
-def test_streamed_text_is_the_decoded_text(plain: HFTokenizer, text: str) -> None:
-    tokenizer = plain
+def test_streamed_text_is_the_decoded_text(byte_tokenizer: HFTokenizer, text: str) -> None:
+    tokenizer = byte_tokenizer
     ids = tokenizer.encode(text)
     detokenizer = Detokenizer(tokenizer.token_bytes)
     pieces = [*map(detokenizer.feed, ids), detokenizer.flush()]
@@ -129,26 +129,28 @@ def test_a_folder_without_a_template_is_no_chat_model(folder: Path, tmp_path: Pa
         TemplateFormat.load(tokenizer, tmp_path, {})
     path = tmp_path / "chat_template.jinja"
     assert str(path) in caught.value.hint
-    path.write_text(TEMPLATE)  # the way out that it names
+    path.write_text(TEMPLATE)  # as the hint says
     assert TemplateFormat.load(tokenizer, tmp_path, {}).encode([Message("user", "Hi")])
 
 
 @pytest.mark.parametrize(
-    "said",
+    "chat_template",
     [
         [{"name": "tool_use", "template": "no"}, {"name": "default", "template": TEMPLATE}],
         {"default": TEMPLATE, "rag": "no"},
         TEMPLATE,
     ],
 )
-def test_the_default_of_several_templates_is_taken(tmp_path: Path, said: object) -> None:
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": said}))
+def test_the_default_of_several_templates_is_taken(tmp_path: Path, chat_template: object) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": chat_template}))
     assert read_chat_template(tmp_path) == TEMPLATE
 
 
-@pytest.mark.parametrize("said", [None, " ", [], ["no"], [{"name": "rag", "template": "no"}], {}])
-def test_a_folder_may_name_no_template(tmp_path: Path, said: object) -> None:
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": said}))
+@pytest.mark.parametrize(
+    "chat_template", [None, " ", [], ["no"], [{"name": "rag", "template": "no"}], {}]
+)
+def test_a_folder_may_name_no_template(tmp_path: Path, chat_template: object) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": chat_template}))
     assert read_chat_template(tmp_path) is None
 
 
@@ -184,7 +186,7 @@ def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "taken"),
+    ("content", "expected"),
     [
         ('{"temperature": 0.2, "top_k": 40, "do_sample": true, "top_p": 1}', (0.2, 40, True, 1)),
         ('{"temperature": 0, "top_k": 0, "do_sample": false, "top_p": 0}', (0, 0, False, 0)),
@@ -193,19 +195,19 @@ def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:
         ('{"temperature": null, "top_k": null, "top_p": null}', (None, None, None, None)),
     ],
 )
-def test_sampling_defaults_mean_what_they_mean_elsewhere(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, said: str, taken: tuple[object, ...]
+def test_sampling_defaults_have_the_meaning_of_other_programs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str, expected: tuple[object, ...]
 ) -> None:
-    (tmp_path / "generation_config.json").write_text(said)
-    known = read_sampling_defaults(tmp_path)
-    assert (known.temperature, known.top_k, known.do_sample, known.top_p) == taken
-    assert type(known.top_k) in (int, type(None))
+    (tmp_path / "generation_config.json").write_text(content)
+    params = read_sampling_defaults(tmp_path)
+    assert (params.temperature, params.top_k, params.do_sample, params.top_p) == expected
+    assert type(params.top_k) in (int, type(None))
     assert not caplog.records
     logits = torch.tensor([0.1, 3.0, 0.2])
-    if known.greedy or known.top_p == 0:
-        assert [make_sampler(known)(logits, [0]) for _ in range(9)] == [1] * 9
+    if params.greedy or params.top_p == 0:
+        assert [make_sampler(params)(logits, [0]) for _ in range(9)] == [1] * 9
     else:
-        assert 0 <= make_sampler(known)(logits, [0]) < 3
+        assert 0 <= make_sampler(params)(logits, [0]) < 3
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_sampling_defaults_mean_what_they_mean_elsewhere(
         ("do_sample", '"yes"'),
     ],
 )
-def test_sampling_defaults_that_mean_nothing_are_left_out_with_a_word(
+def test_invalid_sampling_defaults_are_ignored_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, value: str
 ) -> None:
     (tmp_path / "generation_config.json").write_text(f'{{"{name}": {value}, "max_length": 20}}')
@@ -235,16 +237,16 @@ def test_sampling_defaults_that_mean_nothing_are_left_out_with_a_word(
     assert "ignored" in record.getMessage()
 
 
-# ---- rules that do not come to an end
+# ---- rules that take forever
 
 ENDLESS = r"(a+)+$"  # the library gives up after ten million steps
-LONG = r"(a|aa)+$"  # of a word of 28 letters it takes nearly as many, and goes on to the next
+LONG = r"(a|aa)+$"  # nearly as many steps for each word of 28 letters
 
 
 def with_rule(pattern: str) -> HFTokenizer:
-    fast = made()
-    fast.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
-    return bounded(fast)
+    tokenizer = make_tokenizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    return load_in_sandbox(tokenizer)
 
 
 def test_a_rule_that_the_library_gives_up_on_is_an_error() -> None:
@@ -262,14 +264,16 @@ def test_a_rule_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.Monkey
 
 
 def test_a_decoders_rule_is_bounded_too() -> None:
-    fast = made()
-    fast.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(Regex(ENDLESS), "")])
+    tokenizer = make_tokenizer()
+    tokenizer.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(Regex(ENDLESS), "")])
     with pytest.raises(EngineError, match="failed"):
-        bounded(fast).decode([fast.token_to_id("a")] * 40 + [fast.token_to_id("b")])
+        load_in_sandbox(tokenizer).decode(
+            [tokenizer.token_to_id("a")] * 40 + [tokenizer.token_to_id("b")]
+        )
 
 
 def test_texts_together_are_encoded_as_each_alone() -> None:
-    tokenizer = bounded(made())
+    tokenizer = load_in_sandbox(make_tokenizer())
     texts = ["he said", "", "\n\n<|end|>", "你好"]
     assert tokenizer.encode_each(texts) == [tokenizer.encode(text) for text in texts]
     assert tokenizer.encode_each(texts)[1] == []

@@ -1,4 +1,4 @@
-"""A Llama folder with tokenizer.model alone: the ids are those of the SentencePiece library."""
+"""A Llama folder with tokenizer.model only: the ids are those of the SentencePiece library."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ADDED = {
 }
 
 
-def trained(folder: Path, **options: Any) -> Path:
+def train(folder: Path, **options: Any) -> Path:
     (folder / "text.txt").write_text("\n".join(" ".join(WORDS[n:]) for n in range(15)) * 9)
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "text.txt"),
@@ -70,11 +70,11 @@ def trained(folder: Path, **options: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = trained(tmp_path_factory.mktemp("pieces"))
+    folder = train(tmp_path_factory.mktemp("pieces"))
     named = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": CHAT}
     settings = {**named, "added_tokens_decoder": ADDED, "tokenizer_class": "LlamaTokenizer"}
-    (made / "tokenizer_config.json").write_text(json.dumps(settings))
-    return made
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_ids_and_text_are_those_of_the_library(
 def test_a_prompt_has_its_added_tokens(
     folder: Path, tokenizer: HFTokenizer, pieces: sentencepiece.SentencePieceProcessor
 ) -> None:
-    """Without ``legacy``, only the first word of a text gets a space in front."""
+    """Without ``legacy``, only the first word of a text gets a leading space."""
     chat_format = TemplateFormat.load(tokenizer, folder, {})
     assert chat_format.stop_ids == {2, 321}
     ids = chat_format.encode([Message("user", "hello <|end|>")])
@@ -138,28 +138,28 @@ def test_a_tokenizer_json_beside_it_is_read_first(folder: Path, tmp_path: Path) 
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(BadCheckpoint, match=r"tokenizer\.json is not a tokenizer"):
         HFTokenizer.load(tmp_path)
-    assert llama.load_tokenizer(tmp_path, {}) is not None  # which is not waited for
+    assert llama.load_tokenizer(tmp_path, {}) is not None  # loads in the background
 
 
 @pytest.mark.parametrize(
-    ("added", "said"),
+    ("added", "message"),
     [
         ({"999": {"content": "<far>"}}, "does not have id 999"),
         ({"5": {"content": "<other>"}}, "does not have id 5"),
     ],
 )
 def test_added_tokens_that_do_not_fit(
-    folder: Path, tmp_path: Path, added: dict[str, Any], said: str
+    folder: Path, tmp_path: Path, added: dict[str, Any], message: str
 ) -> None:
     (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
-    with pytest.raises(BadCheckpoint, match=said) as caught:
+    with pytest.raises(BadCheckpoint, match=message) as caught:
         HFTokenizer.load_sentencepiece(tmp_path)
     assert "tokenizer.json" in caught.value.hint
 
 
 def test_unigram_pieces_are_named(tmp_path: Path) -> None:
-    trained(tmp_path, model_type="unigram")
+    train(tmp_path, model_type="unigram")
     with pytest.raises(BadCheckpoint, match="of type 1"):
         HFTokenizer.load_sentencepiece(tmp_path)
 

@@ -1,4 +1,4 @@
-"""A reply that calls a tool: what the model is told of tools, and how its call joins the talk."""
+"""A reply that calls a tool: the prompt declares tools, and the call joins the conversation."""
 
 from __future__ import annotations
 
@@ -20,24 +20,29 @@ from glmtui.engine.runtime.autotune import ChunkPacer
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.runtime.token_stream import TokenStream
 from glmtui.tools import Parameter, Tool
-from support.goldens import SHARED, load_float32, released_tokenizer
+from support.goldens import (
+    NO_SHARED_MODELS,
+    SHARED_MODELS,
+    load_float32,
+    released_tokenizer,
+)
 from support.toy_decoder import CPU, Counter
 
-MARKS = ("[gMASK]", "sop", *ROLE_TOKENS)
+SPECIAL_TOKENS = ("[gMASK]", "sop", *ROLE_TOKENS)
 TOOL = Tool("get_weather", "天气", ("echo", "{city}"), (Parameter("city", "城市"),))
 CALL = "get_weather\n```python\ntool_call(city='北京')\n```"
 FENCE = "```python\ntool_call(city='北京')\n```"
 CHUNK = 512  # of a prompt
 
 
-class Bytes:
-    """Ids are bytes, then special tokens, which are written out."""
+class ByteTokenizer:
+    """Ids are bytes, then special tokens, which `decode` writes out."""
 
     strips_leading_space = False
 
     def __init__(self) -> None:
-        self.special = {mark: 256 + i for i, mark in enumerate(MARKS)}
-        self._marks = {i: mark for mark, i in self.special.items()}
+        self.special = {token: 256 + i for i, token in enumerate(SPECIAL_TOKENS)}
+        self._special_tokens = {i: token for token, i in self.special.items()}
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
@@ -46,17 +51,17 @@ class Bytes:
         return b"".join(map(self.token_bytes, ids)).decode()
 
     def token_bytes(self, token_id: int) -> bytes:
-        return self._marks[token_id].encode() if token_id > 255 else bytes([token_id])
+        return self._special_tokens[token_id].encode() if token_id > 255 else bytes([token_id])
 
 
-class Speaker(Counter):
-    """Says what it was told to, whatever it is asked."""
+class ScriptedDecoder(Counter):
+    """Generates the given ids, whatever the prompt is."""
 
-    rewinds = False  # what was said is said
+    rewinds = False  # generated ids are not generated again
 
-    def __init__(self, says: Sequence[int]) -> None:
+    def __init__(self, ids: Sequence[int]) -> None:
         super().__init__()
-        self.says = list(says)
+        self.script = list(ids)
 
     def forward(
         self,
@@ -70,27 +75,29 @@ class Speaker(Counter):
         cache.advance(ids.shape[1])
         logits = torch.zeros(1, 1, 300)
         if ids.shape[1] < CHUNK:  # the prompt ends here
-            logits[0, 0, self.says.pop(0)] = 10.0
+            logits[0, 0, self.script.pop(0)] = 10.0
         return logits
 
 
-def speaker(says: str, kind: type[RoleFormat] = RoleFormat) -> LoadedModel:
-    """A model that says this; "|" stands for <|assistant|>, and the end for <|observation|>."""
-    tokenizer = Bytes()
+def scripted_model(reply: str, kind: type[RoleFormat] = RoleFormat) -> LoadedModel:
+    """A model with this reply; "|" means <|assistant|>, and <|observation|> is appended."""
+    tokenizer = ByteTokenizer()
     ids: list[int] = []
-    for n, part in enumerate(says.split("|")):
+    for n, part in enumerate(reply.split("|")):
         ids += [*([tokenizer.special["<|assistant|>"]] if n else []), *part.encode()]
     ids.append(tokenizer.special["<|observation|>"])
-    form = kind(tokenizer, MARKS[:2], frozenset())
-    info = LoadedInfo(name="speaker", device="cpu", context_length=4096, calls_tools=True)
+    form = kind(tokenizer, SPECIAL_TOKENS[:2], frozenset())
+    info = LoadedInfo(name="scripted", device="cpu", context_length=4096, calls_tools=True)
     model = LoadedModel(
-        Speaker(ids), tokenizer, form, form.stop_ids, info, dtype=torch.float32, device=CPU
+        ScriptedDecoder(ids), tokenizer, form, form.stop_ids, info, dtype=torch.float32, device=CPU
     )
     model._chunks = ChunkPacer(CHUNK, CHUNK)
     return model
 
 
-def said(model: LoadedModel, messages: Sequence[Message], **params: int) -> tuple[str, TokenStream]:
+def stream_reply(
+    model: LoadedModel, messages: Sequence[Message], **params: int
+) -> tuple[str, TokenStream]:
     stream = model.stream(messages, SamplingParams(temperature=0, **params))
     return "".join(stream), stream
 
@@ -99,14 +106,14 @@ QUESTION = Message("user", "北京天气怎么样")
 OFFERED = with_tools([QUESTION], [TOOL.declaration])
 
 
-# ---- what the model is told
+# ---- the prompt
 
 
-def test_tools_stand_in_the_system_message() -> None:
-    told = Message("system", "Be kind.")
-    assert with_tools([told, QUESTION], []) == (told, QUESTION)
-    declared = with_tools([told, QUESTION], [{"name": "a"}])
-    assert declared == (replace(told, tools=({"name": "a"},)), QUESTION)
+def test_tools_are_in_the_system_message() -> None:
+    system = Message("system", "Be kind.")
+    assert with_tools([system, QUESTION], []) == (system, QUESTION)
+    declared = with_tools([system, QUESTION], [{"name": "a"}])
+    assert declared == (replace(system, tools=({"name": "a"},)), QUESTION)
     assert OFFERED[0] == Message("system", "", tools=(TOOL.declaration,))
     assert OFFERED[1:] == (QUESTION,)
 
@@ -115,7 +122,7 @@ def test_tools_stand_in_the_system_message() -> None:
     ("kind", "own"), [(RoleFormat, "Answer the following"), (JsonToolFormat, "GLM-4")]
 )
 def test_the_prompt_declares_them_as_the_family_does(kind: type[RoleFormat], own: str) -> None:
-    model = speaker("", kind)
+    model = scripted_model("", kind)
     form = model.chat_format
     assert isinstance(form, RoleFormat)
     prompt = model.tokenizer.decode(form.encode(OFFERED))
@@ -128,11 +135,11 @@ def test_the_prompt_declares_them_as_the_family_does(kind: type[RoleFormat], own
     assert own not in prompt
 
 
-# ---- what it answers
+# ---- the reply
 
 
 def test_plain_talk_begins_without_its_empty_line() -> None:
-    text, stream = said(speaker("\n 你好。\n第二行 "), OFFERED)
+    text, stream = stream_reply(scripted_model("\n 你好。\n第二行 "), OFFERED)
     assert text == "你好。\n第二行 "
     reply = stream.result
     assert reply.text == "你好。\n第二行"
@@ -141,7 +148,7 @@ def test_plain_talk_begins_without_its_empty_line() -> None:
 
 
 def test_a_remark_and_a_call() -> None:
-    text, stream = said(speaker(f"\n先查一下|{CALL}"), OFFERED)
+    text, stream = stream_reply(scripted_model(f"\n先查一下|{CALL}"), OFFERED)
     assert text == f"先查一下<|assistant|>{CALL}"
     reply = stream.result
     assert reply.finish_reason == "stop"
@@ -155,24 +162,30 @@ def test_a_remark_and_a_call() -> None:
 
 
 def test_a_call_in_json() -> None:
-    reply = said(speaker('get_weather\n{"city": "北京"}', JsonToolFormat), OFFERED)[1].result
+    reply = stream_reply(scripted_model('get_weather\n{"city": "北京"}', JsonToolFormat), OFFERED)[
+        1
+    ].result
     assert reply.call == ToolCall("get_weather", {"city": "北京"}, '{"city": "北京"}')
 
 
 def test_without_tools_a_call_is_only_shown() -> None:
-    reply = said(speaker("interpreter\n```python\nprint(1)\n```"), [QUESTION])[1].result
+    reply = stream_reply(scripted_model("interpreter\n```python\nprint(1)\n```"), [QUESTION])[
+        1
+    ].result
     assert reply.call == ToolCall("interpreter", None, "```python\nprint(1)\n```")
 
 
 def test_a_call_that_cannot_be_read_says_why() -> None:
-    reply = said(speaker("get_weather\n```python\ntool_call(city=x)\n```"), OFFERED)[1].result
+    reply = stream_reply(scripted_model("get_weather\n```python\ntool_call(city=x)\n```"), OFFERED)[
+        1
+    ].result
     assert reply.call is not None
     assert reply.call.arguments is None
     assert "cannot be read" in reply.call.problem
 
 
 def test_a_reply_cut_short_calls_nothing() -> None:
-    _, stream = said(speaker(f"\n先查一下|{CALL}"), OFFERED, max_new_tokens=40)
+    _, stream = stream_reply(scripted_model(f"\n先查一下|{CALL}"), OFFERED, max_new_tokens=40)
     reply = stream.result
     assert reply.finish_reason == "length"
     assert reply.call is None
@@ -182,21 +195,21 @@ def test_a_reply_cut_short_calls_nothing() -> None:
 
 def test_a_reply_that_goes_on_is_only_what_is_new() -> None:
     begun = Message("assistant", "先查")
-    text, stream = said(speaker(" 一下\n好"), [QUESTION, begun])
+    text, stream = stream_reply(scripted_model(" 一下\n好"), [QUESTION, begun])
     assert text == stream.result.text == " 一下\n好"
     assert stream.result.messages == ()
 
 
-# ---- the talk goes on
+# ---- the conversation continues
 
 
 def test_the_next_prompt_has_the_call_and_its_answer() -> None:
-    model = speaker(f"\n先查一下|{CALL}")
+    model = scripted_model(f"\n先查一下|{CALL}")
     talk = Conversation.new(system="Be kind.").add(QUESTION)
-    reply = said(model, with_tools(talk.prompt, [TOOL.declaration]))[1].result
+    reply = stream_reply(model, with_tools(talk.prompt, [TOOL.declaration]))[1].result
     talk = talk.add(Message("assistant", ""))
-    written = replace(talk.path[-1], content=reply.text, stats=reply.stats, finish_reason="stop")
-    talk = talk.replace_reply(written, reply.messages).add(Message("observation", "晴，20 度"))
+    message = replace(talk.path[-1], content=reply.text, stats=reply.stats, finish_reason="stop")
+    talk = talk.replace_reply(message, reply.messages).add(Message("observation", "晴，20 度"))
     assert [m.role for m in talk.path] == ["user", "assistant", "assistant", "observation"]
     prompt = model.tokenizer.decode(model.chat_format.encode(talk.path))
     assert prompt == (
@@ -224,16 +237,16 @@ def test_a_reply_of_several_messages_takes_the_place_of_one() -> None:
     assert second.parent == first.id
     assert second.id == two.head != first.id
     assert {m.model for m in (first, second)} == {"m"}
-    # asked again, the whole reply is left for another
+    # regenerating replaces all messages of the reply
     again = two.rewind(first.id).add(Message("assistant", "c"))
     assert len(again.siblings(first.id)) == 2
 
 
 def test_a_real_model_says_whether_it_calls_tools(tmp_path: Path) -> None:
-    source = SHARED / "fixtures" / "models" / "v3_realvocab"
+    source = SHARED_MODELS / "v3_realvocab"
     model = released_tokenizer("chatglm3-6b", "tokenizer.model")
     if not source.is_dir():
-        pytest.skip("the golden set lies in ../shared, which is not here")
+        pytest.skip(NO_SHARED_MODELS)
     shutil.copytree(source, tmp_path / "v3")
     assert not load_float32(
         tmp_path / "v3"
