@@ -38,7 +38,7 @@ SECOND = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is no s
 def prompt(model: LoadedModel, length: int) -> list[int]:
     config = model.model.config
     marks = getattr(config, "markers", None)
-    first = getattr(config, "left_out_rows", 0)
+    first = getattr(config, "skipped_rows", 0)
     return [*range(first + 5, first + length), *([marks.gmask, marks.sop] if marks else [])]
 
 

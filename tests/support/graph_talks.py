@@ -39,7 +39,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def prompt(model: LoadedModel, length: int = 10) -> list[int]:
     marks = getattr(model.model.config, "markers", None)
-    first = getattr(model.model.config, "left_out_rows", 0)
+    first = getattr(model.model.config, "skipped_rows", 0)
     end = [marks.gmask, marks.sop] if marks else []
     return [*range(first + 5, first + 5 + length - len(end)), *end]
 

@@ -52,7 +52,7 @@ class Native:
             step_bytes=step_bytes(self._loaded),
             kv_bytes_per_token=info.kv_bytes_per_token,
             vocabulary=(
-                getattr(model.config, "left_out_rows", 0),
+                getattr(model.config, "skipped_rows", 0),
                 marks.mask if marks else model.vocabulary,
             ),
             prompt_end=(marks.gmask, marks.sop) if marks else (),

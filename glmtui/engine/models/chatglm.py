@@ -69,8 +69,8 @@ class Config:
         return self.hidden // self.heads
 
     @property
-    def left_out_rows(self) -> int:
-        """How many rows at the start of embedding and head, which are one tensor, are left out."""
+    def skipped_rows(self) -> int:
+        """Rows at the start of embedding and head, which are one tensor, that are not loaded."""
         return self.image_rows if self.slim else 0
 
 
@@ -172,7 +172,7 @@ class Model(Decoder):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        rows = config.vocab - config.left_out_rows
+        rows = config.vocab - config.skipped_rows
         self.embedding = Embedding(rows, config.hidden)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
         self.norm = LayerNorm(config.hidden, config.layer_norm_eps)
@@ -190,13 +190,13 @@ class Model(Decoder):
     @property
     def first_id(self) -> int:
         """Image tokens come first and may be left out."""
-        rows: int = self.config.left_out_rows
+        rows: int = self.config.skipped_rows
         return rows
 
     @property
     def left_out_bytes(self) -> int:
         """Memory saved by leaving out the image rows of the embedding."""
-        saved: int = self.config.left_out_rows * self.embedding.weight[0].nbytes
+        saved: int = self.config.skipped_rows * self.embedding.weight[0].nbytes
         return saved
 
     def new_cache(
@@ -258,7 +258,7 @@ class Model(Decoder):
             mask: Tensor | None = cache.visible()
         else:
             mask = self._mask(prefix, start, ids.shape[1], cos.dtype)
-        x = self.embedding(ids - c.left_out_rows if c.left_out_rows else ids).to(cos.dtype)
+        x = self.embedding(ids - c.skipped_rows if c.skipped_rows else ids).to(cos.dtype)
         for layer in self.layers:
             x = layer(x, cos, sin, mask, cache)
         if isinstance(cache, PrefixLMCache):
@@ -267,8 +267,8 @@ class Model(Decoder):
         if last_only:
             x = x[:, -1:]
         logits: Tensor = self.head(self.norm(x)).float()
-        if c.left_out_rows:
-            logits = F.pad(logits, (c.left_out_rows, 0), value=MISSING_LOGIT)
+        if c.skipped_rows:
+            logits = F.pad(logits, (c.skipped_rows, 0), value=MISSING_LOGIT)
         return logits
 
     @staticmethod
@@ -283,7 +283,7 @@ def weight_sources(config: Config) -> dict[str, RowRange]:
 
     ``lm_head.weight`` equals the embedding, so it is stored once.
     """
-    embedding = RowRange("transformer.word_embeddings.weight", start=config.left_out_rows)
+    embedding = RowRange("transformer.word_embeddings.weight", start=config.skipped_rows)
     sources = {"embedding.weight": embedding, "head.weight": embedding}
     modules = {"norm": "final_layernorm"}
     for i in range(config.layers):

@@ -121,7 +121,7 @@ def test_transformers_computes_what_our_families_do(tiny_shapes: None, key: str)
         """Our parameters, asked for by the rows that they are made of."""
 
         def __init__(self) -> None:
-            sources = family_module(shape.family).sources(config)
+            sources = family_module(shape.family).weight_sources(config)
             self._by_rows = {rows: weights[name] for name, rows in reversed(sources.items())}
 
         def rows(self, rows: object) -> torch.Tensor:

@@ -99,7 +99,7 @@ def test_rows_left_out_take_no_memory(
     folder = folder_of(tmp_path, stored)
     raw = json.loads((folder / "config.json").read_text())
     config = chatglm.load_config(raw)
-    assert config.left_out_rows == CUT
+    assert config.skipped_rows == CUT
     with torch.device("meta"):
         model = chatglm.Model(config)
     checkpoint = MappedCheckpoint(folder, raw)

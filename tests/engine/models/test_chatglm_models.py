@@ -63,9 +63,9 @@ class Golden:
     eos_ids: frozenset[int]
 
     @property
-    def left_out_rows(self) -> int:
+    def skipped_rows(self) -> int:
         """How many columns at the start of the logits have no rows in memory."""
-        return getattr(self.model.model.config, "left_out_rows", 0)
+        return getattr(self.model.model.config, "skipped_rows", 0)
 
 
 def read_golden(folder: Path) -> Golden:
@@ -150,7 +150,7 @@ def test_logits_are_the_originals(golden: Golden) -> None:
             ours = ours.gather(1, ids.long())
         else:
             assert case.logits is not None
-            first = golden.left_out_rows
+            first = golden.skipped_rows
             ours, theirs = ours[:, first:], case.logits[:, first:]
         error = float((ours - theirs).abs().max())
         assert error <= golden.tolerance, f"{name} is off by {error:.1e}"

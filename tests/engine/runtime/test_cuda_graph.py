@@ -133,7 +133,7 @@ def test_padding_is_hidden_from_a_captured_step(tmp_path: Path) -> None:
     """Of ChatGLM-6B, whose cache knows the padding."""
     model = loaded("v1_twin_orig", tmp_path).model
     marks = model.config.markers
-    first = model.config.left_out_rows + 5
+    first = model.config.skipped_rows + 5
     rows = [[first] * 4 + [first, marks.gmask, marks.sop], [*range(first, first + 5), *marks[::2]]]
     padding, token = torch.tensor([4, 0]), torch.full((2, 1), first)
     said = []

@@ -84,7 +84,7 @@ def build(
     with torch.device("meta"):
         model: Decoder = module.Model(config)
     device = GPU if places is None else places["embedding"]
-    sources = {n: RowRange("+".join(r.names)) for n, r in module.sources(config).items()}
+    sources = {n: RowRange("+".join(r.names)) for n, r in module.weight_sources(config).items()}
     weights = RandomWeights(
         {sources[name].names[0]: p.shape for name, p in model.named_parameters()},
         {rows.names[0] for name, rows in sources.items() if name.partition(".")[0] in TABLES},
@@ -216,7 +216,7 @@ def test_layers_on_three_gpus(family: str) -> None:
     layers = config.layers
     places = {f"layers.{i}": gpus[min(1 + i * 2 // layers, 2)] for i in range(layers)}
     places |= {"embedding": gpus[0], "norm": gpus[2], "head": gpus[2]}
-    if tied(module.sources(config)):
+    if tied(module.weight_sources(config)):
         places["head"] = gpus[0]
     model = build(family, torch.float16, "int4", places=places)
     cache = model.new_cache(64, torch.float16, gpus[0])

@@ -158,9 +158,7 @@ def test_switching_changes_no_reply(name: str) -> None:
     marks = getattr(model.model.config, "markers", None)
     end = (marks.gmask, marks.sop) if marks else ()
     greedy = SamplingParams(temperature=0, max_new_tokens=4)
-    first = getattr(
-        model.model.config, "left_out_rows", 0
-    )  # rows of image tokens are not in memory
+    first = getattr(model.model.config, "skipped_rows", 0)  # rows of image tokens are not in memory
     system = [first + i for i in (5, 6, 7)]
     talks = [[first + 20 + 10 * n + i for i in range(9)] for n in range(3)]
     prompts = [[*system, *talk, *extra, *end] for extra in ([], system) for talk in talks]

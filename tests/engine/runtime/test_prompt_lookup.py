@@ -116,7 +116,7 @@ def prompts(model: LoadedModel) -> list[list[int]]:
     config = model.model.config
     marks = getattr(config, "markers", None)
     end = (marks.gmask, marks.sop) if marks else ()
-    first = getattr(config, "left_out_rows", 0)
+    first = getattr(config, "skipped_rows", 0)
     drawn = torch.randint(
         first, first + 60, (10, 12), generator=torch.Generator().manual_seed(1)
     ).tolist()
