@@ -23,7 +23,7 @@ from glmtui.engine.pull import pull
 from glmtui.engine.pull.staging import Job
 from glmtui.engine.pull.wheel import fetch_gguf
 from glmtui.errors import DownloadError
-from support.checkpoints import write_gguf
+from support.tiny_llama import write_gguf
 from support.wheels import MEMBER, make_wheel, tiny_known_model
 
 prepare_environment()  # before any test imports torch

@@ -4,35 +4,26 @@ Knows no file, no model and no screen.
 """
 
 from glmtui.chat.conversation import (
-    MOST_COUNT,
-    MOST_RATE,
-    TITLE_CELLS,
     Conversation,
-    FinishReason,
-    GenerationStats,
-    Message,
-    Role,
-    SamplingParams,
-    fresh_id,
     last_turns,
+    make_title,
+    new_conversation_id,
     now,
-    title_of,
     with_tools,
 )
+from glmtui.chat.message import FinishReason, GenerationStats, Message, Role
+from glmtui.chat.sampling_params import SamplingParams
 
 __all__ = [
-    "MOST_COUNT",
-    "MOST_RATE",
-    "TITLE_CELLS",
     "Conversation",
     "FinishReason",
     "GenerationStats",
     "Message",
     "Role",
     "SamplingParams",
-    "fresh_id",
     "last_turns",
+    "make_title",
+    "new_conversation_id",
     "now",
-    "title_of",
     "with_tools",
 ]

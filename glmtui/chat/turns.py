@@ -1,32 +1,24 @@
-"""A conversation as the turns that strict chat templates and servers take.
+"""A conversation as the alternating turns that strict chat templates and servers require.
 
-Many templates insist on user and assistant taking turns, on no empty turn, or on a system prompt at
-the start alone. A conversation here may be otherwise: a reply failed before its first word, or was
-imported. Knows roles and thoughts, neither templates nor servers.
+Many templates reject an empty turn, two turns of the same side in a row, or a system prompt that
+is not at the start. All of these can occur here: a reply fails before its first token, or the
+conversation was imported.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from glmtui.chat import Message, Role
-
-OPENING, CLOSING = "<think>", "</think>"
-
-# Thoughts between two texts stand in tags on lines of their own (see `server.reply_text`).
-_LATER_THOUGHTS = re.compile(r"\n*^<think>\n.*?^</think>\n*", re.MULTILINE | re.DOTALL)
-# Of templates that end in the opening tag, the reply holds the closing one alone.
-_CLOSING_ALONE = re.compile(r"</think>[ \t]*(?:\n\s*|\Z)")
+from glmtui.chat.message import Message, Role
 
 
-def joined_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The conversation with one system prompt, at its start, and no two turns of one side in a row.
+def merge_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The conversation with one system prompt, at its start, and with alternating turns.
 
-    Turns in a row are joined, line after line, as `models.rounds` does; those without a word are
-    left out. What is not the assistant's ("user" and "observation") is one side. A last turn of
-    the assistant's stays the last if it has any text.
+    Consecutive turns of one side are joined by a newline; blank turns are dropped. The roles
+    "user" and "observation" are one side. A last turn of the assistant stays the last if it is
+    not blank.
     """
     system = [message for message in messages if message.role == "system"]
     turns: list[Message] = []
@@ -42,18 +34,18 @@ def joined_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
     tools = tuple(tool for message in system for tool in message.tools)
     if prompt or tools:
         turns.insert(0, replace(system[0], content=prompt, tools=tools))
-    # A question that holds nothing but blanks is still a question.
+    # A blank question is still a question.
     if not turns or turns[-1].role == "system":
         turns += [message for message in messages[-1:] if message.role == "user"]
     return tuple(turns)
 
 
-def strict_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """`joined_turns` without a system role and without replies before the first question.
+def merge_turns_without_system(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """`merge_turns` for a format without a system role that starts with a question.
 
-    The system prompt becomes the beginning of the first question.
+    The system prompt is prepended to the first question; replies before it are dropped.
     """
-    turns = list(joined_turns(messages))
+    turns = list(merge_turns(messages))
     system = turns.pop(0).content if turns and turns[0].role == "system" else ""
     first = next((n for n, turn in enumerate(turns) if turn.role != "assistant"), 0)
     turns = turns[first:]
@@ -62,19 +54,6 @@ def strict_turns(messages: Sequence[Message]) -> tuple[Message, ...]:
     elif system:
         turns.insert(0, Message("user", system))
     return tuple(turns)
-
-
-def without_thoughts(reply: str) -> str:
-    """What a reply says, without what was thought, whichever way the thoughts are marked.
-
-    Thoughts that were cut short leave nothing.
-    """
-    begin = reply.lstrip()
-    if begin.startswith(OPENING):
-        reply = begin.partition(CLOSING)[2].lstrip("\n")
-    elif (closing := _CLOSING_ALONE.search(reply)) and OPENING not in reply[: closing.start()]:
-        reply = reply[closing.end() :]
-    return _LATER_THOUGHTS.sub("\n\n", reply)
 
 
 def _side(message: Message) -> Role:

@@ -12,7 +12,7 @@ from glmtui.engine.catalog.registry import KnownModel
 from glmtui.engine.hardware.machine import Snapshot, fits
 from glmtui.engine.model_info import ModelInfo
 from glmtui.engine.tokenization.chat_template import (
-    FROM_THE_FOLDER,
+    TEMPLATE_FAMILIES,
     TEMPLATE_FILE,
     read_chat_template,
 )
@@ -63,7 +63,7 @@ def format_size(nbytes: int) -> str:
 def pulled_message(info: ModelInfo) -> str:
     """The message after a model was pulled: how to use it."""
     message = f"{info.name} is ready ({format_size(info.nbytes)})."
-    if info.family not in FROM_THE_FOLDER or read_chat_template(info.path) is not None:
+    if info.family not in TEMPLATE_FAMILIES or read_chat_template(info.path) is not None:
         return f"{message} Chat with it: glmtui -m {info.name}"
     return (
         f"{message} It has no chat template, so it cannot chat yet.\n"

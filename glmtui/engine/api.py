@@ -58,7 +58,7 @@ class Reply:
         ids: token ids; empty if a server does not report them.
         dropped_turns: how many of the oldest messages did not fit into the context.
         messages: for models that call tools, the assistant's messages in this reply (see
-            `Conversation.put_reply`); the content of the last is `text`.
+            `Conversation.replace_reply`); the content of the last is `text`.
         call: the tool call in the last message.
     """
 

@@ -50,9 +50,9 @@ from glmtui.chat import (
     Message,
     Role,
     SamplingParams,
-    fresh_id,
+    make_title,
+    new_conversation_id,
     now,
-    title_of,
 )
 from glmtui.errors import CorruptConversation, NewerFormat
 from glmtui.language import _
@@ -294,13 +294,13 @@ def from_table(data: Any) -> Conversation:
     created = time_of(data, "created")
     if created is None:
         created = next((m.created for m in messages if m.created), None) or now()
-    titles = (title_of(m.content) for m in messages if m.role == "user")
+    titles = (make_title(m.content) for m in messages if m.role == "user")
     head: str | None = value_of(data, "head", str, messages[-1].id if messages else "")
     if head not in {m.id for m in messages}:
         head = messages[-1].id if messages and head else None
     conversation_id = value_of(data, "id", str, "")
     return Conversation(
-        id=conversation_id if ID.fullmatch(conversation_id) else fresh_id(),
+        id=conversation_id if ID.fullmatch(conversation_id) else new_conversation_id(),
         created=created,
         title=value_of(data, "title", str, "") or next(filter(None, titles), ""),
         model=redact_if_url(value_of(data, "model", str, "")),

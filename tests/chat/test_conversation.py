@@ -1,4 +1,4 @@
-"""chat: branches, edits and titles, as pure data."""
+"""Conversations: branches, edits and titles."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from glmtui.chat import (
     Conversation,
     GenerationStats,
     Message,
-    SamplingParams,
-    title_of,
+    make_title,
 )
 
 
-def said(conversation: Conversation) -> list[str]:
+def contents(conversation: Conversation) -> list[str]:
     return [message.content for message in conversation.path]
 
 
@@ -52,27 +51,27 @@ def test_prompt_puts_the_system_prompt_first(talk: Conversation) -> None:
 
 
 def test_edits_leave_the_conversation_they_came_from_alone(talk: Conversation) -> None:
-    before = said(talk)
+    before = contents(talk)
     talk.edit(talk.messages[0].id, "other")
     talk.delete(talk.messages[0].id)
     talk.rewind(talk.messages[2].id)
-    assert said(talk) == before
+    assert contents(talk) == before
 
 
 def test_regenerating_adds_a_sibling_and_keeps_the_old_reply(talk: Conversation) -> None:
     old = talk.messages[3]
     again = talk.rewind(old.id).add(Message("assistant", "a2b"))
-    assert said(again) == ["q1", "a1", "q2", "a2b"]
+    assert contents(again) == ["q1", "a1", "q2", "a2b"]
     assert [m.content for m in again.siblings(old.id)] == ["a2", "a2b"]
-    assert said(again.switch(old.id)) == ["q1", "a1", "q2", "a2"]
+    assert contents(again.switch(old.id)) == ["q1", "a1", "q2", "a2"]
 
 
 def test_editing_the_first_question_starts_a_second_root(talk: Conversation) -> None:
     edited = talk.edit(talk.messages[0].id, "q1b").add(Message("assistant", "a1b"))
-    assert said(edited) == ["q1b", "a1b"]
+    assert contents(edited) == ["q1b", "a1b"]
     assert edited.title == "q1"
     back = edited.switch(talk.messages[0].id)
-    assert said(back) == ["q1", "a1", "q2", "a2"]
+    assert contents(back) == ["q1", "a1", "q2", "a2"]
 
 
 def test_an_edited_reply_is_finished_but_has_cost_nothing() -> None:
@@ -89,13 +88,13 @@ def test_switch_goes_down_to_the_newest_leaf(talk: Conversation) -> None:
     question = talk.messages[2]
     talk = talk.rewind(talk.messages[3].id).add(Message("assistant", "a2b"))
     other = talk.edit(question.id, "q2b")
-    assert said(other) == ["q1", "a1", "q2b"]
-    assert said(other.switch(question.id)) == ["q1", "a1", "q2", "a2b"]
+    assert contents(other) == ["q1", "a1", "q2b"]
+    assert contents(other.switch(question.id)) == ["q1", "a1", "q2", "a2b"]
 
 
 def test_delete_takes_what_follows_and_moves_the_head_up(talk: Conversation) -> None:
     shorter = talk.delete(talk.messages[1].id)
-    assert said(shorter) == ["q1"]
+    assert contents(shorter) == ["q1"]
     assert len(shorter.messages) == 1
     nothing = talk.delete(talk.messages[0].id)
     assert nothing.messages == ()
@@ -106,7 +105,7 @@ def test_delete_takes_what_follows_and_moves_the_head_up(talk: Conversation) -> 
 def test_delete_of_another_branch_leaves_the_view_alone(talk: Conversation) -> None:
     talk = talk.edit(talk.messages[2].id, "q2b").add(Message("assistant", "a2b"))
     without = talk.delete("m3")
-    assert said(without) == said(talk) == ["q1", "a1", "q2b", "a2b"]
+    assert contents(without) == contents(talk) == ["q1", "a1", "q2b", "a2b"]
     assert {m.content for m in without.messages} == {"q1", "a1", "q2b", "a2b"}
 
 
@@ -118,10 +117,10 @@ def test_ids_stay_unique_after_a_delete(talk: Conversation) -> None:
 
 
 def test_put_replaces_one_message(talk: Conversation) -> None:
-    longer = talk.put(replace(talk.messages[3], content="a2 and more"))
-    assert said(longer) == ["q1", "a1", "q2", "a2 and more"]
+    longer = talk.replace_message(replace(talk.messages[3], content="a2 and more"))
+    assert contents(longer) == ["q1", "a1", "q2", "a2 and more"]
     with pytest.raises(KeyError):
-        talk.put(Message("assistant", "nobody", id="m99"))
+        talk.replace_message(Message("assistant", "nobody", id="m99"))
 
 
 def test_fork_is_the_same_talk_under_another_id(talk: Conversation) -> None:
@@ -153,23 +152,7 @@ def test_the_title_comes_from_the_first_question_with_words() -> None:
     ],
 )
 def test_title_of(text: str, title: str) -> None:
-    assert title_of(text) == title
-
-
-def test_params_over_defaults() -> None:
-    mine = SamplingParams(temperature=0.0, do_sample=False, top_k=0)
-    defaults = SamplingParams(temperature=0.8, top_p=0.9, do_sample=True)
-    assert mine.over(defaults) == SamplingParams(
-        temperature=0.0, top_k=0, top_p=0.9, do_sample=False
-    )
-    assert SamplingParams().over(defaults) == defaults
-
-
-def test_greedy() -> None:
-    assert SamplingParams(temperature=0).greedy
-    assert SamplingParams(temperature=1.0, do_sample=False).greedy
-    assert not SamplingParams(temperature=1.0).greedy
-    assert not SamplingParams().greedy
+    assert make_title(text) == title
 
 
 def test_rates_leave_out_what_was_not_timed() -> None:
@@ -191,6 +174,6 @@ def test_a_branch_backwards_is_the_path_from_its_end() -> None:
     for n in range(4):
         talk = talk.add(Message("user", str(n)))
     talk = talk.edit("m2", "other").add(Message("assistant", "to it"))
-    assert [m.content for m in talk.backwards()] == ["to it", "other", "0"]
-    assert tuple(talk.backwards())[::-1] == talk.path
-    assert list(Conversation.new().backwards()) == []
+    assert [m.content for m in talk.reversed_path()] == ["to it", "other", "0"]
+    assert tuple(talk.reversed_path())[::-1] == talk.path
+    assert list(Conversation.new().reversed_path()) == []

@@ -1,15 +1,17 @@
-"""Conversations as strict templates and servers take them; thoughts are not sent back."""
+"""Conversations for strict templates and servers: merged turns, and no reasoning."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from glmtui.chat import Message
-from glmtui.chat.turns import joined_turns, strict_turns, without_thoughts
+from glmtui.chat.reasoning import strip_reasoning
+from glmtui.chat.turns import merge_turns, merge_turns_without_system
 
 
 def talk(*turns: str) -> tuple[Message, ...]:
@@ -17,7 +19,8 @@ def talk(*turns: str) -> tuple[Message, ...]:
     return tuple(Message(roles[turn[0]], turn[1:]) for turn in turns)
 
 
-def said(messages) -> list[str]:
+def summary(messages: Iterable[Message]) -> list[str]:
+    """The first letter of each role, and the content."""
     return [f"{m.role[0]}{m.content}" for m in messages]
 
 
@@ -40,8 +43,8 @@ def said(messages) -> list[str]:
         ([], []),
     ],
 )
-def test_turns_in_a_row_are_joined(turns, joined):
-    assert said(joined_turns(talk(*turns))) == joined
+def test_consecutive_turns_are_joined(turns: list[str], joined: list[str]) -> None:
+    assert summary(merge_turns(talk(*turns))) == joined
 
 
 @pytest.mark.parametrize(
@@ -54,24 +57,24 @@ def test_turns_in_a_row_are_joined(turns, joined):
         (["aHello"], ["aHello"]),
     ],
 )
-def test_the_system_prompt_joins_the_first_question(turns, strict):
-    assert said(strict_turns(talk(*turns))) == strict
+def test_the_system_prompt_joins_the_first_question(turns: list[str], strict: list[str]) -> None:
+    assert summary(merge_turns_without_system(talk(*turns))) == strict
 
 
 @given(st.lists(st.tuples(st.sampled_from("suao"), st.sampled_from(["", " ", "x", "y"]))))
-def test_user_and_assistant_alternate_whatever_was_said(turns):
+def test_user_and_assistant_always_alternate(turns: list[tuple[str, str]]) -> None:
     messages = talk(*(role + text for role, text in turns))
-    joined = joined_turns(messages)
+    joined = merge_turns(messages)
     sides = [m.role == "assistant" for m in joined if m.role != "system"]
     assert all(a != b for a, b in itertools.pairwise(sides))
     assert "system" not in [m.role for m in joined[1:]]
-    words = ["".join("".join(m.content for m in some).split()) for some in (joined, messages)]
+    words = ["".join("".join(m.content for m in turns).split()) for turns in (joined, messages)]
     assert sorted(words[0]) == sorted(words[1])
-    assert joined_turns(joined) == joined
+    assert merge_turns(joined) == joined
 
 
 @pytest.mark.parametrize(
-    ("reply", "said"),
+    ("reply", "expected"),
     [
         ("<think>\nHm.\n</think>\n\nFour.", "Four."),
         ("<think>Hm.</think>Four.", "Four."),
@@ -86,5 +89,5 @@ def test_user_and_assistant_alternate_whatever_was_said(turns):
         ("", ""),
     ],
 )
-def test_thoughts_are_left_out(reply, said):
-    assert without_thoughts(reply) == said
+def test_reasoning_is_removed(reply: str, expected: str) -> None:
+    assert strip_reasoning(reply) == expected

@@ -23,7 +23,7 @@ from glmtui.engine.nn.linear.gpu_support import unavailable_reasons
 from glmtui.engine.nn.native.build import NO_COMPILER, BuildResult
 from glmtui.engine.pull import pull
 from glmtui.errors import ConfigError
-from support.checkpoints import llama_files, write_folder
+from support.tiny_llama import llama_files, write_folder
 
 GPU_BOX = Snapshot((Gpu(0, "NVIDIA H200", total=150 * 10**9, free=149 * 10**9),), HostMemory())
 

@@ -20,9 +20,9 @@ from glmtui.engine.loading.loader import build_model, family_module, load
 from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.errors import BadCheckpoint
 from support import TESTS
-from support.checkpoints import LLAMA_CONFIG, TOKENS
 from support.llama_folders import checkpoint
-from support.tiny_models import change, make
+from support.tiny_llama import LLAMA_CONFIG, TOKENS
+from support.transformers_models import edit_json, write_transformers_model
 
 GOLDEN = TESTS / "goldens" / "models"
 OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
@@ -120,7 +120,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("sound")
     made = {key: Path(shutil.copytree(GOLDEN / name, root / key)) for key, name in SOURCES.items()}
     made["llama"] = checkpoint(root / "llama")
-    make(root / "qwen2", "qwen2")
+    write_transformers_model(root / "qwen2", "qwen2")
     return made | {"qwen2": root / "qwen2"}
 
 
@@ -132,7 +132,7 @@ def changed_folder(folders: dict[str, Path], tmp_path: Path) -> Any:
         folder = Path(shutil.copytree(folders[key], tmp_path / "model", copy_function=_link))
         (folder / "config.json").unlink()
         shutil.copyfile(folders[key] / "config.json", folder / "config.json")
-        change(folder, **fields)
+        edit_json(folder, **fields)
         return folder
 
     return copied
@@ -214,13 +214,13 @@ def test_sizes_that_do_not_fit_the_weight_files(
 
 
 def test_conversions_check_the_config_too(folders: dict[str, Path], tmp_path: Path) -> None:
-    change(folders["llama"], num_key_value_heads=3)
+    edit_json(folders["llama"], num_key_value_heads=3)
     info = ModelInfo("m", folders["llama"], "llama", 64, 0, "float16")
     with pytest.raises(BadCheckpoint, match="num_key_value_heads is 3"):
         quantize_checkpoint(info, tmp_path / "made", 8)
-    change(folders["llama"], num_key_value_heads=LLAMA_CONFIG["num_key_value_heads"])
+    edit_json(folders["llama"], num_key_value_heads=LLAMA_CONFIG["num_key_value_heads"])
     twin = Path(shutil.copytree(GOLDEN / "v1_twin_orig", tmp_path / "twin"))
-    change(twin, num_layers=HUGE)
+    edit_json(twin, num_layers=HUGE)
     with pytest.raises(BadCheckpoint, match="num_layers is 10000000"):
         convert_to_slim(twin, tmp_path / "slim")
 

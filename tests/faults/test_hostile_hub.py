@@ -27,8 +27,8 @@ from glmtui.engine.progress import Progress
 from glmtui.engine.pull import fetch, hub_api, pull
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import DownloadError, GlmtuiError
-from support.checkpoints import llama_files
 from support.fake_hub import COMMIT, Fault, Hub, hub_server
+from support.tiny_llama import llama_files
 
 REPO = "someone/tiny"
 WEIGHTS = "model.safetensors"

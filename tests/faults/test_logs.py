@@ -17,10 +17,10 @@ from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.open_model import open_model
 from glmtui.engine.pull import pull
 from glmtui.errors import GlmtuiError
-from support.checkpoints import llama_files
 from support.emulated_terminal import Terminal
 from support.fake_hub import hub_server
 from support.fake_server import Exchange, delta, serving
+from support.tiny_llama import llama_files
 
 # The app with two bugs: in the thread of the engine, and in that of the screen.
 FAULTY = """

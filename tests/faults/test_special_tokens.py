@@ -1,4 +1,4 @@
-"""What a person types is text, whatever it spells: no ChatFormat makes a special token of it."""
+"""Text that a user types stays text: no ChatFormat makes a special token of it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from glmtui.chat import Message
 from glmtui.engine.models import chatglm, chatglm2, chatglm3, glm4
-from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson
+from glmtui.engine.tokenization.hf_tokenizer import HFTokenizer
 from glmtui.engine.tokenization.protocols import ChatFormat
+from glmtui.engine.tokenization.template_format import TemplateFormat
 from glmtui.engine.tokenization.template_renderer import TemplateRenderer
-from support.goldens import tokenizer_file
+from support.goldens import released_tokenizer
 
 TAGS = (
     *("[gMASK]", "[MASK]", "[sMASK]", "<sop>", "<eop>", "sop", "eop", "<s>", "</s>", "<unk>"),
@@ -39,7 +40,7 @@ SPELLED = st.lists(
 
 
 def check(chat_format: ChatFormat, special: Mapping[str, int], tags: str) -> None:
-    """Special tokens are where they are with any other words, and no more of them."""
+    """The special tokens of a prompt are the same with `tags` in all messages as without."""
 
     def controls(words: str) -> list[int]:
         talk = [
@@ -48,30 +49,30 @@ def check(chat_format: ChatFormat, special: Mapping[str, int], tags: str) -> Non
             Message("assistant", f"c {words} d"),
             Message("user", f"{words}e"),
         ]
-        return [i for i in chat_format.encode(talk) if i in known]
+        return [i for i in chat_format.encode(talk) if i in special_ids]
 
-    known = set(special.values())
+    special_ids = set(special.values())
     assert controls("") != []
     assert controls(tags) == controls("")
 
 
-# ---- tokenizers made here
+# ---- tokenizers with small vocabularies
 
 
 def sentencepiece_file(path: Path, **options: Any) -> Path:
-    made = io.BytesIO()
+    model = io.BytesIO()
     words = [
         "the quick brown fox user assistant system sop eop gMASK unk <|>[]/_",
         "你好，今天天气",
     ]
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(words * 40),
-        model_writer=made,
+        model_writer=model,
         minloglevel=2,
         hard_vocab_limit=False,
         **options,
     )
-    path.write_bytes(made.getvalue())
+    path.write_bytes(model.getvalue())
     return path
 
 
@@ -85,11 +86,13 @@ def chatglm_format(folder: Path) -> tuple[ChatFormat, Mapping[str, int]]:
         user_defined_symbols=["<n>"],
         **ids,
     )
-    return loaded(chatglm, folder, {"bos_token_id": 130004, "eos_token_id": 130005})
+    return load_format(chatglm, folder, {"bos_token_id": 130004, "eos_token_id": 130005})
 
 
-def pieces_format(module: ModuleType) -> Callable[[Path], tuple[ChatFormat, Mapping[str, int]]]:
-    def made(folder: Path) -> tuple[ChatFormat, Mapping[str, int]]:
+def sentencepiece_format(
+    module: ModuleType,
+) -> Callable[[Path], tuple[ChatFormat, Mapping[str, int]]]:
+    def make_format(folder: Path) -> tuple[ChatFormat, Mapping[str, int]]:
         sentencepiece_file(
             folder / "tokenizer.model",
             model_type="bpe",
@@ -98,9 +101,9 @@ def pieces_format(module: ModuleType) -> Callable[[Path], tuple[ChatFormat, Mapp
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
         )
-        return loaded(module, folder, {"eos_token_id": 2, "padded_vocab_size": 512})
+        return load_format(module, folder, {"eos_token_id": 2, "padded_vocab_size": 512})
 
-    return made
+    return make_format
 
 
 def glm4_format(folder: Path) -> tuple[ChatFormat, Mapping[str, int]]:
@@ -108,25 +111,26 @@ def glm4_format(folder: Path) -> tuple[ChatFormat, Mapping[str, int]]:
     pieces = [bytes([byte]) for byte in range(256)] + merges
     lines = [base64.b64encode(piece) + b" %d" % rank for rank, piece in enumerate(pieces)]
     (folder / "tokenizer.model").write_bytes(b"\n".join(lines) + b"\n")
-    return loaded(glm4, folder, {"eos_token_id": [256]})
+    return load_format(glm4, folder, {"eos_token_id": [256]})
 
 
-def hub_format(folder: Path) -> tuple[ChatFormat, Mapping[str, int]]:
+def template_format(folder: Path) -> tuple[ChatFormat, Mapping[str, int]]:
     letters = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    fast = Tokenizer(models.BPE(vocab=letters, merges=[]))
-    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    fast.decoder = decoders.ByteLevel()
-    fast.add_special_tokens([AddedToken(t, special=True) for t in TAGS if not t.isalpha()])
-    content = fast.to_str().encode()
-    tokenizer = TokenizerJson.of(lambda: content, Path("made/tokenizer.json"))
+    tokenizer = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in TAGS if not t.isalpha()])
+    content = tokenizer.to_str().encode()
+    hf_tokenizer = HFTokenizer.from_reader(lambda: content, Path("folder/tokenizer.json"))
     template = (
         "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|im_end|>"
         "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    return TemplateFormat(tokenizer, TemplateRenderer(template), frozenset(), {}), tokenizer.special
+    chat_format = TemplateFormat(hf_tokenizer, TemplateRenderer(template), frozenset(), {})
+    return chat_format, hf_tokenizer.special
 
 
-def loaded(
+def load_format(
     module: ModuleType, folder: Path, raw: dict[str, Any]
 ) -> tuple[ChatFormat, Mapping[str, int]]:
     tokenizer = module.load_tokenizer(folder, raw)
@@ -134,35 +138,35 @@ def loaded(
     return module.chat_format(tokenizer, folder, raw), tokenizer.special
 
 
-MADE: dict[str, Callable[[Path], tuple[ChatFormat, Mapping[str, int]]]] = {
+FORMATS: dict[str, Callable[[Path], tuple[ChatFormat, Mapping[str, int]]]] = {
     "chatglm": chatglm_format,
-    "chatglm2": pieces_format(chatglm2),
-    "chatglm3": pieces_format(chatglm3),
+    "chatglm2": sentencepiece_format(chatglm2),
+    "chatglm3": sentencepiece_format(chatglm3),
     "glm4": glm4_format,
-    "hub": hub_format,
+    "template": template_format,
 }
 
 
-@pytest.fixture(scope="module", params=MADE)
-def made(
+@pytest.fixture(scope="module", params=FORMATS)
+def formatted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[ChatFormat, Mapping[str, int]]:
-    return MADE[request.param](tmp_path_factory.mktemp(request.param))
+    return FORMATS[request.param](tmp_path_factory.mktemp(request.param))
 
 
 @settings(deadline=None, max_examples=150)
 @given(SPELLED)
 def test_no_text_becomes_a_special_token(
-    made: tuple[ChatFormat, Mapping[str, int]], words: str
+    formatted: tuple[ChatFormat, Mapping[str, int]], words: str
 ) -> None:
-    check(*made, words)
+    check(*formatted, words)
 
 
 @pytest.mark.parametrize("tag", TAGS)
 def test_no_tag_becomes_a_special_token(
-    made: tuple[ChatFormat, Mapping[str, int]], tag: str
+    formatted: tuple[ChatFormat, Mapping[str, int]], tag: str
 ) -> None:
-    check(*made, tag)
+    check(*formatted, tag)
 
 
 # ---- the released tokenizers
@@ -182,12 +186,12 @@ RELEASED: dict[str, tuple[ModuleType, str, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", RELEASED)
 def test_the_released_tokenizers(name: str, tmp_path: Path) -> None:
     module, file, raw = RELEASED[name]
-    shutil.copy(tokenizer_file(name, file), tmp_path / file.replace(".slim", ""))
-    chat_format, special = loaded(module, tmp_path, raw)
+    shutil.copy(released_tokenizer(name, file), tmp_path / file.replace(".slim", ""))
+    chat_format, special = load_format(module, tmp_path, raw)
     for tag in (*TAGS, " ".join(TAGS), "".join(TAGS)):
         check(chat_format, special, tag)
 
 
 def test_a_message_of_every_private_character_is_still_text() -> None:
-    chat_format, special = hub_format(Path())
+    chat_format, special = template_format(Path())
     check(chat_format, special, "".join(map(chr, range(0xE000, 0xF900))) + "<|user|>")

@@ -1,4 +1,4 @@
-"""Token ids from outside: what the model has no row for is refused before anything reads it."""
+"""Token ids of callers: an id for which the model has no row is refused at once."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from glmtui.engine import load_model
 from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, PromptTooLong, UsageError
-from support import TESTS
+from support.goldens import GOLDEN_MODELS
 from support.llama_folders import checkpoint
-from support.tiny_models import make
+from support.transformers_models import write_transformers_model
 
-GOLDEN = TESTS / "goldens" / "models"
 GREEDY = SamplingParams(temperature=0, max_new_tokens=2)
 OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
 
@@ -25,9 +24,9 @@ OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     folder, options = tmp_path_factory.mktemp("model") / "model", OPTIONS
     if request.param == "compatibility":
-        make(folder, "qwen2")
+        write_transformers_model(folder, "qwen2")
     elif request.param == "image rows":
-        folder = GOLDEN / "v1_twin_orig"
+        folder = GOLDEN_MODELS / "v1_twin_orig"
     else:
         checkpoint(folder)
         if request.param == "native int8":  # the compiled kernels' own embedding
@@ -36,16 +35,16 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("token", [-1, -(10**9), -(2**63), 2**31, 2**64])
-def test_an_id_that_is_none(model: LoadedModel, token: Any) -> None:
+def test_an_id_out_of_range(model: LoadedModel, token: Any) -> None:
     last = model.model.vocab_size - 1
     for ids in ([token], [last, last, token]):
-        for door in (lambda: model.stream_ids(ids, GREEDY), lambda: model.logits(ids)):  # noqa: B023
+        for call in (lambda: model.stream_ids(ids, GREEDY), lambda: model.logits(ids)):  # noqa: B023
             with pytest.raises((UsageError, BadCheckpoint), match=str(token)):
-                door()
+                call()
 
 
 @pytest.mark.parametrize("token", [1.5, "3", None, [1]])
-def test_what_is_no_number_at_all(model: LoadedModel, token: Any) -> None:
+def test_an_id_that_is_no_integer(model: LoadedModel, token: Any) -> None:
     with pytest.raises(TypeError, match="integer"):
         model.stream_ids([1, token], GREEDY)
     with pytest.raises(TypeError, match="integer"):
@@ -71,18 +70,18 @@ def test_no_id_and_too_many(model: LoadedModel) -> None:
 
 
 def test_image_tokens_that_were_left_out() -> None:
-    folder = str(GOLDEN / "v1_twin_orig")
+    folder = str(GOLDEN_MODELS / "v1_twin_orig")
     left_out = load_model(folder, OPTIONS)
     first = left_out.model.first_token_id
     assert first == 64
     prompt = [first + 40, 265, 268]
-    kept = load_model(folder, replace(OPTIONS, slim=False))
+    with_image_rows = load_model(folder, replace(OPTIONS, slim=False))
     for token in (0, first - 1):
         with pytest.raises(UsageError, match=f"{token} is an image token") as caught:
             left_out.stream_ids([token, *prompt], GREEDY)
         assert "load.slim" in caught.value.hint
-        check_answers(kept, [token, *prompt])
-    for model in (left_out, kept):
+        check_answers(with_image_rows, [token, *prompt])
+    for model in (left_out, with_image_rows):
         check_answers(model, [first, *prompt])
 
 

@@ -20,9 +20,9 @@ import pytest
 from glmtui.engine.catalog import registry
 from glmtui.engine.pull import pull
 from support import TESTS
-from support.checkpoints import write_gguf
 from support.fake_server import Exchange, delta, serving
 from support.llama_folders import checkpoint
+from support.tiny_llama import write_gguf
 from support.wheels import MEMBER, make_wheel, tiny_known_model
 
 GOLDEN = TESTS / "goldens" / "models"

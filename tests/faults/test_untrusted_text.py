@@ -14,10 +14,10 @@ import pytest
 
 from glmtui.chat import Conversation, Message
 from glmtui.store import Store
-from support.checkpoints import llama_files, write_folder
 from support.emulated_terminal import Start
 from support.fake_server import Exchange, delta, serving
 from support.hostile_text import ALL, ATTACKS, MARKUP, control_effects
+from support.tiny_llama import llama_files, write_folder
 
 LINK = "[https://bank.example/login](https://evil.example/phish)"
 

@@ -41,8 +41,8 @@ MODELS = {
 @cache
 def valid_model(kind: str) -> tuple[Path, bytes]:
     """A folder with a tiny model of that kind, and its config.json."""
-    from support.checkpoints import llama_files, write_folder
-    from support.tiny_models import make
+    from support.tiny_llama import llama_files, write_folder
+    from support.transformers_models import write_transformers_model
 
     folder = desk() / f"model-{kind}"
     if MODELS[kind]:
@@ -50,7 +50,7 @@ def valid_model(kind: str) -> tuple[Path, bytes]:
     elif kind == "llama":
         write_folder(folder, llama_files())
     else:
-        make(folder, kind)
+        write_transformers_model(folder, kind)
     return folder, (folder / "config.json").read_bytes()
 
 
@@ -68,7 +68,7 @@ def take_model(data: bytes) -> None:
     try:
         ids = [model.model.vocab_size - 1, model.model.first_token_id]
         if not model.model.causal:  # prompts of a prefix decoder need special tokens
-            marks = model.model.config.marks
+            marks = model.model.config.markers
             ids += [marks.gmask, marks.sop]
         model.logits(ids)
         list(model.stream_ids(ids, SamplingParams(temperature=0, max_new_tokens=3)).ids())

@@ -26,7 +26,7 @@ from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.checkpoint.gguf import convert_gguf
 from glmtui.engine.checkpoint.gguf.file import read_gguf
 from glmtui.engine.checkpoint.gguf.tokenizer import build_tokenizer
-from glmtui.engine.tokenization.hf_tokenizer import TokenizerJson
+from glmtui.engine.tokenization.hf_tokenizer import HFTokenizer
 from glmtui.errors import GlmtuiError, ToolError
 from glmtui.store import FileFormat, dumps, loads
 from glmtui.store.exchange.import_export import import_text
@@ -176,7 +176,7 @@ def take_gguf(data: bytes) -> None:
 def ggufs() -> dict[str, bytes]:
     from gguf import GGMLQuantizationType, GGUFWriter
 
-    from support.checkpoints import write_gguf
+    from support.tiny_llama import write_gguf
 
     def sentencepiece(writer: GGUFWriter) -> None:
         writer.add_tokenizer_model("llama")
@@ -202,7 +202,7 @@ def take_safetensors(data: bytes) -> None:
 
 
 def safetensors() -> dict[str, bytes]:
-    from support.checkpoints import llama_files
+    from support.tiny_llama import llama_files
 
     header = b'{"a":{"dtype":"F16","shape":[2,2],"data_offsets":[0,8]}}'
     small = struct.pack("<Q", len(header)) + header + bytes(8)
@@ -232,7 +232,7 @@ def take_config(data: bytes) -> None:
 
 
 def configs() -> dict[str, bytes]:
-    from support.checkpoints import LLAMA_CONFIG
+    from support.tiny_llama import LLAMA_CONFIG
 
     chatglm = {"model_type": "chatglm", "padded_vocab_size": 65024, "seq_length": 8192}
     return {
@@ -244,7 +244,7 @@ def configs() -> dict[str, bytes]:
 
 def take_tokenizer(data: bytes) -> None:
     """The library reads it in a process of its own."""
-    tokenizer = TokenizerJson.load(put("tokenizer/tokenizer.json", data).parent)
+    tokenizer = HFTokenizer.load(put("tokenizer/tokenizer.json", data).parent)
     assert tokenizer is not None
     ids = tokenizer.encode("Hi, ab 你好 <|end|> 12")
     assert tokenizer.encode_each(["", "Hi, ab 你好 <|end|> 12"]) == [tokenizer.encode(""), ids]

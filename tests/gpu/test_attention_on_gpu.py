@@ -12,7 +12,7 @@ from glmtui.engine.nn.gpu_attention import causal_attention, masked_attention
 from glmtui.engine.nn.kv_cache import KVCache
 from glmtui.engine.nn.layers import attention
 from support.attention_formula import reference_attention
-from support.goldens import GOLDEN
+from support.goldens import GOLDEN_MODELS
 from support.graph_talks import FAMILIES, prompt, reply
 
 pytestmark = pytest.mark.gpu
@@ -103,7 +103,7 @@ def test_scores_of_a_chunk_are_never_all_stored(
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "llama"])
 def test_no_family_needs_the_math_kernel(name: str, gpu: torch.device) -> None:
     for dtype in ("float16", "float32"):
-        model = load_model(str(GOLDEN / name), LoadOptions("cuda", dtype, None))
+        model = load_model(str(GOLDEN_MODELS / name), LoadOptions("cuda", dtype, None))
         model.stop_ids = frozenset()
         with sdpa_kernel(FUSED):
             assert len(reply(model, prompt(model, 40))) == 10

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from glmtui.engine import LoadOptions, load_model
-from support.checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
+from support.tiny_llama import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
 
 pytestmark = pytest.mark.gpu
 

@@ -22,7 +22,7 @@ from glmtui.engine.nn.cuda_capture import Replay, capture
 from glmtui.engine.runtime import cuda_graph
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.runtime.sampling import DeviceSampler, dense_distribution, distribution
-from support.goldens import GOLDEN
+from support.goldens import GOLDEN_MODELS
 from support.graph_talks import FAMILIES, TALKS, Talk, shorten_limits, source
 
 pytestmark = pytest.mark.gpu
@@ -37,8 +37,8 @@ SECOND = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is no s
 
 def prompt(model: LoadedModel, length: int) -> list[int]:
     config = model.model.config
-    marks = getattr(config, "marks", None)
-    first = getattr(config, "cut", 0)
+    marks = getattr(config, "markers", None)
+    first = getattr(config, "skipped_rows", 0)
     return [*range(first + 5, first + length), *([marks.gmask, marks.sop] if marks else [])]
 
 
@@ -76,7 +76,9 @@ def rate(model: LoadedModel, params: SamplingParams, *, graphs: bool, overlaps: 
 
 
 def tiny(name: str) -> LoadedModel:
-    model = load_model(str(GOLDEN / name), LoadOptions("cuda", "float32", None, speculation="off"))
+    model = load_model(
+        str(GOLDEN_MODELS / name), LoadOptions("cuda", "float32", None, speculation="off")
+    )
     model.stop_ids = frozenset()
     return model
 

@@ -48,13 +48,13 @@ def test_markdown_shows_the_branch_in_view() -> None:
     [(None, "*[cut off]*"), ("length", "length limit"), ("cancelled", "stopped"), ("error", "err")],
 )
 def test_markdown_says_how_a_reply_ended(reason: Any, note: str) -> None:
-    text = to_markdown(TALK.put(replace(TALK.messages[1], finish_reason=reason)))
+    text = to_markdown(TALK.replace_message(replace(TALK.messages[1], finish_reason=reason)))
     assert note in text.split("Hi.")[1]
 
 
 @pytest.mark.parametrize("fence", ["```", "~~~~", "````", "   ```"])
 def test_an_open_code_block_does_not_swallow_what_follows(fence: str) -> None:
-    talk = TALK.put(replace(TALK.messages[1], content=f"see\n{fence}python\nprint(1)"))
+    talk = TALK.replace_message(replace(TALK.messages[1], content=f"see\n{fence}python\nprint(1)"))
     talk = talk.add(Message("user", "thanks ``` for that"))
     headings = [t.content for t in MarkdownIt().parse(to_markdown(talk)) if t.type == "inline"]
     assert headings[-2:] == ["User", "thanks ``` for that"]

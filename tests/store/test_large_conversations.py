@@ -61,13 +61,13 @@ def test_a_reply_that_grows_is_on_disk_and_the_large_file_is_not_written(
     assert found(tmp_path) == talk
     talk = talk.add(Message("assistant", ""))
     for n in range(20):
-        talk = talk.put(replace(talk.path[-1], content=talk.path[-1].content + f"{n} "))
+        talk = talk.replace_message(replace(talk.path[-1], content=talk.path[-1].content + f"{n} "))
         assert store.save(talk) == path
         assert found(tmp_path) == talk
     assert (path.stat().st_ino, path.read_bytes()) == before
     assert more(tmp_path).stat().st_size < 400
     assert more(tmp_path).stat().st_mode & 0o777 == 0o600
-    store.save(talk.put(replace(talk.path[-1], finish_reason="stop")))
+    store.save(talk.replace_message(replace(talk.path[-1], finish_reason="stop")))
     assert found(tmp_path).path[-1].finish_reason == "stop"
 
 
@@ -87,7 +87,7 @@ def test_what_a_dead_program_left_beside_it_goes_on(store: Store, tmp_path: Path
     store._locks.release(talk.id)  # as the system does for a dead one
     again = Store(tmp_path)
     talk = again.load(talk.id)
-    talk = talk.put(replace(talk.path[-1], content="Part and whole"))
+    talk = talk.replace_message(replace(talk.path[-1], content="Part and whole"))
     again.save(talk)
     assert found(tmp_path) == talk
     again.close()
@@ -105,7 +105,7 @@ journal.LARGE_BYTES = 1000
 store = Store(Path(sys.argv[1]))
 talk = store.load(sys.argv[2]).add(Message("assistant", "0"))
 for n in range(1, 10**9):
-    talk = talk.put(replace(talk.path[-1], content=talk.path[-1].content + f" {n}"))
+    talk = talk.replace_message(replace(talk.path[-1], content=talk.path[-1].content + f" {n}"))
     store.save(talk)
     print(n, flush=True)
     if n % 3 == 0:
@@ -152,7 +152,7 @@ def test_it_is_the_one_written_last(store: Store, tmp_path: Path) -> None:
         replace(TALK, system="Be brief."),
         TALK.delete("m59"),
         TALK.rewind("m3"),
-        TALK.put(replace(TALK.messages[0], content="Other words")),
+        TALK.replace_message(replace(TALK.messages[0], content="Other words")),
         TALK.add(Message("user", "long " * 2000)),
     ],
     ids=["params", "title", "system", "delete", "head", "old words", "much"],
@@ -246,7 +246,7 @@ def test_any_edits_are_found_again(
         if edit == "add":
             talk = talk.add(Message("user", f"words {n}"))
         elif edit == "grow":
-            talk = talk.put(replace(message, content=message.content + str(n)))
+            talk = talk.replace_message(replace(message, content=message.content + str(n)))
         elif edit == "edit":
             talk = talk.edit(message.id, str(n))
         elif edit == "switch":
@@ -261,7 +261,7 @@ def test_any_edits_are_found_again(
             store = Store(folder)
             assert store.load(talk.id) == talk
         elif edit == "words":
-            talk = talk.put(replace(message, content=str(n)))
+            talk = talk.replace_message(replace(message, content=str(n)))
         if saved:
             store.save(talk)
             assert Store(folder).load(talk.id) == talk

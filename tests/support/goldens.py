@@ -1,4 +1,4 @@
-"""Where golden numbers and real tokenizer files lie, and how they are read."""
+"""Golden models and the released tokenizer files: where they are, and how they are read."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ from glmtui.engine import load_model
 from glmtui.engine.model_info import LoadOptions
 from support import TESTS
 
-GOLDEN = TESTS / "goldens" / "models"
-# lent beside the repository; not part of it, and not everywhere
+GOLDEN_MODELS = TESTS / "goldens" / "models"
+# A larger set beside the repository. It is not part of it, so it may be missing.
 SHARED = TESTS.resolve().parents[1] / "shared"
-TOLERANCE = {"v1": 2e-3, "v2": 1e-4, "v3": 1e-4, "gl": 1e-4}  # by the beginning of a folder's name
+SHARED_MODELS = SHARED / "fixtures" / "models"
+# Largest absolute difference of a logit in float32, by the first two letters of the folder's name.
+LOGIT_TOLERANCE = {"v1": 2e-3, "v2": 1e-4, "v3": 1e-4, "gl": 1e-4}
+NO_SHARED_MODELS = "the shared golden models are not at ../shared"
 
 
-def load(folder: Path) -> Any:
-    """The model in a folder, in float32 on the CPU, its quantised weights unpacked."""
+def load_float32(folder: Path) -> Any:
+    """The model in a folder, in float32 on the CPU, with quantised weights dequantised."""
     return load_model(str(folder), LoadOptions(device="cpu", dtype="float32", quant=None))
 
 
-def read_json(*parts: str) -> Any:
-    """One of the shared set's JSON files; the test is skipped where the set is not there."""
+def read_shared_json(*parts: str) -> Any:
+    """A JSON file of the shared set; skips the test where the set is missing."""
     path = SHARED.joinpath("fixtures", *parts)
     if not path.is_file():
-        pytest.skip("the golden set lies in ../shared, which is not here")
+        pytest.skip(NO_SHARED_MODELS)
     return json.loads(path.read_bytes())
 
 
-def tokenizer_file(*parts: str) -> Path:
-    """A released tokenizer file; the test is skipped where they are not there."""
+def released_tokenizer(*parts: str) -> Path:
+    """The path of a released tokenizer file; skips the test where it is missing."""
     path = SHARED.joinpath("tokenizers", *parts)
     if not path.is_file():
-        pytest.skip("the released tokenizer files lie in ../shared, which is not here")
+        pytest.skip("the released tokenizer files are not at ../shared")
     return path

@@ -11,8 +11,8 @@ import pytest
 from glmtui.chat import SamplingParams
 from glmtui.engine.runtime import cuda_graph
 from glmtui.engine.runtime.model_runner import LoadedModel
-from support.checkpoints import write_llama
-from support.goldens import GOLDEN, load
+from support.goldens import GOLDEN_MODELS, load_float32
+from support.tiny_llama import write_llama
 
 Talk: TypeAlias = Callable[[LoadedModel], list[list[int]]]
 
@@ -22,19 +22,19 @@ FAMILIES = ["llama", "v1_twin_orig", "v1_int4_qe", "v2_32k_tiny", "v3_32k_tiny",
 
 def source(family: str, folder: Path) -> Path:
     """The folder of a tiny model; Llama's is written to `folder`."""
-    return write_llama(folder) if family == "llama" else GOLDEN / family
+    return write_llama(folder) if family == "llama" else GOLDEN_MODELS / family
 
 
 def load_endless(family: str, folder: Path) -> LoadedModel:
     """A tiny model without stop ids."""
-    model: LoadedModel = load(source(family, folder))
+    model: LoadedModel = load_float32(source(family, folder))
     model.stop_ids = frozenset()
     return model
 
 
 def prompt(model: LoadedModel, length: int = 10) -> list[int]:
-    marks = getattr(model.model.config, "marks", None)
-    first = getattr(model.model.config, "cut", 0)
+    marks = getattr(model.model.config, "markers", None)
+    first = getattr(model.model.config, "skipped_rows", 0)
     end = [marks.gmask, marks.sop] if marks else []
     return [*range(first + 5, first + 5 + length - len(end)), *end]
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from support.checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
+from support.tiny_llama import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
 
 
 def checkpoint(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from glmtui.engine import LoadOptions, load_model
 from glmtui.engine.runtime.model_runner import LoadedModel
-from support.checkpoints import (
+from support.tiny_llama import (
     LLAMA_CONFIG,
     hub_name,
     llama_files,

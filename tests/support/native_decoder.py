@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from glmtui.engine.models import chatglm2, llama
-from glmtui.engine.models.gqa_decoder import GqaDecoder, Shape
+from glmtui.engine.models.gqa_decoder import GqaConfig, GqaDecoder
 from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.linear import NativeEmbedding, NativeLinear
 from glmtui.engine.nn.packed_weight import quantize
@@ -31,7 +31,7 @@ def make_decoder(key: str, bits: int, group: int | None, **sizes: int) -> GqaDec
     """
     family: Any
     family, config = FAMILIES[key]
-    shape: Shape = family.Config(**CONFIG | config | sizes)
+    shape: GqaConfig = family.Config(**CONFIG | config | sizes)
     torch.manual_seed(1)
     model: GqaDecoder = family.Model(shape)
     for parameter in model.parameters():

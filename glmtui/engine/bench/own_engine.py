@@ -38,7 +38,7 @@ class OwnEngine:
         self._loaded.stop_ids = frozenset()  # every reply has the length it is to have
         info = self._loaded.info
         model = self._loaded.model
-        marks = getattr(model.config, "marks", None)  # ChatGLM-6B's prompts have to end with two
+        marks = getattr(model.config, "markers", None)  # ChatGLM-6B's prompts have to end with two
         self.start = EngineStart(
             engine="glmtui",
             device=info.device,
@@ -52,7 +52,7 @@ class OwnEngine:
             step_bytes=step_bytes(self._loaded),
             kv_bytes_per_token=info.kv_bytes_per_token,
             vocabulary=(
-                getattr(model.config, "cut", 0),
+                getattr(model.config, "skipped_rows", 0),
                 marks.mask if marks else model.vocab_size,
             ),
             prompt_end=(marks.gmask, marks.sop) if marks else (),

@@ -41,7 +41,9 @@ def random_model(key: str, options: LoadOptions) -> LoadedModel:
     config = family.load_config(shape.config)
     with torch.device("meta"):
         model = family.Model(config)
-    sources = {name: WeightSource("+".join(r.names)) for name, r in family.sources(config).items()}
+    sources = {
+        name: WeightSource("+".join(r.names)) for name, r in family.weight_sources(config).items()
+    }
     weights = RandomWeights(
         {sources[name].names[0]: p.shape for name, p in model.named_parameters()},
         {

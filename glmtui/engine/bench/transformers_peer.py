@@ -153,7 +153,7 @@ def tensors(
     groups = config.kv_heads
     heights = [n * config.head_dim for n in (config.heads, groups, groups)]
     halves = [config.inner, config.inner]
-    for ours, rows in family.sources(config).items():
+    for ours, rows in family.weight_sources(config).items():
         path, _, kind = ours.rpartition(".")
         weight = to_dense(checkpoint.read_source(rows), dtype)
         checkpoint.close()

@@ -187,6 +187,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_optional_object(path: Path) -> dict[str, Any]:
+    """As `read_json_object`; empty if there is no file."""
+    return read_json_object(path) if path.is_file() else {}
+
+
 def read_model_file(path: Path, max_bytes: int) -> bytes:
     """The content of a small file of a model.
 

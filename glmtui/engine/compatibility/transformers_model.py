@@ -39,14 +39,11 @@ from glmtui.engine.nn.linear import KernelChoice, LinearLayer, make_linear
 from glmtui.engine.nn.packed_weight import quantize
 from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.engine.runtime.model_runner import LoadedModel
-from glmtui.engine.tokenization.bounded_tokenizer import BoundedTokenizer
-from glmtui.engine.tokenization.hf_tokenizer import (
-    TemplateFormat,
-    TokenizerJson,
-    hub_defaults,
-    read_json,
-    refuse_packed,
-)
+from glmtui.engine.tokenization.generation_config import read_sampling_defaults
+from glmtui.engine.tokenization.hf_tokenizer import HFTokenizer
+from glmtui.engine.tokenization.sandboxed_tokenizer import SandboxedTokenizer
+from glmtui.engine.tokenization.template_format import TemplateFormat
+from glmtui.engine.tokenization.tokenizer_config import TokenizerConfig
 from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
 from glmtui.language import N_, _
 
@@ -88,10 +85,10 @@ def load(
     started = time.perf_counter()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    refuse_packed(raw)
+    _refuse_quantized(raw)
     # the tokenizer first, because it can fail before gigabytes are read
     with _transformers_errors(info.path, device):
-        tokenizer = TokenizerJson.load(info.path) or _converted_tokenizer(info.path)
+        tokenizer = HFTokenizer.load(info.path) or _converted_tokenizer(info.path)
     chat_format = TemplateFormat.load(tokenizer, info.path, raw)
     with _transformers_errors(info.path, device):
         empty = empty_model(info.path, dtype)
@@ -127,7 +124,7 @@ def load(
         weight_bytes=model.nbytes,
         kv_bytes_per_token=kv_bytes,
         load_seconds=time.perf_counter() - started,
-        defaults=hub_defaults(info.path),
+        defaults=read_sampling_defaults(info.path),
         backend="compatibility",
         compatibility_reason=transformers_reason(raw, info.path),
     )
@@ -160,10 +157,24 @@ def _transformers_errors(folder: Path, device: torch.device) -> Iterator[None]:
         ) from error
 
 
-def _converted_tokenizer(folder: Path) -> TokenizerJson:
+def _refuse_quantized(raw: Mapping[str, Any]) -> None:
+    """Raises UnsupportedModel if config.json says that another program quantised the weights."""
+    quantization = raw.get("quantization_config")
+    if quantization:
+        is_table = isinstance(quantization, dict)
+        method = quantization.get("quant_method") if is_table else quantization
+        raise UnsupportedModel(
+            _("The checkpoint is quantised with {method}, which glmtui cannot read.").format(
+                method=method
+            ),
+            _("Use the original model and set load.quant to int8 or int4."),
+        )
+
+
+def _converted_tokenizer(folder: Path) -> HFTokenizer:
     """The tokenizer of a folder without tokenizer.json, converted by transformers if necessary."""
-    kind = str(read_json(folder / "tokenizer_config.json").get("tokenizer_class") or "Llama")
-    if "Llama" in kind and (pieces := TokenizerJson.load_pieces(folder)):
+    kind = str(TokenizerConfig(folder).settings.get("tokenizer_class") or "Llama")
+    if "Llama" in kind and (pieces := HFTokenizer.load_sentencepiece(folder)):
         return pieces
     files = {*folder.glob("*.model"), *folder.glob("vocab.*")}
     if not files:  # transformers would make an empty tokenizer
@@ -182,7 +193,7 @@ def _converted_tokenizer(folder: Path) -> TokenizerJson:
             _("Put its tokenizer.json beside config.json."),
         )
 
-    return TokenizerJson(BoundedTokenizer("transformers", lambda: location, unreadable, nbytes))
+    return HFTokenizer(SandboxedTokenizer("transformers", lambda: location, unreadable, nbytes))
 
 
 def empty_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

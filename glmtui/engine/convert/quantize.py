@@ -89,7 +89,7 @@ def quantize_checkpoint(
         folder = work / "model"
         folder.mkdir()
         _copy_small_files(source.path, folder, raw)
-        sources = family.sources(config)
+        sources = family.weight_sources(config)
         matters: dict[str, Tensor] = {}
         if bits == 4:
             found = column_importance(

@@ -219,7 +219,7 @@ def _part(name: str, tensor: Tensor, vocab: int, cut: int) -> _Part:
 
 def _write_small_files(source: Path, folder: Path, raw: Mapping[str, Any], cut: int) -> None:
     """Everything but the weights."""
-    marks = load_config(raw).marks
+    marks = load_config(raw).markers
     # the first releases had these in their code alone; code that never set the padding says 0
     config = {**raw, "mask_token_id": marks.mask, "gmask_token_id": marks.gmask}
     config["pad_token_id"] = max(raw.get("pad_token_id") or 0, SLIM_PAD_ID + cut)
@@ -230,7 +230,7 @@ def _write_small_files(source: Path, folder: Path, raw: Mapping[str, Any], cut: 
         _write_json(folder / "generation_config.json", _shifted(recommended, cut))
     processor = load_ice_text(source / TOKENIZER)
     if processor is not None:
-        (folder / TOKENIZER).write_bytes(processor.serialized())
+        (folder / TOKENIZER).write_bytes(processor.serialize())
         settings = source / "tokenizer_config.json"
         known_settings = read_json_object(settings) if settings.is_file() else {}
         _write_json(folder / settings.name, {**known_settings, "num_image_tokens": 0})

@@ -89,7 +89,7 @@ def compare_replies(original: Path, slim: Path, report: Report) -> ReplyComparis
 
 def _prompts(old: StreamedModel, new: StreamedModel) -> tuple[list[list[int]], bool]:
     """Prompt ids in the Slim vocabulary, and whether they are text. Raises BadCheckpoint."""
-    marks = new.config.marks
+    marks = new.config.markers
     ours = new.tokenizer
     if ours is None or ours.special["<sop>"] != marks.sop:
         spread = torch.linspace(6, marks.mask - 1, 8).long().tolist()
@@ -121,7 +121,7 @@ class StreamedModel:
         tokenizer = chatglm.load_tokenizer(folder, raw)
         assert tokenizer is None or isinstance(tokenizer, IceTokenizer)
         self.tokenizer = tokenizer
-        self._sources = chatglm.sources(self.config)
+        self._sources = chatglm.weight_sources(self.config)
         self._dtype = self.checkpoint.read_tensor("transformer.layers.0.attention.dense.bias").dtype
 
     @torch.inference_mode()

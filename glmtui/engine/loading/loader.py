@@ -20,6 +20,7 @@ import torch
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.config_check import check_config
 from glmtui.engine.catalog.families import COMPATIBILITY, FAMILIES
+from glmtui.engine.catalog.model_folder import read_optional_object
 from glmtui.engine.catalog.registry import QUANTS, Quant
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource
 from glmtui.engine.hardware.cpu import physical_cores
@@ -34,7 +35,6 @@ from glmtui.engine.nn.decoder import Decoder
 from glmtui.engine.nn.linear import make_kernel_choice
 from glmtui.engine.progress import LoadCancelled, Progress, ProgressHook
 from glmtui.engine.runtime.model_runner import LoadedModel
-from glmtui.engine.tokenization.hf_tokenizer import read_json
 from glmtui.engine.tokenization.protocols import ToolChatFormat
 from glmtui.errors import BadCheckpoint, EngineError, UsageError
 from glmtui.language import _
@@ -78,7 +78,7 @@ def load(
     """
     started = time.perf_counter()
     device = pick_device(options.device)
-    raw = read_json(info.path / "config.json")
+    raw = read_optional_object(info.path / "config.json")
     dtype = pick_dtype(options.dtype, device, stored_dtype(raw), gpu_capability(options.device))
     quant = pick_quant(options.quant, device, dtype)
     choice = make_kernel_choice(options.kernel, info.path, device, dtype)
@@ -102,7 +102,7 @@ def load(
     # the tokenizer first: what it refuses is known before gigabytes are read
     tokenizer = family.load_tokenizer(info.path, raw)
     chat_format = family.chat_format(tokenizer, info.path, raw) if tokenizer else None
-    checkpoint, sources = Checkpoint(info.path, raw), family.sources(config)
+    checkpoint, sources = Checkpoint(info.path, raw), family.weight_sources(config)
 
     def sizes_of(key: str | None) -> Sizes:
         asked = quant if key is None else QUANTS[key]
@@ -131,7 +131,7 @@ def load(
         kv_bytes_per_token=cache.nbytes,
         load_seconds=time.perf_counter() - started,
         saved_bytes=model.skipped_bytes,
-        defaults=family.defaults(info.path, raw),
+        defaults=family.sampling_defaults(info.path, raw),
         calls_tools=isinstance(chat_format, ToolChatFormat),
     )
     return LoadedModel(

@@ -1,7 +1,7 @@
-"""ChatGLM-6B, original and Slim: Config, Model, prompt form. (Its tokenizer: `pieces`.)
+"""ChatGLM-6B, original and Slim: a prefix language model.
 
-A prefix language model (`prefix`). Follows the tensor names of the hub's THUDM/chatglm-6b, and
-what only its code says: the residual's factor, the rounded rotary frequencies.
+Tensor names are those of THUDM/chatglm-6b on the hub. The factor of the residual and the rounded
+rotary frequencies are in its code only.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.chat.rounds import TRAINING_TIME, rounds
 from glmtui.engine.catalog.family_fields import read_fields
 from glmtui.engine.checkpoint.checkpoint import WeightSource
-from glmtui.engine.models.prefix_lm import Marks, Prefix, PrefixLMCache
+from glmtui.engine.models.chatglm_rounds import TRAINING_DATE, split_rounds
+from glmtui.engine.models.prefix_lm import MarkerIds, Prefix, PrefixLMCache
 from glmtui.engine.nn.decoder import Decoder, common_prefix
 from glmtui.engine.nn.kv_cache import KVCache
 from glmtui.engine.nn.layers import (
@@ -37,20 +37,20 @@ from glmtui.engine.nn.layers import (
 from glmtui.engine.tokenization.protocols import ChatFormat, Tokenizer
 from glmtui.engine.tokenization.sentencepiece_tokenizer import IceTokenizer, load_ice_text
 
-IMAGE_ROWS = 20_000  # of the first revision's vocabulary; no text token is among them
+IMAGE_ROWS = 20_000  # image tokens at the start of the first revision's vocabulary
 SLIM_PAD_ID = 3
-ALPHA = math.sqrt(2 * 28)  # of every ChatGLM-6B, however many layers it has
-UNREACHABLE = -65504.0  # logit of a token that is not in memory: the least float16
+ALPHA = math.sqrt(2 * 28)  # the same in every checkpoint, whatever its number of layers
+MISSING_LOGIT = -65504.0  # logit of a token whose row is not in memory: the minimum of float16
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What of config.json decides the shape of the model. Ids are the checkpoint's own.
+    """The shape of the model. All ids are those of the checkpoint.
 
     Attributes:
         vocab: rows of embedding and head in the checkpoint.
-        image_rows: how many first rows stand for image tokens; 0 in the Slim vocabulary.
-        slim: whether to leave those rows out of memory.
+        image_rows: how many of these, at the start, are image tokens; 0 in the Slim vocabulary.
+        slim: whether to leave the image rows out of memory.
     """
 
     layers: int
@@ -60,7 +60,7 @@ class Config:
     vocab: int
     context_length: int
     layer_norm_eps: float
-    marks: Marks
+    markers: MarkerIds
     image_rows: int
     slim: bool = True
 
@@ -69,36 +69,36 @@ class Config:
         return self.hidden // self.heads
 
     @property
-    def cut(self) -> int:
-        """Rows left out at the beginning of embedding and head, which are one tensor."""
+    def skipped_rows(self) -> int:
+        """Rows at the start of embedding and head, which are one tensor, that are not loaded."""
         return self.image_rows if self.slim else 0
 
 
 def load_config(raw: Mapping[str, Any]) -> Config:
-    """The shape from a config.json of either vocabulary. Raises BadCheckpoint, UnsupportedModel."""
-    known = read_fields(raw, "chatglm")
+    """From a config.json of either vocabulary. Raises BadCheckpoint, UnsupportedModel."""
+    fields = read_fields(raw, "chatglm")
     first = image_rows(raw)
-    gmask, mask = known["gmask_token_id"], known["mask_token_id"]
+    gmask, mask = fields["gmask_token_id"], fields["mask_token_id"]
     return Config(
-        layers=known["num_layers"],
-        hidden=known["hidden_size"],
-        inner=known["inner_hidden_size"],
-        heads=known["num_attention_heads"],
-        vocab=known["vocab_size"],
-        context_length=known["max_sequence_length"],
-        layer_norm_eps=known["layernorm_epsilon"],
-        marks=Marks(
-            # the first releases have these two in their code alone
+        layers=fields["num_layers"],
+        hidden=fields["hidden_size"],
+        inner=fields["inner_hidden_size"],
+        heads=fields["num_attention_heads"],
+        vocab=fields["vocab_size"],
+        context_length=fields["max_sequence_length"],
+        layer_norm_eps=fields["layernorm_epsilon"],
+        markers=MarkerIds(
+            # the first releases have these two in their code only
             gmask=130_001 + first if gmask is None else gmask,
             mask=130_000 + first if mask is None else mask,
-            sop=known["bos_token_id"],
+            sop=fields["bos_token_id"],
         ),
         image_rows=first,
     )
 
 
 def image_rows(raw: Mapping[str, Any]) -> int:
-    """How many image tokens precede the text tokens of a config.json's vocabulary."""
+    """How many image tokens precede the text tokens in the vocabulary of a config.json."""
     pad = raw.get("pad_token_id")
     if isinstance(pad, int) and pad >= SLIM_PAD_ID:
         return pad - SLIM_PAD_ID
@@ -109,7 +109,7 @@ def image_rows(raw: Mapping[str, Any]) -> int:
 
 
 class LayerNorm(nn.Module):
-    """(x - mean) / deviation * weight + bias, computed in float32 (arXiv:1607.06450)."""
+    """(x - mean) / sqrt(variance + eps) * weight + bias (arXiv:1607.06450)."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -132,15 +132,15 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
     ) -> Tensor:
-        # a head's query, key and value are neighbours, and so are the halves of each: the first
-        # turns with the place in the text, the second with the place in the block
+        # Query, key and value of a head are adjacent, and so are the two halves of each: the first
+        # half is rotated by the position in the text, the second by the position in the block.
         shape = (*x.shape[:2], self.heads, 3, 2, self.head_dim // 2)
         qk, v = self.qkv(x).view(shape).split((2, 1), dim=3)
         q, k = rotate_halves(qk, cos, sin).flatten(4).transpose(1, 2).unbind(3)
         v = v.flatten(3).transpose(1, 2)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
-        # the context's mask has four dimensions
+        # the mask of a prefix has four dimensions
         causal = mask is None or mask.dim() == 2
         y: Tensor = self.out((causal_attention if causal else attention)(q, k, v, mask))
         return y
@@ -158,7 +158,7 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
     ) -> Tensor:
-        # the residual is the normalised input (DeepNorm's place for it, arXiv:2203.00555)
+        # the residual is the normalised input, scaled as in DeepNorm (arXiv:2203.00555)
         x = self.attention_norm(x)
         x = x * ALPHA + self.attention(x, cos, sin, mask, cache)
         x = self.mlp_norm(x)
@@ -167,14 +167,12 @@ class Layer(nn.Module):
 
 
 class Model(Decoder):
-    """ChatGLM-6B as the engine wants it: a prefix decoder."""
-
     causal = False
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        rows = config.vocab - config.cut
+        rows = config.vocab - config.skipped_rows
         self.embedding = Embedding(rows, config.hidden)
         self.layers = nn.ModuleList(Layer(config, i) for i in range(config.layers))
         self.norm = LayerNorm(config.hidden, config.layer_norm_eps)
@@ -182,7 +180,7 @@ class Model(Decoder):
         self.rotary: RotaryTable | None = None
 
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
-        # the original keeps these frequencies in float16, and was trained with them so
+        # the original was trained with these frequencies rounded to float16
         inv_freq = inverse_frequencies(self.config.head_dim // 2, 10_000.0).half()
         table = RotaryTable(inv_freq, length + 1, dtype=dtype, device=device)
         table.cos = torch.cat((table.cos, table.cos), dim=-1)
@@ -191,14 +189,14 @@ class Model(Decoder):
 
     @property
     def first_token_id(self) -> int:
-        """Those of image tokens come first, and may be left out."""
-        cut: int = self.config.cut
-        return cut
+        """Image tokens come first and may be left out."""
+        rows: int = self.config.skipped_rows
+        return rows
 
     @property
     def skipped_bytes(self) -> int:
-        """What leaving the image tokens' rows out of memory saves."""
-        saved: int = self.config.cut * self.embedding.weight[0].nbytes
+        """Memory saved by leaving out the image rows of the embedding."""
+        saved: int = self.config.skipped_rows * self.embedding.weight[0].nbytes
         return saved
 
     def new_cache(
@@ -210,15 +208,14 @@ class Model(Decoder):
         )
 
     def reusable_prefix(self, old: Sequence[int], new: Sequence[int]) -> int:
-        """How many cached ids of `old` serve a prompt of `new`: none unless the contexts agree.
+        """How many cached ids can be reused: none unless the contexts up to <sop> are equal.
 
-        Each token up to <sop> has seen all others up to there, so that a context that is longer by
-        one token makes other keys and values for every one of them, and a new turn is read from
-        its start. What follows <sop> is causal: the same prompt again reuses its context, and a
-        reply that goes on its context and itself.
+        Attention is bidirectional up to <sop>, so one more token there changes the keys and values
+        of all the others, and each new turn needs a full prefill. After <sop> attention is causal:
+        the same prompt reuses its context, and a continued reply its context and itself.
         """
         shared = common_prefix(old, new)
-        return shared if self.config.marks.sop in new[:shared] else 0
+        return shared if self.config.markers.sop in new[:shared] else 0
 
     def forward(
         self,
@@ -231,35 +228,37 @@ class Model(Decoder):
         """Logits after each token.
 
         Args:
-            ids: int64 [batch, S], the checkpoint's own whether its image rows are in memory or
-                not. Without a cache or into an empty one: whole contexts, <sop> included. With a
-                cache they stand behind what it holds.
-            last_only: compute the logits of the last position alone.
-            padding: int64 [batch], how many first tokens are padding; told with the context.
+            ids: int64 [batch, S], ids of the checkpoint even if its image rows are left out.
+                Without a cache or with an empty one they are whole contexts, including <sop>.
+                With a cache they follow its tokens.
+            last_only: compute the logits of the last position only.
+            padding: int64 [batch], number of padding tokens at the start; given with the context.
 
         Returns:
-            float32 [batch, S or 1, vocab]. Rows that are not in memory have a logit so low that
-            they are never drawn.
+            float32 [batch, S or 1, vocab]. Tokens whose rows are left out have MISSING_LOGIT, so
+            that they are never sampled.
 
         Raises:
-            EngineError: a context without <sop>, or without [gMASK] and [MASK].
+            EngineError: the context has no <sop>, or neither [gMASK] nor [MASK].
         """
         assert self.rotary is not None, "prepare() was not called"
         c = self.config
         start = 0 if cache is None else cache.offset
         prefix = cache.prefix if isinstance(cache, PrefixLMCache) and start else None
         if prefix is None:
-            prefix = Prefix.of(ids, c.marks, padding)
-        fixed = cache.position if cache is not None else None
-        positions = prefix.positions(start if fixed is None else fixed, ids.shape[1])
+            prefix = Prefix.from_ids(ids, c.markers, padding)
+        fixed_position = cache.position if cache is not None else None
+        positions = prefix.positions(
+            start if fixed_position is None else fixed_position, ids.shape[1]
+        )
         # [batch, S, 1 head, 1 for q and k, 2 halves, head_dim / 2]
         cos = self.rotary.cos[positions][:, :, None, None]
         sin = self.rotary.sin[positions][:, :, None, None]
-        if cache is not None and fixed is not None:
+        if cache is not None and fixed_position is not None:
             mask: Tensor | None = cache.visible_mask()
         else:
             mask = self._mask(prefix, start, ids.shape[1], cos.dtype)
-        x = self.embedding(ids - c.cut if c.cut else ids).to(cos.dtype)
+        x = self.embedding(ids - c.skipped_rows if c.skipped_rows else ids).to(cos.dtype)
         for layer in self.layers:
             x = layer(x, cos, sin, mask, cache)
         if isinstance(cache, PrefixLMCache):
@@ -268,22 +267,24 @@ class Model(Decoder):
         if last_only:
             x = x[:, -1:]
         logits: Tensor = self.head(self.norm(x)).float()
-        return F.pad(logits, (c.cut, 0), value=UNREACHABLE) if c.cut else logits
+        if c.skipped_rows:
+            logits = F.pad(logits, (c.skipped_rows, 0), value=MISSING_LOGIT)
+        return logits
 
     @staticmethod
     def _mask(prefix: Prefix, start: int, length: int, dtype: torch.dtype) -> Tensor | None:
         if length > 1 and prefix.ends_before(start):
-            return chunk_mask(length, start, dtype=dtype, device=prefix.context.device)
+            return chunk_mask(length, start, dtype=dtype, device=prefix.length.device)
         return prefix.mask(start, length, dtype)
 
 
-def sources(config: Config) -> dict[str, WeightSource]:
-    """Which checkpoint tensors make each of our parameters, by name.
+def weight_sources(config: Config) -> dict[str, WeightSource]:
+    """The checkpoint tensors of each parameter, by the parameter's name.
 
-    ``lm_head.weight`` is the embedding once more, so it is held once.
+    ``lm_head.weight`` equals the embedding, so it is stored once.
     """
-    words = WeightSource("transformer.word_embeddings.weight", start=config.cut)
-    found = {"embedding.weight": words, "head.weight": words}
+    embedding = WeightSource("transformer.word_embeddings.weight", start=config.skipped_rows)
+    sources = {"embedding.weight": embedding, "head.weight": embedding}
     modules = {"norm": "final_layernorm"}
     for i in range(config.layers):
         modules |= {
@@ -294,51 +295,51 @@ def sources(config: Config) -> dict[str, WeightSource]:
             f"layers.{i}.up": f"layers.{i}.mlp.dense_h_to_4h",
             f"layers.{i}.down": f"layers.{i}.mlp.dense_4h_to_h",
         }
-    for ours, theirs in modules.items():
+    for target, source in modules.items():
         for kind in ("weight", "bias"):
-            found[f"{ours}.{kind}"] = WeightSource(f"transformer.{theirs}.{kind}")
-    return found
+            sources[f"{target}.{kind}"] = WeightSource(f"transformer.{source}.{kind}")
+    return sources
 
 
 # ---- text
 
 
 class RoundFormat:
-    """ChatGLM-6B's prompts: a lone question as it is, or rounds counted from 0; then two marks.
+    """ChatGLM-6B's prompts: a single question as it is, or rounds counted from 0; then two markers.
 
-    There is no system role: a system prompt is put on lines of its own before the first round.
-    A reply to be continued follows <sop>, where the model wrote it.
+    There is no system role: a system prompt becomes the lines before the first round. A reply to
+    be continued follows <sop>.
     """
 
     def __init__(self, tokenizer: IceTokenizer) -> None:
         self.tokenizer = tokenizer
         self.stop_ids = frozenset({tokenizer.special["<eop>"]})
-        self._marks = [tokenizer.special["[gMASK]"], tokenizer.special["<sop>"]]
+        self._marker_ids = [tokenizer.special["[gMASK]"], tokenizer.special["<sop>"]]
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        system, (*history, last) = rounds(messages)
+        system, (*history, last) = split_rounds(messages)
         text = last.question
         if history or system:
             text = f"{system}\n" if system else ""
             for i, (question, answer) in enumerate(history):
                 text += f"[Round {i}]\n问：{question}\n答：{answer}\n"
             text += f"[Round {len(history)}]\n问：{last.question}\n答："
-        return self.tokenizer.encode(text) + self._marks + self.tokenizer.encode(last.answer)
+        return self.tokenizer.encode(text) + self._marker_ids + self.tokenizer.encode(last.answer)
 
     def postprocess(self, text: str) -> str:
-        """A finished reply as the original shows it: Chinese punctuation next to Chinese."""
-        text = text.strip().replace(*TRAINING_TIME)
-        return _MARKS_BY_CHINESE.sub(lambda mark: _FULL_WIDTH[mark.group()], text)
+        """A finished reply as the original shows it: full-width punctuation next to Chinese."""
+        text = text.strip().replace(*TRAINING_DATE)
+        return _PUNCTUATION_BY_CHINESE.sub(lambda match: _FULL_WIDTH[match[0]], text)
 
 
 _FULL_WIDTH = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
-_MARKS_BY_CHINESE = re.compile(r"(?<=[\u4e00-\u9fff])[,!:;?]|[,!:;?](?=[\u4e00-\u9fff])")
+_PUNCTUATION_BY_CHINESE = re.compile(r"(?<=[\u4e00-\u9fff])[,!:;?]|[,!:;?](?=[\u4e00-\u9fff])")
 
 
 def load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Tokenizer | None:
-    """The tokenizer of a folder, or None where it has no ice_text.model."""
-    processor = load_ice_text(folder / "ice_text.model")
-    return None if processor is None else IceTokenizer(processor, image_rows(raw))
+    """The tokenizer of a folder; None without ice_text.model. Raises BadCheckpoint."""
+    sandboxed = load_ice_text(folder / "ice_text.model")
+    return None if sandboxed is None else IceTokenizer(sandboxed, image_rows(raw))
 
 
 def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> ChatFormat:
@@ -351,6 +352,6 @@ def stop_ids(raw: Mapping[str, Any]) -> frozenset[int]:
     return frozenset({raw["eos_token_id"]})
 
 
-def defaults(folder: Path, raw: Mapping[str, Any]) -> SamplingParams:
-    """The sampling parameters of the original's `model.chat`; top_k is generate's own."""
+def sampling_defaults(folder: Path, raw: Mapping[str, Any]) -> SamplingParams:
+    """The defaults of the original `model.chat`; top_k is the default of `generate`."""
     return SamplingParams(temperature=0.95, top_k=50, top_p=0.7, do_sample=True, max_length=2048)

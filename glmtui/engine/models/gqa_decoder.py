@@ -1,7 +1,6 @@
-"""The decoder that Llama, ChatGLM2, ChatGLM3 and GLM-4 share; they differ in how heads are turned.
+"""The decoder of Llama, ChatGLM2, ChatGLM3 and GLM-4, which differ in their rotary embedding.
 
-Pre-norm layers of grouped-query attention (arXiv:2305.13245) and a gated MLP, causal throughout.
-Knows no checkpoint and no text.
+Pre-norm layers of causal grouped-query attention (arXiv:2305.13245) and a gated MLP.
 """
 
 from __future__ import annotations
@@ -39,17 +38,17 @@ from glmtui.engine.nn.native.kernels import (
 )
 
 Rotation: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Heads [batch, heads, S, head_dim] turned by cosines and sines, each [S, head_dim]."""
+"""Rotates heads [batch, heads, S, head_dim] by cosines and sines, each [S, head_dim]."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """What decides the size of the model; a family's Config says more.
+class GqaConfig:
+    """The sizes of the model; the Config of a family adds its own fields.
 
     Attributes:
-        kv_heads: heads of keys and values, each serving heads / kv_heads queries.
+        kv_heads: heads of keys and values, each shared by heads / kv_heads query heads.
         context_length: in tokens.
-        qkv_bias, out_bias: whether the attention's projections have a bias.
+        qkv_bias, out_bias: whether these projections of the attention have a bias.
     """
 
     layers: int
@@ -66,42 +65,42 @@ class Shape:
 
 
 class Attention(nn.Module):
-    def __init__(self, shape: Shape, layer: int, rotate: Rotation) -> None:
+    def __init__(self, config: GqaConfig, layer: int, rotate: Rotation) -> None:
         super().__init__()
         self.layer = layer
         self.rotate = rotate
-        self.heads, self.kv_heads = shape.heads, shape.kv_heads
-        self.head_dim = shape.head_dim
-        fused = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
-        self.qkv = LinearPlaceholder(shape.hidden, fused, bias=shape.qkv_bias)
+        self.heads, self.kv_heads = config.heads, config.kv_heads
+        self.head_dim = config.head_dim
+        fused = (config.heads + 2 * config.kv_heads) * config.head_dim
+        self.qkv = LinearPlaceholder(config.hidden, fused, bias=config.qkv_bias)
         self.out = LinearPlaceholder(
-            shape.heads * shape.head_dim, shape.hidden, bias=shape.out_bias
+            config.heads * config.head_dim, config.hidden, bias=config.out_bias
         )
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
     ) -> Tensor:
         qkv = self.qkv(x).view(*x.shape[:2], -1, self.head_dim)
-        # queries and keys turn together: they are neighbours in the fused projection
-        parts = [self.heads + self.kv_heads, self.kv_heads]
-        qk, v = qkv.transpose(1, 2).split_with_sizes(parts, dim=1)
+        # queries and keys are adjacent in the fused projection, so they are rotated together
+        sizes = [self.heads + self.kv_heads, self.kv_heads]
+        qk, v = qkv.transpose(1, 2).split_with_sizes(sizes, dim=1)
         q, k = self.rotate(qk, cos, sin).split_with_sizes([self.heads, self.kv_heads], dim=1)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
-        # a mask of two dimensions is the causal one; padding adds more
+        # a mask of two dimensions is causal; one for padding has more
         causal = mask is None or mask.dim() == 2
         y: Tensor = self.out((causal_attention if causal else attention)(q, k, v, mask))
         return y
 
 
 class Layer(nn.Module):
-    def __init__(self, shape: Shape, layer: int, rotate: Rotation) -> None:
+    def __init__(self, config: GqaConfig, layer: int, rotate: Rotation) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(shape.hidden, shape.rms_norm_eps)
-        self.attention = Attention(shape, layer, rotate)
-        self.mlp_norm = RMSNorm(shape.hidden, shape.rms_norm_eps)
-        self.gate_up = LinearPlaceholder(shape.hidden, 2 * shape.inner)
-        self.down = LinearPlaceholder(shape.inner, shape.hidden)
+        self.attention_norm = RMSNorm(config.hidden, config.rms_norm_eps)
+        self.attention = Attention(config, layer, rotate)
+        self.mlp_norm = RMSNorm(config.hidden, config.rms_norm_eps)
+        self.gate_up = LinearPlaceholder(config.hidden, 2 * config.inner)
+        self.down = LinearPlaceholder(config.inner, config.hidden)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
@@ -112,21 +111,21 @@ class Layer(nn.Module):
 
 
 class GqaDecoder(Decoder):
-    """A family's Model gives its `rotate` and the tables for it."""
+    """A family's Model adds `rotate`, and `prepare` with the tables for it."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, config: GqaConfig) -> None:
         super().__init__()
-        self.config = shape
-        self.embedding = Embedding(shape.vocab, shape.hidden)
-        self.layers = nn.ModuleList(Layer(shape, i, self.rotate) for i in range(shape.layers))
-        self.norm = RMSNorm(shape.hidden, shape.rms_norm_eps)
-        self.head = LinearPlaceholder(shape.hidden, shape.vocab)
+        self.config = config
+        self.embedding = Embedding(config.vocab, config.hidden)
+        self.layers = nn.ModuleList(Layer(config, i, self.rotate) for i in range(config.layers))
+        self.norm = RMSNorm(config.hidden, config.rms_norm_eps)
+        self.head = LinearPlaceholder(config.hidden, config.vocab)
         self.rotary: RotaryTable | None = None
 
     @staticmethod
     @abstractmethod
     def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Turns heads by their positions; see `Rotation`."""
+        """Applies the rotary embedding; see `Rotation`."""
 
     def new_cache(
         self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
@@ -147,18 +146,20 @@ class GqaDecoder(Decoder):
         assert self.rotary is not None, "prepare() was not called"
         length = ids.shape[1]
         start = cache.offset if cache is not None else 0
-        fixed = cache.position if cache is not None else None
-        at: slice | Tensor = slice(start, start + length) if fixed is None else fixed
+        fixed_position = cache.position if cache is not None else None
+        positions: slice | Tensor = slice(start, start + length)
+        if fixed_position is not None:
+            positions = fixed_position
         if padding is not None:
-            at = padded_positions(padding, start, length)
-        cos, sin = self.rotary.cos[at], self.rotary.sin[at]
-        if cache is not None and padding is None and self._native and is_plain(ids, cache):
+            positions = padded_positions(padding, start, length)
+        cos, sin = self.rotary.cos[positions], self.rotary.sin[positions]
+        if cache is not None and padding is None and self._native and can_run_native(ids, cache):
             keys, values = cache.reserve(length)
-            said = self._native(ids[0], cos, sin, keys, values, start, last_only=last_only)
+            logits = self._native(ids[0], cos, sin, keys, values, start, last_only=last_only)
             cache.advance(length)
-            return said[None]
+            return logits[None]
         x = self.embedding(ids).to(cos.dtype)
-        if cache is not None and fixed is not None:
+        if cache is not None and fixed_position is not None:
             mask: Tensor | None = cache.visible_mask()
         elif padding is not None:
             causal = causal_mask(length, start, dtype=cos.dtype, device=ids.device)
@@ -171,18 +172,18 @@ class GqaDecoder(Decoder):
             cache.advance(length)
         if last_only:
             x = x[:, -1:]
-        logits: Tensor = self.head(self.norm(x))
-        return logits.float()
+        output: Tensor = self.head(self.norm(x))
+        return output.float()
 
     @functools.cached_property
     def _native(self) -> DecoderStep | None:
-        """All of it as the compiled kernels take it; None if a part is not for them."""
-        shape = self.config
+        """The decoder in the compiled kernels; None if they cannot compute all of it."""
+        config = self.config
         native = {path: m.native for path, m in self.named_modules() if isinstance(m, NativeLinear)}
         table = self.embedding.weight
-        whole = len(native) >= 4 * shape.layers + 1
+        complete = len(native) >= 4 * config.layers + 1
         if not (
-            whole and DecoderStep.supports_head_size(shape.head_dim) and supports_weight(table)
+            complete and DecoderStep.supports_head_size(config.head_dim) and supports_weight(table)
         ):
             return None
         layers = [
@@ -194,42 +195,43 @@ class GqaDecoder(Decoder):
                 native[f"layers.{i}.gate_up"],
                 native[f"layers.{i}.down"],
             )
-            for i in range(shape.layers)
+            for i in range(config.layers)
         ]
         return DecoderStep(
             NativeWeight(table, None),
             layers,
             self.norm.weight,
             native["head"],
-            heads=shape.heads,
-            kv_heads=shape.kv_heads,
-            head_size=shape.head_dim,
-            eps=shape.rms_norm_eps,
+            heads=config.heads,
+            kv_heads=config.kv_heads,
+            head_size=config.head_dim,
+            eps=config.rms_norm_eps,
             rotate_halves=self.rotate is rotate_halves,
         )
 
 
-def is_plain(ids: Tensor, cache: KVCache) -> bool:
-    """Whether a step over these ids, [batch, S], is one for the compiled kernels."""
+def can_run_native(ids: Tensor, cache: KVCache) -> bool:
+    """Whether the compiled kernels can compute a step with these ids [batch, S]."""
     return ids.shape[0] == 1 and cache.position is None and is_fastest_for(ids.shape[1])
 
 
 def padded_positions(padding: Tensor, start: int, length: int) -> Tensor:
-    """Positions that begin after the padding: int64 [batch, 1, length]."""
-    at = torch.arange(start, start + length, device=padding.device)
-    return (at - padding[:, None, None]).clamp_min(0)
+    """Positions counted from the end of the padding: int64 [batch, 1, length]."""
+    index = torch.arange(start, start + length, device=padding.device)
+    return (index - padding[:, None, None]).clamp_min(0)
 
 
 def padded_mask(
     mask: Tensor | None, padding: Tensor, start: int, length: int, dtype: torch.dtype
 ) -> Tensor:
-    """The mask with the padding's columns hidden: [batch, 1, length, start + length].
+    """The mask with the columns of the padding hidden: [batch, 1, length, start + length].
 
-    Padding itself looks everywhere, since looking nowhere would be a division by zero.
+    Padding itself sees everything, because a row of -inf only would make softmax divide by zero.
     """
     columns = torch.arange(start + length, device=padding.device)
     first = padding[:, None, None, None]
-    seen = torch.zeros((), dtype=dtype, device=padding.device) if mask is None else mask
-    return seen.masked_fill(columns < first, -torch.inf).masked_fill(
+    if mask is None:
+        mask = torch.zeros((), dtype=dtype, device=padding.device)
+    return mask.masked_fill(columns < first, -torch.inf).masked_fill(
         columns[start:, None] < first, 0.0
     )

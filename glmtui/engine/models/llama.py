@@ -1,6 +1,6 @@
-"""Llama-shaped models, SmolLM2 (the embedded default) among them: Config, Model, Tokenizer, format.
+"""Llama and models of its shape, such as SmolLM2, the default model.
 
-Follows the tensor names and rotary layout of Hugging Face's ``LlamaForCausalLM``.
+Tensor names and rotary layout are those of Hugging Face's ``LlamaForCausalLM``.
 """
 
 from __future__ import annotations
@@ -15,49 +15,53 @@ import torch
 from glmtui.chat import SamplingParams
 from glmtui.engine.catalog.family_fields import read_fields
 from glmtui.engine.checkpoint.checkpoint import WeightSource
-from glmtui.engine.models.gqa_decoder import GqaDecoder, Shape
+from glmtui.engine.models.gqa_decoder import GqaConfig, GqaDecoder
 from glmtui.engine.nn.layers import RotaryTable, inverse_frequencies, rotate_halves
-from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson, hub_defaults
+from glmtui.engine.tokenization.generation_config import eos_ids, read_sampling_defaults
+from glmtui.engine.tokenization.hf_tokenizer import HFTokenizer
 from glmtui.engine.tokenization.protocols import ChatFormat, Tokenizer
+from glmtui.engine.tokenization.template_format import TemplateFormat
 
 
 @dataclass(frozen=True, slots=True)
-class Config(Shape):
-    """What of config.json decides the shape of the model."""
+class Config(GqaConfig):
+    """The shape of the model.
+
+    Attributes:
+        tied: whether the head is the embedding.
+    """
 
     rope_base: float
     tied: bool
 
 
 def load_config(raw: Mapping[str, Any]) -> Config:
-    """The shape from a config.json.
+    """From a config.json.
 
     Raises:
-        BadCheckpoint: a field is not valid, or is missing.
-        UnsupportedModel: it asks for a variation that is not built in, such as scaled positions.
+        BadCheckpoint: a field is invalid or missing.
+        UnsupportedModel: it needs a variation that is not implemented, such as scaled positions.
     """
-    known = read_fields(raw, "llama")
-    heads = known["num_attention_heads"]
+    fields = read_fields(raw, "llama")
+    heads = fields["num_attention_heads"]
     return Config(
-        layers=known["num_hidden_layers"],
-        hidden=known["hidden_size"],
-        inner=known["intermediate_size"],
+        layers=fields["num_hidden_layers"],
+        hidden=fields["hidden_size"],
+        inner=fields["intermediate_size"],
         heads=heads,
-        kv_heads=known["num_key_value_heads"] or heads,
-        head_dim=known["head_dim"] or known["hidden_size"] // heads,
-        vocab=known["vocab_size"],
-        context_length=known["max_position_embeddings"],
-        rms_norm_eps=known["rms_norm_eps"],
-        qkv_bias=known["attention_bias"],
-        out_bias=known["attention_bias"],
-        rope_base=known["rope_theta"],
-        tied=known["tie_word_embeddings"],
+        kv_heads=fields["num_key_value_heads"] or heads,
+        head_dim=fields["head_dim"] or fields["hidden_size"] // heads,
+        vocab=fields["vocab_size"],
+        context_length=fields["max_position_embeddings"],
+        rms_norm_eps=fields["rms_norm_eps"],
+        qkv_bias=fields["attention_bias"],
+        out_bias=fields["attention_bias"],
+        rope_base=fields["rope_theta"],
+        tied=fields["tie_word_embeddings"],
     )
 
 
 class Model(GqaDecoder):
-    """Llama as the engine wants it."""
-
     rotate = staticmethod(rotate_halves)
 
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -68,9 +72,9 @@ class Model(GqaDecoder):
         self.rotary = table
 
 
-def sources(config: Config) -> dict[str, WeightSource]:
-    """Which checkpoint tensors make each of our parameters, by name."""
-    found = {
+def weight_sources(config: Config) -> dict[str, WeightSource]:
+    """The checkpoint tensors of each parameter, by the parameter's name."""
+    sources = {
         "embedding.weight": WeightSource("model.embed_tokens.weight"),
         "norm.weight": WeightSource("model.norm.weight"),
         "head.weight": WeightSource(
@@ -79,46 +83,44 @@ def sources(config: Config) -> dict[str, WeightSource]:
     }
     kinds = ("weight", "bias") if config.qkv_bias else ("weight",)
     for i in range(config.layers):
-        theirs, ours = f"model.layers.{i}", f"layers.{i}"
-        found |= {
-            f"{ours}.attention_norm.weight": WeightSource(f"{theirs}.input_layernorm.weight"),
-            f"{ours}.mlp_norm.weight": WeightSource(f"{theirs}.post_attention_layernorm.weight"),
-            f"{ours}.gate_up.weight": WeightSource(
-                f"{theirs}.mlp.gate_proj.weight", f"{theirs}.mlp.up_proj.weight"
+        source, target = f"model.layers.{i}", f"layers.{i}"
+        sources |= {
+            f"{target}.attention_norm.weight": WeightSource(f"{source}.input_layernorm.weight"),
+            f"{target}.mlp_norm.weight": WeightSource(f"{source}.post_attention_layernorm.weight"),
+            f"{target}.gate_up.weight": WeightSource(
+                f"{source}.mlp.gate_proj.weight", f"{source}.mlp.up_proj.weight"
             ),
-            f"{ours}.down.weight": WeightSource(f"{theirs}.mlp.down_proj.weight"),
+            f"{target}.down.weight": WeightSource(f"{source}.mlp.down_proj.weight"),
         }
         for kind in kinds:
-            found[f"{ours}.attention.qkv.{kind}"] = WeightSource(
-                *(f"{theirs}.self_attn.{x}_proj.{kind}" for x in "qkv")
+            sources[f"{target}.attention.qkv.{kind}"] = WeightSource(
+                *(f"{source}.self_attn.{x}_proj.{kind}" for x in "qkv")
             )
-            found[f"{ours}.attention.out.{kind}"] = WeightSource(
-                f"{theirs}.self_attn.o_proj.{kind}"
+            sources[f"{target}.attention.out.{kind}"] = WeightSource(
+                f"{source}.self_attn.o_proj.{kind}"
             )
-    return found
+    return sources
 
 
 def load_tokenizer(folder: Path, raw: Mapping[str, Any]) -> Tokenizer | None:
-    """The tokenizer of a folder; None where it has neither tokenizer.json nor tokenizer.model.
+    """The tokenizer of a folder; None without tokenizer.json and tokenizer.model.
 
-    It is loaded beside what comes next, which is the chat template.
+    A tokenizer.json loads in the background, while the chat template is read. Raises BadCheckpoint.
     """
-    return TokenizerJson.load(folder, wait=False) or TokenizerJson.load_pieces(folder)
+    return HFTokenizer.load(folder, wait=False) or HFTokenizer.load_sentencepiece(folder)
 
 
 def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> ChatFormat:
-    """The folder's own chat template."""
-    assert isinstance(tokenizer, TokenizerJson)
+    """The chat template of the folder. Raises UnsupportedModel, BadCheckpoint."""
+    assert isinstance(tokenizer, HFTokenizer)
     return TemplateFormat.load(tokenizer, folder, raw)
 
 
 def stop_ids(raw: Mapping[str, Any]) -> frozenset[int]:
-    """Ids that end a reply, as config.json says."""
-    eos = raw.get("eos_token_id")
-    ids = eos if isinstance(eos, list) else [eos]
-    return frozenset(i for i in ids if isinstance(i, int))
+    """Ids that end a reply, from config.json."""
+    return eos_ids(raw)
 
 
-def defaults(folder: Path, raw: Mapping[str, Any]) -> SamplingParams:
-    """The sampling parameters of the folder's generation_config.json."""
-    return hub_defaults(folder)
+def sampling_defaults(folder: Path, raw: Mapping[str, Any]) -> SamplingParams:
+    """Those that the folder's generation_config.json recommends."""
+    return read_sampling_defaults(folder)

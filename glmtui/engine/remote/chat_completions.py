@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from glmtui.chat import FinishReason, Message, SamplingParams
-from glmtui.chat.turns import joined_turns, without_thoughts
+from glmtui.chat.reasoning import strip_reasoning
+from glmtui.chat.turns import merge_turns
 from glmtui.engine.api import PrefillProgress
 from glmtui.engine.remote.surrogates import repair_surrogates
 
@@ -84,10 +85,10 @@ def extra_fields(params: SamplingParams) -> dict[str, Any]:
 def prepare_messages(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The conversation without reasoning, and with user and assistant alternating."""
     without_reasoning = (
-        replace(m, content=without_thoughts(m.content)) if m.role == "assistant" else m
+        replace(m, content=strip_reasoning(m.content)) if m.role == "assistant" else m
         for m in messages
     )
-    return joined_turns(tuple(without_reasoning))
+    return merge_turns(tuple(without_reasoning))
 
 
 def is_continuation(messages: Sequence[Message]) -> bool:

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from glmtui.chat import FinishReason, Message, SamplingParams
-from glmtui.chat.turns import strict_turns, without_thoughts
+from glmtui.chat.reasoning import strip_reasoning
+from glmtui.chat.turns import merge_turns_without_system
 from glmtui.engine.remote.answer_reader import AnswerReader
 from glmtui.engine.remote.chat_completions import (
     Chunk,
@@ -155,7 +156,11 @@ class ServerCall:
             self._messages = fewer
         elif self._adjustments.adjust(body, refusal.words):
             pass
-        elif refusal.about_turns and not self._strict and strict_turns(messages) != messages:
+        elif (
+            refusal.about_turns
+            and not self._strict
+            and merge_turns_without_system(messages) != messages
+        ):
             self._strict = True
         elif refusal.bad_request and (fields := self._droppable_fields(body, refusal.words)):
             self._adjustments.dropped |= fields
@@ -200,7 +205,7 @@ class ServerCall:
 
     def _body(self) -> dict[str, Any]:
         messages = prepare_messages(self._messages)
-        messages = strict_turns(messages) if self._strict else messages
+        messages = merge_turns_without_system(messages) if self._strict else messages
         body = request_body(self._context.model, messages, self._params)
         return self._adjustments.apply(body | dict(self._extra))
 
@@ -256,7 +261,7 @@ class ServerCall:
 def _has_only_reasoning(messages: Sequence[Message]) -> bool:
     """Whether the reply to continue has reasoning and no answer."""
     text = messages[-1].content if is_continuation(messages) else ""
-    return bool(text.strip()) and not without_thoughts(text).strip()
+    return bool(text.strip()) and not strip_reasoning(text).strip()
 
 
 def _read_error_body(response: httpx.Response, abort_handle: AbortHandle) -> bytes:

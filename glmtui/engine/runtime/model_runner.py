@@ -137,7 +137,7 @@ class LoadedModel:
         Raises:
             PromptTooLong: the last question alone does not fit.
         """
-        params = (params or SamplingParams()).over(self.info.defaults)
+        params = (params or SamplingParams()).with_defaults(self.info.defaults)
         limit = self._max_length(params)
         room = min(params.max_new_tokens or REPLY_ROOM, REPLY_ROOM, max(limit // 4, 1))
         prompt, dropped = fit_messages(self.chat_format, messages, limit - room, limit - 1)

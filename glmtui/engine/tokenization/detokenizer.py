@@ -1,4 +1,4 @@
-"""Detokenizer: token ids to text in pieces, whole characters only. Knows no model."""
+"""Detokenizer: token ids to text, in pieces of whole characters."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 
 class Detokenizer:
-    """Joins the bytes of tokens to text, holding back a character until all its bytes are there.
+    """Decodes tokens one by one; holds back a character until all its bytes have arrived.
 
-    Bytes that can never become a character turn into U+FFFD, as ``bytes.decode`` has it, so the
-    pieces together are always the decoded whole.
+    Bytes that cannot become a character turn into U+FFFD as in ``bytes.decode``, so the pieces
+    joined are always the decoded whole.
 
     Args:
         token_bytes: the bytes of one id; see `api.Tokenizer.token_bytes`.
-        strips_leading_space: drop one space at the very start, which SentencePiece puts before
-            the first word.
+        strips_leading_space: whether to drop one space at the start, which SentencePiece adds
+            before the first word.
     """
 
     def __init__(
@@ -23,18 +23,18 @@ class Detokenizer:
     ) -> None:
         self._token_bytes = token_bytes
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._at_start = strips_leading_space
+        self._strip_next = strips_leading_space
 
     def feed(self, token_id: int) -> str:
-        """The text that this id completes; empty while a character is still open."""
-        return self._trimmed(self._decoder.decode(self._token_bytes(token_id)))
+        """The text that this id completes; empty while a character is incomplete."""
+        return self._strip(self._decoder.decode(self._token_bytes(token_id)))
 
     def flush(self) -> str:
-        """What is left at the end: U+FFFD for a character that was never completed."""
-        return self._trimmed(self._decoder.decode(b"", final=True))
+        """The rest at the end: U+FFFD for an incomplete character."""
+        return self._strip(self._decoder.decode(b"", final=True))
 
-    def _trimmed(self, text: str) -> str:
-        if self._at_start and text:
-            self._at_start = False
+    def _strip(self, text: str) -> str:
+        if self._strip_next and text:
+            self._strip_next = False
             return text.removeprefix(" ")
         return text

@@ -1,7 +1,7 @@
 """Tokens whose name alone says that they end a turn.
 
-Many checkpoints name only the base model's end-of-text token as their end, and were trained to
-end turns with another one. Knows no files.
+Many checkpoints declare only the end-of-text token of their base model, but were trained to end
+turns with another one.
 """
 
 from __future__ import annotations
@@ -38,16 +38,17 @@ END_TOKENS = frozenset(
         "<|file_sep|>",
     }
 )
-# in OpenAI's harmony format <|end|> only ends a part of a reply, such as the reasoning
+# In OpenAI's harmony format <|end|> ends a part of a reply, such as the reasoning.
 HARMONY_ENDS = frozenset({"<|return|>", "<|call|>"})
 
 
-def end_ids(added: Mapping[str, int]) -> frozenset[int]:
-    """Which of a tokenizer's added tokens end a turn by their name."""
-    names = END_TOKENS - {"<|end|>"} if added.keys() >= HARMONY_ENDS else END_TOKENS
-    return frozenset(added[name] for name in names & added.keys())
+def turn_end_ids(tokens: Mapping[str, int]) -> frozenset[int]:
+    """The ids of those tokens whose name says that they end a turn."""
+    names = END_TOKENS - {"<|end|>"} if tokens.keys() >= HARMONY_ENDS else END_TOKENS
+    return frozenset(tokens[name] for name in names & tokens.keys())
 
 
-def inside_turns(added: Mapping[str, int]) -> frozenset[int]:
-    """Which of them must not end a reply although a chat template may write them behind one."""
-    return frozenset({added["<|end|>"]} if added.keys() >= {*HARMONY_ENDS, "<|end|>"} else ())
+def turn_part_ids(tokens: Mapping[str, int]) -> frozenset[int]:
+    """The ids that do not end a reply even if the chat template writes them after one."""
+    is_harmony = tokens.keys() >= {*HARMONY_ENDS, "<|end|>"}
+    return frozenset({tokens["<|end|>"]} if is_harmony else ())

@@ -208,7 +208,7 @@ class SettingsPanel(VerticalScroll, can_focus=False):
     def tell(self, params: SamplingParams, system: str | None, defaults: SamplingParams) -> None:
         """Shows the values of a conversation, and beside them the model's own."""
         self.preset.tell(params)
-        in_force = params.over(defaults)
+        in_force = params.with_defaults(defaults)
         for row in self.rows:
             name = row.setting.name
             if name == SYSTEM:

@@ -50,7 +50,7 @@ def state(session: Session, now: float) -> tuple[str, Mood]:
         if session.load_error:
             return _("load failed"), "bad"
         return _("no model"), "calm"
-    last = next(session.conversation.backwards(), None)
+    last = next(session.conversation.reversed_path(), None)
     stats = last.stats if last else None
     word = _("stopped") if session.was_stopped else _("ready")
     rate = stats.decode_rate if stats and session.has_replied else None
@@ -65,7 +65,7 @@ def context_used(session: Session) -> int | None:
     While a reply is written this adds what is known of it to the end of the last one; with its
     end the engine's own count takes over.
     """
-    counted = (m.stats for m in session.conversation.backwards() if m.stats is not None)
+    counted = (m.stats for m in session.conversation.reversed_path() if m.stats is not None)
     last = next(counted, None)
     used = None if last is None else last.prompt_tokens + last.generated_tokens
     run = session.reply
@@ -78,7 +78,7 @@ def context_limit(session: Session) -> int | None:
     """Tokens there is room for: the model's context, or what max_length leaves of it."""
     if session.model is None:
         return None
-    asked = session.conversation.params.over(session.model.defaults).max_length
+    asked = session.conversation.params.with_defaults(session.model.defaults).max_length
     known = [n for n in (session.model.context_length, asked) if n is not None]
     return min(known, default=None)
 

@@ -329,7 +329,7 @@ class Session:
             self._saver.save(self.conversation)
             self._show(self.conversation.path)
         else:
-            self.conversation = self.conversation.put_reply(message, parts)
+            self.conversation = self.conversation.replace_reply(message, parts)
             self._saver.save(self.conversation)  # before it is shown, which may fail
             self._show_end(message.id, note)
         self._on_change()
@@ -369,7 +369,7 @@ class Session:
         if show and (text := reply.take_unseen()):
             self._view.append(text)
         if (partial := reply.take_unsaved(now)) is not None:
-            self.conversation = self.conversation.put(partial)
+            self.conversation = self.conversation.replace_message(partial)
             self._saver.save(self.conversation)
 
     def _handle(self, event: Event) -> None:

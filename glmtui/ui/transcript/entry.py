@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from glmtui.chat import Message
-from glmtui.engine.tokenization.tool_calls import json_arguments, python_arguments
+from glmtui.engine.tokenization.tool_calls import parse_json_arguments, parse_python_arguments
 from glmtui.errors import EngineError
 from glmtui.language import N_, _
 from glmtui.sanitize import SafeText, StreamSanitizer, sanitize, sanitize_line
@@ -229,7 +229,7 @@ def call_lines(message: Message, width: int) -> Sequence[Line]:
     head = wrap(
         [Span(_("calls {tool}").format(tool=sanitize_line(message.metadata)), ("strong",))], width
     )
-    for arguments_in in (json_arguments, python_arguments):  # GLM-4's way, ChatGLM3's
+    for arguments_in in (parse_json_arguments, parse_python_arguments):  # GLM-4's way, ChatGLM3's
         try:
             shown = {
                 sanitize_line(name): _value(value) for name, value in arguments_in(text).items()

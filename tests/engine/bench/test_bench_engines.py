@@ -32,7 +32,7 @@ from glmtui.engine.loading.loader import family_module
 from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.nn.packed_weight import PackedWeight
 from glmtui.errors import EngineError, OutOfMemory, UnsupportedModel
-from support.checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
+from support.tiny_llama import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
 
 EXACT = LoadOptions(device="cpu", dtype="float32", quant=None)
 TINY = {
@@ -123,7 +123,7 @@ def test_transformers_computes_what_our_families_do(tiny_shapes: None, key: str)
         """Our parameters, found by the source that they are read from."""
 
         def __init__(self) -> None:
-            sources = family_module(shape.family).sources(config)
+            sources = family_module(shape.family).weight_sources(config)
             self._by_source = {source: weights[name] for name, source in reversed(sources.items())}
 
         def read_source(self, source: object) -> torch.Tensor:
@@ -195,7 +195,7 @@ def test_the_shapes_have_the_parameters_of_the_releases(key: str) -> None:
     config = family.load_config(shape.config)
     with torch.device("meta"):
         model = family.Model(config)
-    sources = family.sources(config)
+    sources = family.weight_sources(config)
     once = {sources[name]: p.numel() for name, p in model.named_parameters()}
     assert sum(once.values()) == known.parameters
     assert config.context_length in (known.context_length, 8192)

@@ -11,7 +11,7 @@ from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.families import detect_family
 from glmtui.engine.model_info import ModelInfo
 from glmtui.errors import UnsupportedModel
-from support.checkpoints import llama_files, write_folder
+from support.tiny_llama import llama_files, write_folder
 
 
 def family(folder: Path, **config: object) -> str:

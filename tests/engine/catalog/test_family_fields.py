@@ -31,7 +31,7 @@ from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import UnsupportedModel
 from glmtui.ui.panels.status_text import loaded
 from support import TESTS
-from support.tiny_models import change, make, write_tokenizer
+from support.transformers_models import edit_json, write_tokenizer, write_transformers_model
 
 GOLDEN = TESTS / "goldens" / "models"
 OPTIONS = LoadOptions(device="cpu", dtype="float32", quant=None)
@@ -90,7 +90,7 @@ def check_same_output(ours: LoadedModel, theirs: PreTrainedModel) -> None:
 def test_a_supported_value_is_computed_as_transformers_does(
     tmp_path: Path, kind: str, fields: dict[str, Any]
 ) -> None:
-    theirs = make(tmp_path, kind, **fields)
+    theirs = write_transformers_model(tmp_path, kind, **fields)
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.backend == "native"
     check_same_output(ours, theirs)
@@ -100,7 +100,7 @@ def test_a_supported_value_is_computed_as_transformers_does(
 def test_an_unsupported_value_is_run_by_transformers(
     tmp_path: Path, kind: str, fields: dict[str, Any], why: str
 ) -> None:
-    theirs = make(tmp_path, kind, **fields)
+    theirs = write_transformers_model(tmp_path, kind, **fields)
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.backend == "compatibility"
     assert ours.info.compatibility_reason == why
@@ -112,8 +112,8 @@ def test_an_unsupported_value_is_run_by_transformers(
 def test_a_config_without_architectures_is_run_by_transformers_too(
     tmp_path: Path, kind: str
 ) -> None:
-    theirs = make(tmp_path, kind, hidden_act="gelu")
-    change(tmp_path, architectures=...)
+    theirs = write_transformers_model(tmp_path, kind, hidden_act="gelu")
+    edit_json(tmp_path, architectures=...)
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.backend == "compatibility"
     check_same_output(ours, theirs)
@@ -122,15 +122,17 @@ def test_a_config_without_architectures_is_run_by_transformers_too(
 def test_a_config_of_an_older_transformers_is_read_alike(tmp_path: Path) -> None:
     """GLM-Edge as it was released: RoPE fields at the top level."""
     rope = {**GLM_ROPE, "partial_rotary_factor": 1.0}
-    theirs = make(tmp_path, "glm", rope_parameters=rope, tie_word_embeddings=True)
-    change(tmp_path, rope_parameters=..., rope_theta=10_000.0, partial_rotary_factor=1.0)
+    theirs = write_transformers_model(
+        tmp_path, "glm", rope_parameters=rope, tie_word_embeddings=True
+    )
+    edit_json(tmp_path, rope_parameters=..., rope_theta=10_000.0, partial_rotary_factor=1.0)
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.compatibility_reason == "tie_word_embeddings: true, partial_rotary_factor: 1.0"
     check_same_output(ours, theirs)
 
 
 def test_a_glm_with_another_tokenizer_is_run_by_transformers(tmp_path: Path) -> None:
-    theirs = make(tmp_path, "glm")
+    theirs = write_transformers_model(tmp_path, "glm")
     write_tokenizer(tmp_path)
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.compatibility_reason == "its own tokenizer"
@@ -138,15 +140,15 @@ def test_a_glm_with_another_tokenizer_is_run_by_transformers(tmp_path: Path) -> 
 
 
 def test_a_class_that_cannot_chat_is_refused(tmp_path: Path) -> None:
-    make(tmp_path, "llama", hidden_act="gelu")
-    change(tmp_path, architectures=["LlamaForSequenceClassification"])
+    write_transformers_model(tmp_path, "llama", hidden_act="gelu")
+    edit_json(tmp_path, architectures=["LlamaForSequenceClassification"])
     with pytest.raises(UnsupportedModel, match="hidden_act: 'gelu'"):
         load_model(str(tmp_path), OPTIONS)
 
 
 @pytest.mark.parametrize("key", ["llama", "glm4"])
 def test_a_family_that_is_asked_for_refuses_unsupported_values(tmp_path: Path, key: str) -> None:
-    make(tmp_path, "glm" if key == "glm4" else key, hidden_act="gelu")
+    write_transformers_model(tmp_path, "glm" if key == "glm4" else key, hidden_act="gelu")
     with pytest.raises(UnsupportedModel, match="hidden_act: 'gelu'"):
         load_model(str(tmp_path), replace(OPTIONS, family=key))
 
@@ -213,7 +215,7 @@ def test_a_field_that_only_transformers_knows_is_not_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if a newer transformers had a new field: here one is removed from our schema."""
-    theirs = make(tmp_path, "llama", mlp_bias=True)
+    theirs = write_transformers_model(tmp_path, "llama", mlp_bias=True)
     fields = tuple(row for row in LLAMA_SCHEMA.fields if row.name != "mlp_bias")
     grown = replace(LLAMA_SCHEMA, fields=fields)
     monkeypatch.setattr(family_fields, "SCHEMAS", {**SCHEMAS, "llama": lambda raw: grown})

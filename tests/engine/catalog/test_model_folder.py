@@ -9,7 +9,7 @@ import pytest
 
 from glmtui.engine.catalog.model_folder import Manifest, inspect_folder
 from glmtui.errors import BadCheckpoint, ModelNotFound
-from support.checkpoints import llama_files, write_folder
+from support.tiny_llama import llama_files, write_folder
 
 
 def test_shards_are_counted(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from glmtui.engine.catalog.model_folder import Manifest
 from glmtui.engine.catalog.registry import DEFAULT_MODEL, MODELS, KnownModel, known_model
 from glmtui.engine.model_info import ModelInfo, ServerSpec
 from glmtui.errors import BadCheckpoint, ModelNotFound, UsageError
-from support.checkpoints import llama_files, write_folder
+from support.tiny_llama import llama_files, write_folder
 
 
 @pytest.fixture(autouse=True)

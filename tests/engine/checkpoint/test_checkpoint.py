@@ -16,7 +16,7 @@ from glmtui.engine.catalog.model_folder import INDEXES, MAX_JSON_BYTES, weight_f
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource, unpack_chatglm
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 from glmtui.errors import BadCheckpoint
-from support.goldens import GOLDEN, SHARED, read_json
+from support.goldens import GOLDEN_MODELS, SHARED, read_shared_json
 from support.weights import random_weight
 
 TENSORS = {
@@ -136,7 +136,7 @@ def test_chatglm_packs_the_even_column_high() -> None:
 )
 def test_chatglm_packing_is_read_without_loss(folder: str) -> None:
     """Against the matrices that the original code unpacks."""
-    config = read_json("models", folder, "config.json")
+    config = read_shared_json("models", folder, "config.json")
     path = SHARED / "fixtures" / "models" / folder
     checkpoint = Checkpoint(path, config)
     expected = load_file(path / "dequant_layer0.safetensors")
@@ -149,9 +149,9 @@ def test_chatglm_packing_is_read_without_loss(folder: str) -> None:
 
 @pytest.mark.parametrize("folder", ["v1_int4_qe", "v1_int8", "v2_int4", "v3_int8"])
 def test_chatglm_scales_are_found(folder: str) -> None:
-    config = json.loads((GOLDEN / folder / "config.json").read_bytes())
-    checkpoint = Checkpoint(GOLDEN / folder, config)
-    stored = load_file(GOLDEN / folder / "model.safetensors")
+    config = json.loads((GOLDEN_MODELS / folder / "config.json").read_bytes())
+    checkpoint = Checkpoint(GOLDEN_MODELS / folder, config)
+    stored = load_file(GOLDEN_MODELS / folder / "model.safetensors")
     scaled = [name for name in stored if f"{name}_scale" in stored]
     assert scaled
     for name in scaled:

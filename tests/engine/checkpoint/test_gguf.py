@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from glmtui.engine.checkpoint.gguf import convert_gguf
 from glmtui.engine.progress import Progress
 from glmtui.errors import BadCheckpoint, UnsupportedModel
-from support.checkpoints import (
+from support.tiny_llama import (
     HEAD,
     HEADS,
     HIDDEN,
@@ -25,9 +25,9 @@ from support.checkpoints import (
     LAYERS,
     TEMPLATE,
     TOKENS,
+    dequantize_stored,
     hub_name,
     llama_tensors,
-    unpacked,
     write_gguf,
 )
 
@@ -65,7 +65,7 @@ def test_weights_are_what_the_file_means(
         loaded = load_file(folder / "model.safetensors")
     for name, values in tensors.items():
         meant = values if values.ndim == 1 else dequantize(quantize(values, kind), kind)
-        got = unpacked(loaded, hub_name(name))
+        got = dequantize_stored(loaded, hub_name(name))
         if exact or values.ndim == 1:
             np.testing.assert_array_equal(got, meant)
         else:

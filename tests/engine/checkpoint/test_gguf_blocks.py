@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
 from glmtui.engine.checkpoint.gguf.blocks import WIDTH, stored_kind, stored_parts
-from support.checkpoints import unpacked
+from support.tiny_llama import dequantize_stored
 
 ROWS, BLOCKS = 7, 3
 BYTES = {Kind.Q4_K: 144, Kind.Q6_K: 210}
@@ -45,6 +45,6 @@ def test_they_mean_the_same_but_for_one_rounding(kind: Kind, stored: str, group:
     # scale and zero are each rounded to float16
     zero = np.repeat(np.abs(tensors.get("w.zero", np.zeros_like(tensors["w.scale"]))), group, 1)
     size = np.abs(meant) + 2 * zero
-    off = np.abs(unpacked(tensors, "w").astype(np.float64) - meant)
+    off = np.abs(dequantize_stored(tensors, "w").astype(np.float64) - meant)
     assert (off <= 2.0**-10 * size + 1e-6).all()
     assert off.any()

@@ -16,7 +16,7 @@ from gguf import GGUFReader
 from glmtui.engine.checkpoint.gguf import convert_gguf
 from glmtui.engine.checkpoint.gguf.file import read_gguf
 from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
-from support.checkpoints import HIDDEN, write_gguf
+from support.tiny_llama import HIDDEN, write_gguf
 
 
 def test_it_agrees_with_the_gguf_library(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from glmtui.engine.checkpoint.gguf.file import read_gguf
-from support.checkpoints import hub_name, unpacked
+from support.tiny_llama import dequantize_stored, hub_name
 
 pytestmark = pytest.mark.model
 
@@ -28,7 +28,7 @@ def test_all_its_tensors(smollm2_gguf: Path, smollm2: Path) -> None:
             # undone here the way transformers does it (LlamaTensorProcessor)
             heads = 9 if ".attn_q." in name else 3
             meant = meant.reshape(heads, 32, 2, -1).swapaxes(1, 2).reshape(meant.shape)
-        np.testing.assert_array_equal(unpacked(stored, hub_name(name)), meant)
+        np.testing.assert_array_equal(dequantize_stored(stored, hub_name(name)), meant)
 
 
 def test_its_config(smollm2: Path) -> None:

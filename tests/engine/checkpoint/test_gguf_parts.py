@@ -13,7 +13,7 @@ from glmtui.engine.checkpoint.gguf import convert_gguf
 from glmtui.engine.checkpoint.gguf.file import read_gguf
 from glmtui.engine.pull import pull
 from glmtui.errors import BadCheckpoint
-from support.checkpoints import write_gguf
+from support.tiny_llama import write_gguf
 
 
 @pytest.fixture

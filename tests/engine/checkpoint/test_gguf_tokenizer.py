@@ -14,7 +14,7 @@ from glmtui.engine.checkpoint.gguf import convert_gguf
 from glmtui.engine.checkpoint.gguf.file import read_gguf
 from glmtui.engine.checkpoint.gguf.tokenizer import build_tokenizer
 from glmtui.errors import BadCheckpoint, UnsupportedModel
-from support.checkpoints import MERGES, TOKENS, byte_level_tokenizer, llama_tensors, write_gguf
+from support.tiny_llama import MERGES, TOKENS, byte_level_tokenizer, llama_tensors, write_gguf
 
 
 def built(tmp_path: Path, write: Any = byte_level_tokenizer) -> Any:

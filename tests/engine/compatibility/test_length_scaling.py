@@ -26,7 +26,7 @@ from glmtui.engine.loading.loader import load
 from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import EngineError
-from support.tiny_models import SMALL, make
+from support.transformers_models import GQA_SIZES, write_transformers_model
 
 BOUNDARY = 64
 LONGROPE: dict[str, Any] = {
@@ -71,7 +71,7 @@ def token_ids(length: int, seed: int = 0) -> list[int]:
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     kind, fields = KINDS[request.param]
     path = tmp_path_factory.mktemp("model") / "model"
-    make(path, kind, **fields)
+    write_transformers_model(path, kind, **fields)
     return path
 
 
@@ -127,7 +127,7 @@ def test_models_with_length_scaling_are_recognised(folder: Path, tmp_path: Path)
     found = LengthScaling.find(fresh_copy(folder))
     assert found is not None
     assert found.regime(BOUNDARY) != found.regime(BOUNDARY + 1)
-    assert LengthScaling.find(make(tmp_path, "llama")) is None
+    assert LengthScaling.find(write_transformers_model(tmp_path, "llama")) is None
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -209,4 +209,4 @@ def test_a_failed_step_at_the_boundary(
 
 
 def test_the_factors_fit_the_head_size() -> None:
-    assert len(LONGROPE["short_factor"]) == SMALL["head_dim"] // 2
+    assert len(LONGROPE["short_factor"]) == GQA_SIZES["head_dim"] // 2

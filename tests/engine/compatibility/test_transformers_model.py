@@ -26,9 +26,8 @@ from glmtui.engine.compatibility.transformers_model import TransformersCache, Tr
 from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
-from support.checkpoints import TEMPLATE, TOKENS
-from support.tiny_models import make
-from support.transformers_models import KINDS, OPTIONS, write_model
+from support.tiny_llama import TEMPLATE, TOKENS
+from support.transformers_models import KINDS, OPTIONS, write_model, write_transformers_model
 
 PROMPT = [3 + i * 7 % 200 for i in range(40)]
 GREEDY = SamplingParams(temperature=0, max_new_tokens=16)
@@ -186,7 +185,7 @@ def test_linear_layers_can_be_quantised(qwen2: Path, quant: str, kind: str) -> N
 
 def test_the_share_of_quantised_weights_is_reported(tmp_path: Path) -> None:
     """Mixtral stores the experts of a layer in one tensor, which is not quantised."""
-    theirs = make(tmp_path, "mixtral", num_local_experts=4, sliding_window=None)
+    theirs = write_transformers_model(tmp_path, "mixtral", num_local_experts=4, sliding_window=None)
     packed = load_model(str(tmp_path), LoadOptions(device="cpu", dtype="float32", quant="int4"))
     linear = [m for m in theirs.model.modules() if type(m) is torch.nn.Linear]
     share = sum(m.weight.numel() for m in linear) / sum(p.numel() for p in theirs.parameters())
@@ -255,7 +254,7 @@ def test_code_in_a_checkpoint_is_not_run(qwen2: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedModel, "by gptq"),
+        ({"quantization_config": {"quant_method": "gptq"}}, UnsupportedModel, "with gptq"),
         ({"num_hidden_layers": 3}, BadCheckpoint, "lacks 12 tensors"),
         ({"hidden_size": 32}, UnsupportedModel, "cannot run"),
     ],
@@ -322,13 +321,13 @@ def test_the_cache_can_be_trimmed(qwen2: Path) -> None:
 
 @pytest.mark.parametrize("strips", [True, False])
 def test_a_leading_space_that_decode_strips_is_detected(tmp_path: Path, strips: bool) -> None:
-    from glmtui.engine.tokenization.hf_tokenizer import TokenizerJson
+    from glmtui.engine.tokenization.hf_tokenizer import HFTokenizer
 
     fast = Tokenizer(models.BPE({"▁": 0, "▁a": 1, "b": 2, "<0xC3>": 3, "<0xA9>": 4}, []))
     steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     fast.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if strips else steps)
     fast.save(str(tmp_path / "tokenizer.json"))
-    tokenizer = TokenizerJson.load(tmp_path)
+    tokenizer = HFTokenizer.load(tmp_path)
     assert tokenizer is not None
     assert tokenizer.strips_leading_space is strips
     assert tokenizer.decode([1, 2, 3, 4]) == ("abé" if strips else " abé")

@@ -21,7 +21,7 @@ from glmtui.engine.model_info import ModelInfo
 from glmtui.engine.progress import Progress
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, UsageError
-from support.goldens import GOLDEN
+from support.goldens import GOLDEN_MODELS
 from support.gptq_folders import MADE_BY_A_TOOL
 from support.loader_folders import IDS, folder_of
 
@@ -63,28 +63,30 @@ def test_it_is_the_model_that_loading_would_quantise(tmp_path: Path, bits: int, 
 
 @pytest.mark.parametrize("name", ["v1_tiny_sharded_fp16", "v1_twin_orig", "v3_32k_tiny"])
 def test_other_families_and_files(tmp_path: Path, name: str) -> None:
-    quantize_checkpoint(found(GOLDEN / name), tmp_path / "small", 8)
+    quantize_checkpoint(found(GOLDEN_MODELS / name), tmp_path / "small", 8)
     golden = (
-        load_file(GOLDEN / name / "golden.safetensors") if name != "v1_tiny_sharded_fp16" else {}
+        load_file(GOLDEN_MODELS / name / "golden.safetensors")
+        if name != "v1_tiny_sharded_fp16"
+        else {}
     )
     ids = next((t for key, t in golden.items() if key.startswith("ids.")), None)
     prompt = [17, 62, 34, 101, 55, 321, 324] if ids is None else ids.tolist()
-    whole, small = load_model(str(GOLDEN / name), INT[8]), load_model("small", BF16)
+    whole, small = load_model(str(GOLDEN_MODELS / name), INT[8]), load_model("small", BF16)
     assert small.info.quant == "int8"
     assert torch.equal(small.logits(prompt), whole.logits(prompt))
 
 
 def test_fewer_bits_stay_and_more_become_fewer(tmp_path: Path) -> None:
-    kept = quantize_checkpoint(found(GOLDEN / "v2_int4"), tmp_path / "kept", 8)
+    kept = quantize_checkpoint(found(GOLDEN_MODELS / "v2_int4"), tmp_path / "kept", 8)
     assert kept.stored == "int4"
     assert "quantization_bit" not in json.loads((kept.path / "config.json").read_text())
-    fewer = quantize_checkpoint(found(GOLDEN / "v3_int8"), tmp_path / "fewer", 4)
+    fewer = quantize_checkpoint(found(GOLDEN_MODELS / "v3_int8"), tmp_path / "fewer", 4)
     assert fewer.stored.startswith("int4 g")
     for name, folder in (("v2_int4", kept), ("v3_int8", fewer)):
-        golden = load_file(GOLDEN / name / "golden.safetensors")
+        golden = load_file(GOLDEN_MODELS / name / "golden.safetensors")
         ids = next(t for key, t in golden.items() if key.startswith("ids.")).tolist()
         exact = LoadOptions(device="cpu", dtype="float32", quant=None)
-        before = load_model(str(GOLDEN / name), exact).logits(ids)
+        before = load_model(str(GOLDEN_MODELS / name), exact).logits(ids)
         after = load_model(str(folder.path), exact).logits(ids)
         off = float((after - before).std() / before.std())
         assert off == 0 if name == "v2_int4" else 0 < off < 0.3

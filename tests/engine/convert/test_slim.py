@@ -25,9 +25,9 @@ from glmtui.engine.convert import slim_check
 from glmtui.engine.convert.slim import VOCAB_TENSORS, SlimCancelled, convert_to_slim
 from glmtui.engine.progress import Progress
 from glmtui.errors import BadCheckpoint, DownloadError, ModelError, UnsupportedModel
-from support.goldens import GOLDEN, SHARED, TOLERANCE, load, tokenizer_file
+from support.goldens import GOLDEN_MODELS, LOGIT_TOLERANCE, SHARED, load_float32, released_tokenizer
 
-TWIN = GOLDEN / "v1_twin_orig"
+TWIN = GOLDEN_MODELS / "v1_twin_orig"
 IMAGE_ROWS = 64  # of the twin
 SHARED_SLIM = "5e974d9a69c242ce014c88c2b26089270f6198f3c0b700a887666cd3e816f17e"
 
@@ -66,12 +66,12 @@ def original_of(slim_folder: Path, folder: Path, rows: int, safetensors: bool = 
 
 def test_the_twin_gives_the_originals_numbers(tmp_path: Path) -> None:
     made = convert_to_slim(TWIN, tmp_path / "slim")
-    model = load(made.folder)
+    model = load_float32(made.folder)
     golden = load_file(TWIN / "golden.safetensors")
     for name in (key[4:] for key in golden if key.startswith("ids.")):
         ids = (golden[f"ids.{name}"] - IMAGE_ROWS).tolist()
         off = (model.logits(ids) - golden[f"logits.{name}"][:, IMAGE_ROWS:]).abs().max()
-        assert float(off) <= TOLERANCE["v1"], name
+        assert float(off) <= LOGIT_TOLERANCE["v1"], name
         if f"greedy.{name}" in golden:
             wanted = [i - IMAGE_ROWS for i in golden[f"greedy.{name}"].tolist()]
             params = SamplingParams(temperature=0, max_new_tokens=len(wanted))
@@ -91,21 +91,21 @@ def header_bytes(path: Path) -> int:
 
 @pytest.mark.parametrize("name", ["v1_tiny_sharded_fp16", "v1_int8", "v1_int4_qe"])
 def test_slimming_undoes_the_image_rows_of_every_layout(tmp_path: Path, name: str) -> None:
-    source = original_of(GOLDEN / name, tmp_path / "original", rows=50)
+    source = original_of(GOLDEN_MODELS / name, tmp_path / "original", rows=50)
     made = convert_to_slim(source, tmp_path / "slim")
-    wanted, got = tensors(GOLDEN / name), tensors(made.folder)
+    wanted, got = tensors(GOLDEN_MODELS / name), tensors(made.folder)
     assert got.keys() == wanted.keys()
     for key, tensor in wanted.items():
         assert got[key].dtype == tensor.dtype
         assert torch.equal(got[key], tensor), key
-    assert read(made.folder) == read(GOLDEN / name)
-    shards = len(list((GOLDEN / name).glob("*.bin"))) or 1
+    assert read(made.folder) == read(GOLDEN_MODELS / name)
+    shards = len(list((GOLDEN_MODELS / name).glob("*.bin"))) or 1
     assert len(list(made.folder.glob("*.safetensors"))) == shards
     assert all(load_file(path) for path in made.folder.glob("*.safetensors"))
 
 
 def test_the_first_releases_config_becomes_complete(tmp_path: Path) -> None:
-    source = original_of(GOLDEN / "v1_int8", tmp_path / "original", rows=20_000)
+    source = original_of(GOLDEN_MODELS / "v1_int8", tmp_path / "original", rows=20_000)
     raw = read(source)
     raw |= {"vocab_size": raw["vocab_size"], "bos_token_id": 150_004, "eos_token_id": 150_005}
     for key in ("mask_token_id", "gmask_token_id", "pad_token_id"):
@@ -128,7 +128,7 @@ def test_the_first_releases_config_becomes_complete(tmp_path: Path) -> None:
 
 def test_the_tokenizer_is_the_released_slim_one_to_the_byte(tmp_path: Path) -> None:
     source = SHARED / "fixtures" / "models" / "v1_realvocab_orig"
-    original = tokenizer_file("chatglm-6b", "ice_text.original.model")
+    original = released_tokenizer("chatglm-6b", "ice_text.original.model")
     if not source.is_dir():
         pytest.skip("the golden set lies in ../shared, which is not here")
     folder = tmp_path / "original"
@@ -149,7 +149,7 @@ def test_the_tokenizer_is_the_released_slim_one_to_the_byte(tmp_path: Path) -> N
     assert (made.folder / "quantization.py").read_text() == "code"
     assert "2 prompts give the same logits" in made.summary
     text = "第一行\n\tsecond 4  spaces，，🎉"
-    before, after = load(folder).tokenizer, load(made.folder).tokenizer
+    before, after = load_float32(folder).tokenizer, load_float32(made.folder).tokenizer
     assert [i - 20_000 for i in before.encode(text)] == after.encode(text)
 
 
@@ -171,7 +171,7 @@ def test_the_released_numbers_of_the_larger_set(tmp_path: Path) -> None:
 
 def test_what_is_slim_already_is_refused(tmp_path: Path) -> None:
     made = convert_to_slim(TWIN, tmp_path / "slim")
-    for folder in (made.folder, GOLDEN / "v1_int8"):
+    for folder in (made.folder, GOLDEN_MODELS / "v1_int8"):
         with pytest.raises(UnsupportedModel, match="slim already"):
             convert_to_slim(folder, tmp_path / "again")
     assert not (tmp_path / "again").exists()
@@ -179,7 +179,7 @@ def test_what_is_slim_already_is_refused(tmp_path: Path) -> None:
 
 def test_other_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="no ChatGLM-6B"):
-        convert_to_slim(GOLDEN / "v2_int4", tmp_path / "slim")
+        convert_to_slim(GOLDEN_MODELS / "v2_int4", tmp_path / "slim")
     folder = tmp_path / "broken"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "chatglm", "inner_hidden_size": 4}')
@@ -260,7 +260,7 @@ def test_the_streamed_model_says_what_the_engine_says() -> None:
     fractions: list[float] = []
     logits = streamed.greedy_logits([prompt, prompt[2:]], 3, fractions.append)[0]
     wanted = golden[f"logits.{name}"][:, IMAGE_ROWS:]
-    assert float((logits[: len(prompt)] - wanted).abs().max()) <= TOLERANCE["v1"]
+    assert float((logits[: len(prompt)] - wanted).abs().max()) <= LOGIT_TOLERANCE["v1"]
     greedy = logits[len(prompt) - 1 :].argmax(-1) + IMAGE_ROWS
     assert greedy.tolist() == golden[f"greedy.{name}"][:3].tolist()
     assert fractions == sorted(fractions)

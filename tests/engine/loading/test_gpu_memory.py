@@ -188,7 +188,7 @@ def take(
     config = family.load_config(raw)
     with torch.device("meta"):
         model = family.Model(config)
-    sources = family.sources(config)
+    sources = family.weight_sources(config)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     weights = FakeWeights(sources, shapes, stored or dtype, quant if packed else None)
     asked = None if quant is None else QUANTS[quant]

@@ -17,9 +17,9 @@ from glmtui.engine.models import chatglm
 from glmtui.engine.nn.linear import NativeEmbedding
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 from support.allocations import AllocationLog, MappedCheckpoint
-from support.goldens import GOLDEN
+from support.goldens import GOLDEN_MODELS
 
-FOLDER = GOLDEN / "v1_twin_orig"
+FOLDER = GOLDEN_MODELS / "v1_twin_orig"
 ROWS, CUT, HIDDEN = 288, 64, 32
 TABLE = "transformer.word_embeddings.weight"
 
@@ -98,13 +98,13 @@ def test_rows_left_out_take_no_memory(
     folder = folder_of(tmp_path, stored)
     raw = json.loads((folder / "config.json").read_text())
     config = chatglm.load_config(raw)
-    assert config.cut == CUT
+    assert config.skipped_rows == CUT
     with torch.device("meta"):
         model = chatglm.Model(config)
     checkpoint = MappedCheckpoint(folder, raw)
     file = [checkpoint.read_tensor(name) for name in checkpoint.names if name.startswith(TABLE)]
     placer = WeightFiller(model, checkpoint, torch.device(device), dtype, quant)
-    rows = chatglm.sources(config)["embedding.weight"]
+    rows = chatglm.weight_sources(config)["embedding.weight"]
     with AllocationLog() as log:
         for path, module in [
             (n, m) for n, m in model.named_modules() if n in ("embedding", "head")

@@ -21,13 +21,13 @@ from glmtui.engine.nn.linear import CpuInt8Linear, DenseLinear, NativeLinear
 from glmtui.engine.open_model import open_model
 from glmtui.engine.progress import LoadCancelled, Progress
 from glmtui.errors import BadCheckpoint, EngineError, ModelNotFound, UsageError
-from support.checkpoints import (
+from support.loader_folders import IDS, folder_of, on_cpu
+from support.tiny_llama import (
     HIDDEN,
     INNER,
     LAYERS,
     TOKENS,
 )
-from support.loader_folders import IDS, folder_of, on_cpu
 
 LAYER_WEIGHTS = 2 * HIDDEN**2 + 2 * HIDDEN * HIDDEN // 2 + 3 * HIDDEN * INNER
 NORM_BYTES = (2 * LAYERS + 1) * HIDDEN * 4  # float32 on a CPU

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from support.goldens import GOLDEN
+from support.goldens import GOLDEN_MODELS
 from support.large_checkpoints import Shape, write_chatglm
 
 
@@ -63,12 +63,12 @@ def test_loading_and_replying_leave_torchs_compiler_out() -> None:
         from glmtui.engine.loading.loader import load_model
         for folder in sys.argv[1:]:
             loaded = load_model(folder, LoadOptions(device="cpu"))
-            marks = getattr(loaded.model.config, "marks", None)
+            marks = getattr(loaded.model.config, "markers", None)
             prompt = [70, 71, *((marks.gmask, marks.sop) if marks else ())]
             assert list(loaded.stream_ids(prompt, SamplingParams(max_new_tokens=3)).ids())
         print("torch._dynamo" in sys.modules)
     """
-    folders = [str(GOLDEN / name) for name in ("v1_twin_orig", "v2_int4", "glm4_tiny")]
+    folders = [str(GOLDEN_MODELS / name) for name in ("v1_twin_orig", "v2_int4", "glm4_tiny")]
     command = [sys.executable, "-c", code, *folders]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.stdout.strip(), done.stderr) == ("False", "")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmtui.chat import SamplingParams
+from glmtui.engine.catalog.model_folder import read_optional_object
 from glmtui.engine.catalog.registry import QUANTS
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.hardware.gpu import Gpu
@@ -23,7 +24,6 @@ from glmtui.engine.loading.placement import GPU_CONTEXT, Sizes, plan_placement, 
 from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.models import llama
 from glmtui.engine.runtime.model_runner import LoadedModel
-from glmtui.engine.tokenization.hf_tokenizer import read_json
 from glmtui.errors import OutOfMemory
 from support.loader_folders import IDS, folder_of, on_cpu
 
@@ -155,11 +155,11 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("quant", [None, "int8", "int4"])
 def test_sizes_are_known_before_loading(folder: Path, quant: str | None) -> None:
-    raw = read_json(folder / "config.json")
+    raw = read_optional_object(folder / "config.json")
     config, model = loader.build_model(llama, raw, folder, LoadOptions())
     asked = None if quant is None else QUANTS[quant]
     found = estimate_sizes(
-        model, Checkpoint(folder, raw), llama.sources(config), torch.bfloat16, asked
+        model, Checkpoint(folder, raw), llama.weight_sources(config), torch.bfloat16, asked
     )
     whole = on_cpu(folder, "bfloat16", quant=quant)
     loaded, tables = whole.info, whole.model.rotary

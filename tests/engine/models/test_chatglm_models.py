@@ -1,6 +1,6 @@
-"""The GLM families' logits and greedy replies against what the original code computes.
+"""Logits and greedy replies of the GLM families against those of the original code.
 
-`tests/golden` holds a few models; the larger set is checked where it lies beside the repository.
+`tests/goldens/models` has a few models; a larger set is tested if it is at ../shared.
 """
 
 from __future__ import annotations
@@ -21,26 +21,31 @@ from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.models import chatglm, chatglm2, chatglm3
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import EngineError, UnsupportedModel
-from support.goldens import GOLDEN, SHARED, TOLERANCE, load
-
-FIXTURES = SHARED / "fixtures" / "models"
-SMALL = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
-LARGE = sorted(path.name for path in FIXTURES.iterdir()) if FIXTURES.is_dir() else []
+from support.goldens import (
+    GOLDEN_MODELS,
+    LOGIT_TOLERANCE,
+    NO_SHARED_MODELS,
+    SHARED_MODELS,
+    load_float32,
+)
 
 
 @dataclass
 class Case:
-    """Prompt ids, the logits after each, and the ids that follow greedily."""
+    """The ids of a prompt, the logits after each id, and the ids of the greedy reply.
+
+    Large models have the 20 highest logits only: their ids [S, 20] and values [S, 20].
+    """
 
     ids: list[int]
     logits: Tensor | None
     greedy: list[int]
-    likeliest: tuple[Tensor, Tensor] | None = None  # ids [S, 20] and their logits
+    top_logits: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass
 class Batch:
-    """Prompts padded on the left, and the ids that follow the first few greedily."""
+    """Prompts padded on the left; `greedy` has the replies to the first few."""
 
     ids: Tensor
     padding: Tensor
@@ -55,24 +60,31 @@ class Golden:
     cases: dict[str, Case]
     batch: Batch | None
     tolerance: float
-    ends: frozenset[int]
+    eos_ids: frozenset[int]
 
     @property
-    def cut(self) -> int:
-        """First columns of the logits that are not in memory."""
-        return getattr(self.model.model.config, "cut", 0)
+    def skipped_rows(self) -> int:
+        """How many columns at the start of the logits have no rows in memory."""
+        return getattr(self.model.model.config, "skipped_rows", 0)
 
 
 def read_golden(folder: Path) -> Golden:
     if (folder / "golden.safetensors").is_file():
-        cases, batch = read_small(load_file(folder / "golden.safetensors"))
-    else:  # sharded copies of a model have no numbers of their own
-        cases, batch = read_large(folder.with_name(folder.name.removesuffix("_sharded_fp16")))
-    ends = chatglm2.stop_ids(json.loads((folder / "config.json").read_bytes()))
-    return Golden(folder.name, load(folder), cases, batch, TOLERANCE[folder.name[:2]], ends)
+        cases, batch = read_golden_file(load_file(folder / "golden.safetensors"))
+    else:  # a sharded copy of a model has no expected values of its own
+        source = folder.with_name(folder.name.removesuffix("_sharded_fp16"))
+        cases, batch = read_shared_files(source)
+    return Golden(
+        name=folder.name,
+        model=load_float32(folder),
+        cases=cases,
+        batch=batch,
+        tolerance=LOGIT_TOLERANCE[folder.name[:2]],
+        eos_ids=chatglm2.stop_ids(json.loads((folder / "config.json").read_bytes())),
+    )
 
 
-def read_small(tensors: dict[str, Tensor]) -> tuple[dict[str, Case], Batch | None]:
+def read_golden_file(tensors: dict[str, Tensor]) -> tuple[dict[str, Case], Batch | None]:
     names = [key[4:] for key in tensors if key.startswith("ids.")]
     cases = {
         name: Case(
@@ -86,7 +98,7 @@ def read_small(tensors: dict[str, Tensor]) -> tuple[dict[str, Case], Batch | Non
     return cases, None if batch[0] is None else Batch(*batch)
 
 
-def read_large(folder: Path) -> tuple[dict[str, Case], Batch | None]:
+def read_shared_files(folder: Path) -> tuple[dict[str, Case], Batch | None]:
     expected = load_file(folder / "expected.safetensors")
     greedy = json.loads((folder / "greedy.json").read_bytes())
     cases = {}
@@ -103,77 +115,96 @@ def read_large(folder: Path) -> tuple[dict[str, Case], Batch | None]:
         return cases, None
     tensors = load_file(folder / "batch.safetensors")
     valid = tensors.get("valid", tensors.get("attention_mask"))
-    followed = tensors.get("greedy12", tensors.get("greedy12_rows01"))
+    replies = tensors.get("greedy12", tensors.get("greedy12_rows01"))
     padding = (1 - valid.int()).cumprod(1).sum(1)
-    return cases, Batch(tensors["input_ids"], padding, tensors["logits"], followed)
+    return cases, Batch(tensors["input_ids"], padding, tensors["logits"], replies)
 
 
-@pytest.fixture(
-    scope="module",
-    params=[*(GOLDEN / name for name in SMALL), *(FIXTURES / name for name in LARGE)],
-    ids=[*SMALL, *(f"all_of_{name}" for name in LARGE)],
-)
+def golden_folders() -> list[object]:
+    """The folders as parameters; the shared ones are one skipped parameter if they are missing."""
+    folders = [path for path in sorted(GOLDEN_MODELS.iterdir()) if path.is_dir()]
+    params: list[object] = [pytest.param(path, id=path.name) for path in folders]
+    if not SHARED_MODELS.is_dir():
+        skip = pytest.mark.skip(reason=NO_SHARED_MODELS)
+        return [*params, pytest.param(SHARED_MODELS, id="shared", marks=skip)]
+    shared = sorted(SHARED_MODELS.iterdir())
+    return [*params, *(pytest.param(path, id=f"shared-{path.name}") for path in shared)]
+
+
+@pytest.fixture(scope="module", params=golden_folders())
 def golden(request: pytest.FixtureRequest) -> Golden:
     return read_golden(request.param)
+
+
+def greedy_reply(golden: Golden, case: Case) -> list[int]:
+    """Our greedy reply, as long as the original's, or one token if there is none."""
+    params = SamplingParams(temperature=0, max_new_tokens=len(case.greedy) or 1)
+    return list(golden.model.stream_ids(case.ids, params).ids())
 
 
 def test_logits_are_the_originals(golden: Golden) -> None:
     for name, case in golden.cases.items():
         ours = golden.model.logits(case.ids)
-        if case.likeliest is not None:
-            at, theirs = case.likeliest
-            ours = ours.gather(1, at.long())
+        if case.top_logits is not None:
+            ids, theirs = case.top_logits
+            ours = ours.gather(1, ids.long())
         else:
             assert case.logits is not None
-            ours, theirs = ours[:, golden.cut :], case.logits[:, golden.cut :]
-        worst = float((ours - theirs).abs().max())
-        assert worst <= golden.tolerance, f"{name} is off by {worst:.1e}"
+            first = golden.skipped_rows
+            ours, theirs = ours[:, first:], case.logits[:, first:]
+        error = float((ours - theirs).abs().max())
+        assert error <= golden.tolerance, f"{name} is off by {error:.1e}"
 
 
-def test_greedy_replies_are_the_originals_with_and_without_a_cache(golden: Golden) -> None:
+def test_greedy_replies_are_the_originals(golden: Golden) -> None:
+    cases = {name: case for name, case in golden.cases.items() if case.greedy}
+    if not cases:
+        pytest.skip("this golden model has no greedy replies")
+    for name, case in cases.items():
+        expected = [i for i in case.greedy if i not in golden.model.stop_ids]
+        assert greedy_reply(golden, case) == expected, name
+
+
+def test_greedy_replies_are_the_same_without_a_cache(golden: Golden) -> None:
     for name, case in golden.cases.items():
-        greedy = [i for i in case.greedy if i not in golden.model.stop_ids]
-        params = SamplingParams(temperature=0, max_new_tokens=len(case.greedy) or 1)
-        stream = golden.model.stream_ids(case.ids, params)
-        cached = list(stream.ids())
+        cached = greedy_reply(golden, case)
         uncached = golden.model.logits(case.ids + cached).argmax(-1).tolist()
-        assert not case.greedy or cached == greedy, name
         assert cached == uncached[len(case.ids) - 1 :][: len(cached)], name
 
 
 def test_padded_batches_are_the_originals(golden: Golden) -> None:
     if golden.batch is None:
-        return
+        pytest.skip("this golden model has no batch")
     batch, model = golden.batch, golden.model.model
     ids, padding = batch.ids.long(), batch.padding.long()
     with torch.inference_mode():
-        off = (model(ids, padding=padding) - batch.logits).abs()
-        real = torch.arange(ids.shape[1]) >= padding[:, None]
-        assert float(off[real].max()) <= golden.tolerance
+        error = (model(ids, padding=padding) - batch.logits).abs()
+        is_text = torch.arange(ids.shape[1]) >= padding[:, None]
+        assert float(error[is_text].max()) <= golden.tolerance
 
         rows, steps = batch.greedy.shape
         ids, padding = ids[:rows], padding[:rows]
         cache = model.new_cache(64, torch.float32, torch.device("cpu"), batch=rows)
         for step in range(steps):
             best = model(ids, cache, last_only=True, padding=padding)[:, -1].argmax(-1)
-            wanted = batch.greedy[:, step].long()
-            # a row that has ended goes on with padding, whatever the model would say
-            said = batch.greedy[:, :step].tolist()
-            ended = torch.tensor([not golden.ends.isdisjoint(row) for row in said])
-            assert torch.equal(torch.where(ended, wanted, best), wanted)
-            ids = wanted[:, None]
+            expected = batch.greedy[:, step].long()
+            # after the end of its reply a row has padding, whatever the model predicts
+            replies = batch.greedy[:, :step].tolist()
+            ended = torch.tensor([not golden.eos_ids.isdisjoint(row) for row in replies])
+            assert torch.equal(torch.where(ended, expected, best), expected)
+            ids = expected[:, None]
 
 
-# ---- ChatGLM-6B's own
+# ---- ChatGLM-6B only
 
 
 @pytest.fixture(scope="module")
 def chatglm_6b() -> LoadedModel:
-    return load(GOLDEN / "v1_tiny_sharded_fp16")
+    return load_float32(GOLDEN_MODELS / "v1_tiny_sharded_fp16")
 
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=8)
-GMASK, SOP = 321, 324  # of the tiny model
+GMASK, SOP = 321, 324  # ids in the tiny model
 QUESTION = [17, 62, 34, 101, 55]
 
 
@@ -186,11 +217,11 @@ def test_a_context_is_reused_whole_or_not_at_all(chatglm_6b: LoadedModel) -> Non
     assert list(again.ids()) == reply
     assert again.result.stats.reused_tokens == len(prompt) - 1
 
-    going_on = chatglm_6b.stream_ids(prompt + reply[:4], replace(GREEDY, max_new_tokens=4))
-    assert list(going_on.ids()) == reply[4:]
-    assert going_on.result.stats.reused_tokens >= len(prompt)
+    continued = chatglm_6b.stream_ids(prompt + reply[:4], replace(GREEDY, max_new_tokens=4))
+    assert list(continued.ids()) == reply[4:]
+    assert continued.result.stats.reused_tokens >= len(prompt)
 
-    # the same ids in a longer context have seen other things
+    # in a longer context the same ids have other keys and values
     longer = [*QUESTION, 4, *reply, 4, *QUESTION, GMASK, SOP]
     other = chatglm_6b.stream_ids(longer, GREEDY)
     answer = list(other.ids())
@@ -207,7 +238,7 @@ def test_reuse_ends_where_the_context_does(chatglm_6b: LoadedModel) -> None:
     assert reusable([], [1, 2, SOP]) == 0
 
 
-def test_a_cache_cut_into_its_context_is_empty(chatglm_6b: LoadedModel) -> None:
+def test_a_cache_trimmed_within_its_context_is_empty(chatglm_6b: LoadedModel) -> None:
     model = chatglm_6b.model
     cache = model.new_cache(32, torch.float32, torch.device("cpu"))
     with torch.inference_mode():
@@ -218,53 +249,53 @@ def test_a_cache_cut_into_its_context_is_empty(chatglm_6b: LoadedModel) -> None:
     assert cache.offset == 0
 
 
-def test_a_prompt_without_its_marks_is_refused(chatglm_6b: LoadedModel) -> None:
+def test_a_prompt_without_its_markers_is_refused(chatglm_6b: LoadedModel) -> None:
     for ids in ([*QUESTION, SOP], [*QUESTION, GMASK]):
         with pytest.raises(EngineError, match="gMASK"):
             chatglm_6b.logits(ids)
 
 
 def test_rows_of_image_tokens_stay_out_of_memory_unless_asked_for() -> None:
-    slim = load(GOLDEN / "v1_twin_orig")
+    slim = load_float32(GOLDEN_MODELS / "v1_twin_orig")
     assert slim.model.embedding.weight.shape == (288 - 64, 32)
     assert slim.model.skipped_bytes == 64 * 32 * 4
     assert slim.info.saved_bytes == slim.model.skipped_bytes
     options = LoadOptions(device="cpu", dtype="float32", quant=None, slim=False)
-    whole = load_model(str(GOLDEN / "v1_twin_orig"), options)
+    whole = load_model(str(GOLDEN_MODELS / "v1_twin_orig"), options)
     assert whole.info.saved_bytes == whole.model.skipped_bytes == 0
-    expected = load_file(GOLDEN / "v1_twin_orig" / "golden.safetensors")
+    expected = load_file(GOLDEN_MODELS / "v1_twin_orig" / "golden.safetensors")
     ids = expected["ids.tw_2"].tolist()
     cut, full = slim.logits(ids), whole.logits(ids)
-    assert float((full - expected["logits.tw_2"]).abs().max()) <= TOLERANCE["v1"]
+    assert float((full - expected["logits.tw_2"]).abs().max()) <= LOGIT_TOLERANCE["v1"]
     assert cut.shape == full.shape
     assert torch.allclose(cut[:, 64:], full[:, 64:], atol=1e-6)
     assert float(cut[:, :64].softmax(-1).max()) > 0  # finite
     assert float(cut.softmax(-1)[:, :64].max()) == 0
 
 
-def test_image_rows_are_told_from_either_vocabulary() -> None:
+def test_image_rows_are_counted_in_either_vocabulary() -> None:
     assert chatglm.image_rows({"bos_token_id": 130004, "pad_token_id": 3}) == 0
     assert chatglm.image_rows({"bos_token_id": 150004, "pad_token_id": 20003}) == 20_000
-    # the first weeks' config.json has no padding, and code that never set it says 0
+    # the first config.json had no pad_token_id; code that never set it writes 0
     assert chatglm.image_rows({"bos_token_id": 150004}) == 20_000
     assert chatglm.image_rows({"bos_token_id": 150004, "pad_token_id": 0}) == 20_000
     assert chatglm.image_rows({"bos_token_id": 130004}) == 0
 
 
-def test_marks_of_the_first_releases_are_known_without_their_config() -> None:
-    raw = json.loads((GOLDEN / "v1_twin_orig" / "config.json").read_bytes())
+def test_markers_of_the_first_releases_are_known_without_their_config() -> None:
+    raw = json.loads((GOLDEN_MODELS / "v1_twin_orig" / "config.json").read_bytes())
     for key in ("mask_token_id", "gmask_token_id"):
         del raw[key]
     early = raw | {"bos_token_id": 150004, "eos_token_id": 150005, "pad_token_id": 20003}
-    assert chatglm.load_config(early).marks == (150001, 150000, 150004)
+    assert chatglm.load_config(early).markers == (150001, 150000, 150004)
     assert chatglm.stop_ids(early) == {150005}
 
 
-# ---- ChatGLM2's and 3's
+# ---- ChatGLM2 and ChatGLM3 only
 
 
-def test_rope_ratio_means_another_thing_in_each_family() -> None:
-    raw = json.loads((GOLDEN / "v2_32k_tiny" / "config.json").read_bytes())
+def test_rope_ratio_has_another_meaning_in_each_family() -> None:
+    raw = json.loads((GOLDEN_MODELS / "v2_32k_tiny" / "config.json").read_bytes())
     assert chatglm2.load_config(raw).position_scale == 16
     assert chatglm2.load_config(raw).rope_base == 10_000
     assert chatglm3.load_config(raw).position_scale == 1
@@ -272,7 +303,7 @@ def test_rope_ratio_means_another_thing_in_each_family() -> None:
 
 
 def test_the_context_is_what_a_model_was_trained_on() -> None:
-    raw = json.loads((GOLDEN / "v2_int4" / "config.json").read_bytes())
+    raw = json.loads((GOLDEN_MODELS / "v2_int4" / "config.json").read_bytes())
     assert raw["seq_length"] == 32768
     assert chatglm2.load_config(raw).context_length == 8192
     assert chatglm2.load_config(raw | {"rope_ratio": 16}).context_length == 32768
@@ -280,18 +311,18 @@ def test_the_context_is_what_a_model_was_trained_on() -> None:
 
 
 def test_a_decoder_of_another_shape_is_refused() -> None:
-    raw = json.loads((GOLDEN / "v2_int4" / "config.json").read_bytes())
+    raw = json.loads((GOLDEN_MODELS / "v2_int4" / "config.json").read_bytes())
     with pytest.raises(UnsupportedModel, match="multi_query_attention"):
         chatglm2.load_config(raw | {"multi_query_attention": False})
 
 
 @pytest.mark.parametrize("name", ["v1_int8", "v2_int4", "v3_int8", "glm4_tiny"])
-def test_what_p_tuning_made_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_p_tuned_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
-    shutil.copytree(GOLDEN / name, folder)
+    shutil.copytree(GOLDEN_MODELS / name, folder)
     raw = json.loads((folder / "config.json").read_bytes())
     (folder / "config.json").write_text(json.dumps(raw | {"pre_seq_len": 128}))
     with pytest.raises(UnsupportedModel, match=r"P-tuning.*128"):
-        load(folder)
+        load_float32(folder)
     (folder / "config.json").write_text(json.dumps(raw | {"pre_seq_len": None}))
-    load(folder)
+    load_float32(folder)

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.models import glm4
-from glmtui.engine.models.glm4 import RankTokenizer, ToolFormat
+from glmtui.engine.models.glm4 import JsonToolFormat
 from glmtui.engine.tokenization.detokenizer import Detokenizer
+from glmtui.engine.tokenization.tiktoken_tokenizer import TiktokenTokenizer
 from glmtui.errors import BadCheckpoint, UnsupportedModel
-from support.goldens import TOLERANCE, load, tokenizer_file
+from support.goldens import LOGIT_TOLERANCE, load_float32, released_tokenizer
 
 MERGES = [
     b"th",
@@ -47,70 +48,77 @@ def vocabulary() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> RankTokenizer:
+def tiktoken(tmp_path_factory: pytest.TempPathFactory) -> TiktokenTokenizer:
     path = tmp_path_factory.mktemp("ranks") / "tokenizer.model"
     path.write_bytes(vocabulary())
-    tokenizer = RankTokenizer.load(path)
+    tokenizer = TiktokenTokenizer.load(path, glm4.SPECIAL_TOKENS, glm4.SPLIT_PATTERN)
     assert tokenizer is not None
     return tokenizer
 
 
-def streamed(tokenizer: RankTokenizer, ids: list[int]) -> str:
+def streamed(tokenizer: TiktokenTokenizer, ids: list[int]) -> str:
     detokenizer = Detokenizer(tokenizer.token_bytes)
     return "".join(map(detokenizer.feed, ids)) + detokenizer.flush()
 
 
 @settings(deadline=None)
 @given(st.text(max_size=80))
-def test_ranks_lose_nothing(ranks: RankTokenizer, text: str) -> None:
-    ids = ranks.encode(text)
-    assert ranks.decode(ids) == streamed(ranks, ids) == text
-    assert not set(ids) & set(ranks.special.values())
+def test_text_survives_a_round_trip(tiktoken: TiktokenTokenizer, text: str) -> None:
+    ids = tiktoken.encode(text)
+    assert tiktoken.decode(ids) == streamed(tiktoken, ids) == text
+    assert not set(ids) & set(tiktoken.special.values())
 
 
-def test_special_tokens_follow_the_ranks_and_read_as_tags(ranks: RankTokenizer) -> None:
-    last = max(ranks.encode("你好the"))
-    assert min(ranks.special.values()) > last
-    assert ranks.special["<|observation|>"] == ranks.special["<|endoftext|>"] + 9
+def test_special_tokens_follow_the_ranks_and_are_decoded(
+    tiktoken: TiktokenTokenizer,
+) -> None:
+    last = max(tiktoken.encode("你好the"))
+    assert min(tiktoken.special.values()) > last
+    assert tiktoken.special["<|observation|>"] == tiktoken.special["<|endoftext|>"] + 9
     text = "<|user|>[gMASK]<sop>"
-    assert ranks.decode(ranks.encode(text)) == text
-    assert len(ranks.encode("<|user|>")) > 1
-    assert ranks.decode([ranks.special["<|assistant|>"], 10**6, -1]) == "<|assistant|>"
-    assert ranks.token_bytes(ranks.special["<|assistant|>"]) == b"<|assistant|>"
-    assert ranks.token_bytes(10**6) == ranks.token_bytes(-1) == b""
+    assert tiktoken.decode(tiktoken.encode(text)) == text
+    assert len(tiktoken.encode("<|user|>")) > 1
+    assert tiktoken.decode([tiktoken.special["<|assistant|>"], 10**6, -1]) == "<|assistant|>"
+    assert tiktoken.token_bytes(tiktoken.special["<|assistant|>"]) == b"<|assistant|>"
+    assert tiktoken.token_bytes(10**6) == tiktoken.token_bytes(-1) == b""
 
 
-def test_prompts_are_roles_with_a_line_of_metadata(ranks: RankTokenizer) -> None:
-    form = ToolFormat(ranks, ("[gMASK]", "<sop>"), frozenset({ranks.special["<|endoftext|>"]}))
+def test_prompts_are_roles_with_a_line_of_metadata(tiktoken: TiktokenTokenizer) -> None:
+    form = JsonToolFormat(
+        tiktoken,
+        ("[gMASK]", "<sop>"),
+        frozenset({tiktoken.special["<|endoftext|>"]}),
+    )
     talk = [Message("user", "你好"), Message("assistant", "the", metadata="f"), Message("user", "")]
-    # a content's own newlines are not merged with that of the metadata line
+    # newlines of the content are not merged with that of the metadata line
     talk.append(Message("assistant", "\nin"))
-    assert ranks.decode(form.encode(talk)) == (
+    assert tiktoken.decode(form.encode(talk)) == (
         "[gMASK]<sop><|user|>\n你好<|assistant|>f\nthe<|user|>\n<|assistant|>\n\nin"
     )
-    assert ranks.encode("\n\n")[0] not in form.encode(talk)
-    assert form.encode(talk[:1])[-1] == ranks.special["<|assistant|>"]
+    assert tiktoken.encode("\n\n")[0] not in form.encode(talk)
+    assert form.encode(talk[:1])[-1] == tiktoken.special["<|assistant|>"]
     ends = ("<|endoftext|>", "<|user|>", "<|observation|>")
-    assert form.stop_ids == {ranks.special[tag] for tag in ends}
+    assert form.stop_ids == {tiktoken.special[tag] for tag in ends}
 
 
-def test_calls_are_json(ranks: RankTokenizer) -> None:
-    form = ToolFormat(ranks, ("[gMASK]", "<sop>"), frozenset())
+def test_calls_are_json(tiktoken: TiktokenTokenizer) -> None:
+    form = JsonToolFormat(tiktoken, ("[gMASK]", "<sop>"), frozenset())
     (message,) = form.messages('get_weather\n{"city": "北京"}')
     call = form.tool_call(message)
     assert call is not None
     assert (call.name, call.arguments) == ("get_weather", {"city": "北京"})
     assert form.postprocess("\n 你好 ") == "你好"
-    assert form.declare([{"name": "f"}]).startswith("你是一个名为 GLM-4 的人工智能助手。")
+    assert form.tools_prompt([{"name": "f"}]).startswith("你是一个名为 GLM-4 的人工智能助手。")
 
 
 def test_the_released_vocabulary() -> None:
-    """Ids as li-plus/chatglm.cpp's tests (chatglm_test.cpp, TEST(Pipeline, ChatGLM4)) have them."""
-    tokenizer = RankTokenizer.load(tokenizer_file("glm-4-9b", "tokenizer.model"))
+    """Expected ids from li-plus/chatglm.cpp (chatglm_test.cpp, TEST(Pipeline, ChatGLM4))."""
+    path = released_tokenizer("glm-4-9b", "tokenizer.model")
+    tokenizer = TiktokenTokenizer.load(path, glm4.SPECIAL_TOKENS, glm4.SPLIT_PATTERN)
     assert tokenizer is not None
     assert tokenizer.special["<|endoftext|>"] == 151329
     assert tokenizer.special["<|observation|>"] == 151338
-    form = ToolFormat(tokenizer, ("[gMASK]", "<sop>"), frozenset({151329, 151336, 151338}))
+    form = JsonToolFormat(tokenizer, ("[gMASK]", "<sop>"), frozenset({151329, 151336, 151338}))
     assert form.stop_ids == {151329, 151336, 151338}
     talk = [Message("user", "你好")]
     assert form.encode(talk) == [151331, 151333, 151336, 198, 109377, 151337]
@@ -148,12 +156,14 @@ def test_a_damaged_vocabulary_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tokenizer.model"
     path.write_bytes(content)
     with pytest.raises(BadCheckpoint, match=r"tokenizer\.model"):
-        RankTokenizer.load(path)
+        TiktokenTokenizer.load(path, glm4.SPECIAL_TOKENS, glm4.SPLIT_PATTERN)
 
 
-def test_defaults_are_those_of_its_chat(tmp_path: Path) -> None:
+def test_sampling_defaults_are_those_of_the_original(tmp_path: Path) -> None:
     assert glm4.load_tokenizer(tmp_path, {}) is None
-    assert glm4.defaults(tmp_path, {}) == SamplingParams(0.8, 50, 0.8, None, True, None, 8192)
+    assert glm4.sampling_defaults(tmp_path, {}) == SamplingParams(
+        0.8, 50, 0.8, None, True, None, 8192
+    )
 
 
 # ---- the -hf layout
@@ -191,36 +201,36 @@ def hf_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
 
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    fast = tokenizers.Tokenizer(
+    byte_tokenizer = tokenizers.Tokenizer(
         tokenizers.models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[])
     )
-    fast.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    fast.decoder = tokenizers.decoders.ByteLevel()
-    fast.add_special_tokens(list(glm4.SPECIALS))
-    fast.save(str(folder / "tokenizer.json"))
+    byte_tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    byte_tokenizer.add_special_tokens(list(glm4.SPECIAL_TOKENS))
+    byte_tokenizer.save(str(folder / "tokenizer.json"))
     return folder
 
 
 def test_logits_and_replies_are_those_of_transformers(hf_folder: Path) -> None:
     from transformers import GlmForCausalLM
 
-    ours, theirs = load(hf_folder), GlmForCausalLM.from_pretrained(hf_folder).eval()
+    ours, theirs = load_float32(hf_folder), GlmForCausalLM.from_pretrained(hf_folder).eval()
     ids = torch.randint(256, (40,), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = theirs(ids[None]).logits[0]
         greedy = theirs.generate(ids[None], max_new_tokens=12, do_sample=False)[0, 40:]
-    assert float((ours.logits(ids.tolist()) - expected).abs().max()) <= TOLERANCE["gl"]
+    assert float((ours.logits(ids.tolist()) - expected).abs().max()) <= LOGIT_TOLERANCE["gl"]
     stream = ours.stream_ids(ids.tolist(), SamplingParams(temperature=0, max_new_tokens=12))
     assert list(stream.ids()) == greedy.tolist()
 
 
 def test_its_prompts_are_those_of_the_original_layout(hf_folder: Path) -> None:
-    model = load(hf_folder)
+    model = load_float32(hf_folder)
     ids = model.chat_format.encode([Message("user", "hi<sop>")])
-    fast = model.tokenizer
-    marks = fast.special
+    byte_tokenizer = model.tokenizer
+    marks = byte_tokenizer.special
     assert ids[:3] == [marks["[gMASK]"], marks["<sop>"], marks["<|user|>"]]
-    assert ids[3:-1] == fast.encode("\nhi<sop>")
+    assert ids[3:-1] == byte_tokenizer.encode("\nhi<sop>")
     assert ids[-1] == marks["<|assistant|>"]
     assert model.chat_format.stop_ids == {256, 263, 265}
 

@@ -1,4 +1,4 @@
-"""Llama-shaped models: our logits and replies against transformers' own, on tiny random weights."""
+"""Llama models with tiny random weights: our logits and replies against those of transformers."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def reference(shape: dict[str, object]) -> LlamaForCausalLM:
         **{"tie_word_embeddings": True, "initializer_range": 0.3, **shape},
     )
     model = LlamaForCausalLM(config).eval()
-    for name, parameter in model.named_parameters():  # norms and biases that matter
+    for name, parameter in model.named_parameters():  # so that wrong norms and biases show
         if "norm" in name or "bias" in name:
             parameter.data.uniform_(-1, 1)
     return model
 
 
-def saved(model: LlamaForCausalLM, folder: Path) -> ModelInfo:
+def save(model: LlamaForCausalLM, folder: Path) -> ModelInfo:
     state = {k: v.contiguous().clone() for k, v in model.state_dict().items()}
     if model.config.tie_word_embeddings:
         del state["lm_head.weight"]
@@ -60,7 +60,7 @@ def saved(model: LlamaForCausalLM, folder: Path) -> ModelInfo:
 def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[LlamaForCausalLM, LoadedModel]:
     theirs = reference(request.param)
     options = LoadOptions(device="cpu", dtype="float32", quant=None)
-    return theirs, load(saved(theirs, tmp_path), options)
+    return theirs, load(save(theirs, tmp_path), options)
 
 
 def test_logits_agree(pair: tuple[LlamaForCausalLM, LoadedModel]) -> None:
@@ -96,7 +96,7 @@ def test_the_cache_grows_past_its_first_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK_TOKENS", 4)
-    ours = load(saved(reference({}), tmp_path), LoadOptions(dtype="float32", quant=None))
+    ours = load(save(reference({}), tmp_path), LoadOptions(dtype="float32", quant=None))
     cache = ours.model.new_cache(64, torch.float32, torch.device("cpu"))
     with torch.inference_mode():
         parts = [ours.model(torch.tensor([[i]]), cache)[0] for i in IDS]
@@ -106,8 +106,8 @@ def test_the_cache_grows_past_its_first_block(
 
 @pytest.mark.parametrize(("quant", "tolerance"), [("int8", 0.03), ("int4", 0.3)])
 def test_quantised_logits_stay_near(tmp_path: Path, quant: str, tolerance: float) -> None:
-    # weights that keep the size of what goes through them, as trained ones do
-    info = saved(reference({"initializer_range": 64**-0.5}), tmp_path)
+    # weights that preserve the magnitude of activations, as trained ones do
+    info = save(reference({"initializer_range": 64**-0.5}), tmp_path)
     exact = load(info, LoadOptions(dtype="float32", quant=None)).logits(IDS)
     near = load(info, LoadOptions(dtype="float32", quant=quant))
     assert near.info.quant.startswith(quant)

@@ -1,4 +1,4 @@
-"""The embedded default itself: our engine on SmolLM2 against transformers on the same weights."""
+"""SmolLM2, the default model: our engine against transformers with the same weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def default(smollm2: Path) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def reference(smollm2: Path) -> LlamaForCausalLM:
-    """transformers' Llama with the weights of the prepared folder, unpacked to float32."""
+    """transformers' Llama with the weights of the prepared folder, dequantised to float32."""
     raw = json.loads((smollm2 / "config.json").read_text())
     checkpoint = Checkpoint(smollm2, raw)
     with torch.device("meta"):
@@ -58,7 +58,7 @@ def reference(smollm2: Path) -> LlamaForCausalLM:
             state[name] = weight.dequantize(torch.float32) if packed else weight.float()
     state["lm_head.weight"] = state["model.embed_tokens.weight"]
     model.load_state_dict(state, assign=True)
-    # what the meta device has no values for
+    # the meta device has no values for its buffers
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
     return model.eval()
 
@@ -72,7 +72,7 @@ def test_logits_and_greedy_replies_agree_with_transformers(
         reply = list(exact.stream_ids(prompt, GREEDY).ids())
         theirs = reference(torch.tensor([prompt + reply])).logits[0]
         torch.testing.assert_close(exact.logits(prompt + reply), theirs, atol=1e-3, rtol=0)
-        # each id is the likeliest after those before it, so theirs is the same greedy reply
+        # each id is the most likely one after those before it, so their greedy reply is the same
         assert theirs[len(prompt) - 1 : -1].argmax(-1).tolist() == reply
         if len(reply) < 64:
             assert int(theirs[-1].argmax()) in exact.stop_ids
@@ -90,25 +90,25 @@ def test_the_default_form_stays_near_the_exact_one(
 ) -> None:
     ids = exact.tokenizer.encode("The sun rises in the east and sets in the west. " * 8)
     difference = (default.logits(ids) - exact.logits(ids)).norm() / exact.logits(ids).norm()
-    assert float(difference) < 0.03  # bfloat16 activations, nothing else
+    assert float(difference) < 0.03  # the only difference is bfloat16 activations
 
 
-def test_reading_ahead_changes_no_reply(
+def test_speculation_changes_no_reply(
     default: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In bfloat16 and int4, where the least difference in rounding would part the replies."""
+    """In bfloat16 and int4, where the smallest difference in rounding would change the reply."""
     text = (
         "He counted the ships that passed, wrote their names in a book, and went home before the "
         "tide came in. He counted the ships again."
     )
-    said = {}
+    replies = {}
     for speculation in ("off", "on"):
         monkeypatch.setattr(default, "_speculation", speculation)
         default.clear_cache()
         messages = [Message("user", f"Repeat this: {text}"), Message("assistant", text[:40])]
         stream = default.stream(messages, replace(GREEDY, max_new_tokens=40))
-        said[speculation] = list(stream.ids())
-    assert said["on"] == said["off"]
+        replies[speculation] = list(stream.ids())
+    assert replies["on"] == replies["off"]
 
 
 def test_the_templates_system_prompt_is_honoured(default: LoadedModel) -> None:

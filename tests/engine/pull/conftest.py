@@ -10,9 +10,9 @@ import huggingface_hub.constants
 import pytest
 
 from glmtui.engine.pull import fetch
-from support.checkpoints import llama_files
 from support.fake_hub import Hub, hub_server
 from support.hub_repository import REPO
+from support.tiny_llama import llama_files
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from glmtui.engine.progress import Progress
 from glmtui.engine.pull import fetch, pull, staging
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, DownloadError, ModelNotFound, UnsupportedModel
-from support.checkpoints import llama_files
 from support.fake_hub import COMMIT, Fault, Hub, hub_server
 from support.hub_repository import REPO, WEIGHTS
+from support.tiny_llama import llama_files
 
 
 def test_a_repository_becomes_a_model(hub: Hub, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from glmtui.engine.progress import Progress
 from glmtui.engine.pull import pull
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, DownloadError, ModelNotFound, UnsupportedModel
-from support.checkpoints import llama_files, write_folder, write_gguf
+from support.tiny_llama import llama_files, write_folder, write_gguf
 
 
 @pytest.fixture(autouse=True)

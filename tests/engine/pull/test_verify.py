@@ -9,7 +9,7 @@ import pytest
 
 from glmtui.cli.main import main
 from glmtui.engine.pull import pull
-from support.checkpoints import llama_files, write_folder, write_gguf
+from support.tiny_llama import llama_files, write_folder, write_gguf
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from glmtui.engine.runtime.cuda_graph import CudaGraphRunner
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.runtime.sampling import DeviceSampler
 from glmtui.errors import EngineError
-from support.goldens import GOLDEN, load
+from support.goldens import GOLDEN_MODELS, load_float32
 from support.graph_recorder import Recorder
 from support.graph_talks import prompt
 from support.toy_decoder import STOP, VOCAB, CountingDecoder, toy_model
@@ -152,7 +152,7 @@ def test_invalid_numbers_end_a_reply_and_are_never_fed() -> None:
 
 @pytest.fixture(scope="module", params=["v2_32k_tiny", "glm4_tiny", "v1_twin_orig"])
 def model(request: pytest.FixtureRequest) -> LoadedModel:
-    loaded: LoadedModel = load(GOLDEN / request.param)
+    loaded: LoadedModel = load_float32(GOLDEN_MODELS / request.param)
     loaded.stop_ids = frozenset()
     return loaded
 

@@ -138,8 +138,8 @@ def test_a_graph_keeps_no_cache_alive(model: LoadedModel, monkeypatch: pytest.Mo
 def test_a_captured_step_ignores_padding(tmp_path: Path) -> None:
     """ChatGLM-6B, whose cache stores the padding."""
     model = load_endless("v1_twin_orig", tmp_path).model
-    marks = model.config.marks
-    first = model.config.cut + 5
+    marks = model.config.markers
+    first = model.config.skipped_rows + 5
     rows = [[first] * 4 + [first, marks.gmask, marks.sop], [*range(first, first + 5), *marks[::2]]]
     padding, token = torch.tensor([4, 0]), torch.full((2, 1), first)
     logits: list[list[Tensor]] = []

@@ -32,9 +32,9 @@ from glmtui.engine.nn.linear.cuda import TinygemmLinear
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 from glmtui.engine.runtime import sampling
 from glmtui.engine.runtime.sampling import DeviceSampler
-from support.checkpoints import LLAMA_CONFIG
 from support.fake_gpu import NoHostAccess, fake_tensors, only_fused_attention
-from support.goldens import GOLDEN
+from support.goldens import GOLDEN_MODELS
+from support.tiny_llama import LLAMA_CONFIG
 
 GPU = torch.device("cuda", 1)  # never the first one, which "cuda" stands for
 FAMILIES = ["llama", "v1_twin_orig", "v2_32k_tiny", "v3_32k_tiny", "glm4_tiny"]
@@ -68,7 +68,7 @@ def family_and_config(family: str) -> tuple[Any, Any]:
     """The module of a family and the Config of its tiny model."""
     raw: dict[str, Any] = LLAMA_CONFIG
     if family != "llama":
-        raw = json.loads((GOLDEN / family / "config.json").read_bytes())
+        raw = json.loads((GOLDEN_MODELS / family / "config.json").read_bytes())
     module = family_module(detect_family(raw, Path(family)).key)
     return module, module.load_config(raw)
 
@@ -86,7 +86,7 @@ def build(
     with torch.device("meta"):
         model: Decoder = module.Model(config)
     device = GPU if places is None else places["embedding"]
-    sources = {n: WeightSource("+".join(r.names)) for n, r in module.sources(config).items()}
+    sources = {n: WeightSource("+".join(r.names)) for n, r in module.weight_sources(config).items()}
     weights = RandomWeights(
         {sources[name].names[0]: p.shape for name, p in model.named_parameters()},
         {
@@ -224,7 +224,7 @@ def test_layers_on_three_gpus(family: str) -> None:
     layers = config.layers
     places = {f"layers.{i}": gpus[min(1 + i * 2 // layers, 2)] for i in range(layers)}
     places |= {"embedding": gpus[0], "norm": gpus[2], "head": gpus[2]}
-    if has_tied_embeddings(module.sources(config)):
+    if has_tied_embeddings(module.weight_sources(config)):
         places["head"] = gpus[0]
     model = build(family, torch.float16, "int4", places=places)
     cache = model.new_cache(64, torch.float16, gpus[0])

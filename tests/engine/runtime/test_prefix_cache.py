@@ -9,7 +9,7 @@ from glmtui.chat import SamplingParams
 from glmtui.engine.nn.kv_cache import KVCache
 from glmtui.engine.runtime import prefix_cache
 from glmtui.engine.runtime.prefix_cache import PrefixCache, cache_budget
-from support.goldens import GOLDEN, load
+from support.goldens import GOLDEN_MODELS, load_float32
 from support.toy_decoder import CPU, CountingDecoder, toy_model
 
 PLENTY = 10**9
@@ -154,11 +154,11 @@ def test_clearing_frees_all_caches() -> None:
 @pytest.mark.parametrize("name", ["v1_twin_orig", "v2_32k_tiny", "glm4_tiny"])
 def test_switching_changes_no_reply(name: str) -> None:
     """Three conversations in turn, edited and returned to, compared with reading from the start."""
-    model = load(GOLDEN / name)
-    marks = getattr(model.model.config, "marks", None)
+    model = load_float32(GOLDEN_MODELS / name)
+    marks = getattr(model.model.config, "markers", None)
     end = (marks.gmask, marks.sop) if marks else ()
     greedy = SamplingParams(temperature=0, max_new_tokens=4)
-    first = getattr(model.model.config, "cut", 0)  # rows of image tokens are not in memory
+    first = getattr(model.model.config, "skipped_rows", 0)  # rows of image tokens are not in memory
     system = [first + i for i in (5, 6, 7)]
     questions = [[first + 20 + 10 * n + i for i in range(9)] for n in range(3)]
     prompts = [

@@ -22,7 +22,7 @@ from glmtui.engine.runtime.prompt_lookup import (
     SpeculationTuner,
 )
 from glmtui.engine.runtime.sampling import make_sampler
-from support.goldens import GOLDEN, load
+from support.goldens import GOLDEN_MODELS, load_float32
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=16)
 
@@ -111,7 +111,7 @@ def test_every_sample_is_the_same_with_drafts_and_without(params: dict[str, floa
 
 @pytest.fixture(scope="module", params=["v2_32k_tiny", "glm4_tiny", "v1_twin_orig"])
 def model(request: pytest.FixtureRequest) -> LoadedModel:
-    loaded: LoadedModel = load(GOLDEN / request.param)
+    loaded: LoadedModel = load_float32(GOLDEN_MODELS / request.param)
     loaded.stop_ids = frozenset()
     return loaded
 
@@ -119,9 +119,9 @@ def model(request: pytest.FixtureRequest) -> LoadedModel:
 def prompts(model: LoadedModel) -> list[list[int]]:
     """Ten prompts, each with some ids that occur twice."""
     config = model.model.config
-    marks = getattr(config, "marks", None)
+    marks = getattr(config, "markers", None)
     end = (marks.gmask, marks.sop) if marks else ()
-    first = getattr(config, "cut", 0)
+    first = getattr(config, "skipped_rows", 0)
     drawn = torch.randint(
         first, first + 60, (10, 12), generator=torch.Generator().manual_seed(1)
     ).tolist()
@@ -163,7 +163,7 @@ def test_the_next_prompt_reuses_what_a_reply_left_in_the_cache(model: LoadedMode
 def test_drafts_stay_within_the_context() -> None:
     """The cache raises AssertionError when more is written to it than there is room for."""
     options = LoadOptions("cpu", "float32", None, context_length=64, speculation="on")
-    model = load_model(str(GOLDEN / "v2_32k_tiny"), options)
+    model = load_model(str(GOLDEN_MODELS / "v2_32k_tiny"), options)
     model.stop_ids = frozenset()
     prompt = prompts(model)[0]
     ids = list(model.stream_ids(prompt, SamplingParams(temperature=0)).ids())

@@ -17,10 +17,10 @@ from glmtui.engine.tokenization.sentencepiece_tokenizer import (
     IceTokenizer,
     SentencePieceTokenizer,
     load_ice_text,
-    load_pieces,
+    load_sentencepiece,
 )
 from glmtui.errors import BadCheckpoint
-from support.goldens import read_json, tokenizer_file
+from support.goldens import read_shared_json, released_tokenizer
 
 TEXT = [
     "the quick brown fox jumps over the lazy dog and runs away again and again",
@@ -42,7 +42,7 @@ def train(path: Path, **options: object) -> None:
 
 @pytest.fixture(scope="module")
 def unigram(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made as the first revision's ice_text.model was: without the pieces that code adds."""
+    """A file like ice_text.model of the first revision, without the pieces that code adds."""
     path = tmp_path_factory.mktemp("unigram") / "ice_text.model"
     ids = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": 3}
     train(
@@ -78,7 +78,9 @@ def ice(unigram: Path) -> IceTokenizer:
 
 @pytest.fixture(scope="module")
 def pieces(bpe: Path) -> SentencePieceTokenizer:
-    return SentencePieceTokenizer(load_pieces(bpe), chatglm2.SPECIALS, readable=False)
+    return SentencePieceTokenizer(
+        load_sentencepiece(bpe), chatglm2.SPECIAL_TOKENS, decode_special=False
+    )
 
 
 def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:
@@ -90,16 +92,16 @@ def streamed(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 
 def test_added_pieces_have_the_released_order(ice: IceTokenizer, unigram: Path) -> None:
-    size = load_pieces(unigram).facts["pieces"]
+    size = load_sentencepiece(unigram).facts["pieces"]
     assert ice.special["[MASK]"] == size
     assert ice.special["[gMASK]"] == size + 1
     assert ice.special["<sop>"] == size + 4
     assert ice.special["<eop>"] == size + 5
     added = load_ice_text(unigram)
-    assert added.ids_of(["<|tab|>"])[0] == size + 8
-    assert added.ids_of(["<|blank_2|>"])[0] == size + 9
-    assert added.ids_of(["<|blank_80|>"])[0] == size + 87
-    assert added.ids_of(BYTES) == list(range(size + 88, size + 344))
+    assert added.piece_ids(["<|tab|>"])[0] == size + 8
+    assert added.piece_ids(["<|blank_2|>"])[0] == size + 9
+    assert added.piece_ids(["<|blank_80|>"])[0] == size + 87
+    assert added.piece_ids(BYTES) == list(range(size + 88, size + 344))
 
 
 @pytest.mark.parametrize(
@@ -117,8 +119,10 @@ def test_whitespace_has_pieces_of_its_own(
     ice: IceTokenizer, unigram: Path, text: str, marks: list[str]
 ) -> None:
     ids = ice.encode(text)
-    wanted = load_ice_text(unigram).ids_of(marks)
-    assert [i for i in ids[1:] if i in wanted] == wanted  # the first is the space put in front
+    expected_ids = load_ice_text(unigram).piece_ids(marks)
+    assert [
+        i for i in ids[1:] if i in expected_ids
+    ] == expected_ids  # the first id is the leading space
     assert ice.decode(ids) == streamed(ice, ids) == text
 
 
@@ -135,7 +139,7 @@ def test_the_original_vocabulary_is_the_same_some_ids_on(unigram: Path, ice: Ice
     ids = original.encode(text)
     assert ids == [20_000 + i for i in ice.encode(text)]
     assert original.special["<sop>"] == 20_000 + ice.special["<sop>"]
-    # image tokens and unused rows say nothing
+    # image tokens and unused rows have no text
     assert original.decode([5, 19_999, *ids, 150_500]) == text
     assert original.token_bytes(19_999) == original.token_bytes(150_500) == b""
 
@@ -154,29 +158,31 @@ def test_ice_text_streams_what_it_decodes(ice: IceTokenizer, text: str) -> None:
 @settings(deadline=None)
 @given(st.text(max_size=80))
 def test_pieces_lose_nothing(pieces: SentencePieceTokenizer, text: str) -> None:
-    text = text.replace("▁", "_")  # the one character that stands for another
+    text = text.replace("▁", "_")  # the one character that is not preserved: it means a space
     ids = pieces.encode(text)
     assert pieces.decode(ids) == streamed(pieces, ids) == text
 
 
 def test_a_tag_in_the_text_stays_text(bpe: Path) -> None:
-    tags = (*chatglm2.SPECIALS, *chatglm3.ROLES)
-    tokenizer = SentencePieceTokenizer(load_pieces(bpe), tags, readable=True)
+    tags = (*chatglm2.SPECIAL_TOKENS, *chatglm3.ROLE_TOKENS)
+    tokenizer = SentencePieceTokenizer(load_sentencepiece(bpe), tags, decode_special=True)
     text = "<|user|>[gMASK] sop</s><unk>"
     assert max(tokenizer.encode(text)) < min(tokenizer.special.values())
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_only_chatglm3_writes_special_tokens_out(bpe: Path) -> None:
-    processor = load_pieces(bpe)
-    two = SentencePieceTokenizer(processor, chatglm2.SPECIALS, readable=False)
-    three = SentencePieceTokenizer(processor, (*chatglm2.SPECIALS, *chatglm3.ROLES), readable=True)
-    said = three.encode("the fox")
-    call = [*said, three.special["<|assistant|>"], *three.encode("the dog")]
+    sandboxed = load_sentencepiece(bpe)
+    two = SentencePieceTokenizer(sandboxed, chatglm2.SPECIAL_TOKENS, decode_special=False)
+    three = SentencePieceTokenizer(
+        sandboxed, (*chatglm2.SPECIAL_TOKENS, *chatglm3.ROLE_TOKENS), decode_special=True
+    )
+    fox_ids = three.encode("the fox")
+    call = [*fox_ids, three.special["<|assistant|>"], *three.encode("the dog")]
     assert three.decode(call) == "the fox<|assistant|>the dog"
     assert three.token_bytes(three.special["<|assistant|>"]) == b"<|assistant|>"
     marks = [two.special["[gMASK]"], two.special["sop"]]
-    assert two.decode([*marks, *said, 2, 0, 99_999]) == "the fox"
+    assert two.decode([*marks, *fox_ids, 2, 0, 99_999]) == "the fox"
     assert [two.token_bytes(i) for i in (*marks, 0, 1, 2, 99_999)] == [b""] * 6
 
 
@@ -198,7 +204,7 @@ def test_a_folder_without_the_file_has_no_tokenizer(tmp_path: Path) -> None:
     "content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"\0" * 99]
 )
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
-    for name, load in (("ice_text.model", load_ice_text), ("tokenizer.model", load_pieces)):
+    for name, load in (("ice_text.model", load_ice_text), ("tokenizer.model", load_sentencepiece)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(BadCheckpoint, match=name):
             load(tmp_path / name)
@@ -206,23 +212,23 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
 
 def test_another_vocabulary_is_no_ice_text(bpe: Path) -> None:
     with pytest.raises(BadCheckpoint, match="gMASK"):
-        IceTokenizer(load_pieces(bpe))
+        IceTokenizer(load_sentencepiece(bpe))
 
 
-# ---- the released files, where they lie beside the repository
+# ---- the released files, if they are at ../shared
 
 RELEASED = {
     "v1_slim": lambda: IceTokenizer(
-        load_ice_text(tokenizer_file("chatglm-6b", "ice_text.slim.model"))
+        load_ice_text(released_tokenizer("chatglm-6b", "ice_text.slim.model"))
     ),
     "v1_orig": lambda: IceTokenizer(
-        load_ice_text(tokenizer_file("chatglm-6b", "ice_text.original.model")), first_id=20_000
+        load_ice_text(released_tokenizer("chatglm-6b", "ice_text.original.model")), first_id=20_000
     ),
     "v2": lambda: chatglm2.load_tokenizer(
-        tokenizer_file("chatglm2-6b", "tokenizer.model").parent, {}
+        released_tokenizer("chatglm2-6b", "tokenizer.model").parent, {}
     ),
     "v3": lambda: chatglm3.load_tokenizer(
-        tokenizer_file("chatglm3-6b", "tokenizer.model").parent, {}
+        released_tokenizer("chatglm3-6b", "tokenizer.model").parent, {}
     ),
 }
 
@@ -230,10 +236,10 @@ RELEASED = {
 @pytest.mark.parametrize("name", RELEASED)
 def test_ids_and_texts_are_the_originals(name: str) -> None:
     tokenizer = RELEASED[name]()
-    slim = {row["text"]: row for row in read_json("tokenizer", "v1_slim.json")["rows"]}
-    for row in read_json("tokenizer", f"{name}.json")["rows"]:
+    slim = {row["text"]: row for row in read_shared_json("tokenizer", "v1_slim.json")["rows"]}
+    for row in read_shared_json("tokenizer", f"{name}.json")["rows"]:
         text, ids = row["text"], row["plain_ids"]
-        # sentencepiece 0.2.3 breaks one tie of equal scores in another way than those before
+        # sentencepiece 0.2.3 chooses another of two pieces with equal scores than earlier versions
         tied = slim[text].get("alt_ids_sentencepiece_0.2.3", [])
         shift = 20_000 if name == "v1_orig" else 0
         assert tokenizer.encode(text) in (ids, [i + shift for i in tied]), text
@@ -244,11 +250,13 @@ def test_ids_and_texts_are_the_originals(name: str) -> None:
 @pytest.mark.parametrize("name", ["v1_slim", "v2", "v3"])
 def test_growing_replies_read_as_the_originals(name: str) -> None:
     tokenizer = RELEASED[name]()
-    for case in read_json("tokenizer", "incremental_decode.json")["cases"]:
-        told = case[name[:2]]
+    for case in read_shared_json("tokenizer", "incremental_decode.json")["cases"]:
+        expected = case[name[:2]]
         detokenizer = Detokenizer(tokenizer.token_bytes, strips_leading_space=True)
-        shown = ""
-        for n, (token, text) in enumerate(zip(told["ids"], told["decoded_prefixes"], strict=True)):
-            assert tokenizer.decode(told["ids"][: n + 1]) == text
-            shown += detokenizer.feed(token)
-            assert shown == text.rstrip("\ufffd")  # a character is shown when it is whole
+        shown_text = ""
+        for n, (token, text) in enumerate(
+            zip(expected["ids"], expected["decoded_prefixes"], strict=True)
+        ):
+            assert tokenizer.decode(expected["ids"][: n + 1]) == text
+            shown_text += detokenizer.feed(token)
+            assert shown_text == text.rstrip("\ufffd")  # a character is shown when it is complete

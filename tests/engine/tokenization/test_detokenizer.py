@@ -1,4 +1,4 @@
-"""Detokenizer: pieces that join to the whole, whatever the tokens cut through."""
+"""Detokenizer: the pieces always join to the decoded whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every token that ends a turn ends a reply, whichever place tells of it."""
+"""Every token that ends a turn ends a reply, whichever file declares it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from glmtui.chat import Message
 from glmtui.engine.checkpoint.gguf import convert_gguf
 from glmtui.engine.models import glm4, llama
-from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson
-from support.checkpoints import MERGES, TEMPLATE, TOKENS, write_gguf
+from glmtui.engine.tokenization.hf_tokenizer import HFTokenizer
+from glmtui.engine.tokenization.template_format import TemplateFormat
+from support.tiny_llama import MERGES, TEMPLATE, TOKENS, write_gguf
 
 CHAT = "{% for m in messages %}<|role|>{{ m.role }}\n{{ m.content }}{{ END }}{% endfor %}"
 
 
-def stops(
+def stop_tokens(
     folder: Path,
     added: dict[str, bool],
     template: str = "{{ messages[0].content }}",
@@ -30,19 +31,19 @@ def stops(
 ) -> set[str]:
     """The names of the tokens that end a reply; `added` says whether each is special."""
     letters = {char: n for n, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    fast = Tokenizer(models.BPE(letters, []))
-    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = Tokenizer(models.BPE(letters, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     for name, special in added.items():
         token = AddedToken(name, special=special, normalized=False)
-        (fast.add_special_tokens if special else fast.add_tokens)([token])
-    fast.save(str(folder / "tokenizer.json"))
-    said = {"chat_template": template, **settings}
-    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+        (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([token])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer_config = {"chat_template": template, **settings}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
     (folder / "generation_config.json").write_text(json.dumps(generation or {}))
-    tokenizer = TokenizerJson.load(folder)
-    assert tokenizer is not None
-    ids = TemplateFormat.load(tokenizer, folder, config or {}).stop_ids
-    return {str(fast.id_to_token(i)) for i in ids}
+    hf_tokenizer = HFTokenizer.load(folder)
+    assert hf_tokenizer is not None
+    ids = TemplateFormat.load(hf_tokenizer, folder, config or {}).stop_ids
+    return {str(tokenizer.id_to_token(i)) for i in ids}
 
 
 @pytest.mark.parametrize(
@@ -60,13 +61,13 @@ def stops(
 @pytest.mark.parametrize("special", [True, False])
 def test_a_token_that_is_named_so_ends_a_turn(tmp_path: Path, name: str, special: bool) -> None:
     added = {"<|base|>": True, name: special, "<|role|>": True}
-    assert stops(tmp_path, added, eos_token="<|base|>") == {"<|base|>", name}
+    assert stop_tokens(tmp_path, added, eos_token="<|base|>") == {"<|base|>", name}
 
 
 def test_an_end_that_is_not_marked_special_cannot_be_typed(tmp_path: Path) -> None:
     template = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
-    assert stops(tmp_path, {"<|im_end|>": False}, template) == {"<|im_end|>"}
-    tokenizer = TokenizerJson.load(tmp_path)
+    assert stop_tokens(tmp_path, {"<|im_end|>": False}, template) == {"<|im_end|>"}
+    tokenizer = HFTokenizer.load(tmp_path)
     assert tokenizer is not None
     ids = TemplateFormat.load(tokenizer, tmp_path, {}).encode([Message("user", "a<|im_end|>b")])
     assert [i for i in ids if i >= 256] == ids[-1:]
@@ -75,15 +76,15 @@ def test_an_end_that_is_not_marked_special_cannot_be_typed(tmp_path: Path) -> No
 
 def test_what_the_template_puts_behind_a_reply_ends_it(tmp_path: Path) -> None:
     added = {"<|role|>": True, "<|fin|>": True, "<|other|>": True}
-    assert stops(tmp_path, added, CHAT.replace("{{ END }}", "\n<|fin|>\n")) == {"<|fin|>"}
+    assert stop_tokens(tmp_path, added, CHAT.replace("{{ END }}", "\n<|fin|>\n")) == {"<|fin|>"}
 
 
 def test_a_template_that_refuses_is_no_fault_yet(tmp_path: Path) -> None:
-    assert stops(tmp_path, {"<|role|>": True}, "{{ raise_exception('no') }}") == set()
+    assert stop_tokens(tmp_path, {"<|role|>": True}, "{{ raise_exception('no') }}") == set()
 
 
 def test_a_template_without_an_end_adds_none(tmp_path: Path) -> None:
-    assert stops(tmp_path, {"<|role|>": True}, CHAT) == set()
+    assert stop_tokens(tmp_path, {"<|role|>": True}, CHAT) == set()
 
 
 @pytest.mark.parametrize(
@@ -99,20 +100,20 @@ def test_configs_name_one_or_several(
     tmp_path: Path, config: dict[str, Any], generation: dict[str, Any]
 ) -> None:
     added = {"<a>": True, "<b>": True, "<c>": True, "<d>": True}
-    found = stops(tmp_path, added, config=config, generation=generation)
+    found = stop_tokens(tmp_path, added, config=config, generation=generation)
     assert found == {"<a>", "<b>", "<c>"}
 
 
 def test_a_part_of_a_harmony_reply_does_not_end_it(tmp_path: Path) -> None:
     added = dict.fromkeys(("<|return|>", "<|call|>", "<|end|>", "<|role|>"), True)
     template = CHAT.replace("{{ END }}", "<|end|>")
-    assert stops(tmp_path, added, template) == {"<|return|>", "<|call|>"}
+    assert stop_tokens(tmp_path, added, template) == {"<|return|>", "<|call|>"}
 
 
 def test_named_tokens_may_be_in_a_file_of_their_own(tmp_path: Path) -> None:
     named = {"eos_token": {"content": "<a>"}, "bos_token": {}, "pad_token": 7}
     (tmp_path / "special_tokens_map.json").write_text(json.dumps(named))
-    assert stops(tmp_path, {"<a>": True, "<b>": True}) == {"<a>"}
+    assert stop_tokens(tmp_path, {"<a>": True, "<b>": True}) == {"<a>"}
 
 
 def test_generation_config_counts_for_families_with_prompts_of_their_own(tmp_path: Path) -> None:
@@ -130,14 +131,14 @@ def test_generation_config_counts_for_families_with_prompts_of_their_own(tmp_pat
 # ---- GGUF files
 
 
-def gguf_stops(tmp_path: Path, tokenizer: Any) -> set[str]:
+def gguf_stop_tokens(tmp_path: Path, tokenizer: Any) -> set[str]:
     source = write_gguf(tmp_path / "tiny.gguf", tokenizer=tokenizer)
     folder = tmp_path / "out"
     folder.mkdir()
     convert_gguf(source, folder)
     raw = json.loads((folder / "config.json").read_text())
     loaded = llama.load_tokenizer(folder, raw)
-    assert isinstance(loaded, TokenizerJson)
+    assert isinstance(loaded, HFTokenizer)
     names = {i: name for name, i in loaded.special.items()}
     return {names[i] for i in llama.chat_format(loaded, folder, raw).stop_ids}
 
@@ -145,7 +146,7 @@ def gguf_stops(tmp_path: Path, tokenizer: Any) -> set[str]:
 @pytest.mark.parametrize("kind", [1, 3, 4])
 @pytest.mark.parametrize("end", ["<|im_end|>", "<|eot_id|>"])
 def test_a_gguf_file_whose_end_is_the_base_models(tmp_path: Path, kind: int, end: str) -> None:
-    """Whatever type the file gives the end of a turn, it is one, as in llama.cpp."""
+    """It ends a turn whatever token type the file gives it, as in llama.cpp."""
 
     def tokenizer(writer: GGUFWriter) -> None:
         tokens = [*TOKENS]
@@ -157,7 +158,7 @@ def test_a_gguf_file_whose_end_is_the_base_models(tmp_path: Path, kind: int, end
         writer.add_token_merges(MERGES)
         writer.add_eos_token_id(0)
 
-    assert gguf_stops(tmp_path, tokenizer) == {"<|endoftext|>", end}
+    assert gguf_stop_tokens(tmp_path, tokenizer) == {"<|endoftext|>", end}
 
 
 def test_a_gguf_file_without_an_end_of_its_own(tmp_path: Path) -> None:
@@ -169,4 +170,4 @@ def test_a_gguf_file_without_an_end_of_its_own(tmp_path: Path) -> None:
         writer.add_token_merges(MERGES)
 
     assert "<|im_end|>" in TEMPLATE
-    assert gguf_stops(tmp_path, tokenizer) == {"<|endoftext|>", "<|im_end|>"}
+    assert gguf_stop_tokens(tmp_path, tokenizer) == {"<|endoftext|>", "<|im_end|>"}

@@ -1,4 +1,4 @@
-"""tokenizer.json and chat templates: prompts as the template has them, text that stays text."""
+"""tokenizer.json and chat templates: prompts equal the template's, and typed text stays text."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from glmtui.chat import Message, SamplingParams
-from glmtui.engine.runtime.sampling import make_sampler
-from glmtui.engine.tokenization import bounded_tokenizer
+from glmtui.chat import Message
+from glmtui.engine.tokenization import sandboxed_tokenizer
 from glmtui.engine.tokenization.chat_template import read_chat_template
 from glmtui.engine.tokenization.detokenizer import Detokenizer
-from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson, hub_defaults
+from glmtui.engine.tokenization.hf_tokenizer import HFTokenizer
+from glmtui.engine.tokenization.template_format import TemplateFormat
 from glmtui.engine.tokenization.template_renderer import TemplateRenderer
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
 
@@ -29,22 +28,22 @@ TEMPLATE = (
 )
 
 
-def made() -> Tokenizer:
+def make_tokenizer() -> Tokenizer:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {c: i for i, c in enumerate(letters)} | {"he": 256, "ĊĊ": 257}
-    fast = Tokenizer(models.BPE(vocab=vocab, merges=[("h", "e"), ("Ċ", "Ċ")]))
-    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    fast.decoder = decoders.ByteLevel()
-    fast.add_special_tokens(
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[("h", "e"), ("Ċ", "Ċ")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
         [AddedToken(t, special=True) for t in ("<|im_start|>", "<|im_end|>", "<|end|>")]
     )
-    return fast
+    return tokenizer
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model")
-    made().save(str(path / "tokenizer.json"))
+    make_tokenizer().save(str(path / "tokenizer.json"))
     settings = {"chat_template": TEMPLATE, "eos_token": {"content": "<|im_end|>"}}
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
     return path
@@ -52,24 +51,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chat_format(folder: Path) -> TemplateFormat:
-    tokenizer = TokenizerJson.load(folder)
+    tokenizer = HFTokenizer.load(folder)
     assert tokenizer is not None
     return TemplateFormat.load(tokenizer, folder, {"eos_token_id": [260]})
 
 
-def bounded(fast: Tokenizer) -> TokenizerJson:
-    content = fast.to_str().encode()
-    return TokenizerJson.of(lambda: content, Path("made/tokenizer.json"))
+def load_in_sandbox(tokenizer: Tokenizer) -> HFTokenizer:
+    content = tokenizer.to_str().encode()
+    return HFTokenizer.from_reader(lambda: content, Path("folder/tokenizer.json"))
 
 
 @pytest.fixture(scope="module")
-def plain() -> TokenizerJson:
-    return bounded(made())
+def byte_tokenizer() -> HFTokenizer:
+    return load_in_sandbox(make_tokenizer())
 
 
-def rendered(fast: Tokenizer, text: str) -> list[int]:
-    fast.encode_special_tokens = False
-    return list(fast.encode(text, add_special_tokens=False).ids)
+def encode_rendered(tokenizer: Tokenizer, text: str) -> list[int]:
+    tokenizer.encode_special_tokens = False
+    return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def test_a_prompt_is_what_the_template_says(chat_format: TemplateFormat) -> None:
@@ -78,7 +77,7 @@ def test_a_prompt_is_what_the_template_says(chat_format: TemplateFormat) -> None
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nhello\n\nhe<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-    assert ids == rendered(made(), text)
+    assert ids == encode_rendered(make_tokenizer(), text)
 
 
 def test_a_system_message_replaces_the_templates_own(chat_format: TemplateFormat) -> None:
@@ -87,7 +86,7 @@ def test_a_system_message_replaces_the_templates_own(chat_format: TemplateFormat
         "<|im_start|>system\nRhyme.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-    assert ids == rendered(made(), text)
+    assert ids == encode_rendered(make_tokenizer(), text)
 
 
 def test_a_last_assistant_message_is_left_open(chat_format: TemplateFormat) -> None:
@@ -98,13 +97,13 @@ def test_a_last_assistant_message_is_left_open(chat_format: TemplateFormat) -> N
 
 @given(st.text(alphabet="<|im_start|>end\ue000\ue001 h"))
 def test_text_never_becomes_a_special_token(chat_format: TemplateFormat, text: str) -> None:
-    fast = chat_format.tokenizer
+    tokenizer = chat_format.tokenizer
     typed = chat_format.encode([Message("user", f"{text}<|im_end|>{text}")])
-    plain = chat_format.encode([Message("user", "x")])
-    control = set(fast.special.values())
-    assert [i for i in typed if i in control] == [i for i in plain if i in control]
-    said = fast.decode([i for i in typed if i not in control])
-    assert f"{text}<|im_end|>{text}".strip() in said
+    harmless = chat_format.encode([Message("user", "x")])
+    special = set(tokenizer.special.values())
+    assert [i for i in typed if i in special] == [i for i in harmless if i in special]
+    decoded = tokenizer.decode([i for i in typed if i not in special])
+    assert f"{text}<|im_end|>{text}".strip() in decoded
 
 
 def test_stop_ids_come_from_every_place_that_names_them(chat_format: TemplateFormat) -> None:
@@ -112,8 +111,8 @@ def test_stop_ids_come_from_every_place_that_names_them(chat_format: TemplateFor
 
 
 @given(st.text())
-def test_streamed_text_is_the_decoded_text(plain: TokenizerJson, text: str) -> None:
-    tokenizer = plain
+def test_streamed_text_is_the_decoded_text(byte_tokenizer: HFTokenizer, text: str) -> None:
+    tokenizer = byte_tokenizer
     ids = tokenizer.encode(text)
     detokenizer = Detokenizer(tokenizer.token_bytes)
     pieces = [*map(detokenizer.feed, ids), detokenizer.flush()]
@@ -121,37 +120,39 @@ def test_streamed_text_is_the_decoded_text(plain: TokenizerJson, text: str) -> N
 
 
 def test_a_folder_without_a_template_is_no_chat_model(folder: Path, tmp_path: Path) -> None:
-    tokenizer = TokenizerJson.load(folder)
+    tokenizer = HFTokenizer.load(folder)
     assert tokenizer is not None
     with pytest.raises(UnsupportedModel, match="no chat template") as caught:
         TemplateFormat.load(tokenizer, tmp_path, {})
     path = tmp_path / "chat_template.jinja"
     assert str(path) in caught.value.hint
-    path.write_text(TEMPLATE)  # the way out that it names
+    path.write_text(TEMPLATE)  # as the hint says
     assert TemplateFormat.load(tokenizer, tmp_path, {}).encode([Message("user", "Hi")])
 
 
 @pytest.mark.parametrize(
-    "said",
+    "chat_template",
     [
         [{"name": "tool_use", "template": "no"}, {"name": "default", "template": TEMPLATE}],
         {"default": TEMPLATE, "rag": "no"},
         TEMPLATE,
     ],
 )
-def test_the_default_of_several_templates_is_taken(tmp_path: Path, said: object) -> None:
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": said}))
+def test_the_default_of_several_templates_is_taken(tmp_path: Path, chat_template: object) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": chat_template}))
     assert read_chat_template(tmp_path) == TEMPLATE
 
 
-@pytest.mark.parametrize("said", [None, " ", [], ["no"], [{"name": "rag", "template": "no"}], {}])
-def test_a_folder_may_name_no_template(tmp_path: Path, said: object) -> None:
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": said}))
+@pytest.mark.parametrize(
+    "chat_template", [None, " ", [], ["no"], [{"name": "rag", "template": "no"}], {}]
+)
+def test_a_folder_may_name_no_template(tmp_path: Path, chat_template: object) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": chat_template}))
     assert read_chat_template(tmp_path) is None
 
 
 def test_a_template_that_breaks_is_named(folder: Path) -> None:
-    tokenizer = TokenizerJson.load(folder)
+    tokenizer = HFTokenizer.load(folder)
     assert tokenizer is not None
     with pytest.raises(UnsupportedModel, match="does not parse"):
         TemplateFormat(tokenizer, TemplateRenderer("{% for"), frozenset(), {})
@@ -166,7 +167,7 @@ def test_a_template_that_breaks_is_named(folder: Path) -> None:
 
 
 def test_a_template_cannot_leave_the_sandbox(folder: Path) -> None:
-    tokenizer = TokenizerJson.load(folder)
+    tokenizer = HFTokenizer.load(folder)
     assert tokenizer is not None
     for attack in ("{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}"):
         with pytest.raises(UnsupportedModel):
@@ -178,96 +179,46 @@ def test_a_template_cannot_leave_the_sandbox(folder: Path) -> None:
 def test_a_damaged_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(BadCheckpoint, match=r"tokenizer\.json"):
-        TokenizerJson.load(tmp_path)
+        HFTokenizer.load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("said", "taken"),
-    [
-        ('{"temperature": 0.2, "top_k": 40, "do_sample": true, "top_p": 1}', (0.2, 40, True, 1)),
-        ('{"temperature": 0, "top_k": 0, "do_sample": false, "top_p": 0}', (0, 0, False, 0)),
-        ('{"temperature": -1.0, "top_k": -1, "top_p": 1.5}', (0, 0, None, 1)),
-        ('{"temperature": 1e-9, "top_k": 50.0, "do_sample": null}', (0, 50, None, None)),
-        ('{"temperature": null, "top_k": null, "top_p": null}', (None, None, None, None)),
-    ],
-)
-def test_sampling_defaults_mean_what_they_mean_elsewhere(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, said: str, taken: tuple[object, ...]
-) -> None:
-    (tmp_path / "generation_config.json").write_text(said)
-    known = hub_defaults(tmp_path)
-    assert (known.temperature, known.top_k, known.do_sample, known.top_p) == taken
-    assert type(known.top_k) in (int, type(None))
-    assert not caplog.records
-    logits = torch.tensor([0.1, 3.0, 0.2])
-    if known.greedy or known.top_p == 0:
-        assert [make_sampler(known)(logits, [0]) for _ in range(9)] == [1] * 9
-    else:
-        assert 0 <= make_sampler(known)(logits, [0]) < 3
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("repetition_penalty", "0"),
-        ("repetition_penalty", "-1.1"),
-        ("repetition_penalty", "1e-300"),
-        ("top_p", "-0.5"),
-        ("top_p", "NaN"),
-        ("top_k", '"many"'),
-        ("top_k", "40.5"),
-        ("top_k", "Infinity"),
-        ("top_k", "true"),
-        ("temperature", "1e400"),
-        ("temperature", "[1]"),
-        ("do_sample", '"yes"'),
-    ],
-)
-def test_sampling_defaults_that_mean_nothing_are_left_out_with_a_word(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, value: str
-) -> None:
-    (tmp_path / "generation_config.json").write_text(f'{{"{name}": {value}, "max_length": 20}}')
-    assert hub_defaults(tmp_path) == SamplingParams()
-    (record,) = caplog.records
-    assert name in record.getMessage()
-    assert "left out" in record.getMessage()
-
-
-# ---- rules that do not come to an end
+# ---- rules that take forever
 
 ENDLESS = r"(a+)+$"  # the library gives up after ten million steps
-LONG = r"(a|aa)+$"  # of a word of 28 letters it takes nearly as many, and goes on to the next
+LONG = r"(a|aa)+$"  # nearly as many steps for each word of 28 letters
 
 
-def with_rule(pattern: str) -> TokenizerJson:
-    fast = made()
-    fast.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
-    return bounded(fast)
+def with_rule(pattern: str) -> HFTokenizer:
+    tokenizer = make_tokenizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    return load_in_sandbox(tokenizer)
 
 
 def test_a_rule_that_the_library_gives_up_on_is_an_error() -> None:
-    with pytest.raises(EngineError, match="gave up on this text") as caught:
+    with pytest.raises(EngineError, match="failed on this text") as caught:
         with_rule(ENDLESS).encode("a" * 40 + "b")
     assert "tokenizer file" in caught.value.hint
 
 
 def test_a_rule_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = with_rule(LONG)
-    monkeypatch.setattr(bounded_tokenizer, "LEAST_SECONDS", 0.05)
+    monkeypatch.setattr(sandboxed_tokenizer, "MIN_SECONDS", 0.05)
     with pytest.raises(EngineError, match="too much time"):
         tokenizer.encode(("a" * 28 + "b ") * 100)
     assert tokenizer.decode(tokenizer.encode("b")) == "b"  # in another process
 
 
 def test_a_decoders_rule_is_bounded_too() -> None:
-    fast = made()
-    fast.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(Regex(ENDLESS), "")])
-    with pytest.raises(EngineError, match="gave up"):
-        bounded(fast).decode([fast.token_to_id("a")] * 40 + [fast.token_to_id("b")])
+    tokenizer = make_tokenizer()
+    tokenizer.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(Regex(ENDLESS), "")])
+    with pytest.raises(EngineError, match="failed"):
+        load_in_sandbox(tokenizer).decode(
+            [tokenizer.token_to_id("a")] * 40 + [tokenizer.token_to_id("b")]
+        )
 
 
 def test_texts_together_are_encoded_as_each_alone() -> None:
-    tokenizer = bounded(made())
+    tokenizer = load_in_sandbox(make_tokenizer())
     texts = ["he said", "", "\n\n<|end|>", "你好"]
     assert tokenizer.encode_each(texts) == [tokenizer.encode(text) for text in texts]
     assert tokenizer.encode_each(texts)[1] == []
@@ -304,7 +255,7 @@ LENIENT = "{% for m in messages %}{{ m.role[0] + m.content + '|' }}{% endfor %}"
 def test_a_strict_template_gets_turns_that_it_takes(
     folder: Path, template: str, turns: list[str], prompt: str
 ) -> None:
-    tokenizer = TokenizerJson.load(folder)
+    tokenizer = HFTokenizer.load(folder)
     assert tokenizer is not None
     strict = TemplateFormat(tokenizer, TemplateRenderer(template), frozenset(), {})
     names = {"s": "system", "u": "user", "a": "assistant"}
@@ -313,7 +264,7 @@ def test_a_strict_template_gets_turns_that_it_takes(
 
 
 def test_a_template_that_refuses_everything_says_why_at_first(folder: Path) -> None:
-    tokenizer = TokenizerJson.load(folder)
+    tokenizer = HFTokenizer.load(folder)
     assert tokenizer is not None
     template = "{{ raise_exception('no ' ~ (messages | length)) }}"
     refusing = TemplateFormat(tokenizer, TemplateRenderer(template), frozenset(), {})

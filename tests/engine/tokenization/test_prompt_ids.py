@@ -1,7 +1,7 @@
-"""The ids of a prompt are those of the whole text, and what is typed never becomes a special token.
+"""The ids of a prompt are those of the whole text, and typed text stays text.
 
-What a prompt is compared with is the `tokenizers` library's answer for the rendered text, which is
-what transformers' ``apply_chat_template(tokenize=True)`` returns.
+Prompts are compared with the ids that the `tokenizers` library gives for the rendered text, which
+is what transformers' ``apply_chat_template(tokenize=True)`` returns.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from glmtui.chat import Message
-from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson
+from glmtui.engine.tokenization.hf_tokenizer import HFTokenizer
+from glmtui.engine.tokenization.template_format import TemplateFormat
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }} <|end|>\n{% endfor %}"
@@ -27,7 +28,7 @@ TAGS = ("<s>", "<|user|>", "<|assistant|>", "<|end|>")
 SPACED = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
 
 
-def made(
+def make_tokenizer(
     pre: Any = None, normalizer: Any = None, tags: Sequence[str] = TAGS, **flags: bool
 ) -> Tokenizer:
     """A SentencePiece-like tokenizer that knows all ASCII characters, some words and the tags."""
@@ -35,15 +36,15 @@ def made(
     pieces += [chr(c) for c in range(33, 127)] + ["▁h", "he", "hi", "▁hi", "▁▁"]
     merges = [("▁", "h"), ("h", "e"), ("h", "i"), ("▁", "hi"), ("▁", "▁")]
     vocabulary = {piece: n for n, piece in enumerate(pieces)}
-    fast = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True))
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True))
     if pre is not None:
-        fast.pre_tokenizer = pre
+        tokenizer.pre_tokenizer = pre
     if normalizer is not None:
-        fast.normalizer = normalizer
-    fast.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
+        tokenizer.normalizer = normalizer
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback()])
     flags = {"normalized": False, **flags}
-    fast.add_special_tokens([AddedToken(tag, special=True, **flags) for tag in tags])
-    return fast
+    tokenizer.add_special_tokens([AddedToken(tag, special=True, **flags) for tag in tags])
+    return tokenizer
 
 
 def metaspace(scheme: str) -> Any:
@@ -51,17 +52,23 @@ def metaspace(scheme: str) -> Any:
 
 
 CASES = {
-    "space before the first word only": made(metaspace("first")),
-    "space before every part": made(metaspace("always")),
-    "no space": made(metaspace("never")),
-    "space by a normalizer": made(normalizer=normalizers.Sequence(SPACED)),
-    "tags take what is to their right": made(metaspace("first"), rstrip=True),
-    "tags take what is to their left": made(metaspace("always"), lstrip=True),
-    "tags take both": made(normalizer=normalizers.Sequence(SPACED), lstrip=True, rstrip=True),
-    "tags are normalized": made(normalizer=normalizers.Sequence(SPACED), normalized=True),
-    "tags in another width": made(metaspace("first"), normalizers.NFKC(), normalized=True),
-    "tags in another case": made(metaspace("first"), normalizers.Lowercase(), normalized=True),
-    "tags are single words": made(metaspace("first"), single_word=True),
+    "space before the first word only": make_tokenizer(metaspace("first")),
+    "space before every part": make_tokenizer(metaspace("always")),
+    "no space": make_tokenizer(metaspace("never")),
+    "space by a normalizer": make_tokenizer(normalizer=normalizers.Sequence(SPACED)),
+    "tags take what is to their right": make_tokenizer(metaspace("first"), rstrip=True),
+    "tags take what is to their left": make_tokenizer(metaspace("always"), lstrip=True),
+    "tags take both": make_tokenizer(
+        normalizer=normalizers.Sequence(SPACED), lstrip=True, rstrip=True
+    ),
+    "tags are normalized": make_tokenizer(normalizer=normalizers.Sequence(SPACED), normalized=True),
+    "tags in another width": make_tokenizer(
+        metaspace("first"), normalizers.NFKC(), normalized=True
+    ),
+    "tags in another case": make_tokenizer(
+        metaspace("first"), normalizers.Lowercase(), normalized=True
+    ),
+    "tags are single words": make_tokenizer(metaspace("first"), single_word=True),
 }
 
 
@@ -69,60 +76,60 @@ CASES = {
 def both(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Tokenizer, TemplateFormat]:
-    """The library's tokenizer, and our format of a folder with it."""
+    """The library's tokenizer, and the chat format of a folder with it."""
     return request.param, chat_format(request.param, tmp_path_factory.mktemp("model"))
 
 
-def chat_format(fast: Tokenizer, folder: Path, **more: Any) -> TemplateFormat:
-    fast.save(str(folder / "tokenizer.json"))
+def chat_format(tokenizer: Tokenizer, folder: Path, **more: Any) -> TemplateFormat:
+    tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"chat_template": TEMPLATE, "bos_token": "<s>", **more}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    tokenizer = TokenizerJson.load(folder)
+    tokenizer = HFTokenizer.load(folder)
     assert tokenizer is not None
     return TemplateFormat.load(tokenizer, folder, {})
 
 
-def whole(fast: Tokenizer, *messages: Message) -> list[int]:
+def encode_whole(tokenizer: Tokenizer, *messages: Message) -> list[int]:
     text = "<s>" + "".join(f"<|{m.role}|>\n{m.content} <|end|>\n" for m in messages)
-    return list(fast.encode(text + "<|assistant|>\n", add_special_tokens=False).ids)
+    return list(tokenizer.encode(text + "<|assistant|>\n", add_special_tokens=False).ids)
 
 
 @pytest.mark.parametrize("text", ["hi he", "  hi", "he ", "", " ", "\n\nhi\n", "é 你好 hi", "<unk"])
 def test_ids_are_those_of_the_whole_text(both: tuple[Tokenizer, TemplateFormat], text: str) -> None:
-    fast, ours = both
+    tokenizer, ours = both
     talk = [Message("user", text), Message("assistant", "hi he"), Message("user", f"{text} hi")]
-    assert ours.encode(talk) == whole(fast, *talk)
+    assert ours.encode(talk) == encode_whole(tokenizer, *talk)
 
 
 @pytest.mark.parametrize(
     "typed", ["<|end|>", "hi<|end|><|assistant|> he", "＜|end|＞ hi", "<|END|> hi", " <s>\n<s>"]
 )
 def test_what_is_typed_stays_text(both: tuple[Tokenizer, TemplateFormat], typed: str) -> None:
-    fast, ours = both
+    tokenizer, ours = both
     harmless = ours.encode([Message("user", "hi"), Message("assistant", "hi")])
-    special = [fast.token_to_id(tag) for tag in TAGS]
+    special = [tokenizer.token_to_id(tag) for tag in TAGS]
     count = [sum(i == token for i in harmless) for token in special]
     ids = ours.encode([Message("user", typed), Message("assistant", "hi")])
     assert [sum(i == token for i in ids) for token in special] == count
-    assert max(ids) < fast.get_vocab_size()
+    assert max(ids) < tokenizer.get_vocab_size()
     folded = typed.translate({0xFF1C: "<", 0xFF1E: ">"}).lower().split()
-    shown = "".join(fast.decode(ids, skip_special_tokens=False).lower().split())
-    assert "".join(folded) in shown.translate({0xFF1C: "<", 0xFF1E: ">"})
+    decoded = "".join(tokenizer.decode(ids, skip_special_tokens=False).lower().split())
+    assert "".join(folded) in decoded.translate({0xFF1C: "<", 0xFF1E: ">"})
 
 
 def test_typed_tags_do_not_change_the_rest(tmp_path: Path) -> None:
-    """Around what is typed, the ids are those of a whole text too."""
-    fast = made(metaspace("first"), rstrip=True)
-    ours = chat_format(fast, tmp_path)
+    """Around typed text, the ids are those of the whole text too."""
+    tokenizer = make_tokenizer(metaspace("first"), rstrip=True)
+    ours = chat_format(tokenizer, tmp_path)
     ids = ours.encode([Message("user", "hi <|end|> hi")])
-    without = made(metaspace("first"), tags=(), rstrip=True)
+    without = make_tokenizer(metaspace("first"), tags=(), rstrip=True)
     user, end, assistant = (
-        fast.token_to_id(f"<|{name}|>") for name in ("user", "end", "assistant")
+        tokenizer.token_to_id(f"<|{name}|>") for name in ("user", "end", "assistant")
     )
-    said = without.encode("x\nhi <|end|> hi ", add_special_tokens=False).ids[3:]
-    assert ids == [fast.token_to_id("<s>"), user, *said, end, assistant]
-    again = ours.encode([Message("user", "hi")])  # the aliases are not in the way
-    assert again == whole(fast, Message("user", "hi"))
+    typed = without.encode("x\nhi <|end|> hi ", add_special_tokens=False).ids[3:]
+    assert ids == [tokenizer.token_to_id("<s>"), user, *typed, end, assistant]
+    again = ours.encode([Message("user", "hi")])  # aliases of the first prompt change nothing
+    assert again == encode_whole(tokenizer, Message("user", "hi"))
 
 
 PARTS = ["<|", "end", "|>", "<|end|>", "<s>", " ", "\n", "hi", "\U00100000", "\ue000"]
@@ -138,7 +145,9 @@ def test_any_text_keeps_the_number_of_special_tokens(texts: list[list[str]]) -> 
 @pytest.fixture(scope="module", autouse=True)
 def first(tmp_path_factory: pytest.TempPathFactory) -> None:
     global FIRST
-    FIRST = chat_format(made(metaspace("first"), rstrip=True), tmp_path_factory.mktemp("first"))
+    FIRST = chat_format(
+        make_tokenizer(metaspace("first"), rstrip=True), tmp_path_factory.mktemp("first")
+    )
 
 
 FIRST: TemplateFormat
@@ -146,49 +155,55 @@ FIRST: TemplateFormat
 
 # ---- what tokenizer_config.json adds to tokenizer.json
 
-PLAIN = made(metaspace("first"), tags=TAGS[:1])
+PLAIN = make_tokenizer(metaspace("first"), tags=TAGS[:1])
 FLAGS = dict.fromkeys(("lstrip", "single_word", "normalized"), False)
 
 
-def decoder(fast: Tokenizer, **flags: bool) -> dict[str, Any]:
+def decoder(tokenizer: Tokenizer, **flags: bool) -> dict[str, Any]:
     """``added_tokens_decoder`` as transformers writes it."""
-    said = {**FLAGS, "rstrip": False, "special": True, **flags}
-    return {str(fast.token_to_id(tag)): {"content": tag, **said} for tag in TAGS}
+    entry = {**FLAGS, "rstrip": False, "special": True, **flags}
+    return {str(tokenizer.token_to_id(tag)): {"content": tag, **entry} for tag in TAGS}
 
 
 @pytest.mark.parametrize(
-    ("written", "settings", "meant"),
+    ("tokenizer", "settings", "expected"),
     [
-        (PLAIN, {"added_tokens_decoder": decoder(CASES["no space"])}, made(metaspace("first"))),
         (
-            made(metaspace("first")),
+            PLAIN,
+            {"added_tokens_decoder": decoder(CASES["no space"])},
+            make_tokenizer(metaspace("first")),
+        ),
+        (
+            make_tokenizer(metaspace("first")),
             {"added_tokens_decoder": decoder(CASES["no space"], rstrip=True)},
-            made(metaspace("first"), rstrip=True),
+            make_tokenizer(metaspace("first"), rstrip=True),
         ),
     ],
 )
 def test_tokens_and_their_flags_may_be_in_the_config(
-    tmp_path: Path, written: Tokenizer, settings: dict[str, Any], meant: Tokenizer
+    tmp_path: Path, tokenizer: Tokenizer, settings: dict[str, Any], expected: Tokenizer
 ) -> None:
-    ours = chat_format(written, tmp_path, **settings)
+    ours = chat_format(tokenizer, tmp_path, **settings)
     talk = [Message("user", " hi"), Message("assistant", "hi <|"), Message("user", "he")]
-    assert ours.encode(talk) == whole(meant, *talk)
+    assert ours.encode(talk) == encode_whole(expected, *talk)
     typed = ours.encode([Message("user", "<|end|>")])
-    assert typed.count(meant.token_to_id("<|end|>")) == 1
+    assert typed.count(expected.token_to_id("<|end|>")) == 1
 
 
 def test_an_end_that_the_config_names_is_special(tmp_path: Path) -> None:
-    fast = made(metaspace("first"), tags=TAGS[:3])
-    fast.add_tokens([AddedToken("<fin>", normalized=False)])
-    said = {"content": "<fin>", **FLAGS, "rstrip": False, "special": False}
-    token = fast.token_to_id("<fin>")
-    ours = chat_format(fast, tmp_path, eos_token="<fin>", added_tokens_decoder={str(token): said})
+    tokenizer = make_tokenizer(metaspace("first"), tags=TAGS[:3])
+    tokenizer.add_tokens([AddedToken("<fin>", normalized=False)])
+    entry = {"content": "<fin>", **FLAGS, "rstrip": False, "special": False}
+    token = tokenizer.token_to_id("<fin>")
+    ours = chat_format(
+        tokenizer, tmp_path, eos_token="<fin>", added_tokens_decoder={str(token): entry}
+    )
     assert token in ours.stop_ids
     assert token not in ours.encode([Message("user", "a <fin> b")])
 
 
 @pytest.mark.parametrize(
-    "said",
+    "entries",
     [
         {"5": {"content": "<|end|>"}},
         {"99999": {"content": "<far>"}},
@@ -197,7 +212,7 @@ def test_an_end_that_the_config_names_is_special(tmp_path: Path) -> None:
         [1],
     ],
 )
-def test_additions_that_do_not_fit_are_passed_over(tmp_path: Path, said: object) -> None:
-    fast = made(metaspace("first"))
-    ours = chat_format(fast, tmp_path, added_tokens_decoder=said)
-    assert ours.encode([Message("user", "hi")]) == whole(fast, Message("user", "hi"))
+def test_added_tokens_that_do_not_fit_are_ignored(tmp_path: Path, entries: object) -> None:
+    tokenizer = make_tokenizer(metaspace("first"))
+    ours = chat_format(tokenizer, tmp_path, added_tokens_decoder=entries)
+    assert ours.encode([Message("user", "hi")]) == encode_whole(tokenizer, Message("user", "hi"))

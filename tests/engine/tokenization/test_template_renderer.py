@@ -1,4 +1,4 @@
-"""A chat template is a stranger's program: it gets a moment, some memory, and nothing else."""
+"""A chat template is untrusted: it gets limited time and memory, and nothing else."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pytest
 from glmtui.engine.tokenization.template_renderer import TemplateRenderer
 from glmtui.errors import UnsupportedModel
 
-SAYS = "{% for m in messages %}{{ m.content }}|{% endfor %}"
+CONTENTS = "{% for m in messages %}{{ m.content }}|{% endfor %}"
 TALK = {"messages": [{"role": "user", "content": "你好\n\udc80"}, {"role": "user", "content": ""}]}
 
 
 def test_a_template_sees_what_it_is_given() -> None:
-    template = TemplateRenderer(SAYS + "{{ x | tojson }}{{ strftime_now('%Y')[:2] }}")
+    template = TemplateRenderer(CONTENTS + "{{ x | tojson }}{{ strftime_now('%Y')[:2] }}")
     assert template.render({**TALK, "x": {"a": "é"}}) == '你好\n\udc80||{"a": "é"}20'
 
 
-# transformers 5 renders each of these so (`_compile_jinja_template` in its chat_template_utils)
+# the results of transformers 5 (`_compile_jinja_template` in its chat_template_utils)
 @pytest.mark.parametrize(
     ("source", "text"),
     [
@@ -74,7 +74,7 @@ def test_what_takes_too_much_or_breaks_is_refused(greedy: str) -> None:
     template = TemplateRenderer("{% if not quiet %}" + greedy + "{% endif %}ok")
     with pytest.raises(UnsupportedModel, match=r"refused this conversation: ."):
         template.render(TALK)
-    assert template.render({**TALK, "quiet": True}) == "ok"  # the next conversation may do
+    assert template.render({**TALK, "quiet": True}) == "ok"  # another conversation works
 
 
 def test_what_never_ends_is_ended() -> None:
@@ -94,7 +94,7 @@ def test_what_does_not_parse_is_named(broken: str) -> None:
 
 
 def test_a_process_that_died_is_replaced() -> None:
-    template = TemplateRenderer(SAYS)
+    template = TemplateRenderer(CONTENTS)
     assert template._process is not None
     os.kill(template._process.pid, signal.SIGKILL)
     with pytest.raises(UnsupportedModel):
@@ -102,14 +102,14 @@ def test_a_process_that_died_is_replaced() -> None:
     assert template.render({"messages": []}) == ""
 
 
-def test_it_has_none_of_our_secrets_and_goes_with_the_model(
+def test_the_process_gets_no_secrets_and_ends_with_the_model(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret4711")
-    template = TemplateRenderer(SAYS)
+    template = TemplateRenderer(CONTENTS)
     assert template._process is not None
-    place = Path(f"/proc/{template._process.pid}")
-    assert b"4711" not in (place / "environ").read_bytes()
+    proc_entry = Path(f"/proc/{template._process.pid}")
+    assert b"4711" not in (proc_entry / "environ").read_bytes()
     del template
     gc.collect()
-    assert not place.exists()
+    assert not proc_entry.exists()

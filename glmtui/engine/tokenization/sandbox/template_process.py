@@ -1,7 +1,7 @@
-"""The process in which a chat template runs: Jinja in its sandbox, within limits of its own.
+"""The process in which a chat template runs: Jinja's sandbox, with limits of time and memory.
 
-Reads a JSON object from each line of stdin and answers with one on stdout: first ``source``, then
-the variables of each rendering. Knows no model.
+The payload of each request is JSON: first the source of the template, then the variables of each
+rendering. The payload of a reply is the rendered text.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from datetime import datetime
-from typing import IO, Any
+from typing import Any
 
 from jinja2 import nodes
 from jinja2.exceptions import TemplateError
@@ -18,41 +18,44 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from glmtui.engine.tokenization.sandbox.process_limits import limit_memory, limit_time
+from glmtui.engine.tokenization.sandbox.resource_limits import limit_memory, limit_time
+from glmtui.engine.tokenization.sandbox.sandboxed_process import read_frame, write_frame
 
-MOST_SECONDS = 2  # of a core for one rendering; a thousandth is usual
-MOST_BYTES = 256 << 20  # beyond what the process has when it begins
-MOST_CHARACTERS = 32 << 20  # of a prompt
+MAX_SECONDS = 2  # of CPU time for one rendering; a thousandth is usual
+MAX_BYTES = 256 << 20  # beyond what the process has at its start
+MAX_CHARACTERS = 32 << 20  # of a prompt; its UTF-8 fits the payload of a frame
 
 
-def main(questions: IO[str] = sys.stdin, answers: IO[str] = sys.stdout) -> None:
-    """Answers until there are no more questions, or the system ends it for want of moderation."""
-    limit_memory(MOST_BYTES)
-    limit_time(MOST_SECONDS)
+def main() -> None:
+    """Replies until stdin ends, or until the system kills the process at a limit."""
+    limit_memory(MAX_BYTES)
+    limit_time(MAX_SECONDS)
     template = None
-    for line in questions:
-        asked = json.loads(line)
-        limit_time(MOST_SECONDS)
+    while (frame := read_frame(sys.stdin.buffer)) is not None:
+        limit_time(MAX_SECONDS)
+        reply: dict[str, Any] = {}
+        payload = b""
         try:
+            content = json.loads(frame[1])
             if template is None:
-                template, answer = _environment().from_string(asked["source"]), {}
+                template = _environment().from_string(content)
             else:
-                answer = {"text": _shortened(template.render(asked))}
+                text = _check_length(template.render(content))
+                payload = text.encode("utf-8", "surrogatepass")
         except MemoryError:
-            answer = {"error": f"it takes more than {MOST_BYTES >> 20} MB"}
-        except Exception as error:  # whatever a stranger's program may raise
-            answer = {"error": str(error)[:300] or type(error).__name__}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
+            reply = {"error": f"it needs more than {MAX_BYTES >> 20} MB"}
+        except Exception as error:  # a template can raise anything
+            reply = {"error": str(error)[:300] or type(error).__name__}
+        write_frame(sys.stdout.buffer, reply, payload)
 
 
 class GenerationBlock(Extension):
-    """``{% generation %}`` marks what the assistant writes, for training; the text is its body.
+    """``{% generation %}`` marks the assistant's text for training; here it is only its body.
 
-    A call block, as in transformers: what is set inside is not seen outside.
+    It is a call block, as in transformers: variables set inside are not visible outside.
     """
 
-    tags = {"generation"}  # noqa: RUF012  so it is declared there
+    tags = {"generation"}  # noqa: RUF012  declared like this in Extension
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -76,7 +79,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _strftime_now(format: str) -> str:  # noqa: A002  templates may give it by name
+def _strftime_now(format: str) -> str:  # noqa: A002  templates may pass it by name
     return datetime.now().strftime(format)
 
 
@@ -87,7 +90,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """In place of Jinja's own filter, which escapes for HTML and takes no such arguments."""
+    """Replaces Jinja's filter, which escapes for HTML and does not have these arguments."""
     return json.dumps(
         x, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
@@ -97,7 +100,7 @@ def _raise(message: str) -> None:
     raise TemplateError(message)
 
 
-def _shortened(text: str) -> str:
-    if len(text) > MOST_CHARACTERS:
+def _check_length(text: str) -> str:
+    if len(text) > MAX_CHARACTERS:
         raise TemplateError(f"it makes a prompt of {len(text):,} characters")
     return text

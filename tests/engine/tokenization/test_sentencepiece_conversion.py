@@ -1,4 +1,4 @@
-"""A Llama folder with tokenizer.model alone: the ids are those of the SentencePiece library."""
+"""A Llama folder with tokenizer.model only: the ids are those of the SentencePiece library."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 
 from glmtui.chat import Message
 from glmtui.engine.models import llama
-from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson
-from glmtui.engine.tokenization.sandbox.piece_model import NotPieces, read_pieces
+from glmtui.engine.tokenization.hf_tokenizer import HFTokenizer
+from glmtui.engine.tokenization.sandbox.sentencepiece_conversion import (
+    InvalidTokenizer,
+    read_sentencepiece_model,
+)
+from glmtui.engine.tokenization.template_format import TemplateFormat
 from glmtui.errors import BadCheckpoint
 
 WORDS = [
@@ -43,7 +47,7 @@ ADDED = {
 }
 
 
-def trained(folder: Path, **options: Any) -> Path:
+def train(folder: Path, **options: Any) -> Path:
     (folder / "text.txt").write_text("\n".join(" ".join(WORDS[n:]) for n in range(15)) * 9)
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "text.txt"),
@@ -66,17 +70,17 @@ def trained(folder: Path, **options: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = trained(tmp_path_factory.mktemp("pieces"))
+    folder = train(tmp_path_factory.mktemp("pieces"))
     named = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "chat_template": CHAT}
     settings = {**named, "added_tokens_decoder": ADDED, "tokenizer_class": "LlamaTokenizer"}
-    (made / "tokenizer_config.json").write_text(json.dumps(settings))
-    return made
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
 
 
 @pytest.fixture(scope="module")
-def tokenizer(folder: Path) -> TokenizerJson:
+def tokenizer(folder: Path) -> HFTokenizer:
     loaded = llama.load_tokenizer(folder, {})
-    assert isinstance(loaded, TokenizerJson)
+    assert isinstance(loaded, HFTokenizer)
     return loaded
 
 
@@ -87,7 +91,7 @@ def pieces(folder: Path) -> sentencepiece.SentencePieceProcessor:
 
 @given(st.lists(st.sampled_from([*WORDS, "x", "\n", "é", "🙂", "a b", "1"])).map(" ".join))
 def test_ids_and_text_are_those_of_the_library(
-    tokenizer: TokenizerJson, pieces: sentencepiece.SentencePieceProcessor, text: str
+    tokenizer: HFTokenizer, pieces: sentencepiece.SentencePieceProcessor, text: str
 ) -> None:
     ids = tokenizer.encode(text)
     assert ids == pieces.encode(text)
@@ -97,9 +101,9 @@ def test_ids_and_text_are_those_of_the_library(
 
 
 def test_a_prompt_has_its_added_tokens(
-    folder: Path, tokenizer: TokenizerJson, pieces: sentencepiece.SentencePieceProcessor
+    folder: Path, tokenizer: HFTokenizer, pieces: sentencepiece.SentencePieceProcessor
 ) -> None:
-    """Without ``legacy``, only the first word of a text gets a space in front."""
+    """Without ``legacy``, only the first word of a text gets a leading space."""
     chat_format = TemplateFormat.load(tokenizer, folder, {})
     assert chat_format.stop_ids == {2, 321}
     ids = chat_format.encode([Message("user", "hello <|end|>")])
@@ -113,7 +117,7 @@ def test_legacy_puts_a_space_before_every_part(folder: Path, tmp_path: Path) -> 
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({**settings, "legacy": True}))
     (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
-    loaded = TokenizerJson.load_pieces(tmp_path)
+    loaded = HFTokenizer.load_sentencepiece(tmp_path)
     assert loaded is not None
     ids = TemplateFormat.load(loaded, tmp_path, {}).encode([Message("user", "hello")])
     assert ids == [1, 320, *loaded.encode("hello"), 321]
@@ -123,7 +127,7 @@ def test_added_tokens_may_be_in_a_file_of_their_own(folder: Path, tmp_path: Path
     (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
     (tmp_path / "added_tokens.json").write_text(json.dumps({"<|im_end|>": 321, "<x>": 320}))
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))
-    loaded = TokenizerJson.load_pieces(tmp_path)
+    loaded = HFTokenizer.load_sentencepiece(tmp_path)
     assert loaded is not None
     assert loaded.special["<|im_end|>"] == 321
     assert loaded.encode("<x>")[-1:] == [320]
@@ -133,31 +137,31 @@ def test_a_tokenizer_json_beside_it_is_read_first(folder: Path, tmp_path: Path) 
     (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(BadCheckpoint, match=r"tokenizer\.json is not a tokenizer"):
-        TokenizerJson.load(tmp_path)
-    assert llama.load_tokenizer(tmp_path, {}) is not None  # which is not waited for
+        HFTokenizer.load(tmp_path)
+    assert llama.load_tokenizer(tmp_path, {}) is not None  # loads in the background
 
 
 @pytest.mark.parametrize(
-    ("added", "said"),
+    ("added", "message"),
     [
-        ({"999": {"content": "<far>"}}, "not of the id 999"),
-        ({"5": {"content": "<other>"}}, "not of the id 5"),
+        ({"999": {"content": "<far>"}}, "does not have id 999"),
+        ({"5": {"content": "<other>"}}, "does not have id 5"),
     ],
 )
 def test_added_tokens_that_do_not_fit(
-    folder: Path, tmp_path: Path, added: dict[str, Any], said: str
+    folder: Path, tmp_path: Path, added: dict[str, Any], message: str
 ) -> None:
     (tmp_path / "tokenizer.model").write_bytes((folder / "tokenizer.model").read_bytes())
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": added}))
-    with pytest.raises(BadCheckpoint, match=said) as caught:
-        TokenizerJson.load_pieces(tmp_path)
+    with pytest.raises(BadCheckpoint, match=message) as caught:
+        HFTokenizer.load_sentencepiece(tmp_path)
     assert "tokenizer.json" in caught.value.hint
 
 
 def test_unigram_pieces_are_named(tmp_path: Path) -> None:
-    trained(tmp_path, model_type="unigram")
-    with pytest.raises(BadCheckpoint, match="of the kind 1"):
-        TokenizerJson.load_pieces(tmp_path)
+    train(tmp_path, model_type="unigram")
+    with pytest.raises(BadCheckpoint, match="of type 1"):
+        HFTokenizer.load_sentencepiece(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -175,10 +179,10 @@ def test_unigram_pieces_are_named(tmp_path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.model").write_bytes(content)
     with pytest.raises(BadCheckpoint, match="is not a tokenizer"):
-        TokenizerJson.load_pieces(tmp_path)
+        HFTokenizer.load_sentencepiece(tmp_path)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(content: bytes) -> None:
-    with contextlib.suppress(NotPieces):
-        assert read_pieces(content).pieces
+    with contextlib.suppress(InvalidTokenizer):
+        assert read_sentencepiece_model(content).pieces

@@ -1,4 +1,4 @@
-"""Tiny checkpoints for tests: folders and GGUF files of Llama shape, with random weights."""
+"""A tiny Llama with random weights, as a Hugging Face folder or a GGUF file. Imports no torch."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ LLAMA_CONFIG: dict[str, Any] = {
 
 
 def llama_tensors(vocabulary: int = len(TOKENS)) -> dict[str, Array]:
-    """float32 weights under GGUF's names, in Hugging Face's row order."""
+    """float32 weights with GGUF names and Hugging Face's row order."""
     rng = np.random.default_rng(0)
 
     def matrix(rows: int, columns: int) -> Array:
@@ -84,8 +84,8 @@ def hub_name(name: str) -> str:
     return f"model.layers.{layer}.{ours[rest]}.weight"
 
 
-def unpacked(stored: dict[str, Any], name: str) -> Any:
-    """The float32 weight that a prepared folder means."""
+def dequantize_stored(stored: dict[str, Any], name: str) -> Any:
+    """A weight of a prepared folder in float32."""
     q = stored[name]
     if f"{name}.scale" not in stored:
         return q.astype(np.float32)
@@ -98,8 +98,8 @@ def unpacked(stored: dict[str, Any], name: str) -> Any:
     return weight.reshape(len(q), -1)
 
 
-def interleaved(rows: Array, heads: int) -> Array:
-    """llama.cpp's `permute`, which its converter does to q and k."""
+def permute_heads(rows: Array, heads: int) -> Array:
+    """The row order of q and k in GGUF files: `permute` of llama.cpp's converter."""
     halves = rows.reshape(heads, 2, rows.shape[0] // heads // 2, *rows.shape[1:])
     return halves.swapaxes(1, 2).reshape(rows.shape)
 
@@ -117,11 +117,11 @@ def write_gguf(
     """A GGUF file as llama.cpp's converter writes them.
 
     Args:
-        kinds: how the matrices are stored: all of them, or by name (F16 for the others).
-        tensors: in Hugging Face's row order; None takes `llama_tensors()`.
-        edit: adds metadata or tensors of its own.
-        split: how many tensors a part has at most; its parts lie beside `path`. 0: one file.
-        small_first: the first part has none.
+        kinds: the quantisation of all matrices, or by tensor name (F16 for the others).
+        tensors: in Hugging Face's row order; None means `llama_tensors()`.
+        edit: adds metadata or tensors.
+        split: maximum number of tensors per part; 0 writes one file.
+        small_first: the first part has no tensors.
     """
     writer = GGUFWriter(path, architecture, split_max_tensors=split, small_first_shard=small_first)
     writer.add_block_count(LAYERS)
@@ -137,7 +137,7 @@ def write_gguf(
     edit(writer)
     for name, values in (tensors if tensors is not None else llama_tensors()).items():
         if ".attn_q." in name or ".attn_k." in name:
-            values = interleaved(values, HEADS if ".attn_q." in name else KEY_HEADS)
+            values = permute_heads(values, HEADS if ".attn_q." in name else KEY_HEADS)
         if values.ndim == 1:
             writer.add_tensor(name, values)
             continue
@@ -163,7 +163,11 @@ def byte_level_tokenizer(writer: GGUFWriter, pre: str = "smollm") -> None:
 
 
 def llama_files(shards: int = 1, ends: str = "safetensors") -> dict[str, bytes]:
-    """The files of a Hugging Face Llama folder; `ends` is "safetensors" or "bin" (bytes only)."""
+    """The files of a Hugging Face Llama folder.
+
+    Args:
+        ends: the suffix of the weight files, "safetensors" or "bin"; the content is safetensors.
+    """
     tensors = {f"model.{name}": value.astype(np.float16) for name, value in llama_tensors().items()}
     vocabulary = {token: n for n, token in enumerate(TOKENS)}
     tokenizer = Tokenizer(models.BPE(vocabulary, [tuple(m.split(" ")) for m in MERGES]))

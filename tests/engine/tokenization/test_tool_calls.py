@@ -1,4 +1,4 @@
-"""What ChatGLM3 and GLM-4 write when they want a tool: taken apart, and nothing of it run."""
+"""Tool calls in the replies of ChatGLM3 and GLM-4 are parsed, and no code in them is run."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from glmtui.chat import Message
 from glmtui.engine.tokenization.tool_calls import (
     ToolCall,
-    declared_for_chatglm3,
-    declared_for_glm4,
-    json_arguments,
-    python_arguments,
-    read_call,
+    chatglm3_tools_prompt,
+    glm4_tools_prompt,
+    parse_json_arguments,
+    parse_python_arguments,
+    parse_tool_call,
     split_reply,
 )
 from glmtui.errors import EngineError
@@ -35,8 +35,8 @@ def fenced(code: str) -> str:
     ],
 )
 def test_a_call_is_read(code: str, arguments: dict[str, Any] | None) -> None:
-    wanted = {"a": [1, -2.5], "b": {"x": None, "y": True}} if arguments is None else arguments
-    assert python_arguments(fenced(code)) == wanted
+    expected = {"a": [1, -2.5], "b": {"x": None, "y": True}} if arguments is None else arguments
+    assert parse_python_arguments(fenced(code)) == expected
 
 
 @pytest.mark.parametrize(
@@ -68,37 +68,40 @@ def test_all_but_a_call_with_literals_is_refused_and_not_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(EngineError, match="tool call cannot be read"):
-        python_arguments(fenced(code))
+        parse_python_arguments(fenced(code))
     assert not list(tmp_path.iterdir())
 
 
 def test_json_calls() -> None:
-    assert json_arguments('{"city": "北京"}') == {"city": "北京"}
+    assert parse_json_arguments('{"city": "北京"}') == {"city": "北京"}
     for text in ("", "{", "[1]", "3", "[" * 100_000, f'{{"a": "{"x" * 100_000}"}}'):
         with pytest.raises(EngineError, match="tool call cannot be read"):
-            json_arguments(text)
+            parse_json_arguments(text)
 
 
 def test_a_reply_is_split_into_messages() -> None:
-    said = f"\n 先查一下<|assistant|> get_weather\n{fenced('tool_call()')}"
-    assert split_reply(said) == (
+    reply = f"\n 先查一下<|assistant|> get_weather\n{fenced('tool_call()')}"
+    assert split_reply(reply) == (
         Message("assistant", "先查一下"),
         Message("assistant", fenced("tool_call()"), metadata=" get_weather"),
     )
     assert split_reply("没有换行") == (Message("assistant", "没有换行"),)
     assert split_reply("") == (Message("assistant", ""),)
-    # a first line of plain talk is no metadata where the reply begins with its newline
+    # the first line of plain text is no metadata if the reply starts with a newline
     assert split_reply("\n第一行\n第二行") == (Message("assistant", "第一行\n第二行"),)
 
 
 def test_only_messages_with_metadata_are_calls() -> None:
-    assert read_call(Message("assistant", "今天晴"), python_arguments, declared=True) is None
+    assert (
+        parse_tool_call(Message("assistant", "今天晴"), parse_python_arguments, declared=True)
+        is None
+    )
     call = Message("assistant", fenced("tool_call(n=1)"), metadata=" get_weather")
-    assert read_call(call, python_arguments, declared=True) == ToolCall(
+    assert parse_tool_call(call, parse_python_arguments, declared=True) == ToolCall(
         "get_weather", {"n": 1}, call.content
     )
     program = Message("assistant", fenced("print(1)"), metadata=" interpreter")
-    assert read_call(program, python_arguments, declared=False) == ToolCall(
+    assert parse_tool_call(program, parse_python_arguments, declared=False) == ToolCall(
         "interpreter", None, program.content
     )
 
@@ -107,11 +110,11 @@ TOOL = {"name": "get_weather", "description": "查询城市天气", "parameters"
 
 
 def test_declarations() -> None:
-    assert declared_for_chatglm3([{"name": "天气"}]) == (
+    assert chatglm3_tools_prompt([{"name": "天气"}]) == (
         "Answer the following questions as best as you can. You have access to the following "
         'tools:\n[\n    {\n        "name": "天气"\n    }\n]'
     )
-    text = declared_for_glm4([TOOL, {"name": "b"}], "你好")
+    text = glm4_tools_prompt([TOOL, {"name": "b"}], "你好")
     assert text.startswith(
         '你好\n\n# 可用工具\n\n## get_weather\n\n{\n    "name": "get_weather",\n'
     )
