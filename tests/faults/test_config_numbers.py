@@ -18,7 +18,8 @@ from glmtui.engine.api import LoadOptions, ModelInfo
 from glmtui.engine.catalog import resolver
 from glmtui.engine.convert.quantize import quantize_checkpoint
 from glmtui.engine.convert.slim import convert_to_slim
-from glmtui.engine.loading.loader import build_model, family_module, load
+from glmtui.engine.loading.loader import build_model, load
+from glmtui.engine.models.model_family import import_family
 from glmtui.errors import BadCheckpoint
 from support import TESTS
 from support.checkpoints import LLAMA_CONFIG, TOKENS
@@ -164,7 +165,7 @@ def test_a_number_that_cannot_be(changed: Any, key: str, fields: dict[str, Any],
         return  # which only a folder with weights has to keep to
     with pytest.raises(BadCheckpoint, match=r"config\.json"):
         build_model(
-            family_module(key), json.loads((folder / "config.json").read_text()), folder, OPTIONS
+            import_family(key), json.loads((folder / "config.json").read_text()), folder, OPTIONS
         )
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from glmtui.engine.api import LoadOptions
-from glmtui.engine.bench.plan import BenchTarget
-from glmtui.engine.bench.worker import EngineProcess
+from glmtui.engine.bench.bench_engine import BenchTarget
+from glmtui.engine.bench.engine_process import EngineProcess
 from glmtui.engine.tokenization.template_renderer import TemplateRenderer
 from glmtui.errors import GlmtuiError
 from glmtui.system.programs import drop_working_folder, find_program

@@ -10,10 +10,10 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,15 +24,15 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from glmtui.engine.api import LoadedInfo, LoadOptions, ModelInfo, Progress, ProgressHook
+from glmtui.engine.api import LoadedInfo, Progress, ProgressHook
 from glmtui.engine.catalog.families import left_to_transformers
 from glmtui.engine.catalog.model_folder import MAX_PIECES_BYTES, read_small
 from glmtui.engine.catalog.registry import Quant
 from glmtui.engine.compatibility.length_scaling import LengthScaling
 from glmtui.engine.compatibility.size_check import check_size, device_of, packable
 from glmtui.engine.compatibility.transformers_cache import TransformersCache
-from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.hardware.memory import out_of_memory
+from glmtui.engine.loading.load_spec import LoadSpec
 from glmtui.engine.nn.decoder import Decoder, common_prefix
 from glmtui.engine.nn.kv_cache import KVCache
 from glmtui.engine.nn.linear import KernelChoice, LinearLayer, make_linear
@@ -54,25 +54,10 @@ RESTART_CHUNK = 512  # tokens at once, of a text that is read again
 CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")  # since 5.24, and before it
 
 
-def load(
-    info: ModelInfo,
-    raw: Mapping[str, Any],
-    options: LoadOptions,
-    device: torch.device,
-    dtype: torch.dtype,
-    quant: Quant | Literal["auto"] | None,
-    choice: KernelChoice,
-    machine: Snapshot,
-    on_progress: ProgressHook,
-) -> LoadedModel:
-    """Loads the model at `info.path`; see `loader.load`.
+def load(spec: LoadSpec, on_progress: ProgressHook) -> LoadedModel:
+    """Loads a model with transformers; see `loader.load`.
 
-    Args:
-        raw: its config.json.
-        device: that `options.device` stands for before anything is known of the model.
-        quant: how linear layers are to be held; "auto" is None, as packed weights are not read.
-        choice: of kernels that multiply with packed ones.
-        machine: what is free.
+    Packed weights are not read, so that a quantisation of "auto" means None here.
 
     Raises:
         UnsupportedModel: transformers cannot run it, it is no model to chat with, or none of its
@@ -82,6 +67,8 @@ def load(
         OutOfMemory: the device has no room for it; known before it is read, or met on the way.
     """
     started = time.perf_counter()
+    info, options, raw = spec.info, spec.options, spec.raw_config
+    device, dtype, quant, choice = spec.device, spec.dtype, spec.quant, spec.kernels
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     refuse_packed(raw)
@@ -100,7 +87,9 @@ def load(
                 _('Set load.quant to "auto".'),
             )
         kv = kv_per_token(empty)
-        device = device_of(options.device, device, empty, kv, info.stored, dtype, quant, machine)
+        device = device_of(
+            options.device, device, empty, kv, info.stored, dtype, quant, spec.machine
+        )
     on_progress(Progress(_("loading"), 0, info.nbytes))
     with _refusals(info.path, device):
         inner = _read(info.path, dtype)
@@ -282,8 +271,8 @@ class Wrapped(Decoder):
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
         """Nothing: transformers computes its position tables as it goes."""
 
-    def new_cache(
-        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
+    def _make_cache(
+        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int
     ) -> TransformersCache:
         return TransformersCache(self.config, capacity, self._scaling)
 

@@ -122,8 +122,8 @@ class GqaDecoder(Decoder):
     def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Turns heads by their positions; see `Rotation`."""
 
-    def new_cache(
-        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
+    def _make_cache(
+        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int
     ) -> KVCache:
         c = self.config
         return KVCache(

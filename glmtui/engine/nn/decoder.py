@@ -20,14 +20,15 @@ class Decoder(nn.Module, ABC):
         config: the family's Config; `config.context_length` is in tokens, `config.vocab` in ids.
         causal: whether no token sees a later one, so that a prompt can be read in chunks.
         rewinds: whether what was last read can be taken back at every length.
-        spread: whether its layers are on several devices (see `engine.spread`).
+        layer_devices: the device of each layer, if the layers are on several devices (see
+            `engine.loading.pipeline`); otherwise empty.
         rotary: what `prepare` made.
     """
 
     config: Any
     causal = True
     rewinds = True
-    spread = False
+    layer_devices: tuple[torch.device, ...] = ()
     rotary: RotaryTable | None = None
 
     @property
@@ -49,11 +50,28 @@ class Decoder(nn.Module, ABC):
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
         """Computes the position tables for contexts up to `length` tokens."""
 
-    @abstractmethod
     def new_cache(
         self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
     ) -> KVCache:
-        """An empty cache for contexts up to `capacity` tokens."""
+        """An empty cache for contexts up to `capacity` tokens.
+
+        Args:
+            device: of the whole cache; with `layer_devices`, each layer's part is on that layer's
+                device instead, unless `device` is the meta device.
+        """
+        if not self.layer_devices or device.type == "meta":
+            return self._make_cache(capacity, dtype, device, batch)
+        cache = self._make_cache(capacity, dtype, torch.device("meta"), batch)
+        for tensors in (cache.keys, cache.values):
+            for i, layer_device in enumerate(self.layer_devices):
+                tensors[i] = torch.zeros_like(tensors[i], device=layer_device)
+        return cache
+
+    @abstractmethod
+    def _make_cache(
+        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int
+    ) -> KVCache:
+        """An empty cache on one device, of the class that this model needs."""
 
     @abstractmethod
     def forward(

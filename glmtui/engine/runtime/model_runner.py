@@ -74,7 +74,7 @@ class LoadedModel:
         budget = cache_budget(options.cache_gb, device)
         self._caches = PrefixCache(model, self.context_length, dtype, device, budget)
         self._speculation = options.speculation if model.rewinds else "off"
-        graphed = model.rewinds and not model.spread
+        graphed = model.rewinds and not model.layer_devices
         self._graphs = GraphedSteps(model) if device.type == "cuda" and graphed else None
         # guesses need each token at once, and were never measured faster there
         self._overlaps = self._graphs is not None and self._speculation != "on"

@@ -15,7 +15,7 @@ from glmtui.engine.catalog import resolver
 from glmtui.engine.compatibility.size_check import device_of, weight_bytes
 from glmtui.engine.compatibility.transformers_model import empty_model, kv_per_token
 from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
-from glmtui.engine.loading import loader
+from glmtui.engine.loading import load_spec, loader
 from glmtui.engine.nn.linear import KernelChoice
 from glmtui.errors import EngineError, OutOfMemory, UnsupportedModel
 from support.transformers_models import KINDS, OPTIONS, write_model
@@ -116,7 +116,7 @@ def test_the_kernel_asked_for_is_tried(qwen2: Path, monkeypatch: pytest.MonkeyPa
         choice.used.add("unpacking")
         return choice
 
-    monkeypatch.setattr(loader, "kernel_choice", kernel_choice)
+    monkeypatch.setattr(load_spec, "kernel_choice", kernel_choice)
     options = LoadOptions(device="cpu", dtype="float32", quant="int8", kernel="cpm_kernels")
     assert load_model(str(qwen2), options).info.kernel == "unpacking"
     assert asked == ["cpm_kernels"]

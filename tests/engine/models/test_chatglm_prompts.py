@@ -126,12 +126,12 @@ def test_defaults_are_those_of_each_chat() -> None:
 
 
 def test_every_glm_family_has_the_whole_interface() -> None:
-    from glmtui.engine.loading.loader import family_module
+    from glmtui.engine.models.model_family import import_family
 
     wanted = {"Model", "load_config", "sources", "load_tokenizer", "chat_format", "defaults"}
     for family in FAMILIES:
         if "glm" in family.key:
-            assert wanted | {"stop_ids"} <= set(dir(family_module(family.key))), family.key
+            assert wanted | {"stop_ids"} <= set(dir(import_family(family.key))), family.key
 
 
 # ---- with the released tokenizer files, where they lie beside the repository
