@@ -16,8 +16,9 @@ from glmtui.engine import load_model
 from glmtui.engine.catalog import resolver
 from glmtui.engine.convert.quantize import quantize_checkpoint
 from glmtui.engine.convert.slim import convert_to_slim
-from glmtui.engine.loading.loader import build_model, family_module, load
+from glmtui.engine.loading.loader import build_model, load
 from glmtui.engine.model_info import LoadOptions, ModelInfo
+from glmtui.engine.models.model_family import import_family
 from glmtui.errors import BadCheckpoint
 from support import TESTS
 from support.llama_folders import checkpoint
@@ -165,7 +166,7 @@ def test_invalid_numbers_are_refused(
         return  # checked only if there are weight files
     with pytest.raises(BadCheckpoint, match=r"config\.json"):
         build_model(
-            family_module(key), json.loads((folder / "config.json").read_text()), folder, OPTIONS
+            import_family(key), json.loads((folder / "config.json").read_text()), folder, OPTIONS
         )
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.engine.bench.plan import BenchTarget
-from glmtui.engine.bench.worker import EngineProcess
+from glmtui.engine.bench.bench_engine import BenchTarget
+from glmtui.engine.bench.engine_process import EngineProcess
 from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.tokenization.template_renderer import TemplateRenderer
 from glmtui.errors import GlmtuiError

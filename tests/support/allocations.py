@@ -1,7 +1,7 @@
-"""AllocationLog: what torch allocates while it is on, by device, as a caching allocator counts it.
+"""AllocationLog: counts what torch allocates on each device, as a caching allocator does.
 
-Works on real tensors, on the meta device and on fake CUDA tensors, whose storages have sizes though
-no data. A storage counts from the operation that makes it until Python lets go of it.
+Works with real tensors, on the meta device and with fake CUDA tensors, which have sizes but
+no data. A storage counts from the operation that creates it until Python frees it.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from torch.utils._pytree import tree_leaves
 
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 
-ALIGNMENT = 512  # bytes; CUDA's caching allocator hands out multiples
+ALIGNMENT = 512  # bytes; CUDA's caching allocator rounds up to a multiple
 
 
 class AllocationLog(TorchDispatchMode):
     """Counts the bytes of storages by the device of the tensors on them.
 
     Attributes:
-        live: bytes held now.
-        peak: most bytes ever held.
-        made: bytes of every storage, in order, with the operation that made it.
+        live: bytes allocated now.
+        peak: most bytes allocated so far.
+        created: bytes of every storage, in order, with the operation that created it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.live: defaultdict[str, int] = defaultdict(int)
         self.peak: defaultdict[str, int] = defaultdict(int)
-        self.made: list[tuple[int, str]] = []
+        self.created: list[tuple[int, str]] = []
         self._known: dict[int, weakref.ref[Any]] = {}
 
     def reset_peak(self) -> None:
-        """Lets the peak begin with what is held now."""
+        """Starts the peak again at what is allocated now."""
         self.peak = defaultdict(int, self.live)
 
     def __torch_dispatch__(
@@ -48,14 +48,14 @@ class AllocationLog(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         for tensor in _tensors((args, kwargs)):
-            self._meet(tensor, None)
+            self._track(tensor, None)
         result = self.run(func, args, kwargs or {})
         for tensor in _tensors(result):
-            self._meet(tensor, str(func))
+            self._track(tensor, str(func))
         return result
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Calls the operation; a composite one as the operations it is made of."""
+        """Runs the operation; a composite one as the operations that it consists of."""
         if func.namespace == "aten":
             with self:
                 whole = func.decompose(*args, **kwargs)
@@ -63,19 +63,19 @@ class AllocationLog(TorchDispatchMode):
                 return whole
         return func(*args, **kwargs)
 
-    def _meet(self, tensor: Tensor, made_by: str | None) -> None:
-        """Counts a storage seen for the first time, unless it was there before the log began."""
+    def _track(self, tensor: Tensor, created_by: str | None) -> None:
+        """Counts a new storage, unless it existed before the log started."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._known:
             return
-        if made_by is None:  # an argument that nothing here has made
+        if created_by is None:  # an argument from before the log started
             self._known[key] = weakref.ref(storage, lambda _: self._known.pop(key, None))
             return
         nbytes = -(-storage.nbytes() // ALIGNMENT) * ALIGNMENT
         device = str(tensor.device)
         self._known[key] = weakref.ref(storage, lambda _: self._drop(key, device, nbytes))
-        self.made.append((storage.nbytes(), made_by))
+        self.created.append((storage.nbytes(), created_by))
         self.live[device] += nbytes
         self.peak[device] = max(self.peak[device], self.live[device])
 
@@ -85,11 +85,11 @@ class AllocationLog(TorchDispatchMode):
 
 
 class MappedCheckpoint(Checkpoint):
-    """A checkpoint that can be read under a log: what lies mapped in its files is not counted."""
+    """A checkpoint that an `AllocationLog` can watch: tensors mapped from files are not counted."""
 
-    def _tensor(self, name: str) -> Tensor:
+    def read_tensor(self, name: str) -> Tensor:
         with _disable_current_modes():
-            return super()._tensor(name)
+            return super().read_tensor(name)
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

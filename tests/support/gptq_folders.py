@@ -1,7 +1,7 @@
-"""Checkpoints that GPTQ tools wrote."""
+"""Checkpoints written by GPTQModel, with the logits that it computes."""
 
 from __future__ import annotations
 
 from support import TESTS
 
-MADE_BY_A_TOOL = TESTS / "goldens" / "gptq"
+GPTQ_FOLDERS = TESTS / "goldens" / "gptq"

@@ -1,8 +1,8 @@
-"""Checkpoints of real size with random weights, written in pieces: for what only size shows.
+"""Writes checkpoints of real size with random weights, for tests of memory and speed.
 
     python tests/support/large_checkpoints.py FOLDER [--layers 28] [--ends bin]
 
-writes a ChatGLM-6B-Slim under the hub's tensor names (28 layers: 13.4 GB). It answers nothing.
+writes a ChatGLM-6B-Slim with the hub's tensor names (28 layers: 13.4 GB).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shape:
-    """The size of a ChatGLM-6B; as released unless told otherwise."""
+    """The size of a ChatGLM-6B; the defaults are those of the released model."""
 
     layers: int = 28
     hidden: int = 4096
@@ -29,46 +29,46 @@ class Shape:
     vocab: int = 130_528
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """Names and shapes, in the hub's order."""
-        wide = self.hidden
-        yield "transformer.word_embeddings.weight", (self.vocab, wide)
+        """Names and shapes of the tensors, in the order of the hub's files."""
+        hidden = self.hidden
+        yield "transformer.word_embeddings.weight", (self.vocab, hidden)
         for n in range(self.layers):
-            at = f"transformer.layers.{n}"
+            prefix = f"transformer.layers.{n}"
             for name, rows, columns in (
-                ("attention.query_key_value", 3 * wide, wide),
-                ("attention.dense", wide, wide),
-                ("mlp.dense_h_to_4h", 4 * wide, wide),
-                ("mlp.dense_4h_to_h", wide, 4 * wide),
+                ("attention.query_key_value", 3 * hidden, hidden),
+                ("attention.dense", hidden, hidden),
+                ("mlp.dense_h_to_4h", 4 * hidden, hidden),
+                ("mlp.dense_4h_to_h", hidden, 4 * hidden),
             ):
-                yield f"{at}.{name}.weight", (rows, columns)
-                yield f"{at}.{name}.bias", (rows,)
+                yield f"{prefix}.{name}.weight", (rows, columns)
+                yield f"{prefix}.{name}.bias", (rows,)
             for name in ("input_layernorm", "post_attention_layernorm"):
-                yield f"{at}.{name}.weight", (wide,)
-                yield f"{at}.{name}.bias", (wide,)
-        yield "transformer.final_layernorm.weight", (wide,)
-        yield "transformer.final_layernorm.bias", (wide,)
-        yield "lm_head.weight", (self.vocab, wide)
+                yield f"{prefix}.{name}.weight", (hidden,)
+                yield f"{prefix}.{name}.bias", (hidden,)
+        yield "transformer.final_layernorm.weight", (hidden,)
+        yield "transformer.final_layernorm.bias", (hidden,)
+        yield "lm_head.weight", (self.vocab, hidden)
 
 
 def write_chatglm(
     folder: Path, shape: Shape, *, ends: str = "safetensors", shard_bytes: int = 2**31
 ) -> int:
-    """Writes the model in float16, one shard in memory at a time. Returns its bytes."""
+    """Writes the model in float16, one shard in memory at a time. Returns its size in bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     shards: list[dict[str, tuple[int, ...]]] = [{}]
-    room = shard_bytes
+    free = shard_bytes
     for name, size in shape.tensors():
         nbytes = 2 * prod(size)
-        if nbytes > room and shards[-1]:
+        if nbytes > free and shards[-1]:
             shards.append({})
-            room = shard_bytes
+            free = shard_bytes
         shards[-1][name] = size
-        room -= nbytes
+        free -= nbytes
     stem = "model" if ends == "safetensors" else "pytorch_model"
     weight_map = {}
     for n, shard in enumerate(shards, 1):
         file = f"{stem}-{n:05}-of-{len(shards):05}.{ends}"
-        tensors = {name: _random(name, size) for name, size in shard.items()}
+        tensors = {name: _random_tensor(name, size) for name, size in shard.items()}
         (save_file if ends == "safetensors" else torch.save)(tensors, folder / file)
         weight_map |= dict.fromkeys(tensors, file)
     index = {"metadata": {}, "weight_map": weight_map}
@@ -93,7 +93,7 @@ def write_chatglm(
     return sum(path.stat().st_size for path in folder.glob(f"*.{ends}"))
 
 
-def _random(name: str, size: tuple[int, ...]) -> Tensor:
+def _random_tensor(name: str, size: tuple[int, ...]) -> Tensor:
     if "norm" in name and name.endswith("weight"):
         return torch.ones(size, dtype=torch.float16)
     return torch.empty(size, dtype=torch.float16).normal_(0, 0.02)

@@ -1,4 +1,4 @@
-"""Model folders for tests of the loader."""
+"""Small Llama folders for tests of the loader."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from support.tiny_llama import (
     write_folder,
 )
 
-IDS = [5, 17, 3, 99, 42, 7]
+PROMPT_IDS = [5, 17, 3, 99, 42, 7]
 
 
-def folder_of(
+def write_llama_folder(
     folder: Path,
-    tensors: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
+    edit_tensors: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
     **config: Any,
 ) -> Path:
-    """A Llama of 16 bits.
+    """A Llama with 16-bit weights.
 
     Args:
-        tensors: edits its weights.
-        config: goes into its config.json.
+        edit_tensors: changes the weights before they are written.
+        config: keys to add to config.json.
     """
     files = llama_files() | {"config.json": json.dumps(LLAMA_CONFIG | config).encode()}
     del files["model.safetensors"]
     write_folder(folder, files)
     weights = {hub_name(k): torch.from_numpy(v).half() for k, v in llama_tensors().items()}
-    tensors(weights)
+    edit_tensors(weights)
     save_file(weights, folder / "model.safetensors")
     return folder
 
 
-def on_cpu(folder: Path, dtype: str = "float32", **options: Any) -> LoadedModel:
+def load_on_cpu(folder: Path, dtype: str = "float32", **options: Any) -> LoadedModel:
     return load_model(str(folder), LoadOptions(device="cpu", dtype=dtype, **options))

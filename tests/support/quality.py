@@ -1,12 +1,12 @@
-"""What quantising costs: the error of each kind of layer, and the change in perplexity.
+"""Measures the cost of quantisation: the error of each kind of layer and the change in perplexity.
 
     python -m tests.support.quality [MODEL] [--text FILE]
 
-MODEL (default smollm2) is loaded whole in float32 and its linear layers are quantised in place, one
-way after the other. The embedded model's weights lie on a grid of 4 bits in groups of 32 already,
-so each way is measured a second time with the columns of every matrix renumbered at random, the
-same function of renumbered inputs: then no group lies on one grid. What `glmtui quantize` does is
-measured as well: it lets the model read a text first, to know which columns matter.
+MODEL (default smollm2) is loaded in float32, and its linear layers are quantised in place with each
+quantisation in turn. The weights of smollm2 were already quantised to 4 bits in groups of 32, so
+that its groups lose nothing. Therefore each quantisation is measured again with the columns of
+every matrix in a random order (and the inputs likewise). "informed" is what `glmtui quantize` does:
+it uses the importance of the columns.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from glmtui.engine.nn.linear import DenseLinear
 from glmtui.engine.nn.packed_weight import quantize
 from glmtui.engine.runtime.model_runner import LoadedModel
 
-WAYS: dict[str, tuple[int, int | None]] = {
+QUANTISATIONS: dict[str, tuple[int, int | None]] = {
     "int8": (8, None),
     "int4 g32": (4, 32),
     "int4 g64": (4, 64),
     "int4 g128": (4, 128),
 }
-CONTEXT = 512  # tokens that are read at once
+CONTEXT = 512  # tokens in one forward pass
 TEXT = Path(__file__).parents[1] / "goldens" / "quality.txt"
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a way of quantising costs.
+class QuantisationCost:
+    """The cost of one quantisation.
 
     Attributes:
-        errors: of each kind of layer, the size of the change beside that of the weight.
+        errors: for each kind of layer the relative error of its weights (root mean square).
         perplexity: of the text, with all linear layers quantised.
     """
 
@@ -51,8 +51,8 @@ class Cost:
     perplexity: float
 
 
-class Subject:
-    """A model whose linear layers are quantised, measured and put back."""
+class QualityTest:
+    """A model whose linear layers can be quantised, measured and restored."""
 
     def __init__(self, loaded: LoadedModel, text: str, importance: dict[str, Tensor]) -> None:
         self.loaded = loaded
@@ -76,57 +76,68 @@ class Subject:
         return math.exp(total / count)
 
     def cost(
-        self, bits: int, group: int | None, *, renumbered: bool, informed: bool = False
-    ) -> Cost:
-        """Of quantising all linear layers; `informed` by the importance of their columns."""
-        whole = {path: module.weight for path, module in self.layers.items()}
+        self, bits: int, group: int | None, *, shuffled: bool, informed: bool = False
+    ) -> QuantisationCost:
+        """Quantises all linear layers, measures and restores them.
+
+        Args:
+            shuffled: whether the columns are in a random order.
+            informed: whether the importance of the columns is used.
+        """
+        original = {path: module.weight for path, module in self.layers.items()}
         squares: dict[str, list[float]] = {}
         random = torch.Generator().manual_seed(0)
         try:
             for path, module in self.layers.items():
-                columns = whole[path].shape[1]
+                columns = original[path].shape[1]
                 order = torch.arange(columns)
-                if renumbered:
+                if shuffled:
                     order = torch.randperm(columns, generator=random)
-                matters = self.importance[path][order] if informed else None
-                packed = quantize(whole[path][:, order], bits, group, matters)
+                importance = self.importance[path][order] if informed else None
+                packed = quantize(original[path][:, order], bits, group, importance)
                 weight = packed.dequantize(torch.float32)
                 module.weight = weight[:, order.argsort()].contiguous()
                 kind = path.rpartition(".")[2]
-                squares.setdefault(kind, []).append(_off(module.weight, whole[path]))
+                squares.setdefault(kind, []).append(_relative_error(module.weight, original[path]))
             perplexity = self.perplexity()
         finally:
             for path, module in self.layers.items():
-                module.weight = whole[path]
+                module.weight = original[path]
         errors = {kind: math.sqrt(sum(all_) / len(all_)) for kind, all_ in squares.items()}
-        return Cost(errors, perplexity)
+        return QuantisationCost(errors, perplexity)
 
 
-def _off(quantised: Tensor, whole: Tensor) -> float:
-    """The square of the error, relative to the weight's."""
-    return float((quantised - whole).square().sum() / whole.square().sum())
+def _relative_error(quantised: Tensor, original: Tensor) -> float:
+    """The squared error, relative to the squared weights."""
+    return float((quantised - original).square().sum() / original.square().sum())
 
 
-def report(subject: Subject) -> Iterator[str]:
-    base = subject.perplexity()
-    yield f"{len(subject.ids)} tokens, perplexity {base:.3f} unquantised"
-    for renumbered in (False, True):
-        yield "off its grid (columns renumbered)" if renumbered else "as it is stored"
+def report(test: QualityTest) -> Iterator[str]:
+    base = test.perplexity()
+    yield f"{len(test.ids)} tokens, perplexity {base:.3f} unquantised"
+    for shuffled in (False, True):
+        yield "columns shuffled" if shuffled else "columns in their stored order"
         for name, bits, group, informed in [
-            *((name, *way, False) for name, way in WAYS.items()),
-            *((f"{name} informed", *way, True) for name, way in WAYS.items() if way[0] == 4),
+            *((name, *quantisation, False) for name, quantisation in QUANTISATIONS.items()),
+            *(
+                (f"{name} informed", *quantisation, True)
+                for name, quantisation in QUANTISATIONS.items()
+                if quantisation[0] == 4
+            ),
         ]:
-            cost = subject.cost(bits, group, renumbered=renumbered, informed=informed)
+            cost = test.cost(bits, group, shuffled=shuffled, informed=informed)
             kinds = "  ".join(f"{kind} {100 * error:.2f} %" for kind, error in cost.errors.items())
             change = 100 * (cost.perplexity / base - 1)
             yield f"  {name:18} perplexity {change:+6.2f} %   error: {kinds}"
 
 
-def subject(model: str, text: str) -> Subject:
+def load_quality_test(model: str, text: str) -> QualityTest:
     options = LoadOptions(device="cpu", dtype="float32", quant=None)
     info = resolver.resolve(model)
     assert isinstance(info, ModelInfo), f"{model} is a server"
-    return Subject(load_model(model, options), text, column_importance(info, lambda progress: None))
+    return QualityTest(
+        load_model(model, options), text, column_importance(info, lambda progress: None)
+    )
 
 
 if __name__ == "__main__":
@@ -134,5 +145,5 @@ if __name__ == "__main__":
     parser.add_argument("model", nargs="?", default="smollm2")
     parser.add_argument("--text", type=Path, default=TEXT)
     args = parser.parse_args()
-    for line in report(subject(args.model, args.text.read_text("utf-8"))):
+    for line in report(load_quality_test(args.model, args.text.read_text("utf-8"))):
         print(line, flush=True)

@@ -36,8 +36,8 @@ class CountingDecoder(Decoder):
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
         pass
 
-    def new_cache(
-        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
+    def _make_cache(
+        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int
     ) -> KVCache:
         return KVCache(1, 1, 1, capacity, dtype=dtype, device=device)
 

@@ -1,20 +1,13 @@
-"""Measuring: load time, memory, rates, time to first token, of our engine and of others.
+"""Measures engines, ours and others: load time, memory, token rates, time to the first token.
 
-`plan` is the data, `rounds` the order of work, `process` keeps each engine in a process of its
-own; `native` and the peers are what runs in there, and alone import torch.
+Knows what is measured in which order, and runs each engine in a process of its own; torch is
+imported in these processes only. Does not know how results are displayed (`cli.bench_report`).
 """
 
-from glmtui.engine.bench.plan import (
-    PEERS,
-    BenchPlan,
-    BenchResult,
-    BenchTarget,
-    EngineName,
-    EngineResult,
-    Measurement,
-    needed_context,
-)
-from glmtui.engine.bench.rounds import run_bench
+from glmtui.engine.bench.bench_engine import PEERS, BenchTarget, EngineName
+from glmtui.engine.bench.bench_run import run_bench
+from glmtui.engine.bench.plan import BenchPlan, Measurement, needed_context
+from glmtui.engine.bench.results import BenchResult, EngineResult
 from glmtui.engine.bench.shapes import SHAPES, check_memory, synthetic_options
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What a copy achieves on a device. Runs in a process of its own: its buffers are no engine's."""
+"""CopyBandwidth: measures a memory copy on a device, as a reference for an engine's bandwidth."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 
 import torch
 
-from glmtui.engine.bench.plan import BenchTarget
+from glmtui.engine.bench.bench_engine import BenchTarget
 
-COPY_BYTES = 2**28  # far more than any cache holds
-COPIES = 5
+COPY_BYTES = 2**28  # much more than any processor cache
+COPIES = 5  # of which the median is taken
 
 
 class CopyBandwidth:
-    """Copies on the device that `BenchTarget.options` names, with as many threads as the engine."""
+    """Copies on the device of the target's options, with as many threads as the engine uses."""
 
     start = None
 
@@ -23,18 +23,18 @@ class CopyBandwidth:
         self._device = torch.device(target.options.device)
 
     def copy_bandwidth(self) -> float:
-        """Bytes per second, read and written, of a copy of COPY_BYTES; median of COPIES."""
+        """Bytes per second, read and written."""
         source = torch.ones(COPY_BYTES, dtype=torch.uint8, device=self._device)
         target = torch.zeros_like(source)
         seconds = []
         for _ in range(COPIES):
-            self._finish()
+            self._synchronize()
             started = time.perf_counter()
             target.copy_(source)
-            self._finish()
+            self._synchronize()
             seconds.append(time.perf_counter() - started)
         return 2 * COPY_BYTES / statistics.median(seconds)
 
-    def _finish(self) -> None:
+    def _synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)

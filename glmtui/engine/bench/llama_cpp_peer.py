@@ -1,4 +1,4 @@
-"""llama.cpp, by way of llama-cpp-python, on a GGUF file."""
+"""LlamaCppPeer: a GGUF file in llama.cpp, through llama-cpp-python."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import itertools
 import time
 from collections.abc import Sequence
 
-from glmtui.engine.bench.clock import time_reply
-from glmtui.engine.bench.plan import BenchTarget, EngineStart, TimedReply
+from glmtui.engine.bench.bench_engine import BenchTarget, EngineStart, TimedReply, time_reply
 from glmtui.engine.hardware.host_memory import peak_resident
 from glmtui.errors import EngineError
 from glmtui.language import _
 
 
 class LlamaCppPeer:
-    """A model in llama.cpp, every layer on the GPU if it was built for one and may use it."""
+    """A model in llama.cpp, with all layers on the GPU if the build and the options allow it."""
 
     def __init__(self, target: BenchTarget) -> None:
         import llama_cpp
 
-        assert target.gguf is not None, "the command line asks for it"
+        assert target.gguf is not None, "the command line requires --gguf"
         on_gpu = target.options.device != "cpu" and llama_cpp.llama_supports_gpu_offload()
         started = time.perf_counter()
         try:
@@ -34,7 +33,7 @@ class LlamaCppPeer:
         except ValueError as error:
             raise EngineError(
                 _("llama.cpp cannot load {path}: {error}.").format(path=target.gguf, error=error),
-                _("Give it another --gguf file."),
+                _("Use another --gguf file."),
             ) from error
         self.start = EngineStart(
             engine="llama-cpp",

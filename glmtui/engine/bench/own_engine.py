@@ -1,4 +1,4 @@
-"""Our own engine as a bench sees it."""
+"""OwnEngine: glmtui's engine in a benchmark."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 
 from glmtui import __version__
 from glmtui.chat import SamplingParams
-from glmtui.engine.bench.clock import time_reply
-from glmtui.engine.bench.plan import BenchTarget, EngineStart, TimedReply
+from glmtui.engine.bench.bench_engine import BenchTarget, EngineStart, TimedReply, time_reply
 from glmtui.engine.bench.synthetic import random_model
 from glmtui.engine.loading.loader import load
 from glmtui.engine.nn.packed_weight import PackedWeight
@@ -19,26 +18,28 @@ from glmtui.engine.runtime.model_runner import LoadedModel
 
 
 class OwnEngine:
-    """glmtui's engine, loaded as the app loads it; it reads ahead only if asked to.
+    """A model loaded as the app loads it, except for two options.
 
-    It keeps the cache of the last prompt alone: no other serves a later one here, and they would
-    count as memory that the engine needs.
+    Only the KV cache of the last prompt is kept: a benchmark never returns to an earlier one, and
+    the caches would count as memory of the engine. Prompt lookup is used only if it is asked for.
     """
 
     def __init__(self, target: BenchTarget) -> None:
         options = replace(target.options, cache_gb=0)
         if options.speculation == "auto":
-            # random prompts make replies that repeat themselves, which no question does
+            # replies to random prompts repeat themselves, unlike those to real questions
             options = replace(options, speculation="off")
         if target.model is not None:
             self._loaded = load(target.model, options)
         else:
             self._loaded = random_model(target.synthetic, options)
         torch.set_num_threads(target.threads)
-        self._loaded.stop_ids = frozenset()  # every reply has the length it is to have
+        self._loaded.stop_ids = frozenset()  # so that every reply has the requested length
         info = self._loaded.info
         model = self._loaded.model
-        marks = getattr(model.config, "markers", None)  # ChatGLM-6B's prompts have to end with two
+        marks = getattr(
+            model.config, "markers", None
+        )  # of ChatGLM-6B, whose prompts end with two ids
         self.start = EngineStart(
             engine="glmtui",
             device=info.device,
@@ -67,14 +68,14 @@ class OwnEngine:
 
 
 def step_bytes(loaded: LoadedModel) -> int | None:
-    """Bytes of weights that every generated token reads.
+    """Bytes of weights that are read for every generated token; None if unknown.
 
-    All but the embedding, of which it reads a row; unless the head is the same table.
+    All but the embedding, of which one row is read, unless it is tied to the head.
     """
     embedding = getattr(loaded.model, "embedding", None)
     if embedding is None or loaded.info.weight_bytes is None:
         return None
     tables: list[Any] = [embedding.weight, loaded.model.get_submodule("head").weight]
-    held = [table.q if isinstance(table, PackedWeight) else table for table in tables]
-    shared = held[0].data_ptr() == held[1].data_ptr()
-    return loaded.info.weight_bytes - (0 if shared else int(tables[0].nbytes))
+    data = [table.q if isinstance(table, PackedWeight) else table for table in tables]
+    is_tied = data[0].data_ptr() == data[1].data_ptr()
+    return loaded.info.weight_bytes - (0 if is_tied else int(tables[0].nbytes))

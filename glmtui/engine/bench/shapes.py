@@ -1,6 +1,4 @@
-"""SHAPES: models that can be measured without their weights, by the config.json they are released
-with, and what memory they take. Imports no torch.
-"""
+"""SHAPES: models that can be measured with random weights, and the memory that they need."""
 
 from __future__ import annotations
 
@@ -9,22 +7,23 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from glmtui.engine.bench.plan import BenchTarget
+from glmtui.engine.bench.bench_engine import BenchTarget
 from glmtui.engine.catalog.registry import QUANTS, known_model
 from glmtui.engine.hardware.machine import Snapshot, fits
 from glmtui.engine.model_info import LoadOptions
 from glmtui.errors import OutOfMemory
 from glmtui.language import _
 
-SCRATCH = 5e8  # bytes, for libraries and activations
+SCRATCH_BYTES = 5e8  # per engine, for libraries and activations; a rough upper limit
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A released model's config.json, as far as the shape goes.
+    """A released model.
 
     Attributes:
-        known: its name in `known.MODELS`, where the sizes are.
+        known: its name in `registry.MODELS`, which has its sizes.
+        config: the keys of its config.json that define its shape.
     """
 
     family: str
@@ -96,12 +95,12 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
 
 
 def check_memory(targets: tuple[BenchTarget, ...], machine: Snapshot) -> None:
-    """Whether all engines of a bench with random weights fit into memory, side by side.
+    """Checks that the random weights of all engines fit into memory at the same time.
 
     Raises:
-        OutOfMemory: they surely do not.
+        OutOfMemory: they certainly do not fit.
     """
-    needed = sum(map(_nbytes, targets))
+    needed = sum(map(_needed_bytes, targets))
     options = targets[0].options
     if options.device == "cpu":
         machine = replace(machine, gpus=())
@@ -112,19 +111,19 @@ def check_memory(targets: tuple[BenchTarget, ...], machine: Snapshot) -> None:
             _("{model} in {names} {what}.").format(
                 model=targets[0].synthetic, names=names, what=found.text
             ),
-            _("Measure it smaller, with -s load.quant=int4 or a shorter load.context_length."),
+            _("Use -s load.quant=int4 or a shorter load.context_length."),
         )
 
 
-def _nbytes(target: BenchTarget) -> int:
+def _needed_bytes(target: BenchTarget) -> int:
     model = known_model(SHAPES[target.synthetic].known)
     assert model is not None, "every shape is that of a known model"
-    held = target.options.quant if target.engine == "glmtui" else None
-    quant = held if held in QUANTS else None
-    wide = 2 if target.options.dtype == "float32" and quant is None else 1
-    return wide * model.memory_nbytes(quant, target.context_length) + int(SCRATCH)
+    asked = target.options.quant if target.engine == "glmtui" else None
+    quant = asked if asked in QUANTS else None
+    factor = 2 if target.options.dtype == "float32" and quant is None else 1  # known for 16 bits
+    return factor * model.memory_nbytes(quant, target.context_length) + int(SCRATCH_BYTES)
 
 
 def synthetic_options(options: LoadOptions) -> LoadOptions:
-    """The options with "auto" weights as the releases have them: whole."""
+    """The options with a quantisation of "auto" replaced by None, as the released weights are."""
     return replace(options, quant=None) if options.quant == "auto" else options

@@ -1,7 +1,7 @@
-"""A model of released shape with random weights, made on the device that holds it.
+"""random_model: a model with the shape of a released one and random weights.
 
-Its replies are noise; its speed and its memory are the real model's, since the loader's own
-`WeightFiller` lays the weights out.
+Its replies are noise, but its speed and memory are those of the real model, because the loader's
+own `WeightFiller` fills it.
 """
 
 from __future__ import annotations
@@ -17,27 +17,31 @@ from torch import Tensor
 from glmtui.engine.bench.shapes import SHAPES
 from glmtui.engine.catalog.registry import Quant
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource
-from glmtui.engine.loading.loader import family_module, pick_device, pick_dtype, pick_quant
-from glmtui.engine.loading.weight_filler import VOCAB_MODULES, WeightFiller
+from glmtui.engine.loading.load_spec import pick_device, pick_dtype, pick_quant
+from glmtui.engine.loading.model_parts import VOCAB_MODULES
+from glmtui.engine.loading.weight_filler import WeightFiller
 from glmtui.engine.model_info import LoadedInfo, LoadOptions
+from glmtui.engine.models.model_family import import_family
 from glmtui.engine.nn.packed_weight import PackedWeight
 from glmtui.engine.runtime.model_runner import LoadedModel
 
-BLOCK = 2**20 + 7  # random numbers drawn anew; a larger tensor repeats them
+# Random numbers that are generated per tensor; a larger tensor repeats them. Not a multiple of any
+# row length, so that rows differ.
+BLOCK = 2**20 + 7
 
 
 def random_model(key: str, options: LoadOptions) -> LoadedModel:
-    """A model of the shape `SHAPES[key]`, without tokenizer: it knows ids but no text.
+    """A model of the shape `SHAPES[key]`, without a tokenizer: it works with token ids only.
 
     Raises:
-        UsageError, EngineError: the options ask for what is not there.
+        UsageError, EngineError: an option has an unknown value, or asks for a missing device.
     """
     started = time.perf_counter()
     shape = SHAPES[key]
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     quant = pick_quant(options.quant, device, dtype)
-    family = family_module(shape.family)
+    family = import_family(shape.family)
     config = family.load_config(shape.config)
     with torch.device("meta"):
         model = family.Model(config)
@@ -55,17 +59,17 @@ def random_model(key: str, options: LoadOptions) -> LoadedModel:
         dtype=dtype,
         quant=quant if isinstance(quant, Quant) else None,
     )
-    placer = WeightFiller(model, weights, device, dtype, quant)
-    placer.place_all(sources, lambda progress: None)
+    filler = WeightFiller(model, weights, device, dtype, quant)
+    filler.fill(sources, lambda progress: None)
     length = min(options.context_length or config.context_length, config.context_length)
     model.prepare(length, dtype, device)
     info = LoadedInfo(
         name=key,
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
-        quant=" + ".join(sorted(placer.quants)),
+        quant=" + ".join(sorted(filler.packed_kinds)),
         context_length=length,
-        weight_bytes=placer.nbytes,
+        weight_bytes=filler.nbytes,
         kv_bytes_per_token=model.new_cache(1, dtype, torch.device("meta")).nbytes,
         load_seconds=time.perf_counter() - started,
     )
@@ -75,12 +79,12 @@ def random_model(key: str, options: LoadOptions) -> LoadedModel:
 
 
 class RandomWeights(Checkpoint):
-    """A checkpoint that is nowhere: each tensor is drawn when it is asked for, on the device.
+    """A checkpoint without files: each tensor is generated on the device when it is read.
 
     Args:
-        shapes: of every tensor, by name.
-        tables: names of embedding and head, which are never packed.
-        quant: how the other matrices come packed; None for whole ones in `dtype`.
+        shapes: of all tensors, by name.
+        tables: names of the embedding and the head, which are never packed.
+        quant: how the other matrices are packed; None for matrices in `dtype`.
     """
 
     def __init__(
@@ -105,11 +109,11 @@ class RandomWeights(Checkpoint):
 
     @property
     def nbytes(self) -> int:
-        """Of all of them at 16 bits, as they would be released."""
+        """Size of the files with 16-bit weights."""
         return sum(2 * shape.numel() for shape in self._shapes.values())
 
     def read_weight(self, name: str, start: int = 0) -> Tensor | PackedWeight:
-        assert not start, "the shapes are without rows left out"
+        assert not start, "the shapes are those after skipping rows"
         self.names_read.add(name)
         shape = self._shapes[name]
         if len(shape) == 1:  # a norm's weight, or a bias
@@ -123,7 +127,7 @@ class RandomWeights(Checkpoint):
 
 
 def random_matrix(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[out, in], normal around 0, scaled so that what passes through keeps its size."""
+    """[out, in] with normally distributed numbers, scaled so that activations keep their size."""
     count = shape.numel()
     block = torch.randn(min(count, BLOCK), device=device).mul_(shape[1] ** -0.5).to(dtype)
     matrix = torch.empty(count, dtype=dtype, device=device)
@@ -134,14 +138,14 @@ def random_matrix(shape: torch.Size, dtype: torch.dtype, device: torch.device) -
 
 
 def random_packed(shape: torch.Size, quant: Quant, device: torch.device) -> PackedWeight:
-    """[out, in] of random integers, with scales that make them as large as `random_matrix`'s."""
+    """[out, in] with random integers, and scales that give the weights of `random_matrix`."""
     rows, columns = shape
     width = columns if quant.bits == 8 else columns // 2
     words = torch.empty(-(-rows * width // 8), dtype=torch.int64, device=device)
-    words.random_(-(2**63), None)  # eight bytes at a time
+    words.random_(-(2**63), None)  # 8 bytes per random number are much faster than 1
     integers = torch.int8 if quant.bits == 8 else torch.uint8
     q = words.view(integers)[: rows * width].view(rows, width)
-    spread = 2**quant.bits / math.sqrt(12)  # standard deviation of equally likely integers
+    deviation = 2**quant.bits / math.sqrt(12)  # standard deviation of uniform integers
     groups = columns // math.gcd(quant.group or 0, columns)
-    scale = torch.full((rows, groups), columns**-0.5 / spread, dtype=torch.half, device=device)
+    scale = torch.full((rows, groups), columns**-0.5 / deviation, dtype=torch.half, device=device)
     return PackedWeight(q, scale, None if quant.bits == 8 else scale * -7.5)

@@ -1,5 +1,6 @@
-"""transformers' generate on the same weights, unpacked to 16 bits: LlamaForCausalLM and
-GlmForCausalLM (ChatGLM2, ChatGLM3, GLM-4), as one who uses transformers would call it.
+"""TransformersPeer: the same weights in transformers, unpacked to 16 bits.
+
+Uses `generate` of LlamaForCausalLM and of GlmForCausalLM (ChatGLM2, ChatGLM3, GLM-4).
 """
 
 from __future__ import annotations
@@ -13,28 +14,23 @@ import transformers
 from torch import Tensor, nn
 from transformers.generation import BaseStreamer
 
-from glmtui.engine.bench.plan import BenchTarget, EngineStart, TimedReply
+from glmtui.engine.bench.bench_engine import BenchTarget, EngineStart, TimedReply
 from glmtui.engine.bench.shapes import SHAPES
 from glmtui.engine.bench.synthetic import random_matrix
 from glmtui.engine.catalog.model_folder import read_config
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.hardware.memory import peak_memory
-from glmtui.engine.loading.loader import (
-    family_module,
-    gpu_capability,
-    pick_device,
-    pick_dtype,
-    stored_dtype,
-)
+from glmtui.engine.loading.load_spec import gpu_capability, pick_device, pick_dtype, stored_dtype
+from glmtui.engine.models.model_family import import_family
 from glmtui.engine.nn.packed_weight import to_dense
 from glmtui.errors import UnsupportedModel
 from glmtui.language import _
 
-LLAMA, GLM = ("llama",), ("chatglm2", "chatglm3", "glm4")
+LLAMA_FAMILIES, GLM_FAMILIES = ("llama",), ("chatglm2", "chatglm3", "glm4")
 
 
 class TransformersPeer:
-    """A model in transformers. Raises UnsupportedModel for families it has no class for."""
+    """A model in transformers. Raises UnsupportedModel if transformers has no class for it."""
 
     def __init__(self, target: BenchTarget) -> None:
         started = time.perf_counter()
@@ -54,9 +50,10 @@ class TransformersPeer:
         self._model = empty_model(key, raw)
         if target.model is not None:
             checkpoint = Checkpoint(target.model.path, raw)
-            fill(self._model, tensors(key, raw, checkpoint, dtype), self._device)
+            weights = hub_tensors(key, raw, checkpoint, dtype)
         else:
-            fill(self._model, random_tensors(self._model, dtype, self._device), self._device)
+            weights = random_tensors(self._model, dtype, self._device)
+        load_weights(self._model, weights, self._device)
         config = self._model.config
         self.start = EngineStart(
             engine="transformers",
@@ -72,44 +69,44 @@ class TransformersPeer:
 
     def generate(self, prompt: Sequence[int], tokens: int) -> TimedReply:
         ids = torch.tensor([list(prompt)], device=self._device)
-        clock = _Clock()
+        times = _TokenTimes()
         started = time.perf_counter()
         self._model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, streamer=clock
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, streamer=times
         )
-        # the first that comes is the prompt
-        first, last = clock.times[1], clock.times[-1]
-        return TimedReply(first - started, last - first, tuple(clock.ids[len(prompt) :]))
+        # the first value is the prompt
+        first, last = times.seconds[1], times.seconds[-1]
+        return TimedReply(first - started, last - first, tuple(times.ids[len(prompt) :]))
 
     def peak_memory(self) -> int | None:
         return peak_memory([self._device])
 
 
-class _Clock(BaseStreamer):  # type: ignore[misc]
-    """Notes when tokens come."""
+class _TokenTimes(BaseStreamer):  # type: ignore[misc]
+    """Records when each token arrives."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self.seconds: list[float] = []
         self.ids: list[int] = []
 
     def put(self, value: Tensor) -> None:
         self.ids += value.flatten().tolist()
-        self.times.append(time.perf_counter())
+        self.seconds.append(time.perf_counter())
 
     def end(self) -> None:
-        pass  # nothing is held back
+        pass  # nothing is buffered
 
 
 def empty_model(key: str, raw: Mapping[str, Any]) -> Any:
-    """transformers' model of a family and config.json, on the meta device; greedy, without end."""
-    if key in LLAMA:
+    """The transformers model for a config.json, on the meta device; greedy, and without end ids."""
+    if key in LLAMA_FAMILIES:
         config, kind = transformers.LlamaConfig(**raw), transformers.LlamaForCausalLM
-    elif key in GLM:
+    elif key in GLM_FAMILIES:
         config, kind = _glm_config(key, raw), transformers.GlmForCausalLM
     else:
         raise UnsupportedModel(
-            _("transformers has no class of its own for the family {key}.").format(key=key),
-            _("It can be compared on Llama-shaped models, ChatGLM2, ChatGLM3 and GLM-4."),
+            _("transformers has no class for the family {key}.").format(key=key),
+            _("It can be compared with Llama-shaped models, ChatGLM2, ChatGLM3 and GLM-4."),
         )
     with torch.device("meta"):
         model = kind(config).eval()
@@ -118,11 +115,11 @@ def empty_model(key: str, raw: Mapping[str, Any]) -> Any:
 
 
 def _glm_config(key: str, raw: Mapping[str, Any]) -> Any:
-    ours = family_module(key).load_config(raw)
+    ours = import_family(key).load_config(raw)
     if ours.position_scale != 1:
         raise UnsupportedModel(
-            _("transformers' GlmForCausalLM has no stretched positions, as this model has them."),
-            _("Compare it on ChatGLM2-6B without -32k, which computes the same."),
+            _("GlmForCausalLM in transformers does not support this model's scaled positions."),
+            _("Use ChatGLM2-6B instead of ChatGLM2-6B-32k; it needs the same computation."),
         )
     return transformers.GlmConfig(
         vocab_size=ours.vocab,
@@ -144,35 +141,36 @@ def _glm_config(key: str, raw: Mapping[str, Any]) -> Any:
     )
 
 
-def tensors(
+def hub_tensors(
     key: str, raw: Mapping[str, Any], checkpoint: Checkpoint, dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
-    """A checkpoint's weights, unpacked, by the names that transformers gives them."""
-    family = family_module(key)
+    """The unpacked weights of a checkpoint, by their names in transformers."""
+    family = import_family(key)
     config = family.load_config(raw)
-    groups = config.kv_heads
-    heights = [n * config.head_dim for n in (config.heads, groups, groups)]
-    halves = [config.inner, config.inner]
-    for ours, rows in family.weight_sources(config).items():
+    qkv_rows = [n * config.head_dim for n in (config.heads, config.kv_heads, config.kv_heads)]
+    gate_up_rows = [config.inner, config.inner]
+    for ours, source in family.weight_sources(config).items():
         path, _, kind = ours.rpartition(".")
-        weight = to_dense(checkpoint.read_source(rows), dtype)
+        weight = to_dense(checkpoint.read_source(source), dtype)
         checkpoint.close()
         layer, _, module = path.removeprefix("layers.").partition(".")
-        within = f"model.layers.{layer}."
+        prefix = f"model.layers.{layer}."
         if module == "attention.qkv":
-            for name, part in zip("qkv", weight.split_with_sizes(heights), strict=True):
-                yield f"{within}self_attn.{name}_proj.{kind}", part
-        elif module == "gate_up" and key in LLAMA:
-            for name, part in zip(("gate", "up"), weight.split_with_sizes(halves), strict=True):
-                yield f"{within}mlp.{name}_proj.{kind}", part
+            for name, part in zip("qkv", weight.split_with_sizes(qkv_rows), strict=True):
+                yield f"{prefix}self_attn.{name}_proj.{kind}", part
+        elif module == "gate_up" and key in LLAMA_FAMILIES:
+            for name, part in zip(
+                ("gate", "up"), weight.split_with_sizes(gate_up_rows), strict=True
+            ):
+                yield f"{prefix}mlp.{name}_proj.{kind}", part
         elif module:
-            yield f"{within}{MODULES[module]}.{kind}", weight
+            yield f"{prefix}{LAYER_MODULES[module]}.{kind}", weight
         else:
-            yield f"{TOP[path]}.{kind}", weight
+            yield f"{TOP_MODULES[path]}.{kind}", weight
 
 
-TOP = {"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
-MODULES = {
+TOP_MODULES = {"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
+LAYER_MODULES = {
     "attention_norm": "input_layernorm",
     "attention.out": "self_attn.o_proj",
     "mlp_norm": "post_attention_layernorm",
@@ -184,7 +182,7 @@ MODULES = {
 def random_tensors(
     model: nn.Module, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[str, Tensor]]:
-    """Weights for a model on the meta device that mean nothing."""
+    """Random weights for a model on the meta device."""
     for name, empty in model.state_dict().items():
         if empty.ndim == 1:
             yield name, torch.ones(empty.shape, dtype=dtype, device=device)
@@ -192,9 +190,8 @@ def random_tensors(
             yield name, random_matrix(empty.shape, dtype, device)
 
 
-def fill(model: Any, weights: Iterable[tuple[str, Tensor]], device: torch.device) -> None:
-    """Gives a model on the meta device its weights."""
+def load_weights(model: Any, weights: Iterable[tuple[str, Tensor]], device: torch.device) -> None:
     model.load_state_dict({name: tensor.to(device) for name, tensor in weights}, assign=True)
     model.tie_weights()
-    # what the meta device has no values for
+    # its buffers are not in the state dict, so they are still on the meta device
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config).to(device)

@@ -1,14 +1,14 @@
-"""GPTQ's packing of 4 and 8 bits (arXiv:2210.17323; tensors of AutoGPTQ and GPTQModel) in our form.
+"""Converts weights that GPTQ packed in 4 or 8 bits (arXiv:2210.17323), without loss.
 
-Nothing is lost on the way. A linear layer of [out, in] is stored, n = 32 / bits, as
+AutoGPTQ and GPTQModel store a linear layer [out, in] as follows, with n = 32 / bits:
 
-    qweight  int32 [in / n, out]      n inputs to a number, the first in its lowest bits
-    qzeros   int32 [groups, out / n]  n outputs to a number
+    qweight  int32 [in / n, out]      n inputs in each number, the first in the lowest bits
+    qzeros   int32 [groups, out / n]  n outputs in each number
     scales   float16 [groups, out]
-    g_idx    int32 [in]               the group of each input; mixed where activation order
-                                      ("desc_act") decided, else neighbours share one
+    g_idx    int32 [in]               the group of each input: consecutive inputs share one, unless
+                                      "desc_act" ordered them by activation
 
-with weight = (q - zero) * scale. Knows tensors and what a config says, no files.
+and weight = (q - zero) * scale.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from glmtui.engine.nn.packed_weight import PackedWeight, pack_nibbles, row_block
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.language import _
 
-# The first format stores zero points less one, and subtracts that from whole numbers of several, so
-# it is added to whole numbers too.
-ONES = {4: 0x11111111, 8: 0x01010101}
+# The format "gptq" stores each zero point minus one. Tools subtract it from whole int32 numbers,
+# with borrows between the zero points in one, so it must be added to whole int32 numbers too.
+ZERO_POINT_OFFSETS = {4: 0x11111111, 8: 0x01010101}
 FORMATS = ("gptq", "gptq_v2")
 
 
@@ -36,8 +36,8 @@ class GptqFormat:
     """How a checkpoint is packed.
 
     Attributes:
-        bits: of a weight, 4 or 8.
-        offset: to be added to qzeros.
+        bits: 4 or 8.
+        offset: to add to each number of qzeros.
     """
 
     bits: int
@@ -45,35 +45,38 @@ class GptqFormat:
 
 
 def read_gptq_format(config: Mapping[str, Any]) -> GptqFormat:
-    """How the weights are packed, by a ``quantization_config`` or a quantize_config.json.
+    """The format that a ``quantization_config`` or a quantize_config.json describes.
 
     Raises:
-        UnsupportedModel: the weights are quantised in a way that is not read.
+        UnsupportedModel: the weights are quantised by another method, or with other bits.
     """
-    method = config.get("quant_method", "gptq")  # AutoGPTQ's first files do not say
+    method = config.get("quant_method", "gptq")  # the first versions of AutoGPTQ leave it out
     kind = config.get("checkpoint_format") or config.get("format") or "gptq"
     bits = config.get("bits")
-    if method != "gptq" or kind not in FORMATS or bits not in ONES:
+    if method != "gptq" or kind not in FORMATS or bits not in ZERO_POINT_OFFSETS:
         named = f"{method} ({kind})" if method == "gptq" else str(method)
         raise UnsupportedModel(
+            _("Weights quantised by {named} with {bits} bits are not supported.").format(
+                named=named, bits=bits
+            ),
             _(
-                "The weights are quantised by {named} with {bits} bits, which is not read here."
-            ).format(named=named, bits=bits),
-            _(
-                "Of quantised checkpoints GPTQ of 4 and 8 bits is read, and ChatGLM's own; or take "
-                "the model's own weights, of 16 bits, and load them as int8 or int4."
+                "Supported are GPTQ with 4 or 8 bits and ChatGLM's own quantisation. Or use the "
+                "model's 16-bit weights, and load them as int8 or int4."
             ),
         )
-    return GptqFormat(bits, ONES[bits] if kind == "gptq" else 0)
+    return GptqFormat(bits, ZERO_POINT_OFFSETS[bits] if kind == "gptq" else 0)
 
 
 def unpack_gptq(
     qweight: Tensor, qzeros: Tensor, scales: Tensor, g_idx: Tensor | None, packing: GptqFormat
 ) -> PackedWeight:
-    """A GPTQ layer's weight; its columns are sorted by group where they were not.
+    """Converts the tensors of one layer.
+
+    A `PackedWeight` needs the columns of a group next to each other, so the columns are sorted by
+    group if they are not sorted already.
 
     Raises:
-        BadCheckpoint: the tensors do not fit together.
+        BadCheckpoint: the shapes or dtypes of the tensors do not match.
     """
     per_word = 32 // packing.bits
     columns, rows = per_word * qweight.shape[0], qweight.shape[-1]
@@ -85,57 +88,57 @@ def unpack_gptq(
     ):
         raise BadCheckpoint(
             _(
-                "A GPTQ weight {shape} has scales {scales} and zero points {zeros}, "
-                "which do not fit it."
+                "A GPTQ weight of shape {shape} has scales {scales} and zero points {zeros}, "
+                "which do not match."
             ).format(
                 shape=tuple(qweight.shape), scales=tuple(scales.shape), zeros=tuple(qzeros.shape)
             ),
-            _("The checkpoint is damaged; fetch it again."),
+            _("The checkpoint is damaged. Fetch the model again."),
         )
-    group_of = _groups(g_idx, columns, groups)
-    # the lowest first: eight numbers of 4 bits, or four of 8, are four of our bytes
+    group_of = _group_of_columns(g_idx, columns, groups)
+    # both formats store the first column in the lowest bits, so the bytes can stay as they are
     q = qweight.t().contiguous().view(torch.uint8)
-    points = (qzeros + packing.offset).view(torch.uint8)
+    zero_points = (qzeros + packing.offset).view(torch.uint8)
     order = group_of.argsort(stable=True)
-    in_order = bool((group_of.diff() >= 0).all())
-    if not in_order:
-        for some in row_blocks((rows, columns)):
-            q[some] = _columns(q[some], order, packing.bits)
+    is_sorted = bool((group_of.diff() >= 0).all())
+    if not is_sorted:
+        for block in row_blocks((rows, columns)):
+            q[block] = _reorder_columns(q[block], order, packing.bits)
     symmetric = False
     if packing.bits == 4:
-        points = unpack_nibbles(points)[:, :rows].float()
-    else:  # ours have a sign: weights and zero points are 128 less
+        zero_points = unpack_nibbles(zero_points)[:, :rows].float()
+    else:  # a PackedWeight has signed numbers: subtract 128 from weights and zero points
         q = q.bitwise_xor_(128).view(torch.int8)
-        points = points[:, :rows].float() - 128
-        symmetric = not points.any()
-    # the last group may be smaller; then all are cut to what divides every one
+        zero_points = zero_points[:, :rows].float() - 128
+        symmetric = not zero_points.any()
+    # A PackedWeight has groups of one size. If the last group is smaller, all groups are split
+    # into groups of the greatest common divisor, each with a copy of the scale.
     sizes = group_of.bincount(minlength=groups)
-    step = math.gcd(*sizes.tolist())
-    times = sizes // step
+    repeats = sizes // math.gcd(*sizes.tolist())
+    zeros = None if symmetric else (-zero_points * scales.float()).t()
     return PackedWeight(
         q,
-        scales.t().repeat_interleave(times, 1),
-        None if symmetric else (-points * scales.float()).t().repeat_interleave(times, 1),
-        None if in_order else order,
+        scales.t().repeat_interleave(repeats, 1),
+        None if zeros is None else zeros.repeat_interleave(repeats, 1),
+        None if is_sorted else order,
     )
 
 
-def _columns(q: Tensor, order: Tensor, bits: int) -> Tensor:
-    """Packed rows with their columns in another order."""
+def _reorder_columns(q: Tensor, order: Tensor, bits: int) -> Tensor:
     return pack_nibbles(unpack_nibbles(q)[:, order]) if bits == 4 else q[:, order]
 
 
-def _groups(g_idx: Tensor | None, columns: int, groups: int) -> Tensor:
-    """The group of each input, int64 [in]."""
-    # some tools write zeros where neighbours share a group
+def _group_of_columns(g_idx: Tensor | None, columns: int, groups: int) -> Tensor:
+    """The group of each column, int64 [in]."""
+    # some tools write zeros if consecutive columns share a group
     if g_idx is None or (groups > 1 and not g_idx.any()):
         return torch.arange(columns) // math.ceil(columns / groups)
     if g_idx.shape != (columns,) or not 0 <= int(g_idx.min()) <= int(g_idx.max()) < groups:
         raise BadCheckpoint(
             _(
-                "A GPTQ weight of {columns} inputs in {groups} groups has a g_idx "
-                "that does not fit."
+                "A GPTQ weight with {columns} columns in {groups} groups has a g_idx "
+                "that does not match."
             ).format(columns=columns, groups=groups),
-            _("The checkpoint is damaged; fetch it again."),
+            _("The checkpoint is damaged. Fetch the model again."),
         )
     return g_idx.long()

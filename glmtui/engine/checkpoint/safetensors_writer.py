@@ -1,6 +1,6 @@
-"""TensorFile: a safetensors file written tensor by tensor, one of them in memory at a time.
+"""SafetensorsWriter: writes a safetensors file tensor by tensor, with one of them in memory.
 
-`safetensors.torch.save_file` would want them all at once. Knows the file format, no model.
+For tensors whose shapes are known only when they are made; see also `safetensors_header`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ENTRY_BYTES = 160  # of a tensor's entry in the header, less its name
-PIECE_BYTES = 8 << 20  # written at a time
+from glmtui.engine.checkpoint.safetensors_header import ALIGNMENT, METADATA
 
-DTYPES = {  # as the header spells them
+# Upper limit of a tensor's header entry without its name: two keys of dtype and shape, and two
+# offsets of up to 20 digits.
+ENTRY_BYTES = 160
+CHUNK_BYTES = 8 << 20  # written at a time, so that a slow disk does not block for long
+
+DTYPES = {  # as safetensors spells them
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -33,31 +37,32 @@ DTYPES = {  # as the header spells them
 
 
 class SafetensorsWriter:
-    """A safetensors file that grows; a context manager, valid once it was left without an error.
+    """A safetensors file being written; a context manager.
 
-    The format has its header in front, so room is kept for it and filled at the end.
+    The header is at the start of the file, so space for it is reserved and filled in on exit. If
+    the `with` block raises, the file stays without a header and is not valid.
 
     Args:
         names: of all tensors that may be added.
 
     Raises:
-        OSError: the disk is full or may not be written.
+        OSError: the disk is full or not writable.
     """
 
     def __init__(self, path: Path, names: list[str]) -> None:
         self.nbytes = 0
-        self._entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        self._room = ENTRY_BYTES + sum(len(name.encode()) + ENTRY_BYTES for name in names)
-        self._room += -self._room % 8
+        self._entries: dict[str, Any] = dict(METADATA)
+        reserved = ENTRY_BYTES + sum(len(name.encode()) + ENTRY_BYTES for name in names)
+        self._header_bytes = reserved + -reserved % ALIGNMENT
         self._file = path.open("wb")
-        self._file.seek(8 + self._room)
+        self._file.seek(8 + self._header_bytes)
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Writes a tensor, from whatever device it is on."""
+        """Writes a tensor, which may be on any device."""
         start = self.nbytes
         data = tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-        for at in range(0, len(data), PIECE_BYTES):
-            self._file.write(data[at : at + PIECE_BYTES])
+        for at in range(0, len(data), CHUNK_BYTES):
+            self._file.write(data[at : at + CHUNK_BYTES])
         self.nbytes += len(data)
         self._entries[name] = {
             "dtype": DTYPES[tensor.dtype],
@@ -77,8 +82,8 @@ class SafetensorsWriter:
         with self._file as file:
             if kind is None:
                 header = json.dumps(self._entries, separators=(",", ":")).encode()
-                assert len(header) <= self._room, "names were not told of at the start"
+                assert len(header) <= self._header_bytes, "a tensor was added that is not in names"
                 file.seek(0)
-                file.write(struct.pack("<Q", self._room) + header.ljust(self._room))
+                file.write(struct.pack("<Q", self._header_bytes) + header.ljust(self._header_bytes))
                 file.flush()
                 os.fsync(file.fileno())

@@ -17,7 +17,12 @@ from transformers import PreTrainedModel
 from glmtui.engine.catalog.config_rules import BAD_CONFIG_HINT, check_weight_count
 from glmtui.engine.catalog.registry import QUANTS, Quant
 from glmtui.engine.hardware.machine import Snapshot
-from glmtui.engine.loading.placement import FIRST_TOKENS, Sizes, plan_placement, scratch_bytes
+from glmtui.engine.loading.placement import (
+    FIRST_TOKENS,
+    MemoryEstimate,
+    plan_placement,
+    scratch_bytes,
+)
 from glmtui.errors import BadCheckpoint, EngineError, OutOfMemory
 from glmtui.language import _
 
@@ -59,15 +64,15 @@ def choose_device(
     vocabulary = len(head.weight) if isinstance(head, nn.Linear) else 0
     linear = [m.weight.shape for m in model.modules() if type(m) is nn.Linear and m is not head]
 
-    def sizes_of(key: str | None) -> Sizes:
+    def estimate(key: str | None) -> MemoryEstimate:
         chosen = quant if key is None else QUANTS[key]
         buffers = scratch_bytes(
             linear, vocabulary, dtype.itemsize, packed=isinstance(chosen, Quant)
         )
-        return Sizes(weight_bytes(model, chosen) + cache, (), 0, buffers)
+        return MemoryEstimate(weight_bytes(model, chosen) + cache, (), 0, buffers)
 
     name = "cpu" if device.type == "cpu" else name
-    return torch.device(plan_placement(name, sizes_of, machine)[0])
+    return torch.device(plan_placement(name, estimate, machine)[0])
 
 
 def packable_layers(model: PreTrainedModel, quant: Quant) -> Mapping[str, nn.Linear]:

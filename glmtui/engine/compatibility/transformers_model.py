@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,9 +30,9 @@ from glmtui.engine.catalog.registry import Quant
 from glmtui.engine.compatibility.length_scaling import LengthScaling
 from glmtui.engine.compatibility.size_check import check_size, choose_device, packable_layers
 from glmtui.engine.compatibility.transformers_cache import TransformersCache
-from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.hardware.memory import out_of_memory
-from glmtui.engine.model_info import LoadedInfo, LoadOptions, ModelInfo
+from glmtui.engine.loading.load_spec import LoadSpec
+from glmtui.engine.model_info import LoadedInfo
 from glmtui.engine.nn.decoder import Decoder, common_prefix
 from glmtui.engine.nn.kv_cache import KVCache
 from glmtui.engine.nn.linear import KernelChoice, LinearLayer, make_linear
@@ -55,25 +55,10 @@ RESTART_CHUNK = 512  # tokens per call when a text is read again; limits the mem
 CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
 
 
-def load(
-    info: ModelInfo,
-    raw: Mapping[str, Any],
-    options: LoadOptions,
-    device: torch.device,
-    dtype: torch.dtype,
-    quant: Quant | Literal["auto"] | None,
-    choice: KernelChoice,
-    machine: Snapshot,
-    on_progress: ProgressHook,
-) -> LoadedModel:
-    """Loads the model at `info.path`; see `loader.load`.
+def load(spec: LoadSpec, on_progress: ProgressHook) -> LoadedModel:
+    """Loads a model with transformers; see `loader.load`.
 
-    Args:
-        raw: its config.json.
-        device: the device for `options.device`, chosen without knowing the model's size.
-        quant: format for the linear layers; "auto" means None, because packed weights of other
-            families cannot be read.
-        choice: of kernels for packed weights.
+    Packed weights are not read, so that a quantisation of "auto" means None here.
 
     Raises:
         UnsupportedModel: transformers cannot run it, it is not a chat model, or none of its layers
@@ -83,6 +68,8 @@ def load(
         OutOfMemory: the device is too small, either by the estimate or while loading.
     """
     started = time.perf_counter()
+    info, options, raw = spec.info, spec.options, spec.raw_config
+    device, dtype, quant, choice = spec.device, spec.dtype, spec.quant, spec.kernels
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     _refuse_quantized(raw)
@@ -102,7 +89,7 @@ def load(
             )
         kv_bytes = kv_bytes_per_token(empty)
         device = choose_device(
-            options.device, device, empty, kv_bytes, info.stored, dtype, quant, machine
+            options.device, device, empty, kv_bytes, info.stored, dtype, quant, spec.machine
         )
     on_progress(Progress(_("loading"), 0, info.nbytes))
     with _transformers_errors(info.path, device):
@@ -301,8 +288,8 @@ class TransformersDecoder(Decoder):
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
         """Does nothing: transformers computes position tables in each step."""
 
-    def new_cache(
-        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
+    def _make_cache(
+        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int
     ) -> TransformersCache:
         return TransformersCache(self.config, capacity, self._scaling)
 

@@ -1,13 +1,11 @@
-"""What each linear layer of a model reads, and so which columns of its weight matter.
+"""column_importance: how large the inputs of each linear layer are while a model reads a text.
 
-The model reads a short text, its weights in 4 bits as they would be without this knowledge: a few
-inputs are many times as large as the others, and that shows even so. Knows nothing of how weights
-are packed.
+Quantisation to 4 bits uses it to keep the columns precise that matter most. The text is read with
+plain int4 weights: some inputs are many times larger than the others, which shows even so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor, nn
@@ -19,6 +17,7 @@ from glmtui.engine.nn.linear import LinearLayer
 from glmtui.engine.progress import ProgressHook
 from glmtui.errors import UnsupportedModel
 
+# English, Chinese, code, numbers and dialogue, about 300 tokens
 TEXT = """\
 Water expands as it freezes, which is why ice floats and why pipes burst. 水结冰时体积会变大。
 Write a function that adds two numbers: def add(a, b): return a + b
@@ -32,14 +31,14 @@ air is still and a song carries far. Dear Mrs. Lang, thank you for your letter o
 
 
 def column_importance(info: ModelInfo, on_progress: ProgressHook) -> dict[str, Tensor]:
-    """The mean square of each input of each linear layer, while the model reads `TEXT`.
+    """The mean square of each input of each linear layer while the model reads `TEXT`.
 
     Args:
-        on_progress: called while the model is loaded; what it raises ends the work there.
+        on_progress: called while the model is loaded; may raise to stop.
 
     Returns:
-        float32 [in] on the CPU by the layer's path, such as "layers.3.down"; empty where the model
-        came without a tokenizer.
+        float32 [in] on the CPU by the layer's path, such as "layers.3.down"; empty if the model has
+        no tokenizer.
 
     Raises:
         GlmtuiError: the model cannot be loaded.
@@ -49,16 +48,13 @@ def column_importance(info: ModelInfo, on_progress: ProgressHook) -> dict[str, T
         ids = loaded.chat_format.encode([Message("user", TEXT)])
     except UnsupportedModel:
         return {}
-    found: dict[str, Tensor] = {}
+    importance: dict[str, Tensor] = {}
+
+    def record(path: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        importance.setdefault(path, inputs[0].float().square().flatten(0, -2).mean(0).cpu())
+
     for path, module in loaded.model.named_modules():
         if isinstance(module, LinearLayer):
-            module.register_forward_pre_hook(_note(partial(found.setdefault, path)))
+            module.register_forward_pre_hook(partial(record, path))
     loaded.logits(ids[: loaded.context_length])
-    return found
-
-
-def _note(keep: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        keep(inputs[0].float().square().flatten(0, -2).mean(0).cpu())
-
-    return note
+    return importance

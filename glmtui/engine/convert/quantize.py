@@ -1,8 +1,7 @@
-"""A checkpoint quantised once and kept: a prepared folder that loads as a plain read.
+"""quantize_checkpoint: writes a model folder with quantised weights, which then loads faster.
 
-Linear layers are written in 4 or 8 bits, everything else as it is, tensor by tensor, so memory
-holds little more than one of them. The folder appears whole or not at all. What a prepared folder
-looks like, `weights.Checkpoint` knows.
+Linear layers are written in 4 or 8 bits, everything else unchanged, tensor by tensor, so memory
+holds little more than one tensor. The folder appears complete or not at all.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from glmtui.engine.catalog.registry import CPM_FILE, EMBEDDING_BYTES, QUANTS, Qu
 from glmtui.engine.checkpoint.checkpoint import GPTQ_CONFIG, Checkpoint, WeightSource
 from glmtui.engine.checkpoint.safetensors_writer import SafetensorsWriter
 from glmtui.engine.convert.calibration import column_importance
-from glmtui.engine.loading.loader import build_model, family_module
-from glmtui.engine.loading.weight_filler import VOCAB_MODULES
+from glmtui.engine.loading.loader import build_model
+from glmtui.engine.loading.model_parts import linear_layers
 from glmtui.engine.model_info import LoadOptions, ModelInfo
-from glmtui.engine.nn.layers import LinearPlaceholder
+from glmtui.engine.models.model_family import import_family
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 from glmtui.engine.progress import ProgressHook
 from glmtui.engine.pull import pull
@@ -45,9 +44,10 @@ from glmtui.engine.pull.staging import (
 from glmtui.errors import UsageError
 from glmtui.language import _
 
+# patterns of the files that are copied: no weights, and of Python code only what is never run
 SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt", "*LICENSE*", CPM_FILE)
-OTHER_PACKINGS = ("quantization_bit", "quantization_embeddings", "quantization_config")
-SMALL_BYTES = 64 << 20  # room for the files that hold no weights
+QUANTIZATION_KEYS = ("quantization_bit", "quantization_embeddings", "quantization_config")
+SMALL_FILES_BYTES = 64 << 20  # upper limit of their size, for the check of free disk space
 
 
 def quantize_checkpoint(
@@ -58,48 +58,52 @@ def quantize_checkpoint(
     on_progress: ProgressHook = lambda progress: None,
     cancelled: threading.Event | None = None,
 ) -> ModelInfo:
-    """Writes a model with linear layers of `bits` bits into `target`, and lists it with the others.
+    """Writes a model with linear layers of `bits` bits into `target`, and installs it.
 
-    Layers that are stored in as few bits already stay as they are.
+    Layers that are already stored in `bits` bits or fewer are copied unchanged.
 
     Args:
         target: a folder that does not exist yet, or is empty.
         bits: 4 or 8.
 
     Raises:
-        UsageError: there is something in `target`.
+        UsageError: `target` is not empty.
         BadCheckpoint, UnsupportedModel: the source cannot be read.
-        DownloadError: the disk is full or may not be written, or (`staging.PullCancelled`)
-            `cancelled` was set.
+        DownloadError: the disk is full or not writable, or (`staging.PullCancelled`) `cancelled`
+            was set.
     """
     target = target.resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(
-            _("{target} is there already.").format(target=target),
-            _("Name a folder that is new or empty."),
+            _("{target} exists already.").format(target=target),
+            _("Choose a new or an empty folder."),
         )
     job = Job(target.name, on_progress, cancelled or threading.Event())
     quant = next(quant for quant in QUANTS.values() if quant.bits == bits)
     raw = read_config(source.path)
-    family = family_module(source.family)
+    family = import_family(source.family)
     config, model = build_model(family, raw, source.path, LoadOptions())
     checkpoint = Checkpoint(source.path, raw)
     with convert_disk_errors(target, _(TARGET_SPACE_HINT)), work_folder(target) as work:
-        require_space(work, _nbytes(model, quant) + SMALL_BYTES, target.name, _(TARGET_SPACE_HINT))
+        require_space(
+            work,
+            _estimated_bytes(model, quant) + SMALL_FILES_BYTES,
+            target.name,
+            _(TARGET_SPACE_HINT),
+        )
         folder = work / "model"
         folder.mkdir()
         _copy_small_files(source.path, folder, raw)
         sources = family.weight_sources(config)
-        matters: dict[str, Tensor] = {}
+        importance: dict[str, Tensor] = {}
         if bits == 4:
-            found = column_importance(
-                source, lambda seen: job.report(seen.what, seen.done, seen.total)
+            by_layer = column_importance(
+                source, lambda progress: job.report(progress.what, progress.done, progress.total)
             )
-            for path, columns in found.items():
-                matters |= dict.fromkeys(sources[f"{path}.weight"].names, columns)
-        stored = _write_weights(
-            checkpoint, folder / "model.safetensors", sources, model, quant, matters, job
-        )
+            for path, columns in by_layer.items():
+                importance |= dict.fromkeys(sources[f"{path}.weight"].names, columns)
+        weights = _QuantizedWeights(checkpoint, model, sources, quant, importance)
+        stored = _write_weights(weights, folder / "model.safetensors", job)
         files = {
             path.name: {"size": path.stat().st_size, "sha256": job.sha256(path)}
             for path in folder.iterdir()
@@ -112,84 +116,85 @@ def quantize_checkpoint(
     return pull(str(target))
 
 
-def _nbytes(model: nn.Module, quant: Quant) -> int:
-    """About what the weights will take."""
-    packed = sum(module.weight.numel() for _, module in _linear_layers(model))
-    others = sum(parameter.numel() for parameter in model.parameters()) - packed
-    return round(packed * quant.bytes_per_weight) + others * EMBEDDING_BYTES
-
-
-def _linear_layers(model: nn.Module) -> Iterator[tuple[str, LinearPlaceholder]]:
-    for path, module in model.named_modules():
-        if isinstance(module, LinearPlaceholder) and path not in VOCAB_MODULES:
-            yield path, module
+def _estimated_bytes(model: nn.Module, quant: Quant) -> int:
+    linear = sum(module.weight.numel() for _, module in linear_layers(model))
+    others = sum(parameter.numel() for parameter in model.parameters()) - linear
+    return round(linear * quant.bytes_per_weight) + others * EMBEDDING_BYTES
 
 
 def _copy_small_files(source: Path, folder: Path, raw: Mapping[str, Any]) -> None:
-    """Neither weights nor code that runs; config.json no longer speaks of another packing."""
-    left_out = {*INDEXES, MANIFEST, GPTQ_CONFIG}
+    """Copies the other files that a model needs; removes the source's packing from config.json."""
+    excluded = {*INDEXES, MANIFEST, GPTQ_CONFIG}
     for pattern in SMALL_FILES:
         for path in source.glob(pattern):
-            if path.is_file() and path.name not in left_out:
+            if path.is_file() and path.name not in excluded:
                 shutil.copyfile(path, folder / path.name)
-    config = {key: value for key, value in raw.items() if key not in OTHER_PACKINGS}
+    config = {key: value for key, value in raw.items() if key not in QUANTIZATION_KEYS}
     text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
     (folder / "config.json").write_text(text, encoding="utf-8")
 
 
-def _write_weights(
-    checkpoint: Checkpoint,
-    target: Path,
-    sources: Mapping[str, WeightSource],
-    model: nn.Module,
-    quant: Quant,
-    matters: Mapping[str, Tensor],
-    job: Job,
-) -> str:
-    """Writes every tensor the model is made of.
+class _QuantizedWeights:
+    """The weights to write, by the names of the tensors in the source.
 
     Args:
-        matters: how much each column does, by the names of the tensors.
+        importance: of each column of a weight, by the weight's name; see `column_importance`.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        model: nn.Module,
+        sources: Mapping[str, WeightSource],
+        quant: Quant,
+        importance: Mapping[str, Tensor],
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.names = list(dict.fromkeys(name for each in sources.values() for name in each.names))
+        self.linear = {
+            name for path, _ in linear_layers(model) for name in sources[f"{path}.weight"].names
+        }
+        self._quant = quant
+        self._importance = importance
+
+    def quantize(self, name: str, stored: Tensor | PackedWeight) -> Tensor | PackedWeight:
+        if name not in self.linear:
+            return stored
+        bits, group = self._quant.bits, self._quant.group
+        if isinstance(stored, PackedWeight):
+            if stored.bits <= bits:
+                return stored
+            stored = stored.dequantize(stored.scale.dtype)
+        return quantize(stored, bits, group, self._importance.get(name))
+
+
+def _write_weights(weights: _QuantizedWeights, target: Path, job: Job) -> str:
+    """Writes every tensor of the model.
 
     Returns:
-        How linear layers are stored now.
+        How the linear layers are stored now, such as "int4 g32".
     """
-    linear = {name for path, _ in _linear_layers(model) for name in sources[f"{path}.weight"].names}
-    names = list(dict.fromkeys(name for rows in sources.values() for name in rows.names))
-    kinds: dict[str, None] = {}
-    parts = [f"{name}{part}" for name in names for part in ("", ".scale", ".zero", ".order")]
-    total, done = checkpoint.nbytes, 0
-    with SafetensorsWriter(target, parts) as file:
-        for name in names:
+    kinds: dict[str, None] = {}  # in the order of their first layers
+    suffixes = ("", ".scale", ".zero", ".order")
+    tensor_names = [name + suffix for name in weights.names for suffix in suffixes]
+    total, done = weights.checkpoint.nbytes, 0
+    with SafetensorsWriter(target, tensor_names) as file:
+        for name in weights.names:
             job.report(_("quantising"), min(done, total), total)
-            stored = checkpoint.read_weight(name)
-            weight = _quantised(stored, quant, matters.get(name)) if name in linear else stored
-            for suffix, tensor in _parts(weight):
+            stored = weights.checkpoint.read_weight(name)
+            weight = weights.quantize(name, stored)
+            for suffix, tensor in _stored_tensors(weight):
                 file.add(name + suffix, tensor)
-            if name in linear:
-                kinds[_kind(weight)] = None
+            if name in weights.linear:
+                assert isinstance(weight, PackedWeight)
+                kinds[weight.kind] = None
             done += stored.nbytes
-            checkpoint.close()  # lets go of the tensor's memory
+            weights.checkpoint.close()  # releases the mapped memory
     return " + ".join(kinds)
 
 
-def _quantised(
-    weight: Tensor | PackedWeight, quant: Quant, matters: Tensor | None
-) -> Tensor | PackedWeight:
-    if isinstance(weight, PackedWeight):
-        if weight.bits <= quant.bits:
-            return weight
-        weight = weight.dequantize(weight.scale.dtype)
-    return quantize(weight, quant.bits, quant.group, matters)
-
-
-def _kind(weight: Tensor | PackedWeight) -> str:
-    assert isinstance(weight, PackedWeight)
-    return weight.kind
-
-
-def _parts(weight: Tensor | PackedWeight) -> Iterator[tuple[str, Tensor]]:
-    """What of a prepared folder's naming a weight is stored as."""
+def _stored_tensors(weight: Tensor | PackedWeight) -> Iterator[tuple[str, Tensor]]:
+    """The tensors that represent a weight in a prepared folder, with their names' suffixes."""
     if isinstance(weight, Tensor):
         yield "", weight
         return

@@ -1,7 +1,7 @@
-"""Whether a ChatGLM-6B and its Slim form say the same: both run from their files, layer by layer.
+"""compare_replies: verifies that a ChatGLM-6B and its Slim version give the same replies.
 
-So a model larger than the memory runs too, if slowly: of each tensor only the pages in use are in
-memory. On the CPU, in the dtype of the weights.
+Both models run on the CPU, in the dtype of their weights, and layer by layer from their mapped
+files: so even a model larger than the memory can be verified, if slowly.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from glmtui.errors import BadCheckpoint
 from glmtui.language import _
 
 QUESTIONS = ("你好", "Who are you?")
-REPLY_TOKENS = 4  # each takes all weights through memory once
-HEAD_ROWS = 4096  # of the vocabulary, made float32 at a time
-TOLERANCE = 1e-3  # of logits; the sums are the same, so anything but 0 would be strange
-WORDS = "transformer.word_embeddings.weight"
+REPLY_TOKENS = 4  # per model; each of them reads all weights once
+HEAD_ROWS = 4096  # rows of the head that are converted to float32 at a time
+# Largest allowed difference of two logits. Both models compute the same sums: 0 is expected.
+TOLERANCE = 1e-3
+EMBEDDING = "transformer.word_embeddings.weight"
 HEAD = "lm_head.weight"
 
 Report = Callable[[str, int, int], None]
+"""Called with what is being done, and bytes done and in total; may raise to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,10 @@ class ReplyComparison:
     """What was compared.
 
     Attributes:
-        prompts: how many prompts both models were given, as text or, without tokenizer, as ids.
-        tokens: how many tokens of a greedy reply to each.
-        worst: the largest difference between two logits of a text token.
+        prompts: number of prompts.
+        tokens: number of tokens of the greedy reply to each prompt.
+        as_text: whether the prompts are text; without a tokenizer they are token ids.
+        worst: the largest difference of two logits.
     """
 
     prompts: int
@@ -56,61 +59,63 @@ class ReplyComparison:
 
 
 def compare_replies(original: Path, slim: Path, report: Report) -> ReplyComparison:
-    """Asks both models the same.
-
-    Args:
-        report: told what is done, and bytes done and in all; may raise to stop.
+    """Gives both models the same prompts and compares logits and greedy replies.
 
     Raises:
-        BadCheckpoint: they do not answer the same.
+        BadCheckpoint: they differ.
     """
     old, new = StreamedModel(original), StreamedModel(slim)
-    asked, as_text = _prompts(old, new)
+    prompts, as_text = _make_prompts(old, new)
     size = old.checkpoint.nbytes + new.checkpoint.nbytes
     logits = []
     for n, model in enumerate((old, new)):
 
-        def read(fraction: float, n: int = n) -> None:
+        def on_fraction(fraction: float, n: int = n) -> None:
             report(_("comparing replies"), int((n + fraction) / 2 * size), size)
 
-        logits.append(model.greedy_logits(asked, REPLY_TOKENS, read))
+        logits.append(model.greedy_logits(prompts, REPLY_TOKENS, on_fraction))
     worst = float((logits[0] - logits[1]).abs().max())
     replies = [values[:, -REPLY_TOKENS:].argmax(-1) for values in logits]
-    # written so that NaN is a failure too
+    # "not <=" instead of ">", because NaN must fail too
     if not worst <= TOLERANCE or not torch.equal(*replies):
         raise BadCheckpoint(
             _(
-                "The Slim model does not answer as {original} does: logits differ by {worst:.3g}."
+                "The replies of the Slim model differ from those of {original}: logits differ by "
+                "{worst:.3g}."
             ).format(original=original, worst=worst),
-            _("The source's files contradict each other; nothing was kept."),
+            _("The files of the source are inconsistent. The Slim model was deleted."),
         )
-    return ReplyComparison(len(asked), REPLY_TOKENS, as_text, worst)
+    return ReplyComparison(len(prompts), REPLY_TOKENS, as_text, worst)
 
 
-def _prompts(old: StreamedModel, new: StreamedModel) -> tuple[list[list[int]], bool]:
-    """Prompt ids in the Slim vocabulary, and whether they are text. Raises BadCheckpoint."""
+def _make_prompts(old: StreamedModel, new: StreamedModel) -> tuple[list[list[int]], bool]:
+    """Prompts as ids of the Slim vocabulary, and whether they are text.
+
+    Raises:
+        BadCheckpoint: the two tokenizers encode a question differently.
+    """
     marks = new.config.markers
-    ours = new.tokenizer
-    if ours is None or ours.special["<sop>"] != marks.sop:
-        spread = torch.linspace(6, marks.mask - 1, 8).long().tolist()
-        return [[*spread, marks.gmask, marks.sop], [*spread[:3], marks.gmask, marks.sop]], False
-    prompts = [[*ours.encode(text), marks.gmask, marks.sop] for text in QUESTIONS]
-    theirs = old.tokenizer
+    end = [marks.gmask, marks.sop]
+    tokenizer, old_tokenizer = new.tokenizer, old.tokenizer
+    if tokenizer is None or tokenizer.special["<sop>"] != marks.sop:
+        ids = torch.linspace(6, marks.mask - 1, 8).long().tolist()  # from the whole vocabulary
+        return [[*ids, *end], [*ids[:3], *end]], False
+    prompts = [[*tokenizer.encode(text), *end] for text in QUESTIONS]
     for text, prompt in zip(QUESTIONS, prompts, strict=True):
-        assert theirs is not None, "the Slim tokenizer was made from it"
-        if [i - old.cut for i in theirs.encode(text)] != prompt[:-2]:
+        assert old_tokenizer is not None, "the Slim tokenizer was made from it"
+        if [i - old.cut for i in old_tokenizer.encode(text)] != prompt[: -len(end)]:
             raise BadCheckpoint(
-                _("The tokenizers do not agree on {text!r}.").format(text=text),
-                _("Nothing was kept."),
+                _("The two tokenizers encode {text!r} differently.").format(text=text),
+                _("The Slim model was deleted."),
             )
     return prompts, True
 
 
 class StreamedModel:
-    """ChatGLM-6B, read from its files anew for every token.
+    """A ChatGLM-6B whose weights are read from its files again for every token.
 
     Attributes:
-        cut: how many first ids are of image tokens.
+        cut: number of image tokens, which are the first ids.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -126,23 +131,23 @@ class StreamedModel:
 
     @torch.inference_mode()
     def greedy_logits(
-        self, prompts: Sequence[Sequence[int]], tokens: int, read: Callable[[float], None]
+        self, prompts: Sequence[Sequence[int]], tokens: int, on_fraction: Callable[[float], None]
     ) -> Tensor:
-        """Logits of the text tokens along the prompts and greedy replies to them.
+        """Logits of the text tokens at each token of the prompts and of greedy replies.
 
         Args:
-            prompts: ids in the Slim vocabulary.
-            read: told which fraction of the work is done.
+            prompts: ids of the Slim vocabulary.
+            on_fraction: called with the fraction of the work that is done.
 
         Returns:
-            float32 [prompts, longest prompt + tokens - 1, text vocabulary]; those at padding mean
-            nothing, but are the same for the same weights.
+            float32 [prompts, longest prompt + tokens - 1, text vocabulary]. The values at padding
+            are meaningless, but equal for equal weights.
         """
         longest = max(map(len, prompts))
         padding = torch.tensor([longest - len(prompt) for prompt in prompts])
         padded = [[chatglm.SLIM_PAD_ID] * (longest - len(p)) + list(p) for p in prompts]
         ids = torch.tensor(padded) + self.cut
-        model, device = self._model(tokens, read), torch.device("cpu")
+        model, device = self._build_model(tokens, on_fraction), torch.device("cpu")
         model.prepare(longest + tokens, self._dtype, device)
         cache = model.new_cache(longest + tokens, self._dtype, device, batch=len(prompts))
         steps = []
@@ -151,29 +156,29 @@ class StreamedModel:
             ids = steps[-1][:, -1:].argmax(-1) + self.cut
         return torch.cat(steps, dim=1)
 
-    def _model(self, passes: int, read: Callable[[float], None]) -> chatglm.Model:
-        """The model with all its weights on disk, but for the last norm."""
+    def _build_model(self, passes: int, on_fraction: Callable[[float], None]) -> chatglm.Model:
+        """A model that reads its weights when it needs them; only the last norm is in memory."""
         with torch.device("meta"):
             model = chatglm.Model(self.config)
         self._fill(model.norm, "norm.")
-        count, done = passes * len(model.layers), 0
+        total, done = passes * len(model.layers), 0
 
         def fill(layer: nn.Module, n: int) -> None:
             nonlocal done
-            read(done / count)
+            on_fraction(done / total)
             done += 1
             self._fill(layer, f"layers.{n}.")
 
-        model.add_module("embedding", _Calling(self._embedded))
-        model.add_module("layers", _Layers(model.layers, fill))
-        model.add_module("head", _Calling(self._logits))
+        model.add_module("embedding", _FunctionModule(self._embed))
+        model.add_module("layers", _StreamedLayers(model.layers, fill))
+        model.add_module("head", _FunctionModule(self._logits))
         return model
 
     def _fill(self, module: nn.Module, prefix: str) -> None:
-        """Gives a module on the meta device its weights, mapped where their dtype allows."""
+        """Loads the weights of a module on the meta device, mapped if their dtype is the same."""
         tensors = {}
         for name in module.state_dict():
-            # norms: a CPU works on them in float32
+            # norms are computed in float32 on a CPU
             dtype = torch.float32 if "norm" in prefix + name else self._dtype
             tensors[name] = to_dense(
                 self.checkpoint.read_source(self._sources[prefix + name]), dtype
@@ -181,23 +186,25 @@ class StreamedModel:
         module.load_state_dict(tensors, assign=True)
         self.checkpoint.close()
 
-    def _embedded(self, ids: Tensor) -> Tensor:
-        table = self.checkpoint.read_source(WeightSource(WORDS))
+    def _embed(self, ids: Tensor) -> Tensor:
+        table = self.checkpoint.read_source(WeightSource(EMBEDDING))
         self.checkpoint.close()
         rows = [to_dense(table[int(i) : int(i) + 1], self._dtype) for i in ids.flatten()]
         return torch.cat(rows).view(*ids.shape, -1)
 
     def _logits(self, x: Tensor) -> Tensor:
         table = self.checkpoint.read_source(
-            WeightSource(HEAD if HEAD in self.checkpoint else WORDS)
+            WeightSource(HEAD if HEAD in self.checkpoint else EMBEDDING)
         )
         self.checkpoint.close()
-        parts = (table[i : i + HEAD_ROWS] for i in range(0, table.shape[0], HEAD_ROWS))
-        return torch.cat([F.linear(x.float(), to_dense(part, torch.float32)) for part in parts], -1)
+        blocks = (table[i : i + HEAD_ROWS] for i in range(0, table.shape[0], HEAD_ROWS))
+        return torch.cat(
+            [F.linear(x.float(), to_dense(block, torch.float32)) for block in blocks], -1
+        )
 
 
-class _Calling(nn.Module):
-    """A function in the place of a module."""
+class _FunctionModule(nn.Module):
+    """Calls a function."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -207,8 +214,8 @@ class _Calling(nn.Module):
         return self._function(x)
 
 
-class _Layers(nn.ModuleList):
-    """Layers that have weights only while they are used."""
+class _StreamedLayers(nn.ModuleList):
+    """Layers that have their weights in memory only while they run."""
 
     def __init__(self, layers: nn.ModuleList, fill: Callable[[nn.Module, int], None]) -> None:
         super().__init__(layers)

@@ -1,4 +1,4 @@
-"""How many bytes a model will take, by what is asked for, before its weights are read."""
+"""How much memory a model needs, computed from its shapes before any weight is read."""
 
 from __future__ import annotations
 
@@ -10,113 +10,89 @@ from torch import nn
 
 from glmtui.engine.catalog.registry import Quant
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource
-from glmtui.engine.loading.placement import FIRST_TOKENS, Sizes, scratch_bytes
-from glmtui.engine.loading.weight_filler import VOCAB_MODULES
+from glmtui.engine.loading.model_parts import LAYERS, has_tied_embeddings, linear_layers, part_of
+from glmtui.engine.loading.placement import FIRST_TOKENS, MemoryEstimate, scratch_bytes
 from glmtui.engine.nn.decoder import Decoder
-from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.packed_weight import PackedWeight
 
-POSITIONS = 64  # that stand for all when the size of position tables is measured
+# The position tables are measured for this many tokens and scaled to the context length.
+SAMPLE_POSITIONS = 64
 
 
-def estimate_sizes(
+def estimate_memory(
     model: Decoder,
     checkpoint: Checkpoint,
     sources: Mapping[str, WeightSource],
     dtype: torch.dtype,
     quant: Quant | Literal["auto"] | None,
+    *,
     context_length: int | None = None,
-) -> Sizes:
-    """What the parts of a model on the meta device will take.
+) -> MemoryEstimate:
+    """Estimates the memory of a model on the meta device.
 
     Args:
-        dtype: of what is not packed.
-        quant: how linear layers are to be held; of "auto" one that is stored stands for all.
-        context_length: that is asked for; left out, the model's own.
+        dtype: of the weights that are not packed.
+        quant: of linear layers; see `LoadSpec`. For "auto" one stored layer is read as a sample.
+        context_length: in tokens; None for the model's own.
 
     Raises:
-        BadCheckpoint, UnsupportedModel: that one cannot be read.
+        BadCheckpoint, UnsupportedModel: the layer read for "auto" is unreadable.
     """
-    each = _bytes_per_weight(model, checkpoint, sources, dtype, quant)
-    taken: dict[str, float] = {}
+    bytes_per_weight = _bytes_per_linear_weight(model, checkpoint, sources, dtype, quant)
+    linear = dict(linear_layers(model))
+    nbytes: dict[str, float] = {}
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
-            packed = (
-                isinstance(module, LinearPlaceholder)
-                and path not in VOCAB_MODULES
-                and name == "weight"
-            )
+            packed = path in linear and name == "weight"
             part = part_of(path)
-            nbytes = parameter.numel() * (each if packed else dtype.itemsize)
-            taken[part] = taken.get(part, 0) + nbytes
+            size = parameter.numel() * (bytes_per_weight if packed else dtype.itemsize)
+            nbytes[part] = nbytes.get(part, 0) + size
     if has_tied_embeddings(sources):
-        del taken["head"]
-    layers = [name for name in taken if name.startswith("layers.")]
-    cache = model.new_cache(1, dtype, torch.device("meta")).nbytes
+        del nbytes["head"]
+    layers = [name for name in nbytes if name.startswith(f"{LAYERS}.")]
     context = min(context_length or model.config.context_length, model.config.context_length)
-    length = min(context, FIRST_TOKENS)
-    kv = cache * length // max(len(layers), 1)
-    linear = [  # without the head, which multiplies one token and is never packed
-        module.weight.shape
-        for path, module in model.named_modules()
-        if isinstance(module, LinearPlaceholder) and path not in VOCAB_MODULES
-    ]
-    return Sizes(
-        round(taken["embedding"]) + _position_bytes(model, context, dtype),
-        tuple(round(taken[f"layers.{i}"]) + kv for i in range(len(layers))),
-        round(taken["norm"] + taken.get("head", 0)),
+    first_tokens = min(context, FIRST_TOKENS)
+    kv_per_token = model.new_cache(1, dtype, torch.device("meta")).nbytes
+    kv_per_layer = kv_per_token * first_tokens // max(len(layers), 1)
+    return MemoryEstimate(
+        round(nbytes["embedding"]) + _position_table_bytes(model, context, dtype),
+        tuple(round(nbytes[f"{LAYERS}.{i}"]) + kv_per_layer for i in range(len(layers))),
+        round(nbytes["norm"] + nbytes.get("head", 0)),
         scratch_bytes(
-            linear, model.vocab_size, dtype.itemsize, packed=quant is not None, tokens=length
+            # not the head, which is never packed and multiplies only the last token
+            [module.weight.shape for module in linear.values()],
+            model.vocab_size,
+            dtype.itemsize,
+            packed=quant is not None,
+            tokens=first_tokens,
         ),
     )
 
 
-def _position_bytes(model: Decoder, length: int, dtype: torch.dtype) -> int:
-    """Of what `Decoder.prepare` makes for so many positions."""
-    # not on the meta device, where torch would import its compiler: seconds and 0.1 GB
-    model.prepare(POSITIONS, dtype, torch.device("cpu"))
+def _position_table_bytes(model: Decoder, length: int, dtype: torch.dtype) -> int:
+    """Memory of the tables that `Decoder.prepare` computes for `length` tokens."""
+    # not on the meta device, where torch would import its compiler (seconds, and 0.1 GB)
+    model.prepare(SAMPLE_POSITIONS, dtype, torch.device("cpu"))
     if model.rotary is None:
         return 0
     nbytes = model.rotary.cos.nbytes + model.rotary.sin.nbytes
-    return -(-nbytes * length // POSITIONS)
+    return -(-nbytes * length // SAMPLE_POSITIONS)
 
 
-def part_of(path: str) -> str:
-    """The part of a model, as `placement` divides it, that a module is in: "layers.3"."""
-    return ".".join(path.split(".")[:2])
-
-
-def devices_of_parts(
-    sources: Mapping[str, WeightSource], places: tuple[str, ...]
-) -> dict[str, str]:
-    """The device of each part by name, from those of `Sizes.parts`."""
-    first, *layers, last = places
-    named = {f"layers.{i}": place for i, place in enumerate(layers)}
-    head = first if has_tied_embeddings(sources) else last
-    return {"embedding": first, **named, "norm": last, "head": head}
-
-
-def has_tied_embeddings(sources: Mapping[str, WeightSource]) -> bool:
-    """Whether embedding and head are one tensor."""
-    return sources["head.weight"] == sources["embedding.weight"]
-
-
-def _bytes_per_weight(
+def _bytes_per_linear_weight(
     model: nn.Module,
     checkpoint: Checkpoint,
     sources: Mapping[str, WeightSource],
     dtype: torch.dtype,
     quant: Quant | Literal["auto"] | None,
 ) -> float:
-    """Of linear layers."""
     if isinstance(quant, Quant):
         return quant.bytes_per_weight
     if quant == "auto":
-        for path, module in model.named_modules():
-            if isinstance(module, LinearPlaceholder) and path not in VOCAB_MODULES:
-                stored = checkpoint.read_weight(sources[f"{path}.weight"].names[0])
-                checkpoint.close()
-                if isinstance(stored, PackedWeight):
-                    return stored.nbytes / stored.shape.numel()
-                break
+        for path, _module in linear_layers(model):
+            stored = checkpoint.read_weight(sources[f"{path}.weight"].names[0])
+            checkpoint.close()
+            if isinstance(stored, PackedWeight):
+                return stored.nbytes / stored.shape.numel()
+            break
     return dtype.itemsize

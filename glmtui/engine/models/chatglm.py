@@ -199,8 +199,8 @@ class Model(Decoder):
         saved: int = self.config.skipped_rows * self.embedding.weight[0].nbytes
         return saved
 
-    def new_cache(
-        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
+    def _make_cache(
+        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int
     ) -> PrefixLMCache:
         c = self.config
         return PrefixLMCache(

@@ -127,8 +127,8 @@ class GqaDecoder(Decoder):
     def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Applies the rotary embedding; see `Rotation`."""
 
-    def new_cache(
-        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
+    def _make_cache(
+        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int
     ) -> KVCache:
         c = self.config
         return KVCache(

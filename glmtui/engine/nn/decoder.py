@@ -22,14 +22,15 @@ class Decoder(nn.Module, ABC):
         config: the family's Config, with `context_length` and `vocab`, the number of ids.
         causal: whether a token never sees later ones, so that prefill may run in chunks.
         supports_rewind: whether its cache can be trimmed to any length.
-        multi_device: whether its layers are on several devices (`loading.pipeline`).
+        layer_devices: the device of each layer, if the layers are on several devices (see
+            `engine.loading.pipeline`); otherwise empty.
         rotary: the position tables, set by `prepare`.
     """
 
     config: Any
     causal = True
     supports_rewind = True
-    multi_device = False
+    layer_devices: tuple[torch.device, ...] = ()
     rotary: RotaryTable | None = None
 
     @property
@@ -51,11 +52,28 @@ class Decoder(nn.Module, ABC):
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
         """Computes the position tables for contexts of up to `length` tokens."""
 
-    @abstractmethod
     def new_cache(
         self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
     ) -> KVCache:
-        """Creates an empty cache for contexts of up to `capacity` tokens."""
+        """Creates an empty cache for contexts up to `capacity` tokens.
+
+        Args:
+            device: of the whole cache; with `layer_devices`, each layer's part is on that layer's
+                device instead, unless `device` is the meta device.
+        """
+        if not self.layer_devices or device.type == "meta":
+            return self._make_cache(capacity, dtype, device, batch)
+        cache = self._make_cache(capacity, dtype, torch.device("meta"), batch)
+        for tensors in (cache.keys, cache.values):
+            for i, layer_device in enumerate(self.layer_devices):
+                tensors[i] = torch.zeros_like(tensors[i], device=layer_device)
+        return cache
+
+    @abstractmethod
+    def _make_cache(
+        self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int
+    ) -> KVCache:
+        """Creates an empty cache on one device, of the class that this model needs."""
 
     @abstractmethod
     def forward(

@@ -1,4 +1,4 @@
-"""What a bench does and how it reckons, with engines that only pretend to compute."""
+"""BenchRun, BenchResult and the report, with fake engines of known speed."""
 
 from __future__ import annotations
 
@@ -10,23 +10,18 @@ import pytest
 from rich.cells import cell_len
 
 from glmtui.cli import bench_report
+from glmtui.engine.bench.bench_engine import BenchTarget, EngineName, EngineStart, TimedReply
+from glmtui.engine.bench.bench_run import WARM_UP_TOKENS, BenchRun
 from glmtui.engine.bench.plan import (
-    QUESTION,
-    REPLY,
+    QUESTION_TOKENS,
+    REPLY_TOKENS,
     BenchPlan,
-    BenchResult,
-    BenchTarget,
-    EngineName,
-    EngineResult,
-    EngineStart,
     Measurement,
-    TimedReply,
     fitting_contexts,
     fitting_turns,
-    paired_ratio,
     reported_turns,
 )
-from glmtui.engine.bench.rounds import WARM_UP, BenchRun
+from glmtui.engine.bench.results import BenchResult, EngineResult, paired_ratio
 from glmtui.engine.model_info import LoadOptions
 from glmtui.errors import EngineError, UsageError
 
@@ -35,7 +30,7 @@ END = (7, 8)
 
 @dataclass
 class FakeEngine:
-    """An engine of known speed: what it has not read yet, and each token, take their time."""
+    """An engine of known speed for each new prompt token and each generated token."""
 
     start: EngineStart
     seconds_per_read: float
@@ -51,14 +46,14 @@ class FakeEngine:
     def generate(self, prompt: Sequence[int], tokens: int) -> TimedReply:
         self.log.append(self.start.engine)
         self.prompts.append(list(prompt))
-        kept = 0
+        cached = 0
         if self.start.reuses:
             end = len(self.start.prompt_end)
             same = [a == b for a, b in zip(self.read, prompt[: len(prompt) - end], strict=False)]
-            kept = [*same, False].index(False)
+            cached = [*same, False].index(False)
         reply = [5] * (tokens - self.short_by)
         self.read = [*prompt[: len(prompt) - len(self.start.prompt_end)], *reply]
-        first = self.seconds_per_read * (len(prompt) - kept)
+        first = self.seconds_per_read * (len(prompt) - cached)
         return TimedReply(first, self.seconds_per_token * (tokens - 1), tuple(reply))
 
     def peak_memory(self) -> int | None:
@@ -92,7 +87,7 @@ def measured(*engines: FakeEngine, rounds: int = 2, tokens: int = 16) -> BenchRe
         BenchPlan(tuple(target(p.start.engine) for p in engines), rounds, tokens), print
     )
     for engine in engines:
-        bench.begin(target(engine.start.engine), lambda target, p=engine: p)
+        bench.add_engine(target(engine.start.engine), lambda target, p=engine: p)
     bench.measure(lambda: 1e9)
     return bench.result
 
@@ -116,17 +111,17 @@ def result(ours: FakeEngine, theirs: FakeEngine) -> BenchResult:
 # ---- arithmetic
 
 
-def test_contexts_are_those_that_fit() -> None:
+def test_contexts_that_fit() -> None:
     assert fitting_contexts(8192, 64, 1) == [1, 512, 2048]
     assert fitting_contexts(2048, 64, 2) == [2, 512, 1984]
     assert fitting_contexts(256, 2, 1) == [1, 254]
     assert fitting_contexts(10, 64, 2) == [2]
 
 
-def test_turns_are_those_that_fit() -> None:
+def test_turns_that_fit() -> None:
     assert fitting_turns(8192, 0) == 20
-    assert fitting_turns(3 * (QUESTION + REPLY) + 2, 2) == 3
-    assert fitting_turns(3 * (QUESTION + REPLY) + 1, 2) == 2
+    assert fitting_turns(3 * (QUESTION_TOKENS + REPLY_TOKENS) + 2, 2) == 3
+    assert fitting_turns(3 * (QUESTION_TOKENS + REPLY_TOKENS) + 1, 2) == 2
     assert reported_turns(range(1, 21)) == [1, 5, 10, 20]
     assert reported_turns(range(1, 8)) == [1, 5, 7]
     assert reported_turns(range(1, 1)) == []
@@ -148,16 +143,18 @@ def test_rates_times_and_ratios(result: BenchResult) -> None:
     assert result.ratio(peer, Measurement("decode", 512)) == pytest.approx(5)
     # a time is better when it is less: they read all of 20 turns, we read the last question
     turn = result.ratio(peer, Measurement("turn", 20))
-    assert turn == pytest.approx(2 * (20 * QUESTION + 19 * REPLY + 2) / (QUESTION + 2))
+    assert turn == pytest.approx(
+        2 * (20 * QUESTION_TOKENS + 19 * REPLY_TOKENS + 2) / (QUESTION_TOKENS + 2)
+    )
     assert result.ratio(peer, Measurement("reread", 20)) is None
 
 
-def test_a_conversation_goes_on_where_one_that_is_read_anew_does_not(result: BenchResult) -> None:
+def test_turns_reuse_the_conversation_and_new_prompts_do_not(result: BenchResult) -> None:
     times = {turn: result.ours.median(Measurement("turn", turn)) for turn in (1, 5, 10, 20)}
-    assert times == pytest.approx(dict.fromkeys(times, 0.001 * (QUESTION + 2)))
+    assert times == pytest.approx(dict.fromkeys(times, 0.001 * (QUESTION_TOKENS + 2)))
     anew = result.ours.median(Measurement("reread", 20))
     assert anew == pytest.approx(0.001 * result.prompt_tokens[20])
-    assert result.prompt_tokens[20] == 20 * QUESTION + 19 * REPLY + 2
+    assert result.prompt_tokens[20] == 20 * QUESTION_TOKENS + 19 * REPLY_TOKENS + 2
 
 
 def test_bandwidth_is_what_a_token_reads(result: BenchResult) -> None:
@@ -170,12 +167,10 @@ def test_bandwidth_is_what_a_token_reads(result: BenchResult) -> None:
     assert result.share_of_copy(work) is None
 
 
-# ---- the order of work
+# ---- the order of measurements
 
 
-def test_engines_take_turns_and_everything_is_done_once_before(
-    ours: FakeEngine, theirs: FakeEngine
-) -> None:
+def test_engines_alternate_after_a_warm_up(ours: FakeEngine, theirs: FakeEngine) -> None:
     theirs.log = ours.log
     result = measured(ours, theirs, rounds=2)
     warming = 1 + 2
@@ -187,9 +182,9 @@ def test_engines_take_turns_and_everything_is_done_once_before(
     assert len(result.copy_bandwidths) == 2
 
 
-def test_no_round_begins_once_enough_was_measured(ours: FakeEngine) -> None:
+def test_no_round_starts_after_max_seconds(ours: FakeEngine) -> None:
     bench = BenchRun(BenchPlan((target("glmtui"),), rounds=5, tokens=4, max_seconds=0), print)
-    bench.begin(target("glmtui"), lambda target: ours)
+    bench.add_engine(target("glmtui"), lambda target: ours)
     bench.measure(lambda: 1e9)
     assert bench.result.rounds == 1
     assert "one round (not 5, which would take too long)" in " ".join(
@@ -197,7 +192,7 @@ def test_no_round_begins_once_enough_was_measured(ours: FakeEngine) -> None:
     )
 
 
-def test_prompts_are_the_same_for_all_and_new_to_them(ours: FakeEngine, theirs: FakeEngine) -> None:
+def test_all_engines_get_the_same_new_prompts(ours: FakeEngine, theirs: FakeEngine) -> None:
     measured(ours, theirs, rounds=1)
     after = slice(3, 6)
     assert ours.prompts[after] == theirs.prompts[after]
@@ -211,32 +206,32 @@ def test_prompts_are_the_same_for_all_and_new_to_them(ours: FakeEngine, theirs: 
     assert len(set(beginnings)) == 3
 
 
-def test_a_reply_that_ends_early_is_no_measurement(ours: FakeEngine) -> None:
+def test_a_reply_that_is_too_short_is_an_error(ours: FakeEngine) -> None:
     ours.short_by = 1
     with pytest.raises(EngineError, match="15 of 16 tokens"):
         measured(ours)
 
 
-def test_another_model_is_no_peer(ours: FakeEngine) -> None:
+def test_a_peer_with_another_vocabulary_is_refused(ours: FakeEngine) -> None:
     other = FakeEngine(engine_start("llama-cpp", vocabulary=500), 1, 1)
-    with pytest.raises(UsageError, match="500 tokens, not 1,000"):
+    with pytest.raises(UsageError, match="500 tokens instead of 1,000"):
         measured(ours, other)
 
 
 def test_the_warm_up_is_short(ours: FakeEngine) -> None:
-    said: list[int] = []
+    lengths: list[int] = []
     generate = ours.generate
 
     def counted(prompt: Sequence[int], tokens: int) -> TimedReply:
-        said.append(tokens)
+        lengths.append(tokens)
         return generate(prompt, tokens)
 
     ours.generate = counted  # type: ignore[method-assign]
     measured(ours, tokens=64)
-    assert said[:4] == [1, WARM_UP, WARM_UP, 64]
+    assert lengths[:4] == [1, WARM_UP_TOKENS, WARM_UP_TOKENS, 64]
 
 
-# ---- what it looks like
+# ---- the report
 
 
 def test_the_table_fits_80_columns(result: BenchResult) -> None:
@@ -249,11 +244,11 @@ def test_the_table_fits_80_columns(result: BenchResult) -> None:
     (row,) = (line for line in lines if line.startswith("decode at 512"))
     # rate, share of a copy, each peer's rate and how many times as fast we are
     assert " ".join(row.split()) == "decode at 512, tok/s 100 11% 20.0 5.00x 125 0.80x"
-    for said in ("Medians of 5", "untimed reply", "1.0 GB/s", "2 CPU threads", "load average"):
-        assert said in " ".join(text.split())
+    for expected in ("Medians of 5", "untimed reply", "1.0 GB/s", "2 CPU threads", "load average"):
+        assert expected in " ".join(text.split())
 
 
-def test_json_has_every_sample_and_how_it_was_taken(result: BenchResult) -> None:
+def test_json_has_all_samples_and_settings(result: BenchResult) -> None:
     found = json.loads(bench_report.as_json(result))
     assert found["threads"] == 2
     assert found["copy_bytes_per_second"] == 1e9
@@ -279,7 +274,7 @@ def test_json_has_every_sample_and_how_it_was_taken(result: BenchResult) -> None
     assert list(works["reread", 20]["engines"]) == ["glmtui"]
 
 
-def test_what_is_not_known_is_not_shown_as_zero() -> None:
+def test_unknown_values_are_not_shown_as_zero() -> None:
     bare = replace(engine_start("glmtui"), step_bytes=None, quant="")
     result = BenchResult(BenchPlan((target("glmtui"),)), [EngineResult(bare)])
     result.ours.samples[Measurement("decode", 1)] = [9.0]

@@ -1,4 +1,4 @@
-"""The engines of a bench at tiny size, in their processes, and the command line before them."""
+"""The engines of a benchmark with tiny models, in their processes, and the command line."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from glmtui.cli import bench
 from glmtui.cli.main import main
 from glmtui.engine.bench import shapes, synthetic, transformers_peer
 from glmtui.engine.bench.bandwidth import COPY_BYTES
+from glmtui.engine.bench.bench_engine import BenchTarget, EngineName
+from glmtui.engine.bench.engine_process import EngineProcess, copy_process
 from glmtui.engine.bench.own_engine import OwnEngine, step_bytes
-from glmtui.engine.bench.plan import BenchTarget, EngineName
 from glmtui.engine.bench.shapes import SHAPES, Shape, check_memory
 from glmtui.engine.bench.transformers_peer import TransformersPeer
-from glmtui.engine.bench.worker import EngineProcess, copy_process
 from glmtui.engine.catalog.model_folder import inspect_folder
 from glmtui.engine.catalog.registry import QUANTS, known_model
 from glmtui.engine.hardware.host_memory import HostMemory
 from glmtui.engine.hardware.machine import Snapshot
-from glmtui.engine.loading.loader import family_module
 from glmtui.engine.model_info import LoadOptions, ModelInfo
+from glmtui.engine.models.model_family import import_family
 from glmtui.engine.nn.packed_weight import PackedWeight
 from glmtui.errors import EngineError, OutOfMemory, UnsupportedModel
 from support.tiny_llama import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shapes of the releases, small."""
+    """Replaces the released shapes by small ones."""
     chatglm = {"num_layers": 2, "hidden_size": 64, "inner_hidden_size": 96}
     chatglm |= {"num_attention_heads": 4, "max_sequence_length": 256, "vocab_size": 130528}
     llama = {**LLAMA_CONFIG, "vocab_size": 200}
@@ -78,7 +78,7 @@ def target(
 # ---- engines
 
 
-def test_ours_replies_as_long_as_asked_and_reads_on(folder: Path) -> None:
+def test_our_engine_gives_replies_of_the_requested_length(folder: Path) -> None:
     engine = OwnEngine(target(model=inspect_folder(folder)))
     prompt = [5, 6, 7]
     timed = engine.generate(prompt, 6)
@@ -93,7 +93,7 @@ def test_ours_replies_as_long_as_asked_and_reads_on(folder: Path) -> None:
     assert engine.peak_memory() > engine.start.weight_bytes
 
 
-def test_transformers_says_the_same_from_the_same_weights(folder: Path) -> None:
+def test_transformers_gives_the_same_reply(folder: Path) -> None:
     model = inspect_folder(folder)
     ours, theirs = OwnEngine(target(model=model)), TransformersPeer(target("transformers", model))
     prompt = list(range(3, 40))
@@ -105,11 +105,11 @@ def test_transformers_says_the_same_from_the_same_weights(folder: Path) -> None:
 
 @pytest.mark.parametrize("key", ["chatglm2-6b", "chatglm3-6b", "glm-4-9b", "smollm2"])
 def test_transformers_computes_what_our_families_do(tiny_shapes: None, key: str) -> None:
-    """Weights go over by name and shape, so logits tell whether each came to its place."""
+    """Weights are copied by name and shape; equal logits show that each is in its place."""
     shape = shapes.SHAPES[key]
-    config = family_module(shape.family).load_config(shape.config)
+    config = import_family(shape.family).load_config(shape.config)
     with torch.device("meta"):
-        model = family_module(shape.family).Model(config)
+        model = import_family(shape.family).Model(config)
     rows = {
         name: parameter.shape
         for name, parameter in model.named_parameters()
@@ -123,7 +123,7 @@ def test_transformers_computes_what_our_families_do(tiny_shapes: None, key: str)
         """Our parameters, found by the source that they are read from."""
 
         def __init__(self) -> None:
-            sources = family_module(shape.family).weight_sources(config)
+            sources = import_family(shape.family).weight_sources(config)
             self._by_source = {source: weights[name] for name, source in reversed(sources.items())}
 
         def read_source(self, source: object) -> torch.Tensor:
@@ -133,13 +133,13 @@ def test_transformers_computes_what_our_families_do(tiny_shapes: None, key: str)
             pass
 
     theirs = transformers_peer.empty_model(shape.family, shape.config)
-    stored = transformers_peer.tensors(
+    stored = transformers_peer.hub_tensors(
         shape.family,
         shape.config,
         Stored(),
         torch.float32,  # type: ignore[arg-type]
     )
-    transformers_peer.fill(theirs, stored, torch.device("cpu"))
+    transformers_peer.load_weights(theirs, stored, torch.device("cpu"))
     with torch.inference_mode():
         model = model.to_empty(device="cpu")
         model.load_state_dict(weights)
@@ -149,7 +149,7 @@ def test_transformers_computes_what_our_families_do(tiny_shapes: None, key: str)
 
 
 def test_transformers_has_no_chatglm_6b() -> None:
-    with pytest.raises(UnsupportedModel, match="no class of its own for the family chatglm"):
+    with pytest.raises(UnsupportedModel, match="no class for the family chatglm"):
         TransformersPeer(target("transformers", key="chatglm-6b"))
 
 
@@ -172,7 +172,7 @@ def test_random_weights_run_in_every_family(tiny_shapes: None, key: str, quant: 
     )
 
 
-def test_random_integers_stand_for_weights_as_large_as_whole_ones() -> None:
+def test_random_packed_weights_are_as_large_as_unpacked_ones() -> None:
     shape, device = torch.Size((64, 256)), torch.device("cpu")
     whole = synthetic.random_matrix(shape, torch.float32, device)
     assert float(whole.std()) == pytest.approx(1 / 16, rel=0.05)
@@ -191,7 +191,7 @@ def test_the_shapes_have_the_parameters_of_the_releases(key: str) -> None:
     shape = SHAPES[key]
     known = known_model(shape.known)
     assert known is not None
-    family = family_module(shape.family)
+    family = import_family(shape.family)
     config = family.load_config(shape.config)
     with torch.device("meta"):
         model = family.Model(config)
@@ -202,7 +202,7 @@ def test_the_shapes_have_the_parameters_of_the_releases(key: str) -> None:
     assert tuple(SHAPES) == bench.SYNTHETIC
 
 
-def test_what_does_not_fit_is_said_before_it_is_tried() -> None:
+def test_models_that_do_not_fit_are_refused() -> None:
     small = Snapshot(memory=HostMemory(total=8 * 10**9, available=4 * 10**9))
     int4 = LoadOptions(device="cpu", quant="int4")
     with pytest.raises(OutOfMemory, match=r"chatglm-6b in glmtui needs 5\.1 GB; memory has 4\.0"):
@@ -216,37 +216,37 @@ def test_what_does_not_fit_is_said_before_it_is_tried() -> None:
 # ---- processes
 
 
-def test_an_engine_works_in_a_process_of_its_own(folder: Path) -> None:
+def test_an_engine_runs_in_its_own_process(folder: Path) -> None:
     with EngineProcess(target(model=inspect_folder(folder))) as worker:
-        ready = worker.load()
-        assert ready.engine == "glmtui"
+        start = worker.load()
+        assert start.engine == "glmtui"
         assert len(worker.generate([5, 6, 7], 2).ids) == 2
-        # an error is told as what it is, and what dies is named
-        with pytest.raises(EngineError, match="ended in the middle"):
+        # errors keep their type, and a dead process is reported
+        with pytest.raises(EngineError, match="ended unexpectedly"):
             worker.generate(["no id"], 2)  # type: ignore[list-item]
 
 
-def test_a_copy_is_measured_beside_the_engine(folder: Path) -> None:
+def test_a_copy_is_measured_in_another_process(folder: Path) -> None:
     ours = target(model=inspect_folder(folder))
     with EngineProcess(ours) as worker:
-        ready = worker.load()
+        start = worker.load()
         before = worker.peak_memory() or 0
-        with copy_process(ours, ready) as copier:
+        with copy_process(ours, start) as copier:
             copier.load()
             assert copier.copy_bandwidth() > 1e6
         worker.generate([5, 6, 7], 2)
         assert (worker.peak_memory() or 0) < before + COPY_BYTES // 4
 
 
-def test_ours_keeps_one_cache_whatever_it_reads(folder: Path) -> None:
+def test_our_engine_keeps_only_one_kv_cache(folder: Path) -> None:
     engine = OwnEngine(target(model=inspect_folder(folder)))
     for first in (5, 50, 100):
         engine.generate(range(first, first + 30), 4)
         assert len(engine._loaded._prefix_cache) == 1
 
 
-def test_smollm2_is_measured_in_half_a_gigabyte() -> None:
-    """The engine, its libraries, weights, and the cache of the longest row; random weights do."""
+def test_measuring_smollm2_takes_half_a_gigabyte() -> None:
+    """Includes libraries, weights and the KV cache of the longest context; with random weights."""
     options = LoadOptions(device="cpu", quant="int4")
     with EngineProcess(target(key="smollm2", options=options)) as worker:
         worker.load()
@@ -274,7 +274,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "code", "said"),
+    ("argv", "code", "message"),
     [
         (["--against", "vllm"], 2, "invalid choice: 'vllm'"),
         (["--rounds", "0"], 2, "must be a whole number, at least 1, not '0'"),
@@ -288,14 +288,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ([], 1, "glmtui pull smollm2"),
     ],
 )
-def test_what_cannot_be_measured_is_said_at_once(
+def test_impossible_requests_fail_at_once(
     place: None,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     argv: list[str],
     code: int,
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.setitem(bench.PEER_MODULES, "llama-cpp", "json")  # as if it were installed
     given = [str(folder) if argument == "FOLDER" else argument for argument in argv]
@@ -304,7 +304,7 @@ def test_what_cannot_be_measured_is_said_at_once(
     assert main(["bench", *given]) == code
     out, err = capsys.readouterr()
     assert out == ""
-    assert said in err
+    assert message in err
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_the_command_measures_against_transformers(
             assert engine["median"] > 0
 
 
-def test_ctrl_c_ends_it_at_once(tmp_path: Path, folder: Path) -> None:
+def test_ctrl_c_ends_the_benchmark_at_once(tmp_path: Path, folder: Path) -> None:
     environ = {f"GLMTUI_{n}_DIR": str(tmp_path / n) for n in ("DATA", "CONFIG", "CACHE", "STATE")}
     process = subprocess.Popen(
         [sys.executable, "-m", "glmtui", "bench", str(folder), "--rounds", "1000"],

@@ -1,4 +1,4 @@
-"""GGUF files become prepared folders: every weight and every token as the file has them."""
+"""Conversion of GGUF files: every weight and every token, and errors for unsupported models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from support.tiny_llama import (
 )
 
 
-def converted(source: Path) -> tuple[Path, str]:
+def convert_to_folder(source: Path) -> tuple[Path, str]:
     folder = source.with_suffix("")
     folder.mkdir()
     return folder, convert_gguf(source, folder)
@@ -50,12 +50,12 @@ def converted(source: Path) -> tuple[Path, str]:
         (Kind.Q5_1, "float16 (from Q5_1)", False),
     ],
 )
-def test_weights_are_what_the_file_means(
+def test_weights_equal_those_of_the_file(
     tmp_path: Path, kind: Kind, stored: str, exact: bool
 ) -> None:
     tensors = llama_tensors()
-    folder, said = converted(write_gguf(tmp_path / "tiny.gguf", kind, tensors))
-    assert said == stored
+    folder, found = convert_to_folder(write_gguf(tmp_path / "tiny.gguf", kind, tensors))
+    assert found == stored
     if kind == Kind.BF16:
         pytest.importorskip("torch")
         from safetensors.torch import load_file as load_torch
@@ -75,12 +75,12 @@ def test_weights_are_what_the_file_means(
 def test_kinds_mix_and_the_commonest_is_named_first(tmp_path: Path) -> None:
     kinds = {f"blk.{n}.ffn_{part}.weight": Kind.Q4_1 for n in (0, 1) for part in ("gate", "up")}
     kinds["token_embd.weight"] = Kind.Q8_0
-    _, said = converted(write_gguf(tmp_path / "tiny.gguf", kinds))
-    assert said == "float16 + int4 g32 + int8 g32"
+    _, found = convert_to_folder(write_gguf(tmp_path / "tiny.gguf", kinds))
+    assert found == "float16 + int4 g32 + int8 g32"
 
 
 def test_packed_shapes(tmp_path: Path) -> None:
-    folder, _ = converted(write_gguf(tmp_path / "tiny.gguf", Kind.Q4_0))
+    folder, _ = convert_to_folder(write_gguf(tmp_path / "tiny.gguf", Kind.Q4_0))
     loaded = load_file(folder / "model.safetensors")
     name = "model.layers.1.mlp.down_proj.weight"
     assert (loaded[name].dtype, loaded[name].shape) == (np.uint8, (HIDDEN, INNER // 2))
@@ -94,13 +94,13 @@ def test_a_head_of_its_own_is_kept(tmp_path: Path) -> None:
     source = write_gguf(
         tmp_path / "tiny.gguf", Kind.F32, {**llama_tensors(), "output.weight": head}
     )
-    folder, _ = converted(source)
+    folder, _ = convert_to_folder(source)
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
     np.testing.assert_array_equal(load_file(folder / "model.safetensors")["lm_head.weight"], head)
 
 
 def test_config_says_what_the_header_says(tmp_path: Path) -> None:
-    folder, _ = converted(write_gguf(tmp_path / "tiny.gguf"))
+    folder, _ = convert_to_folder(write_gguf(tmp_path / "tiny.gguf"))
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == "llama"
     assert config["hidden_size"] == HIDDEN
@@ -115,10 +115,10 @@ def test_config_says_what_the_header_says(tmp_path: Path) -> None:
     assert config["vocab_size"] == len(TOKENS)
     assert config["tie_word_embeddings"] is True
     assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (1, 2, 2)
-    said = json.loads((folder / "tokenizer_config.json").read_text())
-    assert said["chat_template"] == TEMPLATE
-    assert (said["bos_token"], said["eos_token"]) == ("<|im_start|>", "<|im_end|>")
-    assert said["add_bos_token"] is False
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    assert config["chat_template"] == TEMPLATE
+    assert (config["bos_token"], config["eos_token"]) == ("<|im_start|>", "<|im_end|>")
+    assert config["add_bos_token"] is False
     ends = json.loads((folder / "generation_config.json").read_text())
     assert ends == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 
@@ -128,9 +128,9 @@ def test_several_end_tokens_and_sampling_reach_the_folder(tmp_path: Path) -> Non
     folder = tmp_path / "out"
     folder.mkdir()
     convert_gguf(source, folder, sampling={"temperature": 0.2})
-    said = json.loads((folder / "generation_config.json").read_text())
-    assert said["eos_token_id"] == [2, 0]
-    assert said["temperature"] == 0.2
+    config = json.loads((folder / "generation_config.json").read_text())
+    assert config["eos_token_id"] == [2, 0]
+    assert config["temperature"] == 0.2
 
 
 def test_progress_goes_up_to_all_bytes(tmp_path: Path) -> None:
@@ -148,11 +148,11 @@ def test_progress_goes_up_to_all_bytes(tmp_path: Path) -> None:
 def test_another_architecture_is_named(tmp_path: Path) -> None:
     source = write_gguf(tmp_path / "tiny.gguf", architecture="mamba")
     with pytest.raises(UnsupportedModel, match="'mamba'"):
-        converted(source)
+        convert_to_folder(source)
 
 
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("edit", "message"),
     [
         (lambda w: w.add_expert_count(8), "mixture of experts"),
         (lambda w: w.add_string("llama.rope.scaling.type", "linear"), "rotary"),
@@ -160,13 +160,13 @@ def test_another_architecture_is_named(tmp_path: Path) -> None:
         (lambda w: w.add_tensor("blk.0.attn_q.bias", np.ones(64, np.float32)), "attn_q.bias"),
     ],
 )
-def test_what_would_be_misread_is_refused(tmp_path: Path, edit: Any, said: str) -> None:
+def test_unsupported_variations_are_refused(tmp_path: Path, edit: Any, message: str) -> None:
     source = write_gguf(tmp_path / "tiny.gguf", edit=edit)
-    with pytest.raises(UnsupportedModel, match=said):
-        converted(source)
+    with pytest.raises(UnsupportedModel, match=message):
+        convert_to_folder(source)
 
 
-def test_integers_are_no_weights(tmp_path: Path) -> None:
+def test_integer_weights_are_refused(tmp_path: Path) -> None:
     tensors = llama_tensors()
     del tensors["blk.0.ffn_up.weight"]
 
@@ -175,21 +175,21 @@ def test_integers_are_no_weights(tmp_path: Path) -> None:
 
     source = write_gguf(tmp_path / "tiny.gguf", tensors=tensors, edit=add)
     with pytest.raises(UnsupportedModel, match="I32"):
-        converted(source)
+        convert_to_folder(source)
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     tensors = llama_tensors()
     del tensors["blk.1.ffn_up.weight"]
     with pytest.raises(BadCheckpoint, match=r"blk\.1\.ffn_up\.weight is missing"):
-        converted(write_gguf(tmp_path / "tiny.gguf", tensors=tensors))
+        convert_to_folder(write_gguf(tmp_path / "tiny.gguf", tensors=tensors))
 
 
 def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
     tensors = llama_tensors()
     tensors["blk.1.ffn_up.weight"] = tensors["blk.1.ffn_up.weight"][:-1]
-    with pytest.raises(BadCheckpoint, match=r"ffn_up\.weight has the shape \(95, 64\)"):
-        converted(write_gguf(tmp_path / "tiny.gguf", tensors=tensors))
+    with pytest.raises(BadCheckpoint, match=r"ffn_up\.weight has shape \(95, 64\)"):
+        convert_to_folder(write_gguf(tmp_path / "tiny.gguf", tensors=tensors))
 
 
 def test_weights_beyond_float16_are_not_made_infinite(tmp_path: Path) -> None:
@@ -198,4 +198,4 @@ def test_weights_beyond_float16_are_not_made_infinite(tmp_path: Path) -> None:
     with np.errstate(over="ignore"):
         source = write_gguf(tmp_path / "tiny.gguf", Kind.Q5_1, tensors)
     with pytest.raises(BadCheckpoint, match="float16"):
-        converted(source)
+        convert_to_folder(source)

@@ -1,4 +1,4 @@
-"""Reading GGUF files: what a sound one says, and that no damaged one is believed."""
+"""Reading GGUF files: metadata and tensors, and errors for damaged files."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
         "unknown type 9",
     ),
     "a value of no type": (header(n_keys=1) + text("a") + struct.pack("<I", 77), "unknown type 77"),
-    "no text": (header(n_keys=1) + struct.pack("<Q", 2) + b"\xff\xfe", "no text"),
+    "no text": (header(n_keys=1) + struct.pack("<Q", 2) + b"\xff\xfe", "not UTF-8 text"),
     "a tensor of a tera": (header(1) + tensor("w", (TERA, TERA)) + bytes(64), "it ends at byte"),
     "a tensor far away": (header(1) + tensor("w", (8,), offset=TERA) + bytes(64), "it ends at"),
     "a tensor of nothing": (header(1) + tensor("w", (0, 8)) + bytes(64), "'w' is empty"),
@@ -88,13 +88,13 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_damage_is_named_and_nothing_is_allocated(tmp_path: Path, kind: str) -> None:
-    content, said = DAMAGED[kind]
+def test_damage_is_reported_and_nothing_is_allocated(tmp_path: Path, kind: str) -> None:
+    content, message = DAMAGED[kind]
     path = tmp_path / "bad.gguf"
     path.write_bytes(content)
     tracemalloc.start()
     try:
-        with pytest.raises(BadCheckpoint, match=said) as caught:
+        with pytest.raises(BadCheckpoint, match=message) as caught:
             read_gguf(path)
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
@@ -103,38 +103,38 @@ def test_damage_is_named_and_nothing_is_allocated(tmp_path: Path, kind: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (header(version=1) + bytes(8), "version 1"),
         (header(1) + tensor("w", (1,), kind=999) + bytes(64), "unknown type 999"),
     ],
 )
-def test_what_is_newer_than_us_is_not_called_damaged(
-    tmp_path: Path, content: bytes, said: str
+def test_newer_files_are_not_reported_as_damaged(
+    tmp_path: Path, content: bytes, message: str
 ) -> None:
     path = tmp_path / "new.gguf"
     path.write_bytes(content)
-    with pytest.raises(UnsupportedModel, match=said):
+    with pytest.raises(UnsupportedModel, match=message):
         read_gguf(path)
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
+def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint, match="Cannot read"):
         read_gguf(tmp_path)
 
 
 def test_metadata_of_another_type_is_damage(tmp_path: Path) -> None:
     file = read_gguf(write_gguf(tmp_path / "tiny.gguf"))
-    assert file.need("llama.embedding_length", int) == HIDDEN
+    assert file.require("llama.embedding_length", int) == HIDDEN
     assert file.get("nothing", str) is None
     with pytest.raises(BadCheckpoint, match=r"llama\.embedding_length is not of type str"):
         file.get("llama.embedding_length", str)
-    with pytest.raises(BadCheckpoint, match="it has no nothing"):
-        file.need("nothing", str)
+    with pytest.raises(BadCheckpoint, match="nothing is missing"):
+        file.require("nothing", str)
 
 
-def outcome(path: Path, folder: Path) -> Any:
-    """How a conversion ends: None, or the error a user sees. Anything else is a bug."""
+def conversion_error(path: Path, folder: Path) -> Any:
+    """The error that a conversion ends with, or None. Any other exception is a bug."""
     folder.mkdir()
     try:
         convert_gguf(path, folder)
@@ -151,7 +151,7 @@ def test_every_truncation_is_noticed(tmp_path: Path) -> None:
     for n, cut in enumerate(cuts):
         path = tmp_path / f"cut{n}.gguf"
         path.write_bytes(content[:cut])
-        assert isinstance(outcome(path, tmp_path / str(n)), BadCheckpoint), cut
+        assert isinstance(conversion_error(path, tmp_path / str(n)), BadCheckpoint), cut
 
 
 def test_no_changed_byte_of_a_header_crashes(tmp_path: Path) -> None:
@@ -166,5 +166,5 @@ def test_no_changed_byte_of_a_header_crashes(tmp_path: Path) -> None:
             changed[rng.randrange(size)] = rng.choice((0, 1, 0x7F, 0xFF, rng.randrange(256)))
         path = tmp_path / f"changed{n}.gguf"
         path.write_bytes(changed)
-        errors += outcome(path, tmp_path / str(n)) is not None
-    assert errors > 20  # else the changes hit nothing that matters
+        errors += conversion_error(path, tmp_path / str(n)) is not None
+    assert errors > 20  # otherwise the changes were ineffective

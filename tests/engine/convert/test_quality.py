@@ -1,6 +1,6 @@
-"""Quantising the embedded model costs next to nothing: the numbers that `quality.py` prints.
+"""Quantising the embedded model costs little quality; see support/quality.py.
 
-It quantises 106 million weights a few times over, so it runs where GLMTUI_SLOW_TESTS is set.
+Quantises 106 million weights several times, so it runs only if GLMTUI_SLOW_TESTS is set.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from glmtui.engine.catalog.registry import QUANTS
-from support.quality import TEXT, WAYS, Subject
-from support.quality import subject as load_subject
+from support.quality import QUANTISATIONS, TEXT, QualityTest, load_quality_test
 
 pytestmark = [
     pytest.mark.model,
@@ -24,35 +23,35 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def subject(smollm2: Path) -> Subject:
-    return load_subject(str(smollm2), TEXT.read_text("utf-8")[:2400])
+def quality(smollm2: Path) -> QualityTest:
+    return load_quality_test(str(smollm2), TEXT.read_text("utf-8")[:2400])
 
 
-def test_the_ways_that_are_measured_hold_what_is_offered() -> None:
-    assert {(quant.bits, quant.group) for quant in QUANTS.values()} <= set(WAYS.values())
+def test_all_offered_quantisations_are_measured() -> None:
+    assert {(quant.bits, quant.group) for quant in QUANTS.values()} <= set(QUANTISATIONS.values())
 
 
-def test_int8_and_int4_change_perplexity_by_little(subject: Subject) -> None:
-    base = subject.perplexity()
+def test_int8_and_int4_change_perplexity_by_little(quality: QualityTest) -> None:
+    base = quality.perplexity()
     for key, most in (("int8", 0.01), ("int4", 0.001)):
-        cost = subject.cost(QUANTS[key].bits, QUANTS[key].group, renumbered=False)
+        cost = quality.cost(QUANTS[key].bits, QUANTS[key].group, shuffled=False)
         assert abs(cost.perplexity / base - 1) < most, key
-    assert subject.perplexity() == base
+    assert quality.perplexity() == base
 
 
-def test_knowing_which_columns_matter_spares_int4_most_of_its_cost(subject: Subject) -> None:
-    base = subject.perplexity()
+def test_column_importance_saves_most_of_the_cost_of_int4(quality: QualityTest) -> None:
+    base = quality.perplexity()
     plain, informed = (
-        subject.cost(4, 32, renumbered=True, informed=informed).perplexity / base - 1
+        quality.cost(4, 32, shuffled=True, informed=informed).perplexity / base - 1
         for informed in (False, True)
     )
     assert plain > 0.15
     assert informed < min(0.12, plain / 2)
 
 
-def test_no_layer_is_further_off_than_its_bits_explain(subject: Subject) -> None:
-    eight = subject.cost(8, None, renumbered=True)
-    four = subject.cost(4, 32, renumbered=True)
+def test_layer_errors_are_as_small_as_the_bits_allow(quality: QualityTest) -> None:
+    eight = quality.cost(8, None, shuffled=True)
+    four = quality.cost(4, 32, shuffled=True)
     assert set(eight.errors) == {"qkv", "out", "gate_up", "down"}
     assert max(eight.errors.values()) < 0.012
     assert max(four.errors.values()) < 0.1

@@ -1,4 +1,4 @@
-"""``glmtui quantize``: what is written loads as it is, and is the model that was asked for."""
+"""``glmtui quantize``: the written folder is the model that quantising while loading gives."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from glmtui.engine.progress import Progress
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, UsageError
 from support.goldens import GOLDEN_MODELS
-from support.gptq_folders import MADE_BY_A_TOOL
-from support.loader_folders import IDS, folder_of
+from support.gptq_folders import GPTQ_FOLDERS
+from support.loader_folders import PROMPT_IDS, write_llama_folder
 
 BF16 = LoadOptions(device="cpu", dtype="bfloat16")
 INT = {bits: LoadOptions(device="cpu", dtype="bfloat16", quant=f"int{bits}") for bits in (4, 8)}
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def use_temporary_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLMTUI_CACHE_DIR", str(tmp_path / "cache"))
 
 
-def found(folder: Path) -> ModelInfo:
+def model_info(folder: Path) -> ModelInfo:
     info = resolver.resolve(str(folder))
     assert isinstance(info, ModelInfo)
     return info
@@ -42,20 +42,20 @@ def found(folder: Path) -> ModelInfo:
 
 @pytest.mark.parametrize(("bits", "kind"), [(4, "int4 g32"), (8, "int8")])
 def test_it_is_the_model_that_loading_would_quantise(tmp_path: Path, bits: int, kind: str) -> None:
-    source = folder_of(tmp_path / "whole")
-    info = quantize_checkpoint(found(source), tmp_path / "small", bits)
+    source = write_llama_folder(tmp_path / "whole")
+    info = quantize_checkpoint(model_info(source), tmp_path / "small", bits)
     assert (info.name, info.stored, info.path) == ("small", kind, tmp_path / "small")
-    assert info.nbytes < found(source).nbytes
+    assert info.nbytes < model_info(source).nbytes
     assert info in resolver.installed_models()
 
     whole, small = load_model(str(source), INT[bits]), load_model("small", BF16)
     assert small.info.quant == kind
     assert small.info.weight_bytes == whole.info.weight_bytes
     if bits == 8:
-        assert torch.equal(small.logits(IDS), whole.logits(IDS))
-    else:  # which knows more of what matters
-        exact = load_model(str(source), replace(BF16, dtype="float32")).logits(IDS)
-        off, plain = (float((m.logits(IDS) - exact).square().sum()) for m in (small, whole))
+        assert torch.equal(small.logits(PROMPT_IDS), whole.logits(PROMPT_IDS))
+    else:  # with column importance it is more precise
+        exact = load_model(str(source), replace(BF16, dtype="float32")).logits(PROMPT_IDS)
+        off, plain = (float((m.logits(PROMPT_IDS) - exact).square().sum()) for m in (small, whole))
         assert 0 < off < plain
     assert small.tokenizer.encode("hello") == whole.tokenizer.encode("hello")
     assert small.stop_ids == whole.stop_ids
@@ -63,7 +63,7 @@ def test_it_is_the_model_that_loading_would_quantise(tmp_path: Path, bits: int, 
 
 @pytest.mark.parametrize("name", ["v1_tiny_sharded_fp16", "v1_twin_orig", "v3_32k_tiny"])
 def test_other_families_and_files(tmp_path: Path, name: str) -> None:
-    quantize_checkpoint(found(GOLDEN_MODELS / name), tmp_path / "small", 8)
+    quantize_checkpoint(model_info(GOLDEN_MODELS / name), tmp_path / "small", 8)
     golden = (
         load_file(GOLDEN_MODELS / name / "golden.safetensors")
         if name != "v1_tiny_sharded_fp16"
@@ -76,13 +76,15 @@ def test_other_families_and_files(tmp_path: Path, name: str) -> None:
     assert torch.equal(small.logits(prompt), whole.logits(prompt))
 
 
-def test_fewer_bits_stay_and_more_become_fewer(tmp_path: Path) -> None:
-    kept = quantize_checkpoint(found(GOLDEN_MODELS / "v2_int4"), tmp_path / "kept", 8)
-    assert kept.stored == "int4"
-    assert "quantization_bit" not in json.loads((kept.path / "config.json").read_text())
-    fewer = quantize_checkpoint(found(GOLDEN_MODELS / "v3_int8"), tmp_path / "fewer", 4)
+def test_fewer_bits_are_kept_and_more_are_reduced(tmp_path: Path) -> None:
+    unchanged = quantize_checkpoint(
+        model_info(GOLDEN_MODELS / "v2_int4"), tmp_path / "unchanged", 8
+    )
+    assert unchanged.stored == "int4"
+    assert "quantization_bit" not in json.loads((unchanged.path / "config.json").read_text())
+    fewer = quantize_checkpoint(model_info(GOLDEN_MODELS / "v3_int8"), tmp_path / "fewer", 4)
     assert fewer.stored.startswith("int4 g")
-    for name, folder in (("v2_int4", kept), ("v3_int8", fewer)):
+    for name, folder in (("v2_int4", unchanged), ("v3_int8", fewer)):
         golden = load_file(GOLDEN_MODELS / name / "golden.safetensors")
         ids = next(t for key, t in golden.items() if key.startswith("ids.")).tolist()
         exact = LoadOptions(device="cpu", dtype="float32", quant=None)
@@ -93,8 +95,8 @@ def test_fewer_bits_stay_and_more_become_fewer(tmp_path: Path) -> None:
 
 
 def test_an_order_of_inputs_is_kept(tmp_path: Path) -> None:
-    source = MADE_BY_A_TOOL / "act_order"
-    info = quantize_checkpoint(found(source), tmp_path / "small", 4)
+    source = GPTQ_FOLDERS / "act_order"
+    info = quantize_checkpoint(model_info(source), tmp_path / "small", 4)
     weight = Checkpoint(info.path, {}).read_weight("model.layers.0.mlp.down_proj.weight")
     assert weight.order is not None  # type: ignore[union-attr]
     assert "quantization_config" not in json.loads((info.path / "config.json").read_text())
@@ -103,19 +105,19 @@ def test_an_order_of_inputs_is_kept(tmp_path: Path) -> None:
     assert torch.equal(after.logits(ids), before.logits(ids))
 
 
-def test_what_is_there_already_is_left_alone(tmp_path: Path) -> None:
-    source = found(folder_of(tmp_path / "whole"))
+def test_an_existing_target_is_not_changed(tmp_path: Path) -> None:
+    source = model_info(write_llama_folder(tmp_path / "whole"))
     target = tmp_path / "small"
     target.mkdir()
-    quantize_checkpoint(source, target, 4)  # an empty folder is as good as none
+    quantize_checkpoint(source, target, 4)  # an empty folder is allowed
     (tmp_path / "file").write_text("mine")
     for there in (target, tmp_path / "file"):
-        with pytest.raises(UsageError, match="is there already"):
+        with pytest.raises(UsageError, match="exists already"):
             quantize_checkpoint(source, there, 4)
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_stopped_or_failed_it_leaves_nothing(tmp_path: Path) -> None:
+def test_nothing_is_left_after_a_stop_or_failure(tmp_path: Path) -> None:
     cancelled = threading.Event()
     seen: list[Progress] = []
 
@@ -124,13 +126,13 @@ def test_stopped_or_failed_it_leaves_nothing(tmp_path: Path) -> None:
         if len(seen) == 3:
             cancelled.set()
 
-    source = found(folder_of(tmp_path / "whole"))
+    source = model_info(write_llama_folder(tmp_path / "whole"))
     with pytest.raises(PullCancelled):
         quantize_checkpoint(
             source, tmp_path / "new" / "small", 4, on_progress=stop_after_three, cancelled=cancelled
         )
     assert [progress.what for progress in seen] == ["loading"] * 3
-    broken = found(folder_of(tmp_path / "broken", lambda tensors: tensors.popitem()))
+    broken = model_info(write_llama_folder(tmp_path / "broken", lambda tensors: tensors.popitem()))
     with pytest.raises(BadCheckpoint, match="no tensor"):
         quantize_checkpoint(broken, tmp_path / "new" / "small", 4)
     assert list((tmp_path / "new").iterdir()) == []
@@ -138,7 +140,7 @@ def test_stopped_or_failed_it_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source, target = folder_of(tmp_path / "whole"), tmp_path / "small"
+    source, target = write_llama_folder(tmp_path / "whole"), tmp_path / "small"
     assert main(["quantize", str(source), str(target), "--bits", "8"]) == 0
     assert "int8" in capsys.readouterr().out
     assert main(["models"]) == 0

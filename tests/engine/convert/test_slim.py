@@ -1,4 +1,4 @@
-"""``glmtui slim``: what it makes, what it checks, and what is left when it is stopped."""
+"""``glmtui slim``: the written model, its verification, and cancelling."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def original_of(slim_folder: Path, folder: Path, rows: int, safetensors: bool = False) -> Path:
-    """The model of the original vocabulary that a Slim one could have been made of."""
+    """Writes a model with image rows, of which the Slim model in `slim_folder` is the result."""
     shutil.copytree(slim_folder, folder)
     config = read(folder)
     for key in ("vocab_size", *(key for key in config if key.endswith("token_id"))):
@@ -61,7 +61,7 @@ def original_of(slim_folder: Path, folder: Path, rows: int, safetensors: bool = 
     return folder
 
 
-# ---- what it makes
+# ---- the written model
 
 
 def test_the_twin_gives_the_originals_numbers(tmp_path: Path) -> None:
@@ -75,14 +75,14 @@ def test_the_twin_gives_the_originals_numbers(tmp_path: Path) -> None:
         if f"greedy.{name}" in golden:
             wanted = [i - IMAGE_ROWS for i in golden[f"greedy.{name}"].tolist()]
             params = SamplingParams(temperature=0, max_new_tokens=len(wanted))
-            said = list(model.stream_ids(ids, params).ids())
-            assert said == [i for i in wanted if i not in model.stop_ids]
+            output = list(model.stream_ids(ids, params).ids())
+            assert output == [i for i in wanted if i not in model.stop_ids]
     assert made.saved_bytes == 2 * IMAGE_ROWS * 32 * 2  # float16
     assert made.nbytes == (made.folder / "model.safetensors").stat().st_size - header_bytes(
         made.folder / "model.safetensors"
     )
-    assert made.checked.worst == 0
-    assert "knows ids only" in made.summary
+    assert made.comparison.worst == 0
+    assert "works with token ids only" in made.summary
 
 
 def header_bytes(path: Path) -> int:
@@ -130,7 +130,7 @@ def test_the_tokenizer_is_the_released_slim_one_to_the_byte(tmp_path: Path) -> N
     source = SHARED / "fixtures" / "models" / "v1_realvocab_orig"
     original = released_tokenizer("chatglm-6b", "ice_text.original.model")
     if not source.is_dir():
-        pytest.skip("the golden set lies in ../shared, which is not here")
+        pytest.skip("needs the golden set in ../shared")
     folder = tmp_path / "original"
     shutil.copytree(source, folder)
     shutil.copyfile(original, folder / "ice_text.model")
@@ -156,7 +156,7 @@ def test_the_tokenizer_is_the_released_slim_one_to_the_byte(tmp_path: Path) -> N
 def test_the_released_numbers_of_the_larger_set(tmp_path: Path) -> None:
     models = SHARED / "fixtures" / "models"
     if not models.is_dir():
-        pytest.skip("the golden set lies in ../shared, which is not here")
+        pytest.skip("needs the golden set in ../shared")
     for kind in ("v1_twin", "v1_realvocab"):
         made = convert_to_slim(models / f"{kind}_orig", tmp_path / kind)
         wanted = tensors(models / f"{kind}_slim")
@@ -169,16 +169,16 @@ def test_the_released_numbers_of_the_larger_set(tmp_path: Path) -> None:
 # ---- what it refuses
 
 
-def test_what_is_slim_already_is_refused(tmp_path: Path) -> None:
+def test_a_slim_model_is_refused(tmp_path: Path) -> None:
     made = convert_to_slim(TWIN, tmp_path / "slim")
     for folder in (made.folder, GOLDEN_MODELS / "v1_int8"):
-        with pytest.raises(UnsupportedModel, match="slim already"):
+        with pytest.raises(UnsupportedModel, match="already slim"):
             convert_to_slim(folder, tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 
 def test_other_models_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="no ChatGLM-6B"):
+    with pytest.raises(UnsupportedModel, match="not a ChatGLM-6B"):
         convert_to_slim(GOLDEN_MODELS / "v2_int4", tmp_path / "slim")
     folder = tmp_path / "broken"
     folder.mkdir()
@@ -196,19 +196,19 @@ def test_weights_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
         convert_to_slim(source, tmp_path / "slim")
 
 
-def test_nothing_is_written_over(tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("mine")
     (tmp_path / "file").write_text("mine")
     for name in ("full", "file"):
-        with pytest.raises(ModelError, match="is there already"):
+        with pytest.raises(ModelError, match="exists already"):
             convert_to_slim(TWIN, tmp_path / name)
     (tmp_path / "empty").mkdir()
     assert convert_to_slim(TWIN, tmp_path / "empty").folder.is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "full"]
 
 
-def test_a_full_disk_is_seen_before_anything_is_written(
+def test_a_full_disk_is_noticed_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
@@ -219,24 +219,24 @@ def test_a_full_disk_is_seen_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-# ---- what it checks
+# ---- verification
 
 
-def test_a_model_that_answers_otherwise_is_not_kept(
+def test_a_model_with_other_replies_is_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    embedded = slim_check.StreamedModel._embedded
+    embedded = slim_check.StreamedModel._embed
 
     def other(self: slim_check.StreamedModel, ids: Tensor) -> Tensor:
         return embedded(self, ids if self.cut else (ids + 1).clamp_max(223))
 
-    monkeypatch.setattr(slim_check.StreamedModel, "_embedded", other)
-    with pytest.raises(BadCheckpoint, match="does not answer as"):
+    monkeypatch.setattr(slim_check.StreamedModel, "_embed", other)
+    with pytest.raises(BadCheckpoint, match="differ from those of"):
         convert_to_slim(TWIN, tmp_path / "slim")
     assert not list(tmp_path.iterdir())
 
 
-def test_bytes_that_do_not_read_back_are_noticed(tmp_path: Path) -> None:
+def test_bytes_that_changed_on_disk_are_noticed(tmp_path: Path) -> None:
     def damage(progress: Progress) -> None:
         if progress.what.startswith("writing") and progress.done * 2 == progress.total:
             (path,) = tmp_path.rglob("model.safetensors")
@@ -246,12 +246,12 @@ def test_bytes_that_do_not_read_back_are_noticed(tmp_path: Path) -> None:
                 file.seek(-1, os.SEEK_END)
                 file.write(bytes([last[0] ^ 1]))
 
-    with pytest.raises(BadCheckpoint, match="did not read back"):
+    with pytest.raises(BadCheckpoint, match="differs from what was written"):
         convert_to_slim(TWIN, tmp_path / "slim", on_progress=damage)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_streamed_model_says_what_the_engine_says() -> None:
+def test_the_streamed_model_gives_the_logits_of_the_engine() -> None:
     streamed = slim_check.StreamedModel(TWIN)
     streamed._dtype = torch.float32  # that of the golden numbers
     golden = load_file(TWIN / "golden.safetensors")
@@ -268,11 +268,11 @@ def test_the_streamed_model_says_what_the_engine_says() -> None:
     assert fractions[-1] < 1
 
 
-# ---- stopped
+# ---- cancelling
 
 
 @pytest.mark.parametrize("at", ["writing", "reading", "comparing"])
-def test_stopped_it_leaves_nothing(tmp_path: Path, at: str) -> None:
+def test_nothing_is_left_after_a_stop(tmp_path: Path, at: str) -> None:
     stopped = threading.Event()
     seen: list[str] = []
 
@@ -300,7 +300,7 @@ convert_to_slim(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=kill)
 """
 
 
-def test_killed_it_leaves_no_folder_and_the_next_run_clears_up(tmp_path: Path) -> None:
+def test_a_killed_run_leaves_no_target_and_the_next_cleans_up(tmp_path: Path) -> None:
     target = tmp_path / "slim"
     run = subprocess.run([sys.executable, "-c", KILLED, str(TWIN), str(target)], check=False)
     assert run.returncode == -signal.SIGKILL
@@ -342,7 +342,7 @@ def test_memory_stays_under_one_and_a_fifth_of_the_largest_shard(tmp_path: Path)
 
 
 def write_large(folder: Path, shards: int) -> int:
-    """A model of some 200 MB in place of the one in `folder`; returns its largest shard's size."""
+    """Replaces the model in `folder` by one of about 200 MB. Returns its largest shard's size."""
     hidden, layers, text = 1024, 6, 400
     raw = read(folder) | {"hidden_size": hidden, "inner_hidden_size": 4 * hidden}
     raw |= {"num_layers": layers, "num_attention_heads": 8, "vocab_size": IMAGE_ROWS + text}
@@ -390,9 +390,9 @@ def test_the_command(
     monkeypatch.setenv("GLMTUI_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     assert main(["slim", str(TWIN), str(tmp_path / "slim")]) == 0
-    said = capsys.readouterr()
-    assert f"{tmp_path / 'slim'} is ready" in said.out
-    assert "the same first 4 tokens" in said.out
+    output = capsys.readouterr()
+    assert f"{tmp_path / 'slim'} is ready" in output.out
+    assert "the same first 4 tokens" in output.out
     assert main(["slim", str(tmp_path / "slim"), str(tmp_path / "again")]) == 1
-    assert "slim already" in capsys.readouterr().err
+    assert "already slim" in capsys.readouterr().err
     assert main(["slim", "http://localhost/v1", str(tmp_path / "again")]) == 2

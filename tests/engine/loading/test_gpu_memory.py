@@ -1,11 +1,11 @@
-"""What a model takes on GPUs beside what was promised, on fake CUDA tensors of full width.
+"""Compares the memory estimate with what a model allocates on GPUs, on fake CUDA tensors.
 
-Fake tensors have sizes and no data, so models of 9 billion weights fit anywhere. Loading, reading
-a prompt and writing are the engine's own; a log of allocations stands in for the driver. Two things
-only a GPU has are stood in for: Triton's kernels allocate their results, and attention is taken to
-be fused (that it never falls back to whole matrices of scores is tested by itself).
+Fake tensors have sizes but no data, so models of 9 billion weights fit anywhere. The engine loads
+the model, reads a prompt and generates, and an `AllocationLog` counts. Two things that need a real
+GPU are replaced: Triton's kernels only allocate their results, and attention is assumed to be fused
+(another test checks that it never computes whole matrices of scores).
 
-By hand, the table of all models at full size: python tests/engine/loading/test_gpu_memory.py
+By hand, a table of all models at full size: python tests/engine/loading/test_gpu_memory.py
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from glmtui.engine.bench.shapes import SHAPES
 from glmtui.engine.catalog.registry import QUANTS
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource
-from glmtui.engine.loading.loader import family_module
-from glmtui.engine.loading.memory_estimate import devices_of_parts, estimate_sizes
+from glmtui.engine.loading.memory_estimate import estimate_memory
+from glmtui.engine.loading.model_parts import VOCAB_MODULES, devices_of_parts
 from glmtui.engine.loading.pipeline import split_over_devices
-from glmtui.engine.loading.placement import FIRST_TOKENS, UNPACK_BYTES, Sizes
-from glmtui.engine.loading.weight_filler import VOCAB_MODULES, WeightFiller
+from glmtui.engine.loading.placement import FIRST_TOKENS, UNPACK_BYTES, MemoryEstimate
+from glmtui.engine.loading.weight_filler import WeightFiller
+from glmtui.engine.models.model_family import import_family
 from glmtui.engine.nn.linear import KernelChoice, LinearLayer, cuda
 from glmtui.engine.nn.linear.reference import PackedLinear
 from glmtui.engine.nn.packed_weight import GPU_BLOCK, PackedWeight
@@ -43,12 +44,13 @@ KERNELS: dict[str, type[LinearLayer]] = {
     "tinygemm": cuda.TinygemmLinear,
     "unpacking": PackedLinear,
 }
-REPLY = 2  # tokens, of the 2,048 of a turn
-SLACK, SHARE = 5e8, 0.1  # bytes, and part of the truth, that a promise may be above it
+REPLY = 2  # tokens that are generated, of the 2,048 of a turn
+# An estimate may be larger than the truth by this fraction and this number of bytes.
+SHARE, SLACK = 0.1, 5e8
 
 
-class FusedLog(AllocationLog):
-    """A log in which attention is one operation, and numbers read on the host are 1."""
+class FusedAttentionLog(AllocationLog):
+    """A log in which attention is one operation, and reading a number from the GPU gives 1."""
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
@@ -57,7 +59,7 @@ class FusedLog(AllocationLog):
             return super().run(func, args, kwargs)
         q, v = args[0], args[2]
         batch, heads, length, _ = q.shape
-        with self:  # and the logarithm of each row's sum
+        with self:  # fused attention also returns the logarithm of each row's sum
             sums = q.new_empty(batch, heads, length, dtype=torch.float32)
             y = q.new_empty(batch, length, heads, v.shape[-1]).transpose(1, 2)
         del sums
@@ -68,10 +70,10 @@ class FakeWeights(Checkpoint):
     """A checkpoint of fake tensors in main memory.
 
     Args:
-        sources: what parameters are made of.
+        sources: of the parameters, by name.
         shapes: of the parameters, by name.
-        dtype: of what is not packed.
-        packed: how linear layers are stored; None for whole.
+        dtype: of the weights that are not packed.
+        packed: how linear layers are stored; None for not quantised.
     """
 
     def __init__(
@@ -85,7 +87,7 @@ class FakeWeights(Checkpoint):
         self._dtype = dtype
         self._quant = None if packed is None else QUANTS[packed]
         self._sizes: dict[str, tuple[int, ...]] = {}
-        self._whole = {
+        self._unpacked_names = {
             n
             for name, rows in sources.items()
             if name.split(".")[0] in VOCAB_MODULES
@@ -107,7 +109,7 @@ class FakeWeights(Checkpoint):
         self.names_read.add(name)
         rows, *columns = self._sizes[name]
         rows -= start
-        if self._quant is None or not columns or name in self._whole:
+        if self._quant is None or not columns or name in self._unpacked_names:
             return torch.empty(rows, *columns, dtype=self._dtype)
         bits, (width,) = self._quant.bits, columns
         q = torch.empty(rows, width * bits // 8, dtype=torch.uint8 if bits == 4 else torch.int8)
@@ -115,8 +117,8 @@ class FakeWeights(Checkpoint):
         return PackedWeight(q, scale, torch.empty_like(scale) if bits == 4 else None)
 
 
-class Fixed(KernelChoice):
-    """A choice of kernels that was made."""
+class FixedKernel(KernelChoice):
+    """Always chooses one kernel."""
 
     def __init__(self, kernel: type[LinearLayer]) -> None:
         super().__init__([])
@@ -130,7 +132,7 @@ class Fixed(KernelChoice):
 
 
 class TritonAllocations:
-    """`triton_kernels`, as far as memory goes."""
+    """Replaces `triton_kernels`: allocates the same, computes nothing."""
 
     @staticmethod
     def multiply(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
@@ -149,11 +151,11 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @dataclass(frozen=True)
-class Taken:
-    """Bytes on each GPU: promised beside CUDA's context, and the most that there were."""
+class MemoryUse:
+    """Bytes on each GPU, without CUDA's context: the estimate, and the peak of each phase."""
 
-    sizes: Sizes
-    promised: list[int]
+    estimate: MemoryEstimate
+    estimated: list[int]
     loading: list[int]
     reading: list[int]
     writing: list[int]
@@ -163,7 +165,7 @@ class Taken:
         return [max(each) for each in zip(self.loading, self.reading, self.writing, strict=True)]
 
 
-def take(
+def measure_turn(
     key: str,
     quant: str | None = None,
     kernel: str = "triton",
@@ -173,18 +175,18 @@ def take(
     dtype: torch.dtype = torch.float16,
     stored: torch.dtype | None = None,
     packed: bool = True,
-) -> Taken:
-    """Loads a model and goes through a turn of 2,048 tokens.
+) -> MemoryUse:
+    """Loads a model and runs a turn of 2,048 tokens.
 
     Args:
-        layers: of the model; None for all.
-        stored: the dtype of the checkpoint, if it is another.
-        packed: whether the checkpoint is quantised already.
+        layers: how many layers the model has; None for all.
+        stored: the dtype of the checkpoint, if it differs from `dtype`.
+        packed: whether the checkpoint is quantised.
     """
     raw = dict(SHAPES[key].config)
     counted = next(name for name in ("num_layers", "num_hidden_layers") if name in raw)
     raw[counted] = layers or raw[counted]
-    family = family_module(SHAPES[key].family)
+    family = import_family(SHAPES[key].family)
     config = family.load_config(raw)
     with torch.device("meta"):
         model = family.Model(config)
@@ -192,12 +194,12 @@ def take(
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     weights = FakeWeights(sources, shapes, stored or dtype, quant if packed else None)
     asked = None if quant is None else QUANTS[quant]
-    expected = estimate_sizes(model, weights, sources, dtype, asked)
+    estimate = estimate_memory(model, weights, sources, dtype, asked)
     names = [f"cuda:{i}" for i in range(gpus)]
     middle = [names[i * gpus // raw[counted]] for i in range(raw[counted])]
     where = (names[0], *middle, names[-1])
     places = {part: torch.device(name) for part, name in devices_of_parts(sources, where).items()}
-    log = FusedLog()
+    log = FusedAttentionLog()
 
     def peaks() -> list[int]:
         found = [log.peak[name] for name in names]
@@ -206,34 +208,42 @@ def take(
 
     with FakeTensorMode(allow_non_fake_inputs=True), log, torch.inference_mode():
         first = places["embedding"]
-        placer = WeightFiller(model, weights, first, dtype, asked, Fixed(KERNELS[kernel]), places)
-        placer.place_all(sources, lambda progress: None)
+        filler = WeightFiller(
+            model,
+            weights,
+            first,
+            dtype,
+            asked,
+            kernels=FixedKernel(KERNELS[kernel]),
+            devices=places,
+        )
+        filler.fill(sources, lambda progress: None)
         model.prepare(config.context_length, dtype, first)
         if gpus > 1:
             split_over_devices(model, places)
         loading = peaks()
         cache = model.new_cache(config.context_length, dtype, first)
-        read_ids(model, cache, [FIRST_TOKENS - REPLY], first)
+        run_forward(model, cache, [FIRST_TOKENS - REPLY], first)
         reading = peaks()
-        read_ids(model, cache, [1] * REPLY, first)
+        run_forward(model, cache, [1] * REPLY, first)
         writing = peaks()
-    promised = [
-        expected.scratch
-        + sum(size for size, at in zip(expected.parts, where, strict=True) if at == name)
+    estimated = [
+        estimate.scratch
+        + sum(size for size, at in zip(estimate.parts, where, strict=True) if at == name)
         for name in names
     ]
-    return Taken(expected, promised, loading, reading, writing)
+    return MemoryUse(estimate, estimated, loading, reading, writing)
 
 
-def read_ids(model: Any, cache: Any, chunks: Sequence[int], device: torch.device) -> None:
+def run_forward(model: Any, cache: Any, chunks: Sequence[int], device: torch.device) -> None:
     for tokens in chunks:
         model(torch.zeros(1, tokens, dtype=torch.long, device=device), cache, last_only=True)
 
 
-def check(taken: Taken) -> None:
-    for promised, peak in zip(taken.promised, taken.peak, strict=True):
-        assert peak <= promised
-        assert promised <= peak * (1 + SHARE) + SLACK
+def check_estimate(use: MemoryUse) -> None:
+    for estimated, peak in zip(use.estimated, use.peak, strict=True):
+        assert peak <= estimated
+        assert estimated <= peak * (1 + SHARE) + SLACK
 
 
 CASES = [
@@ -245,66 +255,66 @@ CASES = [
 
 
 @pytest.mark.parametrize(("key", "quant", "kernel"), CASES)
-def test_a_turn_stays_within_what_was_promised(key: str, quant: str | None, kernel: str) -> None:
-    check(take(key, quant, kernel))
+def test_a_turn_stays_within_the_estimate(key: str, quant: str | None, kernel: str) -> None:
+    check_estimate(measure_turn(key, quant, kernel))
 
 
 @pytest.mark.parametrize("key", ["chatglm2-6b", "glm-4-9b"])
 def test_tinygemm_unpacks_in_little_memory(key: str) -> None:
-    check(take(key, "int4", "tinygemm", dtype=torch.bfloat16))
+    check_estimate(measure_turn(key, "int4", "tinygemm", dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("key", ["chatglm-6b", "glm-4-9b", "smollm2"])
 @pytest.mark.parametrize("quant", [None, "int4"])
 def test_each_of_several_gpus_stays_within_its_part(key: str, quant: str | None) -> None:
-    check(take(key, quant, gpus=3))
+    check_estimate(measure_turn(key, quant, gpus=3))
 
 
 @pytest.mark.parametrize("quant", ["int8", "int4"])
 def test_quantising_while_loading_stays_within_it_too(quant: str) -> None:
-    check(take("smollm2", quant, packed=False))
+    check_estimate(measure_turn("smollm2", quant, packed=False))
 
 
 @pytest.mark.parametrize("gpus", [1, 2])
 def test_a_checkpoint_of_another_dtype_stays_within_it_too(gpus: int) -> None:
-    check(take("glm-4-9b", stored=torch.bfloat16, gpus=gpus, layers=8))
+    check_estimate(measure_turn("glm-4-9b", stored=torch.bfloat16, gpus=gpus, layers=8))
 
 
-MUSTS = {None: 13.8e9, "int8": 8.7e9, "int4": 6.0e9}
+CHATGLM_6B_LIMITS = {None: 13.8e9, "int8": 8.7e9, "int4": 6.0e9}
 
 
-@pytest.mark.parametrize("quant", MUSTS)
-def test_chatglm_6b_takes_no_more_than_it_must(quant: str | None) -> None:
-    taken = take("chatglm-6b", quant)
-    others = 28 - len(taken.sizes.layers)  # alike, so they need not be gone through
-    assert taken.peak[0] + others * taken.sizes.layers[0] <= MUSTS[quant]
+@pytest.mark.parametrize("quant", CHATGLM_6B_LIMITS)
+def test_chatglm_6b_needs_no_more_than_its_limit(quant: str | None) -> None:
+    use = measure_turn("chatglm-6b", quant)
+    missing = 28 - len(use.estimate.layers)  # all layers are alike
+    assert use.peak[0] + missing * use.estimate.layers[0] <= CHATGLM_6B_LIMITS[quant]
 
 
 @pytest.mark.skipif("GLMTUI_SLOW_TESTS" not in os.environ, reason="GLMTUI_SLOW_TESTS is not set")
 @pytest.mark.parametrize(("key", "quant", "kernel"), CASES)
-def test_all_layers_stay_within_what_was_promised(key: str, quant: str | None, kernel: str) -> None:
-    check(take(key, quant, kernel, layers=None))
+def test_all_layers_stay_within_the_estimate(key: str, quant: str | None, kernel: str) -> None:
+    check_estimate(measure_turn(key, quant, kernel, layers=None))
 
 
-def test_a_prompt_is_read_by_as_many_tokens_as_are_allowed_for() -> None:
+def test_the_estimate_allows_for_a_whole_prefill_chunk() -> None:
     assert PREFILL_CHUNK["cuda"] == (FIRST_TOKENS, FIRST_TOKENS)
     assert 9 * GPU_BLOCK <= UNPACK_BYTES
 
 
 def main(only: Sequence[str]) -> None:
-    """Prints gigabytes promised and taken, and where the peak is."""
+    """Prints the estimated and the used gigabytes of each phase."""
     assert not register_guard()
     cuda._triton_kernels = lambda: TritonAllocations
     torch.cuda.device = lambda device: contextlib.nullcontext()  # type: ignore[assignment,misc]
     for key, quant, kernel in CASES:
         if not only or key in only:
-            found = take(key, quant, kernel, layers=None)
-            each = (found.promised, found.peak, found.loading, found.reading, found.writing)
-            promised, peak, *moments = (sum(nbytes) / 1e9 for nbytes in each)
+            found = measure_turn(key, quant, kernel, layers=None)
+            each = (found.estimated, found.peak, found.loading, found.reading, found.writing)
+            estimated, peak, *phases = (sum(nbytes) / 1e9 for nbytes in each)
             print(
-                f"{key:12} {quant or 'whole':6} {kernel:10} promised {promised:6.2f}"
-                f" taken {peak:6.2f}: load {moments[0]:.2f} read {moments[1]:.2f}"
-                f" write {moments[2]:.2f}",
+                f"{key:12} {quant or '16 bit':6} {kernel:10} estimated {estimated:6.2f}"
+                f" use {peak:6.2f}: load {phases[0]:.2f} read {phases[1]:.2f}"
+                f" write {phases[2]:.2f}",
                 flush=True,
             )
 

@@ -1,4 +1,4 @@
-"""Rows of the image tokens, left out by load.slim: none is converted, copied, moved or kept."""
+"""Rows of image tokens that load.slim leaves out are not converted, copied, moved or kept."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ROWS, CUT, HIDDEN = 288, 64, 32
 TABLE = "transformer.word_embeddings.weight"
 
 
-def whole(dtype: torch.dtype) -> Any:
+def unpacked(dtype: torch.dtype) -> Any:
     return lambda table: {TABLE: table.to(dtype)}
 
 
-def prepared(bits: int, group: int | None) -> Any:
-    """As our prepared folders pack."""
+def glmtui_packed(bits: int, group: int | None) -> Any:
+    """Packed as in our prepared folders."""
 
     def pack(table: Tensor) -> dict[str, Tensor]:
         weight = quantize(table, bits, group)
@@ -39,8 +39,8 @@ def prepared(bits: int, group: int | None) -> Any:
     return pack
 
 
-def released(bits: int) -> Any:
-    """As ChatGLM's own quantised checkpoints pack, whatever the numbers."""
+def chatglm_packed(bits: int) -> Any:
+    """Packed as in ChatGLM's quantised checkpoints, with random numbers."""
 
     def pack(table: Tensor) -> dict[str, Tensor]:
         q = torch.randint(-128, 128, (ROWS, HIDDEN * bits // 8), dtype=torch.int8)
@@ -50,18 +50,18 @@ def released(bits: int) -> Any:
 
 
 STORED = {
-    "float16": whole(torch.float16),
-    "bfloat16": whole(torch.bfloat16),
-    "float32": whole(torch.float32),
-    "prepared int8": prepared(8, None),
-    "prepared int4": prepared(4, 16),
-    "released int8": released(8),
-    "released int4": released(4),
+    "float16": unpacked(torch.float16),
+    "bfloat16": unpacked(torch.bfloat16),
+    "float32": unpacked(torch.float32),
+    "prepared int8": glmtui_packed(8, None),
+    "prepared int4": glmtui_packed(4, 16),
+    "released int8": chatglm_packed(8),
+    "released int4": chatglm_packed(4),
 }
 
 
-def folder_of(path: Path, stored: str) -> Path:
-    """The tiny ChatGLM-6B with its table stored in another way."""
+def write_folder_with_table(path: Path, stored: str) -> Path:
+    """The tiny ChatGLM-6B with its embedding stored in another way."""
     tensors = load_file(FOLDER / "model.safetensors")
     table = tensors.pop(TABLE)
     tensors.pop("lm_head.weight", None)
@@ -73,13 +73,13 @@ def folder_of(path: Path, stored: str) -> Path:
     return path
 
 
-def held(weight: Tensor | PackedWeight) -> list[Tensor]:
+def tensors_of(weight: Tensor | PackedWeight) -> list[Tensor]:
     if isinstance(weight, Tensor):
         return [weight]
     return [t for t in (weight.q, weight.scale, weight.zero) if t is not None]
 
 
-@pytest.mark.parametrize("device", ["cpu", "meta"])  # meta copies as a GPU does
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # "meta" copies tensors as a GPU does
 @pytest.mark.parametrize("stored", STORED)
 @pytest.mark.parametrize(
     ("dtype", "quant"),
@@ -95,7 +95,7 @@ def held(weight: Tensor | PackedWeight) -> list[Tensor]:
 def test_rows_left_out_take_no_memory(
     tmp_path: Path, stored: str, dtype: torch.dtype, quant: Quant | Any, device: str
 ) -> None:
-    folder = folder_of(tmp_path, stored)
+    folder = write_folder_with_table(tmp_path, stored)
     raw = json.loads((folder / "config.json").read_text())
     config = chatglm.load_config(raw)
     assert config.skipped_rows == CUT
@@ -103,15 +103,15 @@ def test_rows_left_out_take_no_memory(
         model = chatglm.Model(config)
     checkpoint = MappedCheckpoint(folder, raw)
     file = [checkpoint.read_tensor(name) for name in checkpoint.names if name.startswith(TABLE)]
-    placer = WeightFiller(model, checkpoint, torch.device(device), dtype, quant)
+    filler = WeightFiller(model, checkpoint, torch.device(device), dtype, quant)
     rows = chatglm.weight_sources(config)["embedding.weight"]
     with AllocationLog() as log:
         for path, module in [
             (n, m) for n, m in model.named_modules() if n in ("embedding", "head")
         ]:
-            placer._place_table(path, module, rows, module.weight.shape)
+            filler._fill_table(path, module, rows, module.weight.shape)
     embedding, head = model.embedding, model.get_submodule("head")
-    tables = [*held(embedding.weight), *held(head.weight)]
+    tables = [*tensors_of(embedding.weight), *tensors_of(head.weight)]
     for tensor in tables:
         assert tensor.shape[0] == ROWS - CUT
         assert tensor.device.type == device
@@ -119,11 +119,11 @@ def test_rows_left_out_take_no_memory(
         in_file = [mapped.data_ptr() + mapped[:CUT].nbytes for mapped in file]
         own = storage.nbytes() == tensor.nbytes
         assert own or tensor.data_ptr() in in_file, "it keeps rows left out"
-    wide = (ROWS - CUT) * HIDDEN * 4  # in float32, which some are unpacked in
-    assert max((nbytes for nbytes, _ in log.made), default=0) <= wide, log.made
+    largest = (ROWS - CUT) * HIDDEN * 4  # in float32, which some are unpacked in
+    assert max((nbytes for nbytes, _ in log.created), default=0) <= largest, log.created
     # embedding and head are one
-    assert {t.untyped_storage().data_ptr() for t in held(head.weight)} <= {
-        t.untyped_storage().data_ptr() for t in held(embedding.weight)
+    assert {t.untyped_storage().data_ptr() for t in tensors_of(head.weight)} <= {
+        t.untyped_storage().data_ptr() for t in tensors_of(embedding.weight)
     }
     if isinstance(embedding, NativeEmbedding):
         assert isinstance(head.weight, PackedWeight)

@@ -1,6 +1,6 @@
-"""How much memory loading takes at its peak, on a checkpoint whose layers are of real width.
+"""The peak memory of loading, on a checkpoint with layers of real size.
 
-It writes 1.7 GB, so it runs where GLMTUI_SLOW_TESTS is set. By hand, at full size:
+Writes 1.7 GB, so it runs only if GLMTUI_SLOW_TESTS is set. By hand, with all layers:
 
     python -m tests.support.large_checkpoints /tmp/slim
     PYTHONPATH=tests python tests/engine/loading/test_loader_memory.py /tmp/slim int4
@@ -20,29 +20,29 @@ from support.goldens import GOLDEN_MODELS
 from support.large_checkpoints import Shape, write_chatglm
 
 
-def resident(when: str) -> int:
-    """Bytes of this process in memory: now ("VmRSS") or at most ("VmHWM")."""
+def process_memory(when: str) -> int:
+    """Resident bytes of this process: now ("VmRSS") or at most ("VmHWM")."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(when)).split()[1]) * 1024
 
 
-def measure(folder: str, quant: str) -> dict[str, float]:
-    """Loads a model in this process; bytes that it takes and that were resident."""
+def measure_load(folder: str, quant: str) -> dict[str, float]:
+    """Loads a model in this process, and measures its memory in bytes."""
     from glmtui.engine.loading.loader import load_model
     from glmtui.engine.model_info import LoadOptions
 
-    before = resident("VmRSS")
+    before = process_memory("VmRSS")
     loaded = load_model(folder, LoadOptions(device="cpu", quant=quant))
     return {
         "model": loaded.info.weight_bytes or 0,
         "before": before,
-        "peak": resident("VmHWM"),
+        "peak": process_memory("VmHWM"),
         "seconds": loaded.info.load_seconds,
     }
 
 
 @pytest.mark.skipif("GLMTUI_SLOW_TESTS" not in os.environ, reason="GLMTUI_SLOW_TESTS is not set")
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the system does not tell")
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs /proc")
 @pytest.mark.parametrize("ends", ["safetensors", "bin"])
 def test_memory_peaks_little_above_the_model(tmp_path: Path, ends: str) -> None:
     whole = write_chatglm(tmp_path, Shape(layers=4, vocab=8192), ends=ends, shard_bytes=2**29)
@@ -54,12 +54,12 @@ def test_memory_peaks_little_above_the_model(tmp_path: Path, ends: str) -> None:
         assert result["peak"] - result["before"] < 1.2 * result["model"] + 0.25e9
 
 
-def test_loading_and_replying_leave_torchs_compiler_out() -> None:
-    """It takes seconds and 0.1 GB, and some operations on the meta device import it."""
+def test_loading_and_replying_do_not_import_torchs_compiler() -> None:
+    """It would take seconds and 0.1 GB; some operations on the meta device import it."""
     code = """if True:
         import sys
         from glmtui.chat import SamplingParams
-        from glmtui.engine.api import LoadOptions
+        from glmtui.engine.model_info import LoadOptions
         from glmtui.engine.loading.loader import load_model
         for folder in sys.argv[1:]:
             loaded = load_model(folder, LoadOptions(device="cpu"))
@@ -75,4 +75,4 @@ def test_loading_and_replying_leave_torchs_compiler_out() -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(*sys.argv[1:])))
+    print(json.dumps(measure_load(*sys.argv[1:])))

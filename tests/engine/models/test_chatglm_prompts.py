@@ -132,7 +132,7 @@ def test_sampling_defaults_are_those_of_each_original() -> None:
 
 
 def test_every_native_family_has_the_whole_interface() -> None:
-    from glmtui.engine.loading.loader import family_module
+    from glmtui.engine.models.model_family import import_family
 
     interface = {
         *("Config", "Model", "load_config", "weight_sources", "load_tokenizer", "chat_format"),
@@ -140,7 +140,7 @@ def test_every_native_family_has_the_whole_interface() -> None:
     }
     for family in FAMILIES:
         if family.key != COMPATIBILITY:
-            assert interface <= set(dir(family_module(family.key))), family.key
+            assert interface <= set(dir(import_family(family.key))), family.key
 
 
 # ---- with the released tokenizer files, if they are at ../shared

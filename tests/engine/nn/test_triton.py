@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional as F
 
 from glmtui.engine.bench.shapes import SHAPES
-from glmtui.engine.loading.loader import family_module
+from glmtui.engine.models.model_family import import_family
 from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.linear.reference import GEMV_ROWS
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
@@ -64,7 +64,7 @@ TOLERANCE = {torch.float16: 2**-10, torch.bfloat16: 2**-7}
 def test_columns_are_those_of_every_family() -> None:
     found: set[int] = set()
     for shape in SHAPES.values():
-        family = family_module(shape.family)
+        family = import_family(shape.family)
         with torch.device("meta"):
             model = family.Model(family.load_config(shape.config))
         found |= {m.weight.shape[1] for m in model.modules() if isinstance(m, LinearPlaceholder)}

@@ -19,10 +19,10 @@ from glmtui.engine.bench.synthetic import RandomWeights
 from glmtui.engine.catalog.families import detect_family
 from glmtui.engine.catalog.registry import QUANTS
 from glmtui.engine.checkpoint.checkpoint import WeightSource
-from glmtui.engine.loading.loader import family_module
-from glmtui.engine.loading.memory_estimate import has_tied_embeddings
+from glmtui.engine.loading.model_parts import VOCAB_MODULES, has_tied_embeddings
 from glmtui.engine.loading.pipeline import split_over_devices
-from glmtui.engine.loading.weight_filler import VOCAB_MODULES, WeightFiller
+from glmtui.engine.loading.weight_filler import WeightFiller
+from glmtui.engine.models.model_family import import_family
 from glmtui.engine.models.prefix_lm import PrefixLMCache
 from glmtui.engine.nn.decoder import Decoder
 from glmtui.engine.nn.kv_cache import KVCache
@@ -69,7 +69,7 @@ def family_and_config(family: str) -> tuple[Any, Any]:
     raw: dict[str, Any] = LLAMA_CONFIG
     if family != "llama":
         raw = json.loads((GOLDEN_MODELS / family / "config.json").read_bytes())
-    module = family_module(detect_family(raw, Path(family)).key)
+    module = import_family(detect_family(raw, Path(family)).key)
     return module, module.load_config(raw)
 
 
@@ -100,7 +100,7 @@ def build(
     )
     choice = kernels or FirstKernel([])
     how = QUANTS[quant] if quant else None
-    WeightFiller(model, weights, device, dtype, how, choice, places).place_all(
+    WeightFiller(model, weights, device, dtype, how, kernels=choice, devices=places).fill(
         sources, lambda _: None
     )
     model.prepare(min(config.context_length, 256), dtype, device)

@@ -1,4 +1,8 @@
-"""GGUF files into prepared folders: `file` reads, `blocks` and `tokenizer` translate."""
+"""GGUF files to model folders in Hugging Face's layout, with the weights in their quantisation.
+
+Knows the GGUF format, llama.cpp's block types and its tokenizers. Does not know torch, nor where
+the folders are kept (`pull`).
+"""
 
 from glmtui.engine.checkpoint.gguf.conversion import convert_gguf
 from glmtui.engine.checkpoint.gguf.file import model_name, split_paths

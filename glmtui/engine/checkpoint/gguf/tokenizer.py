@@ -1,8 +1,8 @@
-"""From a GGUF file's vocabulary to a tokenizer of the `tokenizers` library.
+"""build_tokenizer: a tokenizer of the `tokenizers` library from a GGUF file's vocabulary.
 
-A GGUF file keeps the tokens, their types, and merges or scores; how text is cut before the merges
-apply is only a name ("tokenizer.ggml.pre"), whose rules are in llama.cpp's src/llama-vocab.cpp.
-Knows two kinds: byte-level BPE ("gpt2") and SentencePiece BPE ("llama"). Knows no weights.
+A GGUF file has the tokens, their types, and merges or scores. Of the rules that split text before
+the merges it has only a name ("tokenizer.ggml.pre"); they are in llama.cpp's src/llama-vocab.cpp.
+Supports byte-level BPE ("gpt2") and SentencePiece BPE ("llama").
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.language import _
 
 CONTROL, USER_DEFINED = 3, 4  # values of tokenizer.ggml.token_type
-# whatever type the file says, as llama.cpp has it; "</s>" and the like may be HTML
-SPELLED_ENDS = frozenset(token for token in END_TOKENS if "|" in token) | {"<end_of_turn>"}
-SPACE = "\u2581"  # how SentencePiece spells a space
+# Control tokens whatever their type in the file, as in llama.cpp. Not those without "|", such as
+# "</s>", which may be HTML.
+ALWAYS_CONTROL = frozenset(token for token in END_TOKENS if "|" in token) | {"<end_of_turn>"}
+SPACE = "\u2581"  # stands for a space in SentencePiece tokens
 
 LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -29,65 +30,61 @@ LLAMA3_SPLIT = (
 )
 
 
-def _digit_by_digit() -> Any:
+def _smollm_pre_tokenizer() -> Any:
     digits = pre_tokenizers.Digits(individual_digits=True)
     return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
 
 
-def _gpt2() -> Any:
+def _gpt2_pre_tokenizer() -> Any:
     return pre_tokenizers.ByteLevel(add_prefix_space=False)
 
 
-def _llama3() -> Any:
+def _llama3_pre_tokenizer() -> Any:
     split = pre_tokenizers.Split(Regex(LLAMA3_SPLIT), behavior="isolated")
-    spell = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return pre_tokenizers.Sequence([split, spell])
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([split, to_bytes])
 
 
 PRE_TOKENIZERS: Mapping[str, Callable[[], Any]] = {
-    "smollm": _digit_by_digit,
-    "gpt-2": _gpt2,
-    "llama-bpe": _llama3,
+    "smollm": _smollm_pre_tokenizer,
+    "gpt-2": _gpt2_pre_tokenizer,
+    "llama-bpe": _llama3_pre_tokenizer,
 }
-MOST_CHARACTERS = 256  # of a SentencePiece token; 16 is usual
-WHOLE_FIRST = ("llama-bpe",)  # a word that is a token is taken as it is, merges or not
+MAX_PIECE_CHARACTERS = 256  # of a SentencePiece token; 16 is usual, and every split is looked up
+IGNORE_MERGES = ("llama-bpe",)  # a word that is in the vocabulary becomes one token
 
 
 def build_tokenizer(file: GGUFFile) -> Any:
-    """The `tokenizers.Tokenizer` a GGUF file describes; it adds no special tokens of its own.
+    """The `tokenizers.Tokenizer` that a GGUF file describes. It adds no special tokens to a text.
 
     Raises:
-        BadCheckpoint: the vocabulary is missing or contradicts itself.
-        UnsupportedModel: a kind of tokenizer this program does not know.
+        BadCheckpoint: the vocabulary is missing or inconsistent.
+        UnsupportedModel: the kind of tokenizer is not supported.
     """
-    kind = file.need("tokenizer.ggml.model", str)
-    tokens = file.need("tokenizer.ggml.tokens", list)
+    kind = file.require("tokenizer.ggml.model", str)
+    tokens = file.require("tokenizer.ggml.tokens", list)
     if kind == "gpt2":
         tokenizer = _byte_level(file, tokens)
     elif kind == "llama":
         tokenizer = _sentencepiece(file, tokens)
     else:
         raise UnsupportedModel(
-            _("{path}: its tokenizer is of the unknown kind {kind!r}.").format(
-                path=file.path, kind=kind
-            )
+            _("{path}: tokenizer kind {kind!r} is not supported.").format(path=file.path, kind=kind)
         )
     kinds = file.get("tokenizer.ggml.token_type", np.ndarray)
-    marked = [
-        (token, CONTROL if token in SPELLED_ENDS else kind)
+    token_kinds = [
+        (token, CONTROL if token in ALWAYS_CONTROL else kind)
         for token, kind in zip(tokens, [] if kinds is None else kinds.tolist(), strict=False)
     ]
     added = [
         AddedToken(token, normalized=False, special=kind == CONTROL)
-        for token, kind in marked
+        for token, kind in token_kinds
         if kind in (CONTROL, USER_DEFINED)
     ]
     tokenizer.add_tokens([token for token in added if not token.special])
     tokenizer.add_special_tokens([token for token in added if token.special])
     if tokenizer.get_vocab_size() != len(tokens):
-        raise BadCheckpoint(
-            _("{path}: its vocabulary names the same token twice.").format(path=file.path)
-        )
+        raise BadCheckpoint(_("{path}: a token is in its vocabulary twice.").format(path=file.path))
     return tokenizer
 
 
@@ -96,32 +93,32 @@ def _byte_level(file: GGUFFile, tokens: Sequence[str]) -> Any:
     if pre not in PRE_TOKENIZERS:
         known = ", ".join(PRE_TOKENIZERS)
         raise UnsupportedModel(
-            _("{path}: its tokenizer cuts text the way {pre!r} does; known are {known}.").format(
+            _("{path}: the pre-tokenizer {pre!r} is not supported. Supported are: {known}.").format(
                 path=file.path, pre=pre, known=known
             ),
-            _("Use the model's own folder from the hub (config.json, tokenizer.json) instead."),
+            _("Use the model's folder from the hub instead (config.json and tokenizer.json)."),
         )
-    halves = [merge.partition(" ") for merge in file.need("tokenizer.ggml.merges", list)]
+    halves = [merge.partition(" ") for merge in file.require("tokenizer.ggml.merges", list)]
     merges = [(left, right) for left, _, right in halves]
-    tokenizer = Tokenizer(_bpe(file, tokens, merges, ignore_merges=pre in WHOLE_FIRST))
+    tokenizer = Tokenizer(_bpe(file, tokens, merges, ignore_merges=pre in IGNORE_MERGES))
     tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 
 def _sentencepiece(file: GGUFFile, tokens: Sequence[str]) -> Any:
-    """SentencePiece BPE: a pair of pieces merges if the whole is a piece, best score first."""
-    scores = file.need("tokenizer.ggml.scores", np.ndarray).tolist()
+    """SentencePiece BPE: two pieces merge if the result is a piece, the best score first."""
+    scores = file.require("tokenizer.ggml.scores", np.ndarray).tolist()
     if len(scores) != len(tokens):
         raise BadCheckpoint(
-            _("{path}: {tokens} tokens but {scores} scores.").format(
+            _("{path}: its vocabulary has {tokens} tokens but {scores} scores.").format(
                 path=file.path, tokens=len(tokens), scores=len(scores)
             )
         )
     longest = max(map(len, tokens), default=0)
-    if longest > MOST_CHARACTERS:  # every cut of each is looked up below
+    if longest > MAX_PIECE_CHARACTERS:
         raise BadCheckpoint(
-            _("{path}: one of its tokens has {longest:,} characters.").format(
+            _("{path}: a token has {longest:,} characters, which is too long.").format(
                 path=file.path, longest=longest
             )
         )
@@ -136,19 +133,19 @@ def _sentencepiece(file: GGUFFile, tokens: Sequence[str]) -> Any:
     unknown = file.get("tokenizer.ggml.unknown_token_id", int) or 0
     if not 0 <= unknown < len(tokens):
         raise BadCheckpoint(
-            _("{path}: its unknown token is {unknown} of {tokens}.").format(
-                path=file.path, unknown=unknown, tokens=len(tokens)
-            )
+            _(
+                "{path}: the id of its unknown token is {unknown}, but there are {tokens} tokens."
+            ).format(path=file.path, unknown=unknown, tokens=len(tokens))
         )
     settings = {"byte_fallback": True, "fuse_unk": True, "unk_token": tokens[unknown]}
     tokenizer = Tokenizer(_bpe(file, tokens, merges, **settings))
-    spell: list[Any] = [normalizers.Replace(" ", SPACE)]
-    read: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    normalize: list[Any] = [normalizers.Replace(" ", SPACE)]
+    decode: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     if file.get("tokenizer.ggml.add_space_prefix", bool) is not False:
-        spell.insert(0, normalizers.Prepend(SPACE))
-        read.append(decoders.Strip(" ", 1, 0))
-    tokenizer.normalizer = normalizers.Sequence(spell)
-    tokenizer.decoder = decoders.Sequence(read)
+        normalize.insert(0, normalizers.Prepend(SPACE))
+        decode.append(decoders.Strip(" ", 1, 0))
+    tokenizer.normalizer = normalizers.Sequence(normalize)
+    tokenizer.decoder = decoders.Sequence(decode)
     return tokenizer
 
 
@@ -157,9 +154,7 @@ def _bpe(
 ) -> Any:
     try:
         return models.BPE({token: n for n, token in enumerate(tokens)}, merges, **settings)
-    except Exception as error:  # the Rust side raises bare Exception for an impossible merge
+    except Exception as error:  # tokenizers raises a bare Exception for an impossible merge
         raise BadCheckpoint(
-            _("{path}: its tokenizer does not fit together: {error}").format(
-                path=file.path, error=error
-            )
+            _("{path}: its vocabulary is inconsistent: {error}").format(path=file.path, error=error)
         ) from error
