@@ -116,7 +116,7 @@ class ChatCommands:
         return _('Preset "{name}" applies from the next reply.').format(name=text.strip())
 
     def apply_preset(self, name: str) -> None:
-        """Raises ConfigError if there is no such preset."""
+        """Raises UsageError if there is no such preset."""
         self._session.update(params=presets.find(name))
 
     def list_presets(self) -> tuple[str, str]:

@@ -36,16 +36,18 @@ TAKEN_BACK = {
 def replying(glmtui: Start, server: FakeServer, **how: Callable[[], object]) -> Terminal:
     """The app in the middle of a reply that is partly saved."""
     terminal = glmtui("-m", server.url, **how)
-    terminal.shows("Ask anything")
+    terminal.wait_for_text("Ask anything")
     terminal.press(b"Count\r")
-    terminal.until(lambda: any((terminal.folder / "data/conversations").glob("*.toml")))
-    terminal.until(lambda: len(terminal.saved()) == 2 and terminal.saved()[1] != "")
+    terminal.wait_until(lambda: any((terminal.folder / "data/conversations").glob("*.toml")))
+    terminal.wait_until(
+        lambda: len(terminal.saved_messages()) == 2 and terminal.saved_messages()[1] != ""
+    )
     return terminal
 
 
 def is_right_again(terminal: Terminal) -> None:
     """Waits for the terminal to be as it was before the app."""
-    terminal.until(lambda: b"glmtui --continue" in terminal.output)
+    terminal.wait_until(lambda: b"glmtui --continue" in terminal.output)
     assert termios.tcgetattr(terminal.slave) == terminal.modes
     for taken, back in TAKEN_BACK.items():
         assert taken in terminal.output
@@ -58,7 +60,7 @@ def is_right_again(terminal: Terminal) -> None:
 def test_killed_in_mid_reply(glmtui: Start, counter: FakeServer, number: signal.Signals) -> None:
     terminal = replying(glmtui, counter)
     terminal.process.send_signal(number)
-    assert terminal.ends() == -number
+    assert terminal.wait_for_exit() == -number
     is_right_again(terminal)
     last = terminal.output.rpartition(b"\x1b[?1049l")[2].decode()
     if number == signal.SIGKILL:
@@ -68,21 +70,21 @@ def test_killed_in_mid_reply(glmtui: Start, counter: FakeServer, number: signal.
         log = (terminal.folder / "state/glmtui.log").read_text()
         assert "Fatal Python error" in log
         assert "glmtui/ui/launch.py" in log
-    assert terminal.saved()[0] == "Count"
-    assert terminal.saved()[1] != ""
+    assert terminal.saved_messages()[0] == "Count"
+    assert terminal.saved_messages()[1] != ""
 
 
 def test_its_whole_process_group_killed(glmtui: Start, counter: FakeServer) -> None:
     terminal = replying(glmtui, counter)
     os.killpg(terminal.process.pid, signal.SIGKILL)
-    terminal.ends()
+    terminal.wait_for_exit()
     is_right_again(terminal)
 
 
 def test_a_terminal_that_was_given_back_is_left_alone(glmtui: Start, counter: FakeServer) -> None:
     terminal = replying(glmtui, counter)
     terminal.process.send_signal(signal.SIGTSTP)
-    terminal.until(lambda: terminal.output.endswith(b"\x1b[?1004l"))
+    terminal.wait_until(lambda: terminal.output.endswith(b"\x1b[?1004l"))
     assert termios.tcgetattr(terminal.slave) == terminal.modes
     terminal.process.kill()
     before = terminal.output
@@ -101,7 +103,7 @@ def test_what_a_shell_has_set_since_stays(glmtui: Start, counter: FakeServer) ->
     mine[3] &= ~termios.ECHOE
     termios.tcsetattr(terminal.slave, termios.TCSANOW, mine)
     os.kill(guard, signal.SIGCONT)
-    terminal.until(lambda: b"glmtui --continue" in terminal.output)
+    terminal.wait_until(lambda: b"glmtui --continue" in terminal.output)
     assert termios.tcgetattr(terminal.slave) == mine
 
 
@@ -109,7 +111,7 @@ def test_leaving_ends_the_guard_and_says_nothing(glmtui: Start, counter: FakeSer
     terminal = replying(glmtui, counter)
     (guard,) = guards(terminal)
     terminal.press(b"\x11")
-    assert terminal.ends() == 0
+    assert terminal.wait_for_exit() == 0
     assert not psutil.pid_exists(guard)
     assert b"--continue" not in terminal.output
     assert termios.tcgetattr(terminal.slave) == terminal.modes
@@ -119,7 +121,7 @@ def test_an_app_whose_guard_was_killed_goes_on(glmtui: Start, counter: FakeServe
     terminal = replying(glmtui, counter)
     os.kill(guards(terminal)[0], signal.SIGKILL)
     terminal.press(b"\x11")
-    assert terminal.ends() == 0
+    assert terminal.wait_for_exit() == 0
     assert termios.tcgetattr(terminal.slave) == terminal.modes
 
 

@@ -18,9 +18,9 @@ from support.fake_server import FakeServer
 def asked(glmtui: Start, counter: FakeServer, folder: Path, **how: object) -> Terminal:
     """An app in the middle of a reply that counts."""
     terminal = glmtui("-m", counter.url, folder=folder, **how)
-    terminal.shows("ready")
+    terminal.wait_for_text("ready")
     terminal.press(b"Count\r")
-    terminal.shows("tok/s")
+    terminal.wait_for_text("tok/s")
     return terminal
 
 
@@ -53,17 +53,17 @@ def test_a_disk_that_fills_up_in_mid_reply(
 ) -> None:
     terminal = asked(glmtui, counter, small_disk)
     filler = fill(small_disk)
-    terminal.shows("No space left on device")
-    terminal.shows("Free some space")
-    terminal.shows("/export")
+    terminal.wait_for_text("No space left on device")
+    terminal.wait_for_text("Free some space")
+    terminal.wait_for_text("/export")
     before = words(small_disk)
-    terminal.shows(f" {before + 300} ")  # it goes on
+    terminal.wait_for_text(f" {before + 300} ")  # it goes on
     assert words(small_disk) == before
     filler.unlink()
-    terminal.until(lambda: words(small_disk) > before + 300)  # it tries again
-    terminal.until(lambda: "No space left" not in "\n".join(terminal.page.display))
+    terminal.wait_until(lambda: words(small_disk) > before + 300)  # it tries again
+    terminal.wait_until(lambda: "No space left" not in "\n".join(terminal.screen.display))
     terminal.press(b"\x11")  # Ctrl+Q
-    assert terminal.ends() == 0
+    assert terminal.wait_for_exit() == 0
     assert words(small_disk) > before + 300
 
 
@@ -72,9 +72,9 @@ def test_leaving_with_the_disk_still_full(
 ) -> None:
     terminal = asked(glmtui, counter, small_disk)
     fill(small_disk)
-    terminal.shows("No space left on device")
+    terminal.wait_for_text("No space left on device")
     terminal.press(b"\x11")
-    assert terminal.ends() == 0
+    assert terminal.wait_for_exit() == 0
     said = terminal.output.decode().rpartition("\x1b[?1049l")[2]
     where = re.search(r"it is in (\S+\.toml)", said)
     assert where is not None
@@ -93,12 +93,12 @@ def test_a_disk_that_becomes_read_only(
     subprocess.run(["mount", "--bind", str(small_disk), str(small_disk)], check=True)
     try:
         remount(small_disk, "bind,ro")
-        terminal.shows("Read-only file system")
-        terminal.shows("GLMTUI_DATA_DIR")
+        terminal.wait_for_text("Read-only file system")
+        terminal.wait_for_text("GLMTUI_DATA_DIR")
         before = words(small_disk)
-        terminal.shows(f" {before + 200} ")
+        terminal.wait_for_text(f" {before + 200} ")
         remount(small_disk, "bind,rw")
-        terminal.until(lambda: words(small_disk) > before + 200)
+        terminal.wait_until(lambda: words(small_disk) > before + 200)
     finally:
         subprocess.run(["umount", "--lazy", str(small_disk)], check=True)
 
@@ -106,11 +106,11 @@ def test_a_disk_that_becomes_read_only(
 def test_started_on_a_read_only_disk(glmtui: Start, counter: FakeServer, small_disk: Path) -> None:
     remount(small_disk, "ro")
     terminal = asked(glmtui, counter, small_disk)
-    terminal.shows("Read-only file system")
+    terminal.wait_for_text("Read-only file system")
     terminal.press(b"/export " + str(small_disk.parent / "kept.toml").encode() + b"\r")
-    terminal.until((small_disk.parent / "kept.toml").exists)
+    terminal.wait_until((small_disk.parent / "kept.toml").exists)
     terminal.press(b"\x11")
-    assert terminal.ends() == 0
+    assert terminal.wait_for_exit() == 0
     assert read_file(small_disk.parent / "kept.toml").path[0].content == "Count"
 
 
@@ -122,11 +122,11 @@ def test_files_that_may_not_grow(glmtui: Start, counter: FakeServer, tmp_path: P
         tmp_path,
         before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits),
     )
-    terminal.shows("File too large")
+    terminal.wait_for_text("File too large")
     before = words(tmp_path)
-    terminal.shows(f" {before + 200} ")
+    terminal.wait_for_text(f" {before + 200} ")
     resource.prlimit(terminal.process.pid, resource.RLIMIT_FSIZE, (limits[1], limits[1]))
-    terminal.until(lambda: words(tmp_path) > before + 200)
+    terminal.wait_until(lambda: words(tmp_path) > before + 200)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes where it may not")
@@ -135,5 +135,5 @@ def test_a_folder_that_may_not_be_written(
 ) -> None:
     (tmp_path / "data").mkdir(mode=0o500)
     terminal = asked(glmtui, counter, tmp_path)
-    terminal.shows("Permission denied")
-    terminal.shows("GLMTUI_DATA_DIR")
+    terminal.wait_for_text("Permission denied")
+    terminal.wait_for_text("GLMTUI_DATA_DIR")

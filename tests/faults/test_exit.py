@@ -87,9 +87,9 @@ def temporary(folder: Path) -> dict[str, str]:
 
 def counting(terminal: Terminal, question: bytes = b"Count") -> None:
     """In the middle of a reply that counts."""
-    terminal.shows("ready")
+    terminal.wait_for_text("ready")
     terminal.press(question + b"\r")
-    terminal.shows(" 20 ")
+    terminal.wait_for_text(" 20 ")
 
 
 def block(folder: Path) -> None:
@@ -128,13 +128,15 @@ def test_a_disk_that_hangs_in_mid_reply(
     counting(terminal)
     (tmp_path / "data.hangs").touch()
     began = time.monotonic()
-    terminal.shows("not saved")
+    terminal.wait_for_text("not saved")
     assert time.monotonic() - began < 5  # two seconds after the next save has begun
-    terminal.shows("The disk has not answered")
-    seen = max(int(word) for word in " ".join(terminal.page.display[:-8]).split() if word.isdigit())
+    terminal.wait_for_text("The disk has not answered")
+    seen = max(
+        int(word) for word in " ".join(terminal.screen.display[:-8]).split() if word.isdigit()
+    )
     terminal.press(b"\x11")  # Ctrl+Q
     began = time.monotonic()
-    assert terminal.ends() == 0
+    assert terminal.wait_for_exit() == 0
     assert time.monotonic() - began < 6
     assert "it is in" in terminal.output.decode().rpartition("\x1b[?1049l")[2]
     check_counted(rescued(tmp_path)["Count"], seen)
@@ -146,11 +148,11 @@ def test_a_disk_that_hangs_and_answers_again(
     terminal = glmtui("-m", counter.url, environ=on_a_disk_that_hangs(hanging, tmp_path))
     counting(terminal)
     (tmp_path / "data.hangs").touch()
-    terminal.shows("not saved")
+    terminal.wait_for_text("not saved")
     (tmp_path / "data.hangs").unlink()
-    terminal.until(lambda: "not saved" not in "\n".join(terminal.page.display))
+    terminal.wait_until(lambda: "not saved" not in "\n".join(terminal.screen.display))
     terminal.press(b"\x11")
-    assert terminal.ends() == 0
+    assert terminal.wait_for_exit() == 0
     assert rescued(tmp_path) == {}
     check_counted(Store(tmp_path / "data/conversations").load("last"), 20)
 
@@ -164,13 +166,13 @@ def test_leaving_while_something_else_waits_for_the_disk(
     terminal = glmtui("-m", counter.url, environ=on_a_disk_that_hangs(hanging, tmp_path))
     counting(terminal)
     (tmp_path / "data.hangs").touch()
-    terminal.shows("not saved")
+    terminal.wait_for_text("not saved")
     (tmp_path / "data.reads-hang").touch()
     terminal.press(b"/open Old\r")
-    terminal.shows("Enter opens")
+    terminal.wait_for_text("Enter opens")
     terminal.process.send_signal(signal.SIGTERM)
     began = time.monotonic()
-    assert terminal.ends() == 128 + signal.SIGTERM
+    assert terminal.wait_for_exit() == 128 + signal.SIGTERM
     assert time.monotonic() - began < 14
     assert termios.tcgetattr(terminal.slave) == terminal.modes
     check_counted(rescued(tmp_path)["Count"], 20)
@@ -186,13 +188,13 @@ def test_a_disk_that_hangs_in_the_plain_chat(
 ) -> None:
     environ = on_a_disk_that_hangs(hanging, tmp_path)
     terminal = glmtui("-m", counter.url, *PLAIN, environ=environ)
-    terminal.shows("/help")
+    terminal.wait_for_text("/help")
     terminal.press(b"Count\r")
-    terminal.shows(" 20 ")
+    terminal.wait_for_text(" 20 ")
     (tmp_path / "data.hangs").touch()
-    terminal.until(lambda: b"The disk has not answered" in terminal.output)
+    terminal.wait_until(lambda: b"The disk has not answered" in terminal.output)
     terminal.process.send_signal(signal.SIGTERM)
-    assert terminal.ends() == 128 + signal.SIGTERM
+    assert terminal.wait_for_exit() == 128 + signal.SIGTERM
     check_counted(rescued(tmp_path)["Count"], 20)
 
 
@@ -218,14 +220,14 @@ def test_the_link_drops_with_several_conversations_unsaved(
     terminal = glmtui("-m", counter.url, environ=temporary(tmp_path))
     counting(terminal)
     block(tmp_path)
-    terminal.shows("not saved")
+    terminal.wait_for_text("not saved")
     for question in (b"Second", b"Third"):
         terminal.press(b"/new\r")
-        terminal.until(lambda: " 20 " not in "\n".join(terminal.page.display))
+        terminal.wait_until(lambda: " 20 " not in "\n".join(terminal.screen.display))
         terminal.press(question + b"\r")
-        terminal.shows(" 20 ")
+        terminal.wait_for_text(" 20 ")
     terminal.press(b"What I was about to ask")
-    terminal.shows("What I was about")
+    terminal.wait_for_text("What I was about")
     hang_up(terminal, signal.SIGHUP)
     (draft,) = (tmp_path / "temporary").glob("glmtui-*/draft.txt")
     assert draft.read_text() == "What I was about to ask"
@@ -245,16 +247,16 @@ def test_the_plain_chat_is_ended_with_a_full_disk(
     glmtui: Start, counter: FakeServer, tmp_path: Path, number: int, gone: bool
 ) -> None:
     terminal = glmtui("-m", counter.url, *PLAIN, environ=temporary(tmp_path))
-    terminal.shows("/help")
+    terminal.wait_for_text("/help")
     terminal.press(b"Count\r")
-    terminal.shows(" 20 ")
+    terminal.wait_for_text(" 20 ")
     block(tmp_path)
-    terminal.until(lambda: b"cannot write" in terminal.output)
+    terminal.wait_until(lambda: b"cannot write" in terminal.output)
     if gone:
         hang_up(terminal, number)
     else:
         terminal.process.send_signal(number)
-        assert terminal.ends() == 128 + number
+        assert terminal.wait_for_exit() == 128 + number
         assert b"it is in" in terminal.output
     check_counted(rescued(tmp_path)["Count"], 20)
     assert "it is in" in logged(tmp_path)
@@ -265,11 +267,11 @@ def test_the_plain_chat_is_ended_in_mid_reply(
     glmtui: Start, counter: FakeServer, tmp_path: Path, number: int
 ) -> None:
     terminal = glmtui("-m", counter.url, *PLAIN, environ=temporary(tmp_path))
-    terminal.shows("/help")
+    terminal.wait_for_text("/help")
     terminal.press(b"Count\r")
-    terminal.shows(" 20 ")
+    terminal.wait_for_text(" 20 ")
     terminal.process.send_signal(number)
-    assert terminal.ends() == 128 + number
+    assert terminal.wait_for_exit() == 128 + number
     talk = Store(tmp_path / "data/conversations").load("last")
     check_counted(talk, 20)
     assert talk.path[1].finish_reason == "cancelled"
@@ -280,10 +282,10 @@ def test_the_plain_chat_is_ended_while_it_waits_for_a_line(
     glmtui: Start, counter: FakeServer, tmp_path: Path
 ) -> None:
     terminal = glmtui("-m", counter.url, *PLAIN)
-    terminal.shows("/help")
-    terminal.shows("> ")
+    terminal.wait_for_text("/help")
+    terminal.wait_for_text("> ")
     terminal.process.send_signal(signal.SIGTERM)
-    assert terminal.ends() == 128 + signal.SIGTERM
+    assert terminal.wait_for_exit() == 128 + signal.SIGTERM
 
 
 def test_the_plain_chat_whose_terminal_takes_nothing(glmtui: Start, tmp_path: Path) -> None:
@@ -299,7 +301,7 @@ def test_the_plain_chat_whose_terminal_takes_nothing(glmtui: Start, tmp_path: Pa
 
     with serving(flood) as server:
         terminal = glmtui("-m", server.url, *PLAIN)
-        terminal.shows("/help")
+        terminal.wait_for_text("/help")
         terminal.press(b"Count\r")
         time.sleep(1)
         terminal.process.send_signal(signal.SIGTERM)
@@ -338,9 +340,9 @@ def test_a_thread_that_does_not_end(counter: FakeServer, tmp_path: Path, blocked
         counting(terminal)
         if blocked:
             block(tmp_path)
-            terminal.shows("not saved")
+            terminal.wait_for_text("not saved")
         terminal.process.send_signal(signal.SIGTERM)
-        assert terminal.ends() == 128 + signal.SIGTERM
+        assert terminal.wait_for_exit() == 128 + signal.SIGTERM
         assert termios.tcgetattr(terminal.slave) == terminal.modes
         if blocked:
             check_counted(rescued(tmp_path)["Count"], 20)

@@ -135,7 +135,7 @@ def found(folder: Path) -> Conversation | None:
 
 def last_number(terminal: Terminal) -> int:
     """The highest that can be read."""
-    words = " ".join(terminal.page.display[:-6]).split()
+    words = " ".join(terminal.screen.display[:-6]).split()
     return max(int(word) for word in words if word.isdecimal())
 
 
@@ -162,11 +162,11 @@ def test_the_whole_app_killed_and_continued(glmtui: Start, counter: FakeServer) 
     kept = 0
     for n, seconds in enumerate([0.2, 1.3, 0.8]):
         terminal = glmtui("-m", counter.url, *(["--continue"] if n else []))
-        terminal.shows("ready")
+        terminal.wait_for_text("ready")
         terminal.press(b"/continue\r" if n else b"Count\r")
-        terminal.shows("tok/s")
+        terminal.wait_for_text("tok/s")
         began = time.monotonic()
-        terminal.until(lambda: time.monotonic() - began > seconds)  # noqa: B023
+        terminal.wait_until(lambda: time.monotonic() - began > seconds)  # noqa: B023
         seen = last_number(terminal)
         terminal.process.kill()
         terminal.process.wait()
@@ -189,11 +189,11 @@ def test_the_real_engine_killed(
     moments = random.Random(0)
     for _ in range(request.config.getoption("--real-kills")):
         terminal = glmtui("-m", str(model), "-s", "temperature=0", "-s", "load.dtype=float32")
-        terminal.shows("ready")
+        terminal.wait_for_text("ready")
         terminal.press(b"Go on\r")
-        terminal.shows("tok/s")
+        terminal.wait_for_text("tok/s")
         began, seconds = time.monotonic(), moments.uniform(1.0, 2.0)
-        terminal.until(lambda: time.monotonic() - began > seconds)  # noqa: B023
+        terminal.wait_until(lambda: time.monotonic() - began > seconds)  # noqa: B023
         terminal.process.kill()
         terminal.process.wait()
         kept = Store(terminal.folder / "data/conversations").load("last")

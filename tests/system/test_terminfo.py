@@ -57,12 +57,12 @@ def test_the_chat_is_plain_lines_there(tmp_path: Path, term: str) -> None:
     environ = {"TERM": term, "TERMINFO_DIRS": f"{tmp_path}/terminfo:"}
     terminal = Terminal(tmp_path, ["-c", program], environ=environ)
     try:
-        terminal.shows("> ")
+        terminal.wait_for_text("> ")
         terminal.press(b"Hi\r")
-        terminal.shows("Hello there.")
+        terminal.wait_for_text("Hello there.")
         terminal.press(b"/quit\r")
-        assert terminal.ends() == 0
-        assert terminal.saved() == ["Hi", "Hello there."]
+        assert terminal.wait_for_exit() == 0
+        assert terminal.saved_messages() == ["Hi", "Hello there."]
         assert b"\x1b" not in terminal.output
     finally:
         terminal.close()
@@ -75,11 +75,11 @@ def test_the_chat_is_plain_lines_in_a_pipe(tmp_path: Path, term: str) -> None:
     program = to_file + PROGRAM.format(tests=str(TESTS), prepare="")
     terminal = Terminal(tmp_path, ["-c", program], environ={"TERM": term})
     try:
-        terminal.until(lambda: said.exists() and "> " in said.read_text())
+        terminal.wait_until(lambda: said.exists() and "> " in said.read_text())
         terminal.press(b"Hi\r")
-        terminal.until(lambda: "Hello there." in said.read_text())
+        terminal.wait_until(lambda: "Hello there." in said.read_text())
         terminal.press(b"/quit\r")
-        assert terminal.ends() == 0
+        assert terminal.wait_for_exit() == 0
         assert "\x1b" not in said.read_text()
         assert b"\x1b" not in terminal.output
     finally:

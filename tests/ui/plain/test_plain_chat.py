@@ -242,12 +242,12 @@ def test_in_a_terminal_nothing_is_drawn_twice(tmp_path: Path) -> None:
     # A locale that is not installed, as SSH often brings one.
     terminal = Terminal(tmp_path, ["-c", program], environ={"LC_ALL": "zz_ZZ.UTF-8"})
     try:
-        terminal.shows("> ")
+        terminal.wait_for_text("> ")
         terminal.press("您好\r".encode())
-        terminal.shows("你好␛[2J!")
+        terminal.wait_for_text("你好␛[2J!")
         terminal.press(b"/quit\r")
-        assert terminal.ends() == 0
-        assert terminal.saved()[0] == "您好"
+        assert terminal.wait_for_exit() == 0
+        assert terminal.saved_messages()[0] == "您好"
         for never in (b"\x1b[2J", b"\x1b[H", b"\x1b[?1049h"):
             assert never not in terminal.output
     finally:
