@@ -1,4 +1,4 @@
-"""The app ends without a word, by a crash in native code or SIGKILL: the terminal is put right."""
+"""A crash in native code or SIGKILL ends the app: the terminal is restored."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ TAKEN_BACK = {
 }
 
 
-def replying(glmtui: Start, server: FakeServer, **how: Callable[[], object]) -> Terminal:
+def start_counting_reply(
+    glmtui: Start, server: FakeServer, **how: Callable[[], object]
+) -> Terminal:
     """The app in the middle of a reply that is partly saved."""
     terminal = glmtui("-m", server.url, **how)
     terminal.wait_for_text("Ask anything")
@@ -45,7 +47,7 @@ def replying(glmtui: Start, server: FakeServer, **how: Callable[[], object]) -> 
     return terminal
 
 
-def is_right_again(terminal: Terminal) -> None:
+def check_terminal_restored(terminal: Terminal) -> None:
     """Waits for the terminal to be as it was before the app."""
     terminal.wait_until(lambda: b"glmtui --continue" in terminal.output)
     assert termios.tcgetattr(terminal.slave) == terminal.modes
@@ -58,10 +60,10 @@ def is_right_again(terminal: Terminal) -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_killed_in_mid_reply(glmtui: Start, counter: FakeServer, number: signal.Signals) -> None:
-    terminal = replying(glmtui, counter)
+    terminal = start_counting_reply(glmtui, counter)
     terminal.process.send_signal(number)
     assert terminal.wait_for_exit() == -number
-    is_right_again(terminal)
+    check_terminal_restored(terminal)
     last = terminal.output.rpartition(b"\x1b[?1049l")[2].decode()
     if number == signal.SIGKILL:
         assert "glmtui was killed." in last
@@ -75,27 +77,27 @@ def test_killed_in_mid_reply(glmtui: Start, counter: FakeServer, number: signal.
 
 
 def test_its_whole_process_group_killed(glmtui: Start, counter: FakeServer) -> None:
-    terminal = replying(glmtui, counter)
+    terminal = start_counting_reply(glmtui, counter)
     os.killpg(terminal.process.pid, signal.SIGKILL)
     terminal.wait_for_exit()
-    is_right_again(terminal)
+    check_terminal_restored(terminal)
 
 
 def test_a_terminal_that_was_given_back_is_left_alone(glmtui: Start, counter: FakeServer) -> None:
-    terminal = replying(glmtui, counter)
+    terminal = start_counting_reply(glmtui, counter)
     terminal.process.send_signal(signal.SIGTSTP)
     terminal.wait_until(lambda: terminal.output.endswith(b"\x1b[?1004l"))
     assert termios.tcgetattr(terminal.slave) == terminal.modes
     terminal.process.kill()
     before = terminal.output
     terminal.process.wait()
-    until_closed(terminal)
+    wait_until_closed(terminal)
     assert terminal.output == before
 
 
 def test_what_a_shell_has_set_since_stays(glmtui: Start, counter: FakeServer) -> None:
-    terminal = replying(glmtui, counter)
-    guard = guards(terminal)[0]
+    terminal = start_counting_reply(glmtui, counter)
+    guard = guard_pids(terminal)[0]
     os.kill(guard, signal.SIGSTOP)  # the shell is quicker
     terminal.process.kill()
     terminal.process.wait()
@@ -108,8 +110,8 @@ def test_what_a_shell_has_set_since_stays(glmtui: Start, counter: FakeServer) ->
 
 
 def test_leaving_ends_the_guard_and_says_nothing(glmtui: Start, counter: FakeServer) -> None:
-    terminal = replying(glmtui, counter)
-    (guard,) = guards(terminal)
+    terminal = start_counting_reply(glmtui, counter)
+    (guard,) = guard_pids(terminal)
     terminal.press(b"\x11")
     assert terminal.wait_for_exit() == 0
     assert not psutil.pid_exists(guard)
@@ -118,28 +120,28 @@ def test_leaving_ends_the_guard_and_says_nothing(glmtui: Start, counter: FakeSer
 
 
 def test_an_app_whose_guard_was_killed_goes_on(glmtui: Start, counter: FakeServer) -> None:
-    terminal = replying(glmtui, counter)
-    os.kill(guards(terminal)[0], signal.SIGKILL)
+    terminal = start_counting_reply(glmtui, counter)
+    os.kill(guard_pids(terminal)[0], signal.SIGKILL)
     terminal.press(b"\x11")
     assert terminal.wait_for_exit() == 0
     assert termios.tcgetattr(terminal.slave) == terminal.modes
 
 
-def guards(terminal: Terminal) -> list[int]:
+def guard_pids(terminal: Terminal) -> list[int]:
     """The processes that guard this terminal."""
     children = psutil.Process(terminal.process.pid).children()
     return [child.pid for child in children if str(PROGRAM) in child.cmdline()]
 
 
-def until_closed(terminal: Terminal) -> None:
+def wait_until_closed(terminal: Terminal) -> None:
     """Reads while anything but this test has the terminal open."""
     name, end = os.ttyname(terminal.slave), time.monotonic() + 10
-    while any(has_open(process, name) for process in psutil.process_iter()):
+    while any(has_file_open(process, name) for process in psutil.process_iter()):
         assert time.monotonic() < end
         terminal.read()
 
 
-def has_open(process: psutil.Process, name: str) -> bool:
+def has_file_open(process: psutil.Process, name: str) -> bool:
     if process.pid == os.getpid():
         return False
     try:

@@ -1,4 +1,4 @@
-"""kill -9 at random moments of a reply: the question is there, and at most a second is missing.
+"""kill -9 at random moments of a reply: the question is saved, and at most one second is lost.
 
 Each victim is a process of its own with the app's own Session, Saver and Store, forked from one
 that has them imported, so that many moments can be tried; a few more are the whole app in a
@@ -72,7 +72,7 @@ for line in sys.stdin:
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
+class KilledRun:
     """What a victim left.
 
     Attributes:
@@ -85,7 +85,7 @@ class Death:
     words: tuple[float, ...]
 
 
-def deaths(tmp_path: Path, count: int) -> list[Death]:
+def kill_runs(tmp_path: Path, count: int) -> list[KilledRun]:
     """Kills so many victims, each at a moment of its own."""
     tests = Path(__file__).parents[1]
     code = NURSERY.format(paths=[str(tests), str(tests.parent)])
@@ -98,7 +98,7 @@ def deaths(tmp_path: Path, count: int) -> list[Death]:
     assert nursery.stdin is not None
     assert nursery.stdout is not None
     moments = random.Random(count)  # other moments with another --kills
-    done: list[Death] = []
+    done: list[KilledRun] = []
     try:
         for first in range(0, count, SHARE):
             alive: list[tuple[float, int, Path]] = []
@@ -115,14 +115,14 @@ def deaths(tmp_path: Path, count: int) -> list[Death]:
                 log = folder / "log"
                 raw = log.read_bytes() if log.exists() else b""
                 times = struct.unpack(f"{len(raw) // 8}d", raw[: len(raw) // 8 * 8])
-                done.append(Death(folder / "conversations", at, bool(times), times[1:]))
+                done.append(KilledRun(folder / "conversations", at, bool(times), times[1:]))
     finally:
         nursery.kill()
         nursery.communicate()
     return done
 
 
-def found(folder: Path) -> Conversation | None:
+def saved_conversation(folder: Path) -> Conversation | None:
     """What the next start finds; nothing may be unreadable or left over."""
     store = Store(folder)
     listed = store.summaries()
@@ -141,8 +141,8 @@ def last_number(terminal: Terminal) -> int:
 
 def test_killed_at_random_moments(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     short: list[float] = []
-    for death in deaths(tmp_path, request.config.getoption("--kills")):
-        kept = found(death.folder)
+    for death in kill_runs(tmp_path, request.config.getoption("--kills")):
+        kept = saved_conversation(death.folder)
         if not death.asked:
             continue  # the engine had not been asked: the question may or may not be there
         assert kept is not None
@@ -170,7 +170,7 @@ def test_the_whole_app_killed_and_continued(glmtui: Start, counter: FakeServer) 
         seen = last_number(terminal)
         terminal.process.kill()
         terminal.process.wait()
-        found_now = found(terminal.folder / "data/conversations")
+        found_now = saved_conversation(terminal.folder / "data/conversations")
         assert found_now is not None
         assert found_now.path[0].content == "Count"
         words = found_now.path[1].content.split() if found_now.path[1:] else []

@@ -1,4 +1,4 @@
-"""Under a running app: an editor in its file, another glmtui, a clock that goes back."""
+"""Changes from outside while the app runs: an edited file, another glmtui, a clock set back."""
 
 from __future__ import annotations
 
@@ -19,12 +19,7 @@ from support.fake_server import Exchange, delta, serving
 from support.session_driver import SessionDriver
 
 
-def saved(folder: Path) -> list[str]:
-    return [message.content for message in Store(folder / "data/conversations").load("last").path]
-
-
-def kept(folder: Path) -> Path:
-    """A conversation on disk, as an earlier run left it."""
+def save_old_conversation(folder: Path) -> Path:
     talk = Conversation.new().add(Message("user", "Old question"))
     talk = talk.add(Message("assistant", "Old answer", finish_reason="stop"))
     with Store(folder / "data/conversations") as store:
@@ -55,7 +50,7 @@ def test_a_file_edited_by_hand_while_a_reply_is_written(
         exchange.event(delta(finish="stop"))
         exchange.end()
 
-    path = kept(tmp_path)
+    path = save_old_conversation(tmp_path)
     with serving(answer) as server:
         terminal = glmtui("--continue", "-m", server.url)
         terminal.wait_for_text("ready")
@@ -91,7 +86,7 @@ def test_a_file_edited_by_hand_while_a_reply_is_written(
 
 def test_two_apps_on_one_conversation(glmtui: Start, tmp_path: Path) -> None:
     """What is said in the second is in a copy before its model hears of it."""
-    path = kept(tmp_path)
+    path = save_old_conversation(tmp_path)
     asked_with: list[int] = []
 
     def answer(exchange: Exchange) -> None:

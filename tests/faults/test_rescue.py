@@ -1,4 +1,4 @@
-"""What a disk does not take is put elsewhere: folders that fail or hang are not waited for."""
+"""Rescue and export: folders that fail or hang do not delay them for long."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from support.emulated_terminal import Terminal
 LEFT_ALTERNATE_SCREEN = b"\x1b[?1049l"
 
 
-HELD = "engine.held_after = 1; engine.pieces = ['Once', ' upon']"
+HELD = "engine.pause_after = 1; engine.pieces = ['Once', ' upon']"
 
 
 def test_ctrl_q_leaves_the_terminal_as_it_was(start: Callable[..., Terminal]) -> None:

@@ -190,7 +190,7 @@ async def test_clear_gives_the_cache_back(folders: Path) -> None:
         await driver.ask("Go")
         assert driver.app.session.cached_tokens == 15
         await driver.submit("/clear")
-        assert driver.engine.forgotten == 1
+        assert driver.engine.forget_calls == 1
         assert driver.app.session.cached_tokens == 0
         assert not driver.app.session.conversation.messages
         assert driver.store.load("last").path[-1].content == "Hello there."

@@ -1,4 +1,4 @@
-"""Drafts: what was typed and not sent is there again, whatever happened."""
+"""Drafts: unsent text is restored after a restart or a crash."""
 
 from __future__ import annotations
 

@@ -58,13 +58,13 @@ def test_what_is_typed_goes_out_and_comes_back(
     assert termios.tcgetattr(terminal.slave) == terminal.modes
 
 
-RELEASED = """engine.held_after = 1; engine.pieces = ["Once", " upon", " a time."]
+RELEASED = """engine.pause_after = 1; engine.pieces = ["Once", " upon", " a time."]
     import pathlib, threading, time
 
     def release():
         while not pathlib.Path({go!r}).exists():
             time.sleep(0.02)
-        engine.hold.set()
+        engine.resume.set()
 
     threading.Thread(target=release, daemon=True).start()"""
 
