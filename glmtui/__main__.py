@@ -3,11 +3,12 @@
 import sys
 
 import glmtui
-from glmtui.system.programs import drop_working_folder
+from glmtui.system.programs import remove_working_folder_from_path
 
-drop_working_folder(glmtui.__file__)  # before anything is imported that could be found there
+# Must run before any import that a file in the working folder could replace.
+remove_working_folder_from_path(glmtui.__file__)
 
-from glmtui.cli.command_line import main  # noqa: E402
+from glmtui.cli.main import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

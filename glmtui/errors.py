@@ -1,43 +1,43 @@
-"""Every error a user can meet: what happened, and what to do about it.
+"""All errors that are shown to users: what happened, and what to do about it.
 
     GlmtuiError
-    ├─ UsageError               a command line that means nothing
-    ├─ ConfigError              a setting: in the file, the environment or a flag
+    ├─ UsageError               wrong command line arguments
+    ├─ ConfigError              a wrong setting in the file, the environment or a flag
     ├─ StoreError               conversations on disk
     │  ├─ ConversationNotFound
     │  ├─ ConversationInUse
     │  ├─ ConversationChanged
     │  ├─ CorruptConversation
     │  └─ NewerFormat
-    ├─ ModelError               a model before it is in memory
+    ├─ ModelError               finding, downloading or loading a model
     │  ├─ ModelNotFound
     │  ├─ UnsupportedModel
     │  ├─ BadCheckpoint
     │  └─ DownloadError
-    ├─ EngineError              a model at work
+    ├─ EngineError              running a loaded model
     │  ├─ OutOfMemory
     │  └─ PromptTooLong
     ├─ ServerError              an OpenAI-compatible server
-    └─ ToolError                a program that a model wants to call
+    └─ ToolError                a program that a model calls
 
-They are raised at the place that knows the cause, and caught in three: the command line, the
-engine thread's loop, and the app's handler of failed requests. Nothing here knows who shows them.
+They are raised where the cause is known and caught in three places: the command line, the loop of
+the engine thread, and the app's handler of failed requests.
 """
 
-from glmtui.net.addresses import without_credentials
+from glmtui.net.addresses import redact_credentials
 
 
 class GlmtuiError(Exception):
-    """An error for the user's eyes. Passwords and queries of URLs in its text are left out.
+    """An error to show to the user. Passwords and queries of URLs in its text are redacted.
 
     Args:
-        message: what happened, naming the file, model or setting.
-        hint: what to do about it; empty where there is nothing to do.
+        message: what happened, with the name of the file, model or setting.
+        hint: what to do about it; may be empty.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        self.message = without_credentials(message)
-        self.hint = without_credentials(hint)
+        self.message = redact_credentials(message)
+        self.hint = redact_credentials(hint)
         super().__init__(self.message)
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ class GlmtuiError(Exception):
 
 
 class UsageError(GlmtuiError):
-    """The command line asks for something that does not exist or does not fit together."""
+    """The arguments of the command line are unknown or contradict each other."""
 
 
 class ConfigError(GlmtuiError):
@@ -57,60 +57,60 @@ class StoreError(GlmtuiError):
 
 
 class ConversationNotFound(StoreError):
-    """No saved conversation has this id, or more than one has."""
+    """No saved conversation, or more than one, matches this id."""
 
 
 class ConversationInUse(StoreError):
-    """Another program has this conversation open for writing."""
+    """Another process has this conversation open for writing."""
 
 
 class ConversationChanged(StoreError):
-    """The file is not as this program last read or wrote it; it is not overwritten."""
+    """The file was changed outside this process; it is not overwritten."""
 
 
 class CorruptConversation(StoreError):
-    """A conversation file cannot be understood; it is set aside, never overwritten."""
+    """A conversation file cannot be parsed; it is set aside, never overwritten."""
 
 
 class NewerFormat(StoreError):
-    """A conversation file was written by a newer glmtui than this one."""
+    """A conversation file was written by a newer version of glmtui."""
 
 
 class ModelError(GlmtuiError):
-    """A model cannot be found, fetched or understood."""
+    """A model cannot be found, downloaded or loaded."""
 
 
 class ModelNotFound(ModelError):
-    """No model of this name is on this machine."""
+    """There is no model of this name on this machine."""
 
 
 class UnsupportedModel(ModelError):
-    """The checkpoint is sound but of a kind we do not run."""
+    """The checkpoint is valid, but glmtui does not support its kind."""
 
 
 class BadCheckpoint(ModelError):
-    """A checkpoint's files are missing, damaged, or contradict each other."""
+    """Files of a checkpoint are missing, damaged, or contradict each other."""
 
 
 class DownloadError(ModelError):
-    """Fetching a model failed: network, disk, index, permission or checksum."""
+    """A download failed: network, disk, package index, permission or checksum."""
 
 
 class EngineError(GlmtuiError):
-    """A loaded model failed at its work."""
+    """A loaded model failed while running."""
 
 
 class OutOfMemory(EngineError):
-    """The device has no room for the weights, the cache, or the step."""
+    """The device lacks memory for the weights, the cache, or a computation."""
 
 
 class PromptTooLong(EngineError):
-    """The last question alone does not fit into the context."""
+    """The last question alone is longer than the context."""
 
 
 class ServerError(GlmtuiError):
-    """An OpenAI-compatible server refused, failed, or fell silent."""
+    """An OpenAI-compatible server refused a request, failed, or does not answer."""
 
 
 class ToolError(GlmtuiError):
-    """A tool that a model calls does not exist, or cannot be run with these arguments."""
+    """A tool called by a model does not exist, or cannot run with these arguments."""

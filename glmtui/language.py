@@ -1,8 +1,7 @@
-"""The language the program speaks: English as it is written, others from gettext catalogues.
+"""The language of the user interface: English, or a translation from a gettext catalogue.
 
-`_("Some {thing}").format(thing=...)` is looked up when it is shown; `N_` marks a text that stands
-in a table and is looked up later. Texts are never f-strings: Babel extracts them as they stand.
-Catalogues lie in ``glmtui/locale/<language>/LC_MESSAGES/glmtui.mo``. Knows no settings.
+Use ``_("Some {thing}").format(thing=...)``, never f-strings: Babel extracts the texts from the
+source code. Catalogues are in ``glmtui/locale/<language>/LC_MESSAGES/glmtui.mo``.
 """
 
 from __future__ import annotations
@@ -11,30 +10,33 @@ import gettext
 import locale
 import os
 from pathlib import Path
+from typing import Literal, get_args
 
-LANGUAGES = ("en", "zh")
-FOLDER = Path(__file__).parent / "locale"
+Language = Literal["en", "zh"]
+"""Languages of the interface. All but the first, which the source code is in, have a catalogue."""
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+LOCALE_FOLDER = Path(__file__).parent / "locale"
 
 _catalogue = gettext.NullTranslations()
 
 
-def speak(language: str) -> str:
-    """Sets the language for the whole process: "en", "zh", or "auto" for the locale's.
+def set_language(language: str) -> str:
+    """Set the language of the whole process: one of `LANGUAGES`, or "auto" for that of the locale.
 
     Returns:
-        Which it is now; "en" where there is no catalogue for the one asked for.
+        The language that is set: "en" if there is no catalogue for the requested one.
     """
     global _catalogue
-    asked = _of_locale() if language == "auto" else language
-    found = asked in LANGUAGES[1:] and gettext.find("glmtui", str(FOLDER), [asked])
+    requested = _locale_language() if language == "auto" else language
+    found = requested in LANGUAGES[1:] and gettext.find("glmtui", str(LOCALE_FOLDER), [requested])
     _catalogue = gettext.NullTranslations()
     if found:
-        _catalogue = gettext.translation("glmtui", str(FOLDER), [asked])
-    return asked if found else "en"
+        _catalogue = gettext.translation("glmtui", str(LOCALE_FOLDER), [requested])
+    return requested if found else "en"
 
 
-def _of_locale() -> str:
-    """The two letters of the language that messages are wanted in, as POSIX says."""
+def _locale_language() -> str:
+    """The two-letter language of messages, by the POSIX order of environment variables."""
     for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
         if value := os.environ.get(name):
             return value[:2].lower()
@@ -42,15 +44,15 @@ def _of_locale() -> str:
 
 
 def _(text: str) -> str:
-    """`text` in the language that is spoken."""
+    """Translate `text`."""
     return _catalogue.gettext(text) if text else ""
 
 
-def ngettext(one: str, many: str, count: int) -> str:
-    """The one of both that goes with `count`, in the language that is spoken."""
-    return _catalogue.ngettext(one, many, count)
+def ngettext(singular: str, plural: str, count: int) -> str:
+    """Translate the form that `count` requires."""
+    return _catalogue.ngettext(singular, plural, count)
 
 
 def N_(text: str) -> str:  # noqa: N802 - gettext's name
-    """`text` as it is, marked for translation; `_` looks it up where it is shown."""
+    """Mark `text` for extraction and return it as it is; translate it with `_` when displayed."""
     return text

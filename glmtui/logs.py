@@ -1,7 +1,7 @@
-"""Logs: files for their owner alone that never grow for ever, and an error of ours in one line.
+"""Log files: private to their owner, limited in size, with warnings and tracebacks.
 
-What goes there are warnings and tracebacks, never the values in their frames: those would hold
-what was said, and keys. Knows where tracebacks go, and no command.
+They never hold the values of variables in a traceback's frames: these could be conversations or
+API keys.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from pathlib import Path
 from glmtui import __version__
 from glmtui.errors import GlmtuiError
 from glmtui.language import _
-from glmtui.net.addresses import without_credentials
+from glmtui.net.addresses import redact_credentials
 from glmtui.system import paths
 from glmtui.system.durable_files import make_private_folder
 
-LOG_BYTES = 1_000_000  # a log that is longer begins anew; the old one is kept beside it
-LOOK_SECONDS = 10.0  # between looks at what libraries have written
-JOIN_SECONDS = 1.0  # the log's disk may hang
+MAX_LOG_BYTES = 1_000_000  # a larger log is renamed to .old.log and a new one is started
+ROTATION_CHECK_SECONDS = 10.0  # interval between checks of the size
+JOIN_SECONDS = 1.0  # limit of waiting for the thread at the end: the disk may hang
 
 
 def open_log(log: Path) -> int:
-    """A descriptor to append to a log with. Raises OSError where it cannot be written."""
+    """Open a log for appending, rotate it if it is large, return the descriptor. Raises OSError."""
     make_private_folder(log.parent)
-    if log.exists() and log.stat().st_size > LOG_BYTES:
+    if log.exists() and log.stat().st_size > MAX_LOG_BYTES:
         log.replace(log.with_suffix(".old.log"))
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(log, flags, 0o600)
 
 
-def renew(log: Path, *descriptors: int) -> None:
-    """Has descriptors that lead to a log that is too long lead to a new one of that name.
+def rotate_if_large(log: Path, *descriptors: int) -> None:
+    """Redirect descriptors from a log that is too large to a new one of the same name.
 
-    Nothing is lost, and any thread may call it. Where another program has put the long one away
-    already, they join it in its new one. Raises OSError.
+    Thread-safe; no line is lost. If another process has rotated the log already, the descriptors
+    are redirected to the log that it started. Raises OSError.
     """
-    if os.fstat(descriptors[0]).st_size <= LOG_BYTES:
+    if os.fstat(descriptors[0]).st_size <= MAX_LOG_BYTES:
         return
     fresh = open_log(log)
     for descriptor in descriptors:
@@ -51,27 +51,27 @@ def renew(log: Path, *descriptors: int) -> None:
 
 
 @contextmanager
-def kept_short(log: Path, *descriptors: int) -> Iterator[None]:
-    """Meanwhile the log is renewed soon after it has grown too long, whoever writes to it."""
-    ended = threading.Event()
+def log_rotation(log: Path, *descriptors: int) -> Iterator[None]:
+    """Rotate the log in the background during the block, whoever writes to it."""
+    stop = threading.Event()
 
-    def look() -> None:
-        while not ended.wait(LOOK_SECONDS):
-            with suppress(OSError):  # the long one goes on
-                renew(log, *descriptors)
+    def watch() -> None:
+        while not stop.wait(ROTATION_CHECK_SECONDS):
+            with suppress(OSError):  # writing to the large one goes on
+                rotate_if_large(log, *descriptors)
 
-    thread = threading.Thread(target=look, name="glmtui-log", daemon=True)
+    thread = threading.Thread(target=watch, name="glmtui-log", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        ended.set()
+        stop.set()
         thread.join(JOIN_SECONDS)
 
 
 @contextmanager
-def warnings_to(descriptor: int) -> Iterator[None]:
-    """Meanwhile, what any part of the program warns of is written to this descriptor."""
+def log_warnings_to(descriptor: int) -> Iterator[None]:
+    """Write all warnings of the `logging` module to this descriptor during the block."""
     with open(descriptor, "a", encoding="utf-8", errors="replace", closefd=False) as file:
         handler = logging.StreamHandler(file)
         handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -85,22 +85,22 @@ def warnings_to(descriptor: int) -> Iterator[None]:
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return without_credentials(super().format(record))
+        return redact_credentials(super().format(record))
 
 
-def append(log: Path, text: str) -> None:
-    """Adds text to a log, without passwords of addresses. Raises OSError."""
+def append_to_log(log: Path, text: str) -> None:
+    """Append text to a log, with URLs redacted. Raises OSError."""
     with os.fdopen(open_log(log), "a", encoding="utf-8", errors="replace") as file:
-        file.write(without_credentials(text))
+        file.write(redact_credentials(text))
 
 
-def unexpected(error: BaseException) -> GlmtuiError:
-    """The error in a line; its traceback goes to a log file."""
+def log_unexpected(error: BaseException) -> GlmtuiError:
+    """Append the traceback of a bug to crash.log and return an error that names the file."""
     log = paths.state_dir() / "crash.log"
-    what = _("unexpected {kind}: {error}").format(kind=type(error).__name__, error=error)
+    message = _("unexpected {kind}: {error}").format(kind=type(error).__name__, error=error)
     try:
         head = f"glmtui {__version__}, {datetime.now():%Y-%m-%d %H:%M:%S}\n"
-        append(log, head + "".join(traceback.format_exception(error)) + "\n")
+        append_to_log(log, head + "".join(traceback.format_exception(error)) + "\n")
     except OSError:
-        return GlmtuiError(what, _("The details could not be written to {log}.").format(log=log))
-    return GlmtuiError(what, _("The details are in {log}.").format(log=log))
+        return GlmtuiError(message, _("The details could not be written to {log}.").format(log=log))
+    return GlmtuiError(message, _("The details are in {log}.").format(log=log))

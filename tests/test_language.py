@@ -20,7 +20,7 @@ from rich.cells import cell_len
 
 from glmtui import errors, language
 from glmtui.commands import COMMANDS
-from glmtui.language import LANGUAGES, N_, _, ngettext, speak
+from glmtui.language import LANGUAGES, N_, _, ngettext, set_language
 from support import catalogue
 from support.app_pilot import SERVER, folders, run_app
 from support.fake_engine import FakeEngine
@@ -32,9 +32,9 @@ OTHERS = LANGUAGES[1:]
 
 @pytest.fixture
 def chinese() -> Iterator[None]:
-    assert speak("zh") == "zh"
+    assert set_language("zh") == "zh"
     yield
-    speak("en")
+    set_language("en")
 
 
 def words(message: Message) -> list[str]:
@@ -88,7 +88,7 @@ def test_what_is_compiled_is_what_is_written(code: str) -> None:
 def test_babel_finds_every_call() -> None:
     """A call inside an f-string is found by some Pythons and not by others."""
     known = {text for message in catalogue.template() for text in ids(message)}
-    for path in language.FOLDER.parent.rglob("*.py"):
+    for path in language.LOCALE_FOLDER.parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 if node.func.id not in ("_", "N_", "ngettext"):
@@ -117,7 +117,7 @@ def untranslated(node: ast.expr) -> bool:
 
 
 def test_an_error_is_said_in_the_language_that_is_spoken() -> None:
-    for path in language.FOLDER.parent.rglob("*.py"):
+    for path in language.LOCALE_FOLDER.parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ERRORS:
                 said = [ast.unparse(word) for word in node.args[:2] if untranslated(word)]
@@ -142,9 +142,9 @@ def test_which_language_is_spoken(
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    assert speak(asked) == spoken
+    assert set_language(asked) == spoken
     assert _("Quit") == ("退出" if spoken == "zh" else "Quit")
-    speak("en")
+    set_language("en")
 
 
 @pytest.mark.usefixtures("chinese")

@@ -30,6 +30,8 @@ ROOMS = (
     "chat",
     "commands",
     "store",
+    "engine.progress",
+    "engine.model_info",
     "engine.api",
     "engine.hardware",
     "engine.catalog",
@@ -152,7 +154,7 @@ def loaded_by(statement: str) -> set[str]:
     ("statement", "absent"),
     [
         ("import glmtui", TORCH | SCREEN),
-        ("import glmtui.cli.command_line", TORCH | SCREEN | {"httpx", "huggingface_hub"}),
+        ("import glmtui.cli.main", TORCH | SCREEN | {"httpx", "huggingface_hub"}),
         ("import glmtui.ui.launch, glmtui.ui.chat.screen", TORCH | {"huggingface_hub", "httpx"}),
         ("import glmtui.engine.thread", TORCH | SCREEN),
         ("import glmtui.engine, glmtui.engine.catalog.resolver", TORCH | SCREEN),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from glmtui.sanitize import _UNSAFE, MOST_MARKS, VisibleStream, one_line, visible
+from glmtui.sanitize import _UNSAFE, MAX_MARKS, StreamSanitizer, sanitize, sanitize_line
 from glmtui.ui.terminal.graphemes import clusters
 
 NASTY = (
@@ -21,38 +21,38 @@ TEXTS = st.text(st.one_of(st.sampled_from("ab \n\t\r[" + NASTY), st.characters()
 
 @given(TEXTS)
 def test_nothing_left_acts_on_a_terminal(text: str) -> None:
-    for char in visible(text):
+    for char in sanitize(text):
         assert char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cs")
         assert unicodedata.bidirectional(char) not in (
             *("LRE", "RLE", "LRO", "RLO", "PDF"),
             *("LRI", "RLI", "FSI", "PDI"),
         )
-    visible(text).encode()  # a lone surrogate would raise
+    sanitize(text).encode()  # a lone surrogate would raise
 
 
 @given(TEXTS)
 def test_cleaning_twice_changes_nothing(text: str) -> None:
-    assert visible(visible(text)) == visible(text)
+    assert sanitize(sanitize(text)) == sanitize(text)
 
 
 @given(TEXTS)
 def test_nothing_is_dropped(text: str) -> None:
-    assert len(visible(text)) == len(text) - text.count("\r\n")
+    assert len(sanitize(text)) == len(text) - text.count("\r\n")
 
 
 @given(TEXTS, TEXTS)
 def test_pieces_cleaned_apart_are_never_worse_than_together(first: str, second: str) -> None:
-    apart = visible(first) + visible(second)
-    assert visible(apart) == apart
+    apart = sanitize(first) + sanitize(second)
+    assert sanitize(apart) == apart
     if not (first.endswith("\r") and second.startswith("\n")):
-        assert apart == visible(first + second)
+        assert apart == sanitize(first + second)
 
 
 @given(st.lists(TEXTS))
 def test_a_stream_gives_what_the_whole_gives(pieces: list[str]) -> None:
-    stream = VisibleStream()
-    shown = "".join(map(stream.feed, pieces)) + stream.end()
-    assert shown == visible("".join(pieces))
+    stream = StreamSanitizer()
+    shown = "".join(map(stream.feed, pieces)) + stream.flush()
+    assert shown == sanitize("".join(pieces))
 
 
 MARKS = "\u0301\u0e34\u1161\u200d\ufe0f\U0001f3fd\u0903"
@@ -69,20 +69,20 @@ RUNS = st.lists(
 @example("\u1100" + "\u1161" * 31)
 @example("\u200d\u0301" * 31)
 def test_no_character_is_drawn_from_more_than_a_few_dozen(text: str) -> None:
-    shown = visible(text)
-    assert visible(shown) == shown
+    shown = sanitize(text)
+    assert sanitize(shown) == shown
     assert len(shown) == len(text) - text.count("\r\n")
     for line in shown.split("\n"):
         for start, end, _ in clusters(line):
-            assert end - start <= MOST_MARKS + 2  # with the first, and one that a joiner joins
+            assert end - start <= MAX_MARKS + 2  # with the first, and one that a joiner joins
 
 
 @given(RUNS, st.lists(st.integers(0, 500)))
 def test_marks_are_counted_over_the_pieces_of_a_stream(text: str, cuts: list[int]) -> None:
-    stream, at = VisibleStream(), sorted(cuts)
+    stream, at = StreamSanitizer(), sorted(cuts)
     pieces = [text[a:b] for a, b in pairwise([0, *at, max([len(text), *at])])]
     assert "".join(pieces) == text
-    assert "".join(map(stream.feed, pieces)) + stream.end() == visible(text)
+    assert "".join(map(stream.feed, pieces)) + stream.flush() == sanitize(text)
 
 
 def test_marks_that_a_language_needs_stay() -> None:
@@ -90,16 +90,16 @@ def test_marks_that_a_language_needs_stay() -> None:
         "שָׁלוֹם עֲלֵיכֶם",
         "བསྒྲུབས",
         "क्ष्म्य",
-        "e" + "\u0301" * MOST_MARKS,
+        "e" + "\u0301" * MAX_MARKS,
         "👨🏽\u200d❤\ufe0f\u200d💋\u200d👨🏽",
     ):
-        assert visible(text) == text
+        assert sanitize(text) == text
 
 
 @given(TEXTS)
 def test_one_line_is_one_line(text: str) -> None:
-    assert len(one_line(text).splitlines()) <= 1
-    assert "\t" not in one_line(text)
+    assert len(sanitize_line(text).splitlines()) <= 1
+    assert "\t" not in sanitize_line(text)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_one_line_is_one_line(text: str) -> None:
     ],
 )
 def test_what_hides_is_shown(text: str, shown: str) -> None:
-    assert visible(text) == shown
+    assert sanitize(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -132,15 +132,15 @@ def test_what_hides_is_shown(text: str, shown: str) -> None:
     ],
 )
 def test_honest_text_stays(text: str) -> None:
-    assert visible(text) == text
+    assert sanitize(text) == text
 
 
 def test_a_title_loses_its_breaks_only() -> None:
-    assert one_line("  第一行\r\n\t second\x1b ") == "第一行 second␛"
+    assert sanitize_line("  第一行\r\n\t second\x1b ") == "第一行 second␛"
 
 
 def test_what_python_can_print_hides_nothing() -> None:
-    """`visible` and `one_line` look no further at such text."""
+    """`sanitize` and `sanitize_line` look no further at such text."""
     for char in map(chr, range(sys.maxunicode + 1)):
         if char.isprintable():
             assert not _UNSAFE.match(char)

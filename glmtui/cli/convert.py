@@ -1,7 +1,4 @@
-"""``glmtui slim`` and ``glmtui quantize``: a model made out of another, from the command line.
-
-Knows arguments, signals and the progress line; the work is `engine.slim`'s and `engine.prepare`'s.
-"""
+"""``glmtui slim`` and ``glmtui quantize``: converting a model, with progress and cancellation."""
 
 from __future__ import annotations
 
@@ -12,59 +9,63 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from glmtui.cli.progress import ProgressLine
-from glmtui.cli.tables import size
-from glmtui.engine.api import ServerSpec
+from glmtui.cli.tables import format_size
 from glmtui.engine.catalog import resolver
+from glmtui.engine.model_info import ServerSpec
 from glmtui.errors import GlmtuiError, ModelError, UsageError
 from glmtui.language import _
 
 
-class Stopped(GlmtuiError):
-    """The person who asked for it stopped it; nothing of it is left."""
+class Interrupted(GlmtuiError):
+    """The user interrupted the conversion; its files were removed."""
 
 
-def remake(args: Namespace) -> str:
-    """Does what the command line asks for. Returns what to tell of it.
+def convert_model(args: Namespace) -> str:
+    """Converts a model as the arguments say. Returns the message for the user.
 
     Raises:
-        Stopped: by a signal.
-        GlmtuiError: it cannot be done.
+        Interrupted: by a signal.
+        GlmtuiError: the conversion failed.
     """
     source = resolver.resolve(args.source)
     if isinstance(source, ServerSpec):
         raise UsageError(
-            _("{name} is a server, not a model on this machine").format(name=args.source)
+            _("{name} is a server, not a model on this machine.").format(name=args.source)
         )
-    with _stop_signal() as stopped, ProgressLine() as line:
+    with _cancel_on_signal() as cancelled, ProgressLine() as line:
         try:
             if args.command == "slim":
-                from glmtui.engine.convert.slim import slim
+                from glmtui.engine.convert.slim import convert_to_slim
 
-                made = slim(source.path, args.target, on_progress=line, cancelled=stopped)
-                return f"{made.summary}\nChat with it: glmtui -m {made.folder}"
+                result = convert_to_slim(
+                    source.path, args.target, on_progress=line, cancelled=cancelled
+                )
+                return f"{result.summary}\nChat with it: glmtui -m {result.folder}"
             from glmtui.engine.convert.quantize import quantize_checkpoint
 
             info = quantize_checkpoint(
-                source, args.target, args.bits, on_progress=line, cancelled=stopped
+                source, args.target, args.bits, on_progress=line, cancelled=cancelled
             )
         except ModelError as error:
-            if stopped.is_set():
-                raise Stopped(f"{args.command} was stopped; nothing of it is left.") from error
+            if cancelled.is_set():
+                raise Interrupted(
+                    f"{args.command} was interrupted; its files were removed."
+                ) from error
             raise
     return (
-        f"{info.path} is ready: {size(info.nbytes)}, {info.stored}.\n"
+        f"Written to {info.path} ({format_size(info.nbytes)}, {info.stored}).\n"
         f"Chat with it: glmtui -m {info.name}"
     )
 
 
 @contextmanager
-def _stop_signal() -> Iterator[threading.Event]:
-    """Set by Ctrl+C or SIGTERM in place of an interruption, which torch does not bear."""
-    stopped = threading.Event()
+def _cancel_on_signal() -> Iterator[threading.Event]:
+    """An event that Ctrl+C or SIGTERM sets. A KeyboardInterrupt within torch is not safe."""
+    cancelled = threading.Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: stopped.set()) for number in numbers]
+    previous = [signal.signal(number, lambda *_: cancelled.set()) for number in numbers]
     try:
-        yield stopped
+        yield cancelled
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)

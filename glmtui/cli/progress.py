@@ -1,7 +1,7 @@
-"""One line on a terminal's stderr that says how far a long job is, and leaves no trace.
+"""A progress line on stderr that is redrawn in place and erased at the end.
 
-Where stderr is no terminal it says nothing. A terminal that cannot place a cursor gets a line now
-and then, without escape sequences. Knows no job.
+If stderr is not a terminal, nothing is printed. A terminal that cannot move the cursor gets a new
+line from time to time, without escape sequences.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ import time
 
 from rich.cells import set_cell_size
 
-from glmtui.engine.api import Progress
-from glmtui.sanitize import one_line
-from glmtui.system.terminfo import can_place_cursor
+from glmtui.engine.progress import Progress
+from glmtui.sanitize import sanitize_line
+from glmtui.system.terminfo import can_move_cursor
 
 ERASE = "\r\x1b[K"
-SHOW_SECONDS = 0.1
-LINE_SECONDS = 10.0  # between two lines, where they stay
+REDRAW_SECONDS = 0.1  # least time between two updates in place
+LINE_SECONDS = 10.0  # least time between two lines on a terminal that cannot move the cursor
 
 
 class ProgressLine:
     """A `ProgressHook`; as a context manager it erases its line at the end."""
 
     def __init__(self) -> None:
-        self._on = sys.stderr.isatty()
-        self._stays = self._on and not can_place_cursor()
-        self._line_at = time.monotonic()  # when the last line that stays was written
-        self._what = ""
-        self._began = 0.0
-        self._first = 0
-        self._shown = 0.0
+        self._is_terminal = sys.stderr.isatty()
+        self._appends_lines = self._is_terminal and not can_move_cursor()
+        self._last_line = time.monotonic()  # when the last line was appended
+        self._last_redraw = 0.0
+        self._job = ""
+        self._job_start = 0.0
+        self._done_at_start = 0
 
     def __enter__(self) -> ProgressLine:
         return self
@@ -40,47 +40,47 @@ class ProgressLine:
         self.erase()
 
     def __call__(self, progress: Progress) -> None:
-        """Shows how many bytes there are of how many, and the rate; at most ten times a second."""
+        """Shows the bytes done and the rate, at most ten times a second."""
         now = time.monotonic()
-        if progress.what != self._what:
-            self._what, self._began, self._first = progress.what, now, progress.done
-            self._line_at = now - LINE_SECONDS
-        elif now - self._shown < SHOW_SECONDS:
+        if progress.what != self._job:
+            self._job, self._job_start, self._done_at_start = progress.what, now, progress.done
+            self._last_line = now - LINE_SECONDS
+        elif now - self._last_redraw < REDRAW_SECONDS:
             return
-        self._shown = now
-        seconds = now - self._began
-        # What a resumed download already had says nothing of the rate.
-        rate = (progress.done - self._first) / seconds if seconds >= 1 else None
-        self.show(describe(progress, rate))
+        self._last_redraw = now
+        seconds = now - self._job_start
+        # The rate does not include what a resumed download already had.
+        rate = (progress.done - self._done_at_start) / seconds if seconds >= 1 else None
+        self.show(format_progress(progress, rate))
 
     def show(self, text: str) -> None:
-        """Puts `text` in place of what the line said."""
-        if self._stays:
-            self._add(text)
-        elif self._on:
-            room = shutil.get_terminal_size().columns - 1
-            sys.stderr.write(ERASE + set_cell_size(one_line(text), room).rstrip())
+        """Replaces the text of the line."""
+        if self._appends_lines:
+            self._append_line(text)
+        elif self._is_terminal:
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write(ERASE + set_cell_size(sanitize_line(text), width).rstrip())
             sys.stderr.flush()
 
     def erase(self) -> None:
-        """Gives the line back to whatever comes next."""
-        if self._on and not self._stays:
+        """Erases the line, so that other output can follow."""
+        if self._is_terminal and not self._appends_lines:
             sys.stderr.write(ERASE)
             sys.stderr.flush()
 
-    def _add(self, text: str) -> None:
+    def _append_line(self, text: str) -> None:
         now = time.monotonic()
-        if now - self._line_at >= LINE_SECONDS:
-            self._line_at = now
-            sys.stderr.write(one_line(text) + "\n")
+        if now - self._last_line >= LINE_SECONDS:
+            self._last_line = now
+            sys.stderr.write(sanitize_line(text) + "\n")
             sys.stderr.flush()
 
 
-def describe(progress: Progress, rate: float | None = None) -> str:
-    """How far a job is, such as "downloading x: 43 %, 41 of 97 MB, 12 MB/s, 5 s left".
+def format_progress(progress: Progress, rate: float | None = None) -> str:
+    """The progress as text, such as "downloading x: 43 %, 41 of 97 MB, 12 MB/s, 5 s left".
 
     Args:
-        rate: bytes per second; None while unknown.
+        rate: bytes per second; None if unknown.
     """
     done, total = progress.done, progress.total
     if not done:

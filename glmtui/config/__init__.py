@@ -1,32 +1,28 @@
-"""Settings: which there are, where their values come from, and what is wrong with a bad entry.
+"""Settings and sampling presets: what exists, where values come from, and how they are checked.
 
-Knows config.toml, presets.toml and the environment, not who uses a setting.
+Reads config.toml, presets.toml and the environment. What a setting does is not known here.
 """
 
 from glmtui.config.settings import (
-    MOST_PROBLEMS,
     SAMPLING_FIELDS,
     SETTINGS,
     TABLES,
-    URL,
     Server,
     Settings,
     config_file,
-    find,
-    load,
+    find_setting,
+    load_settings,
     parse_setting,
 )
 
 __all__ = [
-    "MOST_PROBLEMS",
     "SAMPLING_FIELDS",
     "SETTINGS",
     "TABLES",
-    "URL",
     "Server",
     "Settings",
     "config_file",
-    "find",
-    "load",
+    "find_setting",
+    "load_settings",
     "parse_setting",
 ]

@@ -1,10 +1,8 @@
-"""Settings: which there are, where their values come from, and what is wrong with a bad entry.
+"""The declarations of all settings, and loading their values.
 
-Every setting is declared once, as a field of `Settings` (or of `Server`). The check of
-config.toml, the environment variables, ``-s name=value``, ``/set``, the settings panel and
-config.example.toml are all made from those fields. Later sources win: defaults, file,
-``GLMTUI_*`` environment, flags. A bad entry becomes a ConfigError that names its file and line,
-and what stood before stays in force. Nothing here knows about screens or models in memory.
+The checks of config.toml, the environment variables, ``-s``, ``/set``, the settings panel and
+config.example.toml all use these declarations. Each source overrides those before it: defaults,
+config.toml, ``GLMTUI_*`` variables, options. An invalid entry is reported and ignored.
 """
 
 from __future__ import annotations
@@ -19,14 +17,15 @@ from typing import Any, Literal
 from glmtui.chat import SamplingParams
 from glmtui.commands import keymap
 from glmtui.config import toml_file
-from glmtui.config.schema import Setting, Value, rows, setting, unknown
-from glmtui.engine.api import LoadOptions, ServerSpec
-from glmtui.engine.catalog.resolver import FAMILIES, KERNELS, QUANTS
+from glmtui.config.schema import Setting, Value, declared_settings, setting, unknown_setting
+from glmtui.engine.catalog.families import FAMILIES
+from glmtui.engine.catalog.registry import KERNELS, QUANTS
+from glmtui.engine.model_info import LoadOptions, ServerSpec
 from glmtui.errors import ConfigError
-from glmtui.language import _
+from glmtui.language import Language, _
 from glmtui.system import paths
 
-MOST_PROBLEMS = 20  # then the rest of the file is left out
+MAX_PROBLEMS = 20  # errors reported per file; the entries after them are ignored
 URL = r"https?://[^\s/]\S*"
 
 
@@ -35,23 +34,23 @@ class Server:
     """An OpenAI-compatible server with a name: a ``[servers.NAME]`` table."""
 
     url: str = setting(
-        "Where its API begins, usually ending in /v1.",
+        "Base URL of its API, usually ending in /v1.",
         pattern=URL,
-        form="an http:// or https:// address",
+        pattern_help="an http:// or https:// address",
         example="http://localhost:8000/v1",
     )
-    model: str = setting("The model to ask for there; empty takes the first it lists.", "")
+    model: str = setting("Model to request; empty: the first one that the server lists.", "")
     key_env: str = setting(
-        "The environment variable that holds its API key; empty where it needs none.",
+        "Environment variable with the API key; empty: no key.",
         "",
         pattern=r"\w*",
-        form="the name of an environment variable",
+        pattern_help="the name of an environment variable",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting, checked. One field declares one setting; nothing else does.
+    """All settings, checked. Each field is the only declaration of its setting.
 
     Attributes:
         servers: the ``[servers.NAME]`` tables, by name.
@@ -59,19 +58,19 @@ class Settings:
     """
 
     model: str | None = setting(
-        "The model to open: a known name, a hub id, a folder, an address, or a server's name.",
+        "Model to load: a known name, hub name, folder, server name or server address.",
         None,
         pattern=r".*\S.*",
-        form="the name of a model",
+        pattern_help="a model name",
         example="smollm2",
     )
     system_prompt: str | None = setting(
-        "What the model is told before a conversation; left out, its own default is used.",
+        "System prompt; unset: the model's own default.",
         None,
         example="You answer in one short paragraph.",
     )
     keep_turns: int | None = setting(
-        "How many of the last turns the model is given; left out, all that fit.",
+        "Number of latest turns that are sent to the model; unset: all that fit.",
         None,
         low=1,
         high=10_000,
@@ -79,7 +78,7 @@ class Settings:
     )
 
     temperature: float | None = setting(
-        "How freely the reply is chosen; 0 always takes the likeliest token.",
+        "Randomness of sampling; 0 always picks the most likely token.",
         None,
         table="sampling",
         low=0,
@@ -87,14 +86,14 @@ class Settings:
         example=0.7,
     )
     top_k: int | None = setting(
-        "Choose among this many of the likeliest tokens; 0 means all.",
+        "Sample only from this many most likely tokens; 0 means all.",
         None,
         table="sampling",
         low=0,
         example=40,
     )
     top_p: float | None = setting(
-        "Choose among the likeliest tokens that together reach this probability.",
+        "Sample only from the most likely tokens with this total probability.",
         None,
         table="sampling",
         low=0,
@@ -102,7 +101,7 @@ class Settings:
         example=0.8,
     )
     repetition_penalty: float | None = setting(
-        "Over 1, tokens that were already said become less likely.",
+        "Values above 1 make tokens that already occurred less likely.",
         None,
         table="sampling",
         low=0.5,
@@ -110,13 +109,13 @@ class Settings:
         example=1.1,
     )
     do_sample: bool | None = setting(
-        "Whether chance plays a part; false is the same as temperature 0.",
+        "Use random sampling; false is the same as temperature 0.",
         None,
         table="sampling",
         example=True,
     )
     seed: int | None = setting(
-        "Makes the same question give the same reply again.",
+        "Random seed; the same seed and prompt give the same reply.",
         None,
         table="sampling",
         low=0,
@@ -124,166 +123,169 @@ class Settings:
         example=42,
     )
     max_length: int | None = setting(
-        "Longest prompt and reply together, in tokens.",
+        "Maximum length of prompt and reply together, in tokens.",
         None,
         table="sampling",
         low=1,
         example=8192,
     )
     max_new_tokens: int | None = setting(
-        "Longest reply, in tokens.", None, table="sampling", low=1, example=1024
+        "Maximum length of the reply, in tokens.", None, table="sampling", low=1, example=1024
     )
 
     device: str = setting(
-        "Where the model runs; balanced spreads its layers over all GPUs.",
+        "Device for the model; balanced spreads its layers over all GPUs.",
         "auto",
         table="load",
         pattern=r"auto|cpu|cuda(:\d{1,3})?|balanced",
-        form="one of auto, cpu, cuda, cuda:N, balanced",
+        pattern_help="one of auto, cpu, cuda, cuda:N, balanced",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
-        "The number type the model computes in.", "auto", table="load"
+        "Data type for computation.", "auto", table="load"
     )
     quant: str = setting(
-        "How weights are held; auto keeps them as stored, none unpacks them.",
+        "Quantisation of the weights; auto keeps the stored format, none unpacks them.",
         "auto",
         table="load",
         choices=("auto", "none", *QUANTS),
     )
     context_length: int | None = setting(
-        "Room for prompt and reply, in tokens; left out, the model's own length.",
+        "Context length to allocate, in tokens; unset: the model's maximum.",
         None,
         table="load",
         low=64,
         example=8192,
     )
     family: str = setting(
-        "Which kind of model a folder holds, where its files tell it wrongly.",
+        "Model family of a folder; set it if auto detects the wrong one.",
         "auto",
         table="load",
         choices=("auto", *(family.key for family in FAMILIES)),
     )
     slim: bool = setting(
-        "Whether ChatGLM-6B's image tokens, which no text has, are left out of memory.",
+        "Save memory by leaving out ChatGLM-6B's image tokens, which text never uses.",
         True,
         table="load",
     )
     cache_gb: float | None = setting(
-        "Memory for the KV caches of conversations, in GB.", None, table="load", low=0, example=2.0
+        "Memory limit for the KV caches of conversations, in GB.",
+        None,
+        table="load",
+        low=0,
+        example=2.0,
     )
     speculation: Literal["auto", "on", "off"] = setting(
-        "Read ahead what repeats earlier text; auto: while it is faster, on one GPU never.",
+        "Prompt lookup decoding; auto: while it is faster, never on a single GPU.",
         "auto",
         table="load",
     )
 
     kernel: str = setting(
-        "What multiplies with int8 and int4 on a GPU.", "auto", table="quant", choices=KERNELS
+        "GPU kernel for int8 and int4 weights.", "auto", table="quant", choices=KERNELS
     )
 
     endpoint: str | None = setting(
-        "The hub that models are pulled from, if not the one HF_ENDPOINT names.",
+        "Address of the hub to pull models from; unset: that of HF_ENDPOINT.",
         None,
         table="hub",
         pattern=URL,
-        form="an http:// or https:// address",
+        pattern_help="an http:// or https:// address",
         example="https://hf-mirror.com",
     )
     format: Literal["toml", "json"] = setting(
-        "How new conversations are written; both kinds are always read.", "toml", table="storage"
+        "File format of new conversations; both formats can be read.", "toml", table="storage"
     )
-    language: Literal["auto", "en", "zh"] = setting(
-        "The language of the app; auto is the locale's.", "auto", table="ui"
+    language: Literal["auto", Language] = setting(
+        "Language of the interface; auto follows the locale.", "auto", table="ui"
     )
-    theme: str = setting("Colours; the app's theme list names them all.", "ink", table="ui")
+    theme: str = setting("Colour theme; type /theme to see all.", "ink", table="ui")
     keys: Literal["default", "vim"] = setting(
-        "The set of keys; the table [keys] changes single ones.", "default", table="ui"
+        "Key bindings; the table [keys] changes single keys.", "default", table="ui"
     )
     mouse: bool = setting(
-        "Whether the mouse works in the app; false leaves it to the terminal.", True, table="ui"
+        "Use the mouse in the app; false leaves it to the terminal.", True, table="ui"
     )
     motion: bool = setting(
-        "Whether text flows in; false draws a reply twice a second, for slow links.",
+        "Stream replies smoothly; false redraws only twice a second, for slow links.",
         True,
         table="ui",
     )
     plain: bool = setting(
-        "Whether the app is lines of text without a screen, for screen readers.",
+        "Chat line by line instead of full screen, for screen readers.",
         False,
         table="ui",
     )
-    panel: bool = setting("Whether the settings panel is open at the start.", False, table="ui")
+    panel: bool = setting("Open the settings panel at start.", False, table="ui")
 
     servers: dict[str, Server] = field(default_factory=dict)
     bindings: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def sampling(self) -> SamplingParams:
-        """The sampling settings; None in it means the model's own."""
+        """The sampling settings; None means the model's default."""
         return SamplingParams(**{row.name: getattr(self, row.name) for row in SAMPLING_FIELDS})
 
     @property
     def load_options(self) -> LoadOptions:
-        """How a model is to be held in memory."""
         quant = None if self.quant == "none" else self.quant
         family = None if self.family == "auto" else self.family
-        given = {
+        values = {
             row.name: getattr(self, row.name) for row in SETTINGS if row.table in ("load", "quant")
         }
-        return LoadOptions(**given | {"quant": quant, "family": family})
+        return LoadOptions(**values | {"quant": quant, "family": family})
 
     def server_specs(self, environ: Mapping[str, str] = os.environ) -> dict[str, ServerSpec]:
-        """The servers by name, each with its key out of the environment (empty where not set)."""
+        """The servers by name; API keys are read from `environ`, and empty if not set."""
         return {
             name: ServerSpec(server.url, server.model, environ.get(server.key_env, ""))
             for name, server in self.servers.items()
         }
 
 
-SETTINGS = rows(Settings)
+SETTINGS = declared_settings(Settings)
 SAMPLING_FIELDS = tuple(row for row in SETTINGS if row.table == "sampling")
 TABLES = tuple(dict.fromkeys(row.table for row in SETTINGS if row.table))
 
 
-def find(name: str) -> Setting:
-    """The setting of this name, dotted or, for sampling, bare. Raises ConfigError."""
+def find_setting(name: str) -> Setting:
+    """The setting with this full or short name. Raises ConfigError."""
     for row in SETTINGS:
-        if name == row.dotted or (name == row.name and row.table in ("", "sampling")):
+        if name in (row.full_name, row.short_name):
             return row
-    raise unknown(name, SETTINGS)
+    raise unknown_setting(name, SETTINGS)
 
 
 def parse_setting(name: str, text: str) -> Value:
-    """The value that `text`, as typed, gives the setting `name`. Raises ConfigError."""
-    return find(name).parse(text)
+    """The value of the setting `name` for a text that the user typed. Raises ConfigError."""
+    return find_setting(name).parse(text)
 
 
-# ---- where values come from
+# ---- loading
 
 
 def config_file() -> Path:
-    """The file that is read when none is named; it need not exist."""
+    """The default settings file; it may not exist."""
     return paths.config_dir() / "config.toml"
 
 
-def load(
+def load_settings(
     path: Path | None = None,
     environ: Mapping[str, str] = os.environ,
     overrides: Mapping[str, Value] | None = None,
 ) -> tuple[Settings, list[ConfigError]]:
-    """The settings in force, and what was wrong with the entries that were left out.
+    """The settings from all sources, and the errors in the entries that were ignored.
 
     Args:
-        path: a file that should exist; None reads `config_file()` if there is one.
-        environ: looked through for ``GLMTUI_*``; empty values count as not set.
-        overrides: checked values by dotted or bare name (see `parse_setting`), from flags.
+        path: a file that must exist; None reads `config_file()` if it exists.
+        environ: the source of the ``GLMTUI_*`` variables; empty values count as not set.
+        overrides: checked values by full or short name, from command-line options.
     """
     problems: list[ConfigError] = []
     values: dict[str, Any] = {}
     if path is not None or config_file().exists():
         values |= _from_file(path or config_file(), problems)
     values |= _from_environment(environ, problems)
-    values |= {find(name).name: value for name, value in (overrides or {}).items()}
+    values |= {find_setting(name).name: value for name, value in (overrides or {}).items()}
     return Settings(**values), problems
 
 
@@ -291,10 +293,10 @@ def _from_environment(environ: Mapping[str, str], problems: list[ConfigError]) -
     known = {row.variable: row for row in SETTINGS}
     values: dict[str, Any] = {}
     for variable, text in environ.items():
-        # GLMTUI_DATA_DIR and its like move folders (see paths), GLMTUI_CPU_ISA picks kernels (see
-        # engine.instruction_sets); they are not settings.
-        other = variable.endswith(("_DIR", "_CPU_ISA"))
-        if not variable.startswith("GLMTUI_") or other or not text:
+        # Not settings: GLMTUI_DATA_DIR and the other folders (see system.paths), and
+        # GLMTUI_CPU_ISA, which selects CPU kernels.
+        is_setting = not variable.endswith(("_DIR", "_CPU_ISA"))
+        if not variable.startswith("GLMTUI_") or not is_setting or not text:
             continue
         if row := known.get(variable):
             try:
@@ -302,54 +304,54 @@ def _from_environment(environ: Mapping[str, str], problems: list[ConfigError]) -
             except ConfigError as error:
                 problems.append(ConfigError(f"{variable}: {error.message}", error.hint))
         else:
-            near = difflib.get_close_matches(variable, known, n=1)
-            hint = _("Did you mean {name}?").format(name=near[0]) if near else ""
+            similar = difflib.get_close_matches(variable, known, n=1)
+            hint = _("Did you mean {name}?").format(name=similar[0]) if similar else ""
             problems.append(
                 ConfigError(
-                    _("{variable} in the environment is no setting").format(variable=variable), hint
+                    _("unknown environment variable {variable}").format(variable=variable), hint
                 )
             )
     return values
 
 
 def _from_file(path: Path, problems: list[ConfigError]) -> dict[str, Any]:
-    text, document = toml_file.read(path, problems)
+    text, document = toml_file.read_toml(path, problems)
     values: dict[str, Any] = {}
-    bound: dict[str, tuple[str, ...]] = {}
+    bindings: dict[str, tuple[str, ...]] = {}
     servers: dict[str, dict[str, Any]] = {}
     for entry, value in _entries(document):
-        if len(problems) >= MOST_PROBLEMS:
+        if len(problems) >= MAX_PROBLEMS:
             problems.append(
                 ConfigError(
-                    _("{path}: much is wrong here").format(path=path),
-                    _("The rest is not in force."),
+                    _("{path}: too many errors").format(path=path),
+                    _("The rest of the file is ignored."),
                 )
             )
             break
         try:
             if entry[0] == "keys" and len(entry) == 2:
-                bound[entry[1]] = keymap.check(entry[1], value)
+                bindings[entry[1]] = keymap.check(entry[1], value)
                 continue
-            row = _row_of(entry)
+            row = _setting_of(entry)
             checked = row.check(value)
         except ConfigError as error:
-            problems.append(toml_file.located(error, path, text, entry))
+            problems.append(toml_file.with_location(error, path, text, entry))
             continue
         if entry[0] == "servers":
             servers.setdefault(entry[1], {})[row.name] = checked
         else:
             values[row.name] = checked
-    for action, clash in list(keymap.clashes(bound)):
-        problems.append(toml_file.located(clash, path, text, ("keys", action)))
-        del bound[action]
-    values["bindings"] = bound
-    # A server whose address was refused cannot be called.
+    for action, clash in list(keymap.clashes(bindings)):
+        problems.append(toml_file.with_location(clash, path, text, ("keys", action)))
+        del bindings[action]
+    values["bindings"] = bindings
+    # A server without a valid address is left out.
     values["servers"] = {name: Server(**s) for name, s in servers.items() if "url" in s}
     return values
 
 
 def _entries(document: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], object]]:
-    """Each entry with its path; tables are gone into, servers only if they have an address."""
+    """The keys and the value of each entry; a server without url is yielded as one entry."""
     for key, value in document.items():
         if key == "servers" and isinstance(value, dict):
             for name, server in value.items():
@@ -365,18 +367,18 @@ def _entries(document: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], object
             yield (key,), value
 
 
-def _row_of(entry: tuple[str, ...]) -> Setting:
+def _setting_of(entry: tuple[str, ...]) -> Setting:
     name = ".".join(entry)
     if entry[0] != "servers":
         known = SETTINGS
     elif len(entry) == 3:
-        known = rows(Server, f"servers.{entry[1]}")
+        known = declared_settings(Server, f"servers.{entry[1]}")
     else:
         raise ConfigError(
             _("{name} is not a server").format(name=name),
-            _("It needs a table [servers.NAME] with a url."),
+            _("A server is a table [servers.NAME] with a url."),
         )
     for row in known:
-        if row.dotted == name:
+        if row.full_name == name:
             return row
-    raise unknown(name, known)
+    raise unknown_setting(name, known)

@@ -1,6 +1,6 @@
-"""open_model: the way to a model in this process or a server elsewhere. Imports torch only for one.
+"""open_model: loads a model into this process, or connects to a server.
 
-Whatever has to happen before torch is imported happens here.
+Torch is imported here, when the first model is loaded; what must happen before that does too.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import sys
 import threading
 from pathlib import Path
 
-from glmtui.engine.api import ChatModel, LoadOptions, Progress, ProgressHook, ServerSpec, Target
-from glmtui.engine.hardware.machine import prepare_environment
+from glmtui.engine.api import ChatModel
+from glmtui.engine.hardware.environment import prepare_environment
+from glmtui.engine.model_info import LoadOptions, ServerSpec, Target
+from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.errors import EngineError
 from glmtui.language import _
 
@@ -25,11 +27,11 @@ def open_model(
     on_progress: ProgressHook = lambda progress: None,
     cancelled: threading.Event | None = None,
 ) -> ChatModel:
-    """A model that is ready to chat.
+    """Returns a model that is ready to chat.
 
     Raises:
-        LoadCancelled: `cancelled` was set before it was ready.
-        GlmtuiError: it cannot be loaded, or the server does not answer.
+        LoadCancelled: `cancelled` was set before the model was ready.
+        GlmtuiError: the model cannot be loaded, or the server does not answer.
     """
     if isinstance(target, ServerSpec):
         from glmtui.engine.remote import ServerModel
@@ -37,32 +39,33 @@ def open_model(
         return ServerModel.connect(target, cancelled)
     on_progress(Progress(_("loading")))
     prepare_environment()
-    first = "torch" not in sys.modules
+    first_import = "torch" not in sys.modules
     _load_torch_library()
     try:
         from glmtui.engine.hardware.memory import is_out_of_memory, out_of_memory
         from glmtui.engine.loading.loader import load
     except ImportError as error:
         raise EngineError(
-            _("The engine's libraries do not load: {error}").format(error=error),
-            _("Install glmtui again in a fresh environment; glmtui doctor says more."),
+            _("The engine's libraries cannot be imported: {error}").format(error=error),
+            _("Install glmtui again in a new environment. glmtui doctor shows details."),
         ) from error
-    if first:  # torch stays: collecting need not look at it for 80 ms every time; a model does not
+    if first_import:
+        # Objects of torch stay until exit. Frozen, they do not cost 80 ms in each collection.
         gc.freeze()
     try:
         return load(target, options, on_progress, cancelled)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        raise out_of_memory("cpu") from error  # what a GPU lacks the loader has said
+        raise out_of_memory("cpu") from error  # the loader itself reports a full GPU
 
 
 def _load_torch_library() -> None:
-    """Loads torch's largest library before Python does, which would hold up all other threads.
+    """Loads torch's largest library without holding the interpreter lock.
 
-    An import keeps the interpreter's lock while the library is read and linked (0.16 s warm, more
-    from a cold disk), and no key echoes; a call of ``dlopen`` itself does not. Where this finds no
-    library the import will.
+    ``import torch`` holds the lock while it reads and links the library (0.16 s warm, more from a
+    cold disk), so that other threads cannot echo keys; ``dlopen`` through ctypes does not. If the
+    library is not found here, the import loads it.
     """
     spec = importlib.util.find_spec("torch")
     for folder in (spec and spec.submodule_search_locations) or ():

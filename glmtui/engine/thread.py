@@ -1,13 +1,11 @@
-"""EngineThread: the one owner of the one model. Takes Requests, emits Events.
+"""EngineThread: the owner of the one model. Takes Requests, emits Events.
 
-Torch is imported when a model is opened, so that starting the thread costs nothing. Everything
-that is asked goes through one queue and is done in order; only cancelling overtakes.
+Loads, requests and cache clears go through one queue and are done in order; only a cancel takes
+effect at once. Torch is imported when a model is opened, so that the thread starts quickly.
 
-The thread outlives whatever a job raises, `BaseException` included: a panic in a Rust library, as
-pyo3 raises it, is no `Exception`. Every load and every request ends in an event of its own.
-
-A load that is abandoned and does not come back, because a disk or a server does not answer, is left
-to its thread, and another thread takes over.
+The thread survives any exception of a job, even a `BaseException`, such as pyo3 raises for a panic
+in a Rust library. Every load and every request ends in an event of its own. If an abandoned load
+does not return, because a disk or server does not answer, another thread takes over the queue.
 """
 
 from __future__ import annotations
@@ -29,30 +27,27 @@ from glmtui.engine.api import (
     Event,
     Failed,
     Finished,
-    LoadCancelled,
     LoadFailed,
     Loading,
-    LoadOptions,
     Prefilling,
-    Progress,
     Ready,
     Reply,
     Request,
-    ServerSpec,
-    Target,
 )
+from glmtui.engine.model_info import LoadOptions, ServerSpec, Target
+from glmtui.engine.progress import LoadCancelled, Progress
 from glmtui.errors import EngineError, GlmtuiError
 from glmtui.language import _
 
 logger = logging.getLogger(__name__)
 
-# A load that is abandoned has this long to end by itself. Then it is left if it waits for
-# something; while it works, and so holds memory that the next one needs, it is given longer.
+# Seconds that an abandoned load has to return. A thread that waits is then given up. One that still
+# works, and so holds memory that the next model needs, may go on until the second limit.
 GRACE_SECONDS = 2.0
 MAX_GRACE_SECONDS = 20.0
-WAITING_SHARE = 0.2  # of a core, at most, is used by a thread that waits
+WAITING_SHARE = 0.2  # a thread that uses at most this share of one core counts as waiting
 
-NOTHING = Reply("", (), "cancelled", GenerationStats())
+EMPTY_REPLY = Reply("", (), "cancelled", GenerationStats())
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +57,8 @@ class _Load:
     abandoned: threading.Event
 
 
-class _Forget:
-    """Asks for the KV cache's memory back."""
+class _ClearCache:
+    pass
 
 
 class EngineThread(threading.Thread):
@@ -76,13 +71,13 @@ class EngineThread(threading.Thread):
     def __init__(self, emit: Callable[[Event], None]) -> None:
         super().__init__(name="engine", daemon=True)
         self._emit = emit
-        self._queue: queue.SimpleQueue[_Load | Request | _Forget | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Load | Request | _ClearCache | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._cancelled: set[int] = set()
-        self._loading: _Load | None = None
-        self._opening: _Load | None = None  # what the worker is in the middle of
+        self._requested_load: _Load | None = None
+        self._current_load: _Load | None = None  # which the worker is doing
         self._worker: threading.Thread = self
-        self._left: list[threading.Thread] = []  # former workers, in loads that did not come back
+        self._given_up: list[threading.Thread] = []  # earlier workers, whose load did not return
         self._closing = threading.Event()
         self._model: ChatModel | None = None
         self._load_error: GlmtuiError | None = None
@@ -92,13 +87,13 @@ class EngineThread(threading.Thread):
     def load(self, target: Target, options: LoadOptions) -> None:
         load = _Load(target, options, threading.Event())
         with self._lock:
-            earlier, self._loading = self._loading, load
+            earlier, self._requested_load = self._requested_load, load
             if earlier is not None:
                 earlier.abandoned.set()
         self._queue.put(load)
         if earlier is not None:
             threading.Thread(
-                target=self._leave, args=(earlier,), name="engine-watch", daemon=True
+                target=self._watch_abandoned, args=(earlier,), name="engine-watch", daemon=True
             ).start()
 
     def submit(self, request: Request) -> None:
@@ -108,64 +103,62 @@ class EngineThread(threading.Thread):
         with self._lock:
             self._cancelled.add(request_id)
 
-    def forget(self) -> None:
-        self._queue.put(_Forget())
+    def clear_cache(self) -> None:
+        self._queue.put(_ClearCache())
 
     def close(self, timeout: float) -> bool:
         self._closing.set()
         with self._lock:
-            if self._loading is not None:
-                self._loading.abandoned.set()
+            if self._requested_load is not None:
+                self._requested_load.abandoned.set()
         self._queue.put(None)
         deadline = time.monotonic() + timeout
-        threads = [self._worker, *self._left]
+        threads = [self._worker, *self._given_up]
         for thread in threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
         return not any(thread.is_alive() for thread in threads)
 
-    # ---- a thread that waits for an abandoned load
+    # ---- on a thread that watches an abandoned load
 
-    def _leave(self, load: _Load) -> None:
-        """Gives the queue to another thread if the worker does not come back from `load`."""
+    def _watch_abandoned(self, load: _Load) -> None:
+        """Replaces the worker if it does not return from `load`."""
         deadline = time.monotonic() + MAX_GRACE_SECONDS
         while True:
-            used = _busy_seconds(self._worker)
+            busy_before = _busy_seconds(self._worker)
             if self._closing.wait(GRACE_SECONDS):
                 return
             with self._lock:
-                if self._opening is not load:
+                if self._current_load is not load:
                     return
-                works = _busy_seconds(self._worker) - used > WAITING_SHARE * GRACE_SECONDS
-                if works and time.monotonic() < deadline:
+                busy = _busy_seconds(self._worker) - busy_before
+                if busy > WAITING_SHARE * GRACE_SECONDS and time.monotonic() < deadline:
                     continue
-                logger.warning(
-                    "a load that was abandoned does not come back: another thread goes on"
-                )
-                self._opening = None
-                self._left.append(self._worker)
+                logger.warning("an abandoned load does not return; another thread takes over")
+                self._current_load = None
+                self._given_up.append(self._worker)
                 self._worker = threading.Thread(target=self.run, name="engine", daemon=True)
                 self._worker.start()
                 return
 
-    # ---- this thread
+    # ---- on the worker
 
     def run(self) -> None:
-        me = threading.current_thread()
+        this_thread = threading.current_thread()
         while (job := self._queue.get()) is not None and not self._closing.is_set():
             try:
                 self._do(job)
-            except BaseException as error:  # of `emit`, or of telling what went wrong
-                _explained(error)
-            if self._worker is not me:  # another one has taken over meanwhile
+            except BaseException as error:  # of `emit`, or while an error was handled
+                _to_glmtui_error(error)
+            if self._worker is not this_thread:  # another thread has taken over
                 return
         self._unload()
 
-    def _do(self, job: _Load | Request | _Forget) -> None:
+    def _do(self, job: _Load | Request | _ClearCache) -> None:
         if isinstance(job, _Load):
             self._do_load(job)
-        elif isinstance(job, _Forget):
+        elif isinstance(job, _ClearCache):
             if self._model is not None:
-                self._model.forget()
+                self._model.clear_cache()
         else:
             self._do_request(job)
 
@@ -176,24 +169,25 @@ class EngineThread(threading.Thread):
         name = load.target.url if isinstance(load.target, ServerSpec) else load.target.name
         self._emit(Loading(name, 0.0))
 
-        def report(progress: Progress) -> None:
+        def on_progress(progress: Progress) -> None:
             if not load.abandoned.is_set():
                 self._emit(Loading(name, progress.done / max(progress.total, 1)))
 
         model: ChatModel | None = None
         failure: GlmtuiError | None = None
         with self._lock:
-            self._opening = load
+            self._current_load = load
         try:
-            model = open_model.open_model(load.target, load.options, report, load.abandoned)
+            model = open_model.open_model(load.target, load.options, on_progress, load.abandoned)
         except LoadCancelled:
             pass
         except BaseException as error:
-            failure = _explained(error)
+            failure = _to_glmtui_error(error)
         with self._lock:
-            left = self._opening is not load
-            self._opening = None if not left else self._opening
-        if left:
+            given_up = self._current_load is not load
+            if not given_up:
+                self._current_load = None
+        if given_up:
             _close(model)
         elif model is not None:
             self._model = model
@@ -208,40 +202,42 @@ class EngineThread(threading.Thread):
         _close(model)
 
     def _do_request(self, request: Request) -> None:
-        stopped = self._stopper(request.id)
-        partial, said = NOTHING, list[str]()
+        partial, pieces = EMPTY_REPLY, list[str]()
+
+        def cancelled() -> bool:  # a set and an event can be read without the lock
+            return request.id in self._cancelled or self._closing.is_set()
+
         try:
-            if stopped():
-                self._emit(Finished(request.id, NOTHING))
+            if cancelled():
+                self._emit(Finished(request.id, EMPTY_REPLY))
                 return
-            stream = self._ready_model().stream(
+            stream = self._loaded_model().stream(
                 request.messages,
                 request.params,
-                cancelled=stopped,
+                cancelled=cancelled,
                 on_prefill=lambda progress: self._emit(Prefilling(request.id, progress)),
             )
             try:
                 for text in stream:
-                    said.append(text)
+                    pieces.append(text)
                     self._emit(Delta(request.id, text))
             finally:
-                partial = Reply("".join(said), (), "error", NOTHING.stats)
+                # should `result` fail, there is still the text
+                partial = Reply("".join(pieces), (), "error", EMPTY_REPLY.stats)
                 partial = stream.result
                 stream.close()
             self._emit(Finished(request.id, partial))
         except BaseException as error:
-            self._emit(Failed(request.id, _explained(error), partial))
+            self._emit(Failed(request.id, _to_glmtui_error(error), partial))
         finally:
             with self._lock:
                 self._cancelled.discard(request.id)
 
-    def _stopper(self, request_id: int) -> Callable[[], bool]:
-        # reading a set and an event needs no lock
-        return lambda: request_id in self._cancelled or self._closing.is_set()
-
-    def _ready_model(self) -> ChatModel:
+    def _loaded_model(self) -> ChatModel:
         if self._model is None:
-            raise self._load_error or EngineError(_("No model is loaded."), _("Pick one first."))
+            raise self._load_error or EngineError(
+                _("No model is loaded."), _("Choose a model first.")
+            )
         return self._model
 
 
@@ -249,37 +245,38 @@ def _close(model: ChatModel | None) -> None:
     try:
         if model is not None:
             model.close()
-    except BaseException as error:  # it goes all the same, and the next one is loaded
-        _explained(error)
+    except BaseException as error:  # the model is dropped anyway, and the next one can be loaded
+        _to_glmtui_error(error)
 
 
 def _busy_seconds(thread: threading.Thread) -> float:
-    """How long a thread has run, or waited for a processor; 0 where the system does not tell."""
+    """Seconds that a thread has run or waited for a processor; 0 if the system does not tell."""
     try:
-        told = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()
-        return (int(told[0]) + int(told[1])) / 1e9  # see sched-stats in the kernel's documentation
+        fields = Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text().split()
+        # nanoseconds on the CPU and in the run queue; see sched-stats in the kernel's documentation
+        return (int(fields[0]) + int(fields[1])) / 1e9
     except (OSError, ValueError, IndexError):
         return 0.0
 
 
-def _explained(error: BaseException) -> GlmtuiError:
-    """The error itself if it is for users, else one that says where the details are.
+def _to_glmtui_error(error: BaseException) -> GlmtuiError:
+    """The error itself if it is for users; else it is logged, and a general one returned.
 
-    It comes without its traceback and causes: their frames would keep the weights in memory.
+    The result has no traceback and no causes: their frames would keep the weights in memory.
     """
     if isinstance(error, GlmtuiError):
         error.__cause__ = error.__context__ = None
         return error.with_traceback(None)
-    with suppress(BaseException):  # there may be no memory even for a line in the log
+    with suppress(BaseException):  # there may be no memory even to write a log line
         logger.error("unexpected", exc_info=error)
     return EngineError(
-        _("Something unforeseen went wrong: {what}").format(what=_named(error)),
-        _("The log file has the details; see glmtui doctor for where it is."),
+        _("An unexpected error occurred: {what}").format(what=_describe(error)),
+        _("See the log file for details; glmtui doctor shows where it is."),
     )
 
 
-def _named(error: BaseException) -> str:
-    """The kind of an error and what it says, if it can say anything."""
+def _describe(error: BaseException) -> str:
+    """Type and message of an error, or the type alone if the message cannot be made."""
     try:
         return f"{type(error).__name__}: {error}"
     except BaseException:

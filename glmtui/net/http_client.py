@@ -1,8 +1,8 @@
-"""The HTTP client that everything in glmtui uses: bounded in bytes and time, ended from outside.
+"""The HTTP client that all of glmtui uses, with limits on bytes and time.
 
-A server may be hostile or broken. Responses are never decompressed, redirects are followed one by
-one under `next_address`'s rules, cookies and netrc are not used, and only proxies and certificates
-come from the environment. Knows nothing of hubs or chats. Imports httpx: import it late.
+A server may be hostile or broken: responses are never decompressed, redirects are checked one by
+one (`check_redirect`), cookies and netrc are ignored, and only proxies and certificates come from
+the environment. Importing this module imports httpx.
 """
 
 from __future__ import annotations
@@ -27,64 +27,66 @@ from glmtui.language import _
 from glmtui.net.addresses import is_local_service
 from glmtui.net.proxies import proxy_for
 
-CONNECT_SECONDS = 10.0
-SILENCE_SECONDS = 15.0
+CONNECT_TIMEOUT_SECONDS = 10.0
+READ_TIMEOUT_SECONDS = 15.0
 MAX_REDIRECTS = 5
-_RESET = struct.pack("ii", 1, 0)  # linger for 0 s, as of socket(7)
-POLL_SECONDS = 0.05  # how late a cancelled or overdue request is ended
-
-# Each is an httpx.HTTPError, so whoever handles those handles these.
+POLL_SECONDS = 0.05  # interval between checks for cancellation and deadline
+_LINGER_ZERO = struct.pack("ii", 1, 0)  # struct linger of socket(7): enabled, 0 s
 
 
-class UnaskedEncoding(httpx.DecodingError):
-    """The response is compressed, which was not asked for: a few bytes can become gigabytes."""
+# All errors below are httpx.HTTPErrors, so that code which handles those handles these.
+
+
+class UnexpectedEncoding(httpx.DecodingError):
+    """The response is compressed although the request forbids it."""
 
 
 class ResponseTooLong(httpx.DecodingError):
-    """The body is longer than any sound response to this request."""
+    """The body is longer than the limit."""
 
 
-class TimeUp(httpx.ReadTimeout):
-    """The whole response did not come within its time, however many bytes came meanwhile."""
+class DeadlineExceeded(httpx.ReadTimeout):
+    """The whole response did not arrive within its deadline."""
 
 
-class BadRedirect(httpx.RemoteProtocolError):
-    """A redirect that is not followed: too many, to another scheme, or into this machine.
+class RedirectRefused(httpx.RemoteProtocolError):
+    """A redirect that is not followed: too many, to another scheme, or to this machine.
 
     Attributes:
-        there: the address it leads to; empty where there were too many.
+        target: URL of the redirect; empty after too many redirects.
     """
 
-    def __init__(self, message: str, there: str = "") -> None:
+    def __init__(self, message: str, target: str = "") -> None:
         super().__init__(message)
-        self.there = there
+        self.target = target
 
 
 class UnusableProxy(httpx.ProxyError):
-    """The environment names a proxy for this request that cannot be used; its text shows none."""
+    """The proxy that the environment sets for this request is unusable. The text has no URL."""
 
 
 class UnusableCertificates(httpx.ConnectError):
-    """The certificates that SSL_CERT_FILE or SSL_CERT_DIR name cannot be read."""
+    """The certificates in SSL_CERT_FILE or SSL_CERT_DIR cannot be read."""
 
 
-class EnvironmentProxies(httpx.BaseTransport):
-    """Sends each request by the proxy that the environment names for its host (see `proxies`).
+class EnvironmentProxyTransport(httpx.BaseTransport):
+    """Sends each request through the proxy that the environment sets for its host.
 
-    httpx reads the same variables when a client is made, and raises for any entry that it cannot
-    take, whether or not a request would use it.
+    httpx reads the same variables, but when a client is created, and raises for any entry that it
+    does not understand, even when no request would use it.
 
     Args:
-        settings: as of `urllib.request.getproxies`; empty for no proxy.
-        certificates: whether they too come from the environment, where `verify` is True.
+        settings: result of `urllib.request.getproxies`; empty for no proxy.
+        verify: as for `httpx.Client`.
+        env_certificates: if `verify` is True, read SSL_CERT_FILE and SSL_CERT_DIR.
     """
 
     def __init__(
-        self, settings: Mapping[str, str], verify: SSLContext | bool, *, certificates: bool
+        self, settings: Mapping[str, str], verify: SSLContext | bool, *, env_certificates: bool
     ) -> None:
         self._settings = settings
         self._verify = verify
-        self._certificates = certificates
+        self._env_certificates = env_certificates
         self._transports: dict[tuple[str | None, bool], httpx.HTTPTransport] = {}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -92,131 +94,137 @@ class EnvironmentProxies(httpx.BaseTransport):
         proxy = proxy_for(url.scheme, url.host, url.port, self._settings)
         route = (proxy, url.scheme == "https")
         if route not in self._transports:
-            self._transports[route] = self._made(*route)
+            self._transports[route] = self._make_transport(*route)
         return self._transports[route].handle_request(request)
 
     def close(self) -> None:
         for transport in self._transports.values():
             transport.close()
 
-    def _made(self, proxy: str | None, secure: bool) -> httpx.HTTPTransport:
+    def _make_transport(self, proxy: str | None, secure: bool) -> httpx.HTTPTransport:
         verify = self._verify
         if verify is True and secure:
-            names = ("SSL_CERT_FILE", "SSL_CERT_DIR") if self._certificates else ()
+            names = ("SSL_CERT_FILE", "SSL_CERT_DIR") if self._env_certificates else ()
             try:
-                verify = _tls(tuple(os.environ.get(name) for name in names))
-            except OSError as error:  # of which ssl.SSLError is one
-                words = _("The certificates to trust cannot be read: {error}").format(error=error)
-                raise UnusableCertificates(words) from error
+                verify = _tls_context(tuple(os.environ.get(name) for name in names))
+            except OSError as error:  # includes ssl.SSLError
+                message = _("Could not read the trusted certificates: {error}")
+                raise UnusableCertificates(message.format(error=error)) from error
         elif verify is True:
-            verify = False  # of a plain http request: there is nothing to verify
+            verify = False  # plain http: do not load certificates
         try:
             return httpx.HTTPTransport(verify=verify, trust_env=False, proxy=proxy)
         except ImportError as error:
-            raise UnusableProxy(_("a SOCKS proxy needs the package socksio")) from error
-        except (ValueError, httpx.InvalidURL):  # whose text may hold the proxy's password
-            raise UnusableProxy(_("it is of no kind that can be used")) from None
+            raise UnusableProxy(_("SOCKS proxies need the package socksio")) from error
+        except (ValueError, httpx.InvalidURL):  # their text may contain the proxy's password
+            raise UnusableProxy(_("unsupported proxy type")) from None
 
 
-class Line:
-    """The sockets of a client's requests, which any thread can shut down at any moment."""
+class AbortHandle:
+    """Aborts the requests of a client from another thread, by shutting down their sockets."""
 
     def __init__(self) -> None:
-        self._ended = threading.Event()
+        self._aborted = threading.Event()
         self._sockets: list[socket.socket] = []
 
     @property
-    def ended(self) -> bool:
-        """Whether `hang_up` was called."""
-        return self._ended.is_set()
+    def aborted(self) -> bool:
+        return self._aborted.is_set()
 
-    def hang_up(self) -> None:
-        """Ends the client's requests, and those it would send later, with an httpx.HTTPError.
+    def abort(self) -> None:
+        """Make the client's current and later requests fail with an httpx.HTTPError.
 
-        From any thread, any number of times. A look-up of a host name is not cut short.
+        Thread-safe and idempotent. A running DNS lookup is not interrupted.
         """
-        self._ended.set()
+        self._aborted.set()
         for sock in tuple(self._sockets):
-            # Not the method of an SSLSocket, which is not made for a second thread.
+            # Call the methods of the plain socket: those of an SSLSocket are not thread-safe.
             with contextlib.suppress(OSError):
-                # Closed later, it is reset: a server that waits to write sees that at once.
-                socket.socket.setsockopt(sock, socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                # Closing then sends a reset, which a server that waits to write sees at once.
+                socket.socket.setsockopt(sock, socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def on_request(self, request: httpx.Request) -> None:
-        """An httpx event hook: learns the request's socket as early as there is one."""
-        self._check(request)
+        """httpx event hook: get the socket of the request as soon as it exists."""
+        if self.aborted:
+            raise httpx.ReadError("the request was aborted", request=request)
         request.extensions = {**request.extensions, "trace": self.on_trace}
 
     def on_trace(self, event: str, info: dict[str, Any]) -> None:
-        """httpcore's trace extension."""
+        """Receive events of httpcore's trace extension."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             sock = info["return_value"].get_extra_info("socket")
             self._sockets = [s for s in self._sockets if s.fileno() >= 0] + [sock]
-            if self.ended:
-                self.hang_up()
-
-    def _check(self, request: httpx.Request) -> None:
-        if self.ended:
-            raise httpx.ReadError("the request was ended", request=request)
+            if self.aborted:
+                self.abort()
 
 
 def http_client(
-    line: Line | None = None,
+    abort_handle: AbortHandle | None = None,
     *,
     headers: Mapping[str, str] | None = None,
     auth: tuple[str, str] | None = None,
-    silence: float = SILENCE_SECONDS,
+    read_timeout: float = READ_TIMEOUT_SECONDS,
     proxies: bool = True,
     verify: SSLContext | bool = True,
 ) -> httpx.Client:
-    """A client for requests to one server; to be closed.
+    """Create a client; the caller closes it.
 
     Args:
-        line: ends its requests.
-        headers: sent with each request, to whatever host it goes.
-        silence: seconds to wait for the next bytes of a response.
-        proxies: whether proxies and certificates are taken from the environment.
+        abort_handle: can abort its requests.
+        auth: user name and password for HTTP basic authentication.
+        headers: sent with each request, to any host.
+        read_timeout: seconds to wait for the next bytes of a response.
+        proxies: use proxies and certificates from the environment.
 
-    A proxy that cannot be used is an UnusableProxy of the requests that would take it.
+    Its requests raise UnusableProxy and UnusableCertificates if these settings are wrong.
     """
-    ours = {
+    default_headers = {
         "Accept": "*/*",
-        "Accept-Encoding": "identity",  # `refuse_encodings` holds the server to it
+        "Accept-Encoding": "identity",  # enforced by `reject_encodings`
         "User-Agent": f"glmtui/{__version__}",
     }
     return httpx.Client(
         auth=auth,
-        headers={**ours, **(headers or {})},
+        headers={**default_headers, **(headers or {})},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-        timeout=httpx.Timeout(silence, connect=CONNECT_SECONDS),
+        timeout=httpx.Timeout(read_timeout, connect=CONNECT_TIMEOUT_SECONDS),
         follow_redirects=False,
         trust_env=False,
-        transport=EnvironmentProxies(getproxies() if proxies else {}, verify, certificates=proxies),
+        transport=EnvironmentProxyTransport(
+            getproxies() if proxies else {}, verify, env_certificates=proxies
+        ),
         event_hooks={
-            "request": [] if line is None else [line.on_request],
-            "response": [refuse_encodings],
+            "request": [] if abort_handle is None else [abort_handle.on_request],
+            "response": [reject_encodings],
         },
     )
 
 
 @lru_cache(maxsize=4)
-def _tls(named: tuple[str | None, ...]) -> SSLContext:
-    """The certificates to trust, which take 0.1 s to read; `named` is what the environment says."""
-    return httpx.create_ssl_context(trust_env=bool(named))
+def _tls_context(env_values: tuple[str | None, ...]) -> SSLContext:
+    """The trusted certificates. Reading them takes 0.1 s, so they are cached.
+
+    Args:
+        env_values: of SSL_CERT_FILE and SSL_CERT_DIR; empty to ignore the environment.
+    """
+    return httpx.create_ssl_context(trust_env=bool(env_values))
 
 
-def refuse_encodings(response: httpx.Response) -> None:
-    """An httpx event hook, called before a byte of the body is read. Raises UnaskedEncoding."""
+def reject_encodings(response: httpx.Response) -> None:
+    """httpx event hook: raise UnexpectedEncoding before the body of a compressed response is read.
+
+    A few compressed bytes could decompress to gigabytes.
+    """
     encodings = response.headers.get_list("content-encoding", split_commas=True)
     if any(encoding.strip().lower() not in ("", "identity") for encoding in encodings):
-        raise UnaskedEncoding(
-            "the response is compressed, which was not asked for", request=response.request
+        raise UnexpectedEncoding(
+            "the response is compressed although the request forbids it", request=response.request
         )
 
 
-def read_whole(response: httpx.Response, limit: int) -> bytes:
-    """The body of a response. Raises ResponseTooLong for more than `limit` bytes."""
+def read_body(response: httpx.Response, limit: int) -> bytes:
+    """Read the body of a response. Raises ResponseTooLong after more than `limit` bytes."""
     body = bytearray()
     for piece in response.iter_raw():
         body += piece
@@ -228,14 +236,16 @@ def read_whole(response: httpx.Response, limit: int) -> bytes:
 
 
 @contextlib.contextmanager
-def ending(
-    line: Line, cancelled: Callable[[], bool] = lambda: False, seconds: float | None = None
+def abort_when(
+    abort_handle: AbortHandle,
+    cancelled: Callable[[], bool] = lambda: False,
+    seconds: float | None = None,
 ) -> Iterator[None]:
-    """Meanwhile `line` is hung up once `cancelled()` is true, or after `seconds` in all.
+    """Abort requests in the block when `cancelled()` becomes true, or after `seconds` in total.
 
-    Raises TimeUp when the time was up, and httpx.ReadError when it was cancelled: also where the
-    request seems to have come to its end, for a socket that is shut down looks like a body that
-    is whole, if the server did not say how long it is.
+    Raises DeadlineExceeded after `seconds` and httpx.ReadError if cancelled. It raises even if the
+    request seems complete: when the server does not send a length, a body that was cut off by the
+    shutdown of its socket looks like a whole one.
     """
     done, late = threading.Event(), threading.Event()
     deadline = None if seconds is None else time.monotonic() + seconds
@@ -245,73 +255,75 @@ def ending(
             if deadline is not None and time.monotonic() > deadline:
                 late.set()
             if late.is_set() or cancelled():
-                line.hang_up()
+                abort_handle.abort()
 
     watcher = threading.Thread(target=watch, name="http-watch", daemon=True)
     watcher.start()
     try:
         yield
-        if line.ended:
-            raise httpx.ReadError("the request was ended")
+        if abort_handle.aborted:
+            raise httpx.ReadError("the request was aborted")
     except httpx.HTTPError as error:
         if late.is_set():
-            raise TimeUp(f"no whole response within {seconds:.0f} s") from error
+            raise DeadlineExceeded(f"no complete response within {seconds:.0f} s") from error
         raise
     finally:
         done.set()
-        watcher.join()  # `cancelled` may look at what the caller closes next
+        watcher.join()  # `cancelled` may use something that the caller closes next
 
 
 @contextlib.contextmanager
-def getting(
+def stream_get(
     client: httpx.Client,
     url: str,
     headers: Mapping[str, str] | None = None,
-    private: Mapping[str, str] | None = None,
+    private_headers: Mapping[str, str] | None = None,
 ) -> Iterator[httpx.Response]:
-    """The response to a GET, after its redirects; the body is not read yet.
+    """Send a GET request, follow its redirects, and yield the response with its body unread.
 
     Args:
-        private: headers for the host of `url` alone, such as an authorization (`is_same_service`).
+        private_headers: sent only to the service of `url` (`is_same_service`), such as an
+            authorization.
 
-    Raises httpx.HTTPError (BadRedirect among them), httpx.InvalidURL.
+    Raises httpx.HTTPError (including RedirectRefused) and httpx.InvalidURL.
     """
     address = first = httpx.URL(url)
     for _hop in range(MAX_REDIRECTS + 1):
-        own = private if private and is_same_service(first, address) else {}
+        own = private_headers if private_headers and is_same_service(first, address) else {}
         with client.stream("GET", address, headers={**(headers or {}), **own}) as response:
-            following = response.next_request
-            if following is None:
+            redirect = response.next_request
+            if redirect is None:
                 yield response
                 return
-            address = next_address(address, following.url)
-    raise BadRedirect(f"more than {MAX_REDIRECTS} redirects")
+            address = check_redirect(address, redirect.url)
+    raise RedirectRefused(f"more than {MAX_REDIRECTS} redirects")
 
 
-def next_address(here: httpx.URL, there: httpx.URL) -> httpx.URL:
-    """`there`, if a redirect from `here` may lead there; without user and password.
+def check_redirect(source: httpx.URL, target: httpx.URL) -> httpx.URL:
+    """`target` without user name, password and fragment, if a redirect may lead there.
 
-    Raises BadRedirect for a step from https to http, another scheme, or from another host to a
-    service of this machine or of its network link (loopback and link-local addresses).
+    Raises RedirectRefused for a step from https to http, for another scheme, and for a step from
+    another host to this machine or its network link (loopback and link-local addresses).
     """
-    if there.scheme not in ("http", "https") or not there.host:
-        raise BadRedirect(_("it is no http address"), str(there))
-    if here.scheme == "https" and there.scheme == "http":
-        raise BadRedirect(_("it leads from https to http"), str(there))
-    if is_local_service(there.host) and not is_local_service(here.host):
-        raise BadRedirect(_("it leads into this machine"), str(there))
-    return there.copy_with(username=None, password=None, fragment=None)
+    if target.scheme not in ("http", "https") or not target.host:
+        raise RedirectRefused(_("it is not an http address"), str(target))
+    if source.scheme == "https" and target.scheme == "http":
+        raise RedirectRefused(_("it leads from https to http"), str(target))
+    if is_local_service(target.host) and not is_local_service(source.host):
+        raise RedirectRefused(_("it leads to this machine"), str(target))
+    return target.copy_with(username=None, password=None, fragment=None)
 
 
-def is_same_service(asked: httpx.URL, there: httpx.URL) -> bool:
-    """Whether `there` may have what is private to `asked`: the same origin, or its https.
+def is_same_service(first: httpx.URL, second: httpx.URL) -> bool:
+    """Whether `second` may receive the credentials for `first`: the same origin, or its https.
 
-    The latter at the usual ports alone: at others, somebody else's program may listen.
+    An upgrade to https counts at the standard ports only: on other ports another user's program
+    may listen.
     """
-    if asked.host != there.host:
+    if first.host != second.host:
         return False
-    here, other = _scheme_and_port(asked), _scheme_and_port(there)
-    return here == other or (here, other) == (("http", 80), ("https", 443))
+    origins = _scheme_and_port(first), _scheme_and_port(second)
+    return origins[0] == origins[1] or origins == (("http", 80), ("https", 443))
 
 
 def _scheme_and_port(url: httpx.URL) -> tuple[str, int | None]:

@@ -1,6 +1,7 @@
-"""Conversations on disk. `folder` has the Store; what it is made of lies beside it.
+"""Conversations on disk: one TOML or JSON file each, written atomically, locked, listed, searched.
 
-Knows files and what stands in them, no engine and no screen. Any thread may use a Store.
+Also drafts and the question history. Knows files and their format, no engine and no screen.
+A `Store` may be used from any thread.
 """
 
 from glmtui.store.conversation_file import Summary, read_file

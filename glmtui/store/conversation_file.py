@@ -1,7 +1,4 @@
-"""One conversation file: its text, what a list shows of it, a conversation from elsewhere.
-
-Knows no folder. What is wrong is said with the file's name.
-"""
+"""One conversation file: reading, its summary for lists, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -23,6 +20,7 @@ from glmtui.system.durable_files import read_bounded
 from glmtui.system.text_encoding import UnknownEncoding, decode_text
 
 MAX_BYTES = 128 * 2**20
+"""Largest conversation file that is read: far above any real one, and it fits in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ class Summary:
     Attributes:
         updated: when the file was last written, in UTC.
         message_count: messages of all branches.
-        pinned: whether it is to stand before the others.
+        pinned: whether it is listed before the others.
     """
 
     id: str
@@ -45,81 +43,87 @@ class Summary:
 
 
 def read_file(path: Path) -> Conversation:
-    """A conversation from any file, under a fresh id: our own TOML or JSON, or messages as
-    OpenAI's API has them. Raises StoreError (CorruptConversation, NewerFormat)."""
-    with naming(path):
+    """Imports a conversation under a new id: from our TOML or JSON, or another program's format.
+
+    Raises:
+        StoreError: the file cannot be read; CorruptConversation or NewerFormat for its contents.
+    """
+    with reading_errors(path):
         data = read_bounded(path, MAX_BYTES)
         try:
             text = decode_text(data)
         except UnknownEncoding:
-            text = text_of(data)
+            text = decode_utf8(data)
         return import_text(text, format_of(path))
 
 
-def peek_at(path: Path) -> Peek:
-    """What a list shows of a file. Raises StoreError (CorruptConversation, NewerFormat)."""
-    with naming(path):
-        return peek(text_of(read_bounded(path, MAX_BYTES)), format_of(path))
+def peek_file(path: Path) -> Peek:
+    """What lists show of a file. Raises like `read_file`."""
+    with reading_errors(path):
+        return peek(decode_utf8(read_bounded(path, MAX_BYTES)), format_of(path))
 
 
-def summary(path: Path, status: os.stat_result, there: Peek) -> Summary:
-    """The line for a file."""
+def make_summary(path: Path, status: os.stat_result, there: Peek) -> Summary:
     return Summary(
         id=id_of(path),
         title=there.title,
         model=there.model,
-        updated=written_at(status),
+        updated=modified_at(status),
         path=path,
         message_count=there.message_count,
         pinned=there.pinned,
     )
 
 
-def written_at(status: os.stat_result) -> datetime:
-    """When a file was last written, in UTC."""
-    seconds = min(max(status.st_mtime, 0), 253402300799)  # what a datetime can hold
+def modified_at(status: os.stat_result) -> datetime:
+    """When a file was last written, in UTC, limited to what a datetime can hold."""
+    seconds = min(max(status.st_mtime, 0), 253402300799)  # the end of the year 9999
     return datetime.fromtimestamp(seconds, timezone.utc)
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Puts the file's name into what goes wrong with reading it."""
+def reading_errors(path: Path) -> Iterator[None]:
+    """Turns errors of reading a file into StoreErrors that name it."""
     try:
         yield
     except OSError as error:
         raise StoreError(
-            _("{file!r} cannot be read: {reason}").format(file=path.name, reason=error.strerror)
+            _("cannot read {file!r}: {reason}").format(file=path.name, reason=error.strerror)
         ) from error
     except StoreError as error:
         raise type(error)(
-            _("{file!r} cannot be read: {reason}").format(file=path.name, reason=error.message),
+            _("cannot read {file!r}: {reason}").format(file=path.name, reason=error.message),
             error.hint,
         ) from error
 
 
 @contextlib.contextmanager
-def writing_in(folder: Path) -> Iterator[None]:
-    """Says what to do about a folder that does not take what is written."""
+def writing_errors(folder: Path) -> Iterator[None]:
+    """Turns errors of writing in a folder into StoreErrors that say what to do."""
     try:
         yield
     except OSError as error:
         hint = ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = _("Free some space there, or export the conversation to another disk.")
+            hint = _("Free some space, or export the conversation to another disk.")
         elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            hint = _("Make the folder writable, or set GLMTUI_DATA_DIR to one that is.")
+            hint = _("Make the folder writable, or set GLMTUI_DATA_DIR to another folder.")
         raise StoreError(
-            _("cannot write in {folder!r}: {reason}").format(
+            _("cannot write to {folder!r}: {reason}").format(
                 folder=str(folder), reason=error.strerror
             ),
             hint,
         ) from error
 
 
-def text_of(data: bytes) -> str:
-    """The text of a file's bytes. Raises CorruptConversation."""
+def decode_utf8(data: bytes) -> str:
+    """Decodes UTF-8.
+
+    Raises:
+        CorruptConversation: the bytes are not UTF-8.
+    """
     try:
-        return data.decode("utf-8-sig")  # some editors put a byte order mark first
+        return data.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
         raise CorruptConversation(
             _("this is not UTF-8 text: {reason}").format(reason=error.reason)

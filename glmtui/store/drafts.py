@@ -1,6 +1,6 @@
-"""Questions that were typed and not sent yet: one file per conversation, one for the new one.
+"""Drafts: unsent questions, one file per conversation and one for a new conversation.
 
-They outlive the program, a kill -9 too, though not a power cut. Knows nothing of prompts.
+They survive the end of the program, even kill -9, but not a power cut.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from pathlib import Path
 
 from glmtui.store.locks import FolderLocks
 from glmtui.system.durable_files import (
+    encode_utf8,
     make_private_folder,
     read_bounded,
-    remove_if_left_behind,
+    remove_if_stale,
     replace_file,
-    utf8,
 )
 
 MOST_BYTES = 16 * 2**20
+"""Largest draft that is read; larger ones are ignored."""
 
 _NEW = re.compile(r"new\d+")
 
 
 class Drafts:
-    """The drafts in one folder. Where that cannot be used there are none.
+    """The drafts in one folder; none if the folder cannot be used.
 
-    Several programs may run at once: each has a new conversation, and a draft for it, of its own.
+    Several programs may run at once: each has its own draft for a new conversation.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,21 +37,22 @@ class Drafts:
         self._new = ""
 
     def read(self, conversation_id: str) -> str:
-        """The draft for a conversation, or for a new one where the id is empty; "" for none."""
+        """The draft of a conversation, or of a new one if the id is empty; "" if there is none."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
             return read_bounded(self._path(conversation_id), MOST_BYTES).decode()
         return ""
 
     def write(self, conversation_id: str, text: str) -> bool:
-        """Keeps `text` as the draft for a conversation; an empty one is none.
+        """Saves a draft; an empty text deletes it.
 
-        Returns: False where the disk did not take it.
+        Returns:
+            False if it cannot be written.
         """
         try:
             path = self._path(conversation_id)
             if text.strip():
                 make_private_folder(self._folder)
-                replace_file(path, utf8(text), synced=False)
+                replace_file(path, encode_utf8(text), synced=False)
             else:
                 path.unlink(missing_ok=True)
         except OSError:
@@ -58,7 +60,7 @@ class Drafts:
         return True
 
     def close(self) -> None:
-        """Lets another program have the draft for a new conversation."""
+        """Releases the draft of a new conversation for other programs."""
         with contextlib.suppress(OSError):
             self._locks.release(self._new)
 
@@ -66,12 +68,13 @@ class Drafts:
         if not conversation_id and not self._new:
             make_private_folder(self._folder)
             for path in list(self._folder.iterdir()):
-                remove_if_left_behind(path)
+                remove_if_stale(path)
             self._new = self._claim()
         return self._folder / (conversation_id or self._new)
 
     def _claim(self) -> str:
-        """A name for the new one's draft that no running program has: one left behind if any."""
+        """A file name for a new conversation's draft that no running program uses; an existing one
+        first, so that its text comes back."""
         left = sorted(path.name for path in self._folder.iterdir() if _NEW.fullmatch(path.name))
         names = chain(left, (f"new{n}" for n in count(1)))
-        return next(name for name in names if self._locks.take(name, seconds=0))
+        return next(name for name in names if self._locks.acquire(name, seconds=0))

@@ -1,4 +1,4 @@
-"""The conversation files of a folder, by name and kind alone. Reads none of them."""
+"""Lists the conversation files of a folder without reading them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from pathlib import Path
 _NAMED_BY_ID = re.compile(r"[0-9a-f]{8}\.(?:toml|json)$")
 
 
-def files_of(
+def list_files(
     folder: Path, id_prefix: str = "", *, links: bool = False
 ) -> list[tuple[Path, os.stat_result]]:
-    """The conversation files in a folder, in no order; of all only those whose id may begin so.
+    """The conversation files in a folder with their status, in no order.
 
     Args:
-        links: whether symbolic links count as they are, wherever they lead; else they count as
-            the file that they lead to. A relative link leads nowhere from the trash.
+        id_prefix: leaves out files whose id, where the name ends in one, does not contain it.
+        links: list symbolic links themselves, even broken ones, instead of their targets. In the
+            trash a relative link is broken.
 
-    Raises OSError.
+    Raises:
+        OSError: the folder cannot be listed; a missing folder is empty.
     """
     found = []
     try:
@@ -30,7 +32,7 @@ def files_of(
                     continue
                 if id_prefix not in entry.name and _NAMED_BY_ID.search(entry.name):
                     continue
-                with contextlib.suppress(OSError):  # a link to nowhere or to itself
+                with contextlib.suppress(OSError):  # a broken link, or one to itself
                     status = entry.stat(follow_symlinks=not links)
                     if stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
                         found.append((folder / entry.name, status))

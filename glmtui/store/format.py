@@ -1,15 +1,15 @@
-"""A conversation as text: TOML or JSON to keep, Markdown to read. Knows nothing of files.
+"""The file format of conversations, version 1, the same in TOML and JSON.
 
-Format 1, the same in TOML and JSON. Made to be read and edited by a person:
+It is meant to be read and edited by hand:
 
     format = 1
     id = "1f2e3d4c"
     title = "..."
     model = "smollm2"
-    pinned = true               # absent: not
+    pinned = true               # absent: not pinned
     created = 2026-11-22 18:00:00+00:00
-    system = "..."              # absent: the model's own
-    [params]                    # only what was set
+    system = "..."              # absent: the model's default
+    [params]                    # only values that were set
     temperature = 0.7
     [[messages]]
     role = "user"
@@ -19,15 +19,15 @@ Format 1, the same in TOML and JSON. Made to be read and edited by a person:
     role = "assistant"
     time = 2026-11-22 18:00:03+00:00
     model = "smollm2"
-    finish_reason = "stop"      # absent: the reply was cut
+    finish_reason = "stop"      # absent: the reply was interrupted
     content = "..."
     [messages.stats]
     generated_tokens = 12
 
-A message follows the one above it. Only where a branch makes that untrue do messages carry `id`
-and `parent` (empty at the root), and the file `head`, the last message in view. Whatever a person
-leaves out is filled in; a parent that is gone is replaced by the message above; unknown keys are
-ignored, as are the ids of a plain list.
+Each message follows the one above it. Only if the conversation has branches, messages have an `id`
+and a `parent` (empty at the root), and the file has a `head`, the last message of the current
+branch. Missing values are filled in; a missing parent is replaced by the message above; unknown
+keys are ignored.
 """
 
 from __future__ import annotations
@@ -56,14 +56,13 @@ from glmtui.chat import (
 )
 from glmtui.errors import CorruptConversation, NewerFormat
 from glmtui.language import _
-from glmtui.net.addresses import shown_name
-from glmtui.store.toml import is_plain, load_toml, message_in
+from glmtui.net.addresses import redact_if_url
 from glmtui.store.values import Table, numbers_of, one_of, time_of, value_of
 
 FORMAT = 1
 LARGE_TOML = 1 << 20
-"""Characters of a TOML file from which on a list does not parse all of it: tomli takes a second and
-60 MB for each million."""
+"""Characters above which `peek` does not parse TOML that others may have written: a million of them
+can take tomli a second and 60 MB."""
 FileFormat: TypeAlias = Literal["toml", "json"]
 ID = re.compile(r"[0-9a-f]{8}")
 ROLES: tuple[str, ...] = get_args(Role)
@@ -74,7 +73,7 @@ REASONS: tuple[str, ...] = get_args(FinishReason)
 
 
 def dumps(conversation: Conversation, file_format: FileFormat) -> str:
-    """The text of a conversation file. Lone surrogates, which no file can hold, become U+FFFD."""
+    """The text of a conversation file. Lone surrogates, which UTF-8 lacks, become U+FFFD."""
     table = _tables(conversation)
     if file_format == "toml":
         text = _toml(table)
@@ -84,13 +83,13 @@ def dumps(conversation: Conversation, file_format: FileFormat) -> str:
 
 
 def _tables(conversation: Conversation) -> Table:
-    """The file's keys and values, empty ones left out."""
+    """The keys and values of the file, without empty ones."""
     plain = _is_plain(conversation)
     table = {
         "format": FORMAT,
         "id": conversation.id,
         "title": conversation.title,
-        "model": shown_name(conversation.model),
+        "model": redact_if_url(conversation.model),
         "pinned": conversation.pinned,
         "created": conversation.created.astimezone(timezone.utc),
         "head": None if plain else conversation.head or "",
@@ -102,7 +101,7 @@ def _tables(conversation: Conversation) -> Table:
 
 
 def _is_plain(conversation: Conversation) -> bool:
-    """Whether the messages are one line, with the ids that reading a plain list gives them."""
+    """Whether the messages have no branches, and the ids that reading them without ids gives."""
     last = None
     for n, message in enumerate(conversation.messages, 1):
         if message.id != f"m{n}" or message.parent != last:
@@ -112,14 +111,14 @@ def _is_plain(conversation: Conversation) -> bool:
 
 
 def message_table(message: Message, plain: bool) -> dict[str, Any]:
-    """A message's keys and values; `plain` without its place among the others."""
+    """The keys and values of a message; `plain` leaves out `id` and `parent`."""
     table: Table = {} if plain else {"id": message.id, "parent": message.parent or ""}
     table["role"] = message.role
     if message.created is not None:
         table["time"] = message.created.astimezone(timezone.utc)
     for key in ("model", "metadata", "finish_reason", "error"):
         if value := getattr(message, key):
-            table[key] = shown_name(value) if key == "model" else value
+            table[key] = redact_if_url(value) if key == "model" else value
     table["content"] = message.content
     if message.stats is not None:
         table["stats"] = _numbers_set(message.stats)
@@ -127,7 +126,7 @@ def message_table(message: Message, plain: bool) -> dict[str, Any]:
 
 
 def _numbers_set(numbers: SamplingParams | GenerationStats) -> Table:
-    """The fields that differ from their defaults. NaN and infinities say nothing and stay out."""
+    """The fields that differ from their defaults, without NaN and infinities."""
     values = {f.name: (getattr(numbers, f.name), f.default) for f in fields(numbers)}
     return {
         name: value
@@ -154,7 +153,7 @@ def _toml(table: Table) -> str:
 
 
 def _toml_pair(key: str, value: Any) -> str:
-    """What tomli_w writes, without its detours for what most values are."""
+    """A key and its value as tomli_w writes them, but faster for times and simple strings."""
     if isinstance(value, datetime):
         return f"{key} = {value.isoformat(' ')}\n"
     if isinstance(value, str) and not _NOT_SIMPLE.search(value):
@@ -163,20 +162,21 @@ def _toml_pair(key: str, value: Any) -> str:
 
 
 _NOT_SIMPLE = re.compile(r'["\\\n\x00-\x08\x0b-\x1f\x7f]')
+_NOT_LITERAL = re.compile(r"'''|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def _toml_text(text: str) -> str:
-    """A TOML string that a person reads as the text it is, wherever TOML can hold it so.
+    """A TOML string, as a literal string without escapes wherever TOML allows it.
 
-    tomli_w would escape every quote and backslash of a program, and turn CR LF into LF. A line
-    ``[[messages]]`` never stands in a text as such: `peek` finds messages by it.
+    tomli_w would escape every quote and backslash of source code, and turn CR LF into LF. A line
+    ``[[messages]]`` in the text is escaped, because `peek` counts messages by it.
     """
     if not _NOT_SIMPLE.search(text):
         return f'"{text}"'
     looks_new = text.startswith("[[messages]]") or "\n[[messages]]" in text
-    if "'''" not in text and is_plain(text) and not looks_new:
+    if not _NOT_LITERAL.search(text) and not looks_new:
         return f"'''\n{text}'''"
-    # JSON's escapes are TOML's, but for DEL.
+    # JSON and TOML have the same escapes, except for DEL.
     lines = (json.dumps(line, ensure_ascii=False)[1:-1] for line in text.split("\n"))
     body = "\n" + "\n".join(lines).replace("\x7f", "\\u007f")
     return '"""' + body.replace("\n[[messages]]", "\n\\u005b[messages]]") + '"""'
@@ -186,16 +186,18 @@ def _toml_text(text: str) -> str:
 
 
 def loads(text: str, file_format: FileFormat) -> Conversation:
-    """The conversation in a file's text.
+    """Parses the text of a conversation file.
 
-    Raises CorruptConversation with the reason, NewerFormat if this version cannot know the text.
+    Raises:
+        CorruptConversation: the text cannot be parsed; the message says why.
+        NewerFormat: a newer glmtui wrote it.
     """
     return from_table(parse(text, file_format))
 
 
 @dataclass(frozen=True, slots=True)
 class Peek:
-    """What a list of conversations shows of one."""
+    """What lists show of a conversation."""
 
     title: str
     model: str
@@ -204,10 +206,10 @@ class Peek:
 
 
 def peek(text: str, file_format: FileFormat) -> Peek:
-    """What `loads` would say, from the head and the last message alone: 20 times as fast.
+    """Reads what lists show from the head and the last message only: 20 times as fast as `loads`.
 
-    Finds what is wrong there, and so a file that was cut short; not a fault in the middle. Of a
-    large TOML file that is not as we write it, nothing is parsed but what looks like its title.
+    It notices errors there, and so a truncated file, but no error in the middle. In a large TOML
+    file that this program did not write, only lines that look like title and model are read.
     Raises like `loads`.
     """
     try:
@@ -216,9 +218,9 @@ def peek(text: str, file_format: FileFormat) -> Peek:
             conversation = from_table(data)
             return _peeked(conversation, count)
     except (CorruptConversation, ValueError, LookupError, TypeError, RecursionError):
-        pass  # not as we write it, or a text that looks like a message: the whole decides
+        pass  # another program wrote it, or a text contains a line [[messages]]: parse it all
     if file_format == "toml" and len(text) > LARGE_TOML:
-        return _glimpse(text)
+        return _scan(text)
     conversation = loads(text, file_format)
     return _peeked(conversation, len(conversation.messages))
 
@@ -227,22 +229,34 @@ def _peeked(conversation: Conversation, count: int) -> Peek:
     return Peek(conversation.title, conversation.model, count, conversation.pinned)
 
 
-def _glimpse(text: str) -> Peek:
-    """What can be said of a TOML file without parsing it."""
+def _scan(text: str) -> Peek:
+    """Title, model and number of messages of a TOML file that is not parsed."""
     found = {key: re.search(rf'^{key} = "([^"\\\n]*)"$', text, re.M) for key in ("title", "model")}
     title, model = (match[1] if match else "" for match in found.values())
     return Peek(title, model, text.count("[[messages]]"), False)
 
 
 def _toml_ends(text: str) -> tuple[Table, int]:
-    """The head with the last message, and how many messages there are."""
+    """The table of a TOML file with only its last message, and the number of messages.
+
+    A last message longer than `LARGE_TOML` is left out.
+
+    Raises:
+        ValueError, LookupError: the file must be parsed as a whole.
+    """
     between = "\n[[messages]]"
     end = text.index(between)
     if end > LARGE_TOML:
         raise ValueError
     head = tomli.loads(text[:end])
     count = len(head.get("messages", ())) + text.count(between)
-    return head | {"messages": [message_in(text[text.rindex(between) :], LARGE_TOML)]}, count
+    last = text[text.rindex(between) :]
+    if len(last) > LARGE_TOML:
+        return head | {"messages": []}, count
+    table = tomli.loads(last)
+    if table.keys() != {"messages"}:
+        raise ValueError("there are tables after the last message")
+    return head | table, count
 
 
 def _json_ends(text: str) -> tuple[Table, int]:
@@ -251,23 +265,27 @@ def _json_ends(text: str) -> tuple[Table, int]:
 
 
 def parse(text: str, file_format: FileFormat) -> Any:
-    """The tables and lists in a text. Raises CorruptConversation."""
+    """Parses TOML or JSON.
+
+    Raises:
+        CorruptConversation: the text is not valid.
+    """
     try:
-        return load_toml(text) if file_format == "toml" else json.loads(text)
+        return tomli.loads(text) if file_format == "toml" else json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CorruptConversation(
-            _("this is not {kind}: {error}").format(kind=file_format.upper(), error=error)
+            _("this is not valid {kind}: {error}").format(kind=file_format.upper(), error=error)
         ) from error
 
 
 def from_table(data: Any) -> Conversation:
-    """The conversation that a parsed text describes. Raises like `loads`."""
+    """Makes a conversation from a parsed file. Raises like `loads`."""
     if not isinstance(data, dict):
         raise CorruptConversation(_("this is not a conversation"))
     version = value_of(data, "format", int, FORMAT)
     if version > FORMAT:
         raise NewerFormat(
-            _("its format is {version}; this glmtui reads up to {most}").format(
+            _("it has format {version}; this glmtui reads formats up to {most}").format(
                 version=version, most=FORMAT
             ),
             _("Update glmtui to open it."),
@@ -285,7 +303,7 @@ def from_table(data: Any) -> Conversation:
         id=conversation_id if ID.fullmatch(conversation_id) else fresh_id(),
         created=created,
         title=value_of(data, "title", str, "") or next(filter(None, titles), ""),
-        model=shown_name(value_of(data, "model", str, "")),
+        model=redact_if_url(value_of(data, "model", str, "")),
         pinned=data.get("pinned") is True,
         system=value_of(data, "system", str, None),
         params=numbers_of(SamplingParams, value_of(data, "params", dict, {})),
@@ -324,7 +342,14 @@ def _free_id(n: int, taken: set[str]) -> str:
 
 
 def message_of(row: Table, name: str, parent: str | None) -> Message:
-    """The message that a table describes, under this id. Raises CorruptConversation."""
+    """Makes a message from a parsed table.
+
+    Args:
+        name: its id.
+
+    Raises:
+        CorruptConversation: a value is missing or of the wrong type.
+    """
     if "content" not in row:
         raise CorruptConversation(_("has no content"))
     ended = row.get("finish_reason")
@@ -335,7 +360,7 @@ def message_of(row: Table, name: str, parent: str | None) -> Message:
         id=name,
         parent=parent,
         created=time_of(row, "time"),
-        model=shown_name(value_of(row, "model", str, "")),
+        model=redact_if_url(value_of(row, "model", str, "")),
         finish_reason=one_of(REASONS, row, "finish_reason") if ended else None,
         stats=None if stats is None else numbers_of(GenerationStats, stats),
         error=value_of(row, "error", str, ""),

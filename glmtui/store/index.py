@@ -1,6 +1,6 @@
-"""What a list shows of each file, kept so that a file is read again only when it has changed.
+"""A cache of what lists show of each file, so that only changed files are read again.
 
-A cache: without it, or with one that cannot be used, everything is read. Knows no conversation.
+Without it, or if it cannot be read, all files are read.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from glmtui.store.format import Peek
-from glmtui.system.durable_files import read_bounded, replace_file, utf8
+from glmtui.system.durable_files import encode_utf8, read_bounded, replace_file
 
 NAME = ".index.json"
 VERSION = 2
 LEAST = 200
-"""Files from which on an index is worth having."""
+"""Number of files below which no index is written: reading them is fast enough."""
 MOST_BYTES = 64 * 2**20
+"""Largest index that is read: about 300,000 files."""
 _PARTS = attrgetter(*Peek.__slots__)
 
 
 class Index:
-    """The index of a folder's files, as it was when this was made."""
+    """The index of a folder, read when the object is created."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
@@ -38,7 +39,7 @@ class Index:
                 self._rows = rows if isinstance(rows, dict) else {}
 
     def get(self, name: str, status: os.stat_result) -> Peek | None:
-        """What was kept of a file, if it is as it was then."""
+        """The cached entry of a file, if the file is unchanged."""
         row = self._rows.get(name)
         if not isinstance(row, list) or len(row) != 2 or row[0] != _key(status):
             return None
@@ -50,20 +51,19 @@ class Index:
         return there
 
     def put(self, name: str, status: os.stat_result, there: Peek) -> None:
-        """Keeps this of a file."""
         self._seen[name] = [_key(status), _PARTS(there)]
         self._changed = True
 
     def save(self) -> None:
-        """Writes what was got and put, if it is not what was read and not too little to matter."""
-        known = not self._changed and len(self._seen) == len(self._rows)
-        if known or len(self._seen) < LEAST:
+        """Writes the entries that were read or added, if they changed and are at least `LEAST`."""
+        unchanged = not self._changed and len(self._seen) == len(self._rows)
+        if unchanged or len(self._seen) < LEAST:
             return
         data = json.dumps({"version": VERSION, "files": self._seen}, ensure_ascii=False)
-        with contextlib.suppress(OSError):  # a folder that cannot be written
-            replace_file(self._path, utf8(data), synced=False)
+        with contextlib.suppress(OSError):  # the folder is not writable
+            replace_file(self._path, encode_utf8(data), synced=False)
 
 
 def _key(status: os.stat_result) -> list[int]:
-    """What changes with a file: a save makes a new one, an edit by hand another time or size."""
+    """Values that change with a file: saving makes a new inode, editing a new time or size."""
     return [status.st_mtime_ns, status.st_size, status.st_ino]

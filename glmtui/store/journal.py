@@ -1,8 +1,8 @@
-"""What is new in a large conversation: a small file beside it, until the large one is written anew.
+"""The journal of a large conversation: its newest messages, in a small file next to the large one.
 
-To write 50 MB takes seconds, and a reply that grows has to be on disk every second; so of a large
-conversation only its last messages are written, as JSON with ids, parents and head (see `format`),
-to ``.<id>.new``. Knows what was last read and written of a conversation, and nothing of locks.
+Writing 50 MB takes seconds, and a growing reply is saved every second. So only the last messages of
+a large conversation are written, as JSON with ids, parents and head (see `format`), to
+``.<id>.new``. The large file itself is rewritten when the conversation is closed.
 """
 
 from __future__ import annotations
@@ -21,24 +21,27 @@ from typing import Any, TypeAlias
 from glmtui.chat import Conversation, Message
 from glmtui.errors import CorruptConversation
 from glmtui.language import _
-from glmtui.net.addresses import shown_name
+from glmtui.net.addresses import redact_if_url
 from glmtui.store.format import message_of, message_table, parse
 from glmtui.system.durable_files import read_bounded, replace_file
 
-LARGE_BYTES = 2**20  # a larger file is not written anew for every word
+LARGE_BYTES = 2**20
+"""Size of a conversation file above which saves go to the journal."""
 MOST_BYTES = 128 * 2**20
+"""Largest file that is read, in bytes; the limit of conversation files (`conversation_file`)."""
 
 Stamp: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class JournalState:
+class SavedState:
     """A conversation as this program last read or wrote it.
 
     Attributes:
-        digest, stamp, nbytes: of its file.
-        whole: how many of the first messages its file has as they are; the others are beside it.
-        later: digest of what is beside it; empty where nothing is.
+        digest, stamp, nbytes: of the conversation file, without its journal.
+        file_count: how many of the first messages are in the file unchanged; the rest are in the
+            journal.
+        journal_digest: digest of the journal; empty if there is none.
     """
 
     path: Path
@@ -46,89 +49,121 @@ class JournalState:
     stamp: Stamp
     nbytes: int
     conversation: Conversation
-    whole: int
-    later: bytes = b""
+    file_count: int
+    journal_digest: bytes = b""
 
-    def is_still_at(self, path: Path) -> bool:
-        """Whether the file holds what it did. Of a large one the system is asked if anybody wrote
-        it. Raises OSError."""
+    def matches_file(self, path: Path) -> bool:
+        """Whether the file is unchanged; for a large one by its stamp, without reading it.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
         if self.nbytes > LARGE_BYTES and self.stamp == stamp_of(path):
             return True
         return self.digest == digest_of(read_bounded(path, MOST_BYTES))
 
-    def with_later(self, conversation: Conversation) -> JournalState | None:
-        """What is known once the new messages of `conversation` are on disk, beside its file.
+    def write_journal(self, conversation: Conversation) -> SavedState | None:
+        """Writes the new messages of `conversation` to its journal.
 
-        None, and nothing is written, where the file itself has to be: it is small, or what is new
-        is large, or no matter of added messages. Raises OSError.
+        Returns:
+            The new state; None, with nothing written, if the file itself must be rewritten: it is
+            small, or the new part is large, or something other than messages was changed.
+
+        Raises:
+            OSError: the journal cannot be written.
         """
-        same = shared(self.conversation, conversation) if self.nbytes > LARGE_BYTES else None
-        if same is None:
+        if self.nbytes <= LARGE_BYTES:
             return None
-        whole = min(self.whole, same)
-        data = dumps_later(conversation, whole, self.digest).encode()
-        later = digest_of(data)
-        if len(data) > self.nbytes // 2 or whole == len(conversation.messages):
+        unchanged = count_unchanged(self.conversation, conversation)
+        if unchanged is None:
             return None
-        if later != self.later:
-            replace_file(beside(self.path, conversation.id), data, prefix=f".{conversation.id}-")
-            with contextlib.suppress(PermissionError):  # a file of another user
-                os.utime(self.path)  # it is the conversation written last
+        count = min(self.file_count, unchanged)
+        data = dumps_journal(conversation, count, self.digest).encode()
+        written = digest_of(data)
+        if len(data) > self.nbytes // 2 or count == len(conversation.messages):
+            return None
+        if written != self.journal_digest:
+            replace_file(
+                journal_path(self.path, conversation.id), data, prefix=f".{conversation.id}-"
+            )
+            with contextlib.suppress(PermissionError):  # the file belongs to another user
+                os.utime(self.path)  # lists are sorted by this time
         stamp = stamp_of(self.path)
-        return replace(self, stamp=stamp, conversation=conversation, whole=whole, later=later)
+        return replace(
+            self,
+            stamp=stamp,
+            conversation=conversation,
+            file_count=count,
+            journal_digest=written,
+        )
 
-    def announce(self, digest: bytes) -> None:
-        """Has what lies beside the file count for nothing beside one of this digest.
+    def mark_superseded(self, digest: bytes) -> None:
+        """Marks the journal as contained in the file with this digest, so that it is then ignored.
 
-        To be called before a file that has it all is written, else a program that is killed before
-        it removes what lies beside it would leave messages there that were deleted. Raises OSError.
+        Call this before writing a file that contains the journal's messages. Otherwise, if the
+        program is killed before it removes the journal, deleted messages would come back.
+
+        Raises:
+            OSError: the journal cannot be written.
         """
-        data = dumps_later(self.conversation, self.whole, self.digest, within=digest).encode()
+        data = dumps_journal(
+            self.conversation, self.file_count, self.digest, within=digest
+        ).encode()
         replace_file(
-            beside(self.path, self.conversation.id), data, prefix=f".{self.conversation.id}-"
+            journal_path(self.path, self.conversation.id), data, prefix=f".{self.conversation.id}-"
         )
 
 
-def beside(path: Path, conversation_id: str) -> Path:
-    """Where the new messages of the conversation in this file lie, if they are not in it."""
+def journal_path(path: Path, conversation_id: str) -> Path:
+    """The journal that belongs to a conversation file."""
     return path.with_name(f".{conversation_id}.new")
 
 
-def read(path: Path, data: bytes, stamp: Stamp, conversation: Conversation) -> JournalState:
-    """What is known of a file's data, read as `conversation`, and of what lies beside it.
+def read(path: Path, data: bytes, stamp: Stamp, conversation: Conversation) -> SavedState:
+    """The state of a conversation file with its journal applied.
 
-    Raises CorruptConversation for that, OSError.
+    Args:
+        data, stamp: of the file.
+        conversation: what was parsed from `data`.
+
+    Raises:
+        CorruptConversation: the journal cannot be parsed.
+        OSError: the journal cannot be read.
     """
     try:
-        more = read_bounded(beside(path, conversation.id), MOST_BYTES)
+        more = read_bounded(journal_path(path, conversation.id), MOST_BYTES)
     except FileNotFoundError:
-        whole, later = len(conversation.messages), b""
+        count, journal_digest = len(conversation.messages), b""
     else:
         text = more.decode("utf-8", "replace")
-        conversation, whole = add_later(conversation, text, digest_of(data))
-        later = digest_of(more)
-    return JournalState(path, digest_of(data), stamp, len(data), conversation, whole, later)
+        conversation, count = apply_journal(conversation, text, digest_of(data))
+        journal_digest = digest_of(more)
+    return SavedState(path, digest_of(data), stamp, len(data), conversation, count, journal_digest)
 
 
 def stamp_of(path: Path) -> Stamp:
-    """What the system changes whenever a file is written or replaced. Raises OSError."""
+    """Inode, size and modification time in ns: they change whenever a file is written or replaced.
+
+    Raises:
+        OSError: there is no such file.
+    """
     status = path.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def digest_of(data: bytes) -> bytes:
-    """Sixteen bytes that tell data apart."""
+    """A 16-byte BLAKE2b digest."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
 # ---- texts
 
 
-def shared(before: Conversation, now: Conversation) -> int | None:
-    """How many of their first messages are the same.
+def count_unchanged(before: Conversation, now: Conversation) -> int | None:
+    """How many of the first messages are unchanged.
 
-    None where more than messages, head and model differs, or messages are gone: that is no matter
-    of adding.
+    None if messages were removed, or anything but messages, head and model was changed: a journal
+    cannot express that.
     """
     if len(now.messages) < len(before.messages):
         return None
@@ -142,16 +177,19 @@ def shared(before: Conversation, now: Conversation) -> int | None:
     return same if all(message.id in there for message in before.messages[same:]) else None
 
 
-def dumps_later(conversation: Conversation, start: int, digest: bytes, within: bytes = b"") -> str:
-    """The messages from `start` on, to be added to a file of this digest.
+def dumps_journal(
+    conversation: Conversation, start: int, digest: bytes, within: bytes = b""
+) -> str:
+    """The text of a journal: the messages from `start` on.
 
     Args:
-        within: digest of a file that has them already, if one is about to be written.
+        digest: of the conversation file that the journal belongs to.
+        within: digest of a file that already contains the messages, if one is about to be written.
     """
     table = {
         "file": digest.hex(),
         "within": within.hex(),
-        "model": shown_name(conversation.model),
+        "model": redact_if_url(conversation.model),
         "head": conversation.head,
         "messages": [message_table(m, plain=False) for m in conversation.messages[start:]],
     }
@@ -159,26 +197,30 @@ def dumps_later(conversation: Conversation, start: int, digest: bytes, within: b
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
 
 
-def add_later(conversation: Conversation, text: str, digest: bytes) -> tuple[Conversation, int]:
-    """The conversation with what `dumps_later` made, and how many first messages stay as they are.
+def apply_journal(conversation: Conversation, text: str, digest: bytes) -> tuple[Conversation, int]:
+    """Applies a journal made by `dumps_journal` to a conversation.
 
-    A file that is not the one it was made for has been changed by hand since, or has it all
-    already: then a message that is there is only replaced by one that goes on where it ends, and a
-    parent that is gone by the last message. To a file that they were announced to be within,
-    nothing is added.
+    If the file's digest is not the one the journal was made for, the file was edited by hand since
+    or already contains the messages. Then an existing message is replaced only by a longer version
+    of itself, and a missing parent by the last message. If the journal is marked as contained in
+    the file, nothing is applied.
 
-    Raises CorruptConversation.
+    Returns:
+        The conversation, and how many of its first messages are unchanged.
+
+    Raises:
+        CorruptConversation: the text is not a journal.
     """
     data = parse(text, "json")
     rows: Any = data.get("messages") if isinstance(data, dict) else None
     if not isinstance(rows, list):
-        raise CorruptConversation(_("it is no list of messages"))
+        raise CorruptConversation(_("it has no list of messages"))
     if data.get("within") == digest.hex():
         return conversation, len(conversation.messages)
     fits = data.get("file") == digest.hex()
     messages = {message.id: message for message in conversation.messages}
     places = {name: n for n, name in enumerate(messages)}
-    whole, new = len(messages), fits
+    unchanged, changed = len(messages), fits
     for message, parent in _rows(rows):
         there = messages.get(message.id)
         place = places.setdefault(message.id, len(places))
@@ -189,19 +231,19 @@ def add_later(conversation: Conversation, text: str, digest: bytes) -> tuple[Con
         elif places.get(parent, place) >= place and (parent or not fits):
             parent = next(reversed(messages), "") if there is None else there.parent or ""
         messages[message.id] = replace(message, parent=parent or None)
-        whole, new = min(whole, place), True
+        unchanged, changed = min(unchanged, place), True
     head, model = data.get("head"), data.get("model")
-    if not new or not isinstance(head, str) or head not in messages:
+    if not changed or not isinstance(head, str) or head not in messages:
         head = conversation.head
     if not isinstance(model, str):
         model = conversation.model
-    model = shown_name(model)
+    model = redact_if_url(model)
     added = replace(conversation, messages=tuple(messages.values()), head=head, model=model)
-    return added, whole
+    return added, unchanged
 
 
 def _rows(rows: Sequence[Any]) -> Iterator[tuple[Message, str]]:
-    """Each message with the id of its parent."""
+    """Each message with its parent's id."""
     for row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("id"), str) or not row["id"]:
             raise CorruptConversation(_("a message has no id"))

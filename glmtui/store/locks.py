@@ -1,7 +1,6 @@
-"""Locks between programs on one folder: a hidden file per name, held with flock.
+"""Locks between programs in one folder: a hidden file per name, locked with flock.
 
-The lock ends with the process, however that ends; a lock file left behind means nothing. Knows
-nothing of what the names stand for.
+The system releases a lock when its process ends; a lock file that remains locks nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from io import FileIO
 from pathlib import Path
 
 WAIT_SECONDS = 0.3
-"""A program that starts takes each lock that was left behind, for a moment."""
+"""How long to wait for a lock: a starting program takes each leftover lock for a moment."""
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -23,31 +22,33 @@ class FolderLocks:
     """The locks this program holds in one folder.
 
     Attributes:
-        missing: why the file system cannot lock, once that was tried; every name is then granted.
+        unsupported: why the file system cannot lock, once that was tried; every lock is then
+            granted.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._held: dict[str, FileIO] = {}
-        self.missing = ""
+        self.unsupported = ""
 
-    def take(self, name: str, seconds: float = WAIT_SECONDS) -> bool:
-        """Whether the lock is ours, now or already, or within `seconds`.
+    def acquire(self, name: str, seconds: float = WAIT_SECONDS) -> bool:
+        """Acquires a lock, waiting up to `seconds`; True also if this object already has it.
 
-        Raises OSError where no file can be made.
+        Raises:
+            OSError: the lock file cannot be created.
         """
         end = time.monotonic() + seconds
-        while not self._take(name):
+        while not self._try_acquire(name):
             if time.monotonic() >= end:
                 return False
             time.sleep(0.02)
         return True
 
-    def _take(self, name: str) -> bool:
+    def _try_acquire(self, name: str) -> bool:
         if (file := self._held.get(name)) is not None:
-            if self.missing or _is_there(file, self._path(name)):
+            if self.unsupported or _is_there(file, self._path(name)):
                 return True
-            # Someone removed the file or moved the folder; other programs would not see our lock.
+            # The file was removed or the folder moved: other programs would not see our lock.
             self._held.pop(name).close()
         while True:
             file = self._open(name)
@@ -60,36 +61,35 @@ class FolderLocks:
                 if error.errno not in _NO_LOCKS:
                     file.close()
                     raise
-                self.missing = error.strerror or str(error)
-            if self.missing or _is_there(file, self._path(name)):
+                self.unsupported = error.strerror or str(error)
+            if self.unsupported or _is_there(file, self._path(name)):
                 break
-            file.close()  # its last holder removed it between our open and our lock
-        with contextlib.suppress(OSError):  # on a full disk, a lock without a name
+            file.close()  # its last owner removed it between our open and our lock
+        with contextlib.suppress(OSError):  # on a full disk the lock works without a name
             os.ftruncate(file.fileno(), 0)
             os.write(file.fileno(), f"{os.getpid()} on {os.uname().nodename}".encode())
         self._held[name] = file
         return True
 
     def holder(self, name: str) -> str:
-        """Who wrote the lock file last: "PROCESS on HOST"; empty if that cannot be read."""
+        """Who locked it last, as "PROCESS on HOST"; empty if the lock file cannot be read."""
         try:
             return self._path(name).read_bytes()[:100].decode(errors="replace")
         except OSError:
             return ""
 
     def release(self, name: str) -> None:
-        """Gives the lock back, if it is ours."""
         if file := self._held.pop(name, None):
             try:
-                # Before it is unlocked: whoever locks it next must find it gone. A file that is
-                # not the one we locked is another program's lock.
+                # Remove the file before unlocking it, so that the next owner creates a new one. If
+                # it is not the file we locked, it belongs to another program.
                 if _is_there(file, self._path(name)):
                     self._path(name).unlink(missing_ok=True)
             finally:
                 file.close()
 
     def held(self) -> tuple[str, ...]:
-        """The names that are ours."""
+        """The names that this object has locked."""
         return tuple(self._held)
 
     def _path(self, name: str) -> Path:

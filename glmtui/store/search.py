@@ -1,7 +1,6 @@
-"""Full-text search over conversation files: their bytes first, what stands in them only on a hit.
+"""Full-text search in conversation files: a file is parsed only if its bytes contain the text.
 
-Knows how files are written, no folder and no screen. Case does not matter, and any part of a word
-is found, so that Chinese needs no word breaks.
+The search ignores case and matches parts of words, so that Chinese needs no word breaks.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from typing import TypeAlias
 import tomli
 
 from glmtui.errors import StoreError
-from glmtui.store.conversation_file import MAX_BYTES, text_of, written_at
+from glmtui.store.conversation_file import MAX_BYTES, decode_utf8, modified_at
 from glmtui.store.file_names import format_of, id_of
 from glmtui.store.format import from_table, loads
 from glmtui.system.durable_files import read_bounded
 
 AROUND = 60
-"""Characters shown before and after what is found."""
+"""Characters of context before and after a match."""
 MOST_IN_ONE = 5
-"""Hits of one conversation that are given."""
+"""Matches that are returned per conversation."""
 
 _Row: TypeAlias = tuple[str, str, str]  # id, role, content
 _BETWEEN = "\n[[messages]]"
@@ -34,11 +33,11 @@ _BETWEEN = "\n[[messages]]"
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A message that has the words, or where none has, a title (with the id of no message).
+    """A message that contains the text; if no message does, a title (`message_id` is then empty).
 
     Attributes:
         title, updated: of the conversation.
-        before, found, after: the first place they stand at, as it is written.
+        before, found, after: the first match with its context, as written.
     """
 
     conversation_id: str
@@ -52,10 +51,10 @@ class Hit:
 
 
 def search(paths: Iterable[Path], words: str) -> Iterator[tuple[Path, list[Hit]]]:
-    """For each file, in this order, what it has of `words`, which must stand together.
+    """Searches files in the given order for `words` as one string.
 
-    Files without a hit come too, with none, so that a caller can stop between two. What cannot be
-    read has none.
+    Yields every file, also those without hits, so that a caller can stop at any file. Files that
+    cannot be read have no hits.
     """
     query = Query(words)
     for path in paths:
@@ -66,7 +65,7 @@ def search(paths: Iterable[Path], words: str) -> Iterator[tuple[Path, list[Hit]]
 
 
 class Query:
-    """What is sought, in the forms it may stand in a file."""
+    """The text to search for, in the forms in which files may contain it."""
 
     def __init__(self, words: str) -> None:
         self.words = words.strip()
@@ -74,32 +73,36 @@ class Query:
         plain = self.words.lower()
         escaped = plain.replace("\\", "\\\\").replace('"', '\\"')
         self._forms = tuple({plain, escaped})
-        # Of bytes only those of ASCII have a case.
+        # bytes.lower() changes ASCII letters only.
         cased = any(char > "\x7f" and char.lower() != char.upper() for char in self.words)
         self._bytes = () if cased else tuple(form.encode(errors="replace") for form in self._forms)
 
     def hits(self, path: Path) -> list[Hit]:
-        """What a file has of it. Raises OSError, StoreError."""
+        """The matches in a file.
+
+        Raises:
+            OSError, StoreError: the file cannot be read.
+        """
         if not self.words:
             return []
         data = read_bounded(path, MAX_BYTES)
         if self._bytes:
             lower = data.lower()
-            # Someone else's JSON may spell letters as \\u4f60.
+            # Another program's JSON may escape letters, as in \\u4f60.
             if not any(form in lower for form in self._bytes) and b"\\u" not in data:
                 return []
-        text = text_of(data)
-        if not self._bytes and not self._may_have(text) and "\\u" not in text:
+        text = decode_utf8(data)
+        if not self._bytes and not self._may_contain(text) and "\\u" not in text:
             return []
         title, messages = self._read(text, path)
-        facts = (id_of(path), title, written_at(path.stat()))
+        facts = (id_of(path), title, modified_at(path.stat()))
         for rows in (messages, [("", "", title)]):
             hits = (self._hit(row, facts) for row in rows)
             if found := list(islice(filter(None, hits), MOST_IN_ONE)):
                 return found
         return []
 
-    def _may_have(self, text: str) -> bool:
+    def _may_contain(self, text: str) -> bool:
         text = text.lower()
         return any(form in text for form in self._forms)
 
@@ -112,15 +115,19 @@ class Query:
         return Hit(*facts, message_id, role, before, found.group(), after)
 
     def _read(self, text: str, path: Path) -> tuple[str, Iterable[_Row]]:
-        """The title, and the messages, in TOML only those that have it."""
+        """The title and the messages; from TOML only messages that may match."""
         if format_of(path) == "toml":
-            with contextlib.suppress(ValueError, LookupError):  # not as we write it
+            with contextlib.suppress(ValueError, LookupError):  # not written by this program
                 return self._read_toml(text)
         conversation = loads(text, format_of(path))
         return conversation.title, [(m.id, m.role, m.content) for m in conversation.messages]
 
     def _read_toml(self, text: str) -> tuple[str, list[_Row]]:
-        """As `_read`. Raises ValueError or LookupError where only the whole would tell."""
+        """As `_read`, parsing only messages that may match.
+
+        Raises:
+            ValueError, LookupError: the file must be parsed as a whole.
+        """
         head, *messages = text.split(_BETWEEN)
         if "[[messages]]" in head:
             raise ValueError("the first message is not where it should be")
@@ -128,7 +135,7 @@ class Query:
         title = from_table(tomli.loads(_BETWEEN.join([head, *first]))).title
         rows: list[_Row] = []
         for n, part in enumerate(messages, 1):
-            if self._may_have(part[part.index("\ncontent = ") :]):
+            if self._may_contain(part[part.index("\ncontent = ") :]):
                 (row,) = tomli.loads(_BETWEEN + part)["messages"]
                 if self._pattern.search(row["content"]):
                     rows.append((str(row.get("id") or f"m{n}"), str(row["role"]), row["content"]))

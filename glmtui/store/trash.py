@@ -1,7 +1,6 @@
-"""Deleted conversations: a folder below that of the others, from which they come back for a while.
+"""The trash: a subfolder for deleted conversations, from which they can be restored.
 
-Knows where a conversation's two files lie (see `journal`); nothing of locks. All of it raises
-OSError as the system gives it.
+A conversation is moved together with its journal. All methods raise OSError.
 """
 
 from __future__ import annotations
@@ -10,16 +9,17 @@ import os
 import time
 from pathlib import Path
 
-from glmtui.store.file_listing import files_of
+from glmtui.store.file_listing import list_files
 from glmtui.store.file_names import id_of
-from glmtui.store.journal import beside
+from glmtui.store.journal import journal_path
 from glmtui.system.durable_files import make_private_folder, move_file
 
 TRASH_DAYS = 30
+"""Days after which a deleted conversation is removed for good."""
 
 
 class Trash:
-    """The trash of a folder of conversations."""
+    """The trash of a conversations folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -27,31 +27,34 @@ class Trash:
 
     def find(self, conversation_id: str) -> Path | None:
         """The file of a deleted conversation."""
-        # A relative link leads nowhere from here, and comes back all the same.
-        found = (path for path, _ in files_of(self._trash, links=True))
+        # A relative link is broken here, and can be restored all the same.
+        found = (path for path, _ in list_files(self._trash, links=True))
         return next((path for path in found if id_of(path) == conversation_id), None)
 
     def put(self, path: Path) -> None:
-        """Takes a conversation's file in, with what is new beside it."""
+        """Moves a conversation file and its journal to the trash."""
         make_private_folder(self._trash)
         move_file(path, self._trash / path.name)
-        self._move_new(path, self._trash)
+        self._move_journal(path, self._trash)
 
-    def give_back(self, path: Path) -> None:
-        """Puts a file that was found here back into its folder."""
-        # First, and last on the way here: a conversation that is in the folder has all that is new.
-        self._move_new(path, self._folder)
+    def restore(self, path: Path) -> None:
+        """Moves a file from the trash back, with its journal.
+
+        The journal is moved first here and last by `put`: so a conversation file in the folder
+        always has its journal, even if the program is killed in between.
+        """
+        self._move_journal(path, self._folder)
         move_file(path, self._folder / path.name)
 
     def remove_old(self) -> None:
-        """Removes for good what has been here for more than `TRASH_DAYS`."""
-        for path, status in files_of(self._trash, links=True):
-            # A file is changed, though not modified, when it is put there.
+        """Deletes what has been in the trash for more than `TRASH_DAYS`."""
+        for path, status in list_files(self._trash, links=True):
+            # Moving a file sets its ctime, not its mtime.
             if time.time() - status.st_ctime > TRASH_DAYS * 24 * 3600:
-                beside(path, id_of(path)).unlink(missing_ok=True)
+                journal_path(path, id_of(path)).unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
 
-    def _move_new(self, path: Path, folder: Path) -> None:
-        new = beside(path, id_of(path))
-        if os.path.lexists(new):
-            move_file(new, folder / new.name)
+    def _move_journal(self, path: Path, folder: Path) -> None:
+        journal = journal_path(path, id_of(path))
+        if os.path.lexists(journal):
+            move_file(journal, folder / journal.name)

@@ -1,7 +1,4 @@
-"""Single values of a parsed conversation, each of the kind it should be or an error that says so.
-
-Knows dictionaries, not what a conversation is made of.
-"""
+"""Typed values from parsed tables, with an error that names the key."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from glmtui.language import N_, _
 Table: TypeAlias = dict[str, Any]
 
 MOST = 1e15
-"""Tokens, seconds or bytes that a reply cannot cost."""
+"""Tokens, seconds or bytes that no reply can take: larger statistics are dropped."""
 
 _Numbers = TypeVar("_Numbers", SamplingParams, GenerationStats)
 _Kind = TypeVar("_Kind", str, int, list[Any], dict[str, Any])
@@ -34,7 +31,11 @@ _KINDS = {
 
 
 def value_of(table: Table, key: str, kind: type[_Kind], default: _Default) -> _Kind | _Default:
-    """What is at `key`, of that kind, or `default`. Raises CorruptConversation."""
+    """The value at `key`, or `default` if there is none.
+
+    Raises:
+        CorruptConversation: it is not of this kind.
+    """
     value = table.get(key)
     if value is None:
         return default
@@ -44,7 +45,11 @@ def value_of(table: Table, key: str, kind: type[_Kind], default: _Default) -> _K
 
 
 def one_of(words: tuple[str, ...], table: Table, key: str) -> Any:
-    """What is at `key`, one of these words. Raises CorruptConversation."""
+    """The value at `key`.
+
+    Raises:
+        CorruptConversation: it is not one of these words.
+    """
     value = table.get(key)
     if value not in words:
         known = ", ".join(words)
@@ -57,10 +62,12 @@ def one_of(words: tuple[str, ...], table: Table, key: str) -> Any:
 
 
 def numbers_of(kind: type[_Numbers], table: Table) -> _Numbers:
-    """A dataclass of optional numbers from the keys that it has.
+    """A dataclass of optional numbers from the keys of a table.
 
-    What a reply is said to have cost is left out where it is no number that a reply can cost.
-    Raises CorruptConversation.
+    Statistics that no reply can have are dropped.
+
+    Raises:
+        CorruptConversation: a value has the wrong type.
     """
     values: Table = {}
     for name, wanted in _number_types(cast(Hashable, kind)).items():
@@ -82,13 +89,17 @@ def numbers_of(kind: type[_Numbers], table: Table) -> _Numbers:
 
 @functools.cache
 def _number_types(kind: Any) -> dict[str, type]:
-    """The type of each field, None apart."""
+    """The type of each field, without None."""
     hints = get_type_hints(kind).items()
     return {name: (get_args(hint) or (hint,))[0] for name, hint in hints}
 
 
 def time_of(table: Table, key: str) -> datetime | None:
-    """A time in UTC; one without a zone is local. Raises CorruptConversation."""
+    """The time at `key` in UTC; one without a time zone is local.
+
+    Raises:
+        CorruptConversation: it is not a time.
+    """
     value = table.get(key)
     if value is None:
         return None

@@ -1,1 +1,4 @@
-"""TODO"""
+"""The operating system: files, folders, programs and terminals.
+
+Knows nothing of conversations, models or settings.
+"""

@@ -1,10 +1,8 @@
-"""Files that survive a crash and are for their owner alone. Knows nothing of what is in them.
+"""Atomic writing of private files, which survives crashes and power cuts.
 
-Every file that glmtui writes whole is written here: beside its place, and then put there in one
-step. Whatever fails or ends the program meanwhile, the file is the old one or the new one. A
-symbolic link stays one: the file it leads to is replaced.
-
-Everything here raises OSError as the system gives it.
+A file is written to a temporary file in the same folder, which then replaces it in one step: after
+a crash it has the old or the new content. Of a symbolic link, the target is replaced. All functions
+raise OSError.
 """
 
 from __future__ import annotations
@@ -19,99 +17,100 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-PREFIX = ".glmtui-"
-"""Temporary files begin with it, unless their writer asks for another beginning."""
-LEFT_BEHIND_SECONDS = 3600.0
-"""The age from which a temporary file counts as left by a program that was killed: no write takes
+TEMPORARY_PREFIX = ".glmtui-"
+"""Default beginning of the names of temporary files."""
+STALE_SECONDS = 3600.0
+"""Age from which a temporary file is regarded as left behind by a killed process. No write takes
 that long."""
 
-_LINKS_MISSING = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
+_NO_HARD_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK}
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def make_private_folder(folder: Path) -> None:
-    """Makes a folder and the missing ones above it, for the owner alone (mode 0700)."""
+    """Create a folder and its missing parents, accessible only to the owner (mode 0700)."""
     for part in (*reversed(folder.parents), folder):
         if not part.exists():
             part.mkdir(mode=0o700, exist_ok=True)
             sync_folder(part.parent)
 
 
-def utf8(text: str) -> bytes:
-    """`text` in UTF-8; half a surrogate pair, which has no place there, becomes U+FFFD."""
+def encode_utf8(text: str) -> bytes:
+    """`text` in UTF-8, with lone surrogates, which UTF-8 cannot encode, as U+FFFD."""
     return _SURROGATES.sub("\ufffd", text).encode()
 
 
-def replace_file(path: Path, data: bytes, *, prefix: str = PREFIX, synced: bool = True) -> None:
-    """Puts `data` in place of the file, as a whole or not at all.
+def replace_file(
+    path: Path, data: bytes, *, prefix: str = TEMPORARY_PREFIX, synced: bool = True
+) -> None:
+    """Replace the content of a file atomically, or create it.
 
-    The new file is written beside the old one as ``<prefix>*.tmp``, for the owner alone (mode
-    0600); only a process that is killed leaves that behind. A device or a pipe is written to as it
-    is.
+    The new content is first written to ``<prefix>*.tmp`` in the same folder (mode 0600), which only
+    a killed process leaves behind. Devices and pipes are written to directly.
 
     Args:
-        synced: whether the new file survives a power cut once this returns. Without, a power cut
-            may lose it, or both.
+        synced: on return the new file survives a power cut. If False, a power cut may lose the new
+            content or both.
     """
-    target = _end_of_links(path)
+    target = _resolve_target(path)
     if target is None:
-        _write_into(os.open(path, os.O_WRONLY | os.O_CLOEXEC), data, synced=False)
+        _write_all(os.open(path, os.O_WRONLY | os.O_CLOEXEC), data, synced=False)
         return
-    with _written_beside(target, data, prefix, synced) as temporary:
+    with _temporary_file(target, data, prefix, synced) as temporary:
         temporary.replace(target)
     if synced:
         sync_folder(target.parent)
 
 
 def create_file(path: Path, data: bytes) -> None:
-    """Makes a new file with `data` in it, as `replace_file` does.
+    """Create a new file atomically, with mode 0600.
 
-    Raises FileExistsError where the name is taken, by a link to nowhere too.
+    Raises FileExistsError if the name exists, even as a dangling symbolic link.
     """
-    with _written_beside(path, data, PREFIX, synced=True) as temporary:
+    with _temporary_file(path, data, TEMPORARY_PREFIX, synced=True) as temporary:
         try:
             path.hardlink_to(temporary)
         except OSError as error:
-            if error.errno not in _LINKS_MISSING:
+            if error.errno not in _NO_HARD_LINKS:
                 raise
-            _move_where_nothing_is(temporary, path)
+            _move_without_replacing(temporary, path)
         else:
             temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
 def remove_file(path: Path) -> None:
-    """Removes a file, if there is one. On return a power cut does not bring it back."""
+    """Remove a file if it exists. On return a power cut cannot bring it back."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
         sync_folder(path.parent)
 
 
 def move_file(path: Path, to: Path) -> None:
-    """Moves a file to another folder of its disk. On return a power cut does not undo that."""
+    """Move a file to another folder on its disk. On return a power cut cannot undo that."""
     path.replace(to)
     sync_folder(to.parent)
     sync_folder(path.parent)
 
 
-def remove_if_left_behind(path: Path) -> None:
-    """Removes a temporary file of `replace_file` whose program was killed, and no other file."""
-    if path.name.startswith(PREFIX) and path.suffix == ".tmp":
-        with contextlib.suppress(FileNotFoundError):  # another program was quicker
-            if time.time() - path.lstat().st_mtime > LEFT_BEHIND_SECONDS:
+def remove_if_stale(path: Path) -> None:
+    """Remove a temporary file that a killed process left behind; leave any other file alone."""
+    if path.name.startswith(TEMPORARY_PREFIX) and path.suffix == ".tmp":
+        with contextlib.suppress(FileNotFoundError):  # another process has removed it
+            if time.time() - path.lstat().st_mtime > STALE_SECONDS:
                 path.unlink()
 
 
 def sync_folder(folder: Path) -> None:
-    """Has the disk keep the names in a folder as they are now."""
+    """Make the current entries of a folder survive a power cut."""
     try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError:  # one may write there, but not list it
+    except PermissionError:  # a folder that may be written to but not listed
         return
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some network and FUSE file systems have no such thing.
+        # Some network and FUSE file systems cannot sync a folder.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -119,8 +118,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
-    """The bytes of a regular file of at most `limit` bytes; EINVAL or EFBIG for anything else."""
-    # Without O_NONBLOCK, opening a FIFO would wait for ever.
+    """Read a regular file of at most `limit` bytes. Raises EINVAL or EFBIG for anything else."""
+    # Without O_NONBLOCK, opening a FIFO would block.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -130,9 +129,9 @@ def read_bounded(path: Path, limit: int) -> bytes:
         return file.read()
 
 
-def _end_of_links(path: Path) -> Path | None:
-    """The path of the file that is to be replaced; None for a device or a pipe."""
-    # The system follows the links first: it refuses those of other users in /tmp, and loops.
+def _resolve_target(path: Path) -> Path | None:
+    """The path that `path` links to, which is to be replaced; None for a device or a pipe."""
+    # Let the system follow the links first: it refuses loops, and links of other users in /tmp.
     with contextlib.suppress(FileNotFoundError):
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -143,21 +142,21 @@ def _end_of_links(path: Path) -> Path | None:
 
 
 @contextlib.contextmanager
-def _written_beside(path: Path, data: bytes, prefix: str, synced: bool) -> Iterator[Path]:
-    """A temporary file with `data`, to be moved within the block; removed if that fails."""
+def _temporary_file(path: Path, data: bytes, prefix: str, synced: bool) -> Iterator[Path]:
+    """Write `data` to a temporary file, which the block moves; it is removed if the block fails."""
     handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     try:
-        _write_into(handle, data, synced=synced)
+        _write_all(handle, data, synced=synced)
         yield temporary
     except BaseException:
-        with contextlib.suppress(OSError):  # the first error is the one to hear of
+        with contextlib.suppress(OSError):  # the first error is the one to report
             temporary.unlink(missing_ok=True)
         raise
 
 
-def _move_where_nothing_is(temporary: Path, path: Path) -> None:
-    """For file systems without hard links: an empty file claims the name first."""
+def _move_without_replacing(temporary: Path, path: Path) -> None:
+    """Move on file systems without hard links: create an empty file to reserve the name first."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     try:
         temporary.replace(path)
@@ -167,8 +166,8 @@ def _move_where_nothing_is(temporary: Path, path: Path) -> None:
         raise
 
 
-def _write_into(handle: int, data: bytes, *, synced: bool) -> None:
-    """Writes all of `data`, and closes: some network disks say only then that they are full."""
+def _write_all(handle: int, data: bytes, *, synced: bool) -> None:
+    """Write all of `data` and close the file: some network disks report a full disk only then."""
     try:
         rest = memoryview(data)
         while rest:

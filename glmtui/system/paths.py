@@ -1,4 +1,4 @@
-"""Where files live: one function per folder, each with an environment variable that moves it."""
+"""Folders of the program's files, each movable with an environment variable."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def cache_dir() -> Path:
 
 
 def state_dir() -> Path:
-    """Logs, drafts, and what was sent (``GLMTUI_STATE_DIR``)."""
+    """Logs, drafts and prompt history (``GLMTUI_STATE_DIR``)."""
     return _folder("GLMTUI_STATE_DIR", platformdirs.user_state_path("glmtui"))
 
 
-def keep_from_others() -> None:
-    """Lets no file or folder of this process, or of what it starts, be for others to write.
+def restrict_umask() -> None:
+    """Make new files of this process and its children not writable for other users.
 
-    The umask may allow that; the bit of the group stays as it is, for folders that a group shares.
+    The group bit of the umask stays as it is, for folders that a group shares.
     """
     os.umask(os.umask(0o077) | 0o002)
 
 
-def _folder(variable: str, usual: Path) -> Path:
-    moved = os.environ.get(variable)
-    return Path(moved).expanduser() if moved else usual
+def _folder(variable: str, default: Path) -> Path:
+    value = os.environ.get(variable)
+    return Path(value).expanduser() if value else default

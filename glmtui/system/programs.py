@@ -1,8 +1,8 @@
-"""Starting other programs so that the folder one stands in has no say in what runs.
+"""Starts other programs without running files from the working folder.
 
-A folder that somebody unpacked may hold a ``pip.py``, a ``cc`` or a ``torch.py``. `python -m` and
-`python -c` look for modules in the working folder first, and so do a ``.`` and an empty entry of
-PATH. Programs that the user names (editor, tools, $CC) run where the user is.
+A downloaded folder may contain a ``pip.py``, a ``cc`` or a ``torch.py``. `python -m` and `python
+-c` search the working folder first, and so do ``.`` and an empty entry in PATH. Programs that the
+user names (editor, tools, $CC) run in the user's working folder.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-SAFE_FOLDER = "/"  # where a program of our choice stands: only the administrator writes there
+SAFE_FOLDER = "/"  # working folder of programs that glmtui chooses: only root can write there
 
 
 def find_program(name: str, path: str | None = None) -> str | None:
-    """The whole path of a program that we choose, from the absolute folders of PATH alone.
+    """The absolute path of a program, searched in the absolute folders of PATH only.
 
     Args:
-        path: instead of the environment's PATH.
+        path: replaces the environment's PATH.
     """
     folders = os.get_exec_path() if path is None else path.split(os.pathsep)
     return shutil.which(name, path=os.pathsep.join(filter(os.path.isabs, folders)) or os.devnull)
 
 
-def python_module(name: str) -> list[str]:
-    """The command that runs a module of this Python; to be started in `SAFE_FOLDER`."""
+def python_module_command(name: str) -> list[str]:
+    """The command that runs a module with this Python. Start it in `SAFE_FOLDER`."""
     safe = ["-P"] if sys.version_info >= (3, 11) else []
     return [sys.executable, *safe, "-m", name]
 
 
-def import_path() -> list[str]:
-    """`sys.path` for a child of ours: whole paths, without "", which is the working folder."""
+def absolute_import_path() -> list[str]:
+    """`sys.path` for a child process: absolute paths, without "", which is the working folder."""
     return [str(Path(folder).absolute()) for folder in sys.path if folder]
 
 
-def drop_working_folder(package: str) -> None:
-    """Takes the working folder, which `python -m` puts first, off `sys.path`.
+def remove_working_folder_from_path(package: str) -> None:
+    """Remove the working folder, which `python -m` puts first, from `sys.path`.
 
-    It stays where it holds the package itself, which has been imported from there already.
+    It stays if it contains the package itself, which was imported from there.
 
     Args:
-        package: the file of the package's ``__init__``.
+        package: path of the package's ``__init__.py``.
     """
     here, home = str(Path.cwd()), str(Path(package).absolute().parents[1])
     if sys.path and sys.path[0] in ("", here) and home != here:
@@ -52,15 +52,15 @@ def drop_working_folder(package: str) -> None:
 
 
 @contextlib.contextmanager
-def standing_in_safe_folder() -> Iterator[None]:
-    """Meanwhile the process stands in `SAFE_FOLDER`: for libraries that start a Python of theirs.
+def chdir_to_safe_folder() -> Iterator[None]:
+    """Change the working folder to `SAFE_FOLDER` in the block, for libraries that start Python.
 
-    All threads stand there. Raises OSError where the folder it stood in is gone.
+    Affects all threads. Raises OSError if the previous working folder was deleted.
     """
-    back = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    previous = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.chdir(SAFE_FOLDER)
         yield
     finally:
-        os.fchdir(back)
-        os.close(back)
+        os.fchdir(previous)
+        os.close(previous)

@@ -1,4 +1,4 @@
-"""What the terminal can do, by its name in TERM. Draws nothing."""
+"""Capabilities of the terminal, from its name in TERM."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import os
 from collections.abc import Mapping
 
 _DUMB = ("", "dumb", "unknown", "emacs", "network", "dialup", "glasstty")
-"""Names of terminals that take lines and no more, where no terminfo entry says so."""
+"""Terminals that only print lines, in case terminfo has no entry for them."""
 
 
-def can_place_cursor(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether escape sequences that move the cursor may be written to the terminal.
+def can_move_cursor(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the terminal understands escape sequences that move the cursor.
 
-    A terminal that terminfo does not know (a new one, over SSH) is taken for one that can. curses
-    looks TERM up once in a process; what it found then stays.
+    A terminal that terminfo does not know (a new one, over SSH) is assumed to. curses reads TERM
+    only once in a process.
     """
     term = environ.get("TERM", "")
     if term in _DUMB:
         return False
     try:
         import curses
-    except ImportError:  # a Python that was built without it
+    except ImportError:  # Python was built without it
         return True
     try:
         curses.setupterm(term, 1)

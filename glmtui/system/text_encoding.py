@@ -1,6 +1,6 @@
-"""Bytes of a file or a pipe to text: decoded where it is known how, else refused.
+"""Decodes the bytes of a file or a pipe, or refuses them if their encoding is unknown.
 
-Text in a wrong encoding reads as rubbish, which a model would answer all the same.
+Guessing is not an option: a model would answer to garbled text, too.
 """
 
 from __future__ import annotations
@@ -11,56 +11,55 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
-_MARKS = (
+_BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before that of UTF-16, with which it begins
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # before UTF-16, whose mark is a prefix of it
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_WIDER = {
+_SUPERSETS = {
     "gb2312": "gb18030",
     "gbk": "gb18030",
     "iso8859-1": "cp1252",
     "shift_jis": "cp932",
 }
-"""Encodings that hold all of another one; what others write as the latter is often in them."""
+"""Supersets of encodings. Text declared as the smaller one is often in the larger one."""
 
-# Some of them decode any bytes at all, so that a picture would be text.
-_NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
+# Some single-byte encodings decode any bytes, even those of an image.
+_BINARY_CHARACTERS = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 
 
 class UnknownEncoding(ValueError):
-    """The bytes are no text, or in an encoding that nothing tells of."""
+    """The bytes are not text, or their encoding cannot be determined."""
 
 
 def decode_text(data: bytes, environ: Mapping[str, str] = os.environ) -> str:
-    """The text of `data`, without a byte order mark.
+    """Decode `data` by its byte order mark, which is removed, else as UTF-8 or as the locale says.
 
-    It is in the encoding that a byte order mark says, or in UTF-8, or in the locale's encoding.
     Raises UnknownEncoding.
     """
-    for mark, encoding in _MARKS:
+    for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
-            return _without_nul(_decoded(data[len(mark) :], encoding))
+            return _refuse_nul(_decode(data[len(mark) :], encoding))
     try:
-        return _without_nul(data.decode("utf-8"))
+        return _refuse_nul(data.decode("utf-8"))
     except UnicodeDecodeError:
         pass
-    for encoding in _of_the_locale(environ):
+    for encoding in _locale_encodings(environ):
         try:
-            text = _decoded(data, encoding)
+            text = _decode(data, encoding)
         except UnknownEncoding:
             continue
-        if not _NO_TEXT.search(text):
+        if not _BINARY_CHARACTERS.search(text):
             return text
     raise UnknownEncoding("neither UTF-8 nor in the encoding of the locale")
 
 
-def _of_the_locale(environ: Mapping[str, str]) -> Iterator[str]:
-    """Encodings other than UTF-8: that in force, then what the environment asks for.
+def _locale_encodings(environ: Mapping[str, str]) -> Iterator[str]:
+    """Encodings other than UTF-8: of the current locale, then of the environment variables.
 
-    A locale that is not installed here, as SSH often brings one, is not in force.
+    These differ if the locale is not installed on this machine, which is common over SSH.
     """
     named = (environ.get(name, "") for name in ("LC_ALL", "LC_CTYPE", "LANG"))
     codesets = [locale.getpreferredencoding(False)]
@@ -71,18 +70,18 @@ def _of_the_locale(environ: Mapping[str, str]) -> Iterator[str]:
         except (LookupError, ValueError):
             continue
         if name not in ("utf-8", "ascii"):
-            yield _WIDER.get(name, name)
+            yield _SUPERSETS.get(name, name)
 
 
-def _decoded(data: bytes, encoding: str) -> str:
+def _decode(data: bytes, encoding: str) -> str:
     try:
         return data.decode(encoding)
-    except (LookupError, ValueError) as error:  # the former of a codec that is not one of texts
-        raise UnknownEncoding(f"it is not {encoding}") from error
+    except (LookupError, ValueError) as error:  # LookupError: a codec that does not decode text
+        raise UnknownEncoding(f"it is not valid {encoding}") from error
 
 
-def _without_nul(text: str) -> str:
-    """`text`. Raises UnknownEncoding for a NUL: it is UTF-16 without a mark, or no text at all."""
+def _refuse_nul(text: str) -> str:
+    """`text`. Raises UnknownEncoding for a NUL: it is UTF-16 without a mark, or binary."""
     if "\0" in text:
-        raise UnknownEncoding("there are NUL characters in it")
+        raise UnknownEncoding("it contains NUL characters")
     return text

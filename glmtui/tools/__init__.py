@@ -1,19 +1,19 @@
-"""Tools: programs of the user's that a model may ask for, and that run after the user has said yes.
+"""Tools: the user's programs that a model may call, and running them after the user has agreed.
 
-`declared` knows tools.toml and what a call becomes; `process` runs it. Neither knows models or
-screens.
+Models, their formats of tool calls, and asking the user are not known here.
 """
 
-from glmtui.tools.declaration import Invocation, Parameter, Tool, load, tool_named, tools_file
-from glmtui.tools.process import Outcome, run
+from glmtui.tools.process import ToolResult, run_tool
+from glmtui.tools.tool import Invocation, Parameter, Tool, find_tool
+from glmtui.tools.tools_toml import load_tools, tools_file
 
 __all__ = [
     "Invocation",
-    "Outcome",
     "Parameter",
     "Tool",
-    "load",
-    "run",
-    "tool_named",
+    "ToolResult",
+    "find_tool",
+    "load_tools",
+    "run_tool",
     "tools_file",
 ]

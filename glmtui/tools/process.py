@@ -1,8 +1,8 @@
-"""Runs a tool: no shell, a time limit, bounded output, and nothing of it left behind.
+"""Running a tool: no shell, a time limit, limited output, and no process left behind.
 
-Between glmtui and the tool stands a small parent. On Linux it is the subreaper of all that the tool
-starts (prctl(2)): what leaves the tool's session, or loses its own parent, becomes a child of it,
-and is found and killed with it. Elsewhere such a process is found by a variable of its environment.
+A small parent process starts the tool. On Linux it is a subreaper (prctl(2)): descendants that
+leave the tool's session or lose their parent become its children, and are killed with the tool.
+Elsewhere such descendants are found by a variable in their environment.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ import psutil
 
 from glmtui.errors import ToolError
 from glmtui.language import _
-from glmtui.sanitize import visible
-from glmtui.tools.declaration import Invocation
+from glmtui.sanitize import sanitize
+from glmtui.tools.tool import Invocation
 
-MAX_OUTPUT_BYTES = 16_384  # a model's context holds no more than a few thousand tokens of it
-CHECK_SECONDS = 0.05  # how often is looked whether it is wanted no more
-KILL_SECONDS = 3.0  # for killing all that a tool has started, which may start more meanwhile
-MARK = "_GLMTUI_TOOL_RUN"  # the variable in the environment of all that a tool starts
+MAX_OUTPUT_BYTES = 16_384  # a few thousand tokens, which fit into a model's context
+CHECK_SECONDS = 0.05  # interval of checking for cancellation
+KILL_SECONDS = 3.0  # limit for killing the tool's descendants, which may start new ones meanwhile
+RUN_ID_VARIABLE = "_GLMTUI_TOOL_RUN"  # set in the environment of the tool and its descendants
 
-# Runs alone, without this package. Its arguments: where to write how the tool ended ("exit CODE",
-# or "error ERRNO" where it could not be run), and the tool's command.
+# The parent process, a program of its own that does not import this package. Its arguments are the
+# file descriptor for the status ("exit CODE", or "error ERRNO" if the tool could not be started)
+# and the tool's command.
 _PARENT = """
 import os, signal, sys
 status, argv = int(sys.argv[1]), sys.argv[2:]
@@ -63,13 +64,14 @@ while True:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a tool.
+class ToolResult:
+    """The result of running a tool.
 
     Attributes:
-        text: what the model is told, as the content of an observation: its output, and how it
-            ended if that was not well. Safe to show.
-        ok: whether all of it was heard, and its exit code is 0.
+        text: the output, followed by the reason if the tool failed or was stopped. It is sent to
+            the model as an observation, and is safe to display.
+        ok: whether the tool ended by itself with exit code 0 and its output was not cut.
+        seconds: how long it ran.
     """
 
     text: str
@@ -77,73 +79,78 @@ class Outcome:
     seconds: float
 
 
-def run(invocation: Invocation, cancelled: Callable[[], bool] = lambda: False) -> Outcome:
-    """Runs a tool to its end; takes up to its timeout, so not on the thread of a screen.
+def run_tool(invocation: Invocation, cancelled: Callable[[], bool] = lambda: False) -> ToolResult:
+    """Runs a tool and waits for it, at most for its timeout. Blocks the calling thread.
 
     Args:
-        cancelled: looked at often; once it is true, the tool is killed with all it started.
+        cancelled: called often; when it returns True, the tool and its descendants are killed.
 
     Raises:
-        ToolError: there is no such program, or it may not be run.
+        ToolError: the program does not exist or cannot be started.
     """
-    started = time.monotonic()
-    mark = secrets.token_hex(8)
+    start = time.monotonic()
+    run_id = secrets.token_hex(8)
     with contextlib.ExitStack() as files:
         stdin = files.enter_context(tempfile.TemporaryFile())
         stdin.write(invocation.stdin.encode("utf-8", "replace"))
         stdin.seek(0)
-        heard, told = os.pipe()
-        status = files.enter_context(os.fdopen(heard, "rb"))
+        status_fd, parent_fd = os.pipe()
+        status = files.enter_context(os.fdopen(status_fd, "rb"))
         try:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _PARENT, str(told), *invocation.argv],
+                [sys.executable, "-I", "-S", "-c", _PARENT, str(parent_fd), *invocation.argv],
                 stdin=stdin,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=(told,),
-                env={**os.environ, MARK: mark},
+                pass_fds=(parent_fd,),
+                env={**os.environ, RUN_ID_VARIABLE: run_id},
             )
         except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            raise _cannot_be_run(invocation, why or "") from error
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise _start_error(invocation, reason or "") from error
         finally:
-            os.close(told)
+            os.close(parent_fd)
         try:
-            output, end = _read(process, heard, started + invocation.timeout, cancelled)
+            output, failure = _read_output(
+                process, status_fd, start + invocation.timeout, cancelled
+            )
         finally:
-            _kill(process, mark)
+            _kill(process, run_id)
             process.wait()
             assert process.stdout is not None
             process.stdout.close()
-        kind, code = _ended(status.read())
+        kind, code = _parse_status(status.read())
     if kind == "error":
-        raise _cannot_be_run(invocation, os.strerror(code))
-    if not end and code:
-        end = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
-    text = visible(output[:MAX_OUTPUT_BYTES].decode("utf-8", "replace")).rstrip()
-    note = f"({end})" if end else "" if text else "(no output)"
+        raise _start_error(invocation, os.strerror(code))
+    if not failure and code:
+        failure = f"exit code {code}" if code > 0 else f"killed by signal {-code}"
+    text = sanitize(output[:MAX_OUTPUT_BYTES].decode("utf-8", "replace")).rstrip()
+    note = f"({failure})" if failure else "" if text else "(no output)"
     text = "\n".join(filter(None, (text, note)))
-    return Outcome(text, not end, time.monotonic() - started)
+    return ToolResult(text, not failure, time.monotonic() - start)
 
 
-def _cannot_be_run(invocation: Invocation, why: str) -> ToolError:
+def _start_error(invocation: Invocation, reason: str) -> ToolError:
     return ToolError(
-        _("{program} cannot be run: {why}.").format(program=invocation.argv[0], why=why),
-        _("Its command is in tools.toml; a whole path is safest."),
+        _("Could not run {program}: {reason}.").format(program=invocation.argv[0], reason=reason),
+        _("Check its command in tools.toml; an absolute path is safest."),
     )
 
 
-def _ended(status: bytes) -> tuple[str, int]:
-    """What the parent said of the tool's end; killed, if it said nothing."""
+def _parse_status(status: bytes) -> tuple[str, int]:
+    """The status that the parent wrote: "exit" or "error", and a code.
+
+    If it wrote none, it was killed together with the tool.
+    """
     kind, code, *_ = [*status.decode().split(), "exit", str(-signal.SIGKILL)]
     return kind, int(code)
 
 
-def _read(
-    process: subprocess.Popen[bytes], status: int, deadline: float, cancelled: Callable[[], bool]
+def _read_output(
+    process: subprocess.Popen[bytes], status_fd: int, deadline: float, cancelled: Callable[[], bool]
 ) -> tuple[bytes, str]:
-    """What the tool writes until it ends, and why it was not waited for, if so."""
+    """The tool's output until it ends, and the reason if its end was not waited for."""
     assert process.stdout is not None
     pipe = process.stdout.fileno()
     os.set_blocking(pipe, False)
@@ -152,45 +159,45 @@ def _read(
         if cancelled():
             return output, "stopped by the user"
         if time.monotonic() > deadline:
-            return output, "stopped: it took too long"
-        # asked first: what it wrote before is read below
-        ended = bool(select.select([status], [], [], 0)[0])
+            return output, "stopped: time limit exceeded"
+        # Check for the end first, so that all output written before it is read below.
+        ended = bool(select.select([status_fd], [], [], 0)[0])
         ready, _, _ = select.select([pipe], [], [], 0 if ended else CHECK_SECONDS)
         chunk = os.read(pipe, MAX_OUTPUT_BYTES + 1) if ready else b""
         output += chunk
         if ended and not chunk:
             return output, ""
-        if ready and not chunk:  # it has closed its output and goes on
-            select.select([status], [], [], CHECK_SECONDS)
-    return output, f"the rest of the output, after {MAX_OUTPUT_BYTES:,} bytes, was cut"
+        if ready and not chunk:  # the tool closed its output but is still running
+            select.select([status_fd], [], [], CHECK_SECONDS)
+    return output, f"output cut after {MAX_OUTPUT_BYTES:,} bytes"
 
 
-def _kill(process: subprocess.Popen[bytes], mark: str) -> None:
-    """Kills the tool, all that it started, and last the parent, to which they are handed on."""
-    until = time.monotonic() + KILL_SECONDS
-    while (alive := _descendants(process.pid, mark)) and time.monotonic() < until:
-        for one in alive:
+def _kill(process: subprocess.Popen[bytes], run_id: str) -> None:
+    """Kills the tool and its descendants, and then the parent that inherits orphans."""
+    deadline = time.monotonic() + KILL_SECONDS
+    while (alive := _descendants(process.pid, run_id)) and time.monotonic() < deadline:
+        for descendant in alive:
             with contextlib.suppress(psutil.Error):
-                one.kill()  # which first looks whether the number is still its own
+                descendant.kill()  # psutil first checks that the pid was not reused
         time.sleep(0.005)
-    # before the parent is waited for, while its number is still its own
+    # The parent was not waited for yet, so its pid cannot have been reused.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _descendants(parent: int, mark: str) -> list[psutil.Process]:
-    """What has come of a tool and is alive."""
+def _descendants(parent: int, run_id: str) -> list[psutil.Process]:
+    """The living processes that a tool started, directly or indirectly."""
     found: list[psutil.Process] = []
     with contextlib.suppress(psutil.Error):
         found = psutil.Process(parent).children(recursive=True)
     if not sys.platform.startswith("linux"):
-        found += [one for one in psutil.process_iter() if _has_mark(one, mark)]
-    return [one for one in found if one.pid != parent and not _is_dead(one)]
+        found += [process for process in psutil.process_iter() if _has_run_id(process, run_id)]
+    return [process for process in found if process.pid != parent and not _is_dead(process)]
 
 
-def _has_mark(process: psutil.Process, mark: str) -> bool:
+def _has_run_id(process: psutil.Process, run_id: str) -> bool:
     try:
-        return bool(process.environ().get(MARK) == mark)
+        return bool(process.environ().get(RUN_ID_VARIABLE) == run_id)
     except (psutil.Error, OSError):
         return False
 

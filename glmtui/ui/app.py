@@ -25,8 +25,8 @@ from glmtui.commands.keymap import merge_keys
 from glmtui.config import Settings
 from glmtui.errors import ConfigError, GlmtuiError
 from glmtui.language import _
-from glmtui.logs import unexpected
-from glmtui.sanitize import visible
+from glmtui.logs import log_unexpected
+from glmtui.sanitize import sanitize
 from glmtui.store import Store
 from glmtui.ui.chat.screen import ChatScreen
 from glmtui.ui.chat.size_notice import SizeNotice, is_too_small
@@ -142,7 +142,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
 
     def toast(self, text: str, *, error: bool = False) -> None:
         if text:
-            self.notify(visible(text), severity="error" if error else "information", markup=False)
+            self.notify(sanitize(text), severity="error" if error else "information", markup=False)
 
     @property
     def terminal_blocked(self) -> bool:
@@ -221,5 +221,5 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         try:
             self.chat.prompt_controller.save_draft()
         except Exception as fault:  # a bug; the conversations must be saved all the same
-            unexpected(fault)
+            log_unexpected(fault)
         return self.workspace.close()

@@ -81,7 +81,7 @@ class ChatCommands:
     def set(self, text: str) -> str:
         """Changes one setting of the conversation, from "NAME VALUE"."""
         name, _space, value_text = text.partition(" ")
-        row, value = config.find(name), config.parse_setting(name, value_text)
+        row, value = config.find_setting(name), config.parse_setting(name, value_text)
         if row not in config.SAMPLING_FIELDS and row.name != "system_prompt":
             raise UsageError(_("{name} cannot be changed while glmtui runs.").format(name=name))
         self._session.set_value(row.name, value)
@@ -100,15 +100,15 @@ class ChatCommands:
         """
         word, _space, name = text.partition(" ")
         if word == "save" and name.strip():
-            path = presets.save(name.strip(), self._session.conversation.params)
+            path = presets.save_preset(name.strip(), self._session.conversation.params)
             return _("Saved to {path}.").format(path=path)
-        self._session.update(params=presets.find(text.strip()))
+        self._session.update(params=presets.find_preset(text.strip()))
         return _('Preset "{name}" applies from the next reply.').format(name=text.strip())
 
     def list_presets(self) -> tuple[str, str]:
         """The presets and the current one; and what is wrong with the presets' file."""
-        found, problems = presets.load()
-        current = presets.name_of(self._session.conversation.params, found) or _("none")
+        found, problems = presets.load_presets()
+        current = presets.preset_name(self._session.conversation.params, found) or _("none")
         text = _("Current preset: {current}. Presets: {names}")
         text = text.format(names=", ".join(found), current=current)
         return text, "\n".join(map(str, problems))

@@ -14,11 +14,11 @@ from glmtui.chat import Conversation
 from glmtui.config import Settings
 from glmtui.engine.api import Engine, Event
 from glmtui.errors import ConfigError
-from glmtui.language import _, speak
-from glmtui.net.addresses import shown_name
+from glmtui.language import _, set_language
+from glmtui.net.addresses import redact_if_url
 from glmtui.store import Store
 from glmtui.system import paths
-from glmtui.system.terminfo import can_place_cursor
+from glmtui.system.terminfo import can_move_cursor
 from glmtui.ui.app import GlmtuiApp
 from glmtui.ui.session.rescue import rescue
 from glmtui.ui.terminal import signals
@@ -53,15 +53,15 @@ def run(
     """
     from glmtui.ui.terminal.driver import TerminalDriver, own_terminal
 
-    speak(settings.language)
+    set_language(settings.language)
     store = Store(paths.data_dir() / "conversations", settings.format)
     conversation = None if open_conversation is None else store.load(open_conversation)
     # A stored conversation has a server's address without its credentials.
-    same = conversation is not None and conversation.model == shown_name(settings.model or "")
+    same = conversation is not None and conversation.model == redact_if_url(settings.model or "")
     if conversation is not None and conversation.model and not (model_asked or same):
         settings = replace(settings, model=conversation.model)
     log = paths.state_dir() / "glmtui.log"
-    if settings.plain or not (sys.stdout.isatty() and can_place_cursor()):
+    if settings.plain or not (sys.stdout.isatty() and can_move_cursor()):
         return _run_plain(settings, store, conversation, problems)
     with own_terminal(log) as terminal:
         app = GlmtuiApp(

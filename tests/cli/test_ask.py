@@ -1,4 +1,4 @@
-"""``glmtui ask`` within this process: what is asked, what is printed, what it returns."""
+"""``glmtui ask`` within this process: the request, the output and the exit code."""
 
 import io
 import json
@@ -7,9 +7,10 @@ import sys
 import pytest
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.cli import ask, command_line
+from glmtui.cli import ask
+from glmtui.cli.main import main
 from glmtui.config import Settings
-from glmtui.engine.api import LoadOptions, ServerSpec
+from glmtui.engine.model_info import LoadOptions, ServerSpec
 from glmtui.errors import EngineError, ModelNotFound, ServerError
 from support.scripted_model import ScriptedModel, interrupt
 
@@ -25,7 +26,7 @@ class Stdin(io.TextIOWrapper):
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    """No settings, no models, and a keyboard for stdin."""
+    """Empty folders, and a terminal as stdin."""
     for name in ("DATA", "CONFIG", "CACHE", "STATE"):
         monkeypatch.setenv(f"GLMTUI_{name}_DIR", str(tmp_path / name.lower()))
     monkeypatch.setattr(sys, "stdin", Stdin(b"", terminal=True))
@@ -34,7 +35,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture
 def says(monkeypatch):
-    """Puts a model that says these pieces in place of the one that would be loaded."""
+    """Replaces the loaded model by one that generates these pieces."""
 
     def put(*pieces) -> ScriptedModel:
         model = ScriptedModel(pieces)
@@ -44,14 +45,14 @@ def says(monkeypatch):
             model.settings.append(settings)
             return model
 
-        monkeypatch.setattr(ask, "open_chat", open_chat)
+        monkeypatch.setattr(ask, "open_chat_model", open_chat)
         return model
 
     return put
 
 
 def run(*argv: str) -> int:
-    return command_line.main(["ask", *argv])
+    return main(["ask", *argv])
 
 
 # ---- text
@@ -93,7 +94,7 @@ def test_question_system_prompt_and_parameters_reach_the_model(says):
         run("--system", "Be brief.", "-s", "temperature=0", "-s", "sampling.seed=7", "Why", "so?")
         == 0
     )
-    assert model.asked == [
+    assert model.requests == [
         (
             [Message("system", "Be brief."), Message("user", "Why so?")],
             SamplingParams(temperature=0.0, seed=7),
@@ -104,25 +105,25 @@ def test_question_system_prompt_and_parameters_reach_the_model(says):
 def test_without_a_system_prompt_the_models_own_counts(says):
     model = says("x")
     assert run("hi") == 0
-    assert model.asked[0][0] == [Message("user", "hi")]
+    assert model.requests[0][0] == [Message("user", "hi")]
 
 
 def test_an_empty_system_prompt_is_one(says):
     model = says("x")
     assert run("--system", "", "hi") == 0
-    assert model.asked[0][0][0] == Message("system", "")
+    assert model.requests[0][0][0] == Message("system", "")
 
 
 def test_flags_before_and_after_the_command_both_count(says):
     model = says("x")
     argv = ["-m", "one", "-s", "top_k=1", "-s", "seed=1", "ask", "-s", "top_k=2", "hi"]
-    assert command_line.main(argv) == 0
+    assert main(argv) == 0
     assert (model.settings[0].model, model.settings[0].top_k, model.settings[0].seed) == (
         "one",
         2,
         1,
     )
-    assert command_line.main(["-m", "one", "ask", "-m", "two", "hi"]) == 0
+    assert main(["-m", "one", "ask", "-m", "two", "hi"]) == 0
     assert model.settings[1].model == "two"
 
 
@@ -130,7 +131,7 @@ def test_a_pipe_stands_below_the_question(says, monkeypatch):
     model = says("x")
     monkeypatch.setattr(sys, "stdin", Stdin("第一行\nsecond\n".encode(), terminal=False))
     assert run("Sum up:") == 0
-    assert model.asked[0][0] == [Message("user", "Sum up:\n\n第一行\nsecond")]
+    assert model.requests[0][0] == [Message("user", "Sum up:\n\n第一行\nsecond")]
 
 
 @pytest.mark.parametrize(
@@ -141,20 +142,20 @@ def test_a_pipe_alone_is_the_question(says, monkeypatch, data, question):
     model = says("x")
     monkeypatch.setattr(sys, "stdin", Stdin(data, terminal=False))
     assert run() == 0
-    assert model.asked[0][0][-1].content == question
+    assert model.requests[0][0][-1].content == question
 
 
 @pytest.mark.parametrize("words", [[], [""], ["  \n"]])
 def test_no_question_is_a_usage_error(says, capsys, words):
     says("x")
     assert run(*words) == 2
-    assert "there is no question" in capsys.readouterr().err
+    assert "No question was given." in capsys.readouterr().err
 
 
 def test_bytes_that_are_no_text_do_not_reach_the_model(says):
     model = says("x")
     assert run("caf\udce9") == 2
-    assert not model.asked
+    assert not model.requests
 
 
 # ---- JSON
@@ -220,7 +221,7 @@ def test_bad_settings_are_named_and_stop_nothing(says, capsys, place):
     assert run("hi") == 0
     out, err = capsys.readouterr()
     assert out == "Hello\n"
-    assert "config.toml, line 2: sampling.temperature = 9 is not a number from 0 to 2" in err
+    assert "config.toml, line 2: temperature must be from 0 to 2, not 9" in err
 
 
 def test_errors_cannot_act_on_the_terminal(says, capsys):
@@ -279,7 +280,7 @@ def test_progress_leaves_no_trace_on_the_terminal(says, monkeypatch):
     says("Hello")
     assert run("hi") == 0
     shown = sys.stderr.getvalue()
-    assert "reading the question: 3/3" in shown
+    assert "reading the prompt: 3/3" in shown
     assert shown.endswith("\r\x1b[K")
 
 
@@ -294,7 +295,7 @@ def test_a_server_is_called_and_torch_is_not_needed(monkeypatch):
     monkeypatch.setitem(
         sys.modules, "glmtui.engine.loading.loader", None
     )  # importing it would fail
-    assert ask.open_chat(Settings(model="http://127.0.0.1:9/v1"), print) == "model"
+    assert ask.open_chat_model(Settings(model="http://127.0.0.1:9/v1"), print) == "model"
     assert called == [ServerSpec("http://127.0.0.1:9/v1")]
 
 
@@ -307,9 +308,9 @@ def test_a_local_model_is_opened_as_the_settings_say(monkeypatch):
     settings = Settings(device="cpu", quant="none", family="llama", slim=False)
     options = LoadOptions(device="cpu", quant=None, family="llama", slim=False)
     expected = ("the llama smollm2", options, print)
-    assert ask.open_chat(settings, print) == expected
+    assert ask.open_chat_model(settings, print) == expected
 
 
 def test_an_unknown_model_is_said_to_be_unknown():
     with pytest.raises(ModelNotFound):
-        ask.open_chat(Settings(model="smolm2"), print)
+        ask.open_chat_model(Settings(model="smolm2"), print)

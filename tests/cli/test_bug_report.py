@@ -1,4 +1,4 @@
-"""doctor --bundle: what helps is in it, what is private is not."""
+"""doctor --bundle: the report contains logs and settings, and no private data."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from glmtui.chat import Conversation, Message
-from glmtui.cli.bug_report import redacted
-from glmtui.cli.command_line import main
+from glmtui.cli.bug_report import redact
+from glmtui.cli.main import main
 from glmtui.store import Store
 
 
@@ -27,11 +27,9 @@ from glmtui.store import Store
         ("torch 2.13.0, 12 tokens, CUDA 12.8", "torch 2.13.0, 12 tokens, CUDA 12.8"),
     ],
 )
-def test_what_is_private_is_taken_out(
-    monkeypatch: pytest.MonkeyPatch, text: str, shown: str
-) -> None:
+def test_private_data_is_replaced(monkeypatch: pytest.MonkeyPatch, text: str, shown: str) -> None:
     monkeypatch.setenv("HOME", "/home/mei")
-    assert shown in redacted(text, {"LAB_KEY": "value-of-lab-key", "EMPTY_KEY": ""})
+    assert shown in redact(text, {"LAB_KEY": "value-of-lab-key", "EMPTY_KEY": ""})
 
 
 def test_a_report(

@@ -1,4 +1,4 @@
-"""``glmtui doctor``: what it finds on machines that are well and on machines that are not."""
+"""``glmtui doctor`` on working and on broken machines."""
 
 import ctypes
 import importlib.util
@@ -12,12 +12,15 @@ from types import SimpleNamespace
 import pytest
 
 from glmtui import config
-from glmtui.cli import command_line, doctor
+from glmtui.cli import doctor
+from glmtui.cli.main import main
 from glmtui.config import Server, Settings
-from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.hardware.gpu import Gpu
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.nn.linear import gpu_support
-from glmtui.engine.nn.linear.gpu_support import missing
-from glmtui.engine.nn.native.build import NO_COMPILER, Built
+from glmtui.engine.nn.linear.gpu_support import unavailable_reasons
+from glmtui.engine.nn.native.build import NO_COMPILER, BuildResult
 from glmtui.engine.pull import pull
 from glmtui.errors import ConfigError
 from support.checkpoints import llama_files, write_folder
@@ -39,7 +42,7 @@ def place(tmp_path, monkeypatch):
         monkeypatch.setenv(f"GLMTUI_{name}_DIR", str(tmp_path / name.lower()))
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("LINES", "24")
-    monkeypatch.setattr(doctor.device, "snapshot", lambda: Snapshot())
+    monkeypatch.setattr(doctor, "snapshot", lambda: Snapshot())
     monkeypatch.setattr(doctor.metadata, "version", lambda name: "2.13.0+cpu")
     monkeypatch.setattr(
         doctor, "sys", SimpleNamespace(stdout=Terminal(), executable=sys.executable)
@@ -51,7 +54,7 @@ def place(tmp_path, monkeypatch):
 def python(tmp_path, monkeypatch):
     """Puts a shell script in place of the Python that is asked about CUDA."""
     monkeypatch.setattr(doctor.metadata, "version", lambda name: "2.13.0+cu128")
-    monkeypatch.setattr(doctor.device, "snapshot", lambda: GPU_BOX)
+    monkeypatch.setattr(doctor, "snapshot", lambda: GPU_BOX)
     script = tmp_path / "python"
 
     def put(body: str) -> None:
@@ -62,15 +65,15 @@ def python(tmp_path, monkeypatch):
     return put
 
 
-def found(subject, settings=None, problems=(), environ=None):
-    """The findings about one subject."""
+def results_for(subject, settings=None, problems=(), environ=None):
+    """The results about one subject."""
     settings = settings or Settings()
     environ = {"TERM": "xterm-256color"} if environ is None else environ
-    return [f for f in doctor.findings(settings, problems, environ) if f.subject == subject]
+    return [f for f in doctor.run_checks(settings, problems, environ) if f.subject == subject]
 
 
 def only(*args, **kwargs):
-    findings = found(*args, **kwargs)
+    findings = results_for(*args, **kwargs)
     assert len(findings) == 1, findings
     return findings[0]
 
@@ -79,7 +82,7 @@ def only(*args, **kwargs):
 
 
 def test_a_sound_machine_without_a_model_is_no_failure(capsys):
-    assert command_line.main(["doctor"]) == 0
+    assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     subjects = [line[6:18].strip() for line in lines if not line.startswith(" ")]
     assert subjects[:2] == ["Python", "glmtui"]
@@ -88,7 +91,7 @@ def test_a_sound_machine_without_a_model_is_no_failure(capsys):
 
 def test_a_failure_is_exit_code_1(place, capsys):
     (place / "data").write_text("in the way")
-    assert command_line.main(["doctor"]) == 1
+    assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "fail  data" in out
     assert "set GLMTUI_DATA_DIR" in out
@@ -97,12 +100,12 @@ def test_a_failure_is_exit_code_1(place, capsys):
 def test_bad_settings_are_found_and_are_no_failure(place, capsys):
     file = place / "my.toml"
     file.write_text("modle = 1\n")
-    assert command_line.main(["--config", str(file), "doctor"]) == 0
-    assert f'{file}, line 1: there is no setting "modle"' in capsys.readouterr().out
+    assert main(["--config", str(file), "doctor"]) == 0
+    assert f'{file}, line 1: unknown setting "modle"' in capsys.readouterr().out
 
 
 def test_it_changes_nothing(place):
-    assert command_line.main(["doctor"]) == 0
+    assert main(["doctor"]) == 0
     assert list(place.iterdir()) == []
 
 
@@ -110,14 +113,14 @@ def test_it_changes_nothing(place):
 
 
 def test_a_cpu_build_is_right_where_there_is_no_gpu():
-    assert (only("torch").level, only("torch").what) == ("ok", "2.13.0+cpu")
-    assert only("GPU").what == "no NVIDIA GPU found; models run on the CPU"
+    assert (only("torch").level, only("torch").message) == ("ok", "2.13.0+cpu")
+    assert only("GPU").message == "no NVIDIA GPU; models run on the CPU"
 
 
 def test_a_cpu_build_beside_a_gpu_is_worth_a_word(monkeypatch):
-    monkeypatch.setattr(doctor.device, "snapshot", lambda: GPU_BOX)
-    assert only("GPU").what == "NVIDIA H200, 149.0 of 150.0 GB free"
-    assert (only("torch").level, "without CUDA" in only("torch").what) == ("warn", True)
+    monkeypatch.setattr(doctor, "snapshot", lambda: GPU_BOX)
+    assert only("GPU").message == "NVIDIA H200, 149.0 of 150.0 GB free"
+    assert (only("torch").level, "without CUDA" in only("torch").message) == ("warn", True)
     assert only("torch").advice
 
 
@@ -131,12 +134,12 @@ def test_no_torch_is_a_failure(monkeypatch):
 
 
 def test_memory_that_is_not_known_is_not_zero():
-    assert only("memory").what == "n/a of n/a GB available to the CPU"
+    assert only("memory").message == "n/a of n/a GB available"
 
 
 def test_cuda_that_works(python):
     python("""echo '{"cuda": "12.8", "usable": true, "missing": {}}'""")
-    assert (only("torch").level, only("torch").what) == ("ok", "2.13.0+cu128 with CUDA 12.8")
+    assert (only("torch").level, only("torch").message) == ("ok", "2.13.0+cu128 with CUDA 12.8")
 
 
 def test_cuda_that_torch_cannot_use(python):
@@ -146,47 +149,50 @@ def test_cuda_that_torch_cannot_use(python):
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("echo 'ImportError: libcudart.so.12 is not there' >&2; exit 1", "libcudart.so.12 is not"),
         ("kill -SEGV $$", "exit code -11"),
         ("echo hello", "hello"),
     ],
 )
-def test_a_driver_that_breaks_does_not_take_us_down(python, body, said):
+def test_a_broken_driver_does_not_crash_doctor(python, body, message):
     python(body)
     assert only("torch").level == "fail"
-    assert said in only("torch").what
+    assert message in only("torch").message
 
 
-def test_a_driver_that_hangs_does_not_hold_us_up(python, monkeypatch):
+def test_a_hanging_driver_is_a_timeout(python, monkeypatch):
     monkeypatch.setattr(doctor, "PROBE_SECONDS", 0.2)
     python("exec sleep 60")
     assert only("torch").level == "fail"
-    assert "no answer" in only("torch").what
+    assert "did not respond" in only("torch").message
 
 
 def test_the_probe_works_on_the_torch_that_is_here(monkeypatch, tmp_path):
     """Run where a file named torch.py lies in wait."""
     (tmp_path / "torch.py").write_text("raise SystemExit('the wrong torch')")
     monkeypatch.chdir(tmp_path)
-    first, *_ = doctor.probe("2.13")
-    assert first.what.startswith("2.13 ")
+    first, *_ = doctor.probe_torch("2.13")
+    assert first.message.startswith("2.13 ")
     assert first.level != "fail"
 
 
-def test_what_multiplies_with_packed_weights(python):
+def test_the_gpu_kernels(python):
     old = {"tinygemm": "it needs 8.0", "triton": "it is not installed", "cpm_kernels": ""}
     new = {"tinygemm": "", "triton": "", "cpm_kernels": "it has code for 6.1 to 8.9 alone"}
     answer = {"cuda": "12.8", "usable": True, "missing": {"9.0": new, "6.1": old}}
     python(f"echo '{json.dumps(answer)}'")
-    first, tinygemm, triton, cpm, second, no_cpm = found("kernels")
-    assert "6.1: for packed weights the fastest of unpacking" in first.what
-    assert (tinygemm.level, tinygemm.what) == ("ok", "no tinygemm: it needs 8.0")
-    assert (triton.level, triton.what) == ("warn", "no triton: it is not installed")
-    assert cpm.what == "cpm_kernels: can be asked for (quant.kernel)"
-    assert "9.0: for packed weights the fastest of tinygemm and triton and" in second.what
-    assert no_cpm.what == "cpm_kernels: it has code for 6.1 to 8.9 alone"
+    first, tinygemm, triton, cpm, second, no_cpm = results_for("kernels")
+    assert "6.1: int8 and int4 weights use the fastest of unpacking" in first.message
+    assert (tinygemm.level, tinygemm.message) == ("ok", "no tinygemm: it needs 8.0")
+    assert (triton.level, triton.message) == ("warn", "no triton: it is not installed")
+    assert cpm.message == "cpm_kernels: available (set quant.kernel)"
+    assert (
+        "9.0: int8 and int4 weights use the fastest of tinygemm, triton, unpacking"
+        in second.message
+    )
+    assert no_cpm.message == "cpm_kernels: it has code for 6.1 to 8.9 alone"
 
 
 def test_why_a_kernel_is_not_tried(monkeypatch):
@@ -194,20 +200,20 @@ def test_why_a_kernel_is_not_tried(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in here else None)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(gpu_support.shutil, "which", lambda name: None)
-    assert "8.0" in missing((7, 5))["tinygemm"]
-    assert missing((8, 0))["tinygemm"] == ""
-    assert "no C compiler" in missing((8, 0))["triton"]
+    assert "8.0" in unavailable_reasons((7, 5))["tinygemm"]
+    assert unavailable_reasons((8, 0))["tinygemm"] == ""
+    assert "no C compiler" in unavailable_reasons((8, 0))["triton"]
     monkeypatch.setattr(gpu_support.shutil, "which", lambda name: name)
     monkeypatch.setattr(gpu_support.sysconfig, "get_path", lambda name: "/nowhere")
-    assert "header files" in missing((8, 0))["triton"]
+    assert "header files" in unavailable_reasons((8, 0))["triton"]
     here.clear()
-    assert missing((8, 0))["triton"] == "it is not installed"
-    assert "7.0" in missing((6, 1))["triton"]
-    assert "6.1 to 8.9" in missing((9, 0))["cpm_kernels"]
-    assert "glmtui[cpm]" in missing((8, 6))["cpm_kernels"]
+    assert unavailable_reasons((8, 0))["triton"] == "not installed"
+    assert "7.0" in unavailable_reasons((6, 1))["triton"]
+    assert "6.1 to 8.9" in unavailable_reasons((9, 0))["cpm_kernels"]
+    assert "glmtui[cpm]" in unavailable_reasons((8, 6))["cpm_kernels"]
     here.add("cpm_kernels")
     monkeypatch.setitem(sys.modules, "cpm_kernels", None)
-    assert "cannot be imported" in missing((8, 6))["cpm_kernels"]
+    assert "cannot be imported" in unavailable_reasons((8, 6))["cpm_kernels"]
 
 
 # ---- the terminal
@@ -222,13 +228,13 @@ def test_what_a_terminal_can_do():
     }
     finding = only("terminal", environ=environ)
     assert finding.level == "ok"
-    assert finding.what == "TERM tmux-256color, truecolor, 80x24, in tmux, over SSH"
+    assert finding.message == "TERM tmux-256color, truecolor, 80x24, in tmux, over SSH"
 
 
 @pytest.mark.parametrize("environ", [{}, {"TERM": "dumb"}])
 def test_a_terminal_that_cannot_place_a_cursor(environ):
     finding = only("terminal", environ=environ)
-    assert (finding.level, "plain lines" in finding.what) == ("warn", True)
+    assert (finding.level, "line by line" in finding.message) == ("warn", True)
 
 
 def test_a_small_terminal(monkeypatch):
@@ -253,9 +259,11 @@ def test_a_locale_that_is_not_utf_8(monkeypatch):
 
 def test_folders_that_are_there_and_that_will_be(place):
     (place / "data").mkdir()
-    assert "made when" not in only("data").what
-    assert only("logs").what.endswith("(made when it is needed)")
-    assert {f.level for f in found("data") + found("logs") + found("config")} == {"ok"}
+    assert "created when" not in only("data").message
+    assert only("logs").message.endswith("(created when needed)")
+    assert {f.level for f in results_for("data") + results_for("logs") + results_for("config")} == {
+        "ok"
+    }
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -282,9 +290,9 @@ def test_a_damaged_model_is_a_failure(place):
     folder = place / "cache" / "models" / "broken"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{")
-    damaged, default = found("model")
+    damaged, default = results_for("model")
     assert (damaged.level, default.level) == ("fail", "warn")
-    assert str(folder) in damaged.what
+    assert str(folder) in damaged.message
 
 
 def test_code_that_a_model_brings_is_named(place):
@@ -293,33 +301,36 @@ def test_code_that_a_model_brings_is_named(place):
     config = json.loads(files["config.json"]) | {"auto_map": auto_map}
     folder = write_folder(place / "x", files | {"config.json": json.dumps(config).encode()})
     pull(str(folder))
-    assert "its own code is never run: modeling_x.py, o/r--conf.py" in found("model")[0].what
+    assert (
+        "code in it, which is never run: modeling_x.py, o/r--conf.py"
+        in results_for("model")[0].message
+    )
 
 
 def test_the_model_that_opens_is_the_configured_one():
     settings = Settings(model="lab", servers={"lab": Server("http://lab/v1")})
-    assert only("model", settings).what == "lab is the one that opens"
+    assert only("model", settings).message == "lab is loaded at start"
 
 
 def test_a_key_that_is_not_set():
     settings = Settings(servers={"lab": Server("http://lab/v1", key_env="LAB_KEY")})
     assert only("server", settings).level == "warn"
-    assert "LAB_KEY" in only("server", settings).what
+    assert "LAB_KEY" in only("server", settings).message
     with_key = only("server", settings, environ={"TERM": "xterm", "LAB_KEY": "secret"})
     assert with_key.level == "ok"
-    assert "secret" not in with_key.what
+    assert "secret" not in with_key.message
 
 
 def test_settings_say_which_file_they_come_from(place):
-    assert str(config.config_file()) in only("settings").what
+    assert str(config.config_file()) in only("settings").message
     problem = ConfigError("config.toml, line 3: no", "Did you mean yes?")
-    here, bad = found("settings", problems=[problem])
+    here, bad = results_for("settings", problems=[problem])
     assert here.level == "ok"
-    assert (bad.level, bad.what, bad.advice) == ("warn", problem.message, problem.hint)
+    assert (bad.level, bad.message, bad.advice) == ("warn", problem.message, problem.hint)
 
 
 def test_a_finding_is_a_line_and_its_advice():
-    text = doctor.Finding("warn", "model", "none", "Pull one.").text
+    text = doctor.CheckResult("warn", "model", "none", "Pull one.").text
     assert text == f"warn  model       none\n{'':18}Pull one."
 
 
@@ -327,12 +338,12 @@ def test_a_finding_is_a_line_and_its_advice():
     ("problem", "status", "advice"),
     [
         ("", "ok", ""),
-        (NO_COMPILER, "warn", "Install a C compiler, such as with: apt install gcc"),
+        (NO_COMPILER, "warn", "Install a C compiler, for example: apt install gcc"),
         ("this processor lacks avx2", "ok", ""),
     ],
 )
-def test_what_computes_on_the_cpu_is_said(problem: str, status: str, advice: str) -> None:
+def test_the_cpu_kernels(problem: str, status: str, advice: str) -> None:
     library = None if problem else ctypes.CDLL(None)
-    found = doctor.cpu_kernels(Built(library, problem=problem))
+    found = doctor.cpu_kernel_check(BuildResult(library, problem=problem))
     assert (found.level, found.advice) == (status, advice)
-    assert problem in found.what
+    assert problem in found.message

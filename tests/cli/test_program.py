@@ -1,4 +1,4 @@
-"""The program as a process: exit codes, signals, pipes, terminals, and what it imports."""
+"""The program as a process: exit codes, signals, pipes, terminals and imports."""
 
 import os
 import pty
@@ -17,12 +17,12 @@ import sys
 from itertools import repeat
 from support.scripted_model import ScriptedModel, interrupt, wait, wait_for_ever
 import glmtui.cli.ask
-from glmtui.cli.command_line import main
+from glmtui.cli.main import main
 {before}
 def open_chat(settings, on_progress):
     {loading}
     return ScriptedModel({pieces})
-glmtui.cli.ask.open_chat = open_chat
+glmtui.cli.ask.open_chat_model = open_chat
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -103,7 +103,7 @@ def test_a_damaged_model_is_named_and_the_others_are_listed(start, tmp_path):
     code, out, err = end(start("models"))
     assert code == 0
     assert "smollm2" in out
-    assert err.startswith(f"glmtui: {folder} is left out")
+    assert err.startswith(f"glmtui: Skipped {folder}: ")
 
 
 def test_a_pipe_is_the_question(start):
@@ -204,7 +204,7 @@ def _read(terminal: int) -> bytes:
 )
 def test_a_command_imports_only_what_it_needs(argv, foreign, tmp_path):
     code = (
-        "import sys; from glmtui.cli.command_line import main; main(sys.argv[1:]); "
+        "import sys; from glmtui.cli.main import main; main(sys.argv[1:]); "
         "print(*{m.partition('.')[0] for m in sys.modules})"
     )
     folders = {f"GLMTUI_{name}_DIR": str(tmp_path) for name in ("DATA", "CONFIG", "CACHE", "STATE")}

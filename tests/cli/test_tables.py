@@ -1,4 +1,4 @@
-"""What the command line draws: tables, and the progress line."""
+"""The tables and the progress line of the command line."""
 
 import io
 import sys
@@ -9,10 +9,12 @@ import pytest
 from rich.cells import cell_len
 
 from glmtui.cli import tables
-from glmtui.cli.progress import ERASE, ProgressLine, describe
-from glmtui.engine.api import ModelInfo, Progress
-from glmtui.engine.catalog.resolver import MODELS
-from glmtui.engine.hardware.machine import HostMemory, Snapshot
+from glmtui.cli.progress import ERASE, ProgressLine, format_progress
+from glmtui.engine.catalog.registry import MODELS
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import Progress
 from glmtui.store import Summary
 
 
@@ -25,19 +27,19 @@ GB = 10**9
 
 
 def machine(free):
-    """No GPU, and so much memory free."""
+    """A machine without GPU and with this much free memory."""
     return Snapshot((), HostMemory(total=32 * GB, available=free, used_by_us=None))
 
 
 @pytest.fixture(autouse=True)
-def columns(monkeypatch):
+def eighty_columns(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
 
 
-def test_models_lists_what_is_here_once(tmp_path):
+def test_an_installed_model_is_listed_once(tmp_path):
     here = ModelInfo("smollm2", tmp_path, "llama", 8192, 96_654_288, "int4 g32")
-    lines = tables.models([here], MODELS[:2], machine(20 * GB), 80).splitlines()
-    assert lines[1].split() == ["smollm2", "97", "MB", "8,192", "-", "-", "0.3", "ready"]
+    lines = tables.models_table([here], MODELS[:2], machine(20 * GB), 80).splitlines()
+    assert lines[1].split() == ["smollm2", "97", "MB", "8,192", "-", "-", "0.3", "installed"]
     assert [line.split()[0] for line in lines] == ["NAME", "smollm2", MODELS[1].name]
 
 
@@ -48,35 +50,37 @@ def test_models_lists_what_is_here_once(tmp_path):
         (10, "fits as int8"),
         (6, "fits as int4"),
         (4, "too large"),
-        (None, "fit unknown"),
+        (None, "unknown"),
     ],
 )
-def test_models_says_what_fits(free, state):
+def test_the_state_is_the_largest_format_that_fits(free, state):
     chatglm = next(model for model in MODELS if model.name == "THUDM/chatglm-6b")
     here = machine(free and free * GB)
-    line = tables.models([], [chatglm], here, 80).splitlines()[1]
+    line = tables.models_table([], [chatglm], here, 80).splitlines()[1]
     assert line.endswith(f"  13.3   7.6   5.5  {state}")
 
 
-def test_a_name_cannot_break_or_act_on_the_table(tmp_path):
-    evil = ModelInfo("a\nb\x1b[2J", tmp_path, "llama", 8192, 5, "int4")
-    lines = tables.models([evil], [], machine(GB), 80).splitlines()
+def test_control_characters_in_a_name_are_harmless(tmp_path):
+    hostile = ModelInfo("a\nb\x1b[2J", tmp_path, "llama", 8192, 5, "int4")
+    lines = tables.models_table([hostile], [], machine(GB), 80).splitlines()
     assert len(lines) == 2
     assert "\x1b" not in lines[1]
 
 
 def test_wide_characters_line_up():
-    lines = tables.table(("A", " B"), [("中文", "1"), ("ab", "100")], 80, elastic=0).splitlines()
+    lines = tables.format_table(
+        ("A", " B"), [("中文", "1"), ("ab", "100")], 80, elastic=0
+    ).splitlines()
     assert [cell_len(line) for line in lines] == [9, 9, 9]
 
 
 @pytest.mark.parametrize("width", [20, 40, 41, 80, 200])
-def test_a_table_is_as_wide_as_it_may_be(width):
+def test_a_table_fits_the_width(width):
     summaries = [
         Summary("0" * 8, title, "m", datetime.now(timezone.utc), None, 3)
         for title in ("中" * 99, "x" * 99, "")
     ]
-    lines = tables.conversations(summaries, width).splitlines()
+    lines = tables.conversations_table(summaries, width).splitlines()
     widest = max(cell_len(line) for line in lines)
     least = 8 + 16 + 9 + 5 + 8 + 4 * 2  # columns that are not cut, and what is left of the title
     assert widest <= max(width, least)
@@ -98,19 +102,19 @@ def test_a_table_is_as_wide_as_it_may_be(width):
         (Progress("x", 1, 2), 0.0, "x: 50 %, 0 of 0 MB"),
     ],
 )
-def test_progress_in_words(progress, rate, text):
-    assert describe(progress, rate) == text
+def test_the_text_of_the_progress(progress, rate, text):
+    assert format_progress(progress, rate) == text
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands until it is set."""
+    """A clock that the test sets."""
     clock = types.SimpleNamespace(now=100.0)
     monkeypatch.setattr("glmtui.cli.progress.time.monotonic", lambda: clock.now)
     return clock
 
 
-def test_the_rate_leaves_out_what_was_there_before(monkeypatch, clock):
+def test_the_rate_excludes_what_was_already_done(monkeypatch, clock):
     monkeypatch.setattr(sys, "stderr", Terminal())
     with ProgressLine() as line:
         line(Progress("x", 50_000_000, 90_000_000))
@@ -120,7 +124,7 @@ def test_the_rate_leaves_out_what_was_there_before(monkeypatch, clock):
     assert shown == ["", "x: 55 %, 50 of 90 MB", "x: 77 %, 70 of 90 MB, 10.0 MB/s, 2 s left", ""]
 
 
-def test_the_line_is_not_written_for_every_token(monkeypatch, clock):
+def test_the_line_is_redrawn_ten_times_a_second(monkeypatch, clock):
     monkeypatch.setattr(sys, "stderr", Terminal())
     line = ProgressLine()
     for n in range(1, 1000):

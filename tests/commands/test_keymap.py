@@ -10,7 +10,7 @@ from textual.binding import Binding
 
 from glmtui.commands import COMMANDS
 from glmtui.commands.keymap import check, merge_keys
-from glmtui.config import load
+from glmtui.config import load_settings
 from glmtui.ui.panels.help import help_text
 from support.app_pilot import SERVER, folders, run_app
 
@@ -72,7 +72,7 @@ def test_a_bad_entry_is_named_with_its_line(
 ) -> None:
     path = tmp_path / "config.toml"
     path.write_text(f"[keys]\n{entry}\n", "utf-8")
-    settings, problems = load(path, {})
+    settings, problems = load_settings(path, {})
     (problem,) = problems
     line = 2 + entry.count("\n")
     assert problem.message.startswith(f"{path}, line {line}: ")
@@ -84,7 +84,7 @@ def test_a_bad_entry_is_named_with_its_line(
 def test_two_rows_may_swap_their_keys(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text('[keys]\nnew = "ctrl+o"\nopen = "ctrl+n"\n', "utf-8")
-    settings, problems = load(path, {})
+    settings, problems = load_settings(path, {})
     assert not problems
     assert keys_of("new", "default", settings.bindings) == "ctrl+o"
 

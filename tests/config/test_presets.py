@@ -1,4 +1,4 @@
-"""Presets: three that are there, a person's own in a file, the panel and the command."""
+"""Presets: the built-in ones, the user's file, the panel and the command."""
 
 from __future__ import annotations
 
@@ -14,44 +14,46 @@ from support.app_pilot import folders, run_app
 __all__ = ["folders"]
 
 
-def test_three_are_built_in_and_unlike_each_other() -> None:
+def test_three_different_presets_are_built_in() -> None:
     assert list(presets.BUILT_IN) == ["precise", "balanced", "creative"]
     assert len(set(presets.BUILT_IN.values())) == 3
 
 
-def test_what_is_saved_is_there_again(tmp_path: Path) -> None:
+def test_a_saved_preset_is_loaded_again(tmp_path: Path) -> None:
     path = tmp_path / "new" / "presets.toml"
     mine, other = SamplingParams(temperature=0.5, seed=7), SamplingParams(top_k=3)
-    presets.save("mine", other, path)
-    presets.save("诗", other, path)
-    presets.save("mine", mine, path)
-    found, problems = presets.load(path)
+    presets.save_preset("mine", other, path)
+    presets.save_preset("诗", other, path)
+    presets.save_preset("mine", mine, path)
+    found, problems = presets.load_presets(path)
     assert not problems
     assert found == {**presets.BUILT_IN, "mine": mine, "诗": other}
-    assert presets.name_of(mine, found) == "mine"
-    assert presets.name_of(SamplingParams(), found) == ""
+    assert presets.preset_name(mine, found) == "mine"
+    assert presets.preset_name(SamplingParams(), found) == ""
 
 
 @pytest.mark.parametrize("name", ["precise", "", "a b", "x" * 25, "../x"])
-def test_some_names_cannot_be(tmp_path: Path, name: str) -> None:
+def test_invalid_names_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError):
-        presets.save(name, SamplingParams(), tmp_path / "presets.toml")
+        presets.save_preset(name, SamplingParams(), tmp_path / "presets.toml")
 
 
-def test_a_bad_entry_is_named_with_its_line_and_the_file_not_written_over(tmp_path: Path) -> None:
+def test_an_invalid_entry_is_reported_with_its_line_and_the_file_is_not_overwritten(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "presets.toml"
     path.write_text("loose = 1\n[mine]\ntop_k = 4\ntemperatur = 0.5\ntop_p = 7\n", "utf-8")
-    found, problems = presets.load(path)
+    found, problems = presets.load_presets(path)
     assert found["mine"] == SamplingParams(top_k=4)
     lines = [problem.message.removeprefix(f"{path}, line ") for problem in problems]
     assert [line.partition(":")[0] for line in lines] == ["1", "4", "5"]
     assert problems[1].hint == "Did you mean sampling.temperature?"
     with pytest.raises(ConfigError):
-        presets.save("other", SamplingParams(), path)
+        presets.save_preset("other", SamplingParams(), path)
     assert "loose" in path.read_text("utf-8")
 
 
-async def test_the_command_and_the_panel_are_the_same_thing(folders: Path) -> None:
+async def test_the_command_and_the_panel_change_the_same_values(folders: Path) -> None:
     async with run_app(size=(120, 40)) as driver:
         await driver.submit("/preset precise")
         assert driver.app.session.conversation.params == presets.BUILT_IN["precise"]

@@ -19,17 +19,14 @@ from glmtui.engine.api import (
     Event,
     Failed,
     Finished,
-    LoadCancelled,
-    LoadedInfo,
     LoadFailed,
     Loading,
-    LoadOptions,
-    ModelInfo,
     Prefilling,
-    Progress,
     Ready,
     Request,
 )
+from glmtui.engine.model_info import LoadedInfo, LoadOptions, ModelInfo
+from glmtui.engine.progress import LoadCancelled, Progress
 from glmtui.engine.thread import EngineThread
 from glmtui.errors import BadCheckpoint, EngineError
 from support.scripted_model import ScriptedModel
@@ -38,8 +35,8 @@ INFO = ModelInfo("toy", Path("/nowhere"), "llama", 64, 0, "float32")
 PATIENCE = 10.0  # seconds
 
 
-class Desk:
-    """An EngineThread with a mailbox for its events, and a say in what it loads."""
+class EngineHarness:
+    """An EngineThread whose events are collected, and which loads scripted models."""
 
     def __init__(self) -> None:
         self.events: queue.Queue[Event] = queue.Queue()
@@ -70,17 +67,17 @@ class Desk:
 
 
 @pytest.fixture
-def desk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    made = Desk()
-    monkeypatch.setattr(open_model, "open_model", made.open_model)
-    yield made
-    assert made.engine.close(PATIENCE)
+def harness(monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineHarness]:
+    harness = EngineHarness()
+    monkeypatch.setattr(open_model, "open_model", harness.open_model)
+    yield harness
+    assert harness.engine.close(PATIENCE)
 
 
-def test_a_model_loads_and_answers(desk: Desk) -> None:
-    desk.load()
-    desk.ask(7)
-    events = desk.until(Finished)
+def test_a_model_loads_and_answers(harness: EngineHarness) -> None:
+    harness.load()
+    harness.ask(7)
+    events = harness.until(Finished)
     assert [type(e) for e in events] == [
         Loading,
         Loading,
@@ -97,31 +94,31 @@ def test_a_model_loads_and_answers(desk: Desk) -> None:
     assert (finished.request_id, finished.reply.text) == (7, "ab")
 
 
-def test_a_question_sent_before_the_model_waits_for_it(desk: Desk) -> None:
+def test_a_request_submitted_before_the_model_is_ready_waits_for_it(harness: EngineHarness) -> None:
     gate = threading.Event()
 
     def slow(cancelled: threading.Event) -> ScriptedModel:
         assert gate.wait(PATIENCE)
         return ScriptedModel(["late"])
 
-    desk.open = slow
-    desk.load()
-    desk.ask(1)
+    harness.open = slow
+    harness.load()
+    harness.ask(1)
     gate.set()
-    assert [e.text for e in desk.until(Finished) if isinstance(e, Delta)] == ["late"]
+    assert [e.text for e in harness.until(Finished) if isinstance(e, Delta)] == ["late"]
 
 
-def test_cancelling_stops_that_reply_alone(desk: Desk) -> None:
+def test_cancelling_stops_only_that_reply(harness: EngineHarness) -> None:
     hold = threading.Event()
     pieces = ["one", lambda cancelled: hold.wait(PATIENCE), "two"]
-    desk.open = lambda cancelled: ScriptedModel(pieces)
-    desk.load()
-    desk.ask(1)
-    desk.ask(2)
-    desk.until(Delta)
-    desk.engine.cancel(2)  # still in the queue: it finishes empty
+    harness.open = lambda cancelled: ScriptedModel(pieces)
+    harness.load()
+    harness.ask(1)
+    harness.ask(2)
+    harness.until(Delta)
+    harness.engine.cancel(2)  # still in the queue: it finishes empty
     hold.set()
-    first, second = desk.until(Finished)[-1], desk.until(Finished)[-1]
+    first, second = harness.until(Finished)[-1], harness.until(Finished)[-1]
     assert isinstance(first, Finished)
     assert isinstance(second, Finished)
     assert (first.request_id, first.reply.text) == (1, "onetwo")
@@ -129,121 +126,121 @@ def test_cancelling_stops_that_reply_alone(desk: Desk) -> None:
     assert second.reply.finish_reason == "cancelled"
 
 
-def test_a_failure_keeps_the_partial_and_the_thread(desk: Desk) -> None:
-    desk.open = lambda cancelled: ScriptedModel(["half", EngineError("it broke", "try again")])
-    desk.load()
-    desk.ask(1)
-    failed = desk.until(Failed)[-1]
+def test_a_failure_keeps_the_partial_and_the_thread(harness: EngineHarness) -> None:
+    harness.open = lambda cancelled: ScriptedModel(["half", EngineError("it broke", "try again")])
+    harness.load()
+    harness.ask(1)
+    failed = harness.until(Failed)[-1]
     assert isinstance(failed, Failed)
     assert (failed.error.message, failed.partial.text) == ("it broke", "half")
-    desk.ask(2)
-    assert isinstance(desk.until(Failed)[-1], Failed)
+    harness.ask(2)
+    assert isinstance(harness.until(Failed)[-1], Failed)
 
 
-def test_the_unforeseen_is_explained_without_a_traceback(desk: Desk) -> None:
-    desk.open = lambda cancelled: ScriptedModel([ZeroDivisionError("by zero")])
-    desk.load()
-    desk.ask(1)
-    failed = desk.until(Failed)[-1]
+def test_an_unexpected_error_is_explained_without_a_traceback(harness: EngineHarness) -> None:
+    harness.open = lambda cancelled: ScriptedModel([ZeroDivisionError("by zero")])
+    harness.load()
+    harness.ask(1)
+    failed = harness.until(Failed)[-1]
     assert isinstance(failed, Failed)
     assert "ZeroDivisionError: by zero" in failed.error.message
 
 
-def test_a_failed_load_is_told_and_answers_for_it(desk: Desk) -> None:
+def test_a_failed_load_is_reported_and_later_requests_fail_with_it(harness: EngineHarness) -> None:
     def broken(cancelled: threading.Event) -> ScriptedModel:
         raise BadCheckpoint("no weights", "pull again")
 
-    desk.open = broken
-    desk.load()
-    desk.ask(1)
-    events = desk.until(Failed)
+    harness.open = broken
+    harness.load()
+    harness.ask(1)
+    events = harness.until(Failed)
     load_failed = next(e for e in events if isinstance(e, LoadFailed))
     failed = events[-1]
     assert isinstance(failed, Failed)
     assert load_failed.error is failed.error
-    desk.open = lambda cancelled: ScriptedModel(["better"])
-    desk.load()
-    desk.ask(2)
-    assert isinstance(desk.until(Finished)[-1], Finished)
+    harness.open = lambda cancelled: ScriptedModel(["better"])
+    harness.load()
+    harness.ask(2)
+    assert isinstance(harness.until(Finished)[-1], Finished)
 
 
-def test_without_a_model_a_request_fails(desk: Desk) -> None:
-    desk.ask(1)
-    failed = desk.until(Failed)[-1]
+def test_without_a_model_a_request_fails(harness: EngineHarness) -> None:
+    harness.ask(1)
+    failed = harness.until(Failed)[-1]
     assert isinstance(failed, Failed)
     assert failed.error.message == "No model is loaded."
 
 
 @pytest.mark.parametrize("end", [LoadCancelled(), EngineError("too late"), OSError("gone")])
-def test_a_newer_load_abandons_the_one_under_way(desk: Desk, end: Exception) -> None:
-    begun = threading.Event()
+def test_a_newer_load_abandons_the_current_one(harness: EngineHarness, end: Exception) -> None:
+    started = threading.Event()
 
     def endless(cancelled: threading.Event) -> ScriptedModel:
-        begun.set()
+        started.set()
         assert cancelled.wait(PATIENCE)
         raise end
 
-    desk.open = endless
-    desk.load()
-    assert begun.wait(PATIENCE)
-    desk.open = lambda cancelled: ScriptedModel([])
-    desk.load()
-    events = desk.until(Ready)
+    harness.open = endless
+    harness.load()
+    assert started.wait(PATIENCE)
+    harness.open = lambda cancelled: ScriptedModel([])
+    harness.load()
+    events = harness.until(Ready)
     assert not any(isinstance(e, LoadFailed) for e in events)
     assert isinstance(events[-1], Ready)
     assert isinstance(events[-1].model, LoadedInfo)
 
 
-def test_a_new_model_closes_the_old_one(desk: Desk) -> None:
+def test_a_new_model_closes_the_old_one(harness: EngineHarness) -> None:
     models = [ScriptedModel(["1"]), ScriptedModel(["2"])]
     waiting = iter(models)
-    desk.open = lambda cancelled: next(waiting)
-    desk.load()
-    desk.until(Ready)
-    desk.load()
-    desk.until(Ready)
+    harness.open = lambda cancelled: next(waiting)
+    harness.load()
+    harness.until(Ready)
+    harness.load()
+    harness.until(Ready)
     assert [m.closed for m in models] == [True, False]
 
 
 def test_closing_in_mid_load_abandons_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    desk = Desk()
-    monkeypatch.setattr(open_model, "open_model", desk.open_model)
-    begun = threading.Event()
+    harness = EngineHarness()
+    monkeypatch.setattr(open_model, "open_model", harness.open_model)
+    started = threading.Event()
 
     def endless(cancelled: threading.Event) -> ScriptedModel:
-        begun.set()
+        started.set()
         assert cancelled.wait(PATIENCE)
         raise LoadCancelled
 
-    desk.open = endless
-    desk.load()
-    assert begun.wait(PATIENCE)
-    assert desk.engine.close(PATIENCE)
+    harness.open = endless
+    harness.load()
+    assert started.wait(PATIENCE)
+    assert harness.engine.close(PATIENCE)
 
 
-def test_the_cache_is_given_back_once_what_was_asked_before_is_done(desk: Desk) -> None:
+def test_the_cache_is_cleared_after_earlier_requests(harness: EngineHarness) -> None:
     model = ScriptedModel(["a"])
-    asked_first: list[int] = []
+    clears_seen: list[int] = []
 
-    def note(cancelled: Any) -> None:
-        asked_first.append(model.forgotten)
+    def record(cancelled: Any) -> None:
+        clears_seen.append(model.cache_clears)
 
-    model.pieces = ["a", note]
-    desk.open = lambda cancelled: model
-    desk.engine.forget()  # with no model there is nothing to give back
-    desk.load()
-    desk.ask(1)
-    desk.engine.forget()
-    desk.ask(2)
-    desk.until(Finished)
-    desk.until(Finished)
-    assert asked_first == [0, 1]
-    assert model.forgotten == 1
+    model.pieces = ["a", record]
+    harness.open = lambda cancelled: model
+    harness.engine.clear_cache()  # without a model there is no cache
+    harness.load()
+    harness.ask(1)
+    harness.engine.clear_cache()
+    harness.ask(2)
+    harness.until(Finished)
+    harness.until(Finished)
+    assert clears_seen == [0, 1]
+    assert model.cache_clears == 1
 
 
-# ---- what is no Exception
+# ---- exceptions that are not an Exception
 
-# a merge of a piece shorter than the prefix: the library takes a slice that ends before it begins
+# A merge of a piece shorter than the prefix: the library takes a slice with end before start.
 PANICS = json.dumps(
     {
         "added_tokens": [],
@@ -258,11 +255,11 @@ PANICS = json.dumps(
 
 
 def panic(*_: object) -> Any:
-    """Raises what pyo3 makes of a panic in Rust."""
+    """Raises the exception of pyo3 for a panic in Rust."""
     Tokenizer.from_buffer(PANICS)
 
 
-class Wordless(BaseException):
+class Unprintable(BaseException):
     def __str__(self) -> str:
         raise self
 
@@ -274,18 +271,18 @@ def raising(error: BaseException) -> Callable[[threading.Event], Any]:
     return opened
 
 
-def answers(desk: Desk, request_id: int) -> None:
-    """A sound model loads and answers."""
-    desk.open = lambda cancelled: ScriptedModel(["sound"])
-    desk.load()
-    desk.ask(request_id)
-    seen = desk.until(Finished)
+def check_works(harness: EngineHarness, request_id: int) -> None:
+    """Loads a working model and gets a reply."""
+    harness.open = lambda cancelled: ScriptedModel(["sound"])
+    harness.load()
+    harness.ask(request_id)
+    seen = harness.until(Finished)
     assert any(isinstance(event, Ready) for event in seen)
     assert isinstance(seen[-1], Finished)
     assert seen[-1].reply.text == "sound"
 
 
-def test_a_panic_is_no_exception() -> None:
+def test_a_panic_is_not_an_exception() -> None:
     with pytest.raises(BaseException, match="slice index") as caught:
         panic()
     assert not isinstance(caught.value, Exception)
@@ -299,43 +296,45 @@ def test_a_panic_is_no_exception() -> None:
         raising(KeyboardInterrupt()),
         raising(SystemExit(3)),
         raising(GeneratorExit()),
-        raising(Wordless()),
+        raising(Unprintable()),
     ],
     ids=["panic", "MemoryError", "KeyboardInterrupt", "SystemExit", "GeneratorExit", "Wordless"],
 )
-def test_whatever_a_load_raises_is_told_and_the_next_one_works(
-    desk: Desk, opened: Callable[[threading.Event], Any]
+def test_whatever_a_load_raises_is_reported_and_the_next_one_works(
+    harness: EngineHarness, opened: Callable[[threading.Event], Any]
 ) -> None:
-    desk.open = opened
-    desk.load()
-    desk.ask(1)
-    told = desk.until(LoadFailed)[-1]
-    failed = desk.until(Failed)[-1]
-    assert isinstance(told, LoadFailed)
+    harness.open = opened
+    harness.load()
+    harness.ask(1)
+    load_failed = harness.until(LoadFailed)[-1]
+    failed = harness.until(Failed)[-1]
+    assert isinstance(load_failed, LoadFailed)
     assert isinstance(failed, Failed)
-    assert "Something unforeseen went wrong" in told.error.message
-    answers(desk, 2)
+    assert "An unexpected error occurred" in load_failed.error.message
+    check_works(harness, 2)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), Wordless()])
-def test_whatever_a_reply_raises_keeps_the_partial(desk: Desk, error: BaseException) -> None:
-    desk.open = lambda cancelled: ScriptedModel(["half", error])
-    desk.load()
-    desk.ask(1)
-    failed = desk.until(Failed)[-1]
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), Unprintable()])
+def test_whatever_a_reply_raises_keeps_the_partial(
+    harness: EngineHarness, error: BaseException
+) -> None:
+    harness.open = lambda cancelled: ScriptedModel(["half", error])
+    harness.load()
+    harness.ask(1)
+    failed = harness.until(Failed)[-1]
     assert isinstance(failed, Failed)
     assert failed.partial.text == "half"
-    desk.open = lambda cancelled: ScriptedModel(["half", panic])
-    desk.load()
-    desk.ask(2)
-    failed = desk.until(Failed)[-1]
+    harness.open = lambda cancelled: ScriptedModel(["half", panic])
+    harness.load()
+    harness.ask(2)
+    failed = harness.until(Failed)[-1]
     assert isinstance(failed, Failed)
     assert failed.partial.text == "half"
     assert "PanicException" in failed.error.message
-    answers(desk, 3)
+    check_works(harness, 3)
 
 
-def test_a_reply_whose_end_cannot_be_told_keeps_its_text(desk: Desk) -> None:
+def test_a_reply_without_a_result_keeps_its_text(harness: EngineHarness) -> None:
     class Endless(ScriptedModel):
         def stream(self, *args: Any, **kwargs: Any) -> Any:
             return broken(super().stream(*args, **kwargs))
@@ -350,51 +349,51 @@ def test_a_reply_whose_end_cannot_be_told_keeps_its_text(desk: Desk) -> None:
 
         return Broken()
 
-    desk.open = lambda cancelled: Endless(["all ", "of it"])
-    desk.load()
-    desk.ask(1)
-    failed = desk.until(Failed)[-1]
+    harness.open = lambda cancelled: Endless(["all ", "of it"])
+    harness.load()
+    harness.ask(1)
+    failed = harness.until(Failed)[-1]
     assert isinstance(failed, Failed)
     assert failed.partial.text == "all of it"
-    answers(desk, 2)
+    check_works(harness, 2)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), MemoryError(), SystemExit(1), None])
-def test_a_model_that_cannot_close_or_forget_ends_nothing(
-    desk: Desk, error: BaseException | None
+def test_errors_of_close_and_clear_cache_do_not_end_the_thread(
+    harness: EngineHarness, error: BaseException | None
 ) -> None:
     class Stuck(ScriptedModel):
         def close(self) -> None:
-            self.forget()
+            self.clear_cache()
 
-        def forget(self) -> None:
+        def clear_cache(self) -> None:
             if error is None:
                 panic()
             else:
                 raise error
 
-    desk.open = lambda cancelled: Stuck(["first"])
-    desk.load()
-    desk.engine.forget()
-    desk.ask(1)
-    assert isinstance(desk.until(Finished)[-1], Finished)
-    answers(desk, 2)
-    desk.open = lambda cancelled: Stuck(["last"])  # the thread's own end comes past it too
-    desk.load()
-    desk.until(Ready)
+    harness.open = lambda cancelled: Stuck(["first"])
+    harness.load()
+    harness.engine.clear_cache()
+    harness.ask(1)
+    assert isinstance(harness.until(Finished)[-1], Finished)
+    check_works(harness, 2)
+    harness.open = lambda cancelled: Stuck(["last"])  # closed when the thread ends
+    harness.load()
+    harness.until(Ready)
 
 
-def test_an_event_that_nobody_takes_ends_nothing(desk: Desk) -> None:
-    taken = desk.engine._emit
+def test_errors_of_the_event_handler_do_not_end_the_thread(harness: EngineHarness) -> None:
+    emit = harness.engine._emit
 
     def refuse(event: Event) -> None:
         if not isinstance(event, Loading) and getattr(event, "request_id", 0) != 3:
             raise SystemExit(1)
-        taken(event)
+        emit(event)
 
-    desk.engine._emit = refuse
-    desk.ask(1)  # no model: Failed
-    desk.load()  # Ready
-    desk.ask(2)  # Prefilling, Delta, Finished
-    desk.ask(3)
-    assert isinstance(desk.until(Finished)[-1], Finished)
+    harness.engine._emit = refuse
+    harness.ask(1)  # no model: Failed
+    harness.load()  # Ready
+    harness.ask(2)  # Prefilling, Delta, Finished
+    harness.ask(3)
+    assert isinstance(harness.until(Finished)[-1], Finished)

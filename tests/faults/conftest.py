@@ -1,4 +1,4 @@
-"""Fixtures of the fault table: the real app in a terminal, and a server that answers it."""
+"""Fixtures for the fault tests: the real app in an emulated terminal, and a server to talk to."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import pytest
 
 from support.emulated_terminal import Start, Terminal
 from support.fake_server import FakeServer, serving
-from support.server_replies import counting
+from support.server_replies import count_forever
 
 
 @pytest.fixture
 def counter() -> Iterator[FakeServer]:
-    """A server whose replies count, and have no end."""
-    with serving(counting) as server:
+    """A server whose replies count without end."""
+    with serving(count_forever) as server:
         yield server
 
 
 @pytest.fixture
 def glmtui(tmp_path: Path) -> Iterator[Start]:
-    """Starts ``python -m glmtui`` with arguments in a terminal; `folder` for its folders."""
+    """Starts ``python -m glmtui`` in an emulated terminal, with its data below `folder`."""
     made: list[Terminal] = []
 
     def start(
@@ -43,7 +43,7 @@ def glmtui(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB of its own; skips where the test may not mount one."""
+    """A file system of 1 MB; skips the test if it cannot be mounted."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = shutil.which("mount")
@@ -51,6 +51,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         [mount, "-t", "tmpfs", "-o", "size=1m", "glmtui-test", str(folder)], capture_output=True
     )
     if not made or made.returncode:
-        pytest.skip("no file system can be mounted here")
+        pytest.skip("cannot mount a file system")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)

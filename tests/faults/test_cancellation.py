@@ -14,20 +14,9 @@ import pytest
 from glmtui.chat import Message
 from glmtui.engine import open_model as opening
 from glmtui.engine import thread
-from glmtui.engine.api import (
-    Delta,
-    Event,
-    Finished,
-    LoadCancelled,
-    LoadFailed,
-    Loading,
-    LoadOptions,
-    ModelInfo,
-    Ready,
-    Request,
-    ServerSpec,
-    Target,
-)
+from glmtui.engine.api import Delta, Event, Finished, LoadFailed, Loading, Ready, Request
+from glmtui.engine.model_info import LoadOptions, ModelInfo, ServerSpec, Target
+from glmtui.engine.progress import LoadCancelled
 from glmtui.engine.thread import EngineThread
 from support.emulated_terminal import Start, Terminal
 from support.fake_server import Exchange, delta, serving
@@ -92,7 +81,7 @@ def drip(exchange: Exchange) -> None:
 
 
 def hush(exchange: Exchange) -> None:
-    exchange.wait_for_hang_up(PATIENCE)
+    exchange.wait_for_disconnect(PATIENCE)
 
 
 def drip_headers(exchange: Exchange) -> None:
@@ -114,8 +103,8 @@ def test_a_server_that_never_ends_its_list_is_left_for_the_next(
         wait(exchange)
 
     def quick(exchange: Exchange) -> None:
-        if not exchange.models():
-            exchange.say("here")
+        if not exchange.answer_model_list():
+            exchange.reply("here")
 
     with serving(slow) as stuck, serving(quick) as sound:
         desk.load(ServerSpec(stuck.url))
@@ -145,7 +134,7 @@ def test_a_name_that_is_never_found_is_left_for_the_next(
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    with serving(lambda exchange: exchange.models() or exchange.say("here")) as sound:
+    with serving(lambda exchange: exchange.answer_model_list() or exchange.reply("here")) as sound:
         desk.load(ServerSpec("http://slow.example/v1"))
         assert asked.wait(PATIENCE)
         desk.load(ServerSpec(sound.url))
@@ -172,7 +161,7 @@ def test_a_load_that_waits_for_a_disk_is_left_for_the_next(
     desk.load(INFO)
     assert desk.ask() == "new"
     disk.set()  # it answers after all: its model is not wanted, and closed
-    for worker in desk.engine._left:
+    for worker in desk.engine._given_up:
         worker.join(PATIENCE)
     assert late.closed
     assert desk.ask(2) == "new"
@@ -204,7 +193,7 @@ def test_an_abandoned_load_that_works_is_waited_for(
     assert begun.wait(PATIENCE)
     desk.load(INFO)
     assert isinstance(desk.until(Ready, LoadFailed)[-1], Ready)
-    assert desk.engine._left == []
+    assert desk.engine._given_up == []
 
 
 def test_closing_in_a_load_that_does_not_come_back_says_so(
@@ -268,7 +257,7 @@ def test_a_stream_that_never_ends_is_left_within_a_second(
     asked, left = threading.Event(), threading.Event()
 
     def endless(exchange: Exchange) -> None:
-        if exchange.models():
+        if exchange.answer_model_list():
             return
         asked.set()
         try:

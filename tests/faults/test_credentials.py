@@ -15,7 +15,8 @@ import pytest
 
 from glmtui import config, logs
 from glmtui.chat import Conversation, Message
-from glmtui.cli import bug_report, command_line
+from glmtui.cli import bug_report
+from glmtui.cli.main import main
 from glmtui.config import Server, Settings
 from glmtui.errors import GlmtuiError
 from glmtui.store import Store
@@ -100,7 +101,7 @@ def test_commands(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     names = {"ID": Store(old.parent).summaries()[0].id, "REPORT": str(tmp_path / "report")}
-    command_line.main([names.get(word, word) for word in COMMANDS[command]])
+    main([names.get(word, word) for word in COMMANDS[command]])
     said = "".join(capsys.readouterr())
     assert CANARY not in said
     assert "unexpected" not in said
@@ -114,9 +115,9 @@ def test_settings_that_are_wrong(
     file = tmp_path / "wrong.toml"
     file.write_text(WRONG)
     for command in (["doctor"], ["models"]):
-        command_line.main(["--config", str(file), *command])
+        main(["--config", str(file), *command])
         assert CANARY not in "".join(capsys.readouterr())
-    _settings, problems = config.load(file, {"GLMTUI_HUB_ENDPOINT": f"ws://{CANARY}@h/"})
+    _settings, problems = config.load_settings(file, {"GLMTUI_HUB_ENDPOINT": f"ws://{CANARY}@h/"})
     assert len(problems) == 4
     assert CANARY not in "".join(map(str, problems))
     file.unlink()
@@ -126,15 +127,15 @@ def test_errors_and_logs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     text = f"no way to {ADDRESS}, through socks5://{CANARY}@proxy:1"
     assert CANARY not in str(GlmtuiError(text, text))
     assert CANARY not in repr(GlmtuiError(text, text))
-    assert CANARY not in str(logs.unexpected(ZeroDivisionError(text)))
+    assert CANARY not in str(logs.log_unexpected(ZeroDivisionError(text)))
     assert CANARY not in (paths.state_dir() / "crash.log").read_text()
     log = tmp_path / "log"
-    with log.open("w") as file, logs.warnings_to(file.fileno()):
+    with log.open("w") as file, logs.log_warnings_to(file.fileno()):
         logging.getLogger("httpx").warning("GET %s", ADDRESS)
     assert SHOWN in log.read_text()
     assert CANARY not in log.read_text()
     (paths.state_dir() / "old.log").write_text(f"{ADDRESS}\nhttp://u:p/{CANARY}@host/")
-    bug_report.write(tmp_path / "report", [], Settings())
+    bug_report.write_report(tmp_path / "report", [], Settings())
     assert CANARY not in (tmp_path / "report").read_text()
     (paths.state_dir() / "old.log").unlink()
 

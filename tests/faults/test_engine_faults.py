@@ -17,18 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import (
-    Delta,
-    Event,
-    Failed,
-    Finished,
-    LoadFailed,
-    LoadOptions,
-    Ready,
-    Request,
-)
+from glmtui.engine.api import Delta, Event, Failed, Finished, LoadFailed, Ready, Request
 from glmtui.engine.catalog import resolver
-from glmtui.engine.hardware import machine, memory
+from glmtui.engine.hardware import memory
+from glmtui.engine.hardware.gpu import GpuProcess
+from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.models.llama import Model
 from glmtui.engine.thread import EngineThread
 from glmtui.errors import EngineError, GlmtuiError, ModelError, OutOfMemory
@@ -90,7 +83,7 @@ def check_explained(error: GlmtuiError, *words: str) -> None:
     """For a person: what it is about, and what to do; never what only we would understand."""
     assert error.message
     assert error.hint
-    for foreign in ("unforeseen", "Traceback", "Error:"):
+    for foreign in ("unexpected error", "Traceback", "Error:"):
         assert foreign not in str(error)
     for word in words:
         assert word in str(error)
@@ -300,10 +293,12 @@ def test_no_memory_while_answering(
 
 
 def test_who_else_takes_the_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = machine.Holder(1234, "python", 9 * 10**9)
-    monkeypatch.setattr(memory, "holders", lambda name: (other,) if name == "cuda:0" else ())
+    other = GpuProcess(1234, "python", 9 * 10**9)
+    monkeypatch.setattr(
+        memory, "other_processes", lambda name: (other,) if name == "cuda:0" else ()
+    )
     said = memory.out_of_memory(torch.device("cuda:0"))
-    check_explained(said, "close process 1234 (python), which holds 9.0 GB")
+    check_explained(said, "stop process 1234 (python), which uses 9.0 GB")
     assert "process" not in str(memory.out_of_memory("cpu"))
 
 
@@ -317,7 +312,7 @@ def test_a_kernel_that_fails(desk: Desk, sound: Path, monkeypatch: pytest.Monkey
         patch.setattr(Model, "forward", broken)
         ended = desk.ask()[-1]
     assert isinstance(ended, Failed)
-    check_explained(ended.error, "an illegal memory access", "load the model again")
+    check_explained(ended.error, "an illegal memory access", "reload the model")
     desk.works_with(sound)
 
 
@@ -333,5 +328,5 @@ def test_numbers_that_break_down(
     ended = desk.ask(params)[-1]
     assert isinstance(ended, Failed)
     assert isinstance(ended.error, EngineError)
-    check_explained(ended.error, "numbers broke down", "float32")
+    check_explained(ended.error, "invalid numbers", "float32")
     desk.works_with(sound)

@@ -292,12 +292,12 @@ def test_the_plain_chat_whose_terminal_takes_nothing(glmtui: Start, tmp_path: Pa
     """Nobody reads: the chat waits for its terminal when the signal comes."""
 
     def flood(exchange: Exchange) -> None:
-        if exchange.models():
+        if exchange.answer_model_list():
             return
         exchange.start()
         for n in range(100):
             exchange.event(delta(f"{n} ".ljust(8000, "x")))
-        exchange.wait_for_hang_up()
+        exchange.wait_for_disconnect()
 
     with serving(flood) as server:
         terminal = glmtui("-m", server.url, *PLAIN)

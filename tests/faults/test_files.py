@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 
 from glmtui.chat import Conversation, Message, SamplingParams
-from glmtui.cli.command_line import main
+from glmtui.cli.main import main
 from glmtui.config import presets
 from glmtui.errors import StoreError
 from glmtui.store import Store, read_file
 from glmtui.store.drafts import Drafts
 from glmtui.store.locks import FolderLocks
 from glmtui.store.question_history import QuestionHistory
-from glmtui.system.durable_files import PREFIX, create_file, replace_file
+from glmtui.system.durable_files import TEMPORARY_PREFIX, create_file, replace_file
 from glmtui.ui.session.export import export
 
 SOURCES = Path(presets.__file__).parents[1]
@@ -66,7 +66,7 @@ def test_an_export_that_fails_leaves_the_file(
             export(Store(tmp_path / "data/conversations").load("last"), tmp_path / "new.md")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "cannot write" in capsys.readouterr().err
+    assert "Could not write" in capsys.readouterr().err
     assert file.read_text() == "what was there"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out.md"]
 
@@ -118,7 +118,7 @@ def test_a_conversation_that_is_a_link_stays_one(tmp_path: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Path, str], object]] = {
-    "presets.toml": lambda path, text: presets.save(text, SamplingParams(top_k=5), path),
+    "presets.toml": lambda path, text: presets.save_preset(text, SamplingParams(top_k=5), path),
     "file.md": lambda path, text: replace_file(path, text.encode()),
     "draft": lambda path, text: Drafts(path.parent).write("draft", text),
 }
@@ -181,7 +181,7 @@ def test_a_new_file_is_never_put_over_another(
 
 
 def test_what_a_killed_program_left_goes_after_an_hour(tmp_path: Path) -> None:
-    old, fresh = tmp_path / f"{PREFIX}old.tmp", tmp_path / f"{PREFIX}fresh.tmp"
+    old, fresh = tmp_path / f"{TEMPORARY_PREFIX}old.tmp", tmp_path / f"{TEMPORARY_PREFIX}fresh.tmp"
     for path in (old, fresh):
         path.write_text("")
     os.utime(old, (0, 0))
@@ -196,7 +196,7 @@ import sys
 from pathlib import Path
 from glmtui.store.locks import FolderLocks
 locks = FolderLocks(Path(sys.argv[1]))
-print(locks.take("1f2e3d4c", seconds=0), flush=True)
+print(locks.acquire("1f2e3d4c", seconds=0), flush=True)
 sys.stdin.read()
 """
 
@@ -207,7 +207,7 @@ def test_releasing_a_lock_leaves_that_of_another(tmp_path: Path, removed_by: str
     left = tmp_path / ".1f2e3d4c.lock"
     if removed_by == "hand":
         first = FolderLocks(tmp_path)
-        assert first.take("1f2e3d4c")
+        assert first.acquire("1f2e3d4c")
         left.unlink()
         release: Callable[[], object] = lambda: first.release("1f2e3d4c")  # noqa: E731
     else:
@@ -236,7 +236,7 @@ def test_releasing_a_lock_leaves_that_of_another(tmp_path: Path, removed_by: str
             release()
         assert others
         assert left.exists()
-        assert not FolderLocks(tmp_path).take("1f2e3d4c", seconds=0)
+        assert not FolderLocks(tmp_path).acquire("1f2e3d4c", seconds=0)
     finally:
         for other in others:
             other.communicate("")
@@ -248,7 +248,7 @@ def test_two_programs_that_clean_up_at_once_hold_no_lock_afterwards(
     """What one finds left behind the other has just removed."""
     for name in ("1f2e3d4c", "5a5a5a5a"):
         (tmp_path / f".{name}-abcd1234.tmp").write_text("left behind")
-    take = FolderLocks.take
+    take = FolderLocks.acquire
 
     def slow_take(locks: FolderLocks, name: str, seconds: float = 0) -> bool:
         taken = take(locks, name, seconds)
@@ -256,7 +256,7 @@ def test_two_programs_that_clean_up_at_once_hold_no_lock_afterwards(
         return taken
 
     with monkeypatch.context() as patch:
-        patch.setattr(FolderLocks, "take", slow_take)
+        patch.setattr(FolderLocks, "acquire", slow_take)
         store = Store(tmp_path)
     assert store._locks.held() == ()
     assert list(tmp_path.iterdir()) == []
@@ -269,7 +269,7 @@ def test_a_folder_moved_away_is_locked_again(tmp_path: Path) -> None:
     talk = talk.add(Message("user", "more"))
     store.save(talk)
     assert Store(tmp_path / "chats").load(talk.id) == talk
-    assert not FolderLocks(tmp_path / "chats").take(talk.id, seconds=0)
+    assert not FolderLocks(tmp_path / "chats").acquire(talk.id, seconds=0)
 
 
 def test_a_deleted_one_does_not_come_back_over_a_newer(tmp_path: Path) -> None:

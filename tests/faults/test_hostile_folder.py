@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.engine.api import LoadOptions
-from glmtui.engine.bench.plan import Subject
-from glmtui.engine.bench.worker import Worker
+from glmtui.engine.bench.plan import BenchTarget
+from glmtui.engine.bench.worker import EngineProcess
+from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.tokenization.template_renderer import TemplateRenderer
 from glmtui.errors import GlmtuiError
-from glmtui.system.programs import drop_working_folder, find_program
+from glmtui.system.programs import find_program, remove_working_folder_from_path
 from glmtui.ui.terminal import clipboard, editor
 
 ROOT = Path(__file__).parents[2]
@@ -67,7 +67,7 @@ def glmtui(tmp_path: Path, *argv: str, python: tuple[str, ...], **environ: str) 
 # What the console script does: its own folder comes first, not the working folder.
 SCRIPT = (
     "-c",
-    "import sys; del sys.path[0]; from glmtui.cli.command_line import main; sys.exit(main())",
+    "import sys; del sys.path[0]; from glmtui.cli.main import main; sys.exit(main())",
 )
 MODULE = ("-m", "glmtui")
 
@@ -92,8 +92,8 @@ def test_a_chat_template(marks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_engine_that_is_measured(marks: Path) -> None:
     here = Path.cwd()
-    subject = Subject("glmtui", None, "no such shape", LoadOptions(), 1)
-    with contextlib.suppress(GlmtuiError), Worker(subject) as worker:
+    target = BenchTarget("glmtui", None, "no such shape", LoadOptions(), 1)
+    with contextlib.suppress(GlmtuiError), EngineProcess(target) as worker:
         worker.load()
     assert not marks.exists(), marks.read_text()
     assert Path.cwd() == here
@@ -123,10 +123,10 @@ def test_the_working_folder_leaves_the_import_path(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), "/lib"])
-    drop_working_folder(str(ROOT / "glmtui" / "__init__.py"))
+    remove_working_folder_from_path(str(ROOT / "glmtui" / "__init__.py"))
     assert sys.path == ["/lib"]
-    drop_working_folder(str(ROOT / "glmtui" / "__init__.py"))
+    remove_working_folder_from_path(str(ROOT / "glmtui" / "__init__.py"))
     assert sys.path == ["/lib"]
     monkeypatch.setattr(sys, "path", [str(tmp_path), "/lib"])
-    drop_working_folder(str(tmp_path / "glmtui" / "__init__.py"))
+    remove_working_folder_from_path(str(tmp_path / "glmtui" / "__init__.py"))
     assert sys.path == [str(tmp_path), "/lib"]

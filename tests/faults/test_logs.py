@@ -13,7 +13,7 @@ import pytest
 
 from glmtui import logs
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import ServerSpec
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.open_model import open_model
 from glmtui.engine.pull import pull
 from glmtui.errors import GlmtuiError
@@ -49,8 +49,8 @@ sys.exit(launch.run(Settings(model=sys.argv[1]), []))
 
 
 def answer(exchange: Exchange) -> None:
-    if not exchange.models():
-        exchange.say("private-reply")
+    if not exchange.answer_model_list():
+        exchange.reply("private-reply")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_fault_is_in_the_log_and_nothing_that_was_said(faulty: Terminal) -> No
     faulty.press(b"private-question\r")
     faulty.wait_for_text("private-reply")
     faulty.press(b"private-question for the engine\r")
-    faulty.wait_for_text("unforeseen")
+    faulty.wait_for_text("unexpected")
     faulty.press(b"/fork\r")
     assert faulty.wait_for_exit() == 1
     assert b"had an internal error" in faulty.output
@@ -105,22 +105,22 @@ def test_a_long_log_begins_anew(tmp_path: Path) -> None:
     log = tmp_path / "state/x.log"
     for _ in range(3):
         handle = logs.open_log(log)
-        os.write(handle, b"x" * (logs.LOG_BYTES + 1))
+        os.write(handle, b"x" * (logs.MAX_LOG_BYTES + 1))
         os.close(handle)
     os.close(logs.open_log(log))
     sizes = {path.name: path.stat().st_size for path in log.parent.iterdir()}
-    assert sizes == {"x.log": 0, "x.old.log": logs.LOG_BYTES + 1}
+    assert sizes == {"x.log": 0, "x.old.log": logs.MAX_LOG_BYTES + 1}
 
 
 def test_a_log_that_grows_long_begins_anew_while_it_is_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "LOG_BYTES", 1000)
-    monkeypatch.setattr(logs, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(logs, "MAX_LOG_BYTES", 1000)
+    monkeypatch.setattr(logs, "ROTATION_CHECK_SECONDS", 0.01)
     log = tmp_path / "x.log"
     first, second = logs.open_log(log), logs.open_log(log)
     written, deadline = 0, time.monotonic() + 30
-    with logs.kept_short(log, first, second):
+    with logs.log_rotation(log, first, second):
         while not (tmp_path / "x.old.log").exists():  # as a library that writes on and on
             assert time.monotonic() < deadline
             os.write(second if written % 2 else first, b"%09d\n" % written)
@@ -137,13 +137,13 @@ def test_a_log_that_grows_long_begins_anew_while_it_is_written_to(
 
 
 def test_two_programs_with_one_long_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "LOG_BYTES", 10)
+    monkeypatch.setattr(logs, "MAX_LOG_BYTES", 10)
     log = tmp_path / "x.log"
     ours, theirs = logs.open_log(log), logs.open_log(log)
     os.write(ours, b"long enough\n")
-    logs.renew(log, ours)
+    logs.rotate_if_large(log, ours)
     os.write(ours, b"new\n")
-    logs.renew(log, theirs)  # what was put away stays, and nothing is put away again
+    logs.rotate_if_large(log, theirs)  # what was put away stays, and nothing is put away again
     os.write(theirs, b"too\n")
     assert log.read_text() == "new\ntoo\n"
     assert (tmp_path / "x.old.log").read_text() == "long enough\n"

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from glmtui.chat import GenerationStats, Message
-from glmtui.cli.tables import size
+from glmtui.cli.tables import format_size
 from glmtui.store import loads
 from glmtui.ui.panels.stats import last_reply, over_time, page
 from glmtui.ui.panels.status_bar import Facts, context_meter, status_line
@@ -98,7 +98,7 @@ def test_the_app_opens_such_a_file_and_shows_what_a_reply_cost(
 @example([], -1e14)
 def test_meters_take_any_number(values: list[float], value: float) -> None:
     assert len(gigabytes(value)) < 12
-    assert len(size(value)) < 20  # type: ignore[arg-type]
+    assert len(format_size(value)) < 20  # type: ignore[arg-type]
     count = value if isinstance(value, int) or not math.isfinite(value) else int(value)
     assert len(tokens(count)) < 20  # type: ignore[arg-type]
     assert len(sparkline(values, 4)) <= 4

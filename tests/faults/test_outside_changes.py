@@ -38,14 +38,14 @@ def test_a_file_edited_by_hand_while_a_reply_is_written(
     edited = threading.Event()
 
     def answer(exchange: Exchange) -> None:
-        if exchange.models():
+        if exchange.answer_model_list():
             return
         exchange.start()
         exchange.event(delta("First half, "))
         edited.wait(60)
         if not ends:
             exchange.event(delta("and "))
-            exchange.wait_for_hang_up()
+            exchange.wait_for_disconnect()
         exchange.event(delta("second half."))
         exchange.event(delta(finish="stop"))
         exchange.end()
@@ -90,11 +90,11 @@ def test_two_apps_on_one_conversation(glmtui: Start, tmp_path: Path) -> None:
     asked_with: list[int] = []
 
     def answer(exchange: Exchange) -> None:
-        if not exchange.models():
+        if not exchange.answer_model_list():
             texts = [file.read_text() for file in path.parent.glob("*.toml")]
             if len(asked_with) < 2:
                 asked_with.append(sum("From the" in text for text in texts))
-            exchange.say("Fine.")
+            exchange.reply("Fine.")
 
     with serving(answer) as server:
         first = glmtui("--continue", "-m", server.url)

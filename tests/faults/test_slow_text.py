@@ -5,6 +5,7 @@ Limits are of this thread's processor time, several times what the program allow
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import threading
@@ -21,7 +22,7 @@ from glmtui.ui.markdown.highlight import highlight as highlighted
 from glmtui.ui.markdown.stream import MarkdownStream
 from glmtui.ui.markdown.styled_text import Span, wrap
 from glmtui.ui.markdown.time_limit import OutOfTime, within
-from support.call_counter import calls
+from support.call_counter import count_calls
 from support.transcript_app import Stage, reply
 
 SIZE = 40_000
@@ -54,6 +55,12 @@ NASTY = {
     "punctuation": repeated("，", 100_000),
     "spaces": "a" + " " * 250_000 + "b",
 }
+
+
+@pytest.fixture(autouse=True)
+def no_finalisers_of_other_tests() -> None:
+    """Garbage of earlier tests goes before the time counts: its finalisers would be interrupted."""
+    gc.collect()
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -119,7 +126,7 @@ async def test_thousands_of_accents_in_one_place_do_not_reach_the_terminal() -> 
 
 def test_wrapping_does_work_in_proportion() -> None:
     def work(part: str, size: int) -> int:
-        return calls(lambda: wrap([Span(repeated(part, size))], 80))
+        return count_calls(lambda: wrap([Span(repeated(part, size))], 80))
 
     for part in ("（ ", "， ", "字      ", "a" + MARK, "🇦🇧", "，", "a"):
         assert work(part, 12_000) < 5 * work(part, 3_000), part
@@ -131,13 +138,13 @@ def test_a_list_does_not_parse_a_large_file_that_is_laid_out_otherwise() -> None
     body = message * (LARGE_TOML // len(message) + 2)
     text = f'title = "Imported"\nmodel = "m"\nmessages = [{body}]\n'
     there = []
-    assert calls(lambda: there.append(peek(text, "toml"))) < 1000
+    assert count_calls(lambda: there.append(peek(text, "toml"))) < 1000
     assert (there[0].title, there[0].model) == ("Imported", "m")
     keys = "\n".join(f"k{n} = {n}" for n in range(LARGE_TOML // 8))
     text = f'title = "Keys"\n{keys}\n[[messages]]\nrole = "user"\ncontent = "a"\n'
-    assert calls(lambda: there.append(peek(text, "toml"))) < 1000
+    assert count_calls(lambda: there.append(peek(text, "toml"))) < 1000
     text = f'title = "Last"\n\n[[messages]]\nrole = "user"\ncontent = "a"\n{keys}\n'
-    assert calls(lambda: there.append(peek(text, "toml"))) < 1000
+    assert count_calls(lambda: there.append(peek(text, "toml"))) < 1000
     assert [one.message_count for one in there[1:]] == [1, 1]
     json_text = json.dumps({"title": "J", "messages": [{"role": "user", "content": "a"}] * 50_000})
     assert peek(json_text, "json").message_count == 50_000

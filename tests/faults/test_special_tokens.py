@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from glmtui.chat import Message
-from glmtui.engine.api import ChatFormat
 from glmtui.engine.models import chatglm, chatglm2, chatglm3, glm4
 from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson
+from glmtui.engine.tokenization.protocols import ChatFormat
 from glmtui.engine.tokenization.template_renderer import TemplateRenderer
 from support.goldens import tokenizer_file
 

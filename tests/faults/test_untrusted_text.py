@@ -17,7 +17,7 @@ from glmtui.store import Store
 from support.checkpoints import llama_files, write_folder
 from support.emulated_terminal import Start
 from support.fake_server import Exchange, delta, serving
-from support.hostile_text import ALL, ATTACKS, MARKUP, acting
+from support.hostile_text import ALL, ATTACKS, MARKUP, control_effects
 
 LINK = "[https://bank.example/login](https://evil.example/phish)"
 
@@ -76,7 +76,7 @@ def nasty_server(exchange: Exchange) -> None:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_what_is_looked_for_would_be_seen(name: str) -> None:
-    assert acting(f"before {ATTACKS[name]} after".encode())
+    assert control_effects(f"before {ATTACKS[name]} after".encode())
 
 
 def test_the_app(glmtui: Start, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_app(glmtui: Start, tmp_path: Path) -> None:
         terminal.wait_for_text("top_p")
         terminal.press(b"\x11")  # Ctrl+Q
         assert terminal.wait_for_exit() == 0
-    assert acting(terminal.output) == []
+    assert control_effects(terminal.output) == []
 
 
 @pytest.mark.parametrize("strip", [False, True])
@@ -114,7 +114,7 @@ def test_ask(tmp_path: Path, strip: bool) -> None:
         argv = ["ask", "-m", server.url, "Hi"]
         if not strip:
             assert b"BEGIN" in (output := on_terminal(tmp_path, *argv))
-            assert acting(output) == []
+            assert control_effects(output) == []
         piped = subprocess.run(
             [sys.executable, "-m", "glmtui", *argv, *(["--strip"] if strip else [])],
             env=environ(tmp_path),
@@ -122,7 +122,7 @@ def test_ask(tmp_path: Path, strip: bool) -> None:
             capture_output=True,
             check=True,
         )
-    assert (acting(piped.stdout) == []) is strip
+    assert (control_effects(piped.stdout) == []) is strip
     assert (ALL.encode() in piped.stdout) is not strip  # a pipe has it as it is
 
 
@@ -151,4 +151,4 @@ def test_commands_that_show_what_was_saved(tmp_path: Path) -> None:
     }.items():
         output = on_terminal(tmp_path, *argv)
         assert said.encode() in output, argv
-        assert acting(output) == [], argv
+        assert control_effects(output) == [], argv

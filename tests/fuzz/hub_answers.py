@@ -15,8 +15,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import PurePosixPath, PureWindowsPath
 
-from glmtui.engine.api import Progress
-from glmtui.engine.pull.hub_api import SHA1, SHA256, Hub, Repository, choose, parse_repository
+from glmtui.engine.progress import Progress
+from glmtui.engine.pull.hub_api import SHA1, SHA256, Hub, Repository, choose_files, parse_repository
 from glmtui.engine.pull.staging import Job
 
 REPO = "someone/tiny"
@@ -32,7 +32,7 @@ def take_description(data: bytes) -> None:
 def check(told: Repository) -> None:
     """Raises AssertionError for anything that could lead out of a folder."""
     assert SHA1.fullmatch(told.revision) or SHA256.fullmatch(told.revision)
-    chosen = choose(REPO, told.files, "http://hub")
+    chosen = choose_files(REPO, told.files, "http://hub")
     assert len({file.name.lower() for file in chosen}) == len(chosen)
     for file in chosen:
         for kind in (PurePosixPath, PureWindowsPath):
@@ -66,7 +66,7 @@ def take_response(data: bytes) -> None:
     server.answer = data
     job = Job(REPO, lambda progress: isinstance(progress, Progress), threading.Event())
     with proxied(server.url):
-        check(Hub.at(server.url, "token").repository(REPO, job))
+        check(Hub.from_endpoint(server.url, "token").fetch_repository(REPO, job))
 
 
 def responses() -> dict[str, bytes]:

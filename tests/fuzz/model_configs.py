@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fuzz_folder import desk
 
-from glmtui.engine.catalog.model_folder import inspect
+from glmtui.engine.catalog.model_folder import inspect_folder
 from support import TESTS
 
 # What a config.json is edited to, beside the fields that it has.
@@ -57,16 +57,16 @@ def sound_model(kind: str) -> tuple[Path, bytes]:
 def take_model(data: bytes) -> None:
     """The first byte picks a model; then comes its config.json, or edits of three bytes each."""
     from glmtui.chat import SamplingParams
-    from glmtui.engine.api import LoadOptions
     from glmtui.engine.loading.loader import load
+    from glmtui.engine.model_info import LoadOptions
 
     folder, sound = sound_model(list(MODELS)[data[0] % len(MODELS)] if data else "llama")
     text = data[1:] if data[1:2] == b"{" else edited(sound, data[1:])
     (folder / "config.json").write_bytes(text)
-    info = inspect(folder)
+    info = inspect_folder(folder)
     model = load(info, LoadOptions(device="cpu", dtype="float32", quant=None))
     try:
-        ids = [model.model.vocabulary - 1, model.model.first_id]
+        ids = [model.model.vocab_size - 1, model.model.first_token_id]
         if not model.model.causal:  # a prefix decoder's prompts have marks
             marks = model.model.config.marks
             ids += [marks.gmask, marks.sop]

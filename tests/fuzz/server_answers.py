@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from glmtui.chat import SamplingParams
-from glmtui.engine.api import ServerSpec
-from glmtui.engine.remote.call import ServerCall
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.remote.chat_completions import extra_fields, parse_models, request_body
 from glmtui.engine.remote.endpoint import Endpoint
+from glmtui.engine.remote.field_adjustments import FieldAdjustments
 from glmtui.engine.remote.json_text import parse_json
-from glmtui.engine.remote.refusals import ErrorContext, refused
-from glmtui.engine.remote.reply import _Tally
-from glmtui.engine.remote.request_fields import RequestFields
-from glmtui.engine.remote.text_pieces import decode
+from glmtui.engine.remote.server_call import ServerCall
+from glmtui.engine.remote.server_errors import ErrorContext, status_error
+from glmtui.engine.remote.server_reply import _ReplyProgress
+from glmtui.engine.remote.surrogates import decode_utf8
 from glmtui.errors import GlmtuiError, ServerError
 
 FULL = SamplingParams(temperature=1.0, top_k=0, top_p=0.5, seed=1, max_new_tokens=5)
@@ -37,20 +37,21 @@ def how_it_went(pieces: Sequence[bytes]) -> tuple[str, str, str]:
     """The text of an answer, why it ended, and the error it ended with."""
     endpoint = Endpoint(ServerSpec("http://localhost/v1", "m"))
     call = ServerCall(
-        endpoint, ErrorContext("localhost"), (), SamplingParams(), {}, RequestFields()
+        endpoint, ErrorContext("localhost"), (), SamplingParams(), {}, FieldAdjustments()
     )
-    tally, error = _Tally(), ""
+    reply, error = _ReplyProgress(), ""
     try:
-        for chunk in call._read(iter(pieces)):
-            tally.add(1.0, chunk)
-        tally.end()
-        error = str(call.problem(tally.finish, tally.finish_word, empty=not tally.text) or "")
+        for chunk in call._reader.chunks(iter(pieces)):
+            reply.add(1.0, chunk)
+        reply.end()
+        found = call.reply_error(reply.finish, reply.finish_word, empty=not reply.text)
+        error = str(found or "")
     except GlmtuiError as failure:
         error = str(failure)
-    stats = tally.stats()
+    stats = reply.stats()
     assert stats.prompt_tokens >= 0
     error.encode()
-    return tally.text, tally.finish or "", error
+    return reply.text, reply.finish or "", error
 
 
 def streams() -> dict[str, bytes]:
@@ -82,16 +83,16 @@ def streams() -> dict[str, bytes]:
 def take_refusal(data: bytes) -> None:
     """What a server says when it refuses, and of its models; the first byte is the status."""
     status, body = (data[0] + 300 if data else 500), data[1:]
-    refusal = refused(ErrorContext("localhost", "m", "key"), status, {}, body)
+    refusal = status_error(ErrorContext("localhost", "m", "key"), status, {}, body)
     str(refusal).encode()
-    fields, tries = RequestFields(), 0
+    fields, tries = FieldAdjustments(), 0
     sent = extra_fields(FULL) | request_body("m", (), FULL)
     while fields.adjust(fields.apply(sent), refusal.words):
         tries += 1
         assert tries < 20
     fields.apply(sent)
     with suppress(ValueError):
-        for model in parse_models(parse_json(decode(body))):
+        for model in parse_models(parse_json(decode_utf8(body))):
             model.id.encode()
     if 300 <= status < 400:  # a server that is sound may answer so; the others are errors
         return

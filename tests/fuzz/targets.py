@@ -16,15 +16,14 @@ from typing import get_args
 import hub_answers
 import model_configs
 import server_answers
-import tomli
 from fuzz_folder import desk, put
 
 from glmtui import config
 from glmtui.chat import Conversation, Message
 from glmtui.config import example
-from glmtui.engine.catalog.model_folder import inspect
+from glmtui.engine.catalog.model_folder import inspect_folder
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
-from glmtui.engine.checkpoint.gguf import convert
+from glmtui.engine.checkpoint.gguf import convert_gguf
 from glmtui.engine.checkpoint.gguf.file import read_gguf
 from glmtui.engine.checkpoint.gguf.tokenizer import build_tokenizer
 from glmtui.engine.tokenization.hf_tokenizer import TokenizerJson
@@ -32,9 +31,8 @@ from glmtui.errors import GlmtuiError, ToolError
 from glmtui.store import FileFormat, dumps, loads
 from glmtui.store.exchange.import_export import import_text
 from glmtui.store.format import peek
-from glmtui.store.journal import add_later, dumps_later
-from glmtui.store.toml import load_toml
-from glmtui.tools import declaration
+from glmtui.store.journal import apply_journal, dumps_journal
+from glmtui.tools import tools_toml
 
 FORMATS: tuple[FileFormat, ...] = get_args(FileFormat)
 
@@ -75,8 +73,6 @@ def take_conversation(data: bytes) -> None:
     """The first byte decides on the format; what can be read must be read again as it was."""
     file_format = FORMATS[data[0] % len(FORMATS)] if data else FORMATS[0]
     text = data[1:].decode("utf-8", "ignore")
-    if file_format == "toml":
-        assert tables(load_toml, text) == tables(tomli.loads, text)
     for door in (peek, import_text):
         try:
             door(text, file_format)
@@ -85,14 +81,6 @@ def take_conversation(data: bytes) -> None:
     talk = loads(text, file_format)
     for again in FORMATS:
         assert loads(dumps(talk, again), again).path == talk.path
-
-
-def tables(read: Callable[[str], object], text: str) -> object:
-    """What a reader of TOML makes of a text, or says of it; NaN, which equals nothing, as text."""
-    try:
-        return repr(read(text))
-    except (ValueError, RecursionError) as error:
-        return type(error), str(error)
 
 
 def conversations() -> dict[str, bytes]:
@@ -112,24 +100,24 @@ def take_journal(data: bytes) -> None:
     """Beside a file that it was made for, and beside another; any tree can be walked."""
     for digest in (b"", b"?"):
         with suppress(GlmtuiError):
-            talk, whole = add_later(TALK, data.decode("utf-8", "ignore"), digest)
+            talk, whole = apply_journal(TALK, data.decode("utf-8", "ignore"), digest)
             assert whole <= len(TALK.messages)
             for message in talk.messages:
                 assert talk.switch(message.id).path
-    add_later(TALK, data.decode("utf-8", "ignore"), b"")
+    apply_journal(TALK, data.decode("utf-8", "ignore"), b"")
 
 
 def journals() -> dict[str, bytes]:
     added = TALK.add(Message("user", "more")).add(Message("assistant", "and more"))
     return {
-        "added": dumps_later(added, 2, b"").encode(),
-        "longer": dumps_later(added, 1, b"").encode(),
-        "all": dumps_later(added, 0, b"x").encode(),
+        "added": dumps_journal(added, 2, b"").encode(),
+        "longer": dumps_journal(added, 1, b"").encode(),
+        "all": dumps_journal(added, 0, b"x").encode(),
     }
 
 
 def take_settings(data: bytes) -> None:
-    config.load(put("config.toml", data), {})
+    config.load_settings(put("config.toml", data), {})
 
 
 def settings() -> dict[str, bytes]:
@@ -145,7 +133,7 @@ def settings() -> dict[str, bytes]:
 def take_tools(data: bytes) -> None:
     """tools.toml, and after a NUL the arguments that a model calls each of its tools with."""
     text, _, call = data.partition(b"\0")
-    tools, _ = declaration.load(put("tools.toml", text))
+    tools, _ = tools_toml.load_tools(put("tools.toml", text))
     try:
         arguments = json.loads(call)
     except (ValueError, RecursionError):
@@ -156,7 +144,7 @@ def take_tools(data: bytes) -> None:
             made = tool.invocation(arguments if isinstance(arguments, dict) else None)
             assert made.argv[0] == tool.command[0]
             assert len(made.argv) <= len(tool.command)
-            assert made.shown.isprintable()
+            assert made.display_text.isprintable()
 
 
 def declared_tools() -> dict[str, bytes]:
@@ -180,9 +168,9 @@ def declared_tools() -> dict[str, bytes]:
 def take_gguf(data: bytes) -> None:
     path, folder = put("model.gguf", data), desk() / "converted"
     folder.mkdir(exist_ok=True)
-    with suppress(GlmtuiError):  # `convert` comes to it late
+    with suppress(GlmtuiError):  # `convert_gguf` comes to it late
         build_tokenizer(read_gguf(path))
-    convert(path, folder)
+    convert_gguf(path, folder)
 
 
 def ggufs() -> dict[str, bytes]:
@@ -210,7 +198,7 @@ def ggufs() -> dict[str, bytes]:
 def take_safetensors(data: bytes) -> None:
     checkpoint = Checkpoint(put("single/model.safetensors", data).parent, {})
     for name in checkpoint.names:
-        checkpoint.get(name)
+        checkpoint.read_weight(name)
 
 
 def safetensors() -> dict[str, bytes]:
@@ -225,7 +213,7 @@ def take_index(data: bytes) -> None:
     folder = put("sharded/model.safetensors.index.json", data).parent
     put("sharded/part.safetensors", safetensors()["small"])  # a name that tells nothing
     put("sharded/config.json", b'{"model_type":"llama","max_position_embeddings":9}')
-    inspect(folder)
+    inspect_folder(folder)
     Checkpoint(folder, {})
 
 
@@ -240,7 +228,7 @@ def indexes() -> dict[str, bytes]:
 def take_config(data: bytes) -> None:
     folder = put("plain/config.json", data).parent
     put("plain/model.safetensors", safetensors()["small"])
-    inspect(folder)
+    inspect_folder(folder)
 
 
 def configs() -> dict[str, bytes]:

@@ -21,9 +21,9 @@ from glmtui.engine.bench.synthetic import random_model
 from glmtui.engine.nn.cuda_capture import Replay, capture
 from glmtui.engine.runtime import cuda_graph
 from glmtui.engine.runtime.model_runner import LoadedModel
-from glmtui.engine.runtime.sampling import DeviceSampler, distribution, shares
+from glmtui.engine.runtime.sampling import DeviceSampler, dense_distribution, distribution
 from support.goldens import GOLDEN
-from support.graph_talks import FAMILIES, TALKS, Talk, arrange, source
+from support.graph_talks import FAMILIES, TALKS, Talk, shorten_limits, source
 
 pytestmark = pytest.mark.gpu
 
@@ -44,12 +44,12 @@ def prompt(model: LoadedModel, length: int) -> list[int]:
 
 @contextmanager
 def decoding(model: LoadedModel, *, graphs: bool, overlaps: bool) -> Iterator[None]:
-    model.forget()
+    model.clear_cache()
     model.stop_ids = frozenset()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "_overlaps", overlaps)
+        patch.setattr(model, "_decodes_async", overlaps)
         if not graphs:
-            patch.setattr(model, "_graphs", None)
+            patch.setattr(model, "_cuda_graph", None)
         yield
 
 
@@ -84,20 +84,20 @@ def tiny(name: str) -> LoadedModel:
 @pytest.mark.parametrize("name", TINY)
 def test_replies_are_the_same_with_a_graph_and_overlapped(name: str, gpu: torch.device) -> None:
     model = tiny(name)
-    assert model._overlaps
-    assert model._graphs is not None
+    assert model._decodes_async
+    assert model._cuda_graph is not None
     expected = replies(model, graphs=False, overlaps=False)
     assert replies(model, overlaps=False) == expected
     assert replies(model) == expected
     assert replies(model, graphs=False) == expected
-    assert model._graphs.refused == ""
+    assert model._cuda_graph.disabled_reason == ""
     replies(model)
-    assert model._graphs._graph is not None
+    assert model._cuda_graph._graph is not None
 
 
 def talked(model: LoadedModel, talk: Talk, *, graphs: bool, overlaps: bool) -> list[list[int]]:
     with decoding(model, graphs=graphs, overlaps=overlaps), pytest.MonkeyPatch.context() as patch:
-        arrange(talk, patch)
+        shorten_limits(talk, patch)
         return talk(model)
 
 
@@ -109,7 +109,7 @@ def test_replies_of_every_family_are_those_without_a_graph(
     """Several prompts, conversations by turns, reused prefixes, grown caches; on each GPU."""
     options = LoadOptions(device, "float32", None, speculation="off")
     model = load_model(str(source(family, tmp_path / family)), options)
-    assert model._graphs is not None
+    assert model._cuda_graph is not None
     captured = []
 
     def counted(step: Callable[[], Tensor], device: torch.device) -> tuple[Replay, Tensor]:
@@ -124,7 +124,7 @@ def test_replies_of_every_family_are_those_without_a_graph(
                 patch.setattr(cuda_graph, "capture", counted)
                 said = talked(model, talk, graphs=True, overlaps=overlaps)
             assert said == expected, talk.__name__
-            assert model._graphs.refused == ""
+            assert model._cuda_graph.disabled_reason == ""
             assert set(captured) == {torch.device(device)}
 
 
@@ -156,7 +156,7 @@ def test_the_distribution_is_that_of_the_cpu(gpu: torch.device) -> None:
     seen = torch.zeros(len(some), dtype=torch.bool).scatter(0, torch.arange(500), True)
     candidates, probabilities = distribution(some, range(500), SAMPLED)
     wanted = torch.zeros_like(some).scatter(0, candidates, probabilities)
-    ours = shares(some.to(gpu), seen.to(gpu), SAMPLED).cpu()
+    ours = dense_distribution(some.to(gpu), seen.to(gpu), SAMPLED).cpu()
     torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=1e-5)
     broken = some.to(gpu).index_fill(0, torch.tensor([7], device=gpu), torch.nan)
     for params in (GREEDY, SamplingParams()):
@@ -183,7 +183,7 @@ def test_a_graph_and_overlapping_are_faster_at_full_size(
 ) -> None:
     options = LoadOptions("cuda", "float16", quant, context_length=2048, speculation="off")
     model = random_model("chatglm3-6b", options)
-    assert model._graphs is not None
+    assert model._cuda_graph is not None
     ways = {
         "plain": {"graphs": False, "overlaps": False},
         "graph": {"graphs": True, "overlaps": False},
@@ -193,6 +193,6 @@ def test_a_graph_and_overlapping_are_faster_at_full_size(
         rates = {way: rate(model, params, **how) for way, how in 2 * [*ways.items()]}  # warm ones
         told = ", ".join(f"{r:.0f} tok/s {way}" for way, r in rates.items())
         print(f"{quant or 'float16'}, {name}: {told}")
-        assert model._graphs.refused == ""
+        assert model._cuda_graph.disabled_reason == ""
         assert rates["graph"] > rates["plain"]
         assert rates["graph, overlapped"] > 0.97 * rates["graph"]

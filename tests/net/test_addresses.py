@@ -7,8 +7,8 @@ import pytest
 from glmtui.net.addresses import (
     is_local_service,
     is_this_machine,
-    shown_address,
-    without_credentials,
+    redact_credentials,
+    redact_url,
 )
 
 SECRET = "canary"
@@ -34,12 +34,12 @@ SECRET = "canary"
     ],
 )
 def test_user_password_query_and_fragment_are_not_shown(url: str, shown: str) -> None:
-    assert shown_address(url) == shown
+    assert redact_url(url) == shown
 
 
 def test_addresses_inside_a_text() -> None:
     text = f"GET http://u:{SECRET}@h/v1?k={SECRET} failed (proxy socks5://{SECRET}:x@p:1), once."
-    assert without_credentials(text) == "GET http://h/v1 failed (proxy socks5://p:1), once."
+    assert redact_credentials(text) == "GET http://h/v1 failed (proxy socks5://p:1), once."
 
 
 def test_which_hosts_are_this_machine() -> None:

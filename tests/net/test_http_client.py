@@ -10,23 +10,23 @@ import httpx
 import pytest
 
 from glmtui.net.http_client import (
-    BadRedirect,
-    Line,
+    AbortHandle,
+    DeadlineExceeded,
+    RedirectRefused,
     ResponseTooLong,
-    TimeUp,
-    UnaskedEncoding,
-    ending,
-    getting,
+    UnexpectedEncoding,
+    abort_when,
+    check_redirect,
     http_client,
-    next_address,
-    read_whole,
+    read_body,
+    stream_get,
 )
 from support.http_answers import answering, send
 
 
 def fetched(url: str, limit: int = 1000, **private: str) -> bytes:
-    with http_client() as client, getting(client, url, private=private) as response:
-        return read_whole(response, limit)
+    with http_client() as client, stream_get(client, url, private_headers=private) as response:
+        return read_body(response, limit)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip", "Identity,deflate", "br", "unknown"])
@@ -34,7 +34,7 @@ def test_what_is_compressed_unasked_is_not_decompressed(encoding: str) -> None:
     bomb = gzip.compress(gzip.compress(bytes(50 << 20)))
     with (
         answering(lambda handler: send(handler, bomb, Content_Encoding=encoding)) as url,
-        pytest.raises(UnaskedEncoding),
+        pytest.raises(UnexpectedEncoding),
     ):
         fetched(url)
 
@@ -79,7 +79,7 @@ def test_the_body_of_a_redirect_is_not_read() -> None:
 def test_redirects_for_ever() -> None:
     with (
         answering(lambda handler: send(handler, b"", 302, Location=handler.path + "x")) as url,
-        pytest.raises(BadRedirect),
+        pytest.raises(RedirectRefused),
     ):
         fetched(url)
 
@@ -123,12 +123,12 @@ def test_what_is_private_stays_with_its_host() -> None:
     ],
 )
 def test_where_a_redirect_may_not_lead(here: str, there: str) -> None:
-    with pytest.raises(BadRedirect):
-        next_address(httpx.URL(here), httpx.URL(there))
+    with pytest.raises(RedirectRefused):
+        check_redirect(httpx.URL(here), httpx.URL(there))
 
 
 def test_a_redirect_brings_no_password() -> None:
-    there = next_address(httpx.URL("http://a/"), httpx.URL("https://u:p@b/x?y=1#z"))
+    there = check_redirect(httpx.URL("http://a/"), httpx.URL("https://u:p@b/x?y=1#z"))
     assert str(there) == "https://b/x?y=1"
 
 
@@ -141,22 +141,22 @@ def test_a_response_that_drips(part: str, by: str) -> None:
             handler.wfile.write(b"x")
             time.sleep(0.01)
 
-    line, started = Line(), time.monotonic()
+    line, started = AbortHandle(), time.monotonic()
 
     def cancelled() -> bool:
         return by == "hand" and time.monotonic() - started > 0.2
 
     with answering(answer) as url:
         with (
-            pytest.raises(TimeUp if by == "time" else httpx.HTTPError),
+            pytest.raises(DeadlineExceeded if by == "time" else httpx.HTTPError),
             http_client(line) as client,
-            ending(line, cancelled, seconds=0.2 if by == "time" else 60),
-            getting(client, url) as response,
+            abort_when(line, cancelled, seconds=0.2 if by == "time" else 60),
+            stream_get(client, url) as response,
         ):
-            read_whole(response, 1 << 20)
+            read_body(response, 1 << 20)
         with pytest.raises(httpx.HTTPError), http_client(line) as client:
             client.get(url)  # an ended line stays ended
-    assert line.ended
+    assert line.aborted
     assert time.monotonic() - started < 5
 
 
@@ -169,6 +169,6 @@ def test_cookies_are_not_kept() -> None:
 
     with answering(answer) as url, http_client() as client:
         for _ in range(2):
-            with getting(client, url) as response:
-                read_whole(response, 10)
+            with stream_get(client, url) as response:
+                read_body(response, 10)
     assert asked == [None, None]

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 from glmtui.chat import Message
-from glmtui.engine.api import ServerSpec
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.remote import ServerModel
 from glmtui.errors import ServerError
 from glmtui.net.proxies import is_excluded, proxy_for
@@ -94,7 +94,7 @@ def ask(url):
 
 @pytest.mark.parametrize("odd", ["localhost,::1,fd00::/8", "[::1]", "http://[::1", "%%,a b:c:d"])
 def test_entries_that_cannot_be_read_harm_nobody(environment, odd):
-    with serving(lambda exchange: exchange.say("ok")) as server:
+    with serving(lambda exchange: exchange.reply("ok")) as server:
         environment(HTTP_PROXY=server.url.removesuffix("/v1"), NO_PROXY=odd)
         assert ask("http://gpu.example/v1") == "ok"
     assert [e.path for e in server.exchanges] == ["http://gpu.example/v1/chat/completions"]
@@ -104,7 +104,7 @@ def test_entries_that_cannot_be_read_harm_nobody(environment, odd):
     "proxy", ["socks://127.0.0.1:1", "gopher://p", "http://[::1", "socks4://p"]
 )
 def test_a_proxy_that_cannot_be_used_does_not_matter_where_it_is_not(environment, proxy):
-    with serving(lambda exchange: exchange.say("ok")) as server:
+    with serving(lambda exchange: exchange.reply("ok")) as server:
         environment(ALL_PROXY=proxy, NO_PROXY="localhost.localdomain,127.0.0.0/8")
         assert ask(server.url) == "ok"
         environment(ALL_PROXY=proxy, HTTP_PROXY=server.url.removesuffix("/v1"))
@@ -124,7 +124,7 @@ def test_a_proxy_that_cannot_be_used_is_said_where_it_is(environment, proxy):
 def test_a_socks_proxy_without_its_package_is_said(environment):
     for proxy in ("socks://127.0.0.1:1", "socks5h://127.0.0.1:1"):
         environment(ALL_PROXY=proxy)
-        with pytest.raises(ServerError, match="needs the package socksio") as caught:
+        with pytest.raises(ServerError, match="need the package socksio") as caught:
             ask("http://gpu.example/v1")
         assert "httpx[socks]" in caught.value.hint
 
@@ -132,6 +132,6 @@ def test_a_socks_proxy_without_its_package_is_said(environment):
 def test_certificates_that_cannot_be_read_are_said(environment, monkeypatch, tmp_path):
     environment()
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
-    with pytest.raises(ServerError, match="certificates to trust cannot be read") as caught:
+    with pytest.raises(ServerError, match="Could not read the trusted certificates") as caught:
         ask("https://127.0.0.1:9/v1")
     assert "SSL_CERT_FILE" in caught.value.hint

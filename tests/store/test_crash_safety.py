@@ -240,7 +240,7 @@ def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(StoreError, match="cannot write in"):
+        with pytest.raises(StoreError, match="cannot write to"):
             store.save(TALK.add(Message("assistant", "x" * 10_000)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -139,9 +139,9 @@ def test_whole_numbers_pass_for_fractions() -> None:
             "messages = [{role = 'user', content = '', finish_reason = 'x'}]",
             "finish_reason is 'x'",
         ),
-        ("a = [1", "this is not TOML"),
-        ("a = " + "[" * 5000, "this is not TOML"),
-        ("a." * 5000 + "a = 1", "this is not TOML"),
+        ("a = [1", "this is not valid TOML"),
+        ("a = " + "[" * 5000, "this is not valid TOML"),
+        ("a." * 5000 + "a = 1", "this is not valid TOML"),
     ],
 )
 def test_what_cannot_be_understood_is_named(text: str, said: str) -> None:

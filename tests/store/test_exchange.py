@@ -335,7 +335,7 @@ def test_parts_within_parts_without_end(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_conversation_is_refused_by_name(tmp_path: Path, data: Any) -> None:
-    with pytest.raises(CorruptConversation, match=r"'chat\.json' cannot be read"):
+    with pytest.raises(CorruptConversation, match=r"cannot read 'chat\.json'"):
         imported(tmp_path, data)
     assert (tmp_path / "chat.json").exists()
 

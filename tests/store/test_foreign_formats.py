@@ -83,8 +83,8 @@ def test_one_message_on_each_line(tmp_path: Path, end: str) -> None:
 @pytest.mark.parametrize(
     ("line", "wrong"),
     [
-        ('{"messages": [{"role": "user", "content": "Hi"}]}', "holds 2 conversations"),
-        ("3", "is not JSON"),
+        ('{"messages": [{"role": "user", "content": "Hi"}]}', "contains 2 conversations"),
+        ("3", "is not valid JSON"),
         ('{"role": "user"}', "message 1: has no content"),
     ],
 )

@@ -23,7 +23,7 @@ from glmtui.errors import (
 )
 from glmtui.store import Store, Summary, dumps
 from glmtui.store.format import FileFormat
-from support.call_counter import calls
+from support.call_counter import count_calls
 
 
 def asked(question: str, conversation_id: str = "") -> Conversation:
@@ -259,7 +259,7 @@ def test_loading_a_corrupt_file_names_it_and_where_it_went(store: Store, folder:
 def test_a_newer_format_is_refused_and_left_in_place(store: Store, folder: Path) -> None:
     path = store.save(asked("q", "00000001"))
     path.write_text(path.read_text().replace("format = 1", "format = 99"))
-    with pytest.raises(NewerFormat, match="format is 99"):
+    with pytest.raises(NewerFormat, match="format 99"):
         store.load("00000001")
     assert store.summaries() == []
     assert isinstance(store.problems[0], NewerFormat)
@@ -323,7 +323,7 @@ def test_listing_reads_conversations_by_their_ends(folder: Path) -> None:
         (folder / f"2026-11-22-chat-{n:08x}.toml").write_text(text)
     listed: list[Summary] = []
     whole: list[Conversation] = []
-    listing = calls(lambda: listed.extend(store.summaries()))
-    reading = calls(lambda: whole.extend(store.load(summary.id) for summary in listed))
+    listing = count_calls(lambda: listed.extend(store.summaries()))
+    reading = count_calls(lambda: whole.extend(store.load(summary.id) for summary in listed))
     assert [s.message_count for s in listed] == [len(c.messages) for c in whole] == [45] * 201
     assert listing < reading / 2

@@ -37,7 +37,7 @@ def test_what_is_deleted_can_be_brought_back_by_the_next_session_too(store: Stor
     again = Store(store.folder)
     again.restore(TALK.id)
     assert again.load(TALK.id) == TALK
-    with pytest.raises(ConversationNotFound, match="not in the trash"):
+    with pytest.raises(ConversationNotFound, match="no longer in the trash"):
         again.restore(TALK.id)
 
 
@@ -123,9 +123,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def peek_at(path: Path) -> object:
         names.append(path.name)
-        return conversation_file.peek_at(path)
+        return conversation_file.peek_file(path)
 
-    monkeypatch.setattr(store_folder, "peek_at", peek_at)
+    monkeypatch.setattr(store_folder, "peek_file", peek_at)
     return names
 
 

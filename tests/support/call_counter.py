@@ -1,4 +1,4 @@
-"""Work counted, not timed: the same on a fast machine, a slow one, and a busy one."""
+"""Counts function calls: a measure of work that does not depend on the speed of the machine."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import sys
 from collections.abc import Callable
 
 
-def calls(function: Callable[[], object]) -> int:
-    """How many functions it calls on this thread, Python's and those in C alike.
+def count_calls(function: Callable[[], object]) -> int:
+    """Number of functions that `function` calls on this thread, in Python and in C.
 
-    What one call in C does is not seen, such as a search by a regular expression.
+    The work inside one C call, such as a regular expression search, is not counted.
     """
     count = 0
 
-    def called(frame: object, event: str, argument: object) -> None:
+    def profile(frame: object, event: str, argument: object) -> None:
         nonlocal count
         count += event in ("call", "c_call")
 
-    before = sys.getprofile()
-    sys.setprofile(called)
+    previous = sys.getprofile()
+    sys.setprofile(profile)
     try:
         function()
     finally:
-        sys.setprofile(before)
+        sys.setprofile(previous)
     return count

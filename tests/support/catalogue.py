@@ -1,8 +1,8 @@
-"""The catalogues of the interface's words: made from the sources by Babel.
+"""The translation catalogues, extracted from the source code with Babel.
 
-``python -m tests.support.catalogue`` takes what is new in the sources into every
-``glmtui/locale/*/LC_MESSAGES/glmtui.po`` and compiles it. New words stand there untranslated,
-changed ones are marked fuzzy: translate them, take the mark away, and run it again.
+``python -m tests.support.catalogue`` updates and compiles every
+``glmtui/locale/*/LC_MESSAGES/glmtui.po``. New messages are untranslated and changed ones are marked
+fuzzy: translate them, remove the mark, and run it again.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from babel.messages.pofile import read_po, write_po
 
 from glmtui.commands import COMMANDS
 from glmtui.config import SETTINGS
-from glmtui.language import FOLDER, LANGUAGES
+from glmtui.language import LANGUAGES, LOCALE_FOLDER
 
-SOURCES = FOLDER.parent
-DAY = datetime(2026, 1, 1, tzinfo=timezone.utc)  # the same words make the same file
+SOURCES = LOCALE_FOLDER.parent
+CREATION_DATE = datetime(2026, 1, 1, tzinfo=timezone.utc)  # fixed, for reproducible files
 
 
-def in_tables() -> Iterator[tuple[str, str]]:
-    """Words that stand plain in a table and are looked up where they are shown, and where."""
+def table_messages() -> Iterator[tuple[str, str]]:
+    """Messages in tables, which are translated when displayed, and the file of each."""
     for command in COMMANDS:
-        yield from ((command.title, "commands.py"), (command.help, "commands.py"))
+        yield from ((command.title, "commands/table.py"), (command.help, "commands/table.py"))
     for row in SETTINGS:
-        yield from ((row.help, "config.py"), (row.form, "config.py"))
+        yield from ((row.help, "config/settings.py"), (row.pattern_help, "config/settings.py"))
 
 
 def template() -> Catalog:
-    """Every word of the sources, untranslated."""
+    """All messages of the source code, untranslated."""
     catalogue = Catalog(project="glmtui", charset="utf-8", fuzzy=False)
     keywords = {"_": None, "N_": None, "ngettext": (1, 2)}
     found = extract_from_dir(str(SOURCES), [("**.py", "python")], keywords=keywords)
     for name, _line, message, _comments, _context in sorted(found, key=lambda row: row[:2]):
         catalogue.add(message, locations=[(name, None)])
-    for message, name in in_tables():
+    for message, name in table_messages():
         catalogue.add(message, locations=[(name, None)])
     return catalogue
 
 
 def path(language: str) -> Path:
-    """The catalogue of a language, as a person edits it."""
-    return FOLDER / language / "LC_MESSAGES" / "glmtui.po"
+    """The .po file of a language."""
+    return LOCALE_FOLDER / language / "LC_MESSAGES" / "glmtui.po"
 
 
 def load(language: str) -> Catalog:
@@ -56,7 +56,7 @@ def load(language: str) -> Catalog:
 
 
 def update(language: str) -> None:
-    """Takes what is new in the sources in, and compiles."""
+    """Update the catalogue of a language from the source code, and compile it."""
     file = path(language)
     file.parent.mkdir(parents=True, exist_ok=True)
     old = load(language) if file.exists() else Catalog(locale=language)
@@ -68,8 +68,8 @@ def update(language: str) -> None:
         msgid_bugs_address="none",
         last_translator="none",
         language_team="none",
-        creation_date=DAY,
-        revision_date=DAY,
+        creation_date=CREATION_DATE,
+        revision_date=CREATION_DATE,
         charset="utf-8",
         fuzzy=False,
     )

@@ -1,6 +1,6 @@
-"""Fake CUDA tensors with a torch built for CPUs, which asks for a device guard first.
+"""A CUDA device guard for CPU builds of torch, which fake CUDA tensors need.
 
-This one does nothing. It is compiled once per process against torch's own headers.
+The guard does nothing. It is compiled once per process with torch's own headers.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ C10_REGISTER_GUARD_IMPL(CUDA, Guard);
 
 @functools.cache
 def register_guard() -> str:
-    """Registers it for this process; returns why it cannot be, or nothing."""
+    """Registers the guard for this process; returns why that failed, or an empty string."""
     if torch.version.cuda or torch.version.hip:
-        return ""  # it brings its own
+        return ""  # a build with its own guard
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
-        return "there is no C++ compiler"
+        return "no C++ compiler found"
     root = Path(torch.__path__[0])
     with tempfile.TemporaryDirectory() as folder:
         source, library = Path(folder, "guard.cpp"), Path(folder, "guard.so")
         source.write_text(SOURCE)
         command = [compiler, "-std=c++20", "-O0", "-shared", "-fPIC", f"-I{root / 'include'}"]
         command += [str(source), f"-L{root / 'lib'}", "-lc10", "-o", str(library)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            return f"the guard does not compile: {done.stderr.strip().splitlines()[-1]}"
+        process = subprocess.run(command, capture_output=True, text=True)
+        if process.returncode:
+            return f"the guard does not compile: {process.stderr.strip().splitlines()[-1]}"
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     return ""
 
 
 def require_guard() -> None:
-    """Skips the test where there is no guard."""
+    """Skips the test if there is no guard."""
     problem = register_guard()
     if problem:
         pytest.skip(f"fake CUDA tensors: {problem}")

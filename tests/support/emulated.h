@@ -1,8 +1,8 @@
-/* AVX-512 and AMX in plain C, for machines that have neither: what the kernels use of them, computed
-   number by number as Intel's manual describes it. Included before everything else.
+/* The AVX-512 and AMX intrinsics that the kernels use, in plain C, as Intel's manual defines them.
+   For machines without these instructions. Included before everything else.
 
-   Stricter than the hardware where that finds mistakes: tiles must be set up, and in the one shape that
-   the kernels use; whoever breaks a rule aborts. */
+   Stricter than the hardware: aborts if tiles are used without being configured, or are configured
+   with another shape than the one that the kernels use. */
 
 #ifndef GLMTUI_EMULATED_H
 #define GLMTUI_EMULATED_H
@@ -30,7 +30,7 @@ typedef union {
 #define EMULATE static inline __attribute__((always_inline, unused))
 #define EACH for (int lane = 0; lane < 16; lane++)
 
-static inline uint16_t emulated_bf16(float number) /* to nearest even, denormals to zero */
+static inline uint16_t emulated_bf16(float number) /* rounds to nearest even; denormals become 0 */
 {
     uint32_t bits;
     memcpy(&bits, &number, sizeof bits);
@@ -229,9 +229,9 @@ static __thread struct {
     uint8_t numbers[8][16][64];
 } emulated_tiles;
 
-static inline void emulated_rule(int kept, const char *rule)
+static inline void emulated_require(int condition, const char *rule)
 {
-    if (!kept) {
+    if (!condition) {
         fprintf(stderr, "AMX: %s\n", rule);
         abort();
     }
@@ -240,14 +240,15 @@ static inline void emulated_rule(int kept, const char *rule)
 static inline void emulated_loadconfig(const void *config)
 {
     uint8_t bytes[64];
-    emulated_rule((uintptr_t)config % 64 == 0, "the shape is expected at a multiple of 64 bytes");
+    emulated_require((uintptr_t)config % 64 == 0, "the configuration must be aligned to 64 bytes");
     memcpy(bytes, config, sizeof bytes);
-    emulated_rule(bytes[0] == 1 && bytes[1] == 0, "palette 1, from row 0");
+    emulated_require(bytes[0] == 1 && bytes[1] == 0, "palette must be 1, start row 0");
     for (int i = 2; i < 16; i++)
-        emulated_rule(bytes[i] == 0, "reserved bytes are 0");
+        emulated_require(bytes[i] == 0, "reserved bytes must be 0");
     for (int tile = 0; tile < 8; tile++) {
-        emulated_rule(bytes[16 + 2 * tile] == 64 && bytes[17 + 2 * tile] == 0, "rows of 64 bytes");
-        emulated_rule(bytes[48 + tile] == 16, "16 rows");
+        emulated_require(bytes[16 + 2 * tile] == 64 && bytes[17 + 2 * tile] == 0,
+                         "rows must have 64 bytes");
+        emulated_require(bytes[48 + tile] == 16, "tiles must have 16 rows");
     }
     memset(&emulated_tiles, 0, sizeof emulated_tiles);
     emulated_tiles.ready = 1;
@@ -255,26 +256,26 @@ static inline void emulated_loadconfig(const void *config)
 
 static inline void emulated_release(void)
 {
-    emulated_rule(emulated_tiles.ready, "released without having been set up");
+    emulated_require(emulated_tiles.ready, "tiles released, but not configured");
     emulated_tiles.ready = 0;
 }
 
 static inline void emulated_tile_zero(int tile)
 {
-    emulated_rule(emulated_tiles.ready, "used without having been set up");
+    emulated_require(emulated_tiles.ready, "tile used, but not configured");
     memset(emulated_tiles.numbers[tile], 0, sizeof emulated_tiles.numbers[tile]);
 }
 
 static inline void emulated_tile_load(int tile, const void *at, long stride)
 {
-    emulated_rule(emulated_tiles.ready, "used without having been set up");
+    emulated_require(emulated_tiles.ready, "tile used, but not configured");
     for (int row = 0; row < 16; row++)
         memcpy(emulated_tiles.numbers[tile][row], (const char *)at + row * stride, 64);
 }
 
 static inline void emulated_tile_store(int tile, void *at, long stride)
 {
-    emulated_rule(emulated_tiles.ready, "used without having been set up");
+    emulated_require(emulated_tiles.ready, "tile used, but not configured");
     for (int row = 0; row < 16; row++)
         memcpy((char *)at + row * stride, emulated_tiles.numbers[tile][row], 64);
 }
@@ -283,8 +284,8 @@ static inline void emulated_tile_dot(int sums, int a, int b)
 {
     float y[16][16];
     uint16_t rows[16][32], columns[16][32];
-    emulated_rule(emulated_tiles.ready, "used without having been set up");
-    emulated_rule(sums != a && a != b && sums != b, "three different tiles");
+    emulated_require(emulated_tiles.ready, "tile used, but not configured");
+    emulated_require(sums != a && a != b && sums != b, "the three tiles must be different");
     memcpy(y, emulated_tiles.numbers[sums], sizeof y);
     memcpy(rows, emulated_tiles.numbers[a], sizeof rows);
     memcpy(columns, emulated_tiles.numbers[b], sizeof columns);

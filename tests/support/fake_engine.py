@@ -12,18 +12,16 @@ from glmtui.engine.api import (
     Event,
     Failed,
     Finished,
-    LoadedInfo,
     LoadFailed,
     Loading,
-    LoadOptions,
     Prefilling,
     PrefillProgress,
     Ready,
     Reply,
     Request,
-    Target,
     ToolCall,
 )
+from glmtui.engine.model_info import LoadedInfo, LoadOptions, Target
 from glmtui.errors import GlmtuiError
 
 DEFAULTS = SamplingParams(temperature=0.8, top_k=50, top_p=0.95, do_sample=True)
@@ -41,7 +39,7 @@ class FakeEngine:
         messages, call: the parts of the reply, as from a model that calls tools.
         stats: the reply's statistics; None for made-up numbers.
         reply_error, load_error: the errors that replies and loads end with.
-        requests, loads, cancelled, forget_calls: what the engine was asked to do.
+        requests, loads, cancelled, cache_clears: what the engine was asked to do.
     """
 
     def __init__(self, emit: Callable[[Event], None]) -> None:
@@ -63,7 +61,7 @@ class FakeEngine:
         self.loads: list[tuple[Target, LoadOptions]] = []
         self.cancelled: set[int] = set()
         self.closed = False
-        self.forget_calls = 0
+        self.cache_clears = 0
         self._never = threading.Event()  # never set: its `wait` is a sleep
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -81,8 +79,8 @@ class FakeEngine:
         self.cancelled.add(request_id)
         self.resume.set()
 
-    def forget(self) -> None:
-        self.forget_calls += 1
+    def clear_cache(self) -> None:
+        self.cache_clears += 1
 
     def close(self, timeout: float) -> bool:
         self.closed = True

@@ -1,7 +1,7 @@
 """CUDA tensors without a GPU: torch's fake tensors, and the rules of its attention kernels.
 
-Under `FakeTensorMode` a tensor has a device, a shape and a dtype, and no numbers: operations on
-tensors of two devices raise, as they do on GPUs.
+Under `FakeTensorMode` a tensor has a device, a shape and a dtype, but no data. An operation on
+tensors of two devices raises, as on a GPU.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from support.cuda_guard import register_guard
 
 
 @functools.cache
-def unavailable() -> str:
-    """Why there are no fake CUDA tensors in this process; empty where there are."""
+def fake_cuda_problem() -> str:
+    """Why this process cannot make fake CUDA tensors; empty if it can."""
     problem: str = register_guard()
     if problem:
         return problem
@@ -33,57 +33,56 @@ def unavailable() -> str:
         with FakeTensorMode():
             a = torch.empty(2, 2, device="cuda:1")
             assert (a + a).device == torch.device("cuda", 1)
-    except RuntimeError as error:  # a build for CUDA may ask the driver
+    except RuntimeError as error:  # a CUDA build of torch may call the driver
         return f"this torch has no fake CUDA tensors: {error}".splitlines()[0]
     return ""
 
 
 @contextmanager
 def fake_tensors() -> Iterator[None]:
-    """Tensors made inside are fake, on whatever device. Skips the test where they cannot be."""
-    if unavailable():
-        pytest.skip(f"fake CUDA tensors: {unavailable()}")
+    """Tensors made inside are fake, on any device. Skips the test if that is impossible."""
+    if fake_cuda_problem():
+        pytest.skip(f"fake CUDA tensors: {fake_cuda_problem()}")
     with FakeTensorMode(), torch.inference_mode():
         yield
 
 
-class OnDevice(TorchDispatchMode):
-    """Raises where the host would have to wait for a GPU, or tensors move between the two.
+class NoHostAccess(TorchDispatchMode):
+    """Fails if the host reads data of a GPU tensor, or if an operation moves data between them.
 
     Args:
-        answers: what numbers the host may read, in order; it may not read any more.
+        answers: results of the reads that are allowed, in order.
 
     Attributes:
-        ran: names of the operations.
-        largest: bytes of the largest tensor that an operation made.
+        operations: names of the operations.
+        largest_bytes: size of the largest tensor that an operation made.
     """
 
     def __init__(self, answers: Iterable[Any] = ()) -> None:
         super().__init__()
         self._answers = list(answers)
-        self.ran: list[str] = []
-        self.largest = 0
+        self.operations: list[str] = []
+        self.largest_bytes = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = func.overloadpacket.__name__
-        self.ran.append(name)
+        self.operations.append(name)
         if name in ("item", "is_nonzero", "_local_scalar_dense"):
-            assert self._answers, "a number is read on the host"
+            assert self._answers, "the host reads a number"
             return self._answers.pop(0)
         assert name not in ("nonzero", "equal", "unique"), f"{func} waits for the GPU"
         result = func(*args, **(kwargs or {}))
-        given, made = _tensors((args, kwargs)), _tensors(result)
-        devices = {t.device.type for t in (*given, *made) if t.dim()}
+        inputs, outputs = _tensors((args, kwargs)), _tensors(result)
+        devices = {t.device.type for t in (*inputs, *outputs) if t.dim()}
         assert devices <= {"cuda"}, f"{func} has tensors on {devices}"
-        known = {t.untyped_storage()._cdata for t in given}
-        new = [t for t in made if t.untyped_storage()._cdata not in known]
-        self.largest = max([self.largest, *(t.numel() * t.itemsize for t in new)])
+        storages = {t.untyped_storage()._cdata for t in inputs}
+        new = [t for t in outputs if t.untyped_storage()._cdata not in storages]
+        self.largest_bytes = max([self.largest_bytes, *(t.numel() * t.itemsize for t in new)])
         return result
 
-    def finished(self) -> None:
-        """Raises where the host has read less than was said."""
+    def assert_all_read(self) -> None:
         assert not self._answers
 
 
@@ -94,13 +93,13 @@ def _tensors(value: Any) -> list[Tensor]:
 # ---- attention
 
 
-class Kernels:
-    """Which of torch's fused attention kernels take a call on a GPU, as sdp_utils.cpp has it.
+class FusedKernelRules:
+    """Which of torch's fused attention kernels support a call, as in sdp_utils.cpp.
 
-    They ask what the current GPU can do, and not the one that the tensors are on.
+    As in torch, the current GPU decides, not the one that the tensors are on.
 
     Args:
-        capability: of all GPUs but the first, which has no kernel at all.
+        capability: of all GPUs except the first, which supports no kernel.
     """
 
     def __init__(self, capability: tuple[int, int]) -> None:
@@ -108,12 +107,12 @@ class Kernels:
         self.current = 0
 
     def exchange(self, device: int) -> int:
-        """`torch.cuda._exchange_device`: makes a GPU the current one, returns the last."""
-        self.current, before = device, self.current
-        return before
+        """`torch.cuda._exchange_device`: sets the current GPU and returns the previous one."""
+        self.current, previous = device, self.current
+        return previous
 
     def flash(self, params: cuda.SDPAParams, debug: bool = False) -> bool:
-        """FlashAttention 2: no mask; 16 bits; Ampere and later; heads may be grouped."""
+        """FlashAttention 2: 16 bits, Ampere or later, no mask; grouped heads are supported."""
         q, k = params.query, params.key
         return (
             self.capability >= (8, 0)
@@ -121,27 +120,27 @@ class Kernels:
             and params.attn_mask is None
             and (q.shape[2] == k.shape[2] or not params.is_causal)
             and q.shape[-1] <= 256
-            and self._dense(params, grouped=True)
+            and self._is_dense(params, grouped=True)
         )
 
     def efficient(self, params: cuda.SDPAParams, debug: bool = False) -> bool:
-        """Memory-efficient attention: a mask, and never grouped heads."""
+        """Memory-efficient attention: a mask is supported, grouped heads are not."""
         q, mask = params.query, params.attn_mask
         return (
             (q.dtype != torch.bfloat16 or self.capability >= (8, 0))
             and (mask is None or mask.dtype in (torch.bool, q.dtype))
             and q.shape[-1] % (4 if q.dtype == torch.float32 else 8) == 0
-            and self._dense(params, grouped=False)
+            and self._is_dense(params, grouped=False)
         )
 
-    def _dense(self, params: cuda.SDPAParams, *, grouped: bool) -> bool:
+    def _is_dense(self, params: cuda.SDPAParams, *, grouped: bool) -> bool:
         q, k, v = params.query, params.key, params.value
-        heads = q.shape[1] == k.shape[1] == v.shape[1]
-        if params.enable_gqa and not heads:
-            heads = grouped and q.shape[1] % k.shape[1] == 0
+        heads_fit = q.shape[1] == k.shape[1] == v.shape[1]
+        if params.enable_gqa and not heads_fit:
+            heads_fit = grouped and q.shape[1] % k.shape[1] == 0
         return (
             self.current > 0
-            and heads
+            and heads_fit
             and q.shape[0] == k.shape[0] == v.shape[0]
             and q.dtype == k.dtype == v.dtype
             and all(t.stride(-1) == 1 for t in (q, k, v))
@@ -149,12 +148,12 @@ class Kernels:
 
 
 @contextmanager
-def fused_attention(capability: tuple[int, int]) -> Iterator[None]:
-    """`scaled_dot_product_attention` of a GPU whose "math" kernel is switched off.
+def only_fused_attention(capability: tuple[int, int]) -> Iterator[None]:
+    """`scaled_dot_product_attention` of a GPU without the math kernel.
 
-    What no fused kernel takes raises, as under `torch.nn.attention.sdpa_kernel`.
+    A call that no fused kernel supports raises, as under `torch.nn.attention.sdpa_kernel`.
     """
-    kernels = Kernels(capability)
+    rules = FusedKernelRules(capability)
 
     def attend(
         query: Tensor,
@@ -167,8 +166,8 @@ def fused_attention(capability: tuple[int, int]) -> Iterator[None]:
         enable_gqa: bool = False,
     ) -> Tensor:
         params = cuda.SDPAParams(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
-        with torch.cuda.device(query.device):  # as every operation does for itself
-            flash, efficient = kernels.flash(params), kernels.efficient(params)
+        with torch.cuda.device(query.device):  # as every CUDA operation does
+            flash, efficient = rules.flash(params), rules.efficient(params)
         if flash:
             result: Sequence[Tensor] = torch.ops.aten._scaled_dot_product_flash_attention(
                 query, key, value, dropout_p, is_causal, scale=scale
@@ -186,9 +185,9 @@ def fused_attention(capability: tuple[int, int]) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cuda, "is_built", lambda: True)
-        patch.setattr(torch.cuda, "_exchange_device", kernels.exchange)
-        patch.setattr(torch.cuda, "_maybe_exchange_device", kernels.exchange)
-        patch.setattr(cuda, "can_use_flash_attention", kernels.flash)
-        patch.setattr(cuda, "can_use_efficient_attention", kernels.efficient)
+        patch.setattr(torch.cuda, "_exchange_device", rules.exchange)
+        patch.setattr(torch.cuda, "_maybe_exchange_device", rules.exchange)
+        patch.setattr(cuda, "can_use_flash_attention", rules.flash)
+        patch.setattr(cuda, "can_use_efficient_attention", rules.efficient)
         patch.setattr(F, "scaled_dot_product_attention", attend)
         yield

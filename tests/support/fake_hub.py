@@ -1,8 +1,8 @@
-"""A hub on 127.0.0.1: what `huggingface_hub` and `fetch` ask of huggingface.co, and its troubles.
+"""A fake hub on 127.0.0.1, with faults.
 
-Serves ``/api/models/ORG/NAME`` and ``/ORG/NAME/resolve/COMMIT/FILE`` with Range, ETag and the hub's
-own headers. `faults` breaks connections, sends wrong bytes or statuses for a file, so often and no
-more; `headers`, `digests`, `entries` and `answer` are what a hostile hub says.
+Serves ``/api/models/ORG/NAME`` and ``/ORG/NAME/resolve/COMMIT/FILE`` with Range, ETag and the
+headers of huggingface.co. `Hub.faults` breaks connections and sends wrong bytes or statuses for a
+file; `headers`, `digests`, `entries` and `answer` are for hostile hubs.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LFS_BYTES = 4096  # files from this size on are "large"
+LFS_BYTES = 4096  # size from which a file is in LFS
 
 
 @dataclass
 class Fault:
-    """What goes wrong when a file is asked for.
+    """A failure of requests for a file.
 
     Attributes:
-        cut_after: bytes of the answer after which the connection breaks.
-        status: answered instead of the file.
-        body: sent instead of the file.
-        drip_seconds: between one byte of the answer and the next.
-        drips: what comes so: "body", or "headers", which then have no end.
+        cut_after: close the connection after so many bytes.
+        status: HTTP status to answer instead of the file.
+        body: to send instead of the file.
+        drip_seconds: pause after each byte of the answer.
+        drips: what is slow: "body", or "headers", which then do not end.
         redirect: address of another host that has the file, at the same path.
-        times: how often; then all is well.
+        times: how many requests fail.
     """
 
     cut_after: int | None = None
@@ -47,25 +47,25 @@ class Fault:
 
 @dataclass
 class Hub:
-    """What is served, and what was asked."""
+    """The content of the hub, and the requests it received."""
 
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
     faults: dict[str, Fault] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)  # said of a file or "commit" instead
-    token: str | None = None  # without it: 401
-    status: int | None = None  # of every answer
-    resumes: bool = True  # whether Range is honoured
+    digests: dict[str, str] = field(default_factory=dict)  # by file name or "commit": sent instead
+    token: str | None = None  # if set, requests without it get 401
+    status: int | None = None  # for every answer
+    resumes: bool = True  # supports Range
     url: str = ""
-    headers: dict[str, str] = field(default_factory=dict)  # said of every file, and override
-    entries: list[Any] = field(default_factory=list)  # listed as well, as they are
-    answer: Callable[[BaseHTTPRequestHandler], object] | None = None  # instead of the API's
-    asked: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, range
-    tokens: list[str | None] = field(default_factory=list)  # the Authorization of each
+    headers: dict[str, str] = field(default_factory=dict)  # additional ones for every file
+    entries: list[Any] = field(default_factory=list)  # additional ones in the list of files
+    answer: Callable[[BaseHTTPRequestHandler], object] | None = None  # replaces the API
+    requests: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, range
+    tokens: list[str | None] = field(default_factory=list)  # the Authorization of each request
 
     def downloads(self) -> list[str]:
-        """The files that were sent, with the first byte asked for where it is not 0."""
+        """The files that were sent, with the offset if it is not 0: "FILE" or "FILE@OFFSET"."""
         found = []
-        for method, path, asked_range in self.asked:
+        for method, path, asked_range in self.requests:
             start = asked_range.removeprefix("bytes=").removesuffix("-")
             if method == "GET" and "/resolve/" in path:
                 found.append(path.rpartition("/")[2] + ("" if start in ("", "0") else f"@{start}"))
@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
-        self.hub.asked.append((self.command, path, self.headers.get("Range", "")))
+        self.hub.requests.append((self.command, path, self.headers.get("Range", "")))
         self.hub.tokens.append(self.headers.get("Authorization"))
         if self.hub.status is not None:
             return self._refuse(self.hub.status)
@@ -117,11 +117,11 @@ class _Handler(BaseHTTPRequestHandler):
         files = self.hub.repos.get(repo)
         if files is None:
             return self._refuse(404)
-        said = self.hub.digests
+        digests = self.hub.digests
         siblings = [
-            _sibling(name, files[name], said.get(name, _etag(files[name]))) for name in files
+            _sibling(name, files[name], digests.get(name, _etag(files[name]))) for name in files
         ]
-        sha = said.get("commit", COMMIT)
+        sha = digests.get("commit", COMMIT)
         listed = [*siblings, *self.hub.entries]
         body = json.dumps({"id": repo, "sha": sha, "siblings": listed}).encode()
         self.send_response(200)
@@ -148,16 +148,16 @@ class _Handler(BaseHTTPRequestHandler):
                 content = fault.body
         else:
             fault = None
-        start, said = 0, {"X-Repo-Commit": COMMIT, "ETag": f'"{_etag(content)}"'}
+        start, headers = 0, {"X-Repo-Commit": COMMIT, "ETag": f'"{_etag(content)}"'}
         asked = self.headers.get("Range")
         if asked and self.hub.resumes:
             start = int(asked.removeprefix("bytes=").partition("-")[0])
             self.send_response(206)
-            said["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         else:
             self.send_response(200)
-        said["Content-Length"] = str(len(content) - start)
-        for header, value in (said | self.hub.headers).items():
+        headers["Content-Length"] = str(len(content) - start)
+        for header, value in (headers | self.hub.headers).items():
             self.send_header(header, value)
         self.end_headers()
         if self.command == "HEAD":
@@ -197,7 +197,7 @@ def _sibling(name: str, content: bytes, digest: str) -> dict[str, Any]:
 
 @contextmanager
 def hub_server() -> Iterator[Hub]:
-    """A hub with nothing on it, and its address in `url`."""
+    """Run an empty hub during the block."""
     hub = Hub()
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

@@ -1,7 +1,6 @@
-"""A small HTTP server for tests: every request is answered by a function of the test's.
+"""A fake chat server: a function of the test answers each request.
 
-Knows how to answer well and how to answer badly (die, fall silent, drip byte by byte). Knows no
-chat format beyond what `say` writes.
+`Exchange` has methods for correct answers and for failures, such as a reset or a silent connection.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from typing import Any
 MODELS = {"object": "list", "data": [{"id": "fake-glm", "object": "model", "owned_by": "fake"}]}
 
 
-def delta(text: str = "", finish: str | None = None, **said: str) -> dict[str, Any]:
+def delta(text: str = "", finish: str | None = None, **fields: str) -> dict[str, Any]:
     """A chunk of a streamed reply."""
-    piece = {"content": text, **said}
+    piece = {"content": text, **fields}
     return {"choices": [{"index": 0, "delta": piece, "finish_reason": finish}]}
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One request and the answer to it."""
+    """One request and its answer."""
 
     protocol_version = "HTTP/1.1"
     body: dict[str, Any]
@@ -43,7 +42,7 @@ class Exchange(BaseHTTPRequestHandler):
         server = self.server
         assert isinstance(server, FakeServer)
         server.exchanges.append(self)
-        # A client that is gone is what many tests are about.
+        # Many tests disconnect the client.
         with contextlib.suppress(ConnectionError):
             server.answer(self)
 
@@ -61,8 +60,8 @@ class Exchange(BaseHTTPRequestHandler):
     def json(self, data: Any, status: int = 200, **headers: str) -> None:
         self.send(json.dumps(data).encode(), status, **headers)
 
-    def models(self) -> bool:
-        """Answers a question for the list of models; False if this is another question."""
+    def answer_model_list(self) -> bool:
+        """Answer a request for the list of models; False for any other request."""
         if self.command == "GET":
             self.json(MODELS)
         return self.command == "GET"
@@ -70,7 +69,7 @@ class Exchange(BaseHTTPRequestHandler):
     # ---- streamed answers
 
     def start(self, *, chunked: bool = True) -> None:
-        """`chunked` False: the end of the connection is the end of the answer."""
+        """Begin a stream. If not `chunked`, the answer ends with the connection."""
         self.chunked = chunked
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
@@ -86,13 +85,13 @@ class Exchange(BaseHTTPRequestHandler):
         self.write(b"data: " + json.dumps(data, ensure_ascii=False).encode() + b"\n\n")
 
     def end(self) -> None:
-        """Ends the answer without any "[DONE]"."""
+        """End the answer, without "[DONE]"."""
         if self.chunked:
             self.wfile.write(b"0\r\n\r\n")
         self.close_connection = True
 
-    def say(self, *texts: str, usage: dict[str, Any] | None = None) -> None:
-        """A whole reply, one event for each text."""
+    def reply(self, *texts: str, usage: dict[str, Any] | None = None) -> None:
+        """Send a whole reply, with one event for each text."""
         self.start()
         for text in texts:
             self.event(delta(text))
@@ -102,17 +101,16 @@ class Exchange(BaseHTTPRequestHandler):
         self.write(b"data: [DONE]\n\n")
         self.end()
 
-    # ---- trouble
+    # ---- failures
 
-    def die(self) -> None:
-        """Resets the connection."""
+    def reset_connection(self) -> None:
         linger = struct.pack("ii", 1, 0)
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.connection.close()
         self.close_connection = True
 
-    def wait_for_hang_up(self, seconds: float = 10.0) -> bool:
-        """Says nothing until the client closes the connection; False if it does not."""
+    def wait_for_disconnect(self, seconds: float = 10.0) -> bool:
+        """Send nothing until the client disconnects; False if it does not."""
         self.connection.settimeout(seconds)
         self.close_connection = True
         try:
@@ -127,7 +125,12 @@ class Exchange(BaseHTTPRequestHandler):
 
 
 class FakeServer(ThreadingHTTPServer):
-    """Attributes: exchanges, every one so far; url, the address to call."""
+    """A server on a free port of this machine.
+
+    Attributes:
+        exchanges: all so far.
+        url: the base URL of its API.
+    """
 
     daemon_threads = True
 
@@ -138,17 +141,17 @@ class FakeServer(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keeps quiet: a test that goes wrong shows it on the client's side."""
+        """Print nothing: the client's side of the test fails."""
 
     @property
-    def asked(self) -> list[dict[str, Any]]:
-        """The bodies of the questions, in order."""
+    def questions(self) -> list[dict[str, Any]]:
+        """The bodies of the POST requests, in order."""
         return [exchange.body for exchange in self.exchanges if exchange.command == "POST"]
 
 
 @contextlib.contextmanager
 def serving(answer: Callable[[Exchange], None]) -> Iterator[FakeServer]:
-    """A server on a free port of this machine for as long as the block lasts."""
+    """Run a fake server during the block."""
     server = FakeServer(answer)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()

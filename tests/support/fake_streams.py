@@ -1,8 +1,8 @@
-"""`FakeCuda`: devices, streams, events and graphs of CUDA, on a clock of their own.
+"""FakeCuda: devices, streams, events and graphs of CUDA with a simulated clock.
 
-As strict as the real ones: work is queued on the current stream of its device and done later, an
-event tells nothing before it has passed, what is captured is not done, and a default stream cannot
-be captured. `torch.cuda.graph` itself is torch's.
+As strict as CUDA: work is queued on the current stream of its device and done later, the time of an
+event cannot be read before it has passed, captured work is not done, and a default stream cannot be
+captured. `torch.cuda.graph` itself is torch's.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import torch
 
-LAUNCH = 10e-6  # seconds that Python takes for one
+LAUNCH = 10e-6  # seconds of Python per launch
 
 
 class FakeCuda:
-    """Installed in place of what `torch.cuda` has.
+    """Replaces devices, streams, events and graphs of `torch.cuda`.
 
     Attributes:
-        now: the host's time, in seconds.
-        done: names of the work that was queued and not captured, each with its device.
+        now: time of the host, in seconds.
+        done: name and device of all work that was queued rather than captured.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
@@ -48,7 +48,7 @@ class FakeCuda:
         return self.device if device is None else device
 
     def launch(self, device: int, seconds: float, name: str = "work") -> None:
-        """What a kernel on tensors of a device does, whichever device is the current one."""
+        """Launches a kernel on tensors of a device, whichever device is current."""
         self.now += LAUNCH
         stream = self._current[device]
         if stream.capturing is not None:
@@ -140,7 +140,7 @@ class Graph:
         self._stream.capturing = None
 
     def replay(self) -> None:
-        """One launch, of all the work at once, on the device that it was captured on."""
+        """One launch of all the work, on the device of the capture."""
         assert self._stream is not None
         self._cuda.now += LAUNCH
         index = self._stream.index

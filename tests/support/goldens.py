@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from glmtui.engine import load_model
-from glmtui.engine.api import LoadOptions
+from glmtui.engine.model_info import LoadOptions
 from support import TESTS
 
 GOLDEN = TESTS / "goldens" / "models"

@@ -1,8 +1,8 @@
-"""`Tape`: a recorder for captured decode steps that behaves as a CUDA graph does, on any device.
+"""Recorder: records decode steps and replays them as a CUDA graph does, on any device.
 
-A CUDA graph launches the kernels of a step again, on the addresses that they had; Python does not
-run. So the tape keeps the aten operations of a step and runs those again. Whatever a step reads
-that it did not make itself is held by weak references: a graph does not keep memory alive either.
+A CUDA graph launches the kernels of a step again, at the same addresses, without running Python.
+A recording keeps the aten operations of a step and runs them again. Tensors that the step reads but
+did not create are referenced weakly, because a graph does not keep their memory alive either.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from glmtui.engine.runtime.cuda_graph import Replay
 HOST_READS = ("_local_scalar_dense", "nonzero", "equal", "unique", "is_nonzero")
 
 
-class Tape(TorchDispatchMode):
+class Recording(TorchDispatchMode):
     """Records the operations that run inside it.
 
     Attributes:
-        inputs: the tensors that were read or written and made elsewhere, in order of first use.
-        replayed: how often the operations ran again.
+        inputs: tensors that were read or written but not created, in order of first use.
+        replays: number of replays.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._calls: list[tuple[Any, Any, Any, Any]] = []
-        self._made: dict[int, Tensor] = {}
-        self._found: dict[int, TensorWeakRef] = {}
-        self.replayed = 0
+        self._created: dict[int, Tensor] = {}
+        self._inputs: dict[int, TensorWeakRef] = {}
+        self.replays = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -42,63 +42,63 @@ class Tape(TorchDispatchMode):
         if func.overloadpacket.__name__ in HOST_READS:
             raise RuntimeError(f"{func} reads on the host while a step is captured")
         kwargs = kwargs or {}
-        noted = tree_map(self._note, (tuple(args), kwargs))
+        recorded_args = tree_map(self._weaken, (tuple(args), kwargs))
         result = func(*args, **kwargs)
         for tensor in tensors_of(result):
-            if not self._is_input(tensor):  # which an operation in place returns
-                self._made.setdefault(id(tensor), tensor)
-        self._calls.append((func, *noted, tree_map(self._note, result)))
+            if not self._is_input(tensor):  # an in-place operation returns its input
+                self._created.setdefault(id(tensor), tensor)
+        self._calls.append((func, *recorded_args, tree_map(self._weaken, result)))
         return result
 
     @property
     def inputs(self) -> list[Tensor]:
-        return [_alive(found) for found in self._found.values()]
+        return [_alive(ref) for ref in self._inputs.values()]
 
     def replay(self) -> None:
-        """Runs the operations on the tensors of the recording, results included.
+        """Runs the operations again, on the same tensors.
 
         Raises:
-            RuntimeError: a tensor that the step read is gone; a GPU would read freed memory.
+            RuntimeError: a tensor that the step reads is freed; a GPU would read freed memory.
         """
-        self.replayed += 1
+        self.replays += 1
         with torch.inference_mode():
             for func, args, kwargs, result in self._calls:
                 args, kwargs, result = tree_map(_alive, (args, kwargs, result))
                 again = func(*args, **kwargs)
-                for kept, new in zip(tensors_of(result), tensors_of(again), strict=True):
-                    if kept.data_ptr() != new.data_ptr():  # neither a view nor in place
-                        kept.copy_(new)
+                for old, new in zip(tensors_of(result), tensors_of(again), strict=True):
+                    if old.data_ptr() != new.data_ptr():  # neither a view nor in place
+                        old.copy_(new)
 
-    def _note(self, value: Any) -> Any:
-        """What is kept of an argument: tensors made elsewhere by weak reference."""
-        if not isinstance(value, Tensor) or id(value) in self._made:
+    def _weaken(self, value: Any) -> Any:
+        """The argument, with tensors that were not created here as weak references."""
+        if not isinstance(value, Tensor) or id(value) in self._created:
             return value
         if not self._is_input(value):
-            self._found[id(value)] = TensorWeakRef(value)
-        return self._found[id(value)]
+            self._inputs[id(value)] = TensorWeakRef(value)
+        return self._inputs[id(value)]
 
     def _is_input(self, tensor: Tensor) -> bool:
-        known = self._found.get(id(tensor))
-        return known is not None and known() is tensor  # ids are used again
+        ref = self._inputs.get(id(tensor))
+        return ref is not None and ref() is tensor  # ids of freed tensors are reused
 
 
 class Recorder:
-    """A `cuda_graph.Record` that makes a tape of every captured step."""
+    """A `cuda_graph.Capture` that records every captured step."""
 
     def __init__(self) -> None:
-        self.tapes: list[Tape] = []
+        self.recordings: list[Recording] = []
 
     def __call__(self, step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
-        step()  # as `cuda_graph.capture` does
-        tape = Tape()
-        with tape:
+        step()  # as `cuda_capture.capture` does
+        recording = Recording()
+        with recording:
             logits = step()
-        self.tapes.append(tape)
-        return tape.replay, logits
+        self.recordings.append(recording)
+        return recording.replay, logits
 
     @property
-    def replayed(self) -> int:
-        return sum(tape.replayed for tape in self.tapes)
+    def replays(self) -> int:
+        return sum(recording.replays for recording in self.recordings)
 
 
 def tensors_of(result: Any) -> Sequence[Tensor]:

@@ -1,4 +1,4 @@
-"""Conversations that captured decode steps must answer as steps that were not captured."""
+"""Conversations whose replies must be the same with and without captured decode steps."""
 
 from __future__ import annotations
 
@@ -25,16 +25,11 @@ def source(family: str, folder: Path) -> Path:
     return write_llama(folder) if family == "llama" else GOLDEN / family
 
 
-def loaded(family: str, folder: Path) -> LoadedModel:
-    """A tiny model that does not end its replies."""
+def load_endless(family: str, folder: Path) -> LoadedModel:
+    """A tiny model without stop ids."""
     model: LoadedModel = load(source(family, folder))
     model.stop_ids = frozenset()
     return model
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return loaded(request.param, tmp_path_factory.mktemp("model") / request.param)
 
 
 def prompt(model: LoadedModel, length: int = 10) -> list[int]:
@@ -49,18 +44,18 @@ def reply(model: LoadedModel, ids: list[int], most: int = 10) -> list[int]:
 
 
 def prompts_in_turn(model: LoadedModel) -> list[list[int]]:
-    """One after the other, each read into the memory of the last."""
+    """Prompts that are each read into the cache of the one before."""
     return [reply(model, prompt(model, n)) for n in (25, 40, 25, 33)]
 
 
 def conversations_in_turn(model: LoadedModel) -> list[list[int]]:
-    """Two that both stay in memory, going back and forth."""
+    """Two conversations that both stay cached, alternating."""
     long, other = prompt(model, 30), prompt(model, 22)[1:]
     return [reply(model, ids) for ids in (long, other, long, other, long)]
 
 
 def reused_prefixes(model: LoadedModel) -> list[list[int]]:
-    """A reply that is asked for again, one that goes on, and a turn that follows it."""
+    """A repeated reply, a continued reply, and a next turn."""
     ids = prompt(model, 20)
     first = reply(model, ids)
     again = reply(model, ids)
@@ -71,25 +66,25 @@ def reused_prefixes(model: LoadedModel) -> list[list[int]]:
 
 
 def outgrown_caches(model: LoadedModel) -> list[list[int]]:
-    """Replies during which the cache grows, and shorter ones into the grown cache."""
+    """Replies during which the cache grows, and shorter ones in the grown cache."""
     return [reply(model, prompt(model, n), 12) for n in (12, 28, 12)]
 
 
 def cleared_between(model: LoadedModel) -> list[list[int]]:
-    said = []
+    replies = []
     for n in (18, 27, 18):
-        said.append(reply(model, prompt(model, n)))
-        model.forget()
-    return said
+        replies.append(reply(model, prompt(model, n)))
+        model.clear_cache()
+    return replies
 
 
-def arrange(talk: Talk, patch: pytest.MonkeyPatch) -> None:
-    """Makes a short talk do what a long one does."""
-    patch.setattr(cuda_graph, "BEFORE", 2)
+def shorten_limits(talk: Talk, patch: pytest.MonkeyPatch) -> None:
+    """Sets limits so that a short talk has the effects of a long one."""
+    patch.setattr(cuda_graph, "WARMUP_STEPS", 2)
     if talk is conversations_in_turn:
-        patch.setattr("glmtui.engine.runtime.prefix_cache.WORTH_KEEPING", 4)
+        patch.setattr("glmtui.engine.runtime.prefix_cache.MIN_BRANCH", 4)
     if talk is outgrown_caches:
-        patch.setattr("glmtui.engine.nn.kv_cache.BLOCK", 16)
+        patch.setattr("glmtui.engine.nn.kv_cache.BLOCK_TOKENS", 16)
 
 
 TALKS: list[Talk] = [

@@ -1,4 +1,4 @@
-"""Text that would act on a terminal, or mislead its reader, and how to see whether it did."""
+"""Text that would control a terminal or mislead its reader, and detection of its effects."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 
 ESC, BEL, ST, CSI, OSC, DCS = "\x1b", "\x07", "\x1b\\", "\x9b", "\x9d", "\x90"
 
-# What does harm, each with a mark of its own that no program writes by itself.
+# Each attack contains a marker that no program writes by itself.
 ATTACKS: dict[str, str] = {
     "colour": f"{ESC}[38;5;201;7777m",
     "clear": f"{ESC}[2J{ESC}[7777H",
@@ -26,9 +26,8 @@ ATTACKS: dict[str, str] = {
 ALL = " ".join(f"<{name}:{text}>" for name, text in ATTACKS.items())
 MARKUP = "[bold red]loud[/] [link=http://evil.example]here[/link] [/] [@click=app.quit]x[/]"
 
-# Everything that Textual itself has reason to write, and no more: cursor, erasing, colours, modes,
-# questions on what the terminal can do, the shape of the mouse's pointer (OSC 22), and links of the
-# web with a number that Textual gives them (OSC 8).
+# Everything that Textual itself writes: cursor, erasing, colours, modes, capability queries, the
+# shape of the mouse pointer (OSC 22), and web links with a number from Textual (OSC 8).
 _OURS = re.compile(
     rb"\x1b\[(?P<arguments>[0-9;:<=>?]*)(?P<middle>[ $]?)(?P<final>[@A-Za-z])"
     rb"|\x1b[78=>]|\x1b\([B0]|\x1b\]22;[a-z-]*\x07"
@@ -37,8 +36,8 @@ _OURS = re.compile(
 _HARMLESS = b"ABCDHJKhlmprtuqSTcn"
 
 
-def acting(output: bytes) -> list[str]:
-    """What of a terminal's input does what no program of ours would do, in words."""
+def control_effects(output: bytes) -> list[str]:
+    """Describe everything in a terminal's input that glmtui itself would never write."""
     found = []
     for code in _OURS.finditer(output):
         final = code["final"]
@@ -47,12 +46,12 @@ def acting(output: bytes) -> list[str]:
     for char in sorted(set(_OURS.sub(b"", output).decode("utf-8", "backslashreplace"))):
         if char in "\n\r\t":
             continue
-        if unicodedata.category(char) in ("Cc", "Cs") or _misleads(char):
+        if unicodedata.category(char) in ("Cc", "Cs") or _is_misleading(char):
             found.append(f"character {char!r}")
     return found
 
 
-def _misleads(char: str) -> bool:
+def _is_misleading(char: str) -> bool:
     return (
         char in "\u200b\u2060\ufeff"
         or char >= "\U000e0000"

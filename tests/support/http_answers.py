@@ -1,4 +1,4 @@
-"""A server on this machine that sends what a test tells it to, byte by byte."""
+"""An HTTP server on this machine whose answers a test writes byte by byte."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 @contextmanager
 def answering(answer: Answer) -> Iterator[str]:
-    """A server that answers each GET with a function; its address."""
+    """Run a server that answers each GET with a function; yields its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -1,4 +1,4 @@
-"""The repository of a fake hub (the fixture `hub`) that tests pull from."""
+"""Names in the fake hub of the fixture `hub`."""
 
 REPO = "someone/tiny"
 WEIGHTS = "model.safetensors"

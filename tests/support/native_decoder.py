@@ -8,45 +8,43 @@ import torch
 
 from glmtui.engine.models import chatglm2, llama
 from glmtui.engine.models.gqa_decoder import GqaDecoder, Shape
+from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.linear import NativeEmbedding, NativeLinear
 from glmtui.engine.nn.packed_weight import quantize
 
 CPU = torch.device("cpu")
 
-
-SIZES: dict[str, int] = {"layers": 2, "hidden": 64, "inner": 128, "heads": 4, "kv_heads": 2}
-
-
-REST: dict[str, Any] = {"vocab": 96, "context_length": 300, "rms_norm_eps": 1e-5}
-
-
-def shape_of(family: Any, **more: Any) -> Any:
-    sizes: dict[str, Any] = SIZES | REST | {"head_dim": 32, "out_bias": False} | more
-    return family.Config(**sizes)
-
-
-SHAPES = {
+SIZES = {"layers": 2, "hidden": 64, "inner": 128, "heads": 4, "kv_heads": 2, "head_dim": 32}
+CONFIG = SIZES | {"vocab": 96, "context_length": 300, "rms_norm_eps": 1e-5, "out_bias": False}
+FAMILIES = {  # with the rest of their configs
     "llama": (llama, {"qkv_bias": False, "rope_base": 1e4, "tied": False}),
     "chatglm2": (chatglm2, {"qkv_bias": True, "rope_base": 1e4, "position_scale": 1.0}),
 }
 
 
-def decoder(key: str, bits: int, group: int | None, **sizes: int) -> GqaDecoder:
-    """A small decoder of random weights, packed, ready for 300 tokens."""
-    family, more = SHAPES[key]
-    shape: Shape = shape_of(family, **more | sizes)
+def make_decoder(key: str, bits: int, group: int | None, **sizes: int) -> GqaDecoder:
+    """A decoder with random packed weights, prepared for 300 tokens.
+
+    Args:
+        key: of FAMILIES.
+        sizes: replace those of CONFIG.
+    """
+    family: Any
+    family, config = FAMILIES[key]
+    shape: Shape = family.Config(**CONFIG | config | sizes)
     torch.manual_seed(1)
     model: GqaDecoder = family.Model(shape)
     for parameter in model.parameters():
         parameter.normal_(0, 0.2)
-    for path, slot in list(model.named_modules()):
-        if type(slot).__name__ != "Slot":
+    for path, layer in list(model.named_modules()):
+        if not isinstance(layer, LinearPlaceholder):
             continue
         parent, _, name = path.rpartition(".")
-        bias = None if slot.bias is None else slot.bias.bfloat16()
-        weight = slot.weight.half() if name == "head" else quantize(slot.weight, bits, group)
+        bias = None if layer.bias is None else layer.bias.bfloat16()
+        weight = layer.weight.half() if name == "head" else quantize(layer.weight, bits, group)
         setattr(model.get_submodule(parent), name, NativeLinear(weight, bias))
-    table = model.embedding.weight  # a CPU holds most in float16, those of GGUF files as they are
+    # as the loader does on a CPU: most tables are in float16, those of 8-bit GGUF files stay packed
+    table = model.embedding.weight
     if bits == 8:
         model.embedding = NativeEmbedding(quantize(table, 8, 32))  # type: ignore[assignment]
     else:

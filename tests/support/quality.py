@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from glmtui.engine import LoadOptions, load_model
-from glmtui.engine.api import ModelInfo
 from glmtui.engine.catalog import resolver
 from glmtui.engine.convert.calibration import column_importance
+from glmtui.engine.model_info import ModelInfo
 from glmtui.engine.nn.linear import DenseLinear
 from glmtui.engine.nn.packed_weight import quantize
 from glmtui.engine.runtime.model_runner import LoadedModel

@@ -1,4 +1,4 @@
-"""A ChatModel that says what it is told to: for tests of whoever talks to one."""
+"""ScriptedModel: a ChatModel with given replies, for tests of its callers."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 from glmtui.chat import FinishReason, GenerationStats, Message, SamplingParams
-from glmtui.engine.api import LoadedInfo, PrefillProgress, Reply
+from glmtui.engine.api import PrefillProgress, Reply
+from glmtui.engine.model_info import LoadedInfo
 
 Cancelled: TypeAlias = Callable[[], bool]
 Piece: TypeAlias = str | BaseException | Callable[[Cancelled], None]
 
 
 class ScriptedModel:
-    """Says `pieces`; an exception among them is raised, and a function called, in its turn."""
+    """Replies with `pieces`; exceptions among them are raised, and functions are called."""
 
     def __init__(self, pieces: Iterable[Piece]) -> None:
         self.info = LoadedInfo(name="scripted", device="cpu", context_length=64)
         self.pieces = pieces
-        self.asked: list[tuple[list[Message], SamplingParams | None]] = []
+        self.requests: list[tuple[list[Message], SamplingParams | None]] = []
         self.closed = False
-        self.forgotten = 0
+        self.cache_clears = 0
 
     def stream(
         self,
@@ -33,12 +34,12 @@ class ScriptedModel:
         cancelled: Cancelled = lambda: False,
         on_prefill: Callable[[PrefillProgress], None] = lambda progress: None,
     ) -> ScriptedStream:
-        self.asked.append((list(messages), params))
+        self.requests.append((list(messages), params))
         on_prefill(PrefillProgress(3, 3))
         return ScriptedStream(self.pieces, cancelled)
 
-    def forget(self) -> None:
-        self.forgotten += 1
+    def clear_cache(self) -> None:
+        self.cache_clears += 1
 
     def close(self) -> None:
         self.closed = True
@@ -52,7 +53,7 @@ class ScriptedStream:
     ) -> None:
         self._pieces = iter(pieces)
         self._cancelled = cancelled
-        self._said: list[str] = []
+        self._text: list[str] = []
         self._finish: FinishReason = "cancelled"
 
     def __iter__(self) -> Iterator[str]:
@@ -64,7 +65,7 @@ class ScriptedStream:
             if callable(piece):
                 piece(self._cancelled)
             else:
-                self._said.append(piece)
+                self._text.append(piece)
                 yield piece
         self._finish = "stop"
 
@@ -72,19 +73,19 @@ class ScriptedStream:
     def result(self) -> Reply:
         stats = GenerationStats(
             prompt_tokens=3,
-            generated_tokens=len(self._said),
+            generated_tokens=len(self._text),
             prefill_seconds=1.5,
             decode_seconds=2.0,
             first_token_seconds=1.6,
         )
-        return Reply("".join(self._said), tuple(range(len(self._said))), self._finish, stats)
+        return Reply("".join(self._text), tuple(range(len(self._text))), self._finish, stats)
 
     def close(self) -> None:
         self._pieces = iter(())
 
 
 def interrupt(cancelled: Cancelled) -> None:
-    """What Ctrl+C does to this process."""
+    """Sends this process the signal of Ctrl+C."""
     os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -95,7 +96,7 @@ def wait(cancelled: Cancelled) -> None:
 
 
 def wait_for_ever(cancelled: Cancelled) -> None:
-    """Says so on stdout, and never returns."""
+    """Prints "waiting" and never returns."""
     print("waiting", flush=True)
     while True:
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Replies for the fault table: what a server of the test's says to the app."""
+"""Answers of the fake server for the tests in faults."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ RATE = 200.0
 """Words per second of a reply."""
 
 
-def counting(exchange: Exchange) -> None:
-    """Says "1 2 3 ..." at `RATE` until nobody listens."""
-    if exchange.models():
+def count_forever(exchange: Exchange) -> None:
+    """Reply "1 2 3 ..." at `RATE` until the client disconnects."""
+    if exchange.answer_model_list():
         return
     exchange.start()
     with contextlib.suppress(OSError):
         for n in itertools.count(1):
             exchange.event(delta(f"{n} "))
-            time.sleep(1 / RATE)  # the rate is what is asked for, nobody is waited for
+            time.sleep(1 / RATE)  # keeps the rate; nothing is awaited

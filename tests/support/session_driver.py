@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from glmtui.chat import Conversation, Message
-from glmtui.engine.api import LoadOptions, ServerSpec
+from glmtui.engine.model_info import LoadOptions, ServerSpec
 from glmtui.errors import StoreError
 from glmtui.store import Store
 from glmtui.ui.session.reply_state import Place

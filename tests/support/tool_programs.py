@@ -1,4 +1,4 @@
-"""Programs that tests run as tools, and whether they ended."""
+"""Python programs that tests run as tools."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from glmtui.tools import Invocation
 
 
-def python(code: str, *arguments: str, stdin: str = "", timeout: float = 20.0) -> Invocation:
+def python_tool(code: str, *arguments: str, stdin: str = "", timeout: float = 20.0) -> Invocation:
     return Invocation((sys.executable, "-c", code, *arguments), stdin, timeout)
 
 
-def ends(pid: int) -> bool:
-    """Whether a process that was sent a signal ends of it, given a moment."""
+def wait_for_end(pid: int) -> bool:
+    """Waits up to a minute for a process to end. Returns whether it did."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:

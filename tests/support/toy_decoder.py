@@ -1,4 +1,4 @@
-"""A toy decoder of a few lines: after id n comes n + 1, and it remembers what it was fed."""
+"""A toy decoder that predicts id n + 1 after id n, with a tokenizer and a chat format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from glmtui.chat import Message
-from glmtui.engine.api import LoadedInfo
+from glmtui.engine.model_info import LoadedInfo
 from glmtui.engine.nn.decoder import Decoder
 from glmtui.engine.nn.kv_cache import KVCache
 from glmtui.engine.runtime.model_runner import LoadedModel
@@ -19,8 +19,13 @@ STOP = 256
 CPU = torch.device("cpu")
 
 
-class Counter(Decoder):
-    """Keeps each id as its own key; the logits favour the id after the last."""
+class CountingDecoder(Decoder):
+    """Predicts the next greater id. Keys in the cache are the ids themselves.
+
+    Attributes:
+        fed: the ids of every call.
+        fail_at: an id at which a call fails.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,8 +65,8 @@ class Counter(Decoder):
         return logits[:, -1:] if last_only else logits
 
 
-class Letters:
-    """Ids are bytes."""
+class ByteTokenizer:
+    """Ids are the bytes of the text."""
 
     strips_leading_space = False
 
@@ -75,8 +80,8 @@ class Letters:
         return bytes([token_id]) if token_id < 256 else b""
 
 
-class Plain:
-    """Messages one after the other, each with its role's first letter."""
+class InitialsFormat:
+    """Each message is the first letter of its role, then its content."""
 
     stop_ids = frozenset([STOP])
 
@@ -87,9 +92,15 @@ class Plain:
         return text.strip()
 
 
-def toy(context_length: int = 64) -> LoadedModel:
+def toy_model(context_length: int = 64) -> LoadedModel:
     """A LoadedModel that counts upwards from the last byte of the prompt."""
     info = LoadedInfo(name="toy", device="cpu", context_length=context_length)
     return LoadedModel(
-        Counter(), Letters(), Plain(), Plain.stop_ids, info, dtype=torch.float32, device=CPU
+        CountingDecoder(),
+        ByteTokenizer(),
+        InitialsFormat(),
+        InitialsFormat.stop_ids,
+        info,
+        dtype=torch.float32,
+        device=CPU,
     )

@@ -14,7 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from glmtui.engine.api import LoadOptions
+from glmtui.engine.model_info import LoadOptions
 from support.checkpoints import MERGES, TEMPLATE, TOKENS
 
 SMALL: dict[str, Any] = {

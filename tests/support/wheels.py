@@ -1,4 +1,4 @@
-"""A package index in a folder, with one small wheel that holds a GGUF file."""
+"""A package index in a folder, with one small wheel that contains a GGUF file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def make_wheel(index: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-def known_tiny(path: Path, member_nbytes: int) -> KnownModel:
+def tiny_known_model(path: Path, member_nbytes: int) -> KnownModel:
     content = path.read_bytes()
     return KnownModel(
         name="tiny",
@@ -41,7 +41,7 @@ def known_tiny(path: Path, member_nbytes: int) -> KnownModel:
             member_nbytes=member_nbytes,
         ),
         parameters=1,
-        table_parameters=0,
+        embedding_parameters=0,
         context_length=256,
         disk_nbytes=100_000,
         kv_bytes_per_token=1,
@@ -50,6 +50,6 @@ def known_tiny(path: Path, member_nbytes: int) -> KnownModel:
     )
 
 
-def nothing_is_left(tmp_path: Path) -> bool:
+def no_model_folders(tmp_path: Path) -> bool:
     models = tmp_path / "cache" / "models"
     return not models.exists() or not any(models.iterdir())

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from glmtui.cli.progress import ERASE, LINE_SECONDS, ProgressLine
-from glmtui.engine.api import Progress
-from glmtui.system.terminfo import can_place_cursor
+from glmtui.engine.progress import Progress
+from glmtui.system.terminfo import can_move_cursor
 from support import TESTS
 from support.app_process import PROGRAM
 from support.emulated_terminal import Terminal
 
-LOOK = "from glmtui.system.terminfo import can_place_cursor; print(can_place_cursor())"
+LOOK = "from glmtui.system.terminfo import can_move_cursor; print(can_move_cursor())"
 
 
 class Tty(io.StringIO):
@@ -37,7 +37,7 @@ def compiled_entry(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("term", [None, "", "dumb", "unknown", "emacs"])
 def test_names_of_terminals_that_cannot(term: str | None) -> None:
-    assert not can_place_cursor({} if term is None else {"TERM": term})
+    assert not can_move_cursor({} if term is None else {"TERM": term})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.cli.ask import question_from
+from glmtui.cli.ask import read_question
 from glmtui.errors import CorruptConversation, UsageError
 from glmtui.store import read_file
 from glmtui.system.text_encoding import UnknownEncoding, decode_text
@@ -70,7 +70,7 @@ class Pipe(io.TextIOWrapper):
 
 def piped(monkeypatch: pytest.MonkeyPatch, data: bytes) -> str:
     monkeypatch.setattr(sys, "stdin", Pipe(io.BytesIO(data), "utf-8"))
-    return question_from(["What?"])
+    return read_question(["What?"])
 
 
 @pytest.mark.parametrize(

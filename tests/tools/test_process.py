@@ -1,4 +1,4 @@
-"""Running a tool: its output, its end, and that nothing of it stays."""
+"""Running a tool: its output, its exit status, its limits, and the processes it leaves."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 
 from glmtui.errors import ToolError
-from glmtui.tools import Invocation, run
+from glmtui.tools import Invocation, run_tool
 from glmtui.tools.process import MAX_OUTPUT_BYTES
-from support.tool_programs import ends, python
+from support.tool_programs import python_tool, wait_for_end
 
-OPEN = Path("/proc/self/fd")
+OPEN_FILES = Path("/proc/self/fd")
 
 
 def test_output_and_arguments() -> None:
     code = "import sys; print(sys.argv[1:], sys.stdin.read()); print('oh', file=sys.stderr)"
-    outcome = run(python(code, "a b", "$HOME; ls", "*", stdin='{"x": "北京"}'))
-    assert outcome.ok
-    assert outcome.text.splitlines()[0] == "['a b', '$HOME; ls', '*'] {\"x\": \"北京\"}"
-    assert "oh" in outcome.text
-    assert 0 < outcome.seconds < 20
+    result = run_tool(python_tool(code, "a b", "$HOME; ls", "*", stdin='{"x": "北京"}'))
+    assert result.ok
+    assert result.text.splitlines()[0] == "['a b', '$HOME; ls', '*'] {\"x\": \"北京\"}"
+    assert "oh" in result.text
+    assert 0 < result.seconds < 20
 
 
 @pytest.mark.parametrize(
@@ -34,28 +34,30 @@ def test_output_and_arguments() -> None:
         (r"import sys; sys.stdout.buffer.write(b'\xff ok')", "� ok"),
     ],
 )
-def test_how_it_ended_is_said(code: str, text: str) -> None:
-    outcome = run(python(code))
-    assert outcome.text == text
-    assert outcome.ok is ("(" not in text or text == "(no output)")
+def test_the_text_ends_with_the_reason_of_a_failure(code: str, text: str) -> None:
+    result = run_tool(python_tool(code))
+    assert result.text == text
+    assert result.ok is ("(" not in text or text == "(no output)")
 
 
 def test_output_is_bounded() -> None:
-    outcome = run(python("while True: print('x' * 1000)"))
-    assert not outcome.ok
-    assert len(outcome.text) < MAX_OUTPUT_BYTES + 100
-    assert outcome.text.endswith("was cut)")
+    result = run_tool(python_tool("while True: print('x' * 1000)"))
+    assert not result.ok
+    assert len(result.text) < MAX_OUTPUT_BYTES + 100
+    assert result.text.endswith(" bytes)")
 
 
-def test_what_takes_too_long_is_stopped() -> None:
-    outcome = run(python("print('begun', flush=True); import time; time.sleep(60)", timeout=0.5))
-    assert "took too long" in outcome.text
-    assert not outcome.ok
-    assert outcome.seconds < 10
+def test_a_tool_is_stopped_at_its_timeout() -> None:
+    result = run_tool(
+        python_tool("print('begun', flush=True); import time; time.sleep(60)", timeout=0.5)
+    )
+    assert "time limit exceeded" in result.text
+    assert not result.ok
+    assert result.seconds < 10
 
 
-def test_it_is_killed_with_all_it_started(tmp_path: Path) -> None:
-    note = tmp_path / "pids"
+def test_a_stopped_tool_is_killed_with_its_children(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
     code = (
         "import os, subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
@@ -63,44 +65,44 @@ def test_it_is_killed_with_all_it_started(tmp_path: Path) -> None:
         "os.rename(sys.argv[1] + '.new', sys.argv[1])\n"
         "time.sleep(60)"
     )
-    outcome = run(python(code, str(note)), cancelled=note.exists)
-    assert outcome.text == "(stopped by the user)"
-    assert all(ends(int(pid)) for pid in note.read_text().split())
+    result = run_tool(python_tool(code, str(pids)), cancelled=pids.exists)
+    assert result.text == "(stopped by the user)"
+    assert all(wait_for_end(int(pid)) for pid in pids.read_text().split())
 
 
-def test_a_child_left_behind_holds_nothing_up() -> None:
+def test_a_child_left_behind_does_not_delay_the_result() -> None:
     code = (
         "import subprocess, sys\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
         "print(child.pid)"
     )
-    outcome = run(python(code))
-    assert outcome.ok
-    assert outcome.seconds < 15
-    assert ends(int(outcome.text))
+    result = run_tool(python_tool(code))
+    assert result.ok
+    assert result.seconds < 15
+    assert wait_for_end(int(result.text))
 
 
-def test_one_that_closes_its_output_is_waited_for() -> None:
+def test_a_tool_that_closes_its_output_is_waited_for() -> None:
     code = "import os, time; os.close(1); os.close(2); time.sleep(0.3); os._exit(4)"
-    outcome = run(python(code))
-    assert outcome.text == "(exit code 4)"
-    assert outcome.seconds >= 0.3
+    result = run_tool(python_tool(code))
+    assert result.text == "(exit code 4)"
+    assert result.seconds >= 0.3
 
 
-def test_a_lot_of_input_is_no_trouble() -> None:
-    outcome = run(python("print('done')", stdin="x" * 1_000_000))
-    assert outcome.text == "done"
+def test_large_input() -> None:
+    result = run_tool(python_tool("print('done')", stdin="x" * 1_000_000))
+    assert result.text == "done"
 
 
 @pytest.mark.parametrize("program", ["no-such-program-here", "/etc", "a\0b", "\ud800"])
-def test_what_cannot_be_run_is_said(program: str) -> None:
-    with pytest.raises(ToolError, match="cannot be run"):
-        run(Invocation((program,), "", 1.0))
+def test_a_program_that_cannot_be_run(program: str) -> None:
+    with pytest.raises(ToolError, match="Could not run"):
+        run_tool(Invocation((program,), "", 1.0))
 
 
-def test_nothing_stays_open() -> None:
-    run(python("print(1)"))
-    before = len(list(OPEN.iterdir())), threading.active_count()
+def test_no_file_or_thread_stays_open() -> None:
+    run_tool(python_tool("print(1)"))
+    before = len(list(OPEN_FILES.iterdir())), threading.active_count()
     for _ in range(3):
-        run(python("print(1)"))
-    assert (len(list(OPEN.iterdir())), threading.active_count()) == before
+        run_tool(python_tool("print(1)"))
+    assert (len(list(OPEN_FILES.iterdir())), threading.active_count()) == before

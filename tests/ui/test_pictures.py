@@ -16,10 +16,12 @@ import pytest
 
 from glmtui.chat import GenerationStats
 from glmtui.config import Settings
-from glmtui.engine.api import ServerSpec
 from glmtui.engine.hardware import machine
-from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
-from glmtui.language import speak
+from glmtui.engine.hardware.gpu import Gpu
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
+from glmtui.engine.model_info import ServerSpec
+from glmtui.language import set_language
 from support import TESTS
 from support.app_pilot import folders, run_app
 from support.fake_engine import FakeEngine
@@ -90,7 +92,7 @@ PICTURED: dict[str, tuple[tuple[int, int], Settings, str, tuple[str, ...]]] = {
 @pytest.fixture(autouse=True)
 def _english_again() -> Iterator[None]:
     yield
-    speak("en")
+    set_language("en")
 
 
 @pytest.mark.parametrize("name", PICTURED)
@@ -99,6 +101,7 @@ async def test_the_readmes_picture_is_true(
 ) -> None:
     size, settings, seen, keys = PICTURED[name]
     monkeypatch.setattr(machine, "snapshot", lambda: SNAPSHOT)
+    monkeypatch.setattr("glmtui.ui.dialogs.model_picker.snapshot", lambda: SNAPSHOT)
 
     def engine(fake: FakeEngine) -> None:
         fake.pieces = [REPLY]
@@ -114,7 +117,7 @@ async def test_the_readmes_picture_is_true(
 
     target = ServerSpec("THUDM/chatglm3-6b")
     monkeypatch.setattr("glmtui.engine.catalog.resolver.resolve", lambda *args, **options: target)
-    speak(settings.language)
+    set_language(settings.language)
     settings = replace(settings, model="THUDM/chatglm3-6b")
     async with run_app(settings, size, engine=engine) as driver:
         for n, (prompt, reply, rate, reused) in enumerate(SPEEDS):

@@ -7,20 +7,20 @@ import time
 
 import torch
 
-from glmtui.engine.bench.plan import Subject
+from glmtui.engine.bench.plan import BenchTarget
 
 COPY_BYTES = 2**28  # far more than any cache holds
 COPIES = 5
 
 
-class Copier:
-    """Copies on the device that `Subject.options` names, by as many threads as the engine has."""
+class CopyBandwidth:
+    """Copies on the device that `BenchTarget.options` names, with as many threads as the engine."""
 
-    ready = None
+    start = None
 
-    def __init__(self, subject: Subject) -> None:
-        torch.set_num_threads(subject.threads)
-        self._device = torch.device(subject.options.device)
+    def __init__(self, target: BenchTarget) -> None:
+        torch.set_num_threads(target.threads)
+        self._device = torch.device(target.options.device)
 
     def copy_bandwidth(self) -> float:
         """Bytes per second, read and written, of a copy of COPY_BYTES; median of COPIES."""

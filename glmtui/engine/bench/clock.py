@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from glmtui.engine.bench.plan import Timed
+from glmtui.engine.bench.plan import TimedReply
 
 
-def timed(tokens: Iterator[int]) -> Timed:
+def time_reply(tokens: Iterator[int]) -> TimedReply:
     """Times a reply that is handed out token by token."""
     started = time.perf_counter()
     ids = [next(tokens)]
     first = time.perf_counter()
     ids += tokens
-    return Timed(first - started, time.perf_counter() - first, tuple(ids))
+    return TimedReply(first - started, time.perf_counter() - first, tuple(ids))

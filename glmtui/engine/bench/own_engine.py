@@ -10,36 +10,36 @@ import torch
 
 from glmtui import __version__
 from glmtui.chat import SamplingParams
-from glmtui.engine.bench.clock import timed
-from glmtui.engine.bench.plan import StartInfo, Subject, Timed
+from glmtui.engine.bench.clock import time_reply
+from glmtui.engine.bench.plan import BenchTarget, EngineStart, TimedReply
 from glmtui.engine.bench.synthetic import random_model
 from glmtui.engine.loading.loader import load
 from glmtui.engine.nn.packed_weight import PackedWeight
 from glmtui.engine.runtime.model_runner import LoadedModel
 
 
-class Native:
+class OwnEngine:
     """glmtui's engine, loaded as the app loads it; it reads ahead only if asked to.
 
     It keeps the cache of the last prompt alone: no other serves a later one here, and they would
     count as memory that the engine needs.
     """
 
-    def __init__(self, subject: Subject) -> None:
-        options = replace(subject.options, cache_gb=0)
+    def __init__(self, target: BenchTarget) -> None:
+        options = replace(target.options, cache_gb=0)
         if options.speculation == "auto":
             # random prompts make replies that repeat themselves, which no question does
             options = replace(options, speculation="off")
-        if subject.model is not None:
-            self._loaded = load(subject.model, options)
+        if target.model is not None:
+            self._loaded = load(target.model, options)
         else:
-            self._loaded = random_model(subject.synthetic, options)
-        torch.set_num_threads(subject.threads)
+            self._loaded = random_model(target.synthetic, options)
+        torch.set_num_threads(target.threads)
         self._loaded.stop_ids = frozenset()  # every reply has the length it is to have
         info = self._loaded.info
         model = self._loaded.model
         marks = getattr(model.config, "marks", None)  # ChatGLM-6B's prompts have to end with two
-        self.ready = StartInfo(
+        self.start = EngineStart(
             engine="glmtui",
             device=info.device,
             dtype=info.dtype,
@@ -53,14 +53,14 @@ class Native:
             kv_bytes_per_token=info.kv_bytes_per_token,
             vocabulary=(
                 getattr(model.config, "cut", 0),
-                marks.mask if marks else model.vocabulary,
+                marks.mask if marks else model.vocab_size,
             ),
             prompt_end=(marks.gmask, marks.sop) if marks else (),
         )
 
-    def generate(self, prompt: Sequence[int], tokens: int) -> Timed:
+    def generate(self, prompt: Sequence[int], tokens: int) -> TimedReply:
         params = SamplingParams(temperature=0, max_new_tokens=tokens)
-        return timed(self._loaded.stream_ids(prompt, params).ids())
+        return time_reply(self._loaded.stream_ids(prompt, params).ids())
 
     def peak_memory(self) -> int | None:
         return self._loaded.peak_memory

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
-from glmtui.engine.api import LoadOptions, ModelInfo
+from glmtui.engine.model_info import LoadOptions, ModelInfo
 
 EngineName: TypeAlias = Literal["glmtui", "transformers", "llama-cpp"]
 PEERS: tuple[EngineName, ...] = ("transformers", "llama-cpp")
@@ -24,7 +24,7 @@ REPLY = 44
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class BenchTarget:
     """An engine that is to be measured.
 
     Attributes:
@@ -32,7 +32,7 @@ class Subject:
         synthetic: a key of `synthetic.SHAPES`; empty for a folder.
         threads: of the CPU, in matrix products.
         gguf: the file that llama.cpp is to read.
-        room: tokens of context it has to hold.
+        context_length: tokens of context it has to hold.
     """
 
     engine: EngineName
@@ -41,7 +41,7 @@ class Subject:
     options: LoadOptions
     threads: int
     gguf: Path | None = None
-    room: int = 0
+    context_length: int = 0
 
     @property
     def name(self) -> str:
@@ -50,7 +50,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class StartInfo:
+class EngineStart:
     """An engine that has its model in memory.
 
     Attributes:
@@ -81,7 +81,7 @@ class StartInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class TimedReply:
     """One reply, timed where its tokens come out.
 
     Attributes:
@@ -98,9 +98,9 @@ class BenchEngine(Protocol):
     """An engine with its model in memory, as the process that holds it sees it."""
 
     @property
-    def ready(self) -> StartInfo: ...
+    def start(self) -> EngineStart: ...
 
-    def generate(self, prompt: Sequence[int], tokens: int) -> Timed:
+    def generate(self, prompt: Sequence[int], tokens: int) -> TimedReply:
         """A greedy reply of exactly that many tokens; none of them ends it."""
         ...
 
@@ -110,7 +110,7 @@ class BenchEngine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class Measurement:
     """One thing to measure.
 
     Attributes:
@@ -129,47 +129,47 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BenchPlan:
     """What a bench does.
 
     Attributes:
-        subjects: our engine first.
+        targets: our engine first.
         rounds: how often everything is measured, unless that takes long.
         tokens: of each reply.
-        enough_seconds: after so many no further round begins.
+        max_seconds: after so many no further round begins.
     """
 
-    subjects: tuple[Subject, ...]
+    targets: tuple[BenchTarget, ...]
     rounds: int = 3
     tokens: int = 64
-    enough_seconds: float = 90
+    max_seconds: float = 90
 
 
 @dataclass(slots=True)
-class Measured:
+class EngineResult:
     """One engine's results.
 
     Attributes:
         start_seconds: from the start of its process, imports included, to its first reply.
         samples: of each work, one number a round.
-        warm_seconds: of what was done before anything was timed.
+        warm_up_seconds: of what was done before anything was timed.
         peak_memory: bytes, up to the end; None where unknown.
     """
 
-    ready: StartInfo
+    start: EngineStart
     start_seconds: float = 0.0
-    warm_seconds: float = 0.0
-    samples: dict[Work, list[float]] = field(default_factory=dict)
+    warm_up_seconds: float = 0.0
+    samples: dict[Measurement, list[float]] = field(default_factory=dict)
     peak_memory: int | None = None
 
-    def median(self, work: Work) -> float | None:
+    def median(self, work: Measurement) -> float | None:
         """None where it was not measured."""
         found = self.samples.get(work)
         return statistics.median(found) if found else None
 
 
 @dataclass(slots=True)
-class Result:
+class BenchResult:
     """What came out of a bench.
 
     Attributes:
@@ -179,49 +179,49 @@ class Result:
         load_average: of the machine, at the start and at the end; empty where it is not told.
     """
 
-    plan: Plan
-    engines: list[Measured]
-    copies: list[float] = field(default_factory=list)
+    plan: BenchPlan
+    engines: list[EngineResult]
+    copy_bandwidths: list[float] = field(default_factory=list)
     prompt_tokens: dict[int, int] = field(default_factory=dict)
     load_average: list[float] = field(default_factory=list)
 
     @property
     def rounds(self) -> int:
         """How many there were."""
-        return len(self.copies)
+        return len(self.copy_bandwidths)
 
     @property
-    def ours(self) -> Measured:
+    def ours(self) -> EngineResult:
         return self.engines[0]
 
     @property
-    def works(self) -> list[Work]:
+    def measurements(self) -> list[Measurement]:
         """Everything measured, kind by kind."""
         found = dict.fromkeys(work for engine in self.engines for work in engine.samples)
         return sorted(found, key=lambda work: (KINDS.index(work.kind), work.at))
 
     @property
-    def copy(self) -> float | None:
+    def copy_bandwidth(self) -> float | None:
         """Median bandwidth of a copy, bytes per second read and written."""
-        return statistics.median(self.copies) if self.copies else None
+        return statistics.median(self.copy_bandwidths) if self.copy_bandwidths else None
 
-    def bandwidth(self, work: Work) -> float | None:
+    def bandwidth(self, work: Measurement) -> float | None:
         """Bytes per second that our decoding has to read: weights once a token, and the KV cache.
 
         None for other works, and where the sizes are not known.
         """
-        ready, rate = self.ours.ready, self.ours.median(work)
+        ready, rate = self.ours.start, self.ours.median(work)
         if work.kind != "decode" or rate is None or ready.step_bytes is None:
             return None
         cached = work.at + self.plan.tokens / 2  # in the middle of the reply
         return rate * (ready.step_bytes + cached * (ready.kv_bytes_per_token or 0))
 
-    def share_of_copy(self, work: Work) -> float | None:
+    def share_of_copy(self, work: Measurement) -> float | None:
         """`bandwidth` as a fraction of a copy's; None where it is not known."""
-        achieved, copy = self.bandwidth(work), self.copy
+        achieved, copy = self.bandwidth(work), self.copy_bandwidth
         return achieved / copy if achieved is not None and copy else None
 
-    def ratio(self, peer: Measured, work: Work) -> float | None:
+    def ratio(self, peer: EngineResult, work: Measurement) -> float | None:
         """How many times as fast as `peer` we are; None where either was not measured."""
         ours, theirs = self.ours.samples.get(work), peer.samples.get(work)
         if not ours or not theirs:
@@ -238,12 +238,12 @@ def paired_ratio(above: Sequence[float], below: Sequence[float]) -> float | None
     return statistics.median(pairs) if pairs else None
 
 
-def room(tokens: int) -> int:
+def needed_context(tokens: int) -> int:
     """How much context a bench with replies of that many tokens takes."""
     return max(max(CONTEXTS) + tokens, TURNS * (QUESTION + REPLY) + 8)
 
 
-def contexts_within(limit: int, tokens: int, shortest: int) -> list[int]:
+def fitting_contexts(limit: int, tokens: int, shortest: int) -> list[int]:
     """`CONTEXTS` as far as they fit, as lengths of prompts, each once.
 
     Args:
@@ -255,12 +255,12 @@ def contexts_within(limit: int, tokens: int, shortest: int) -> list[int]:
     return sorted({min(max(context, shortest), longest) for context in CONTEXTS})
 
 
-def turns_within(limit: int, end: int) -> int:
+def fitting_turns(limit: int, end: int) -> int:
     """How many turns of a conversation fit; `end` is how many ids close each prompt."""
     return min(TURNS, (limit - end) // (QUESTION + REPLY))
 
 
-def turns_to_report(turns: Iterable[int]) -> list[int]:
+def reported_turns(turns: Iterable[int]) -> list[int]:
     """Those of the turns that are reported: `SHOWN_TURNS`, and the last."""
     every = list(turns)
     return [turn for turn in every if turn in SHOWN_TURNS or turn == every[-1]]

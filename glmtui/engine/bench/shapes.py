@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from glmtui.engine.api import LoadOptions
-from glmtui.engine.bench.plan import Subject
+from glmtui.engine.bench.plan import BenchTarget
 from glmtui.engine.catalog.registry import QUANTS, known_model
 from glmtui.engine.hardware.machine import Snapshot, fits
+from glmtui.engine.model_info import LoadOptions
 from glmtui.errors import OutOfMemory
 from glmtui.language import _
 
@@ -95,34 +95,34 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
 )
 
 
-def check_memory(subjects: tuple[Subject, ...], machine: Snapshot) -> None:
+def check_memory(targets: tuple[BenchTarget, ...], machine: Snapshot) -> None:
     """Whether all engines of a bench with random weights fit into memory, side by side.
 
     Raises:
         OutOfMemory: they surely do not.
     """
-    needed = sum(map(_nbytes, subjects))
-    options = subjects[0].options
+    needed = sum(map(_nbytes, targets))
+    options = targets[0].options
     if options.device == "cpu":
         machine = replace(machine, gpus=())
     found = fits(needed, machine)
     if found.fits is False:
-        names = " and ".join(subject.engine for subject in subjects)
+        names = " and ".join(target.engine for target in targets)
         raise OutOfMemory(
             _("{model} in {names} {what}.").format(
-                model=subjects[0].synthetic, names=names, what=found.text
+                model=targets[0].synthetic, names=names, what=found.text
             ),
             _("Measure it smaller, with -s load.quant=int4 or a shorter load.context_length."),
         )
 
 
-def _nbytes(subject: Subject) -> int:
-    model = known_model(SHAPES[subject.synthetic].known)
+def _nbytes(target: BenchTarget) -> int:
+    model = known_model(SHAPES[target.synthetic].known)
     assert model is not None, "every shape is that of a known model"
-    held = subject.options.quant if subject.engine == "glmtui" else None
+    held = target.options.quant if target.engine == "glmtui" else None
     quant = held if held in QUANTS else None
-    wide = 2 if subject.options.dtype == "float32" and quant is None else 1
-    return wide * model.memory_nbytes(quant, subject.room) + int(SCRATCH)
+    wide = 2 if target.options.dtype == "float32" and quant is None else 1
+    return wide * model.memory_nbytes(quant, target.context_length) + int(SCRATCH)
 
 
 def synthetic_options(options: LoadOptions) -> LoadOptions:

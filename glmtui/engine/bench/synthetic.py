@@ -14,12 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from glmtui.engine.api import LoadedInfo, LoadOptions
 from glmtui.engine.bench.shapes import SHAPES
 from glmtui.engine.catalog.registry import Quant
-from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource
 from glmtui.engine.loading.loader import family_module, pick_device, pick_dtype, pick_quant
-from glmtui.engine.loading.weight_filler import TABLES, WeightFiller
+from glmtui.engine.loading.weight_filler import VOCAB_MODULES, WeightFiller
+from glmtui.engine.model_info import LoadedInfo, LoadOptions
 from glmtui.engine.nn.packed_weight import PackedWeight
 from glmtui.engine.runtime.model_runner import LoadedModel
 
@@ -41,10 +41,14 @@ def random_model(key: str, options: LoadOptions) -> LoadedModel:
     config = family.load_config(shape.config)
     with torch.device("meta"):
         model = family.Model(config)
-    sources = {name: RowRange("+".join(r.names)) for name, r in family.sources(config).items()}
+    sources = {name: WeightSource("+".join(r.names)) for name, r in family.sources(config).items()}
     weights = RandomWeights(
         {sources[name].names[0]: p.shape for name, p in model.named_parameters()},
-        {rows.names[0] for name, rows in sources.items() if name.partition(".")[0] in TABLES},
+        {
+            rows.names[0]
+            for name, rows in sources.items()
+            if name.partition(".")[0] in VOCAB_MODULES
+        },
         device=device,
         dtype=dtype,
         quant=quant if isinstance(quant, Quant) else None,
@@ -88,7 +92,7 @@ class RandomWeights(Checkpoint):
     ) -> None:
         self.folder = Path("random weights")
         self.bits = 0
-        self.read = set()
+        self.names_read = set()
         self._shards = dict.fromkeys(shapes, self.folder)
         self._open = {}
         self._shapes = shapes
@@ -102,9 +106,9 @@ class RandomWeights(Checkpoint):
         """Of all of them at 16 bits, as they would be released."""
         return sum(2 * shape.numel() for shape in self._shapes.values())
 
-    def get(self, name: str, start: int = 0) -> Tensor | PackedWeight:
+    def read_weight(self, name: str, start: int = 0) -> Tensor | PackedWeight:
         assert not start, "the shapes are without rows left out"
-        self.read.add(name)
+        self.names_read.add(name)
         shape = self._shapes[name]
         if len(shape) == 1:  # a norm's weight, or a bias
             fill = 1.0 if name.endswith("weight") else 0.0

@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor, nn
 from transformers.generation import BaseStreamer
 
-from glmtui.engine.bench.plan import StartInfo, Subject, Timed
+from glmtui.engine.bench.plan import BenchTarget, EngineStart, TimedReply
 from glmtui.engine.bench.shapes import SHAPES
 from glmtui.engine.bench.synthetic import random_matrix
 from glmtui.engine.catalog.model_folder import read_config
@@ -26,7 +26,7 @@ from glmtui.engine.loading.loader import (
     pick_dtype,
     stored_dtype,
 )
-from glmtui.engine.nn.packed_weight import dense
+from glmtui.engine.nn.packed_weight import to_dense
 from glmtui.errors import UnsupportedModel
 from glmtui.language import _
 
@@ -36,29 +36,29 @@ LLAMA, GLM = ("llama",), ("chatglm2", "chatglm3", "glm4")
 class TransformersPeer:
     """A model in transformers. Raises UnsupportedModel for families it has no class for."""
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, target: BenchTarget) -> None:
         started = time.perf_counter()
-        torch.set_num_threads(subject.threads)
-        self._device = pick_device(subject.options.device)
-        if subject.model is not None:
-            key = subject.options.family or subject.model.family
-            raw: Mapping[str, Any] = read_config(subject.model.path)
+        torch.set_num_threads(target.threads)
+        self._device = pick_device(target.options.device)
+        if target.model is not None:
+            key = target.options.family or target.model.family
+            raw: Mapping[str, Any] = read_config(target.model.path)
         else:
-            key, raw = SHAPES[subject.synthetic].family, SHAPES[subject.synthetic].config
+            key, raw = SHAPES[target.synthetic].family, SHAPES[target.synthetic].config
         dtype = pick_dtype(
-            subject.options.dtype,
+            target.options.dtype,
             self._device,
             stored_dtype(raw),
-            gpu_capability(subject.options.device),
+            gpu_capability(target.options.device),
         )
         self._model = empty_model(key, raw)
-        if subject.model is not None:
-            checkpoint = Checkpoint(subject.model.path, raw)
+        if target.model is not None:
+            checkpoint = Checkpoint(target.model.path, raw)
             fill(self._model, tensors(key, raw, checkpoint, dtype), self._device)
         else:
             fill(self._model, random_tensors(self._model, dtype, self._device), self._device)
         config = self._model.config
-        self.ready = StartInfo(
+        self.start = EngineStart(
             engine="transformers",
             device=str(self._device),
             dtype=str(dtype).removeprefix("torch."),
@@ -70,7 +70,7 @@ class TransformersPeer:
             vocabulary=(0, config.vocab_size),
         )
 
-    def generate(self, prompt: Sequence[int], tokens: int) -> Timed:
+    def generate(self, prompt: Sequence[int], tokens: int) -> TimedReply:
         ids = torch.tensor([list(prompt)], device=self._device)
         clock = _Clock()
         started = time.perf_counter()
@@ -79,7 +79,7 @@ class TransformersPeer:
         )
         # the first that comes is the prompt
         first, last = clock.times[1], clock.times[-1]
-        return Timed(first - started, last - first, tuple(clock.ids[len(prompt) :]))
+        return TimedReply(first - started, last - first, tuple(clock.ids[len(prompt) :]))
 
     def peak_memory(self) -> int | None:
         return peak_memory([self._device])
@@ -155,7 +155,7 @@ def tensors(
     halves = [config.inner, config.inner]
     for ours, rows in family.sources(config).items():
         path, _, kind = ours.rpartition(".")
-        weight = dense(checkpoint.rows(rows), dtype)
+        weight = to_dense(checkpoint.read_source(rows), dtype)
         checkpoint.close()
         layer, _, module = path.removeprefix("layers.").partition(".")
         within = f"model.layers.{layer}."

@@ -1,6 +1,6 @@
 """Worker: an engine in a process of its own, so that none shares memory or threads with another.
 
-`copy_worker` is one for the bandwidth of a copy, whose buffers would count as the engine's memory.
+`copy_process` is one for the bandwidth of a copy, whose buffers would count as the engine's memory.
 
 Knows processes and pipes. The engines themselves are imported in their process alone; here there
 is no torch, so Ctrl+C ends everything at once.
@@ -21,40 +21,42 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from glmtui.engine.bench.plan import BenchEngine, StartInfo, Subject, Timed
+from glmtui.engine.bench.plan import BenchEngine, BenchTarget, EngineStart, TimedReply
 from glmtui.errors import EngineError, GlmtuiError
 from glmtui.language import _
-from glmtui.system.programs import standing_in_safe_folder
+from glmtui.system.programs import chdir_to_safe_folder
 
 SAID_BYTES = 4096  # of what a process that died has printed
 
 
-class Worker:
+class EngineProcess:
     """A process that holds one engine and does what it is asked, one thing at a time.
 
     A context manager: the process starts with it and ends with it, whatever it is doing.
 
     Args:
-        make: makes the engine, in the process; left out, the one that the subject names.
+        make: makes the engine, in the process; left out, the one that the target names.
 
     Raises:
         GlmtuiError: every call does, if the engine failed or its process died.
     """
 
-    def __init__(self, subject: Subject, make: Callable[[Subject], Any] | None = None) -> None:
-        self._subject = subject
+    def __init__(
+        self, target: BenchTarget, make: Callable[[BenchTarget], Any] | None = None
+    ) -> None:
+        self._target = target
         spawning = multiprocessing.get_context("spawn")
         self._connection, self._theirs = spawning.Pipe()
         descriptor, name = tempfile.mkstemp(prefix="glmtui-bench-", suffix=".log")
         os.close(descriptor)
         self._log = Path(name)
         self._process = spawning.Process(
-            target=serve, args=(self._theirs, subject, name, make or _made), daemon=True
+            target=serve_requests, args=(self._theirs, target, name, make or _made), daemon=True
         )
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> EngineProcess:
         try:
-            with standing_in_safe_folder(), _held_interrupts():
+            with chdir_to_safe_folder(), _held_interrupts():
                 self._process.start()
         except BaseException:  # Ctrl+C, held until here, among them
             self.close()
@@ -78,18 +80,18 @@ class Worker:
             self._process.join()
         self._log.unlink(missing_ok=True)
 
-    def load(self) -> StartInfo:
+    def load(self) -> EngineStart:
         """Waits until the model is in memory."""
-        ready: StartInfo = self._answer()
+        ready: EngineStart = self._answer()
         return ready
 
-    def generate(self, prompt: Sequence[int], tokens: int) -> Timed:
+    def generate(self, prompt: Sequence[int], tokens: int) -> TimedReply:
         """See `plan.Engine`."""
-        timed: Timed = self._ask("generate", list(prompt), tokens)
+        timed: TimedReply = self._ask("generate", list(prompt), tokens)
         return timed
 
     def copy_bandwidth(self) -> float:
-        """See `bandwidth.Copier`, which a `copy_worker` holds."""
+        """See `bandwidth.Copier`, which a `copy_process` holds."""
         bandwidth: float = self._ask("copy_bandwidth")
         return bandwidth
 
@@ -123,7 +125,7 @@ class Worker:
             last = _("It was killed, as a machine does that has no memory left.") + " " + last
         return EngineError(
             _("{engine} ended in the middle (exit code {code}).").format(
-                engine=self._subject.engine, code=code
+                engine=self._target.engine, code=code
             ),
             last,
         )
@@ -143,19 +145,19 @@ def _held_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def copy_worker(subject: Subject, ready: StartInfo) -> Worker:
+def copy_process(target: BenchTarget, ready: EngineStart) -> EngineProcess:
     """A process that measures copies.
 
     Args:
-        subject: our engine.
+        target: our engine.
         ready: what it said when it was loaded; of several devices the first is measured.
     """
     device = ready.device.partition(" + ")[0]
-    return Worker(replace(subject, options=replace(subject.options, device=device)), _copier)
+    return EngineProcess(replace(target, options=replace(target.options, device=device)), _copier)
 
 
-def serve(
-    connection: Connection, subject: Subject, log: str, make: Callable[[Subject], Any]
+def serve_requests(
+    connection: Connection, target: BenchTarget, log: str, make: Callable[[BenchTarget], Any]
 ) -> None:
     """The other side: loads the engine, answers until nobody asks any more."""
     with open(log, "ab", buffering=0) as file:  # noqa: PTH123
@@ -163,8 +165,8 @@ def serve(
         os.dup2(file.fileno(), 2)
     with contextlib.suppress(EOFError, OSError):  # the asker has gone
         try:
-            engine = make(subject)
-            connection.send(engine.ready)
+            engine = make(target)
+            connection.send(engine.start)
             while True:
                 what, args = connection.recv()
                 connection.send(getattr(engine, what)(*args))
@@ -172,21 +174,21 @@ def serve(
             connection.send(error)
 
 
-def _copier(subject: Subject) -> Any:
-    from glmtui.engine.bench.bandwidth import Copier
+def _copier(target: BenchTarget) -> Any:
+    from glmtui.engine.bench.bandwidth import CopyBandwidth
 
-    return Copier(subject)
+    return CopyBandwidth(target)
 
 
-def _made(subject: Subject) -> BenchEngine:
-    if subject.engine == "glmtui":
-        from glmtui.engine.bench.own_engine import Native
+def _made(target: BenchTarget) -> BenchEngine:
+    if target.engine == "glmtui":
+        from glmtui.engine.bench.own_engine import OwnEngine
 
-        return Native(subject)
-    if subject.engine == "transformers":
+        return OwnEngine(target)
+    if target.engine == "transformers":
         from glmtui.engine.bench.transformers_peer import TransformersPeer
 
-        return TransformersPeer(subject)
+        return TransformersPeer(target)
     from glmtui.engine.bench.llama_cpp_peer import LlamaCppPeer
 
-    return LlamaCppPeer(subject)
+    return LlamaCppPeer(target)

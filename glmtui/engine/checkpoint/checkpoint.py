@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from glmtui.engine.catalog.model_folder import find_weights, read_object
-from glmtui.engine.checkpoint.gptq import GptqFormat, gptq_format, gptq_packing
-from glmtui.engine.nn.packed_weight import PackedWeight, concatenate
+from glmtui.engine.catalog.model_folder import find_weights, read_json_object
+from glmtui.engine.checkpoint.gptq import GptqFormat, read_gptq_format, unpack_gptq
+from glmtui.engine.nn.packed_weight import PackedWeight, concat_rows
 from glmtui.errors import BadCheckpoint
 from glmtui.language import N_, _
 
@@ -32,7 +32,7 @@ TAR = N_(
 
 
 @dataclass(frozen=True, slots=True, init=False)
-class RowRange:
+class WeightSource:
     """Which checkpoint tensors make one parameter: rows of the first, then of the next, and so on.
 
     Attributes:
@@ -56,7 +56,7 @@ class Checkpoint:
         config: its config.json, which tells how other tools' packings are to be read.
 
     Attributes:
-        read: names of the tensors asked for so far.
+        names_read: names of the tensors asked for so far.
 
     Raises:
         BadCheckpoint: no weights, an index that does not fit the folder, or a damaged file.
@@ -67,7 +67,7 @@ class Checkpoint:
         self.folder = folder
         self.bits = config.get("quantization_bit") or 0
         self._gptq_format = self._find_gptq(config)
-        self.read: set[str] = set()
+        self.names_read: set[str] = set()
         self._open: dict[Path, Any] = {}
         self._shards = self._find_shards()
 
@@ -75,13 +75,13 @@ class Checkpoint:
         """How GPTQ's weights are packed; None where nothing is said of GPTQ."""
         said = config.get("quantization_config")
         if said is None and (self.folder / GPTQ_CONFIG).is_file():
-            said = read_object(self.folder / GPTQ_CONFIG)
-        return gptq_format(said) if isinstance(said, Mapping) else None
+            said = read_json_object(self.folder / GPTQ_CONFIG)
+        return read_gptq_format(said) if isinstance(said, Mapping) else None
 
     def _find_shards(self) -> dict[str, Path]:
         index, paths = find_weights(self.folder)
         if index is not None:  # its names of files have been looked at
-            names = read_object(index)["weight_map"]
+            names = read_json_object(index)["weight_map"]
             return {str(key): self.folder / str(shard) for key, shard in names.items()}
         return {key: path for path in paths for key in self._keys(path)}
 
@@ -106,11 +106,11 @@ class Checkpoint:
             found.setdefault(path, []).append(name)
         return found
 
-    def raw(self, name: str) -> Tensor:
+    def read_tensor(self, name: str) -> Tensor:
         """One tensor as it lies in its file, packed or not. Raises BadCheckpoint."""
         return self._tensor(name)
 
-    def get(self, name: str, start: int = 0) -> Tensor | PackedWeight:
+    def read_weight(self, name: str, start: int = 0) -> Tensor | PackedWeight:
         """One weight as it is stored, on the CPU.
 
         Args:
@@ -132,7 +132,7 @@ class Checkpoint:
             return PackedWeight(weight, scale, zero, self._maybe(f"{name}.order"))
         if f"{name}_scale" in self and weight.dtype == torch.int8:
             scale = from_row(start, self._tensor(f"{name}_scale"))
-            return chatglm_packing(weight, scale, self.bits)
+            return unpack_chatglm(weight, scale, self.bits)
         if not weight.is_floating_point():
             raise BadCheckpoint(
                 _(
@@ -154,7 +154,7 @@ class Checkpoint:
                 ).format(folder=self.folder, layer=layer, path=GPTQ_CONFIG),
                 _("Fetch the model again with: glmtui pull"),
             )
-        return gptq_packing(
+        return unpack_gptq(
             self._tensor(f"{layer}.qweight"),
             self._tensor(f"{layer}.qzeros"),
             self._tensor(f"{layer}.scales"),
@@ -162,11 +162,11 @@ class Checkpoint:
             self._gptq_format,
         )
 
-    def rows(self, rows: RowRange) -> Tensor | PackedWeight:
+    def read_source(self, rows: WeightSource) -> Tensor | PackedWeight:
         """The tensor that `rows` describes; in float32 if its parts are not packed alike."""
-        return concatenate(self.parts(rows), torch.float32)
+        return concat_rows(self.read_parts(rows), torch.float32)
 
-    def parts(self, rows: RowRange) -> list[Tensor | PackedWeight]:
+    def read_parts(self, rows: WeightSource) -> list[Tensor | PackedWeight]:
         """The tensors that `rows` describes, without the rows that it leaves out."""
         found: list[Tensor | PackedWeight] = []
         left_out = rows.start
@@ -175,13 +175,13 @@ class Checkpoint:
             if left_out and left_out >= height and i < len(rows.names):
                 left_out -= height
                 continue
-            found.append(self.get(name, left_out))
+            found.append(self.read_weight(name, left_out))
             left_out = 0
         return found
 
     def _height(self, name: str) -> int:
         """Rows of one weight, as a rule without unpacking anything."""
-        stored = self._tensor(name) if name in self else self.get(name)
+        stored = self._tensor(name) if name in self else self.read_weight(name)
         return sum(stored.shape[:1])
 
     def _maybe(self, name: str) -> Tensor | None:
@@ -194,7 +194,7 @@ class Checkpoint:
                 _("{folder} has no tensor {name}.").format(folder=self.folder, name=name),
                 _("The checkpoint is of another model than its config.json says, or incomplete."),
             )
-        self.read.add(name)
+        self.names_read.add(name)
         try:
             file = self._file(path)
             tensor = file.get_tensor(name) if path.suffix == ".safetensors" else file[name]
@@ -263,7 +263,7 @@ def _open_bin(path: Path) -> dict[str, Tensor]:
     return {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
 
 
-def chatglm_packing(weight: Tensor, scale: Tensor, bits: int) -> PackedWeight:
+def unpack_chatglm(weight: Tensor, scale: Tensor, bits: int) -> PackedWeight:
     """ChatGLM's ``quantize(bits)`` weights in our form, without loss.
 
     Theirs: int8 [out, in] or, of 4 bits, [out, in / 2] with the even column in the high half of

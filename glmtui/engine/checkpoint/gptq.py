@@ -44,7 +44,7 @@ class GptqFormat:
     offset: int
 
 
-def gptq_format(config: Mapping[str, Any]) -> GptqFormat:
+def read_gptq_format(config: Mapping[str, Any]) -> GptqFormat:
     """How the weights are packed, by a ``quantization_config`` or a quantize_config.json.
 
     Raises:
@@ -67,7 +67,7 @@ def gptq_format(config: Mapping[str, Any]) -> GptqFormat:
     return GptqFormat(bits, ONES[bits] if kind == "gptq" else 0)
 
 
-def gptq_packing(
+def unpack_gptq(
     qweight: Tensor, qzeros: Tensor, scales: Tensor, g_idx: Tensor | None, packing: GptqFormat
 ) -> PackedWeight:
     """A GPTQ layer's weight; its columns are sorted by group where they were not.

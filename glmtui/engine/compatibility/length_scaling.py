@@ -1,9 +1,9 @@
-"""LengthScaling: rotary positions that depend on how long the whole text is.
+"""LengthScaling: rotary positions that depend on the length of the whole text.
 
-longrope (arXiv:2402.13753) turns every position by other factors once a text is longer than the
-model was first trained for; dynamic NTK scaling turns it by the text's very length. Transformers
-looks at the tokens of one call, so a prompt that is read in chunks gets positions of two kinds.
-Here each chunk is told the length of the whole. Knows transformers' rotary modules, no caches.
+longrope (arXiv:2402.13753) uses other frequencies for all positions once a text is longer than the
+model's original context; dynamic NTK scaling uses frequencies that depend on the exact length.
+transformers only sees the tokens of one call, so a prompt that is read in chunks would mix
+frequencies. Here every chunk is given the length of the whole text.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 Regime: TypeAlias = tuple[int, ...]
-"""What decides how positions are turned: two texts of one regime share keys."""
+"""What determines the frequencies: keys can be shared between two texts of the same regime."""
 
-# Of these, transformers' `generate` reads the whole text again when a reply passes the boundary
-# (`prepare_inputs_for_generation` drops the cache). With others what was read keeps its positions,
-# and only new tokens are turned in the new way.
+# For these model types, `generate` of transformers reads the whole text again when a reply crosses
+# the boundary (`prepare_inputs_for_generation` drops the cache). For others, tokens in the cache
+# keep their positions, and only new tokens use the new frequencies.
 RESTARTING = ("phi3", "phimoe", "phi4_multimodal")
 
 
@@ -28,23 +28,23 @@ class LengthScaling:
     """The rotary modules of a model that depend on the length of the whole text.
 
     Attributes:
-        restarts: whether a text that passes the boundary has to be read again from its start.
+        restarts: whether a text that crosses the boundary is read again from its start.
     """
 
     def __init__(self, model: nn.Module, modules: list[nn.Module]) -> None:
         self._modules = modules
         self._boundaries = sorted({b for module in modules for b in _boundaries(module)})
         self.restarts = getattr(model.config, "model_type", "") in RESTARTING
-        self._total = 0
-        self._added = False  # a position, to those of the call that is going on
+        self._total = 0  # length to show to the modules; 0 if the call has the last position anyway
+        self._position_added = False  # in the current call
         for module in modules:
-            module.register_forward_pre_hook(self._lengthen, with_kwargs=True)
-            module.register_forward_hook(self._shorten)
+            module.register_forward_pre_hook(self._add_last_position, with_kwargs=True)
+            module.register_forward_hook(self._remove_last_position)
 
     @classmethod
     def find(cls, model: nn.Module) -> LengthScaling | None:
-        """The scaling of a model of transformers'; None where positions do not depend on length."""
-        modules = [m for m in model.modules() if _kinds(m) and _takes_positions(m)]
+        """The scaling of a transformers model; None if positions do not depend on the length."""
+        modules = [m for m in model.modules() if _scaling_kinds(m) and _takes_positions(m)]
         return cls(model, modules) if modules else None
 
     def regime(self, total: int) -> Regime:
@@ -53,47 +53,47 @@ class LengthScaling:
             (total if dynamic else 1) if total > most else 0 for most, dynamic in self._boundaries
         )
 
-    def begin(self, end: int, total: int) -> None:
-        """Says what the next call of the model reads.
+    def begin_call(self, end: int, total: int) -> None:
+        """Prepares the next call of the model.
 
         Args:
-            end: how many tokens there are with those of the call.
-            total: how many the whole text has.
+            end: number of tokens up to the end of the call.
+            total: number of tokens of the whole text.
         """
         self._total = total if total > end else 0
         for module in self._modules:
             if any(dynamic for _, dynamic in _boundaries(module)):
-                _forget_longer(module, total)
+                _reset_if_longer(module, total)
 
-    def _lengthen(
+    def _add_last_position(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Adds the text's last position to those of the call, for the module to look at."""
+        """Appends the text's last position, because modules use the greatest position they get."""
         if not self._total:
             return None
-        called = inspect.signature(module.forward).bind(*args, **kwargs)
-        positions = called.arguments.get("position_ids")
-        self._added = positions is not None
+        call = inspect.signature(module.forward).bind(*args, **kwargs)
+        positions = call.arguments.get("position_ids")
+        self._position_added = positions is not None
         if positions is None:
             return None
         last = positions.new_full((*positions.shape[:-1], 1), self._total - 1)
-        called.arguments["position_ids"] = torch.cat((positions, last), dim=-1)
-        return called.args, called.kwargs
+        call.arguments["position_ids"] = torch.cat((positions, last), dim=-1)
+        return call.args, call.kwargs
 
-    def _shorten(self, module: nn.Module, args: Any, out: Any) -> Any:
-        """Takes it away again, from tables [..., positions, size]."""
-        if not self._added:
+    def _remove_last_position(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Removes its row from the tables, [..., positions, size]."""
+        if not self._position_added:
             return None
-        self._added = False
-        if isinstance(out, Tensor):
-            return out[..., :-1, :]
-        return tuple(table[..., :-1, :] for table in out)
+        self._position_added = False
+        if isinstance(output, Tensor):
+            return output[..., :-1, :]
+        return tuple(table[..., :-1, :] for table in output)
 
 
-def _kinds(module: nn.Module) -> dict[str, str]:
-    """The kinds of scaling by length that a rotary module has, by layer type ("" for all)."""
-    said = getattr(module, "rope_type", None)
-    kinds = said if isinstance(said, Mapping) else {"": said}
+def _scaling_kinds(module: nn.Module) -> dict[str, str]:
+    """The kinds of length scaling of a rotary module, by layer type ("" for all layers)."""
+    rope_type = getattr(module, "rope_type", None)
+    kinds = rope_type if isinstance(rope_type, Mapping) else {"": rope_type}
     return {
         str(layer): kind
         for layer, kind in kinds.items()
@@ -106,25 +106,27 @@ def _takes_positions(module: nn.Module) -> bool:
 
 
 def _boundaries(module: Any) -> list[tuple[int, bool]]:
-    """Up to which length positions are as they were trained first, and if it is dynamic beyond."""
+    """Lengths up to which the original frequencies are used, and whether scaling is dynamic."""
     found = []
-    for layer, kind in _kinds(module).items():
+    for layer, kind in _scaling_kinds(module).items():
         if kind == "longrope":
-            said = module.config.rope_parameters
-            said = said[layer] if layer else said
-            found.append((int(said["original_max_position_embeddings"]), False))
+            parameters = module.config.rope_parameters
+            parameters = parameters[layer] if layer else parameters
+            found.append((int(parameters["original_max_position_embeddings"]), False))
         else:
             found.append((int(module.original_max_seq_len), True))
     return found
 
 
-def _forget_longer(module: Any, total: int) -> None:
-    """Makes a module that keeps the frequencies of its longest text begin as a new one does."""
-    for layer in _kinds(module):
+def _reset_if_longer(module: Any, total: int) -> None:
+    """Restores the original frequencies if those of a longer text are set."""
+    for layer in _scaling_kinds(module):
         prefix = f"{layer}_" if layer else ""
-        kept = getattr(module, f"{prefix}max_seq_len_cached", module.max_seq_len_cached)
-        if int(kept) > max(total, module.original_max_seq_len):
-            first = getattr(module, f"{prefix}original_inv_freq")
+        length = getattr(module, f"{prefix}max_seq_len_cached", module.max_seq_len_cached)
+        if int(length) > max(total, module.original_max_seq_len):
+            original = getattr(module, f"{prefix}original_inv_freq")
             current = getattr(module, f"{prefix}inv_freq")
-            module.register_buffer(f"{prefix}inv_freq", first.to(current.device), persistent=False)
+            module.register_buffer(
+                f"{prefix}inv_freq", original.to(current.device), persistent=False
+            )
             setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)

@@ -1,7 +1,7 @@
-"""Whether a model of transformers' own fits, and on which device it goes, before it is read.
+"""Whether a transformers model fits into memory, and on which device, before it is loaded.
 
-It goes there whole: transformers' layers are not spread over several GPUs. What it takes is counted
-on the meta device, so that nobody has to know what each of its config files calls things.
+It must fit on one device, because transformers' layers are not split over GPUs here. Sizes are
+counted on the meta device, so that no field of its config has to be known.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from glmtui.engine.catalog.config_rules import OTHER_CONFIG, check_weights
+from glmtui.engine.catalog.config_rules import BAD_CONFIG_HINT, check_weight_count
 from glmtui.engine.catalog.registry import QUANTS, Quant
 from glmtui.engine.hardware.machine import Snapshot
-from glmtui.engine.loading.placement import FIRST_TOKENS, Sizes, plan_placement, scratch
+from glmtui.engine.loading.placement import FIRST_TOKENS, Sizes, plan_placement, scratch_bytes
 from glmtui.errors import BadCheckpoint, EngineError, OutOfMemory
 from glmtui.language import _
 
-MOST_TABLES = 1 << 30  # bytes of what a model computes for itself, such as cosines of positions
+# Bytes of buffers that a model computes, such as tables of cosines. Larger ones mean a malicious or
+# damaged config.json.
+MAX_TABLE_BYTES = 1 << 30
 
 
-def device_of(
+def choose_device(
     name: str,
     device: torch.device,
     model: PreTrainedModel,
@@ -34,40 +36,42 @@ def device_of(
     quant: Quant | Literal["auto"] | None,
     machine: Snapshot,
 ) -> torch.device:
-    """The device with room for the whole of a model.
+    """The device with room for the whole model.
 
     Args:
-        name: as asked for; `device` is what `loader.pick_device` made of it.
+        name: the user's setting; `device` is what `loader.pick_device` made of it.
         model: on the meta device, in `dtype`.
-        kv_bytes: of a token's keys and values; None where that is not so much per token.
-        stored: the dtype of the checkpoint, as it calls itself.
+        kv_bytes: of the keys and values of a token; None if memory does not grow per token.
+        stored: dtype of the checkpoint, as in config.json.
 
     Raises:
-        EngineError: the model was to be spread over several GPUs.
-        OutOfMemory: it does not fit; the hint has a setting with which it would.
+        EngineError: the setting asks to split the model over several GPUs.
+        OutOfMemory: it does not fit; the hint names a setting with which it would.
     """
     if name == "balanced" and len(machine.gpus) > 1:
         raise EngineError(
-            _("Transformers runs this model, and all of it on one device: it cannot be balanced."),
+            _("This model is run by transformers, on one device: it cannot be balanced over GPUs."),
             _('Set load.device to "auto", which takes the GPU with the most free memory.'),
         )
-    _refuse_conversion(model, stored, dtype, machine)
+    _check_conversion_memory(model, stored, dtype, machine)
     cache = (kv_bytes or 0) * FIRST_TOKENS
     head = model.get_output_embeddings()
     vocabulary = len(head.weight) if isinstance(head, nn.Linear) else 0
     linear = [m.weight.shape for m in model.modules() if type(m) is nn.Linear and m is not head]
 
     def sizes_of(key: str | None) -> Sizes:
-        asked = quant if key is None else QUANTS[key]
-        beside = scratch(linear, vocabulary, dtype.itemsize, packed=isinstance(asked, Quant))
-        return Sizes(weight_bytes(model, asked) + cache, (), 0, beside)
+        chosen = quant if key is None else QUANTS[key]
+        buffers = scratch_bytes(
+            linear, vocabulary, dtype.itemsize, packed=isinstance(chosen, Quant)
+        )
+        return Sizes(weight_bytes(model, chosen) + cache, (), 0, buffers)
 
     name = "cpu" if device.type == "cpu" else name
     return torch.device(plan_placement(name, sizes_of, machine)[0])
 
 
-def packable(model: PreTrainedModel, quant: Quant) -> Mapping[str, nn.Linear]:
-    """The linear layers that can be held packed, by path: all but the head."""
+def packable_layers(model: PreTrainedModel, quant: Quant) -> Mapping[str, nn.Linear]:
+    """The linear layers that can be quantised, by path: all except the head."""
     head = model.get_output_embeddings()
     return {
         path: module
@@ -79,52 +83,52 @@ def packable(model: PreTrainedModel, quant: Quant) -> Mapping[str, nn.Linear]:
 
 
 def check_size(model: PreTrainedModel, nbytes: int | None, path: Path) -> None:
-    """Whether weight files can hold a model, and its tables are no larger than such a model's.
+    """Checks that the weight files can hold the model, and that its tables are not too large.
 
     Args:
         model: on the meta device.
-        nbytes: of the weight files; None where it is not known.
+        nbytes: of the weight files; None if unknown.
         path: its config.json.
 
     Raises:
         BadCheckpoint: config.json describes a larger model.
     """
-    check_weights(sum(p.numel() for p in model.parameters()), 1, nbytes, path)
+    check_weight_count(sum(p.numel() for p in model.parameters()), 1, nbytes, path)
     tables = sum(buffer.nbytes for buffer in model.buffers())
-    if tables > MOST_TABLES:
+    if tables > MAX_TABLE_BYTES:
         raise BadCheckpoint(
             _(
-                "{path} describes a model with tables of {tables:,} bytes beside its weights; "
-                "{most:,} are allowed."
-            ).format(path=path, tables=tables, most=MOST_TABLES),
-            _(OTHER_CONFIG),
+                "{path} describes a model with {tables:,} bytes of tables besides its weights; "
+                "at most {most:,} are allowed."
+            ).format(path=path, tables=tables, most=MAX_TABLE_BYTES),
+            _(BAD_CONFIG_HINT),
         )
 
 
 def weight_bytes(model: PreTrainedModel, quant: Quant | Literal["auto"] | None) -> int:
-    """What the weights take with linear layers held as `quant` says; "auto" packs none here."""
+    """Memory of the weights with linear layers quantised; "auto" and None quantise nothing."""
     nbytes: int = sum(parameter.nbytes for parameter in model.parameters())
     if not isinstance(quant, Quant):
         return nbytes
-    whole = [module.weight for module in packable(model, quant).values()]
-    saved = sum(w.nbytes - w.numel() * quant.bytes_per_weight for w in whole)
+    weights = [module.weight for module in packable_layers(model, quant).values()]
+    saved = sum(w.nbytes - w.numel() * quant.bytes_per_weight for w in weights)
     return nbytes - round(saved)
 
 
-def _refuse_conversion(
+def _check_conversion_memory(
     model: PreTrainedModel, stored: str, dtype: torch.dtype, machine: Snapshot
 ) -> None:
-    """Raises OutOfMemory where the checkpoint is of another dtype and main memory is too small.
+    """Raises OutOfMemory if the weights must be converted and main memory is too small for that.
 
-    Weights of the dtype asked for stay in their mapped files; others are all converted first.
+    Weights that are stored in `dtype` stay in memory-mapped files; others are all converted first.
     """
     needed, free = weight_bytes(model, None), machine.memory.available
     if stored == str(dtype).removeprefix("torch.") or free is None or needed <= free:
         return
     raise OutOfMemory(
         _(
-            "Reading the model from {dtype} takes {needed} GB of main memory first; {free} GB are "
+            "Converting the model from {dtype} needs {needed} GB of main memory; {free} GB are "
             "free."
         ).format(dtype=stored, needed=f"{needed / 1e9:.1f}", free=f"{free / 1e9:.1f}"),
-        _('Set load.dtype = "{dtype}", in which it is read as it lies.').format(dtype=stored),
+        _('Set load.dtype = "{dtype}" to load it without conversion.').format(dtype=stored),
     )

@@ -1,8 +1,8 @@
-"""Any other chat model that transformers has built in, behind the same face as our own families.
+"""Loads chat models that transformers has built in, as a `LoadedModel`.
 
-Its decoder and KV cache are transformers'; tokens are picked, streamed and stopped as everywhere
-else (`generate`), and prompts are made by the folder's chat template. Slower than a family of our
-own. Code that comes with a checkpoint is never run.
+Decoder and KV cache are transformers'; sampling, streaming and stop rules are ours, and prompts
+come from the folder's chat template. Slower than a family of our own. Code that comes with a
+checkpoint is never run.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from glmtui.engine.api import LoadedInfo, LoadOptions, ModelInfo, Progress, ProgressHook
-from glmtui.engine.catalog.families import left_to_transformers
-from glmtui.engine.catalog.model_folder import MAX_PIECES_BYTES, read_small
+from glmtui.engine.catalog.families import transformers_reason
+from glmtui.engine.catalog.model_folder import MAX_VOCABULARY_BYTES, read_model_file
 from glmtui.engine.catalog.registry import Quant
 from glmtui.engine.compatibility.length_scaling import LengthScaling
-from glmtui.engine.compatibility.size_check import check_size, device_of, packable
+from glmtui.engine.compatibility.size_check import check_size, choose_device, packable_layers
 from glmtui.engine.compatibility.transformers_cache import TransformersCache
 from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.hardware.memory import out_of_memory
+from glmtui.engine.model_info import LoadedInfo, LoadOptions, ModelInfo
 from glmtui.engine.nn.decoder import Decoder, common_prefix
 from glmtui.engine.nn.kv_cache import KVCache
 from glmtui.engine.nn.linear import KernelChoice, LinearLayer, make_linear
 from glmtui.engine.nn.packed_weight import quantize
+from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.tokenization.bounded_tokenizer import BoundedTokenizer
 from glmtui.engine.tokenization.hf_tokenizer import (
@@ -49,9 +50,12 @@ from glmtui.engine.tokenization.hf_tokenizer import (
 from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
 from glmtui.language import N_, _
 
-ELSEWHERE = N_("A server such as vLLM may run it: glmtui -m http://…/v1")
-RESTART_CHUNK = 512  # tokens at once, of a text that is read again
-CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")  # since 5.24, and before it
+SERVER_HINT = N_(
+    "A server such as vLLM may be able to run it. Connect to it with: glmtui -m http://…/v1"
+)
+RESTART_CHUNK = 512  # tokens per call when a text is read again; limits the memory it needs
+# Names of the cache argument of `forward`: since transformers 5.24, and before.
+CACHE_ARGUMENTS = ("cache", "past_key_values", "cache_params")
 
 
 def load(
@@ -69,43 +73,47 @@ def load(
 
     Args:
         raw: its config.json.
-        device: that `options.device` stands for before anything is known of the model.
-        quant: how linear layers are to be held; "auto" is None, as packed weights are not read.
-        choice: of kernels that multiply with packed ones.
-        machine: what is free.
+        device: the device for `options.device`, chosen without knowing the model's size.
+        quant: format for the linear layers; "auto" means None, because packed weights of other
+            families cannot be read.
+        choice: of kernels for packed weights.
 
     Raises:
-        UnsupportedModel: transformers cannot run it, it is no model to chat with, or none of its
-            layers can be held as they are to be.
+        UnsupportedModel: transformers cannot run it, it is not a chat model, or none of its layers
+            can be quantised as requested.
         BadCheckpoint: files are missing or damaged.
-        EngineError: it was to be spread over several GPUs.
-        OutOfMemory: the device has no room for it; known before it is read, or met on the way.
+        EngineError: the options ask to split it over several GPUs.
+        OutOfMemory: the device is too small, either by the estimate or while loading.
     """
     started = time.perf_counter()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     refuse_packed(raw)
-    # the tokenizer first: what it refuses is known before gigabytes are read
-    with _refusals(info.path, device):
+    # the tokenizer first, because it can fail before gigabytes are read
+    with _transformers_errors(info.path, device):
         tokenizer = TokenizerJson.load(info.path) or _converted_tokenizer(info.path)
     chat_format = TemplateFormat.load(tokenizer, info.path, raw)
-    with _refusals(info.path, device):
+    with _transformers_errors(info.path, device):
         empty = empty_model(info.path, dtype)
         check_size(empty, info.nbytes or None, info.path / "config.json")
-        if isinstance(quant, Quant) and not packable(empty, quant):
+        if isinstance(quant, Quant) and not packable_layers(empty, quant):
             raise UnsupportedModel(
-                _("{model} has no linear layers that can be held in {bits} bits.").format(
+                _("{model} has no linear layers that can be quantised to {bits} bits.").format(
                     model=type(empty).__name__, bits=quant.bits
                 ),
                 _('Set load.quant to "auto".'),
             )
-        kv = kv_per_token(empty)
-        device = device_of(options.device, device, empty, kv, info.stored, dtype, quant, machine)
+        kv_bytes = kv_bytes_per_token(empty)
+        device = choose_device(
+            options.device, device, empty, kv_bytes, info.stored, dtype, quant, machine
+        )
     on_progress(Progress(_("loading"), 0, info.nbytes))
-    with _refusals(info.path, device):
-        inner = _read(info.path, dtype)
-        held = _pack(inner, quant, device, dtype, choice) if isinstance(quant, Quant) else ""
-        model = Wrapped(inner.to(device))
+    with _transformers_errors(info.path, device):
+        inner = _load_weights(info.path, dtype)
+        quant_format = ""
+        if isinstance(quant, Quant):
+            quant_format = _quantize_layers(inner, quant, device, dtype, choice)
+        model = TransformersDecoder(inner.to(device))
         kv_bytes = model.kv_bytes_per_token(device)
     on_progress(Progress(_("loading"), info.nbytes, info.nbytes))
     context_length = min(options.context_length or info.context_length, info.context_length)
@@ -113,15 +121,15 @@ def load(
         name=info.name,
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
-        quant=held,
-        kernel=" + ".join(sorted(choice.used)),
+        quant=quant_format,
+        kernel=" + ".join(sorted(choice.selected)),
         context_length=context_length,
         weight_bytes=model.nbytes,
         kv_bytes_per_token=kv_bytes,
         load_seconds=time.perf_counter() - started,
         defaults=hub_defaults(info.path),
         backend="compatibility",
-        why_compatible=left_to_transformers(raw, info.path),
+        compatibility_reason=transformers_reason(raw, info.path),
     )
     return LoadedModel(
         model,
@@ -136,8 +144,8 @@ def load(
 
 
 @contextmanager
-def _refusals(folder: Path, device: torch.device) -> Iterator[None]:
-    """Turns whatever a model's own code in transformers raises into an error of ours."""
+def _transformers_errors(folder: Path, device: torch.device) -> Iterator[None]:
+    """Turns any exception of transformers and its models into a GlmtuiError."""
     try:
         yield
     except GlmtuiError:
@@ -145,28 +153,28 @@ def _refusals(folder: Path, device: torch.device) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise out_of_memory(device) from error
     except Exception as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnsupportedModel(
-            _("transformers cannot run {folder}: {said}").format(folder=folder, said=said),
-            _(ELSEWHERE),
+            _("transformers cannot run {folder}: {error}").format(folder=folder, error=message),
+            _(SERVER_HINT),
         ) from error
 
 
 def _converted_tokenizer(folder: Path) -> TokenizerJson:
-    """The tokenizer of a folder that has its files in an older form."""
-    named = str(read_json(folder / "tokenizer_config.json").get("tokenizer_class") or "Llama")
-    if "Llama" in named and (pieces := TokenizerJson.load_pieces(folder)):
+    """The tokenizer of a folder without tokenizer.json, converted by transformers if necessary."""
+    kind = str(read_json(folder / "tokenizer_config.json").get("tokenizer_class") or "Llama")
+    if "Llama" in kind and (pieces := TokenizerJson.load_pieces(folder)):
         return pieces
     files = {*folder.glob("*.model"), *folder.glob("vocab.*")}
-    if not files:  # transformers would make an empty one
+    if not files:  # transformers would make an empty tokenizer
         raise UnsupportedModel(
             _("{folder} has no tokenizer files.").format(folder=folder),
             _("Fetch the model again with: glmtui pull"),
         )
-    nbytes = sum(len(read_small(path, MAX_PIECES_BYTES)) for path in files)
-    where = os.fsencode(folder.absolute())
+    nbytes = sum(len(read_model_file(path, MAX_VOCABULARY_BYTES)) for path in files)
+    location = os.fsencode(folder.absolute())
 
-    def refused(error: str) -> UnsupportedModel:
+    def unreadable(error: str) -> UnsupportedModel:
         return UnsupportedModel(
             _("transformers cannot read the tokenizer of {folder}: {error}").format(
                 folder=folder, error=error
@@ -174,26 +182,26 @@ def _converted_tokenizer(folder: Path) -> TokenizerJson:
             _("Put its tokenizer.json beside config.json."),
         )
 
-    return TokenizerJson(BoundedTokenizer("transformers", lambda: where, refused, nbytes))
+    return TokenizerJson(BoundedTokenizer("transformers", lambda: location, unreadable, nbytes))
 
 
 def empty_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The model on the meta device: its shapes, and no weights."""
+    """The model on the meta device: shapes without weights."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
-def kv_per_token(empty: PreTrainedModel) -> int | None:
-    """`Wrapped.kv_bytes_per_token` of a model without weights; None where it asks for numbers."""
-    model = Wrapped(empty.eval())
+def kv_bytes_per_token(empty: PreTrainedModel) -> int | None:
+    """KV bytes per token of a model on the meta device; None if it cannot run there."""
+    model = TransformersDecoder(empty.eval())
     try:
         return model.kv_bytes_per_token(torch.device("meta"))
-    except Exception:  # of the model's own code, whatever it raises; the real one will tell
+    except Exception:  # any exception of the model's code; loading it will report real problems
         return None
 
 
-def _read(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def _load_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     model, found = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
@@ -202,7 +210,7 @@ def _read(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         output_loading_info=True,
     )
     if missing := sorted(found["missing_keys"]):
-        # transformers would go on with random numbers in their place
+        # transformers would use random numbers instead
         raise BadCheckpoint(
             _("{folder} lacks {count} tensors of its model, such as {name}.").format(
                 folder=folder, count=len(missing), name=missing[0]
@@ -212,75 +220,75 @@ def _read(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def _pack(
+def _quantize_layers(
     model: PreTrainedModel,
     quant: Quant,
     device: torch.device,
     dtype: torch.dtype,
     choice: KernelChoice,
 ) -> str:
-    """Puts packed linear layers in place of the model's own.
+    """Replaces the model's linear layers by quantised ones.
 
     Returns:
-        How weights are held now, as `LoadedInfo.quant`; with the share of all weights that was
-        packed where others than embedding and head stay whole, such as experts in one tensor.
+        A text for `LoadedInfo.quant`. It has the share of weights that were quantised if others
+        than embedding and head were not, such as experts that are stored in one tensor.
     """
     kinds, count = set(), 0
     total = sum(parameter.numel() for parameter in model.parameters())
-    for path, module in packable(model, quant).items():
+    for path, module in packable_layers(model, quant).items():
         packed = quantize(module.weight.to(device), quant.bits, quant.group)
         bias = None if module.bias is None else module.bias.to(device)
         kinds.add(packed.kind)
         count += module.weight.numel()
         parent, _dot, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, make_linear(packed, bias, dtype, choice))
-    held = " + ".join(sorted(kinds))
+    quant_format = " + ".join(sorted(kinds))
     tables = {
         id(table.weight)
         for table in (model.get_input_embeddings(), model.get_output_embeddings())
         if table is not None
     }
-    whole = sum(p.numel() for p in model.parameters() if p.dim() > 1 and id(p) not in tables)
-    if not whole:
-        return held
-    return _("{held} ({share:.0%} of weights)").format(held=held, share=count / total)
+    others = sum(p.numel() for p in model.parameters() if p.dim() > 1 and id(p) not in tables)
+    if not others:
+        return quant_format
+    return _("{format} ({share:.0%} of weights)").format(format=quant_format, share=count / total)
 
 
-class Wrapped(Decoder):
-    """A model of transformers' as our engine wants it.
+class TransformersDecoder(Decoder):
+    """A transformers model with the interface of our decoders.
 
     Raises:
-        UnsupportedModel: it keeps its state in no cache that transformers shares between models.
+        UnsupportedModel: the model does not use one of transformers' general caches.
     """
 
-    rewinds = False  # caches of windows and states do not
+    supports_rewind = False  # caches with sliding windows or recurrent states cannot be rewound
 
     def __init__(self, inner: PreTrainedModel) -> None:
         super().__init__()
         self.inner = inner
         self.config = inner.config
-        # models that keep one state instead of a key per token can neither go back nor on in chunks
+        # recurrent models have one state instead of keys per token: no reuse, and no chunks
         self.causal = not getattr(inner, "_is_stateful", False)
-        takes = inspect.signature(inner.forward).parameters
-        named = [name for name in CACHE_ARGUMENTS if name in takes]
-        if not named:
+        parameters = inspect.signature(inner.forward).parameters
+        cache_arguments = [name for name in CACHE_ARGUMENTS if name in parameters]
+        if not cache_arguments:
             raise UnsupportedModel(
-                _("{kind} keeps its state in a way of its own, which is not driven.").format(
+                _("{kind} does not use a kind of cache that glmtui supports.").format(
                     kind=type(inner).__name__
                 ),
-                _(ELSEWHERE),
+                _(SERVER_HINT),
             )
-        self._cache_argument = named[0]
-        self._can_skip_logits = "logits_to_keep" in takes
+        self._cache_argument = cache_arguments[0]
+        self._can_skip_logits = "logits_to_keep" in parameters
         self._scaling = LengthScaling.find(inner)
 
     @property
-    def vocabulary(self) -> int:
-        """As many as the embedding has rows."""
+    def vocab_size(self) -> int:
+        """Number of rows of the embedding."""
         return int(self.inner.get_input_embeddings().weight.shape[0])
 
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Nothing: transformers computes its position tables as it goes."""
+        """Does nothing: transformers computes position tables in each step."""
 
     def new_cache(
         self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
@@ -298,12 +306,12 @@ class Wrapped(Decoder):
         last_only: bool = False,
         padding: Tensor | None = None,
     ) -> Tensor:
-        assert padding is None, "batches of different lengths are not needed here"
+        assert padding is None, "batches of different lengths are not supported"
         new = ids.shape[1]
-        if isinstance(cache, TransformersCache) and cache.restarts_with(new):
-            ids = torch.cat((*cache.read, ids), dim=1)
+        if isinstance(cache, TransformersCache) and cache.must_restart(new):
+            ids = torch.cat((*cache.ids, ids), dim=1)
             cache.trim(0)
-            cache.whole = ids.shape[1]
+            cache.prompt_length = ids.shape[1]
         size = RESTART_CHUNK if ids.shape[1] > new else new
         parts = [self._step(part, cache, last_only) for part in torch.split(ids, size, dim=1)]
         return parts[-1] if last_only else torch.cat(parts, dim=1)[:, -new:]
@@ -316,28 +324,28 @@ class Wrapped(Decoder):
             options[self._cache_argument] = cache.inner
         if self._scaling is not None:
             end = ids.shape[1] + (cache.offset if cache is not None else 0)
-            self._scaling.begin(end, max(end, cache.whole if cache is not None else 0))
+            self._scaling.begin_call(end, max(end, cache.prompt_length if cache is not None else 0))
         try:
             logits: Tensor = self.inner(input_ids=ids, **options).logits
         except BaseException:
             if cache is not None:
-                cache.trim(0)  # some of its layers may have the new tokens and some not
+                cache.trim(0)  # only some of its layers may have the new tokens
             raise
         if isinstance(cache, TransformersCache):
-            cache.keep(ids)
+            cache.record(ids)
         if cache is not None:
             cache.advance(ids.shape[1])
         return (logits[:, -1:] if last_only else logits).float()
 
     @property
     def nbytes(self) -> int:
-        """Memory of the weights, packed ones among them."""
+        """Memory of the weights, including quantised ones."""
         nbytes: int = sum(parameter.nbytes for parameter in self.inner.parameters())
         return nbytes + sum(m.nbytes for m in self.inner.modules() if isinstance(m, LinearLayer))
 
     @torch.inference_mode()
     def kv_bytes_per_token(self, device: torch.device) -> int | None:
-        """What a token takes in the cache, as one does; None where it is not so much per token."""
+        """KV bytes per token, measured with one token; None if memory does not grow per token."""
         cache = TransformersCache(self.config, 1)
         self(torch.zeros((1, 1), dtype=torch.long, device=device), cache)
         return cache.nbytes if self.causal else None

@@ -13,9 +13,10 @@ from functools import partial
 from torch import Tensor, nn
 
 from glmtui.chat import Message
-from glmtui.engine.api import LoadOptions, ModelInfo, ProgressHook
 from glmtui.engine.loading.loader import load
+from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.nn.linear import LinearLayer
+from glmtui.engine.progress import ProgressHook
 from glmtui.errors import UnsupportedModel
 
 TEXT = """\

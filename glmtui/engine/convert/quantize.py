@@ -16,24 +16,30 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from glmtui.engine.api import LoadOptions, ModelInfo, ProgressHook
-from glmtui.engine.catalog import resolver
-from glmtui.engine.catalog.model_folder import INDEXES, MANIFEST, Manifest, inspect, read_config
-from glmtui.engine.catalog.registry import CPM_FILE, TABLE_BYTES, Quant
-from glmtui.engine.checkpoint.checkpoint import GPTQ_CONFIG, Checkpoint, RowRange
+from glmtui.engine.catalog.model_folder import (
+    INDEXES,
+    MANIFEST,
+    Manifest,
+    inspect_folder,
+    read_config,
+)
+from glmtui.engine.catalog.registry import CPM_FILE, EMBEDDING_BYTES, QUANTS, Quant
+from glmtui.engine.checkpoint.checkpoint import GPTQ_CONFIG, Checkpoint, WeightSource
 from glmtui.engine.checkpoint.safetensors_writer import SafetensorsWriter
 from glmtui.engine.convert.calibration import column_importance
 from glmtui.engine.loading.loader import build_model, family_module
-from glmtui.engine.loading.weight_filler import TABLES
+from glmtui.engine.loading.weight_filler import VOCAB_MODULES
+from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
+from glmtui.engine.progress import ProgressHook
 from glmtui.engine.pull import pull
 from glmtui.engine.pull.staging import (
-    ELSEWHERE,
+    TARGET_SPACE_HINT,
     Job,
-    disk_errors,
-    need_room,
-    put_in_place,
+    convert_disk_errors,
+    install_folder,
+    require_space,
     work_folder,
 )
 from glmtui.errors import UsageError
@@ -73,13 +79,13 @@ def quantize_checkpoint(
             _("Name a folder that is new or empty."),
         )
     job = Job(target.name, on_progress, cancelled or threading.Event())
-    quant = next(quant for quant in resolver.QUANTS.values() if quant.bits == bits)
+    quant = next(quant for quant in QUANTS.values() if quant.bits == bits)
     raw = read_config(source.path)
     family = family_module(source.family)
     config, model = build_model(family, raw, source.path, LoadOptions())
     checkpoint = Checkpoint(source.path, raw)
-    with disk_errors(target, _(ELSEWHERE)), work_folder(target) as work:
-        need_room(work, _nbytes(model, quant) + SMALL_BYTES, target.name, _(ELSEWHERE))
+    with convert_disk_errors(target, _(TARGET_SPACE_HINT)), work_folder(target) as work:
+        require_space(work, _nbytes(model, quant) + SMALL_BYTES, target.name, _(TARGET_SPACE_HINT))
         folder = work / "model"
         folder.mkdir()
         _copy_small_files(source.path, folder, raw)
@@ -95,14 +101,14 @@ def quantize_checkpoint(
             checkpoint, folder / "model.safetensors", sources, model, quant, matters, job
         )
         files = {
-            path.name: {"size": path.stat().st_size, "sha256": job.hashed(path)}
+            path.name: {"size": path.stat().st_size, "sha256": job.sha256(path)}
             for path in folder.iterdir()
         }
         origin = f"folder:{source.path}"
         title = source.title or source.name
         Manifest(target.name, source.family, title, origin, stored, files).write(folder)
-        inspect(folder)
-        put_in_place(folder, target)
+        inspect_folder(folder)
+        install_folder(folder, target)
     return pull(str(target))
 
 
@@ -110,12 +116,12 @@ def _nbytes(model: nn.Module, quant: Quant) -> int:
     """About what the weights will take."""
     packed = sum(module.weight.numel() for _, module in _linear_layers(model))
     others = sum(parameter.numel() for parameter in model.parameters()) - packed
-    return round(packed * quant.bytes_per_weight) + others * TABLE_BYTES
+    return round(packed * quant.bytes_per_weight) + others * EMBEDDING_BYTES
 
 
 def _linear_layers(model: nn.Module) -> Iterator[tuple[str, LinearPlaceholder]]:
     for path, module in model.named_modules():
-        if isinstance(module, LinearPlaceholder) and path not in TABLES:
+        if isinstance(module, LinearPlaceholder) and path not in VOCAB_MODULES:
             yield path, module
 
 
@@ -134,7 +140,7 @@ def _copy_small_files(source: Path, folder: Path, raw: Mapping[str, Any]) -> Non
 def _write_weights(
     checkpoint: Checkpoint,
     target: Path,
-    sources: Mapping[str, RowRange],
+    sources: Mapping[str, WeightSource],
     model: nn.Module,
     quant: Quant,
     matters: Mapping[str, Tensor],
@@ -156,7 +162,7 @@ def _write_weights(
     with SafetensorsWriter(target, parts) as file:
         for name in names:
             job.report(_("quantising"), min(done, total), total)
-            stored = checkpoint.get(name)
+            stored = checkpoint.read_weight(name)
             weight = _quantised(stored, quant, matters.get(name)) if name in linear else stored
             for suffix, tensor in _parts(weight):
                 file.add(name + suffix, tensor)

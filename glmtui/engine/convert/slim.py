@@ -20,20 +20,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glmtui.engine.api import Progress, ProgressHook
 from glmtui.engine.catalog.config_check import check_config
-from glmtui.engine.catalog.model_folder import inspect, read_config, read_object
+from glmtui.engine.catalog.model_folder import inspect_folder, read_config, read_json_object
 from glmtui.engine.catalog.registry import CPM_FILE
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.checkpoint.safetensors_writer import DTYPES
-from glmtui.engine.convert.slim_check import Checked, compare_replies
+from glmtui.engine.convert.slim_check import ReplyComparison, compare_replies
 from glmtui.engine.models.chatglm import SLIM_PAD_ID, load_config
-from glmtui.engine.pull.staging import ELSEWHERE, disk_errors, megabytes, need_room, work_folder
+from glmtui.engine.progress import Progress, ProgressHook
+from glmtui.engine.pull.staging import (
+    TARGET_SPACE_HINT,
+    convert_disk_errors,
+    format_bytes,
+    require_space,
+    work_folder,
+)
 from glmtui.engine.tokenization.sentencepiece_tokenizer import load_ice_text
 from glmtui.errors import BadCheckpoint, ModelError, UnsupportedModel
 from glmtui.language import _
 
-TABLES = tuple(
+VOCAB_TENSORS = tuple(
     f"{table}.{kind}"
     for table in ("transformer.word_embeddings", "lm_head")
     for kind in ("weight", "weight_scale")
@@ -44,12 +50,12 @@ PIECE_BYTES = 4 << 20  # written, read back and reported at a time
 SMALL_BYTES = 16 << 20  # room for the files that hold no weights
 
 
-class SlimStopped(ModelError):
+class SlimCancelled(ModelError):
     """The person who asked for a Slim model stopped its making."""
 
 
 @dataclass(frozen=True, slots=True)
-class Slimmed:
+class SlimResult:
     """What was made.
 
     Attributes:
@@ -62,14 +68,14 @@ class Slimmed:
     nbytes: int
     saved_bytes: int
     has_tokenizer: bool
-    checked: Checked
+    checked: ReplyComparison
 
     @property
     def summary(self) -> str:
         """What was made and what was verified, in a few lines."""
         lines = [
-            f"{self.folder} is ready: {megabytes(self.nbytes)}, "
-            f"{megabytes(self.saved_bytes)} less than before.",
+            f"{self.folder} is ready: {format_bytes(self.nbytes)}, "
+            f"{format_bytes(self.saved_bytes)} less than before.",
             f"Verified: every weight reads back as the original's, and {self.checked}.",
         ]
         if not self.has_tokenizer:
@@ -91,7 +97,7 @@ class _Part:
         return prod(self.shape) * self.dtype.itemsize
 
     def of(self, source: Checkpoint) -> Tensor:
-        tensor = source.raw(self.name)
+        tensor = source.read_tensor(self.name)
         return (tensor[self.start :] if self.start else tensor).contiguous()
 
 
@@ -104,17 +110,17 @@ class _Job:
 
     def report(self, what: str, done: int, total: int) -> None:
         if self._cancelled.is_set():
-            raise SlimStopped("Making the Slim model was stopped; nothing of it is left.")
+            raise SlimCancelled("Making the Slim model was stopped; nothing of it is left.")
         self._on_progress(Progress(what, done, total))
 
 
-def slim(
+def convert_to_slim(
     source: Path,
     target: Path,
     *,
     on_progress: ProgressHook = lambda progress: None,
     cancelled: threading.Event | None = None,
-) -> Slimmed:
+) -> SlimResult:
     """Makes ChatGLM-6B-Slim in `target` out of the ChatGLM-6B in `source`.
 
     Memory holds one shard of the source at a time, mapped, not copied.
@@ -128,7 +134,7 @@ def slim(
         BadCheckpoint: its files are missing, damaged or do not fit together; or the new model
             does not answer as the source does.
         DownloadError: the disk is full or may not be written.
-        SlimStopped: `cancelled` was set.
+        SlimCancelled: `cancelled` was set.
     """
     job = _Job(on_progress, cancelled or threading.Event())
     raw = read_config(source)
@@ -141,19 +147,19 @@ def slim(
     checkpoint = Checkpoint(source, raw)
     shards = _plan(checkpoint, raw["vocab_size"], cut)
     nbytes = sum(part.nbytes for parts in shards.values() for part in parts)
-    with disk_errors(target, _(ELSEWHERE)), work_folder(target) as work:
-        need_room(work, nbytes + SMALL_BYTES, _("the Slim model"), _(ELSEWHERE))
+    with convert_disk_errors(target, _(TARGET_SPACE_HINT)), work_folder(target) as work:
+        require_space(work, nbytes + SMALL_BYTES, _("the Slim model"), _(TARGET_SPACE_HINT))
         folder = work / "model"
         folder.mkdir()
         _write_small_files(source, folder, raw, cut)
         _write_weights(checkpoint, folder, shards, nbytes, job)
-        inspect(folder)
+        inspect_folder(folder)
         checked = compare_replies(source, folder, job.report)
         folder.replace(target)
     row_bytes = sum(
         part.start * part.nbytes // part.shape[0] for parts in shards.values() for part in parts
     )
-    return Slimmed(target, nbytes, row_bytes, (target / TOKENIZER).is_file(), checked)
+    return SlimResult(target, nbytes, row_bytes, (target / TOKENIZER).is_file(), checked)
 
 
 def _rows_to_cut(source: Path, raw: Mapping[str, Any]) -> int:
@@ -181,17 +187,21 @@ def _plan(checkpoint: Checkpoint, vocab: int, cut: int) -> dict[Path, list[_Part
     """Which parts each new shard has, by the old one it is made of. Reads no weights."""
     plan: dict[Path, list[_Part]] = {}
     for path, names in sorted(checkpoint.shards.items()):
-        plan[path] = [_part(name, checkpoint.raw(name), vocab, cut) for name in sorted(names)]
+        plan[path] = [
+            _part(name, checkpoint.read_tensor(name), vocab, cut) for name in sorted(names)
+        ]
         checkpoint.close()
-    if TABLES[0] not in checkpoint:
+    if VOCAB_TENSORS[0] not in checkpoint:
         raise BadCheckpoint(
-            _("{folder} has no tensor {name}.").format(folder=checkpoint.folder, name=TABLES[0])
+            _("{folder} has no tensor {name}.").format(
+                folder=checkpoint.folder, name=VOCAB_TENSORS[0]
+            )
         )
     return plan
 
 
 def _part(name: str, tensor: Tensor, vocab: int, cut: int) -> _Part:
-    if name not in TABLES:
+    if name not in VOCAB_TENSORS:
         return _Part(name, 0, tensor.dtype, tuple(tensor.shape))
     rows, *columns = tensor.shape
     if rows != vocab:
@@ -216,13 +226,13 @@ def _write_small_files(source: Path, folder: Path, raw: Mapping[str, Any], cut: 
     config = {**_shifted(config, cut), "vocab_size": raw["vocab_size"] - cut}
     _write_json(folder / "config.json", config)
     if (source / "generation_config.json").is_file():
-        recommended = read_object(source / "generation_config.json")
+        recommended = read_json_object(source / "generation_config.json")
         _write_json(folder / "generation_config.json", _shifted(recommended, cut))
     processor = load_ice_text(source / TOKENIZER)
     if processor is not None:
         (folder / TOKENIZER).write_bytes(processor.serialized())
         settings = source / "tokenizer_config.json"
-        known_settings = read_object(settings) if settings.is_file() else {}
+        known_settings = read_json_object(settings) if settings.is_file() else {}
         _write_json(folder / settings.name, {**known_settings, "num_image_tokens": 0})
     for path in (*source.glob("*LICENSE*"), *source.glob(CPM_FILE)):
         shutil.copyfile(path, folder / path.name)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glmtui.engine.catalog.model_folder import read_config
-from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource
 from glmtui.engine.models import chatglm
-from glmtui.engine.nn.packed_weight import dense
+from glmtui.engine.nn.packed_weight import to_dense
 from glmtui.engine.tokenization.sentencepiece_tokenizer import IceTokenizer
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
@@ -33,7 +33,7 @@ Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class ReplyComparison:
     """What was compared.
 
     Attributes:
@@ -55,7 +55,7 @@ class Checked:
         )
 
 
-def compare_replies(original: Path, slim: Path, report: Report) -> Checked:
+def compare_replies(original: Path, slim: Path, report: Report) -> ReplyComparison:
     """Asks both models the same.
 
     Args:
@@ -84,7 +84,7 @@ def compare_replies(original: Path, slim: Path, report: Report) -> Checked:
             ).format(original=original, worst=worst),
             _("The source's files contradict each other; nothing was kept."),
         )
-    return Checked(len(asked), REPLY_TOKENS, as_text, worst)
+    return ReplyComparison(len(asked), REPLY_TOKENS, as_text, worst)
 
 
 def _prompts(old: StreamedModel, new: StreamedModel) -> tuple[list[list[int]], bool]:
@@ -122,7 +122,7 @@ class StreamedModel:
         assert tokenizer is None or isinstance(tokenizer, IceTokenizer)
         self.tokenizer = tokenizer
         self._sources = chatglm.sources(self.config)
-        self._dtype = self.checkpoint.raw("transformer.layers.0.attention.dense.bias").dtype
+        self._dtype = self.checkpoint.read_tensor("transformer.layers.0.attention.dense.bias").dtype
 
     @torch.inference_mode()
     def greedy_logits(
@@ -175,21 +175,25 @@ class StreamedModel:
         for name in module.state_dict():
             # norms: a CPU works on them in float32
             dtype = torch.float32 if "norm" in prefix + name else self._dtype
-            tensors[name] = dense(self.checkpoint.rows(self._sources[prefix + name]), dtype)
+            tensors[name] = to_dense(
+                self.checkpoint.read_source(self._sources[prefix + name]), dtype
+            )
         module.load_state_dict(tensors, assign=True)
         self.checkpoint.close()
 
     def _embedded(self, ids: Tensor) -> Tensor:
-        table = self.checkpoint.rows(RowRange(WORDS))
+        table = self.checkpoint.read_source(WeightSource(WORDS))
         self.checkpoint.close()
-        rows = [dense(table[int(i) : int(i) + 1], self._dtype) for i in ids.flatten()]
+        rows = [to_dense(table[int(i) : int(i) + 1], self._dtype) for i in ids.flatten()]
         return torch.cat(rows).view(*ids.shape, -1)
 
     def _logits(self, x: Tensor) -> Tensor:
-        table = self.checkpoint.rows(RowRange(HEAD if HEAD in self.checkpoint else WORDS))
+        table = self.checkpoint.read_source(
+            WeightSource(HEAD if HEAD in self.checkpoint else WORDS)
+        )
         self.checkpoint.close()
         parts = (table[i : i + HEAD_ROWS] for i in range(0, table.shape[0], HEAD_ROWS))
-        return torch.cat([F.linear(x.float(), dense(part, torch.float32)) for part in parts], -1)
+        return torch.cat([F.linear(x.float(), to_dense(part, torch.float32)) for part in parts], -1)
 
 
 class _Calling(nn.Module):

@@ -1,7 +1,7 @@
-"""What a container may use of the machine: the limits of its control groups, versions 1 and 2.
+"""Limits of a container on memory and CPU time: control groups, versions 1 and 2.
 
-Knows the files of https://docs.kernel.org/admin-guide/cgroup-v2.html and of its predecessor, where
-they are usually mounted. Anything missing or odd there is no limit.
+Reads the files described in https://docs.kernel.org/admin-guide/cgroup-v2.html and cgroup-v1/,
+at the usual mount points. A missing or malformed file counts as no limit.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_NO_LIMIT = 1 << 60  # version 1 says "none" with a number near 2**63
+_NO_LIMIT = 1 << 60  # bytes; version 1 writes a number near 2**63 if there is no limit
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Attributes, each None where there is no limit:
+    """Limits on this process; None means no limit.
 
-    memory: bytes that all processes of the container may use together.
-    memory_left: of those, what is not in use; file cache that can be dropped counts as left.
-    cpus: how many processors' time they may use together; may be a fraction.
+    Attributes:
+        memory: bytes for all processes of the container together.
+        memory_left: bytes of `memory` that are free; file cache that can be dropped counts as free.
+        cpus: processors for all processes together; may be a fraction.
     """
 
     memory: int | None = None
@@ -28,7 +29,7 @@ class Limits:
 
 
 def limits(root: Path = Path("/")) -> Limits:
-    """The limits on this process: the tightest of its group and all groups around it."""
+    """The tightest limits of this process's group and all groups around it."""
     memory, left, cpus = list[int](), list[int](), list[float]()
     for group in _groups(root, "memory"):
         limit = _number(group / "memory.max") or _number(group / "memory.limit_in_bytes")
@@ -48,21 +49,21 @@ def limits(root: Path = Path("/")) -> Limits:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of this process's group and of those around it, innermost first."""
+    """The folders of this process's group and of the groups around it, innermost first."""
     mounts = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        if not controllers:  # version 2; beside version 1 it is mounted at "unified"
-            tops = [mounts, mounts / "unified"]
+        if not controllers:  # version 2; next to version 1 it is mounted at "unified"
+            candidates = [mounts, mounts / "unified"]
         elif controller in controllers.split(","):
-            tops = [mounts / controllers, mounts / controller]
+            candidates = [mounts / controllers, mounts / controller]
         else:
             continue
-        top = next((top for top in tops if top.is_dir()), None)
+        top = next((folder for folder in candidates if folder.is_dir()), None)
         if top is None:
             continue
-        # In a container the path may be the host's and missing here: its own group is the top.
+        # In a container the path may be the host's and not exist; its own group is then `top`.
         group = top / path.lstrip("/")
         while group != top:
             yield group
@@ -71,11 +72,12 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _droppable(group: Path) -> int:
+    """Bytes of file cache that the kernel drops when memory is needed."""
     stat = dict(
         line.split(" ", 1) for line in _read(group / "memory.stat").splitlines() if " " in line
     )
-    told = stat.get("total_inactive_file") or stat.get("inactive_file") or ""
-    return int(told) if told.isdecimal() else 0
+    value = stat.get("total_inactive_file") or stat.get("inactive_file") or ""
+    return int(value) if value.isdecimal() else 0
 
 
 def _number(file: Path) -> int | None:

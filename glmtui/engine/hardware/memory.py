@@ -1,4 +1,4 @@
-"""Memory of devices as torch sees it: peak use, and the error when none is left."""
+"""Memory of a torch device: its peak use, and the error when it is full."""
 
 from __future__ import annotations
 
@@ -6,31 +6,35 @@ from collections.abc import Iterable
 
 import torch
 
-from glmtui.engine.hardware.machine import holders, peak_resident
+from glmtui.engine.hardware.gpu import other_processes
+from glmtui.engine.hardware.host_memory import peak_resident
 from glmtui.errors import OutOfMemory
 from glmtui.language import _
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU or the host had no room; of the host torch says so in words alone."""
-    in_words = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return in_words or isinstance(error, torch.OutOfMemoryError | MemoryError)
+    """Whether an allocation on a GPU or the host failed."""
+    # torch has no exception class of its own for the host
+    on_host = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return on_host or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def out_of_memory(device: torch.device | str) -> OutOfMemory:
-    """The error for a device with no room left, and who else is on it."""
-    ways = _(
+    """The error for a full device; its hint names the largest other process on a GPU."""
+    hint = _(
         "Shorten the conversation, lower load.context_length, or load the model as int8 or int4."
     )
-    for largest in holders(str(device))[:1]:
-        ways += " " + _("Or close {process} of it.").format(process=largest.text)
-    return OutOfMemory(_("No memory left on {device}.").format(device=device), ways)
+    for largest in other_processes(str(device))[:1]:
+        hint += " " + _("Or stop process {process}, which uses {size} GB of it.").format(
+            process=largest.label, size=f"{largest.nbytes / 1e9:.1f}"
+        )
+    return OutOfMemory(_("No memory left on {device}.").format(device=device), hint)
 
 
 def peak_memory(devices: Iterable[torch.device]) -> int | None:
-    """Bytes: what torch had at most on each GPU among these, together; without one, resident.
+    """Peak memory use in bytes: torch's on the GPUs among `devices`, else this process's.
 
-    Of several GPUs each has its peak at a moment of its own.
+    For several GPUs it is the sum of their peaks, which may be at different moments.
     """
     gpus = {device for device in devices if device.type == "cuda"}
     if not gpus:

@@ -17,30 +17,25 @@ from typing import Any, Literal
 
 import torch
 
-from glmtui.engine.api import (
-    LoadCancelled,
-    LoadedInfo,
-    LoadOptions,
-    ModelInfo,
-    Progress,
-    ProgressHook,
-    ServerSpec,
-    ToolChatFormat,
-)
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.config_check import check_config
-from glmtui.engine.catalog.registry import Quant
-from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
-from glmtui.engine.hardware.machine import Snapshot, physical_cores, snapshot
+from glmtui.engine.catalog.families import COMPATIBILITY, FAMILIES
+from glmtui.engine.catalog.registry import QUANTS, Quant
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource
+from glmtui.engine.hardware.cpu import physical_cores
+from glmtui.engine.hardware.machine import Snapshot, snapshot
 from glmtui.engine.hardware.memory import out_of_memory
-from glmtui.engine.loading.memory_estimate import estimate_sizes, model_parts
+from glmtui.engine.loading.memory_estimate import devices_of_parts, estimate_sizes
 from glmtui.engine.loading.pipeline import split_over_devices
 from glmtui.engine.loading.placement import Sizes, SizesOf, plan_placement
 from glmtui.engine.loading.weight_filler import WeightFiller
+from glmtui.engine.model_info import LoadedInfo, LoadOptions, ModelInfo, ServerSpec
 from glmtui.engine.nn.decoder import Decoder
-from glmtui.engine.nn.linear import kernel_choice
+from glmtui.engine.nn.linear import make_kernel_choice
+from glmtui.engine.progress import LoadCancelled, Progress, ProgressHook
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.tokenization.hf_tokenizer import read_json
+from glmtui.engine.tokenization.protocols import ToolChatFormat
 from glmtui.errors import BadCheckpoint, EngineError, UsageError
 from glmtui.language import _
 
@@ -86,7 +81,7 @@ def load(
     raw = read_json(info.path / "config.json")
     dtype = pick_dtype(options.dtype, device, stored_dtype(raw), gpu_capability(options.device))
     quant = pick_quant(options.quant, device, dtype)
-    choice = kernel_choice(options.kernel, info.path, device, dtype)
+    choice = make_kernel_choice(options.kernel, info.path, device, dtype)
     if device.type == "cpu":
         torch.set_num_threads(physical_cores())
     key = options.family or info.family
@@ -98,7 +93,7 @@ def load(
         if cancelled is not None and cancelled.is_set():
             raise LoadCancelled
 
-    if key == resolver.COMPATIBILITY:
+    if key == COMPATIBILITY:
         other: LoadedModel = family.load(
             info, raw, options, device, dtype, quant, choice, snapshot(), report
         )
@@ -110,7 +105,7 @@ def load(
     checkpoint, sources = Checkpoint(info.path, raw), family.sources(config)
 
     def sizes_of(key: str | None) -> Sizes:
-        asked = quant if key is None else resolver.QUANTS[key]
+        asked = quant if key is None else QUANTS[key]
         return estimate_sizes(model, checkpoint, sources, dtype, asked, options.context_length)
 
     places = find_places(options.device, device, sizes_of, sources, snapshot())
@@ -130,12 +125,12 @@ def load(
         device=" + ".join(dict.fromkeys(map(str, places.values()))),
         dtype=str(dtype).removeprefix("torch."),
         quant=" + ".join(sorted(placer.quants)),
-        kernel=" + ".join(sorted(choice.used)),
+        kernel=" + ".join(sorted(choice.selected)),
         context_length=context_length,
         weight_bytes=placer.nbytes,
         kv_bytes_per_token=cache.nbytes,
         load_seconds=time.perf_counter() - started,
-        saved_bytes=model.left_out_bytes,
+        saved_bytes=model.skipped_bytes,
         defaults=family.defaults(info.path, raw),
         calls_tools=isinstance(chat_format, ToolChatFormat),
     )
@@ -154,10 +149,10 @@ def load(
 
 def family_module(key: str) -> Any:
     """The module of a family. Raises UsageError for a key that is none."""
-    for family in resolver.FAMILIES:
+    for family in FAMILIES:
         if family.key == key:
             return importlib.import_module(family.module)
-    known = ", ".join(family.key for family in resolver.FAMILIES)
+    known = ", ".join(family.key for family in FAMILIES)
     raise UsageError(
         _("{key!r} is no model family.").format(key=key),
         _("Known are: {known}.").format(known=known),
@@ -194,7 +189,7 @@ def find_places(
     name: str,
     device: torch.device,
     sizes_of: SizesOf,
-    sources: Mapping[str, RowRange],
+    sources: Mapping[str, WeightSource],
     machine: Snapshot,
 ) -> dict[str, torch.device]:
     """The device of each part of a model; see `placement.place`.
@@ -204,7 +199,7 @@ def find_places(
         device: what `pick_device` made of it: without CUDA "auto" is the CPU whatever NVML sees.
     """
     found = plan_placement("cpu" if device.type == "cpu" else name, sizes_of, machine)
-    return {part: torch.device(where) for part, where in model_parts(sources, found).items()}
+    return {part: torch.device(where) for part, where in devices_of_parts(sources, found).items()}
 
 
 def pick_dtype(
@@ -269,12 +264,12 @@ def pick_quant(
     if name == "auto":
         # on a CPU the packed kernels are fast in bfloat16 only
         return "auto" if device.type != "cpu" or dtype == torch.bfloat16 else None
-    if name is not None and name not in resolver.QUANTS:
+    if name is not None and name not in QUANTS:
         raise UsageError(
             _("{name!r} is no quantisation.").format(name=name),
-            _("Known are: auto, none, {names}.").format(names=", ".join(resolver.QUANTS)),
+            _("Known are: auto, none, {names}.").format(names=", ".join(QUANTS)),
         )
-    return None if name is None else resolver.QUANTS[name]
+    return None if name is None else QUANTS[name]
 
 
 def build_model(

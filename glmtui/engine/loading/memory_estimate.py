@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from glmtui.engine.catalog.registry import Quant
-from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
-from glmtui.engine.loading.placement import FIRST_TOKENS, Sizes, scratch
-from glmtui.engine.loading.weight_filler import TABLES
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource
+from glmtui.engine.loading.placement import FIRST_TOKENS, Sizes, scratch_bytes
+from glmtui.engine.loading.weight_filler import VOCAB_MODULES
 from glmtui.engine.nn.decoder import Decoder
 from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.packed_weight import PackedWeight
@@ -22,7 +22,7 @@ POSITIONS = 64  # that stand for all when the size of position tables is measure
 def estimate_sizes(
     model: Decoder,
     checkpoint: Checkpoint,
-    sources: Mapping[str, RowRange],
+    sources: Mapping[str, WeightSource],
     dtype: torch.dtype,
     quant: Quant | Literal["auto"] | None,
     context_length: int | None = None,
@@ -42,12 +42,14 @@ def estimate_sizes(
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             packed = (
-                isinstance(module, LinearPlaceholder) and path not in TABLES and name == "weight"
+                isinstance(module, LinearPlaceholder)
+                and path not in VOCAB_MODULES
+                and name == "weight"
             )
             part = part_of(path)
             nbytes = parameter.numel() * (each if packed else dtype.itemsize)
             taken[part] = taken.get(part, 0) + nbytes
-    if tied(sources):
+    if has_tied_embeddings(sources):
         del taken["head"]
     layers = [name for name in taken if name.startswith("layers.")]
     cache = model.new_cache(1, dtype, torch.device("meta")).nbytes
@@ -57,13 +59,15 @@ def estimate_sizes(
     linear = [  # without the head, which multiplies one token and is never packed
         module.weight.shape
         for path, module in model.named_modules()
-        if isinstance(module, LinearPlaceholder) and path not in TABLES
+        if isinstance(module, LinearPlaceholder) and path not in VOCAB_MODULES
     ]
     return Sizes(
         round(taken["embedding"]) + _position_bytes(model, context, dtype),
         tuple(round(taken[f"layers.{i}"]) + kv for i in range(len(layers))),
         round(taken["norm"] + taken.get("head", 0)),
-        scratch(linear, model.vocabulary, dtype.itemsize, packed=quant is not None, tokens=length),
+        scratch_bytes(
+            linear, model.vocab_size, dtype.itemsize, packed=quant is not None, tokens=length
+        ),
     )
 
 
@@ -82,15 +86,17 @@ def part_of(path: str) -> str:
     return ".".join(path.split(".")[:2])
 
 
-def model_parts(sources: Mapping[str, RowRange], places: tuple[str, ...]) -> dict[str, str]:
+def devices_of_parts(
+    sources: Mapping[str, WeightSource], places: tuple[str, ...]
+) -> dict[str, str]:
     """The device of each part by name, from those of `Sizes.parts`."""
     first, *layers, last = places
     named = {f"layers.{i}": place for i, place in enumerate(layers)}
-    head = first if tied(sources) else last
+    head = first if has_tied_embeddings(sources) else last
     return {"embedding": first, **named, "norm": last, "head": head}
 
 
-def tied(sources: Mapping[str, RowRange]) -> bool:
+def has_tied_embeddings(sources: Mapping[str, WeightSource]) -> bool:
     """Whether embedding and head are one tensor."""
     return sources["head.weight"] == sources["embedding.weight"]
 
@@ -98,7 +104,7 @@ def tied(sources: Mapping[str, RowRange]) -> bool:
 def _bytes_per_weight(
     model: nn.Module,
     checkpoint: Checkpoint,
-    sources: Mapping[str, RowRange],
+    sources: Mapping[str, WeightSource],
     dtype: torch.dtype,
     quant: Quant | Literal["auto"] | None,
 ) -> float:
@@ -107,8 +113,8 @@ def _bytes_per_weight(
         return quant.bytes_per_weight
     if quant == "auto":
         for path, module in model.named_modules():
-            if isinstance(module, LinearPlaceholder) and path not in TABLES:
-                stored = checkpoint.get(sources[f"{path}.weight"].names[0])
+            if isinstance(module, LinearPlaceholder) and path not in VOCAB_MODULES:
+                stored = checkpoint.read_weight(sources[f"{path}.weight"].names[0])
                 checkpoint.close()
                 if isinstance(stored, PackedWeight):
                     return stored.nbytes / stored.shape.numel()

@@ -81,4 +81,4 @@ def split_over_devices(model: Decoder, devices: Mapping[str, torch.device]) -> N
         return cache
 
     model.new_cache = new_cache  # type: ignore[method-assign]
-    model.spread = True
+    model.multi_device = True

@@ -17,8 +17,10 @@ from glmtui.language import _
 # 0.5 GB, workspaces of cuBLAS and what the allocator rounds up the rest
 GPU_CONTEXT = 550_000_000
 FIRST_TOKENS = 2048  # room of the KV cache, and length of a prompt, that there has to be memory for
-UNPACKING = 40_000_000  # bytes beside a weight while it is unpacked in blocks (`quant.GPU_BLOCK`)
-DRAWING = 32  # bytes to each id of the vocabulary: logits, and the sorts of sampling
+UNPACK_BYTES = (
+    40_000_000  # bytes beside a weight while it is unpacked in blocks (`quant.GPU_BLOCK`)
+)
+SAMPLING_BYTES_PER_ID = 32  # bytes to each id of the vocabulary: logits, and the sorts of sampling
 STEPS = 30  # halvings in the search for the fullest share
 
 
@@ -53,7 +55,7 @@ class Sizes:
         return GPU_CONTEXT + self.scratch
 
 
-def scratch(
+def scratch_bytes(
     linear: Iterable[Sequence[int]],
     vocabulary: int,
     itemsize: int,
@@ -76,14 +78,16 @@ def scratch(
     elements = tokens * (2 * widest + 4 * hidden + tokens)
     if packed:
         elements += max((out * columns for out, columns in shapes), default=0)
-    return elements * itemsize + DRAWING * vocabulary + (UNPACKING if packed else 0)
+    return (
+        elements * itemsize + SAMPLING_BYTES_PER_ID * vocabulary + (UNPACK_BYTES if packed else 0)
+    )
 
 
 SizesOf = Callable[[str | None], Sizes]
 """What the model takes, held as a key of `known.QUANTS`; None is as it was asked for."""
 
 
-def split(parts: Sequence[int], rooms: Sequence[int]) -> tuple[range, ...] | None:
+def split_parts(parts: Sequence[int], rooms: Sequence[int]) -> tuple[range, ...] | None:
     """Neighbouring parts to rooms in order, so that the fullest room has the most of it left.
 
     Args:
@@ -106,7 +110,7 @@ def split(parts: Sequence[int], rooms: Sequence[int]) -> tuple[range, ...] | Non
 
 
 def _filled(parts: Sequence[int], rooms: Sequence[int], share: float) -> tuple[range, ...] | None:
-    """`split` with each room filled to this share of it before the next is begun."""
+    """`split_parts` with each room filled to this share of it before the next is begun."""
     ranges, start = [], 0
     for room in rooms:
         end, left = start, room * share
@@ -151,7 +155,7 @@ def _fitting(name: str, sizes: Sizes, machine: Snapshot) -> tuple[str, ...] | No
         name = "balanced"
     if name == "balanced":
         rooms = [max((gpu.free or 0) - sizes.beside, 0) for gpu in machine.gpus]
-        ranges = split(sizes.parts, rooms)
+        ranges = split_parts(sizes.parts, rooms)
         if ranges is None:
             return None
         pairs = zip(machine.gpus, ranges, strict=True)

@@ -15,24 +15,24 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from glmtui.engine.api import Progress, ProgressHook
 from glmtui.engine.catalog.registry import Quant
-from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource
 from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.linear import (
     CpuInt8Linear,
     KernelChoice,
     NativeEmbedding,
-    kernel_choice,
+    can_stay_packed,
     make_head,
+    make_kernel_choice,
     make_linear,
-    may_stay_packed,
 )
-from glmtui.engine.nn.packed_weight import PackedWeight, concatenate, dense, quantize
+from glmtui.engine.nn.packed_weight import PackedWeight, concat_rows, quantize, to_dense
+from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
 
-TABLES = ("embedding", "head")  # what every family calls them
+VOCAB_MODULES = ("embedding", "head")  # what every family calls them
 # constants that older checkpoints store, and the head of models whose head is the embedding
 NEEDLESS = re.compile(r"inv_freq$|lm_head\.weight(_scale)?$")
 
@@ -71,12 +71,12 @@ class WeightFiller:
         self._places = places or {}
         self.dtype = dtype
         self.quant = quant
-        self.choice = choice or kernel_choice("auto", checkpoint.folder, device, dtype)
+        self.choice = choice or make_kernel_choice("auto", checkpoint.folder, device, dtype)
         self.quants: set[str] = set()
         self.nbytes = 0
-        self._tables: dict[RowRange, Tensor | PackedWeight] = {}
+        self._tables: dict[WeightSource, Tensor | PackedWeight] = {}
 
-    def place_all(self, sources: Mapping[str, RowRange], on_progress: ProgressHook) -> None:
+    def place_all(self, sources: Mapping[str, WeightSource], on_progress: ProgressHook) -> None:
         """Reads, converts and places every parameter that `sources` names.
 
         Args:
@@ -90,7 +90,7 @@ class WeightFiller:
             for path, module in self.model.named_modules()
         ]
         # tables first: they take the most beside themselves, and nothing else is there yet
-        modules.sort(key=lambda entry: entry[0] not in TABLES)
+        modules.sort(key=lambda entry: entry[0] not in VOCAB_MODULES)
         nbytes = self.checkpoint.nbytes
         total = sum(p.numel() for p in self.model.parameters())
         done = 0
@@ -98,7 +98,7 @@ class WeightFiller:
             on_progress(Progress(_("loading"), nbytes * done // total, nbytes))
             self.device = self._places.get(".".join(path.split(".")[:2]), self.device)
             wanted = {name: sources[f"{path}.{name}"] for name in shapes}
-            if path in TABLES:
+            if path in VOCAB_MODULES:
                 self._place_table(path, module, wanted["weight"], shapes["weight"])
             elif isinstance(module, LinearPlaceholder):
                 self._place_linear(path, wanted, shapes)
@@ -110,7 +110,7 @@ class WeightFiller:
         on_progress(Progress(_("loading"), nbytes, nbytes))
 
     def _place_linear(
-        self, path: str, wanted: Mapping[str, RowRange], shapes: Mapping[str, torch.Size]
+        self, path: str, wanted: Mapping[str, WeightSource], shapes: Mapping[str, torch.Size]
     ) -> None:
         weight = self._read(wanted["weight"], shapes["weight"], self._held)
         bias = None
@@ -123,7 +123,10 @@ class WeightFiller:
         self._install(path, linear)
 
     def _place_plain(
-        self, module: nn.Module, wanted: Mapping[str, RowRange], shapes: Mapping[str, torch.Size]
+        self,
+        module: nn.Module,
+        wanted: Mapping[str, WeightSource],
+        shapes: Mapping[str, torch.Size],
     ) -> None:
         """Norms. A CPU works on them in float32."""
         dtype = torch.float32 if self.device.type == "cpu" else self.dtype
@@ -132,7 +135,9 @@ class WeightFiller:
             setattr(module, name, nn.Parameter(tensor, requires_grad=False))
             self.nbytes += tensor.nbytes
 
-    def _place_table(self, path: str, module: nn.Module, rows: RowRange, shape: torch.Size) -> None:
+    def _place_table(
+        self, path: str, module: nn.Module, rows: WeightSource, shape: torch.Size
+    ) -> None:
         """The embedding or the head, never below 8 bits; where both are one tensor, held once."""
         table = self._tables.get(rows)
         if table is None:
@@ -146,9 +151,9 @@ class WeightFiller:
             module.weight = nn.Parameter(table, requires_grad=False)
 
     def _held_table(self, stored: Tensor | PackedWeight) -> Tensor | PackedWeight:
-        if self.quant is not None and may_stay_packed(stored, self.dtype):
+        if self.quant is not None and can_stay_packed(stored, self.dtype):
             return stored
-        return dense(stored, self._table_dtype(stored))
+        return to_dense(stored, self._table_dtype(stored))
 
     def _table_dtype(self, stored: Tensor | PackedWeight) -> torch.dtype:
         """float16, not bfloat16, on a CPU if that loses nothing: it is twice as fast there."""
@@ -162,14 +167,14 @@ class WeightFiller:
         if isinstance(weight, PackedWeight) and self.quant == "auto":
             return weight
         if not isinstance(self.quant, Quant):
-            return dense(weight, self.dtype)
+            return to_dense(weight, self.dtype)
         if isinstance(weight, PackedWeight):
             if weight.bits == self.quant.bits:
                 return weight
             weight = weight.dequantize(torch.float32)
         return quantize(weight, self.quant.bits, self.quant.group)
 
-    def _plain(self, rows: RowRange, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    def _plain(self, rows: WeightSource, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """A parameter that is never packed."""
         tensor = self._read(rows, shape, lambda part: part)
         if isinstance(tensor, PackedWeight):
@@ -183,12 +188,12 @@ class WeightFiller:
 
     def _read(
         self,
-        rows: RowRange,
+        rows: WeightSource,
         shape: torch.Size,
         convert: Callable[[Tensor | PackedWeight], Tensor | PackedWeight],
     ) -> Tensor | PackedWeight:
         """What `rows` describes; each of its tensors is converted on the device, then joined."""
-        stored = self.checkpoint.parts(rows)
+        stored = self.checkpoint.read_parts(rows)
         found = [tuple(part.shape) for part in stored]
         height = sum(each[0] for each in found if each)
         if height != shape[0] or any(each[1:] != tuple(shape[1:]) for each in found):
@@ -201,7 +206,7 @@ class WeightFiller:
                 ),
                 _("config.json and weights are not of the same model; fetch it again."),
             )
-        return concatenate([convert(part.to(self.device)) for part in stored], self.dtype)
+        return concat_rows([convert(part.to(self.device)) for part in stored], self.dtype)
 
     def _install(self, path: str, linear: nn.Module) -> None:
         parent, _dot, name = path.rpartition(".")
@@ -213,13 +218,15 @@ class WeightFiller:
         Raises:
             BadCheckpoint: the bias of a layer that was read without it.
         """
-        read = self.checkpoint.read
+        read = self.checkpoint.names_read
         layers = {name.rpartition(".")[0] for name in read}
         others = []
         for name in sorted(self.checkpoint.names - read):
             layer, _dot, kind = name.rpartition(".")
             if kind == "bias" and layer in layers:
-                if self.checkpoint.raw(name).any():  # some tools write biases of nothing but zeros
+                if self.checkpoint.read_tensor(
+                    name
+                ).any():  # some tools write biases of nothing but zeros
                     raise BadCheckpoint(
                         _(
                             "{folder} has a tensor {tensor}, which this kind of model does not "

@@ -19,9 +19,8 @@ from torch.nn import functional as F
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.chat.rounds import TRAINING_TIME, rounds
-from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.catalog.family_fields import read_fields
-from glmtui.engine.checkpoint.checkpoint import RowRange
+from glmtui.engine.checkpoint.checkpoint import WeightSource
 from glmtui.engine.models.prefix_lm import Marks, Prefix, PrefixLMCache
 from glmtui.engine.nn.decoder import Decoder, common_prefix
 from glmtui.engine.nn.kv_cache import KVCache
@@ -35,6 +34,7 @@ from glmtui.engine.nn.layers import (
     inverse_frequencies,
     rotate_halves,
 )
+from glmtui.engine.tokenization.protocols import ChatFormat, Tokenizer
 from glmtui.engine.tokenization.sentencepiece_tokenizer import IceTokenizer, load_ice_text
 
 IMAGE_ROWS = 20_000  # of the first revision's vocabulary; no text token is among them
@@ -190,13 +190,13 @@ class Model(Decoder):
         self.rotary = table
 
     @property
-    def first_id(self) -> int:
+    def first_token_id(self) -> int:
         """Those of image tokens come first, and may be left out."""
         cut: int = self.config.cut
         return cut
 
     @property
-    def left_out_bytes(self) -> int:
+    def skipped_bytes(self) -> int:
         """What leaving the image tokens' rows out of memory saves."""
         saved: int = self.config.cut * self.embedding.weight[0].nbytes
         return saved
@@ -238,7 +238,7 @@ class Model(Decoder):
             padding: int64 [batch], how many first tokens are padding; told with the context.
 
         Returns:
-            float32 [batch, S or 1, vocab]. RowRange that are not in memory have a logit so low that
+            float32 [batch, S or 1, vocab]. Rows that are not in memory have a logit so low that
             they are never drawn.
 
         Raises:
@@ -256,7 +256,7 @@ class Model(Decoder):
         cos = self.rotary.cos[positions][:, :, None, None]
         sin = self.rotary.sin[positions][:, :, None, None]
         if cache is not None and fixed is not None:
-            mask: Tensor | None = cache.visible()
+            mask: Tensor | None = cache.visible_mask()
         else:
             mask = self._mask(prefix, start, ids.shape[1], cos.dtype)
         x = self.embedding(ids - c.cut if c.cut else ids).to(cos.dtype)
@@ -277,12 +277,12 @@ class Model(Decoder):
         return prefix.mask(start, length, dtype)
 
 
-def sources(config: Config) -> dict[str, RowRange]:
+def sources(config: Config) -> dict[str, WeightSource]:
     """Which checkpoint tensors make each of our parameters, by name.
 
     ``lm_head.weight`` is the embedding once more, so it is held once.
     """
-    words = RowRange("transformer.word_embeddings.weight", start=config.cut)
+    words = WeightSource("transformer.word_embeddings.weight", start=config.cut)
     found = {"embedding.weight": words, "head.weight": words}
     modules = {"norm": "final_layernorm"}
     for i in range(config.layers):
@@ -296,7 +296,7 @@ def sources(config: Config) -> dict[str, RowRange]:
         }
     for ours, theirs in modules.items():
         for kind in ("weight", "bias"):
-            found[f"{ours}.{kind}"] = RowRange(f"transformer.{theirs}.{kind}")
+            found[f"{ours}.{kind}"] = WeightSource(f"transformer.{theirs}.{kind}")
     return found
 
 

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.chat.rounds import TRAINING_TIME, rounds
-from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.catalog.family_fields import read_fields
-from glmtui.engine.checkpoint.checkpoint import RowRange
+from glmtui.engine.checkpoint.checkpoint import WeightSource
 from glmtui.engine.models.gqa_decoder import GqaDecoder, Shape
 from glmtui.engine.nn.layers import RotaryTable, inverse_frequencies, rotate_pairs
 from glmtui.engine.tokenization.hf_tokenizer import generation_ends
+from glmtui.engine.tokenization.protocols import ChatFormat, Tokenizer
 from glmtui.engine.tokenization.sentencepiece_tokenizer import SentencePieceTokenizer, load_pieces
 
 TRAINED_LENGTH = 8192  # what ChatGLM2-6B was trained on; its config.json says 32768
@@ -108,28 +108,28 @@ class Model(GqaDecoder):
         self.rotary = table
 
 
-def sources(config: Config) -> dict[str, RowRange]:
+def sources(config: Config) -> dict[str, WeightSource]:
     """Which checkpoint tensors make each of our parameters, by name."""
     found = {
-        "embedding.weight": RowRange("transformer.embedding.word_embeddings.weight"),
-        "norm.weight": RowRange("transformer.encoder.final_layernorm.weight"),
-        "head.weight": RowRange("transformer.output_layer.weight"),
+        "embedding.weight": WeightSource("transformer.embedding.word_embeddings.weight"),
+        "norm.weight": WeightSource("transformer.encoder.final_layernorm.weight"),
+        "head.weight": WeightSource("transformer.output_layer.weight"),
     }
     for i in range(config.layers):
         theirs, ours = f"transformer.encoder.layers.{i}", f"layers.{i}"
         found |= {
-            f"{ours}.attention_norm.weight": RowRange(f"{theirs}.input_layernorm.weight"),
-            f"{ours}.attention.qkv.weight": RowRange(
+            f"{ours}.attention_norm.weight": WeightSource(f"{theirs}.input_layernorm.weight"),
+            f"{ours}.attention.qkv.weight": WeightSource(
                 f"{theirs}.self_attention.query_key_value.weight"
             ),
-            f"{ours}.attention.out.weight": RowRange(f"{theirs}.self_attention.dense.weight"),
-            f"{ours}.mlp_norm.weight": RowRange(f"{theirs}.post_attention_layernorm.weight"),
-            f"{ours}.gate_up.weight": RowRange(f"{theirs}.mlp.dense_h_to_4h.weight"),
-            f"{ours}.down.weight": RowRange(f"{theirs}.mlp.dense_4h_to_h.weight"),
+            f"{ours}.attention.out.weight": WeightSource(f"{theirs}.self_attention.dense.weight"),
+            f"{ours}.mlp_norm.weight": WeightSource(f"{theirs}.post_attention_layernorm.weight"),
+            f"{ours}.gate_up.weight": WeightSource(f"{theirs}.mlp.dense_h_to_4h.weight"),
+            f"{ours}.down.weight": WeightSource(f"{theirs}.mlp.dense_4h_to_h.weight"),
         }
         if config.qkv_bias:
             bias = f"{theirs}.self_attention.query_key_value.bias"
-            found[f"{ours}.attention.qkv.bias"] = RowRange(bias)
+            found[f"{ours}.attention.qkv.bias"] = WeightSource(bias)
     return found
 
 

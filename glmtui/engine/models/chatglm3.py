@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.chat.rounds import TRAINING_TIME
-from glmtui.engine.api import ChatFormat, Tokenizer, ToolCall
+from glmtui.engine.api import ToolCall
 from glmtui.engine.catalog.family_fields import read_fields
 from glmtui.engine.models.chatglm2 import (
     ROPE_BASE,
@@ -23,6 +23,7 @@ from glmtui.engine.models.chatglm2 import (
     stop_ids,
 )
 from glmtui.engine.tokenization.hf_tokenizer import generation_ends
+from glmtui.engine.tokenization.protocols import ChatFormat, Tokenizer
 from glmtui.engine.tokenization.sentencepiece_tokenizer import SentencePieceTokenizer, load_pieces
 from glmtui.engine.tokenization.tool_calls import (
     Tool,

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import ChatFormat, Tokenizer, ToolCall
-from glmtui.engine.catalog.family_fields import GLM4_ENDS, read_fields
-from glmtui.engine.catalog.model_folder import MAX_PIECES_BYTES, read_small
-from glmtui.engine.checkpoint.checkpoint import RowRange
+from glmtui.engine.api import ToolCall
+from glmtui.engine.catalog.family_fields import GLM4_STOP_IDS, read_fields
+from glmtui.engine.catalog.model_folder import MAX_VOCABULARY_BYTES, read_model_file
+from glmtui.engine.checkpoint.checkpoint import WeightSource
 from glmtui.engine.models import chatglm2
 from glmtui.engine.models.chatglm2 import ROPE_BASE, Config, Model, original_config
 from glmtui.engine.models.chatglm3 import ROLES, RoleFormat
 from glmtui.engine.tokenization.bounded_tokenizer import BoundedTokenizer
 from glmtui.engine.tokenization.hf_tokenizer import TokenizerJson, generation_ends
+from glmtui.engine.tokenization.protocols import ChatFormat, Tokenizer
 from glmtui.engine.tokenization.tool_calls import Tool, declared_for_glm4, json_arguments, read_call
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
@@ -76,26 +77,26 @@ def _hf_config(known: Mapping[str, Any]) -> Config:
     )
 
 
-def sources(config: Config) -> dict[str, RowRange]:
+def sources(config: Config) -> dict[str, WeightSource]:
     """Which checkpoint tensors make each of our parameters, by name."""
     if not config.hf_names:
         return chatglm2.sources(config)
     found = {
-        "embedding.weight": RowRange("model.embed_tokens.weight"),
-        "norm.weight": RowRange("model.norm.weight"),
-        "head.weight": RowRange("lm_head.weight"),
+        "embedding.weight": WeightSource("model.embed_tokens.weight"),
+        "norm.weight": WeightSource("model.norm.weight"),
+        "head.weight": WeightSource("lm_head.weight"),
     }
     for i in range(config.layers):
         theirs, ours = f"model.layers.{i}", f"layers.{i}"
         found |= {
-            f"{ours}.attention_norm.weight": RowRange(f"{theirs}.input_layernorm.weight"),
-            f"{ours}.attention.out.weight": RowRange(f"{theirs}.self_attn.o_proj.weight"),
-            f"{ours}.mlp_norm.weight": RowRange(f"{theirs}.post_attention_layernorm.weight"),
-            f"{ours}.gate_up.weight": RowRange(f"{theirs}.mlp.gate_up_proj.weight"),
-            f"{ours}.down.weight": RowRange(f"{theirs}.mlp.down_proj.weight"),
+            f"{ours}.attention_norm.weight": WeightSource(f"{theirs}.input_layernorm.weight"),
+            f"{ours}.attention.out.weight": WeightSource(f"{theirs}.self_attn.o_proj.weight"),
+            f"{ours}.mlp_norm.weight": WeightSource(f"{theirs}.post_attention_layernorm.weight"),
+            f"{ours}.gate_up.weight": WeightSource(f"{theirs}.mlp.gate_up_proj.weight"),
+            f"{ours}.down.weight": WeightSource(f"{theirs}.mlp.down_proj.weight"),
         }
         for kind in ("weight", "bias") if config.qkv_bias else ("weight",):
-            found[f"{ours}.attention.qkv.{kind}"] = RowRange(
+            found[f"{ours}.attention.qkv.{kind}"] = WeightSource(
                 *(f"{theirs}.self_attn.{x}_proj.{kind}" for x in "qkv")
             )
     return found
@@ -125,7 +126,7 @@ class RankTokenizer:
         return cls(
             BoundedTokenizer(
                 "tiktoken",
-                lambda: read_small(path, MAX_PIECES_BYTES),
+                lambda: read_model_file(path, MAX_VOCABULARY_BYTES),
                 lambda error: BadCheckpoint(
                     _("{path} is not a tiktoken vocabulary: {error}").format(
                         path=path, error=error
@@ -170,7 +171,7 @@ def chat_format(tokenizer: Tokenizer, folder: Path, raw: Mapping[str, Any]) -> C
 def stop_ids(raw: Mapping[str, Any]) -> frozenset[int]:
     """Ids that end a reply, as config.json says, or else those of the releases."""
     eos = raw.get("eos_token_id")
-    eos = GLM4_ENDS if eos is None else eos
+    eos = GLM4_STOP_IDS if eos is None else eos
     return frozenset(eos if isinstance(eos, list) else [eos])
 
 

@@ -30,7 +30,13 @@ from glmtui.engine.nn.layers import (
     swiglu,
 )
 from glmtui.engine.nn.linear import NativeLinear
-from glmtui.engine.nn.native.kernels import DecoderStep, LayerWeights, NativeWeight, reads, suit
+from glmtui.engine.nn.native.kernels import (
+    DecoderStep,
+    LayerWeights,
+    NativeWeight,
+    is_fastest_for,
+    supports_weight,
+)
 
 Rotation: TypeAlias = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Heads [batch, heads, S, head_dim] turned by cosines and sines, each [S, head_dim]."""
@@ -153,7 +159,7 @@ class GqaDecoder(Decoder):
             return said[None]
         x = self.embedding(ids).to(cos.dtype)
         if cache is not None and fixed is not None:
-            mask: Tensor | None = cache.visible()
+            mask: Tensor | None = cache.visible_mask()
         elif padding is not None:
             causal = causal_mask(length, start, dtype=cos.dtype, device=ids.device)
             mask = padded_mask(causal, padding, start, length, cos.dtype)
@@ -175,7 +181,9 @@ class GqaDecoder(Decoder):
         native = {path: m.native for path, m in self.named_modules() if isinstance(m, NativeLinear)}
         table = self.embedding.weight
         whole = len(native) >= 4 * shape.layers + 1
-        if not (whole and DecoderStep.takes(shape.head_dim) and reads(table)):
+        if not (
+            whole and DecoderStep.supports_head_size(shape.head_dim) and supports_weight(table)
+        ):
             return None
         layers = [
             LayerWeights(
@@ -195,15 +203,15 @@ class GqaDecoder(Decoder):
             native["head"],
             heads=shape.heads,
             kv_heads=shape.kv_heads,
-            size=shape.head_dim,
+            head_size=shape.head_dim,
             eps=shape.rms_norm_eps,
-            halves=self.rotate is rotate_halves,
+            rotate_halves=self.rotate is rotate_halves,
         )
 
 
 def is_plain(ids: Tensor, cache: KVCache) -> bool:
     """Whether a step over these ids, [batch, S], is one for the compiled kernels."""
-    return ids.shape[0] == 1 and cache.position is None and suit(ids.shape[1])
+    return ids.shape[0] == 1 and cache.position is None and is_fastest_for(ids.shape[1])
 
 
 def padded_positions(padding: Tensor, start: int, length: int) -> Tensor:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from glmtui.chat import SamplingParams
-from glmtui.engine.api import ChatFormat, Tokenizer
 from glmtui.engine.catalog.family_fields import read_fields
-from glmtui.engine.checkpoint.checkpoint import RowRange
+from glmtui.engine.checkpoint.checkpoint import WeightSource
 from glmtui.engine.models.gqa_decoder import GqaDecoder, Shape
 from glmtui.engine.nn.layers import RotaryTable, inverse_frequencies, rotate_halves
 from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson, hub_defaults
+from glmtui.engine.tokenization.protocols import ChatFormat, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,29 +68,33 @@ class Model(GqaDecoder):
         self.rotary = table
 
 
-def sources(config: Config) -> dict[str, RowRange]:
+def sources(config: Config) -> dict[str, WeightSource]:
     """Which checkpoint tensors make each of our parameters, by name."""
     found = {
-        "embedding.weight": RowRange("model.embed_tokens.weight"),
-        "norm.weight": RowRange("model.norm.weight"),
-        "head.weight": RowRange("model.embed_tokens.weight" if config.tied else "lm_head.weight"),
+        "embedding.weight": WeightSource("model.embed_tokens.weight"),
+        "norm.weight": WeightSource("model.norm.weight"),
+        "head.weight": WeightSource(
+            "model.embed_tokens.weight" if config.tied else "lm_head.weight"
+        ),
     }
     kinds = ("weight", "bias") if config.qkv_bias else ("weight",)
     for i in range(config.layers):
         theirs, ours = f"model.layers.{i}", f"layers.{i}"
         found |= {
-            f"{ours}.attention_norm.weight": RowRange(f"{theirs}.input_layernorm.weight"),
-            f"{ours}.mlp_norm.weight": RowRange(f"{theirs}.post_attention_layernorm.weight"),
-            f"{ours}.gate_up.weight": RowRange(
+            f"{ours}.attention_norm.weight": WeightSource(f"{theirs}.input_layernorm.weight"),
+            f"{ours}.mlp_norm.weight": WeightSource(f"{theirs}.post_attention_layernorm.weight"),
+            f"{ours}.gate_up.weight": WeightSource(
                 f"{theirs}.mlp.gate_proj.weight", f"{theirs}.mlp.up_proj.weight"
             ),
-            f"{ours}.down.weight": RowRange(f"{theirs}.mlp.down_proj.weight"),
+            f"{ours}.down.weight": WeightSource(f"{theirs}.mlp.down_proj.weight"),
         }
         for kind in kinds:
-            found[f"{ours}.attention.qkv.{kind}"] = RowRange(
+            found[f"{ours}.attention.qkv.{kind}"] = WeightSource(
                 *(f"{theirs}.self_attn.{x}_proj.{kind}" for x in "qkv")
             )
-            found[f"{ours}.attention.out.{kind}"] = RowRange(f"{theirs}.self_attn.o_proj.{kind}")
+            found[f"{ours}.attention.out.{kind}"] = WeightSource(
+                f"{theirs}.self_attn.o_proj.{kind}"
+            )
     return found
 
 

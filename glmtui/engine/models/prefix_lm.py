@@ -135,12 +135,12 @@ class PrefixLMCache(KVCache):
     def tensors(self) -> list[Tensor]:
         return [*super().tensors(), *(self._prefix.tensors if self._prefix else ())]
 
-    def visible(self) -> Tensor:
+    def visible_mask(self) -> Tensor:
         """As of every cache, without the padding: bool [batch, 1, 1, room]."""
-        seen = super().visible()
+        seen = super().visible_mask()
         if self._prefix is None:
             return seen
-        columns = torch.arange(self.room, device=seen.device)
+        columns = torch.arange(self.allocated_tokens, device=seen.device)
         return seen & (columns >= self._prefix.padding[:, None, None, None])
 
     def trim(self, length: int) -> None:

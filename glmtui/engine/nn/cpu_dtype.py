@@ -1,4 +1,4 @@
-"""What this CPU is good at. Knows no model."""
+"""The dtype in which this CPU multiplies matrices fastest."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import functools
 
 import torch
 
-from glmtui.engine.hardware.instruction_sets import isa_limit
+from glmtui.engine.hardware.cpu import isa_limit
 
 
 @functools.cache
 def product_dtype() -> torch.dtype:
-    """The dtype in which torch multiplies matrices of many rows fastest.
+    """The dtype in which torch is fastest at products of matrices with many rows.
 
-    bfloat16 where oneDNN has kernels for it (AVX-512, AMX, SVE). Elsewhere, as on every CPU with
-    AVX2 and no more, bfloat16 and float16 take a path without vectors, six times slower than
-    float32.
+    bfloat16 if oneDNN has kernels for it (AVX-512, AMX, SVE). On CPUs without them, such as those
+    with only AVX2, products in bfloat16 and float16 are not vectorized and take six times as long
+    as in float32.
     """
     if isa_limit() in ("none", "avx2"):
         return torch.float32
     try:
-        fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    except (AttributeError, RuntimeError):  # a build without oneDNN
-        fast = False
-    return torch.bfloat16 if fast else torch.float32
+        has_bf16_kernels = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    except (AttributeError, RuntimeError):  # torch was built without oneDNN
+        has_bf16_kernels = False
+    return torch.bfloat16 if has_bf16_kernels else torch.float32

@@ -1,7 +1,4 @@
-"""Capturing work as a CUDA graph, on the device that it is for.
-
-Whatever was captured runs again as one launch, on the addresses that it had.
-"""
+"""Captures a function as a CUDA graph, which replays its kernels in one launch."""
 
 from __future__ import annotations
 
@@ -15,20 +12,20 @@ Result = TypeVar("Result")
 
 
 def capture(work: Callable[[], Result], device: torch.device) -> tuple[Replay, Result]:
-    """Does the work once as it is, so that libraries set themselves up, and once captured.
+    """Runs `work` once without capture, so that libraries initialize, and then captures it.
 
-    Both on a stream of this device. Without one, `torch.cuda.graph` captures on a stream that it
-    makes once for the process, on whatever GPU it was first used.
+    Both runs use a stream of `device`. By default `torch.cuda.graph` uses one stream per process,
+    which it creates on the GPU where it is first used.
 
     Args:
-        work: launches on the current stream of the device, and reads nothing on the host.
+        work: launches kernels on the device's current stream. It must not read results on the host.
 
     Returns:
-        What does it again, and what the captured work returned: its tensors are written anew by
-        every replay.
+        A function that replays the graph, and the result of the captured run. Every replay writes
+        to the same memory and overwrites the tensors of that result.
 
     Raises:
-        RuntimeError: the driver, or an operation, does not let it be captured.
+        RuntimeError: the driver or an operation does not support capture.
     """
     with torch.cuda.device(device):
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Decoder: what the engine asks of every family's model. Knows no family."""
+"""Decoder: the interface that the engine needs from the model of every family."""
 
 from __future__ import annotations
 
@@ -14,46 +14,48 @@ from glmtui.engine.nn.layers import RotaryTable
 
 
 class Decoder(nn.Module, ABC):
-    """A model of ids to logits. Built on the meta device, filled by the loader, then prepared.
+    """A model that maps token ids to logits.
+
+    The loader builds it on the meta device, fills its weights and then calls `prepare`.
 
     Attributes:
-        config: the family's Config; `config.context_length` is in tokens, `config.vocab` in ids.
-        causal: whether no token sees a later one, so that a prompt can be read in chunks.
-        rewinds: whether what was last read can be taken back at every length.
-        spread: whether its layers are on several devices (see `engine.spread`).
-        rotary: what `prepare` made.
+        config: the family's Config, with `context_length` and `vocab`, the number of ids.
+        causal: whether a token never sees later ones, so that prefill may run in chunks.
+        supports_rewind: whether its cache can be trimmed to any length.
+        multi_device: whether its layers are on several devices (`loading.pipeline`).
+        rotary: the position tables, set by `prepare`.
     """
 
     config: Any
     causal = True
-    rewinds = True
-    spread = False
+    supports_rewind = True
+    multi_device = False
     rotary: RotaryTable | None = None
 
     @property
-    def vocabulary(self) -> int:
-        """How many ids it knows: those below this."""
+    def vocab_size(self) -> int:
+        """Number of token ids, including those below `first_token_id`."""
         return int(self.config.vocab)
 
     @property
-    def first_id(self) -> int:
-        """The ids below this one have no row in memory."""
+    def first_token_id(self) -> int:
+        """The lowest id that the model accepts; the rows of lower ids were not loaded."""
         return 0
 
     @property
-    def left_out_bytes(self) -> int:
-        """Memory saved by rows of the checkpoint that were not kept."""
+    def skipped_bytes(self) -> int:
+        """Memory saved by rows of the checkpoint that were not loaded."""
         return 0
 
     @abstractmethod
     def prepare(self, length: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Computes the position tables for contexts up to `length` tokens."""
+        """Computes the position tables for contexts of up to `length` tokens."""
 
     @abstractmethod
     def new_cache(
         self, capacity: int, dtype: torch.dtype, device: torch.device, batch: int = 1
     ) -> KVCache:
-        """An empty cache for contexts up to `capacity` tokens."""
+        """Creates an empty cache for contexts of up to `capacity` tokens."""
 
     @abstractmethod
     def forward(
@@ -67,21 +69,21 @@ class Decoder(nn.Module, ABC):
         """Logits after each token.
 
         Args:
-            ids: int64 [batch, S]; with a cache they stand at positions cache.offset and on.
-            last_only: compute the logits of the last position alone.
-            padding: int64 [batch], how many first tokens of each sequence are padding.
+            ids: int64 [batch, S]; with a cache their positions start at cache.offset.
+            last_only: compute only the logits of the last position.
+            padding: int64 [batch], number of padding tokens at the start of each sequence.
 
         Returns:
             float32 [batch, S or 1, vocab].
         """
 
     def reusable_prefix(self, old: Sequence[int], new: Sequence[int]) -> int:
-        """How many of the cached ids `old` serve a prompt `new`: as many as both begin with."""
+        """How many of the cached ids `old` can be reused for a prompt `new`."""
         return common_prefix(old, new)
 
 
 def common_prefix(old: Sequence[int], new: Sequence[int]) -> int:
-    """How many ids both begin with."""
+    """Length of the common prefix."""
     for i, (a, b) in enumerate(zip(old, new, strict=False)):
         if a != b:
             return i

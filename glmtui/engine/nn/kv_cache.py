@@ -1,4 +1,4 @@
-"""KVCache: the keys and values of what a model has read. Knows tensors and lengths, not tokens."""
+"""KVCache: the keys and values of the tokens that a model has processed."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ import copy
 import torch
 from torch import Tensor
 
-BLOCK = 512  # tokens
-GROWTH = 4  # a room that is full grows by one part in so many, or by a block
+BLOCK_TOKENS = 512  # memory is allocated in multiples of this many tokens
+GROWTH = 4  # a full cache grows by 1/4, at least by one block
 
 
 class KVCache:
-    """Preallocated keys and values, one pair of tensors per layer.
+    """Keys and values of a context, one pair of tensors per layer.
 
-    A forward pass over S tokens calls `update` once per layer with the same S and `advance` once
-    at the end. Room is made for BLOCK tokens and grows by a quarter when it is full, layer by
-    layer and in whole blocks, so that a conversation takes little more memory than its tokens do.
+    A forward pass over S tokens calls `update` once per layer with the same S, and `advance` once
+    at the end. A new cache has memory for BLOCK_TOKENS tokens. When it is full, it grows by a
+    quarter in whole blocks, layer by layer.
 
     Args:
         layers: number of decoder layers.
         heads: key/value heads per layer.
-        head_dim: size of one head.
-        capacity: longest context, in tokens.
-        batch: sequences side by side.
+        head_dim: elements of one head.
+        capacity: maximum context length, in tokens.
+        batch: number of sequences.
 
     Attributes:
-        position: int64 [1], where a step writes and looks, while it is captured (`cuda_graph`):
-            shapes and addresses then depend on the room alone, and not on the offset.
-        whole: how many tokens the prompt that is being read has, with what follows in it.
+        offset: number of tokens in the cache.
+        position: int64 [1], the position of a step that is captured as a CUDA graph, else None.
+            The shapes and addresses of such a step do not depend on the offset.
+        prompt_length: number of tokens of the prompt_length prompt that is being read.
     """
 
     position: Tensor | None = None
-    whole = 0
+    prompt_length = 0
 
     def __init__(
         self,
@@ -45,19 +46,19 @@ class KVCache:
         device: torch.device,
         batch: int = 1,
     ) -> None:
-        room = (batch, heads, min(capacity, BLOCK), head_dim)
-        # zeros: what a mask hides still counts if it is no number
-        self.keys = [torch.zeros(room, dtype=dtype, device=device) for _ in range(layers)]
-        self.values = [torch.zeros(room, dtype=dtype, device=device) for _ in range(layers)]
+        shape = (batch, heads, min(capacity, BLOCK_TOKENS), head_dim)
+        # zeros, not empty: NaN in uninitialized memory would pass through a mask
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.capacity = capacity
         self.offset = 0
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes [batch, heads, S, head_dim] at the offset; returns views of all there is so far.
+        """Writes keys and values, [batch, heads, S, head_dim], at the offset.
 
         Returns:
-            Keys and values, each [batch, heads, offset + S, head_dim]; with a position all the
-            room there is, of which `visible` tells what counts.
+            Views of all keys and values, each [batch, heads, offset + S, head_dim]. With
+            `position`, the whole tensors, which need `visible_mask`.
         """
         if self.position is not None:
             self.keys[layer].index_copy_(2, self.position, keys)
@@ -65,82 +66,84 @@ class KVCache:
             return self.keys[layer], self.values[layer]
         length = keys.shape[2]
         end = self.offset + length
-        all_keys, all_values = self.with_room_for(layer, length)
+        all_keys, all_values = self.reserve_layer(layer, length)
         all_keys.narrow(2, self.offset, length).copy_(keys)
         all_values.narrow(2, self.offset, length).copy_(values)
         return all_keys.narrow(2, 0, end), all_values.narrow(2, 0, end)
 
-    def with_room_for(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
-        """Keys and values with room for more tokens, to be written at the offset.
+    def reserve_layer(self, layer: int, tokens: int) -> tuple[Tensor, Tensor]:
+        """Grows a layer if it has no memory for this many tokens after the offset.
 
         Returns:
-            Each [batch, heads, room, head_dim], contiguous.
+            Keys and values, each [batch, heads, allocated tokens, head_dim], contiguous.
         """
-        end, room = self.offset + tokens, self.keys[layer].shape[2]
-        if end > room:
-            assert end <= self.capacity, "the caller keeps within the context length"
-            room = -(-max(room + room // GROWTH, end) // BLOCK) * BLOCK
-            self.keys[layer] = self._with_room(self.keys[layer], room)
-            self.values[layer] = self._with_room(self.values[layer], room)
+        end, allocated = self.offset + tokens, self.keys[layer].shape[2]
+        if end > allocated:
+            assert end <= self.capacity, "the caller must respect the context length"
+            length = round_up_to_blocks(max(allocated + allocated // GROWTH, end))
+            self.keys[layer] = self._resize(self.keys[layer], length)
+            self.values[layer] = self._resize(self.values[layer], length)
         return self.keys[layer], self.values[layer]
 
     def reserve(self, tokens: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values of every layer, with room for more tokens; see `with_room_for`."""
+        """`reserve_layer` for every layer; returns the keys and values of all of them."""
         for layer in range(len(self.keys)):
-            self.with_room_for(layer, tokens)
+            self.reserve_layer(layer, tokens)
         return self.keys, self.values
 
-    def _with_room(self, old: Tensor, tokens: int) -> Tensor:
-        """A tensor with room for `tokens` tokens, which begins as the old one does."""
+    def _resize(self, old: Tensor, tokens: int) -> Tensor:
+        """A copy of a tensor with memory for `tokens` tokens; copies those before the offset."""
         batch, heads, _, head_dim = old.shape
         new = old.new_zeros(batch, heads, min(tokens, self.capacity), head_dim)
         new.narrow(2, 0, self.offset).copy_(old.narrow(2, 0, self.offset))
         return new
 
     def advance(self, tokens: int) -> None:
-        """Moves the offset past what the last forward pass wrote."""
         self.offset += tokens
 
     def trim(self, length: int) -> None:
-        """Forgets everything after the first `length` tokens."""
+        """Drops all tokens after the first `length`."""
         self.offset = min(self.offset, length)
 
     def tensors(self) -> list[Tensor]:
-        """All that a step reads and writes here besides `position`.
+        """All tensors that a step reads or writes, except `position`.
 
-        They stay the same tensors, at the same addresses, until the cache grows.
+        They are the same objects at the same addresses until the cache grows.
         """
         return [*self.keys, *self.values]
 
-    def serves(self, shared: int, total: int) -> int:
-        """How many of the first `shared` tokens serve a prompt of `total` tokens: all of them.
+    def reusable_tokens(self, shared: int, total: int) -> int:
+        """How many of the first `shared` tokens can be reused for a prompt of `total` tokens.
 
-        Fewer where keys depend on how long the whole text is.
+        Fewer than `shared` in a subclass whose keys depend on the length of the whole text.
         """
         return shared
 
     @property
-    def room(self) -> int:
-        """Tokens there is memory for so far."""
+    def allocated_tokens(self) -> int:
+        """Number of tokens that the cache has memory for."""
         return self.keys[-1].shape[2]
 
-    def visible(self) -> Tensor:
-        """What a step at `position` sees of the room: bool [1, 1, 1, room]."""
+    def visible_mask(self) -> Tensor:
+        """The mask of a step at `position`: bool [1, 1, 1, allocated tokens], True up to it."""
         assert self.position is not None
-        return (torch.arange(self.room, device=self.position.device) <= self.position)[
-            None, None, None
-        ]
+        positions = torch.arange(self.allocated_tokens, device=self.position.device)
+        return (positions <= self.position)[None, None, None]
 
     def fork(self, length: int) -> KVCache:
-        """A cache of its own that has read the first `length` tokens of what this one has."""
-        twin = copy.copy(self)
-        twin.trim(length)
-        room = -(-max(twin.offset, 1) // BLOCK) * BLOCK
-        twin.keys = [twin._with_room(keys, room) for keys in self.keys]
-        twin.values = [twin._with_room(values, room) for values in self.values]
-        return twin
+        """A new cache with a copy of the first `length` tokens."""
+        new = copy.copy(self)
+        new.trim(length)
+        tokens = round_up_to_blocks(max(new.offset, 1))
+        new.keys = [new._resize(keys, tokens) for keys in self.keys]
+        new.values = [new._resize(values, tokens) for values in self.values]
+        return new
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated; between two forward passes all layers have the same room."""
+        """Allocated bytes. Between two forward passes all layers have the same size."""
         return len(self.keys) * (self.keys[-1].nbytes + self.values[-1].nbytes)
+
+
+def round_up_to_blocks(tokens: int) -> int:
+    return -(-tokens // BLOCK_TOKENS) * BLOCK_TOKENS

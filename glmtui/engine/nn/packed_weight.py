@@ -1,8 +1,8 @@
-"""Weights in 4 and 8 bits: how they are packed, unpacked, and made from whole ones.
+"""Weights in 4 and 8 bits: their format, packing, unpacking and quantization.
 
-`PackedWeight` is the one form every source is brought into (our prepared folders, GGUF blocks,
-ChatGLM's own checkpoints, weights quantised while loading). What multiplies with them is in
-`glmtui.engine.nn.linear`. Knows nothing of models, files or modules.
+Every source is converted to `PackedWeight`: prepared folders, GGUF and GPTQ files, ChatGLM's own
+checkpoints, and weights that are quantized while they are loaded. `glmtui.engine.nn.linear`
+multiplies with them.
 """
 
 from __future__ import annotations
@@ -15,34 +15,39 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from glmtui.engine.nn.native.rounding import round_into, rounds
+from glmtui.engine.nn.native.quantization import can_quantize, quantize_into
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
 
-# weights handled in float32 at a time: 4 MB stay in a processor's cache; a GPU wants more to do,
-# in little memory
-BLOCK, GPU_BLOCK = 2**20, 2**22
-SEARCH_BLOCK = 2**18  # where a handful of buffers are gone over many times
-LEAST_SCALE = 2.0**-24  # of float16
+# Number of weights that are converted to float32 at a time.
+CPU_BLOCK = 2**20  # 4 MB, which fit into a CPU's cache
+GPU_BLOCK = 2**22  # 16 MB: enough work for a GPU, little memory
+SEARCH_BLOCK = 2**18  # the search for 4 bits reads several buffers of this size many times
+LEAST_SCALE = 2.0**-24  # the smallest positive float16
 
-# The search for 4 bits: parts of a group's range that are tried; the mean square, in steps, up to
-# which a group is on a grid of its own (rounding to the nearest leaves 1/12); guards against none.
-RANGES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
-ON_GRID = 2.0**-10
-LEAST_SPREAD, LEAST_SHARE = 1e-6, 1e-3
+# The search for 4 bits (`_search_scale_and_zero`).
+RANGE_FACTORS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75)  # parts of a group's range that are tried
+# A group with a mean squared rounding error up to this, in steps, already is a grid of 16 values.
+# Rounding of arbitrary values has a mean squared error of 1/12.
+GRID_ERROR = 2.0**-10
+LEAST_VARIANCE = 1e-6  # of q, in steps: prevents a division by zero
+LEAST_IMPORTANCE = 1e-3  # of a column, in parts of its group's mean: no column is ignored
 
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
-    """A [out, in] weight as small integers with a scale, and perhaps a zero, per group of inputs.
+    """A [out, in] weight as integers of 4 or 8 bits: weight = q * scale + zero.
 
     Attributes:
         q: 4 bits: uint8 [out, in / 2], column 2j in the low and 2j + 1 in the high half of byte j,
             values 0..15. 8 bits: int8 [out, in].
-        scale: [out, groups]; each group covers in / groups neighbouring columns.
-        zero: [out, groups] or None for 0; weight = q * scale + zero.
-        order: int64 [in] or None; column j of all this is column order[j] of the weight it stands
-            for. (What has to share a scale need not be neighbours.)
+        scale: [out, groups], floating point. A group is in / groups adjacent columns.
+        zero: [out, groups], or None for 0.
+        order: int64 [in], or None. Column j of the tensors above is column order[j] of the weight,
+            so that columns that are not adjacent can share a scale (GPTQ's act-order).
+
+    Raises:
+        BadCheckpoint: the shapes or dtypes do not match.
     """
 
     q: Tensor
@@ -61,12 +66,15 @@ class PackedWeight:
             or self.in_features % self.scale.shape[1]
             or (self.order is not None and self.order.shape != (self.in_features,))
         ):
-            said = " and ".join(f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in tensors[1:])
+            scales = " and ".join(f"{str(t.dtype)[6:]} {tuple(t.shape)}" for t in tensors[1:])
             raise BadCheckpoint(
-                _("A quantised weight, {weight}, has scales that do not fit it: {scales}.").format(
-                    weight=f"{str(self.q.dtype)[6:]} {tuple(self.q.shape)}", scales=said
+                _("The scales of a quantised weight do not match it: {weight}, {scales}.").format(
+                    weight=f"{str(self.q.dtype)[6:]} {tuple(self.q.shape)}", scales=scales
                 ),
-                _("The checkpoint is damaged or of an unknown packing; fetch it again."),
+                _(
+                    "The checkpoint is damaged or uses an unknown quantisation format; download "
+                    "it again."
+                ),
             )
 
     @property
@@ -79,22 +87,22 @@ class PackedWeight:
 
     @property
     def shape(self) -> torch.Size:
-        """[out, in], as of the weight it stands for."""
+        """[out, in]."""
         return torch.Size((self.q.shape[0], self.in_features))
 
     @property
     def group(self) -> int:
-        """How many neighbouring columns share a scale."""
+        """Number of adjacent columns that share a scale."""
         return self.in_features // self.scale.shape[1]
 
     @property
     def kind(self) -> str:
-        """In words: "int8", or "int4 g32" where columns share scales in groups."""
-        whole = self.group == self.in_features
-        return f"int{self.bits}" if whole else f"int{self.bits} g{self.group}"
+        """The format for people: "int8" with one scale per row, "int4 g32" with groups of 32."""
+        per_row = self.group == self.in_features
+        return f"int{self.bits}" if per_row else f"int{self.bits} g{self.group}"
 
-    def is_like(self, other: PackedWeight) -> bool:
-        """Whether rows of both can lie in one."""
+    def has_same_format(self, other: PackedWeight) -> bool:
+        """Whether the rows of both can be concatenated (`cat`)."""
         if self.order is None or other.order is None:
             same_order = self.order is other.order
         else:
@@ -114,29 +122,33 @@ class PackedWeight:
         zero = None if self.zero is None else self.zero[rows]
         return PackedWeight(self.q[rows], self.scale[rows], zero, self.order)
 
-    def regrouped(self, group: int) -> PackedWeight:
-        """The same weight with scales for smaller groups, each repeated as often as it takes."""
-        times = self.group // group
-        zero = None if self.zero is None else self.zero.repeat_interleave(times, 1)
-        return PackedWeight(self.q, self.scale.repeat_interleave(times, 1), zero, self.order)
+    def regroup(self, group: int) -> PackedWeight:
+        """The same weight with smaller groups, whose scales are repeated.
 
-    def unpacked(self) -> Tensor:
-        """The integers, [out, in]: uint8 0..15 of 4 bits, int8 of 8."""
+        Args:
+            group: a divisor of the present one.
+        """
+        repeats = self.group // group
+        zero = None if self.zero is None else self.zero.repeat_interleave(repeats, 1)
+        return PackedWeight(self.q, self.scale.repeat_interleave(repeats, 1), zero, self.order)
+
+    def integers(self) -> Tensor:
+        """q unpacked, [out, in]: uint8 0..15 for 4 bits, int8 for 8 bits."""
         return self.q if self.bits == 8 else unpack_nibbles(self.q)
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight it stands for, [out, in], computed in float32 and then rounded to `dtype`."""
+        """The weight, [out, in], computed in float32 and rounded once to `dtype`."""
         weight = torch.empty(self.shape, dtype=dtype, device=self.q.device)
-        back = None if self.order is None else self.order.argsort()
-        block = BLOCK if self.q.device.type == "cpu" else GPU_BLOCK
+        columns = None if self.order is None else self.order.argsort()
+        block = CPU_BLOCK if self.q.device.type == "cpu" else GPU_BLOCK
         for rows in row_blocks(self.shape, block=block):
             part = self[rows]
-            grouped = part.unpacked().view(*part.scale.shape, self.group).float()
+            grouped = part.integers().view(*part.scale.shape, self.group).float()
             grouped *= part.scale.float().unsqueeze(-1)
             if part.zero is not None:
                 grouped += part.zero.float().unsqueeze(-1)
-            whole = grouped.flatten(1)
-            weight[rows] = whole if back is None else whole[:, back]
+            values = grouped.flatten(1)
+            weight[rows] = values if columns is None else values[:, columns]
         return weight
 
     def to(self, device: torch.device) -> PackedWeight:
@@ -144,13 +156,12 @@ class PackedWeight:
         return PackedWeight(self.q.to(device), self.scale.to(device), zero, order)
 
     def contiguous(self) -> PackedWeight:
-        """The same, each tensor's rows one behind the other in memory."""
         zero = None if self.zero is None else self.zero.contiguous()
         return PackedWeight(self.q.contiguous(), self.scale.contiguous(), zero, self.order)
 
     @staticmethod
     def cat(parts: Sequence[PackedWeight]) -> PackedWeight:
-        """Rows below rows, of parts that are alike."""
+        """Concatenates the rows of weights of the same format."""
         zeros = [part.zero for part in parts if part.zero is not None]
         return PackedWeight(
             torch.cat([part.q for part in parts]),
@@ -161,20 +172,22 @@ class PackedWeight:
 
 
 def pack_nibbles(numbers: Tensor) -> Tensor:
-    """uint8 [rows, n] of 0..15 as uint8 [rows, n / 2], the even column in the low half."""
+    """Packs uint8 [rows, n] of 0..15 into uint8 [rows, n / 2], even columns in the low halves."""
     return numbers[:, ::2] | numbers[:, 1::2] << 4
 
 
 def unpack_nibbles(q: Tensor) -> Tensor:
-    """What `pack_nibbles` packed."""
+    """The inverse of `pack_nibbles`."""
     return torch.stack((q & 15, q >> 4), dim=-1).flatten(1)
 
 
-def row_blocks(shape: Sequence[int], multiple: int = 1, *, block: int = BLOCK) -> Iterator[slice]:
-    """Slices of the rows of [rows, columns] that hold about `block` weights each.
+def row_blocks(
+    shape: Sequence[int], multiple: int = 1, *, block: int = CPU_BLOCK
+) -> Iterator[slice]:
+    """Slices of the rows of a [rows, columns] matrix, of about `block` elements each.
 
     Args:
-        multiple: each slice but the last has a number of rows divisible by it.
+        multiple: the number of rows of each slice, except the last, is a multiple of this.
     """
     rows, columns = shape
     step = max(block // columns // multiple, 1) * multiple
@@ -185,57 +198,56 @@ def row_blocks(shape: Sequence[int], multiple: int = 1, *, block: int = BLOCK) -
 def quantize(
     weight: Tensor, bits: int, group: int | None = None, importance: Tensor | None = None
 ) -> PackedWeight:
-    """Quantisation of a [out, in] weight, some rows at a time.
+    """Quantizes a [out, in] weight, a block of rows at a time.
 
-    4 bits: asymmetric, from the least to the largest value of each group (so zero may shift); with
-    an importance, where a short search finds the least error, unless the group lies on that grid
-    as it is. The search takes some twenty times as long.
-    8 bits: symmetric, scaled by the largest magnitude.
+    4 bits: asymmetric, from the minimum to the maximum of each group. With `importance`, a search
+    finds the scale and zero with the least weighted error; this takes about twenty times as long.
+    8 bits: symmetric, scaled by the largest magnitude of each group.
 
     Args:
-        group: columns that share a scale, or fewer where they do not divide a row; None is the
-            whole row.
-        importance: float [in], how much an error in each column matters beside the others, such as
-            the mean square of what it is multiplied with. Only 4 bits heed it.
+        group: columns that share a scale; reduced to a divisor of the row. None is the whole row.
+        importance: float [in], the relative weight of an error in each column, such as the mean
+            square of its activations. Ignored for 8 bits.
     """
     rows, columns = weight.shape
     group = math.gcd(group or 0, columns)
-    new = partial(torch.empty, device=weight.device)
-    scale = new(rows, columns // group, dtype=torch.float16)
+    empty = partial(torch.empty, device=weight.device)
+    scale = empty(rows, columns // group, dtype=torch.float16)
     if bits == 8:
-        packed = PackedWeight(new(rows, columns, dtype=torch.int8), scale)
+        packed = PackedWeight(empty(rows, columns, dtype=torch.int8), scale)
     else:
-        packed = PackedWeight(new(rows, columns // 2, dtype=torch.uint8), scale, scale.clone())
-    shares = None
+        packed = PackedWeight(empty(rows, columns // 2, dtype=torch.uint8), scale, scale.clone())
+    error_weights = None
     if bits == 4 and importance is not None:
-        shares = _shares(importance.float().view(-1, group))
-    elif rounds(weight, group):
-        round_into(packed.q, packed.scale, packed.zero, weight, LEAST_SCALE)
+        error_weights = _error_weights(importance.float().view(-1, group))
+    elif can_quantize(weight, group):
+        quantize_into(packed.q, packed.scale, packed.zero, weight, LEAST_SCALE)
         return packed
-    for some in row_blocks(weight.shape, block=BLOCK if shares is None else SEARCH_BLOCK):
-        grouped = weight[some].float().reshape(-1, columns // group, group)
+    block = CPU_BLOCK if error_weights is None else SEARCH_BLOCK
+    for block_rows in row_blocks(weight.shape, block=block):
+        grouped = weight[block_rows].float().reshape(-1, columns // group, group)
         if bits == 8:
-            _fill_eight_bits(packed[some], grouped)
+            _quantize_int8(packed[block_rows], grouped)
         else:
-            _fill_four_bits(packed[some], grouped, shares)
+            _quantize_int4(packed[block_rows], grouped, error_weights)
     return packed
 
 
-def _fill_eight_bits(packed: PackedWeight, grouped: Tensor) -> None:
-    """From float32 [rows, groups, group]."""
-    # rounded to the stored precision first, so that q is the best choice for what will be read
+def _quantize_int8(packed: PackedWeight, grouped: Tensor) -> None:
+    """Fills `packed` from float32 [rows, groups, group]."""
+    # rounded to float16 before q is computed, so that q is the best choice for the stored scale
     packed.scale.copy_((grouped.abs().amax(-1) / 127).clamp_min_(LEAST_SCALE))
     q = grouped / packed.scale.float().unsqueeze(-1)
     packed.q.copy_(q.round_().clamp_(-127, 127).flatten(1))
 
 
-def _fill_four_bits(packed: PackedWeight, grouped: Tensor, shares: Tensor | None) -> None:
-    """From float32 [rows, groups, group]."""
+def _quantize_int4(packed: PackedWeight, grouped: Tensor, error_weights: Tensor | None) -> None:
+    """Fills `packed` from float32 [rows, groups, group]."""
     assert packed.zero is not None
     low, high = grouped.amin(-1, keepdim=True), grouped.amax(-1, keepdim=True)
     step = ((high - low) / 15).clamp_min_(LEAST_SCALE)
-    if shares is not None:
-        slope, offset = _best_line((grouped - low).div_(step), shares)
+    if error_weights is not None:
+        slope, offset = _search_scale_and_zero((grouped - low).div_(step), error_weights)
         low += offset * step
         step = (slope * step).clamp_min_(LEAST_SCALE)
     packed.scale.copy_(step.squeeze(-1))
@@ -244,72 +256,73 @@ def _fill_four_bits(packed: PackedWeight, grouped: Tensor, shares: Tensor | None
     packed.q.copy_(pack_nibbles(q.round_().clamp_(0, 15).to(torch.uint8).flatten(1)))
 
 
-def _best_line(t: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """The line slope * q + offset that is nearest to t, q being integers 0..15.
+def _search_scale_and_zero(t: Tensor, error_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Fits slope * q + offset to t, with integers q in 0..15 and the least weighted squared error.
 
-    As llama.cpp's `make_qkx2_quants`: t is rounded in each of a few ranges, then the line of least
-    squares is laid through what it was rounded to, whose error follows from the same sums.
+    As `make_qkx2_quants` in llama.cpp: rounds t within several ranges, and fits a line to each
+    result by weighted least squares. The error of the fit follows from the same sums. A group that
+    already is a grid of 16 values gets slope 1 and offset 0.
 
     Args:
-        t: float32 [rows, groups, group], 0..15 from the least to the largest of each group.
-        shares: [groups, group], what each column's error counts, 1 in sum.
+        t: float32 [rows, groups, group], scaled to 0..15 in each group.
+        error_weights: [groups, group], which sum to 1 in each group.
 
     Returns:
-        Each [rows, groups, 1].
+        slope and offset, each [rows, groups, 1].
     """
-    spare, q = torch.empty_like(t), torch.empty_like(t)
+    buffer, q = torch.empty_like(t), torch.empty_like(t)
 
-    def mean(values: Tensor, times: Tensor | None = None) -> Tensor:
-        if times is not None:
-            values = torch.mul(values, times, out=spare)
-        return torch.mul(values, shares, out=spare).sum(-1, keepdim=True)
+    def mean(values: Tensor, factor: Tensor | None = None) -> Tensor:
+        if factor is not None:
+            values = torch.mul(values, factor, out=buffer)
+        return torch.mul(values, error_weights, out=buffer).sum(-1, keepdim=True)
 
     mean_t = mean(t)
-    spread_t = mean(t, t) - mean_t * mean_t
+    variance_t = mean(t, t) - mean_t * mean_t
     torch.round(t, out=q).sub_(t)
-    on_grid = mean(q, q) < ON_GRID
+    on_grid = mean(q, q) < GRID_ERROR
     slope = offset = error = torch.full_like(mean_t, torch.inf)
-    for part in RANGES:
-        torch.mul(t, 1 / part, out=q).add_(7.5 - 7.5 / part).round_().clamp_(0, 15)
+    for factor in RANGE_FACTORS:
+        torch.mul(t, 1 / factor, out=q).add_(7.5 - 7.5 / factor).round_().clamp_(0, 15)
         mean_q = mean(q)
-        spread_q = (mean(q, q) - mean_q * mean_q).clamp_min_(LEAST_SPREAD)
-        both = mean(q, t) - mean_q * mean_t
-        candidate = both / spread_q
-        left = spread_t - candidate * both
-        better = left < error
-        error = torch.where(better, left, error)
-        slope = torch.where(better, candidate, slope)
-        offset = torch.where(better, mean_t - candidate * mean_q, offset)
+        variance_q = (mean(q, q) - mean_q * mean_q).clamp_min_(LEAST_VARIANCE)
+        covariance = mean(q, t) - mean_q * mean_t
+        new_slope = covariance / variance_q
+        new_error = variance_t - new_slope * covariance
+        better = new_error < error
+        error = torch.where(better, new_error, error)
+        slope = torch.where(better, new_slope, slope)
+        offset = torch.where(better, mean_t - new_slope * mean_q, offset)
     return slope.masked_fill_(on_grid, 1), offset.masked_fill_(on_grid, 0)
 
 
-def _shares(importance: Tensor) -> Tensor:
-    """Parts of 1 for each group of [groups, group]; none so small that it is given up."""
+def _error_weights(importance: Tensor) -> Tensor:
+    """Normalizes an importance, [groups, group], to positive weights that sum to 1 per group."""
     mean = importance.mean(-1, keepdim=True)
-    shares = importance + LEAST_SHARE * mean + torch.finfo(torch.float32).tiny
-    return shares / shares.sum(-1, keepdim=True)
+    weights = importance + LEAST_IMPORTANCE * mean + torch.finfo(torch.float32).tiny
+    return weights / weights.sum(-1, keepdim=True)
 
 
-def per_row(weight: PackedWeight) -> PackedWeight:
-    """8 bits in groups with one scale per row instead: rounded anew, so nearly the same weight."""
+def requantize_per_row(weight: PackedWeight) -> PackedWeight:
+    """An 8-bit weight with one scale per row instead of groups; quantized again, so not exact."""
     blocks = row_blocks(weight.shape)
     return PackedWeight.cat([quantize(weight[b].dequantize(torch.float32), 8) for b in blocks])
 
 
-def dense(weight: Tensor | PackedWeight, dtype: torch.dtype) -> Tensor:
-    """The weight unpacked, in `dtype`."""
+def to_dense(weight: Tensor | PackedWeight, dtype: torch.dtype) -> Tensor:
+    """The weight as a plain tensor in `dtype`."""
     return weight.to(dtype) if isinstance(weight, Tensor) else weight.dequantize(dtype)
 
 
-def concatenate(
+def concat_rows(
     parts: Sequence[Tensor | PackedWeight], dtype: torch.dtype
 ) -> Tensor | PackedWeight:
-    """Rows below rows; if some are packed and not all alike, all in `dtype`."""
+    """Concatenates rows; packed parts of different formats are all unpacked to `dtype`."""
     if len(parts) == 1:
         return parts[0]
     packed = [part for part in parts if isinstance(part, PackedWeight)]
-    if len(packed) == len(parts) and all(part.is_like(packed[0]) for part in packed):
+    if len(packed) == len(parts) and all(part.has_same_format(packed[0]) for part in packed):
         return PackedWeight.cat(packed)
     if not packed:
         return torch.cat([part for part in parts if isinstance(part, Tensor)])
-    return torch.cat([dense(part, dtype) for part in parts])
+    return torch.cat([to_dense(part, dtype) for part in parts])

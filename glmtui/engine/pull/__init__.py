@@ -1,7 +1,6 @@
-"""How a model comes to this machine.
+"""Brings models to this machine, from a package index, a hub, a folder or a GGUF file.
 
-`sources` decides where from, `wheel`, `hub` and `fetch` bring it, `staging` puts it in place;
-`verify` looks whether it is still the same.
+Knows hubs, installers and the layout of their caches. Knows nothing of loading or running models.
 """
 
 from glmtui.engine.pull.sources import pull

@@ -1,10 +1,8 @@
-"""Getting a model from the Hugging Face hub or a mirror of it, into the hub's own cache.
+"""Downloads a model from the Hugging Face hub, or a mirror, into the cache of `huggingface_hub`.
 
-Only what is needed comes: config, tokenizer, and the weights once. Of the repository's Python
-nothing comes but one file of ChatGLM's, as text that is never run (`known.CPM_FILE`). HF_HOME,
-HF_TOKEN and HF_ENDPOINT hold as in `huggingface_hub`, and other programs find the files too, but
-it is not asked to place them: what the hub says is checked by `hub_api`, the bytes are `fetch`'s,
-and `hub_cache` puts them where they belong.
+Only the configuration, the tokenizer and one copy of the weights are downloaded, and no Python code
+but one file of ChatGLM, which is parsed as text (`registry.CPM_FILE`). HF_HOME, HF_TOKEN and
+HF_ENDPOINT are respected as in `huggingface_hub`.
 """
 
 from __future__ import annotations
@@ -13,83 +11,83 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from glmtui.engine.catalog.families import family_of
+from glmtui.engine.catalog.families import detect_family
 from glmtui.engine.catalog.model_folder import read_config
 from glmtui.engine.pull.fetch import fetch
-from glmtui.engine.pull.hub_api import REPO, Hub, choose
+from glmtui.engine.pull.hub_api import REPOSITORY_NAME, Hub, choose_files
 from glmtui.engine.pull.hub_cache import HubCache
-from glmtui.engine.pull.staging import Job, disk_errors, need_room
+from glmtui.engine.pull.staging import Job, convert_disk_errors, require_space
 from glmtui.errors import DownloadError
 from glmtui.language import _
-from glmtui.net.addresses import shown_address
+from glmtui.net.addresses import redact_url
 
 HUB = "https://huggingface.co"
-KEPT_FREE = 64 << 20  # room to leave on the disk
+RESERVED_BYTES = 64 << 20  # disk space to leave free
 
 
 def pull_from_hub(repo: str, endpoint: str | None, job: Job) -> Path:
-    """Brings a repository's model into the hub's cache and returns its folder there.
+    """Download the model of a repository into the hub's cache and return its folder there.
 
     Args:
-        endpoint: address of the hub; None takes HF_ENDPOINT, and without it huggingface.co.
+        endpoint: address of the hub; None for HF_ENDPOINT, else huggingface.co.
 
     Raises:
-        DownloadError: no such repository, no access, no network, no room, or damaged files.
-        UnsupportedModel: it is of no family of ours, said before its weights are fetched.
+        DownloadError: no such repository, no access, no network, no disk space, or damaged files.
+        UnsupportedModel: of no known family; raised before the weights are downloaded.
         PullCancelled.
     """
     from huggingface_hub import constants, get_token, try_to_load_from_cache
 
-    if not REPO.fullmatch(repo) or "--" in repo or ".." in repo or len(repo) > 96:
-        raise DownloadError(_("{repo!r} is no name of a repository.").format(repo=repo))
-    # huggingface_hub reads HF_ENDPOINT when it is imported, which may have been long ago
+    if not REPOSITORY_NAME.fullmatch(repo) or "--" in repo or ".." in repo or len(repo) > 96:
+        raise DownloadError(_("{repo!r} is not a repository name.").format(repo=repo))
+    # huggingface_hub reads HF_ENDPOINT only when it is imported
     endpoint = endpoint or os.environ.get("HF_ENDPOINT") or HUB
-    host = shown_address(endpoint).partition("://")[2]
-    job.report(_("asking {host} for {model}").format(host=host, model=repo))
+    host = redact_url(endpoint).partition("://")[2]
+    job.report(_("requesting {model} from {host}").format(host=host, model=repo))
     try:
         if constants.HF_HUB_OFFLINE:
-            raise _offline(repo)
-        hub = Hub.at(endpoint, get_token())
-        told = hub.repository(repo, job)
+            raise _offline_error(repo)
+        hub = Hub.from_endpoint(endpoint, get_token())
+        repository = hub.fetch_repository(repo, job)
     except DownloadError as error:
-        job.check()
+        job.raise_if_cancelled()
         cached = try_to_load_from_cache(repo, "config.json")
         if not isinstance(cached, str):
             raise
-        job.report(error.message + " " + _("Taking the copy that is here already."))
-        return Path(cached).parent  # whether it is whole, the caller looks
-    chosen = choose(repo, told.files, hub.base)
-    caches = Path(constants.HF_HUB_CACHE)
-    cache = HubCache.of(caches, repo, told.revision)
-    with disk_errors(caches):
+        job.report(error.message + " " + _("Using the local copy."))
+        return Path(cached).parent  # the caller checks whether it is complete
+    chosen = choose_files(repo, repository.files, hub.base)
+    cache_folder = Path(constants.HF_HUB_CACHE)
+    cache = HubCache.for_repository(cache_folder, repo, repository.revision)
+    with convert_disk_errors(cache_folder):
         missing = [file for file in chosen if not cache.has(file.etag, file.size)]
-        need_room(caches, sum(file.size for file in missing) + KEPT_FREE, repo)
+        require_space(cache_folder, sum(file.size for file in missing) + RESERVED_BYTES, repo)
         cache.make_folders()
         for n, file in enumerate(chosen, 1):
             what = _("downloading {name} ({n} of {count})").format(
                 name=file.name, n=n, count=len(chosen)
             )
             if not cache.has(file.etag, file.size):
-                url = hub.file_url(repo, told.revision, file.name)
+                url = hub.file_url(repo, repository.revision, file.name)
                 fetch(
                     replace(file, url=url, hub=hub.base),
                     cache.blob(file.etag),
-                    hub.private,
+                    hub.private_headers,
                     job,
                     what,
                 )
             job.report(what, file.size, file.size)
-            cache.place(file.name, file.etag)
+            cache.link_file(file.name, file.etag)
             if file.name == "config.json":
-                family_of(read_config(cache.snapshot), cache.snapshot)
-        cache.set_main()
+                detect_family(read_config(cache.snapshot), cache.snapshot)
+        cache.update_main_ref()
     return cache.snapshot
 
 
-def _offline(repo: str) -> DownloadError:
+def _offline_error(repo: str) -> DownloadError:
     return DownloadError(
-        _("{repo} is not whole on this machine, and HF_HUB_OFFLINE forbids to ask the hub.").format(
-            repo=repo
-        ),
+        _(
+            "{repo} is incomplete on this machine, and HF_HUB_OFFLINE forbids downloading it."
+        ).format(repo=repo),
         _("Unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE)."),
     )

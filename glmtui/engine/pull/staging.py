@@ -1,7 +1,4 @@
-"""The frame of every pull: progress that can be stopped, a folder that appears whole or not at all.
-
-Knows disks, nothing of where a model comes from.
-"""
+"""What all pulls share: progress, cancellation, disk space, and folders that appear atomically."""
 
 from __future__ import annotations
 
@@ -21,27 +18,27 @@ from pathlib import Path
 
 import psutil
 
-from glmtui.engine.api import Progress, ProgressHook
+from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.errors import DownloadError
 from glmtui.language import N_, _
 from glmtui.system.durable_files import make_private_folder
 
-STRAY_SECONDS = 24 * 3600  # a work folder nobody touched for this long is nobody's
+STALE_SECONDS = 24 * 3600  # age at which a work folder is regarded as left behind
 CHUNK_BYTES = 1 << 20
-MORE_ROOM = N_("Free some space, or move the folder with GLMTUI_CACHE_DIR or HF_HOME.")
-ELSEWHERE = N_("Free some space, or name a folder on another disk.")  # where the user chose it
+CACHE_SPACE_HINT = N_("Free some space, or move the folder with GLMTUI_CACHE_DIR or HF_HOME.")
+TARGET_SPACE_HINT = N_("Free some space, or choose a folder on another disk.")
 
 
 class PullCancelled(DownloadError):
-    """The person who asked for a model stopped the pull."""
+    """The user stopped the pull."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One pull, as seen by whoever waits for it.
+    """The progress and cancellation of one pull.
 
     Attributes:
-        name: the model's.
+        name: of the model, for messages.
     """
 
     name: str
@@ -49,19 +46,19 @@ class Job:
     cancelled: threading.Event
 
     def report(self, what: str, done: int = 0, total: int = 0) -> None:
-        """Says how far it is. Raises PullCancelled once nobody wants the model any more."""
-        self.check()
+        """Report progress. Raises PullCancelled if the pull was cancelled."""
+        self.raise_if_cancelled()
         self.on_progress(Progress(what, done, total))
 
-    def check(self) -> None:
-        """Raises PullCancelled once nobody wants the model any more."""
+    def raise_if_cancelled(self) -> None:
         if self.cancelled.is_set():
             raise PullCancelled(
-                f"Pulling {self.name} was stopped.", f"Go on with: glmtui pull {self.name}"
+                _("Pulling {model} was stopped.").format(model=self.name),
+                _("Resume it with: glmtui pull {model}").format(model=self.name),
             )
 
-    def hashed(self, path: Path) -> str:
-        """The sha256 of a file, in hex."""
+    def sha256(self, path: Path) -> str:
+        """The SHA-256 checksum of a file in hex. Reports progress."""
         digest = hashlib.sha256()
         total, done = path.stat().st_size, 0
         with path.open("rb") as file:
@@ -74,89 +71,84 @@ class Job:
 
 @contextmanager
 def work_folder(beside: Path) -> Iterator[Path]:
-    """An empty folder on the same disk as `beside`, gone at the end however it ends.
+    """A temporary folder next to `beside`, so on the same disk.
 
-    What an earlier run left there when it was killed is removed first.
+    Folders that killed processes left behind are removed first.
     """
     make_private_folder(beside.parent)
-    _keep_from_others(beside.parent)  # it may have been made under another umask
-    mark = f".{beside.name}.{socket.gethostname()}."
-    for stray in beside.parent.glob(f".{beside.name}.*"):
-        if _is_stray(stray, mark):
-            shutil.rmtree(stray, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{mark}{os.getpid()}.", dir=beside.parent))
+    _remove_permissions(beside.parent, stat.S_IWOTH)  # it may be older than our umask
+    prefix = f".{beside.name}.{socket.gethostname()}."
+    for stale in beside.parent.glob(f".{beside.name}.*"):
+        if _is_stale(stale, prefix):
+            shutil.rmtree(stale, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}.", dir=beside.parent))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_stray(folder: Path, mark: str) -> bool:
-    """Whether the process whose work folder this is has ended."""
+def _is_stale(folder: Path, prefix: str) -> bool:
+    """Whether the process that made a work folder has ended."""
     try:
-        if time.time() - folder.stat().st_mtime > STRAY_SECONDS:
+        if time.time() - folder.stat().st_mtime > STALE_SECONDS:
             return True
-    except FileNotFoundError:  # its owner has just finished
+    except FileNotFoundError:  # its process has just finished
         return False
-    pid = folder.name.removeprefix(mark).partition(".")[0]
-    return folder.name.startswith(mark) and pid.isdigit() and not psutil.pid_exists(int(pid))
+    pid = folder.name.removeprefix(prefix).partition(".")[0]
+    return folder.name.startswith(prefix) and pid.isdigit() and not psutil.pid_exists(int(pid))
 
 
-def put_in_place(folder: Path, target: Path) -> None:
-    """Makes a finished folder the target, in one step; what was there before goes.
-
-    Raises OSError.
-    """
+def install_folder(folder: Path, target: Path) -> None:
+    """Move a finished folder to `target` in one step, replacing what is there. Raises OSError."""
     for path in (folder, *folder.rglob("*")):
-        _keep_from_others(path, 0o022)
+        _remove_permissions(path, stat.S_IWGRP | stat.S_IWOTH)
     if target.exists():
-        # a folder cannot replace one that has files; the old one leaves with the work folder
+        # A folder cannot replace one with files. The old one is removed with the work folder.
         target.replace(folder.with_name(folder.name + ".old"))
     folder.replace(target)
 
 
-def _keep_from_others(path: Path, bits: int = 0o002) -> None:
-    """Takes these rights to write from a file or folder of ours."""
+def _remove_permissions(path: Path, bits: int) -> None:
+    """Remove mode bits from a file or folder that the user owns."""
     status = path.lstat()
     if status.st_mode & bits and status.st_uid == os.getuid() and not stat.S_ISLNK(status.st_mode):
         path.chmod(status.st_mode & ~bits & 0o7777)
 
 
-def need_room(folder: Path, nbytes: int, what: str, hint: str = "") -> None:
-    """Raises DownloadError if the disk of `folder`, there or to be made, has less than `nbytes`."""
+def require_space(folder: Path, nbytes: int, what: str, hint: str = "") -> None:
+    """Raises DownloadError if the disk of `folder`, which may not exist yet, lacks `nbytes`."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < nbytes:
         raise DownloadError(
-            _("No room for {what}: it takes {size} in {folder}, where {free} are free.").format(
-                what=what, size=megabytes(nbytes), folder=folder, free=megabytes(free)
-            ),
-            hint or _(MORE_ROOM),
+            _(
+                "Not enough disk space for {what}: it needs {size} in {folder}, {free} are free."
+            ).format(what=what, size=format_bytes(nbytes), folder=folder, free=format_bytes(free)),
+            hint or _(CACHE_SPACE_HINT),
         )
 
 
-def megabytes(nbytes: int) -> str:
-    """A size as a person reads it: "290 MB", "12.5 GB"."""
+def format_bytes(nbytes: int) -> str:
+    """A size for display: "290 MB", "12.5 GB"."""
     return f"{nbytes / 1e9:,.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:,.0f} MB"
 
 
 @contextmanager
-def disk_errors(folder: Path, hint: str = "") -> Iterator[None]:
-    """Turns what a disk can do to us into DownloadErrors."""
+def convert_disk_errors(folder: Path, hint: str = "") -> Iterator[None]:
+    """Convert OSErrors in the block to DownloadErrors."""
     try:
         yield
     except OSError as error:
-        where = error.filename or folder
+        path = error.filename or folder
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DownloadError(
-                _("The disk is full: {where} could not be written.").format(where=where),
-                hint or _(MORE_ROOM),
+                _("The disk is full. Could not write {path}.").format(path=path),
+                hint or _(CACHE_SPACE_HINT),
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise DownloadError(
-                _("{where} may not be written: {reason}.").format(
-                    where=where, reason=error.strerror
-                ),
+                _("Could not write {path}: {reason}.").format(path=path, reason=error.strerror),
                 _("Change its permissions, or move the folder with GLMTUI_CACHE_DIR or HF_HOME."),
             ) from error
-        raise DownloadError(f"{where}: {error.strerror or error}.") from error
+        raise DownloadError(f"{path}: {error.strerror or error}.") from error

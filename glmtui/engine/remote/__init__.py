@@ -1,8 +1,7 @@
-"""The other backend: an OpenAI-compatible server (vLLM, SGLang, Ollama, llama-server) over httpx.
+"""Models on an OpenAI-compatible server (vLLM, SGLang, Ollama, llama-server), over httpx.
 
-`model` is the way in; `call` speaks HTTP, `reply` reads a stream, `answer`, `content`,
-`chat_completions` and `sse` know what is said, `fields` and `refusals` what it means when the
-answer is no.
+Knows HTTP, server-sent events, the chat completions format and the deviations of servers from it.
+Knows nothing of local models or the user interface.
 """
 
 from glmtui.engine.remote.server_model import ServerModel

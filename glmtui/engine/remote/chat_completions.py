@@ -1,7 +1,7 @@
-"""The chat completions format: what is sent and what comes back, as plain data.
+"""The chat completions format: request and response bodies as plain data.
 
-Knows the JSON of OpenAI's API and what vLLM, SGLang, llama-server and Ollama add to it. Knows no
-sockets and no errors for users. A server may send anything, so nothing is taken for granted.
+Covers the JSON of OpenAI's API and the extensions of vLLM, SGLang, llama-server and Ollama. Servers
+may send anything, so every type is checked.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any
 from glmtui.chat import FinishReason, Message, SamplingParams
 from glmtui.chat.turns import joined_turns, without_thoughts
 from glmtui.engine.api import PrefillProgress
-from glmtui.engine.remote.text_pieces import whole_characters
+from glmtui.engine.remote.surrogates import repair_surrogates
 
-# Everything else a server says at the end of a reply means that the model was done.
-_FINISH: dict[str, FinishReason] = {
+# Any other finish reason of a server means "stop".
+_FINISH_REASONS: dict[str, FinishReason] = {
     "length": "length",
     "max_tokens": "length",
     "max_output_tokens": "length",
@@ -29,7 +29,7 @@ _FINISH: dict[str, FinishReason] = {
     "network_error": "error",
     "insufficient_system_resource": "error",
 }
-_NO_FINISH = ("", "null", "none", "undefined")
+_UNFINISHED = ("", "null", "none", "undefined")
 
 _LIST_KEYS = ("data", "models", "result", "results", "items")
 _NAME_KEYS = ("id", "name", "model")
@@ -38,40 +38,40 @@ _NO_MESSAGE = "an error without a message"
 _CONTEXT_KEYS = ("max_model_len", "context_length", "max_context_length", "context_window")
 
 
-# ---- sent
+# ---- request
 
 
 def request_body(model: str, messages: Sequence[Message], params: SamplingParams) -> dict[str, Any]:
-    """The part of a request that every server understands.
+    """The fields of a request that every server understands.
 
-    A last message of the assistant's is continued: vLLM and SGLang need to be told, llama-server
-    and Ollama do so by themselves. `max_length` is left out: no server counts that way.
+    A last message of the assistant is to be continued: vLLM and SGLang need fields for that,
+    llama-server and Ollama do it by default. `max_length` is left out: no server has such a limit.
 
     Args:
-        messages: as `prepared` leaves them.
+        messages: result of `prepare_messages`.
     """
     body: dict[str, Any] = {
         "model": model,
         "messages": [{"role": _role(m), "content": m.content} for m in messages],
         "stream": True,
     }
-    wanted = {
+    fields = {
         "temperature": 0 if params.greedy else params.temperature,
         "top_p": params.top_p,
         "max_tokens": params.max_new_tokens,
         "seed": params.seed,
     }
-    body |= {name: value for name, value in wanted.items() if value is not None}
-    if continues(messages):
+    body |= {name: value for name, value in fields.items() if value is not None}
+    if is_continuation(messages):
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     return body
 
 
 def extra_fields(params: SamplingParams) -> dict[str, Any]:
-    """What only some servers understand; others ignore it or refuse the whole request.
+    """The fields of a request that only some servers understand; others ignore or refuse them.
 
     The repetition penalty has one name in vLLM and SGLang and another in llama-server. Ollama
-    reads neither of them nor top_k in this format.
+    ignores both, and top_k, in this format.
     """
     extra: dict[str, Any] = {"stream_options": {"include_usage": True}}
     if params.top_k is not None:
@@ -81,43 +81,43 @@ def extra_fields(params: SamplingParams) -> dict[str, Any]:
     return extra
 
 
-def prepared(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The conversation as a server takes it: no thoughts, and user and assistant take turns."""
-    said = (
+def prepare_messages(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The conversation without reasoning, and with user and assistant alternating."""
+    without_reasoning = (
         replace(m, content=without_thoughts(m.content)) if m.role == "assistant" else m
         for m in messages
     )
-    return joined_turns(tuple(said))
+    return joined_turns(tuple(without_reasoning))
 
 
-def continues(messages: Sequence[Message]) -> bool:
-    """Whether the reply asked for goes on from a last message of the assistant's."""
+def is_continuation(messages: Sequence[Message]) -> bool:
+    """Whether the request is to continue a last message of the assistant."""
     return bool(messages) and messages[-1].role == "assistant"
 
 
-def shortened(messages: Sequence[Message]) -> tuple[Message, ...] | None:
-    """Without about the older half of the exchanges; None if only the last question is left.
+def drop_older_half(messages: Sequence[Message]) -> tuple[Message, ...] | None:
+    """Drop about the older half of the exchanges; None if only the last question is left.
 
-    The system prompt stays, and what follows it is a question again.
+    The system prompt stays, and the message after it is a question again.
     """
-    kept = 1 if messages and messages[0].role == "system" else 0
-    questions = [i for i in range(kept + 1, len(messages)) if messages[i].role == "user"]
+    start = 1 if messages and messages[0].role == "system" else 0
+    questions = [i for i in range(start + 1, len(messages)) if messages[i].role == "user"]
     if not questions:
         return None
-    return (*messages[:kept], *messages[questions[(len(questions) - 1) // 2] :])
+    return (*messages[:start], *messages[questions[(len(questions) - 1) // 2] :])
 
 
 def _role(message: Message) -> str:
-    # "tool" is only valid after an assistant's tool_calls, which our conversations do not hold.
+    # "tool" is valid only after an assistant's tool_calls, which our conversations do not store.
     return "user" if message.role == "observation" else message.role
 
 
-# ---- received
+# ---- response
 
 
 @dataclass(frozen=True, slots=True)
 class ListedModel:
-    """A model a server says it has; `owner` tells what kind of server it is."""
+    """An entry of a server's list of models; `owner` identifies the kind of server."""
 
     id: str
     context_length: int | None = None
@@ -126,15 +126,15 @@ class ListedModel:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a streamed answer, or the whole of one that came at once.
+    """A piece of a streamed answer, or a whole answer.
 
     Attributes:
-        text, reasoning: what the model says and what it thinks, where a server tells them apart.
-        finish: why the reply ended; None while it goes on.
-        finish_word: the server's own word for that.
-        prompt_tokens, reused_tokens, generated_tokens: the server's count; None in most chunks.
-        prefill_seconds, decode_seconds: the server's clock; llama-server alone sends it.
-        progress: how far the prompt has been read; llama-server alone sends it.
+        text, reasoning: the answer and the reasoning, if the server separates them.
+        finish: the finish reason; None while the reply goes on.
+        finish_word: the server's name for it.
+        prompt_tokens, reused_tokens, generated_tokens: counted by the server; None in most chunks.
+        prefill_seconds, decode_seconds: measured by the server; only llama-server sends them.
+        progress: progress of the prefill; only llama-server sends it.
     """
 
     text: str = ""
@@ -150,9 +150,9 @@ class Chunk:
 
 
 def parse_models(data: Any) -> tuple[ListedModel, ...]:
-    """The models of a ``/models`` answer, in its order. Raises ValueError if it is none.
+    """The models of a ``/models`` answer, in its order. Raises ValueError for anything else.
 
-    Servers put the list under several names, and objects or bare names into it.
+    The list has different names in different servers, and its entries are objects or names.
     """
     for _depth in range(3):
         if not isinstance(data, dict):
@@ -170,13 +170,13 @@ def parse_models(data: Any) -> tuple[ListedModel, ...]:
 
 
 def parse_chunk(data: Mapping[str, Any], choice: Mapping[str, Any]) -> Chunk:
-    """What one event says beside the text; what is missing or odd is left at its default."""
+    """Everything of an event but its text. Missing or malformed fields keep their defaults."""
     word = _finish_word(choice) or _finish_word(data)
     usage = _object(data.get("usage"))
     timings = _object(data.get("timings"))
     reused = _count(_object(usage.get("prompt_tokens_details")).get("cached_tokens"))
     return Chunk(
-        finish=_FINISH.get(word.lower(), "stop") if word else None,
+        finish=_FINISH_REASONS.get(word.lower(), "stop") if word else None,
         finish_word=word,
         prompt_tokens=_count(usage.get("prompt_tokens")),
         reused_tokens=_count(timings.get("cache_n")) if reused is None else reused,
@@ -187,10 +187,10 @@ def parse_chunk(data: Mapping[str, Any], choice: Mapping[str, Any]) -> Chunk:
     )
 
 
-def error_in(data: Any) -> tuple[int, str] | None:
-    """What went wrong, if this JSON says that something did: a status (0: none) and words.
+def find_error(data: Any) -> tuple[int, str] | None:
+    """The status (0 if unknown) and text of the error in this JSON; None if there is none.
 
-    An "error" anywhere is one; "detail", "message" and the like are where there is no choice.
+    "error" is one anywhere; "detail", "message" and the like only if there are no choices.
     """
     data = _first_object(data)
     choices = data.get("choices")
@@ -201,23 +201,28 @@ def error_in(data: Any) -> tuple[int, str] | None:
             return _status(error) or _status(data), _message(error) or _NO_MESSAGE
     if data.get("object") == "error" or data.get("type") == "error":
         return _status(data), _message(data) or _NO_MESSAGE
-    base = _object(data.get("base_resp"))  # of MiniMax, where 0 is success
+    base = _object(data.get("base_resp"))  # MiniMax; 0 is success
     if _status(base):
         return 0, _text(base.get("status_msg")) or _NO_MESSAGE
-    words = "" if choices else refusal_text(data)
-    return (_status(data), words) if words else None
+    text = "" if choices else error_text(data)
+    return (_status(data), text) if text else None
 
 
-def refusal_text(data: Any) -> str:
-    """The same for the body of a refused request, in any of the forms in use; may be empty."""
+def error_text(data: Any) -> str:
+    """The text of the error in the body of a refused request; empty if there is none."""
     data = _first_object(data)
-    named = (data.get(key) for key in ("error", "errors"))
-    told = (_message(data.get(key)) for key in ("detail", "title"))
-    return next(filter(None, (*map(_message, named), _message(data), *told)), "")
+    candidates = (
+        data.get("error"),
+        data.get("errors"),
+        data,
+        data.get("detail"),
+        data.get("title"),
+    )
+    return next(filter(None, map(_message, candidates)), "")
 
 
 def _message(error: Any) -> str:
-    if isinstance(error, list):  # FastAPI's list of what is wrong, field by field
+    if isinstance(error, list):  # FastAPI: one entry for each invalid field
         return "; ".join(filter(None, map(_message, error)))
     if isinstance(error, dict):
         message = next(filter(None, (_text(error.get(key)) for key in _MESSAGE_KEYS)), "")
@@ -228,38 +233,41 @@ def _message(error: Any) -> str:
 
 
 def _context_length(entry: dict[str, Any]) -> int | None:
-    # llama-server: n_ctx is what it runs with; older ones only tell what the model could.
+    # llama-server: n_ctx is the context in use; older versions send only that of the training.
     meta = _object(entry.get("meta"))
-    told = [entry.get(k) for k in _CONTEXT_KEYS] + [meta.get("n_ctx"), meta.get("n_ctx_train")]
-    return next(filter(None, map(_count, told)), None)
+    candidates = [entry.get(k) for k in _CONTEXT_KEYS] + [
+        meta.get("n_ctx"),
+        meta.get("n_ctx_train"),
+    ]
+    return next(filter(None, map(_count, candidates)), None)
 
 
-def _progress(told: dict[str, Any]) -> PrefillProgress | None:
-    done, total = _count(told.get("processed")), _count(told.get("total"))
+def _progress(progress: dict[str, Any]) -> PrefillProgress | None:
+    done, total = _count(progress.get("processed")), _count(progress.get("total"))
     if done is None or total is None:
         return None
-    reused = _count(told.get("cache")) or 0
+    reused = _count(progress.get("cache")) or 0
     return PrefillProgress(max(done - reused, 0), max(total - reused, 0))
 
 
 def _status(error: Any) -> int:
-    told = _object(error)
-    codes = (told.get(key) for key in ("code", "status", "status_code", "error_code"))
+    fields = _object(error)
+    codes = (fields.get(key) for key in ("code", "status", "status_code", "error_code"))
     numbers = (int(c) if isinstance(c, str) and c.isdecimal() and len(c) < 9 else c for c in codes)
     return next(filter(None, map(_count, numbers)), 0)
 
 
 def _finish_word(choice: Mapping[str, Any]) -> str:
     for key in ("finish_reason", "stop_reason", "done_reason"):
-        told = choice.get(key)
-        word = _text(told.get("type") if isinstance(told, dict) else told)
-        if word.strip().lower() not in _NO_FINISH:
+        reason = choice.get(key)
+        word = _text(reason.get("type") if isinstance(reason, dict) else reason)
+        if word.strip().lower() not in _UNFINISHED:
             return word.strip()
     return ""
 
 
 def _first_object(value: Any) -> dict[str, Any]:
-    # Google puts its errors into a list.
+    # Google wraps errors in a list.
     return _object(value[0] if isinstance(value, list) and value else value)
 
 
@@ -268,16 +276,16 @@ def _object(value: Any) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return whole_characters(value) if isinstance(value, str) else ""
+    return repair_surrogates(value) if isinstance(value, str) else ""
 
 
 def _count(value: Any) -> int | None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return value if whole and 0 <= value < 1 << 40 else None
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_integer and 0 <= value < 1 << 40 else None
 
 
 def _seconds(value: Any) -> float | None:
-    """Milliseconds in seconds; None for what is no time that a request can take."""
+    """Milliseconds in seconds; None for an impossible duration."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return None
     return value / 1000 if value == 0 or 1e-3 <= value < 1e12 else None

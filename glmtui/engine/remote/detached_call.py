@@ -1,4 +1,4 @@
-"""Work that waits for others (a server, a name service, a disk) and can be left at any moment."""
+"""Runs a blocking call (to a server, a DNS resolver, a disk) so that it can be abandoned."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import TypeVar
 
-from glmtui.engine.api import LoadCancelled
+from glmtui.engine.progress import LoadCancelled
 
 POLL_SECONDS = 0.05
 
@@ -15,24 +15,24 @@ Result = TypeVar("Result")
 
 
 def run_detached(
-    work: Callable[[], Result],
+    call: Callable[[], Result],
     cancelled: threading.Event | None = None,
-    give_up: Callable[[], object] = lambda: None,
+    abort: Callable[[], object] = lambda: None,
 ) -> Result:
-    """The result of `work()`, which runs on a thread of its own.
+    """Run `call()` in a daemon thread and return its result.
 
     Args:
-        cancelled: once set, `work` is left alone: what it returns or raises later is dropped.
-        give_up: asks `work` to end soon, called when it is left.
+        cancelled: if set, the call is abandoned: what it returns or raises later is ignored.
+        abort: asks an abandoned call to end soon.
 
-    Raises LoadCancelled once `cancelled` is set; else whatever `work` raises.
+    Raises LoadCancelled if `cancelled` is set, and whatever `call` raises.
     """
     outcome: SimpleQueue[tuple[Result] | BaseException] = SimpleQueue()
 
     def run() -> None:
         try:
-            outcome.put((work(),))
-        except BaseException as error:  # raised again where it is waited for
+            outcome.put((call(),))
+        except BaseException as error:  # raised again in the waiting thread
             outcome.put(error)
 
     threading.Thread(target=run, name="detached", daemon=True).start()
@@ -47,5 +47,5 @@ def run_detached(
             return done[0]
         raise LoadCancelled
     except BaseException:
-        give_up()
+        abort()
         raise

@@ -1,67 +1,66 @@
-"""Where a server is and how it is called: address, key, proxies, TLS and time limits.
-
-Knows what of an address may be shown. Knows nothing of what is said on the line.
-"""
+"""The address of a server and how to connect to it: API key, proxies, TLS and time limits."""
 
 from __future__ import annotations
 
 import functools
-import ipaddress
 import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from glmtui.engine.api import ServerSpec
+from glmtui.engine.model_info import ServerSpec
 from glmtui.errors import ServerError
 from glmtui.language import _
-from glmtui.net.addresses import shown_address
-from glmtui.sanitize import one_line
+from glmtui.net.addresses import is_this_machine, redact_url
+from glmtui.sanitize import sanitize_line
 
 if TYPE_CHECKING:
     import httpx
 
-    from glmtui.net.http_client import Line
+    from glmtui.net.http_client import AbortHandle
 
 
 class Endpoint:
-    """An OpenAI-compatible server that can be called.
+    """The API of an OpenAI-compatible server.
 
     Attributes:
-        shown: its address without user name, password and query.
-        key: the API key, for masking; never to be shown.
+        redacted_url: its URL without user name, password and query, for display.
+        key: the API key; use it to mask the key in text, never display it.
 
-    Raises ServerError for an address or a key that cannot be used.
+    Raises ServerError for an invalid address or key.
     """
 
     def __init__(self, spec: ServerSpec) -> None:
-        address = _Address.of(spec.url)
-        self.shown = one_line(address.base)
+        address = _Address.parse(spec.url)
+        self.redacted_url = sanitize_line(address.base)
         self.key = spec.api_key.strip()
         self._address = address
         if not (self.key.isascii() and self.key.isprintable()):
             raise ServerError(
-                _("The API key for {server} holds characters that cannot be sent.").format(
-                    server=self.shown
+                _("The API key for {server} contains invalid characters.").format(
+                    server=self.redacted_url
                 ),
-                _("Look at the environment variable it comes from: a line end or quotes too many?"),
+                _("Check its environment variable for line breaks or extra quotes."),
             )
 
     def url(self, path: str) -> str:
-        """What to call for `path`, such as "/models"."""
+        """The URL to request for a path such as "/models"."""
         query = f"?{self._address.query}" if self._address.query else ""
         return f"{self._address.base}{path}{query}"
 
-    def client(self, silence: float, line: Line | None = None) -> httpx.Client:
-        """A client for one call; to be closed. `silence`: seconds to wait for the next bytes.
+    def open_client(
+        self, read_timeout: float, abort_handle: AbortHandle | None = None
+    ) -> httpx.Client:
+        """A client for one request; the caller closes it.
 
-        Proxies are taken from the environment, except for a server on this machine. Redirects
-        are not followed: a question and a key go where the user said and nowhere else.
+        Proxies from the environment are used, except for a server on this machine. Redirects are
+        not followed: the conversation and the key are sent only where the user said.
 
         Args:
-            line: ends the call from any thread.
+            read_timeout: seconds to wait for the next bytes.
+            abort_handle: can abort the request from any thread.
 
-        Raises ServerError where SSL_CERT_FILE names no certificates.
+        Raises ServerError if the certificates in SSL_CERT_FILE cannot be read.
         """
         from glmtui.net.http_client import http_client
 
@@ -69,23 +68,23 @@ class Endpoint:
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         return http_client(
-            line,
+            abort_handle,
             auth=self._address.login,
             headers=headers,
-            silence=silence,
-            proxies=not self._address.local,
-            verify=self._tls if self._address.base.startswith("https:") else True,
+            read_timeout=read_timeout,
+            proxies=not self._address.is_local,
+            verify=self._tls_context if self._address.base.startswith("https:") else True,
         )
 
     @functools.cached_property
-    def _tls(self) -> ssl.SSLContext:
+    def _tls_context(self) -> ssl.SSLContext:
         import httpx
 
         try:
             return httpx.create_ssl_context()
-        except OSError as error:  # of which ssl.SSLError is one
+        except OSError as error:  # includes ssl.SSLError
             raise ServerError(
-                _("The certificates to trust cannot be read: {error}").format(error=error),
+                _("Could not read the trusted certificates: {error}").format(error=error),
                 _("See SSL_CERT_FILE and SSL_CERT_DIR."),
             ) from error
 
@@ -95,10 +94,10 @@ class _Address:
     base: str
     query: str
     login: tuple[str, str] | None
-    local: bool
+    is_local: bool
 
     @classmethod
-    def of(cls, url: str) -> _Address:
+    def parse(cls, url: str) -> _Address:
         try:
             parts = urlsplit(url.strip())
             port = parts.port
@@ -107,8 +106,8 @@ class _Address:
         host = parts.hostname or ""
         if parts.scheme not in ("http", "https") or not host:
             raise ServerError(
-                _("This is no address of a server: {url}").format(url=shown_address(url)),
-                _("It looks like http://localhost:8000/v1 and ends before /chat/completions."),
+                _("Invalid server address: {url}").format(url=redact_url(url)),
+                _("It should look like http://localhost:8000/v1, without /chat/completions."),
             )
         name = f"[{host}]" if ":" in host else host
         path = parts.path.rstrip("/").removesuffix("/chat/completions").rstrip("/")
@@ -117,15 +116,5 @@ class _Address:
             base=f"{parts.scheme}://{name}{'' if port is None else f':{port}'}{path}",
             query=parts.query,
             login=login if any(login) else None,
-            local=_is_this_machine(host),
+            is_local=is_this_machine(host),
         )
-
-
-def _is_this_machine(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or address.is_unspecified

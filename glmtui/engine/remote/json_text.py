@@ -1,20 +1,20 @@
-"""JSON of unknown origin as Python objects, whatever its depth and its numbers."""
+"""Parses JSON from untrusted sources, of any depth and with numbers of any length."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-MAX_DIGITS = 400  # Python takes a time that grows with the square of their number
+MAX_DIGITS = 400  # of an integer; Python needs time quadratic in the number of digits
 
 
 def parse_json(text: str) -> Any:
-    """The value; None where `text` is no JSON. Numbers of too many digits are infinite."""
+    """The value; None if `text` is not JSON. Integers over `MAX_DIGITS` digits become infinity."""
     try:
-        return json.loads(text, parse_int=_whole_number)
+        return json.loads(text, parse_int=_parse_int)
     except (ValueError, RecursionError):
         return None
 
 
-def _whole_number(digits: str) -> int | float:
+def _parse_int(digits: str) -> int | float:
     return int(digits) if len(digits) <= MAX_DIGITS else float("inf")

@@ -1,4 +1,4 @@
-"""Which models a server has, as far as it says so."""
+"""The request for the list of a server's models."""
 
 from __future__ import annotations
 
@@ -7,65 +7,73 @@ import time
 from glmtui.engine.remote.chat_completions import ListedModel, parse_models
 from glmtui.engine.remote.endpoint import Endpoint
 from glmtui.engine.remote.json_text import parse_json
-from glmtui.engine.remote.refusals import ErrorContext, not_a_reply, refused, unreachable
-from glmtui.engine.remote.text_pieces import decode, whole_characters
+from glmtui.engine.remote.server_errors import (
+    ErrorContext,
+    connection_error,
+    not_a_chat_server_error,
+    status_error,
+)
+from glmtui.engine.remote.surrogates import decode_utf8, repair_surrogates
 
 MAX_LIST_BYTES = 4 << 20
-LIST_SECONDS = 30.0  # for the whole list
-NAMED_LIST_SECONDS = 10.0  # where it is not needed
+LIST_SECONDS = 30.0  # for the whole answer
+NAMED_LIST_SECONDS = 10.0  # the same if the model is named, so that the list is optional
 
 
-class ModelList:
-    """A question for the models of a server."""
+class ModelListRequest:
+    """A request for the models of a server."""
 
     def __init__(self, endpoint: Endpoint) -> None:
-        from glmtui.net.http_client import Line
+        from glmtui.net.http_client import AbortHandle
 
         self._endpoint = endpoint
-        self._line = Line()
+        self._abort_handle = AbortHandle()
 
-    def ask(self, *, model: str = "") -> tuple[ListedModel, ...]:
-        """The models. Blocks; from another thread, `hang_up` ends it.
+    def send(self, *, model: str = "") -> tuple[ListedModel, ...]:
+        """Fetch the models. Blocks; `abort` from another thread ends it.
 
-        Where `model` says what to use, the list is a convenience: if the server refuses it, or
-        sends something else, there is nothing in it, and the chat's own answer decides. That a
-        server cannot be reached, or wants another key, would hold for the chat as well.
+        Args:
+            model: the model to use, if it is known. Then the list is optional, and empty if the
+                server refuses it or sends something else. Only errors that would occur in the chat,
+                too, are raised: no connection, or a wrong key.
 
         Raises ServerError.
         """
         import httpx
 
-        from glmtui.net.http_client import TimeUp, ending, read_whole
+        from glmtui.net.http_client import DeadlineExceeded, abort_when, read_body
 
-        blame = ErrorContext(self._endpoint.shown, key=self._endpoint.key)
+        context = ErrorContext(self._endpoint.redacted_url, key=self._endpoint.key)
         started = time.monotonic()
         limit = NAMED_LIST_SECONDS if model else LIST_SECONDS
         try:
             with (
-                ending(self._line, seconds=limit),
-                self._endpoint.client(limit, self._line) as client,
+                abort_when(self._abort_handle, seconds=limit),
+                self._endpoint.open_client(limit, self._abort_handle) as client,
                 client.stream("GET", self._endpoint.url("/models")) as response,
             ):
                 status, headers = response.status_code, response.headers
-                body = read_whole(response, MAX_LIST_BYTES)
+                body = read_body(response, MAX_LIST_BYTES)
         except httpx.HTTPError as error:
-            nobody = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError))
-            if model and (isinstance(error, TimeUp) or not nobody):
+            unreachable = isinstance(
+                error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError)
+            )
+            if model and (isinstance(error, DeadlineExceeded) or not unreachable):
                 return ()
-            waited = time.monotonic() - started
-            raise unreachable(blame, error, seconds=waited, begun=False) from error
+            seconds = time.monotonic() - started
+            raise connection_error(context, error, seconds=seconds, reply_started=False) from error
         if model and status not in (*range(200, 300), 401, 407):
             return ()
         if not 200 <= status < 300:
-            raise refused(blame, status, headers, body)
-        text = whole_characters(decode(body))
+            raise status_error(context, status, headers, body)
+        text = repair_surrogates(decode_utf8(body))
         try:
             return parse_models(parse_json(text.removeprefix("\ufeff")))
         except ValueError as error:
             if model:
                 return ()
-            raise not_a_reply(blame, text) from error
+            raise not_a_chat_server_error(context, text) from error
 
-    def hang_up(self) -> None:
-        """Ends the question. From any thread."""
-        self._line.hang_up()
+    def abort(self) -> None:
+        """End the request. Thread-safe."""
+        self._abort_handle.abort()

@@ -1,8 +1,7 @@
-"""Server-sent events: bytes off the wire to the data of each event.
+"""Parses server-sent events, see https://html.spec.whatwg.org/multipage/server-sent-events.html.
 
-Knows the line format (https://html.spec.whatwg.org/multipage/server-sent-events.html) and
-nothing of what the data mean. Lines are cut as bytes and decoded whole, so a character or a
-line end may be split anywhere.
+Lines are split as bytes and decoded as a whole, so that the network may split characters and line
+ends anywhere.
 """
 
 from __future__ import annotations
@@ -10,28 +9,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from glmtui.engine.remote.text_pieces import decode
+from glmtui.engine.remote.surrogates import decode_utf8
 
-MAX_LINE_BYTES = 4 << 20  # no event of a chat is near it; a server gone wrong may be
-MAX_DATA_LINES = 10_000  # of one event
+# Limits of one event, against broken servers. Real events are far smaller.
+MAX_LINE_BYTES = 4 << 20
+MAX_DATA_LINES = 10_000
 
-# A "\r" at the very end may be half of a "\r\n": it waits for the next byte.
+# A "\r" at the very end may be the first half of "\r\n": wait for the next byte.
 _LINE_END = re.compile(rb"\r\n|\n|\r(?=.)", re.DOTALL)
 
 
-def events(pieces: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """The (kind, data) of every event; kind is "data", or "error" where the event says so.
+def parse_events(pieces: Iterable[bytes]) -> Iterator[tuple[str, str]]:
+    """Yield (kind, data) of every event; kind is "data" or "error".
 
-    An error is told by the event's name, or by a field of that name as in old llama-servers.
-    Several data lines of one event are joined by newlines; comments (servers send them to keep a
-    connection alive, some of them as data) and other fields are dropped. A JSON object on a line
-    without any field is an event too, as some servers tell their errors. What an unfinished last
-    event holds is given too, for some servers forget the empty line. Bytes that are no UTF-8 are as
-    `decode` says.
+    Tolerated deviations from the standard:
 
-    Raises ValueError for an endless line or event.
+    - An error is marked by the event's name, or by a field named "error" (old llama-server).
+    - Comments, which keep a connection alive, may be sent as data. All comments are ignored.
+    - A JSON object on a line without a field name is an event.
+    - The last event may lack its blank line.
+
+    Raises ValueError for a line or event over the limits.
     """
-    kind, data, size, bare = "data", list[str](), 0, False
+    kind, data, size, bare = "data", list[str](), 0, False  # bare: JSON without field names
     for line in _lines(pieces):
         if not line:
             if data or kind == "error":
@@ -42,7 +42,7 @@ def events(pieces: Iterable[bytes]) -> Iterator[tuple[str, str]]:
             if data:
                 yield kind, "\n".join(data)
             data, size, bare = [], 0, not line.rstrip().endswith("}")
-            if not bare:  # it is whole
+            if not bare:  # the object ends on this line
                 yield kind, line
                 kind = "data"
                 continue
@@ -66,26 +66,26 @@ def _field(line: str) -> tuple[str, str]:
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
-    rest = bytearray()  # the line that has begun
-    start = True
+    line = bytearray()  # the incomplete line
+    is_first = True
     for piece in pieces:
         if not piece:
             continue
-        # Only what is new is searched, and the "\r" before it: a line may come in many pieces.
-        tail = rest[-1:] if rest[-1:] == b"\r" else b""
+        # Search only the new bytes and a "\r" before them: a line may come in many pieces.
+        tail = line[-1:] if line[-1:] == b"\r" else b""
         first, *others = _LINE_END.split(bytes(tail) + piece)
-        del rest[len(rest) - len(tail) :]
-        rest += first
-        for later in others:
-            yield _text(rest, start)
-            start = False
-            rest = bytearray(later)
-        if len(rest) > MAX_LINE_BYTES:
+        del line[len(line) - len(tail) :]
+        line += first
+        for other in others:
+            yield _decode_line(line, is_first)
+            is_first = False
+            line = bytearray(other)
+        if len(line) > MAX_LINE_BYTES:
             raise ValueError("a line without an end")
-    if rest:
-        yield _text(rest.removesuffix(b"\r"), start)
+    if line:
+        yield _decode_line(line.removesuffix(b"\r"), is_first)
 
 
-def _text(line: bytearray, start: bool) -> str:
-    text = decode(bytes(line))
-    return text.removeprefix("\ufeff") if start else text
+def _decode_line(line: bytearray, is_first: bool) -> str:
+    text = decode_utf8(bytes(line))
+    return text.removeprefix("\ufeff") if is_first else text

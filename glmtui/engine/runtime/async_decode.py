@@ -1,10 +1,10 @@
-"""Overlapped decoding: the GPU takes the next step while Python still hears of the last token.
+"""Asynchronous decoding: the GPU runs the next step while Python handles the last token.
 
-Where each token is read before the next step is launched, the GPU has a pause at every token. Here
-a token is drawn where its logits are and goes straight into the next step; its number is copied to
-the host on the way and read while that step runs. The step behind a reply's last token is taken in
-vain: its token is not noted, and what was not noted the next prompt is read over. (vLLM calls this
-async scheduling, SGLang the overlap scheduler.) Knows ids and devices, no model and no graph.
+If each token is read on the host before the next step is launched, the GPU idles between steps.
+Here a token is sampled on the device and fed to the next step there; it is copied to the host and
+read while that step runs. The step after a reply's last token is wasted; its token is not
+committed, so the next prompt overwrites it. vLLM calls this async scheduling, SGLang the overlap
+scheduler.
 """
 
 from __future__ import annotations
@@ -15,73 +15,73 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from glmtui.engine.runtime.sampling import DeviceSampler, broken_numbers
+from glmtui.engine.runtime.sampling import DeviceSampler, non_finite_logits
 
 
-class Feeder(Protocol):
-    """What reads ids: `generate.LoadedModel`."""
+class ForwardModel(Protocol):
+    """What asynchronous decoding needs of `LoadedModel`."""
 
-    def feed(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor) -> Tensor:
         """Launches a step over ids, int64 [1, S]; returns logits after the last, [vocab]."""
         ...
 
-    def note(self, ids: Sequence[int]) -> None:
-        """Says which ids were fed, once they are known."""
+    def commit(self, ids: Sequence[int]) -> None:
+        """Records ids that were read, once they are known on the host."""
         ...
 
 
 def async_decode(
-    feeder: Feeder, sampler: DeviceSampler, logits: Tensor, prompt: Sequence[int], room: int
+    model: ForwardModel, sampler: DeviceSampler, logits: Tensor, prompt: Sequence[int], limit: int
 ) -> Iterator[int]:
-    """The ids of a reply; each is told while the step over it runs.
+    """The ids of a reply; each is yielded while the step over it runs.
 
     Args:
-        logits: after the prompt, on the device; they are used before the next step is launched,
-            which may write its own in their place.
-        room: how many ids there will be at most; the last one is not fed.
+        logits: after the prompt, on the device. They are used before the next step is launched,
+            which may overwrite them.
+        limit: maximum number of ids; no step runs after the last one.
 
     Raises:
         EngineError: the logits hold NaN or infinity.
     """
-    mailbox = AsyncScalar(logits.device)
-    drawn = sampler(logits)
-    for left in reversed(range(max(room, 1))):
-        mailbox.send(drawn)
+    readback = TokenReadback(logits.device)
+    sampled = sampler(logits)
+    for steps_left in reversed(range(max(limit, 1))):
+        readback.start(sampled)
         try:
-            if left:
-                # an id that no table has would be the end of all work on a GPU
-                known = drawn.masked_fill(drawn < 0, prompt[-1])
-                drawn = sampler(feeder.feed(known[None]))
-        finally:  # where the step fails, the token is told all the same
-            token = mailbox.receive()
+            if steps_left:
+                # a negative id would read outside the embedding, which ends the CUDA context
+                valid = sampled.masked_fill(sampled < 0, prompt[-1])
+                sampled = sampler(model.forward(valid[None]))
+        finally:  # the token before a step that fails is valid
+            token = readback.wait()
             if token < 0:
-                raise broken_numbers()
+                raise non_finite_logits()
             yield token
-        feeder.note([token])
+        model.commit([token])
 
 
-class AsyncScalar:
-    """Where numbers of a device arrive one by one, without anybody waiting when they are sent.
+class TokenReadback:
+    """Copies a token id from the device to the host without blocking the launch of more work.
 
-    The host's memory has to be pinned for that, and says nothing before the event has passed; see
-    "A guide on good usage of non_blocking and pin_memory()" among PyTorch's tutorials.
+    That needs pinned host memory, whose content is valid once an event has passed; see PyTorch's
+    tutorial "A guide on good usage of non_blocking and pin_memory()".
     """
 
     def __init__(self, device: torch.device) -> None:
         on_gpu = device.type == "cuda"
-        self._number = torch.empty(1, dtype=torch.int64, pin_memory=on_gpu)
-        self._arrived: torch.cuda.Event | None = None
-        if on_gpu:  # waiting sleeps and does not spin: the GPU has work for a whole step
-            self._arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        self._token = torch.empty(1, dtype=torch.int64, pin_memory=on_gpu)
+        self._copied: torch.cuda.Event | None = None
+        if on_gpu:  # `blocking`: the thread sleeps instead of spinning for most of a step
+            self._copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
 
-    def send(self, number: Tensor) -> None:
-        """Starts the way of an int64 [1]; the last one must have been received."""
-        self._number.copy_(number, non_blocking=True)
-        if self._arrived is not None:
-            self._arrived.record(torch.cuda.current_stream(number.device))
+    def start(self, token: Tensor) -> None:
+        """Starts to copy an int64 [1]; the copy before must have been waited for."""
+        self._token.copy_(token, non_blocking=True)
+        if self._copied is not None:
+            self._copied.record(torch.cuda.current_stream(token.device))
 
-    def receive(self) -> int:
-        """The number that was sent, as soon as it is there."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return int(self._number)
+    def wait(self) -> int:
+        """The id, once it has arrived."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return int(self._token)

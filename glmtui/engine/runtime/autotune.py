@@ -1,10 +1,8 @@
-"""How many threads a decode step should use right now, and how many tokens a prompt is read by.
+"""Tuning by measured time: threads for a decode step, and the size of prefill chunks.
 
-Both are found by timing. One step is a few hundred short parallel loops, each as slow as its
-slowest thread. With a core to itself every thread helps; if another program wants a core, the
-thread that shares it holds up all others at every loop, and one thread less is several times
-faster. Medians count, since what passes soon, as the drawing of what was said, slows a step now and
-then. A prompt is read in chunks, and only between them is a cancel heard. Knows clocks, no tensors.
+A decode step is a few hundred short parallel loops, each as slow as its slowest thread. When
+another program takes a core, the thread on that core delays every loop, and one thread fewer is
+several times faster. Decisions use medians, because any single step may be delayed.
 """
 
 from __future__ import annotations
@@ -15,104 +13,107 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
 
-LOOK = 4  # steps that tell how fast a number of threads is; the first, which wakes them, is slower
-SOON, LATE = 8, 128  # steps with fewer threads than there could be, then a look at all
-WORSE = 1.25  # times slower than they were: a look at one less
-MEMORY = 5  # steps that count
+# Steps to run after the number of threads changes, before deciding again. The first is not
+# counted, because it starts the threads.
+TRIAL_STEPS = 4
+# Steps with one thread fewer, before all threads are tried again: at first, and at most.
+MIN_RETRY_STEPS, MAX_RETRY_STEPS = 8, 128
+SLOWDOWN = 1.25  # try one thread fewer when a step is this many times slower than expected
+WINDOW = 5  # steps whose median counts
 
-CHUNK_SECONDS = 2.0  # that a cancel waits, about
+CHUNK_SECONDS = 2.0  # target time of a prefill chunk: a cancel is only seen between chunks
 
 
-class ThreadPacer:
-    """Chooses between all threads and one less.
+class ThreadTuner:
+    """Chooses between all threads and one fewer for decode steps.
 
     Args:
-        most: threads when nothing else runs.
-        set_threads: tells the library how many to use; called only when the number changes.
+        max_threads: threads to use when nothing else runs.
+        set_threads: sets the number of threads of the library; called when it changes.
     """
 
     def __init__(
         self,
-        most: int,
+        max_threads: int,
         set_threads: Callable[[int], None],
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._most = most
-        self._less = max(most - 1, 1)
+        self._max = max_threads
+        self._fewer = max(max_threads - 1, 1)
         self._set_threads = set_threads
         self._clock = clock
-        self._seconds = {n: deque[float](maxlen=MEMORY) for n in (self._less, most)}
-        self._in_use = most
+        self._seconds = {n: deque[float](maxlen=WINDOW) for n in (self._fewer, max_threads)}
+        self._threads = max_threads
         self._steps = 0  # since the number changed
-        self._expected = 0.0  # seconds of a step with all threads, when they were chosen
-        self._patience = SOON  # steps until the next look at all, longer after each in vain
+        self._expected = 0.0  # seconds per step with all threads, when they were chosen
+        self._retry_steps = MIN_RETRY_STEPS  # doubles whenever all threads were tried in vain
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """Around one step: picks the number of threads, and learns from how long it took."""
-        self._use(self._next())
+    def time_step(self) -> Iterator[None]:
+        """Sets the number of threads for one step, and measures the step."""
+        self._use(self._choose())
         started = self._clock()
         yield
         self._steps += 1
         if self._steps > 1:
-            self._seconds[self._in_use].append(self._clock() - started)
-        if self._in_use == self._most:
-            if self._steps == LOOK:
-                self._expected = median(self._seconds[self._most])
-            elif self._steps > LOOK:  # they were found to be faster
-                self._patience = SOON
+            self._seconds[self._threads].append(self._clock() - started)
+        if self._threads == self._max:
+            if self._steps == TRIAL_STEPS:
+                self._expected = median(self._seconds[self._max])
+            elif self._steps > TRIAL_STEPS:  # the trial found them to be faster
+                self._retry_steps = MIN_RETRY_STEPS
 
-    def all_threads(self) -> None:
-        """For work in large pieces, which more threads always help."""
-        self._use(self._most)
+    def use_all_threads(self) -> None:
+        """For large batches of tokens, where more threads are always faster."""
+        self._use(self._max)
 
-    def _next(self) -> int:
-        if self._steps < LOOK:
-            return self._in_use
-        other = self._less if self._in_use == self._most else self._most
+    def _choose(self) -> int:
+        if self._steps < TRIAL_STEPS:
+            return self._threads
+        other = self._fewer if self._threads == self._max else self._max
         if not self._seconds[other]:
             return other
-        now = median(self._seconds[self._in_use])
-        if median(self._seconds[other]) < now:
+        current_seconds = median(self._seconds[self._threads])
+        if median(self._seconds[other]) < current_seconds:
             return other
-        if self._in_use == self._most:
-            return other if now > WORSE * self._expected else self._in_use
-        if self._steps < self._patience:
-            return self._in_use
-        self._patience = min(2 * self._patience, LATE)
+        if self._threads == self._max:
+            return other if current_seconds > SLOWDOWN * self._expected else self._threads
+        if self._steps < self._retry_steps:
+            return self._threads
+        self._retry_steps = min(2 * self._retry_steps, MAX_RETRY_STEPS)
         return other
 
     def _use(self, threads: int) -> None:
-        if threads != self._in_use:
-            self._in_use = threads
+        if threads != self._threads:
+            self._threads = threads
             self._steps = 0
             self._seconds[threads].clear()
             self._set_threads(threads)
 
 
-class ChunkPacer:
-    """Chooses chunks of a prompt that take about as long as a cancel may wait.
+class ChunkTuner:
+    """Chooses the size of prefill chunks so that each takes about CHUNK_SECONDS.
 
     Args:
-        fewest: tokens of the first chunk, and of all others where even they take longer.
-        most: tokens that are enough for full speed.
+        least: tokens of the first chunk, and of later ones if even these are slower.
+        most: tokens that reach full speed.
 
     Attributes:
-        tokens: of the next chunk.
+        tokens: size of the next chunk; a multiple of `least`.
     """
 
     def __init__(
-        self, fewest: int, most: int, clock: Callable[[], float] = time.perf_counter
+        self, least: int, most: int, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self._fewest = self.tokens = fewest
+        self._least = self.tokens = least
         self._most = most
         self._clock = clock
 
     @contextmanager
-    def reading(self, tokens: int) -> Iterator[None]:
-        """Around a chunk of so many tokens: learns from how long it took."""
+    def time(self, tokens: int) -> Iterator[None]:
+        """Measures a chunk of this many tokens."""
         started = self._clock()
         yield
-        took = max(self._clock() - started, 1e-9)
-        fits = int(tokens * CHUNK_SECONDS / took) // self._fewest * self._fewest
-        self.tokens = min(max(fits, self._fewest), self._most)
+        seconds = max(self._clock() - started, 1e-9)
+        target = int(tokens * CHUNK_SECONDS / seconds) // self._least * self._least
+        self.tokens = min(max(target, self._least), self._most)

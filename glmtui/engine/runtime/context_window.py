@@ -1,4 +1,4 @@
-"""fit_prompt: which messages a prompt has room for. Knows messages and lengths, no model."""
+"""fit_messages: which messages of a conversation fit into the context of a model."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ import bisect
 from collections.abc import Sequence
 
 from glmtui.chat import Message
-from glmtui.engine.api import ChatFormat
+from glmtui.engine.tokenization.protocols import ChatFormat
 from glmtui.errors import PromptTooLong
 from glmtui.language import _
 
 
-def fit_prompt(
-    chat_format: ChatFormat, messages: Sequence[Message], comfortable: int, most: int
+def fit_messages(
+    chat_format: ChatFormat, messages: Sequence[Message], target: int, limit: int
 ) -> tuple[list[int], int]:
-    """Prompt ids with as many of the newest messages as fit; the system prompt always stays.
+    """Prompt ids of the system prompt and as many of the newest messages as fit.
 
     Args:
-        comfortable: the length up to which nothing is left out, in tokens.
-        most: the length the last question alone may have.
+        target: length in tokens up to which messages are kept.
+        limit: length in tokens that the last question alone may have.
 
     Returns:
-        The ids, and how many of the oldest messages were left out.
+        The ids, and how many of the oldest messages were dropped.
 
     Raises:
-        PromptTooLong: even the last question alone is longer than `most`.
+        PromptTooLong: the last question alone is longer than `limit`.
     """
-    system = [m for m in messages[:1] if m.role == "system"]
+    system = [message for message in messages[:1] if message.role == "system"]
     rest = messages[len(system) :]
-    # the prompt may begin at any question
-    starts = [i for i, m in enumerate(rest) if m.role == "user"] or [0]
+    # a prompt begins with a question, or with the first message
+    starts = [i for i, message in enumerate(rest) if message.role == "user"] or [0]
     if starts[0] != 0:
         starts.insert(0, 0)
 
-    def encoded(start: int) -> list[int]:
+    def encode_from(start: int) -> list[int]:
         return chat_format.encode([*system, *rest[start:]])
 
-    prompt = encoded(0)
-    if len(prompt) <= comfortable:
+    prompt = encode_from(0)
+    if len(prompt) <= target:
         return prompt, 0
-    fitting = bisect.bisect_left(starts, True, key=lambda at: len(encoded(at)) <= comfortable)
-    start = starts[min(fitting, len(starts) - 1)]
-    prompt = encoded(start)
-    if len(prompt) > most:
+    first_fit = bisect.bisect_left(starts, True, key=lambda at: len(encode_from(at)) <= target)
+    start = starts[min(first_fit, len(starts) - 1)]
+    prompt = encode_from(start)
+    if len(prompt) > limit:
         raise PromptTooLong(
             _("The question is {long:,} tokens long; {most:,} fit into the context.").format(
-                long=len(prompt), most=most
+                long=len(prompt), most=limit
             ),
             _("Shorten it, or raise max_length or load.context_length if the model allows more."),
         )

@@ -1,13 +1,13 @@
-"""CacheShelf: the KV caches of several conversations, kept within a budget of memory.
+"""PrefixCache: the KV caches of several conversations, within a memory budget.
 
-A prompt goes on from the cache that has read most of it. What follows there is given up if it is
-short, as a reply that is asked for again; a branch worth keeping stays, and the prompt gets a
-cache of its own that begins with a copy of what both share. Knows ids and bytes, no tensors.
+A prompt continues the cache that shares its longest prefix. If that cache has read much more than
+the prefix, it is kept, and the prompt gets a copy of the prefix; otherwise it is cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -15,19 +15,26 @@ from glmtui.engine.hardware.machine import snapshot
 from glmtui.engine.nn.decoder import Decoder
 from glmtui.engine.nn.kv_cache import KVCache
 
-WORTH_KEEPING = 256  # tokens: fewer are read again sooner than they are missed
-SHARE = 4  # of the free memory, one part in so many is for caches
-MOST_ON_CPU = 2_000_000_000  # bytes: other programs live there too
+MIN_BRANCH = 256  # tokens: a shorter branch is faster to read again than it is worth to keep
+FREE_SHARE = 4  # caches may use one part in so many of the free memory
+MAX_CPU_BYTES = 2_000_000_000  # of main memory, which other programs need too
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A cache and the ids it has read."""
+
+    cache: KVCache
+    ids: list[int]
 
 
 class PrefixCache:
-    """The caches of one model, the one in use last.
+    """The KV caches of one model. The current one is the last.
 
     Args:
-        model: whose caches they are; it says what of a cache serves a prompt.
-        context_length: longest prompt and reply together, in tokens.
+        context_length: most tokens of prompt and reply together.
         dtype, device: of keys and values.
-        budget: bytes for all caches together. The one in use may be larger, but then it is alone.
+        budget: bytes for all caches together; a single cache may be larger.
     """
 
     def __init__(
@@ -43,92 +50,94 @@ class PrefixCache:
         self._dtype = dtype
         self._device = device
         self._budget = budget
-        self._kept: list[tuple[KVCache, list[int]]] = []  # each with the ids it has read
+        self._entries: list[_Entry] = []  # least recently used first
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     @property
     def cache(self) -> KVCache:
-        """The one in use: what `open` returned last."""
-        return self._kept[-1][0]
+        """The current cache: what `open` returned last."""
+        return self._entries[-1].cache
 
     @property
     def nbytes(self) -> int:
         """Memory of all caches, in bytes."""
-        return sum(cache.nbytes for cache, _ in self._kept)
+        return sum(entry.cache.nbytes for entry in self._entries)
 
     def open(self, prompt: Sequence[int]) -> KVCache:
-        """The cache to read `prompt` into: it holds as much of it as any has read.
+        """Makes the cache current that serves `prompt` best, cut to the prefix they share.
 
-        At least the last id is left to be read, since only reading gives logits.
+        At least the last id of the prompt remains to be read, because its logits are needed.
         """
-        for cache, ids in self._kept:
-            del ids[cache.offset :]  # a step that failed may have noted ids that were never read
-        shared = [min(self._shared(kept, prompt), len(prompt) - 1) for kept in self._kept]
+        for entry in self._entries:
+            del entry.ids[entry.cache.offset :]  # a failed step may have committed unread ids
+        shared = [min(self._shared(entry, prompt), len(prompt) - 1) for entry in self._entries]
         length = max(shared, default=0)
-        # of equals the one used last
+        # among equals the most recently used
         best = max((i for i, n in enumerate(shared) if n == length), default=None)
         if best is None:
-            self._kept.append((self._new(), []))
+            self._entries.append(_Entry(self._new_cache(), []))
         else:
-            self._kept.append(self._branch(best, length))
-        self._keep_within_budget()
-        # at once, so that what is there is copied once, and with room for a reply to begin
+            self._entries.append(self._branch(best, length))
+        self._evict()
+        # Grow at once, so that keys and values are copied only once, and the reply can begin.
         room = min(len(prompt) + 1, self._context_length)
         self.cache.reserve(max(room - self.cache.offset, 0))
-        self._keep_within_budget()
+        self._evict()
         return self.cache
 
-    def note(self, ids: Sequence[int]) -> None:
-        """Says what the cache in use has read; where it grew for that, the oldest give way.
+    def commit(self, ids: Sequence[int]) -> None:
+        """Records ids that the current cache has read; evicts old caches if it grew.
 
-        What it read and nobody noted counts for nothing: the next prompt is read over it.
+        Ids that are read but not committed are overwritten by the next prompt.
         """
-        self._kept[-1][1].extend(ids)
-        self._keep_within_budget()
+        self._entries[-1].ids.extend(ids)
+        self._evict()
 
     def rewind(self, tokens: int) -> None:
-        """Makes the cache in use forget the last `tokens` it has read."""
-        cache, ids = self._kept[-1]
-        cache.trim(cache.offset - tokens)
-        del ids[cache.offset :]
+        """Removes the last ids from the current cache."""
+        current = self._entries[-1]
+        current.cache.trim(current.cache.offset - tokens)
+        del current.ids[current.cache.offset :]
 
     def clear(self) -> None:
-        """Gives the memory of all caches back."""
-        self._kept.clear()
+        """Frees the memory of all caches."""
+        self._entries.clear()
 
-    def _shared(self, kept: tuple[KVCache, list[int]], new: Sequence[int]) -> int:
-        cache, old = kept
-        return cache.serves(self._model.reusable_prefix(old, new), len(new))
+    def _shared(self, entry: _Entry, prompt: Sequence[int]) -> int:
+        """How many tokens of a cache can serve a prompt."""
+        shared = self._model.reusable_prefix(entry.ids, prompt)
+        return entry.cache.reusable_tokens(shared, len(prompt))
 
-    def _branch(self, index: int, length: int) -> tuple[KVCache, list[int]]:
-        """The first `length` tokens of a cache: itself, or a copy where more is at stake."""
-        cache, ids = self._kept[index]
-        lost = len(ids) - length
-        if lost >= WORTH_KEEPING and lost >= length:
-            cache = cache.fork(length) if length else self._new()
+    def _branch(self, index: int, length: int) -> _Entry:
+        """The first `length` tokens of a cache: the cache itself, or a copy if that loses much."""
+        entry = self._entries[index]
+        lost = len(entry.ids) - length
+        if lost >= MIN_BRANCH and lost >= length:
+            cache = entry.cache.fork(length) if length else self._new_cache()
         else:
-            del self._kept[index]
+            del self._entries[index]
+            cache = entry.cache
             cache.trim(length)
-        return cache, ids[: cache.offset]
+        return _Entry(cache, entry.ids[: cache.offset])
 
-    def _new(self) -> KVCache:
+    def _new_cache(self) -> KVCache:
         return self._model.new_cache(self._context_length, self._dtype, self._device)
 
-    def _keep_within_budget(self) -> None:
-        while len(self._kept) > 1 and self.nbytes > self._budget:
-            del self._kept[0]
+    def _evict(self) -> None:
+        while len(self._entries) > 1 and self.nbytes > self._budget:
+            del self._entries[0]
 
 
 def cache_budget(gigabytes: float | None, device: torch.device) -> int:
-    """Bytes for the caches of a model that has just been loaded.
+    """Bytes for the KV caches of a model that has just been loaded.
 
     Args:
-        gigabytes: what was asked for; None takes a share of what is free now.
+        gigabytes: the user's setting; None takes a share of the memory that is free now.
     """
     if gigabytes is not None:
         return int(gigabytes * 1e9)
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] // SHARE
-    return min((snapshot().memory.available or 0) // SHARE, MOST_ON_CPU)
+        return torch.cuda.mem_get_info(device)[0] // FREE_SHARE
+    return min((snapshot().memory.available or 0) // FREE_SHARE, MAX_CPU_BYTES)

@@ -1,12 +1,14 @@
-"""Prompt-lookup speculation: several decode steps in one, where the conversation repeats itself.
+"""Prompt-lookup decoding: several tokens per step where the conversation repeats itself.
 
-What followed the last few ids where they stood before is a guess at what follows now (Saxena 2023,
-github.com/apoorvumang/prompt-lookup-decoding). The model reads the guess behind the token that is
-due, in one step that costs little more than a plain one, and so gives the logits after each. Every
-token is then drawn from its logits as ever; while the draws agree with the guess, the next logits
-are there already. A draw x agrees with probability p(x) and is distributed like p without x where
-it does not, so this is the rejection rule of speculative sampling (arXiv:2211.17192) for a guess
-that is certain, and greedy replies stay what they are. Knows ids, logits and clocks, no model.
+Where the last ids occurred before, the ids that followed are a draft of what follows now (Saxena
+2023, github.com/apoorvumang/prompt-lookup-decoding). The model reads the draft together with the
+next token, in one step that costs little more than a plain one and gives the logits after each id.
+Every token is sampled from its logits as in plain decoding; while samples equal the draft, the
+next logits are available already.
+
+Sampling is unchanged: a sample equals the drafted id x with probability p(x), and otherwise is
+distributed as p without x. That is the rejection rule of speculative sampling (arXiv:2211.17192)
+for a draft with probability 1.
 """
 
 from __future__ import annotations
@@ -21,119 +23,119 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from glmtui.engine.api import Speculation
+from glmtui.engine.model_info import Speculation
 from glmtui.engine.runtime.sampling import Sampler
 
-GUESSES = 3  # tokens at once: with the one that is due as many as packed kernels are fast for
-NGRAM = 3  # ids that have to have stood there before
-MEMORY = 8  # steps of each kind that `SpeculationGate` goes by
-PROBE_EVERY = 32  # guesses between two looks at the choice that is not in use
+MAX_DRAFT = 3  # ids per draft: with the next token 4 rows, up to which packed kernels are fast
+NGRAM = 3  # ids that must have occurred before
+WINDOW = 8  # steps of each kind that `SpeculationTuner` compares
+PROBE_EVERY = 32  # drafts between two trials of the choice that is not in use
 
 
-class Stepper(Protocol):
-    """What reads ids: `generate.LoadedModel`."""
+class StepModel(Protocol):
+    """What prompt-lookup decoding needs of `LoadedModel`."""
 
     def step(self, ids: Sequence[int], *, last_only: bool = True) -> Tensor:
-        """Feeds ids; returns logits after the last, [vocab], or after each, [len(ids), vocab]."""
+        """Reads ids; returns logits after the last, [vocab], or after each, [len(ids), vocab]."""
         ...
 
     def rewind(self, tokens: int) -> None:
-        """Makes the cache forget the last ids."""
+        """Removes the last ids from the cache."""
         ...
 
 
 class NgramIndex:
-    """Finds what followed the last ids where they stood before.
+    """Finds the ids that followed an earlier occurrence of the last n-gram.
 
     Args:
-        ids: of the conversation so far.
+        ids: the conversation so far.
     """
 
     def __init__(self, ids: Sequence[int]) -> None:
         self._ids: list[int] = []
-        self._after: dict[tuple[int, ...], int] = {}  # n-gram -> where what followed it begins
-        self._found: int | None = None
+        self._next_index: dict[tuple[int, ...], int] = {}  # n-gram -> index of the id after it
+        self._match: int | None = None
         for token in ids:
             self.append(token)
 
     def append(self, token: int) -> None:
-        """Adds the id that comes next."""
+        """Adds the next id of the conversation."""
         self._ids.append(token)
         ngram = tuple(self._ids[-NGRAM:])
-        self._found = self._after.get(ngram)
+        self._match = self._next_index.get(ngram)
         if len(ngram) == NGRAM:
-            self._after[ngram] = len(self._ids)
+            self._next_index[ngram] = len(self._ids)
 
-    def guess(self, most: int) -> list[int]:
-        """Up to `most` ids that may come next; none where the last ids are new."""
-        if self._found is None:
+    def draft(self, count: int) -> list[int]:
+        """Up to `count` ids that may come next; empty if the last n-gram is new."""
+        if self._match is None:
             return []
-        return self._ids[self._found : self._found + max(most, 0)]
+        return self._ids[self._match : self._match + max(count, 0)]
 
 
-class SpeculationGate:
-    """Whether guessing pays: seconds per token of steps with guesses against plain ones.
+class SpeculationTuner:
+    """Decides whether drafts are faster: compares the time per token with and without them.
 
-    Of the seconds the medians count, since anything may hold up a single step.
+    Times are medians, because any single step may be delayed.
     """
 
     def __init__(self) -> None:
-        self._plain: deque[float] = deque(maxlen=MEMORY)
-        self._guessing: deque[float] = deque(maxlen=MEMORY)
-        self._gains: deque[int] = deque(maxlen=MEMORY)
-        self._asked = 0
+        self._plain_seconds: deque[float] = deque(maxlen=WINDOW)
+        self._draft_seconds: deque[float] = deque(maxlen=WINDOW)
+        self._draft_tokens: deque[int] = deque(maxlen=WINDOW)
+        self._decisions = 0
 
-    def guess_now(self) -> bool:
-        """Whether to use a guess that there is; now and then the other choice has a look."""
-        self._asked += 1
-        return self._pays() is (self._asked % PROBE_EVERY > 0)
+    def use_draft(self) -> bool:
+        """Whether to use the next draft; from time to time the slower choice is tried again."""
+        self._decisions += 1
+        return self._drafts_are_faster() is (self._decisions % PROBE_EVERY > 0)
 
-    def learn(self, seconds: float, tokens: int, *, guessed: bool) -> None:
-        """What a step took, and the tokens it gave."""
-        if guessed:
-            self._guessing.append(seconds)
-            self._gains.append(tokens)
+    def record(self, seconds: float, tokens: int, *, drafted: bool) -> None:
+        """Adds the time of a step and the number of tokens it gave."""
+        if drafted:
+            self._draft_seconds.append(seconds)
+            self._draft_tokens.append(tokens)
         else:
-            self._plain.append(seconds)
+            self._plain_seconds.append(seconds)
 
-    def _pays(self) -> bool:
-        if not self._guessing or not self._plain:
-            return not self._guessing  # first one, then the other
-        gain = sum(self._gains) / len(self._gains)
-        return median(self._guessing) <= gain * median(self._plain)
+    def _drafts_are_faster(self) -> bool:
+        if not self._draft_seconds or not self._plain_seconds:
+            return not self._draft_seconds  # measure a draft first, then a plain step
+        tokens = sum(self._draft_tokens) / len(self._draft_tokens)
+        return median(self._draft_seconds) <= tokens * median(self._plain_seconds)
 
 
 class PromptLookup:
-    """Decodes token by token as the reply's loop asks, and reads further where it can guess.
+    """Decodes a reply token by token, with drafts where possible.
 
     Args:
-        prompt: ids the cache holds when the first token is drawn.
-        room: tokens that may still follow.
-        speculation: "auto" guesses while that is measured faster, "on" whenever it can.
+        prompt: ids in the cache when the first token is sampled.
+        limit: maximum number of tokens of the reply.
+        speculation: "auto" uses drafts while they are measured to be faster, "on" always.
     """
 
     def __init__(
         self,
-        stepper: Stepper,
+        model: StepModel,
         prompt: Sequence[int],
-        room: int,
+        limit: int,
         speculation: Speculation,
         *,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._stepper = stepper
+        self._model = model
         self._prompt = prompt
-        self._room = room
+        self._room = limit
         self._speculation = speculation
         self._clock = clock
-        self._worth = SpeculationGate()
-        self._guessed: list[int] = []  # what was read behind the last token
-        self._logits: list[Tensor] = []  # after each of them
-        self._agreed = 0
-        self._took = 0.0
+        self._tuner = SpeculationTuner()
+        self._draft: list[int] = []  # ids that the last step read after the sampled token
+        self._logits: list[Tensor] = []  # after the token and after each id of the draft
+        self._accepted = 0  # ids of the draft that were sampled
+        self._step_seconds = 0.0
 
-    def draw(self, logits: Tensor, sampler: Sampler) -> Iterator[int]:
-        """The reply's ids, without end; each is fed when the next is asked for.
+    def decode(self, logits: Tensor, sampler: Sampler) -> Iterator[int]:
+        """The reply's ids, without end; an id is read when the next one is requested.
 
         Args:
             logits: after the prompt.
@@ -146,43 +148,43 @@ class PromptLookup:
             logits = self.step(token)
 
     def step(self, token: int) -> Tensor:
-        """Logits after `token`, which was drawn from what the last call returned."""
+        """Logits after `token`, which was sampled from the logits that the last call returned."""
         if self._speculation != "off":
-            self._lookup.append(token)
+            self._index.append(token)
         self._room -= 1
-        if self._agreed < len(self._guessed) and self._guessed[self._agreed] == token:
-            self._agreed += 1
-            return self._logits[self._agreed]
-        self._settle()
-        guess = self._guess()
+        if self._accepted < len(self._draft) and self._draft[self._accepted] == token:
+            self._accepted += 1
+            return self._logits[self._accepted]
+        self._drop_rejected()
+        draft = self._next_draft()
         started = self._clock()
-        if guess:
-            self._logits = list(self._stepper.step([token, *guess], last_only=False))
+        if draft:
+            self._logits = list(self._model.step([token, *draft], last_only=False))
         else:
-            self._logits = [self._stepper.step([token])]
-        if self._logits[0].is_cuda:  # the launches are over, the work is not
+            self._logits = [self._model.step([token])]
+        if self._logits[0].is_cuda:  # kernels are launched, but have not run yet
             torch.cuda.current_stream(self._logits[0].device).synchronize()
-        self._took = self._clock() - started
-        self._guessed, self._agreed = guess, 0
-        if not guess:
-            self._worth.learn(self._took, 1, guessed=False)
+        self._step_seconds = self._clock() - started
+        self._draft, self._accepted = draft, 0
+        if not draft:
+            self._tuner.record(self._step_seconds, 1, drafted=False)
         return self._logits[0]
 
     @cached_property
-    def _lookup(self) -> NgramIndex:
-        """Made once the first token is out, which does not wait for it."""
+    def _index(self) -> NgramIndex:
+        """Built after the first token, so that it does not delay it."""
         return NgramIndex(self._prompt)
 
-    def _settle(self) -> None:
-        """Forgets what was read in vain, and learns from it."""
-        if self._guessed:
-            self._stepper.rewind(len(self._guessed) - self._agreed)
-            self._worth.learn(self._took, 1 + self._agreed, guessed=True)
+    def _drop_rejected(self) -> None:
+        """Removes the rest of the draft from the cache, and records what the draft gave."""
+        if self._draft:
+            self._model.rewind(len(self._draft) - self._accepted)
+            self._tuner.record(self._step_seconds, 1 + self._accepted, drafted=True)
 
-    def _guess(self) -> list[int]:
+    def _next_draft(self) -> list[int]:
         if self._speculation == "off":
             return []
-        guess = self._lookup.guess(min(GUESSES, self._room))
-        if guess and self._speculation == "auto" and not self._worth.guess_now():
+        draft = self._index.draft(min(MAX_DRAFT, self._room))
+        if draft and self._speculation == "auto" and not self._tuner.use_draft():
             return []
-        return guess
+        return draft

@@ -1,112 +1,171 @@
-"""TokenStream: one reply as it is generated, as ids or as text; when it ends, and what it took.
-
-Knows limits, stop ids and clocks; how a token comes about is the model's business.
-"""
+"""TokenStream: one reply as it is generated, as text or as token ids, and why it ends."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
-from glmtui.chat import FinishReason, GenerationStats, SamplingParams
-from glmtui.engine.api import PrefillProgress, Reply, ToolChatFormat
-from glmtui.engine.hardware.memory import is_out_of_memory, out_of_memory
+import torch
+
+from glmtui.chat import FinishReason, GenerationStats
+from glmtui.engine.api import Reply
+from glmtui.engine.hardware.memory import peak_memory
 from glmtui.engine.tokenization.detokenizer import Detokenizer
-from glmtui.errors import EngineError
+from glmtui.engine.tokenization.protocols import ChatFormat, Tokenizer, ToolChatFormat
+from glmtui.errors import EngineError, UnsupportedModel
 from glmtui.language import _
 
-if TYPE_CHECKING:
-    from glmtui.engine.runtime.model_runner import LoadedModel
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """A reply whose prompt has been read.
+
+    Attributes:
+        reused_tokens: how many tokens of the prompt were in the KV cache before.
+        tokens: ids as they are sampled; the step after an id runs when the next one is requested.
+    """
+
+    reused_tokens: int
+    tokens: Iterator[int]
+
+
+Prefill: TypeAlias = Callable[[Callable[[], bool]], Decoding | None]
+"""Reads the prompt. Its argument tells it to stop early; then it returns None."""
+
+
+class ReplyText:
+    """Converts the token ids of a reply to text.
+
+    Args:
+        continues: whether the reply continues a message, so that its leading space is kept.
+        tools_declared: whether the prompt declares tools.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        chat_format: ChatFormat,
+        *,
+        continues: bool = False,
+        tools_declared: bool = False,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._chat_format = chat_format
+        self._continues = continues
+        self._tools_declared = tools_declared
+
+    def pieces(self, ids: Iterable[int]) -> Iterator[str]:
+        """The text as it grows; no piece is empty."""
+        detokenizer = Detokenizer(
+            self._tokenizer.token_bytes,
+            strips_leading_space=self._tokenizer.strips_leading_space and not self._continues,
+        )
+        # A model that calls tools begins with a line of metadata, which is empty in plain answers.
+        begun = self._continues or not isinstance(self._chat_format, ToolChatFormat)
+        for token in ids:
+            text = detokenizer.feed(token)
+            text = text if begun else text.lstrip()
+            if text:
+                begun = True
+                yield text
+        if text := detokenizer.flush():
+            yield text
+
+    def finish(self, reply: Reply) -> Reply:
+        """The reply with its text postprocessed and its tool call found."""
+        if self._continues or not reply.text:
+            return reply
+        complete = reply.finish_reason == "stop"
+        if not isinstance(self._chat_format, ToolChatFormat):
+            if not complete:
+                return reply
+            return replace(reply, text=self._chat_format.postprocess(reply.text))
+        # The streamed text has a space after each special token; decoding all ids at once has not.
+        text = self._tokenizer.decode(reply.ids)
+        *earlier, last = self._chat_format.messages(text)
+        last = replace(last, content=self._chat_format.postprocess(text))
+        call = None
+        if complete:
+            call = self._chat_format.tool_call(last, declared=self._tools_declared)
+        return replace(reply, text=last.content, messages=(*earlier, last), call=call)
 
 
 class TokenStream:
     """A reply as it is generated: iterate for text, or call `ids` to iterate token ids.
 
-    Attributes:
+    Args:
+        prefill: reads the prompt and starts to decode.
+        limit: maximum number of tokens.
+        stop_ids: ids that end the reply.
+        text: None if the model has no tokenizer; then only `ids` works.
+        devices: where the model runs, for `GenerationStats.peak_memory`.
         dropped_turns: how many of the oldest messages were left out of the prompt.
-        goes_on: whether the reply continues one, so that its first space is meant.
-        tools_declared: whether the prompt offers tools.
     """
 
     def __init__(
         self,
-        loaded: LoadedModel,
-        prompt: list[int],
-        params: SamplingParams,
+        prefill: Prefill,
+        *,
+        prompt_tokens: int,
         limit: int,
+        stop_ids: frozenset[int],
+        text: ReplyText | None,
         cancelled: Callable[[], bool],
-        on_prefill: Callable[[PrefillProgress], None],
+        devices: Sequence[torch.device],
+        dropped_turns: int = 0,
     ) -> None:
-        self._loaded = loaded
-        self._prompt = prompt
-        self._params = params
+        self._prefill = prefill
         self._limit = limit
+        self._stop_ids = stop_ids
+        self._reply_text = text
         self._cancelled = cancelled
-        self._on_prefill = on_prefill
+        self._devices = devices
+        self._dropped_turns = dropped_turns
         self._closed = False
         self._text: list[str] = []
         self._ids: list[int] = []
         self._finish: FinishReason = "cancelled"
-        self._stats = GenerationStats(prompt_tokens=len(prompt))
-        self.dropped_turns = 0
-        self.goes_on = False
-        self.tools_declared = False
+        self._stats = GenerationStats(prompt_tokens=prompt_tokens)
 
     def __iter__(self) -> Iterator[str]:
-        tokenizer = self._loaded.tokenizer
-        detokenizer = Detokenizer(
-            tokenizer.token_bytes,
-            strips_leading_space=tokenizer.strips_leading_space and not self.goes_on,
-        )
-        # what calls tools begins with a line of metadata, which is empty for plain talk
-        begun = self.goes_on or not isinstance(self._loaded.chat_format, ToolChatFormat)
-        for token in self.ids():
-            text = detokenizer.feed(token)
-            text = text if begun else text.lstrip()
-            if text:
-                begun = True
-                self._text.append(text)
-                yield text
-        if text := detokenizer.flush():
+        if self._reply_text is None:
+            raise no_tokenizer()
+        for text in self._reply_text.pieces(self.ids()):
             self._text.append(text)
             yield text
 
     def ids(self) -> Iterator[int]:
-        """Generates the reply's ids, stop ids left out.
+        """Generates the reply's ids, without the stop id.
 
         Raises:
-            OutOfMemory: no room on the device; what was generated is kept in `result`.
-            EngineError: the model failed otherwise.
+            OutOfMemory: the device is full; `result` holds what was generated.
+            EngineError: the model failed in another way.
         """
         try:
             yield from self._generate()
         except EngineError:
             self._finish = "error"
             raise
-        except (RuntimeError, MemoryError) as error:  # torch's, out of memory among them
-            self._finish = "error"
-            raise self._explained(error) from error
 
     def _generate(self) -> Iterator[int]:
-        loaded, ids = self._loaded, self._ids
-        stop_ids = loaded.stop_ids
+        ids = self._ids
         started = time.perf_counter()
-        logits, reused = loaded.read(self._prompt, self._stopped, self._on_prefill)
+        decoding = self._prefill(self._stopped)
         prefilled = first = time.perf_counter()
-        if logits is None:
+        if decoding is None:
             return
-        for token in loaded.draw(logits, self._prompt, self._params, self._limit):
+        for token in decoding.tokens:
             if not ids:
                 first = time.perf_counter()
-            if token in stop_ids:
+            if token in self._stop_ids:
                 self._finish = "stop"
                 return
             ids.append(token)
             self._stats = replace(
                 self._stats,
-                reused_tokens=reused,
+                reused_tokens=decoding.reused_tokens,
                 generated_tokens=len(ids),
                 prefill_seconds=prefilled - started,
                 first_token_seconds=first - started,
@@ -119,35 +178,23 @@ class TokenStream:
             if self._stopped():
                 return
 
-    def _explained(self, error: RuntimeError | MemoryError) -> EngineError:
-        if is_out_of_memory(error):
-            self._loaded.forget()
-            return out_of_memory(self._loaded.device)
-        return EngineError(
-            _("The model failed at its work: {error}").format(error=str(error).splitlines()[0]),
-            _("Ask again; if it stays, load the model again or on another device."),
-        )
-
     def _stopped(self) -> bool:
         return self._closed or self._cancelled()
 
     @property
     def result(self) -> Reply:
-        text = "".join(self._text)
-        stats = replace(self._stats, peak_memory=self._loaded.peak_memory)
-        reply = Reply(text, tuple(self._ids), self._finish, stats, self.dropped_turns)
-        if self.goes_on or not text:
-            return reply
-        chat_format = self._loaded.chat_format
-        whole = self._finish == "stop"
-        if not isinstance(chat_format, ToolChatFormat):
-            return replace(reply, text=chat_format.postprocess(text)) if whole else reply
-        # the pieces of a stream have a space where the text after a special token begins
-        text = self._loaded.tokenizer.decode(self._ids)
-        said = chat_format.messages(text)
-        last = replace(said[-1], content=chat_format.postprocess(text))
-        call = chat_format.tool_call(last, declared=self.tools_declared) if whole else None
-        return replace(reply, text=last.content, messages=(*said[:-1], last), call=call)
+        stats = replace(self._stats, peak_memory=peak_memory(self._devices))
+        text, ids = "".join(self._text), tuple(self._ids)
+        reply = Reply(text, ids, self._finish, stats, self._dropped_turns)
+        return self._reply_text.finish(reply) if self._reply_text else reply
 
     def close(self) -> None:
         self._closed = True
+
+
+def no_tokenizer() -> UnsupportedModel:
+    """The error for text from a model whose folder had no tokenizer files."""
+    return UnsupportedModel(
+        _("The model has no tokenizer files, so it can only continue token ids."),
+        _("Copy the model's tokenizer files into its folder."),
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from glmtui.engine.catalog.model_folder import read_object, read_small
+from glmtui.engine.catalog.model_folder import read_json_object, read_model_file
 
 TEMPLATE_FILE = "chat_template.jinja"
 MAX_TEMPLATE_BYTES = 1 << 20
@@ -20,9 +20,9 @@ def read_chat_template(folder: Path) -> str | None:
     """
     path = folder / TEMPLATE_FILE
     if path.is_file():
-        return read_small(path, MAX_TEMPLATE_BYTES).decode("utf-8", "replace")
+        return read_model_file(path, MAX_TEMPLATE_BYTES).decode("utf-8", "replace")
     settings = folder / "tokenizer_config.json"
-    return _default(read_object(settings)) if settings.is_file() else None
+    return _default(read_json_object(settings)) if settings.is_file() else None
 
 
 def _default(settings: Mapping[str, Any]) -> str | None:

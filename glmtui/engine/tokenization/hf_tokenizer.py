@@ -16,7 +16,11 @@ from typing import Any
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.chat.turns import joined_turns, strict_turns
-from glmtui.engine.catalog.model_folder import MAX_PIECES_BYTES, read_object, read_small
+from glmtui.engine.catalog.model_folder import (
+    MAX_VOCABULARY_BYTES,
+    read_json_object,
+    read_model_file,
+)
 from glmtui.engine.tokenization.bounded_tokenizer import BoundedTokenizer
 from glmtui.engine.tokenization.chat_template import TEMPLATE_FILE, read_chat_template
 from glmtui.engine.tokenization.end_tokens import end_ids, inside_turns
@@ -71,7 +75,7 @@ class TokenizerJson:
             return None
         settings = read_json(folder / "tokenizer_config.json")
         tokenizer = cls.of(
-            lambda: read_small(path, MAX_TOKENIZER_BYTES),
+            lambda: read_model_file(path, MAX_TOKENIZER_BYTES),
             path,
             added=_added_tokens(folder, settings),
             named=sorted(set(_named_tokens(folder, settings).values())),
@@ -112,7 +116,7 @@ class TokenizerJson:
 
         bounded = BoundedTokenizer(
             "piece_model",
-            lambda: read_small(path, MAX_PIECES_BYTES),
+            lambda: read_model_file(path, MAX_VOCABULARY_BYTES),
             refused,
             added=_added_tokens(folder, settings),
             legacy=settings.get("legacy") is True,
@@ -381,7 +385,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; empty where there is no file. Raises BadCheckpoint."""
     if not path.is_file():
         return {}
-    return read_object(path)
+    return read_json_object(path)
 
 
 def _unused_character(messages: Sequence[Message]) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from glmtui.engine.catalog.model_folder import MAX_PIECES_BYTES, read_small
+from glmtui.engine.catalog.model_folder import MAX_VOCABULARY_BYTES, read_model_file
 from glmtui.engine.tokenization.bounded_tokenizer import BoundedTokenizer
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
@@ -133,7 +133,7 @@ def _processor(path: Path, added: bytes) -> BoundedTokenizer:
     """The file with more fields behind its own."""
     processor = BoundedTokenizer(
         "sentencepiece",
-        lambda: read_small(path, MAX_PIECES_BYTES) + added,
+        lambda: read_model_file(path, MAX_VOCABULARY_BYTES) + added,
         lambda error: BadCheckpoint(
             _("{path} is not a SentencePiece vocabulary: {error}").format(path=path, error=error),
             _("Fetch the model again with: glmtui pull"),

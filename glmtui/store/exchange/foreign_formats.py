@@ -1,8 +1,8 @@
-"""Conversations of other programs, put into the words of our own file format.
+"""Converts conversations of other programs to our own file format.
 
-Known are the messages of OpenAI's, Anthropic's and Gemini's API and of the Vercel AI SDK, exports
-of ChatGPT, Claude, Chatbox and Open WebUI, and ShareGPT's files. Of a message only role and content
-have to fit; what else does not is left out. Knows nothing of files.
+Known formats: messages of the OpenAI, Anthropic and Gemini APIs and of the Vercel AI SDK; exports
+of ChatGPT, Claude, Chatbox and Open WebUI; ShareGPT files. A message needs a valid role and
+content; other values that cannot be read are left out.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from typing import Any, TypeVar
 from glmtui.chat import GenerationStats, SamplingParams
 from glmtui.errors import CorruptConversation
 from glmtui.language import _
-from glmtui.sanitize import one_line
-from glmtui.store.exchange.message_tree import tree_rows
+from glmtui.sanitize import sanitize_line
+from glmtui.store.exchange.message_tree import flatten_tree
 from glmtui.store.format import REASONS
 from glmtui.store.values import Table, numbers_of, time_of
 
 _Numbers = TypeVar("_Numbers", SamplingParams, GenerationStats)
 
-MAX_DEPTH = 8  # of parts within parts; two is usual
+MAX_DEPTH = 8
+"""Nesting of content parts within parts; two levels are usual."""
 
 _LISTS = ("messages", "contents", "chat_messages", "conversations", "conversation")
 _TITLES = ("title", "name")
@@ -45,37 +46,38 @@ _ROLES = {
 }
 _CONTENTS = (
     *("content", "parts", "contentParts", "content_parts", "text", "value", "refusal"),
-    "audio",  # whose transcript is text
+    "audio",  # its transcript
 )
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+_REASONING = ("reasoning_content", "reasoning", "thinking")
 _CALLS = ("tool_calls", "function_call", "toolCalls")
 _REASONS = {"max_tokens": "length", "MAX_TOKENS": "length"}
 
 _THOUGHT_TEXT = ("thinking", "reasoning", "text", "thoughts", "summary", "content")
 _TEXT = ("text", "content", "parts", "value", "output_text", "refusal", "transcript")
-_MEDIA = ("image", "audio", "video", "file", "document")  # in a type: the rest is no text
+_MEDIA = ("image", "audio", "video", "file", "document")  # part types that contain these words
 _CALL_TYPES = ("tool_use", "tool_call", "tool-call", "function_call", "function")
 
 
 def convert_foreign(data: Any) -> Table:
-    """A parsed text of another program as a table of format 1.
+    """Converts a parsed file of another program to a table of our format 1.
 
-    Raises CorruptConversation: no messages, or one in which there is nothing that we can read.
+    Raises:
+        CorruptConversation: there are no messages, or one of them has no readable content.
     """
     if isinstance(data, list):
-        data = [_unwrapped(item) for item in data]
+        data = [_without_wrapper(item) for item in data]
     if isinstance(data, list) and data and all(map(_has_messages, data)):
         if len(data) > 1:
             raise CorruptConversation(
-                _("it holds {count} conversations, and only one can be imported").format(
+                _("it contains {count} conversations; only one can be imported").format(
                     count=len(data)
                 )
             )
         data = data[0]
-    data = {"messages": data} if isinstance(data, list) else _unwrapped(data)
+    data = {"messages": data} if isinstance(data, list) else _without_wrapper(data)
     rows = next((data[key] for key in _LISTS if key in data), None)
     if rows is None and isinstance(data.get("mapping"), dict):
-        rows = tree_rows(data["mapping"], _is_said)
+        rows = flatten_tree(data["mapping"], _is_visible)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise CorruptConversation(_("there is no list of messages in it"))
     if not rows:
@@ -85,7 +87,7 @@ def convert_foreign(data: Any) -> Table:
         messages += _messages(row, n)
     ours: Table = {"messages": messages, "pinned": data.get("pinned") is True}
     ours["title"] = _first_text(data, _TITLES)
-    system = next(filter(None, (_said(data.get(key)).text for key in _SYSTEMS)), None)
+    system = next(filter(None, (_content_of(data.get(key)).text for key in _SYSTEMS)), None)
     if system is None and messages and messages[0].get("role") == "system":
         system = messages.pop(0)["content"]
     ours["system"] = system
@@ -105,43 +107,45 @@ def _has_messages(item: Any) -> bool:
     )
 
 
-def _unwrapped(item: Any) -> Any:
-    """A conversation without the record around it, as Open WebUI exports it."""
+def _without_wrapper(item: Any) -> Any:
+    """A conversation without the record that Open WebUI exports around it."""
     chat = item.get("chat") if isinstance(item, dict) else None
     return {**item, **chat} if isinstance(chat, dict) and _has_messages(chat) else item
 
 
-def _is_said(message: Table) -> bool:
-    """Whether ChatGPT shows a message of its tree, and there is something in it."""
-    facts = message.get("metadata")
-    hidden = isinstance(facts, dict) and facts.get("is_visually_hidden_from_conversation") is True
-    return not hidden and bool(_said(message.get("content")))
+def _is_visible(message: Table) -> bool:
+    """Whether ChatGPT shows this message of its tree, and it is not empty."""
+    metadata = message.get("metadata")
+    hidden = (
+        isinstance(metadata, dict) and metadata.get("is_visually_hidden_from_conversation") is True
+    )
+    return not hidden and bool(_content_of(message.get("content")))
 
 
 def _messages(row: Table, n: int) -> list[Table]:
-    """The messages that a row is: what is said, then each tool call."""
-    said = next(filter(None, (_said(row.get(key)) for key in _CONTENTS)), Said())
-    if not said.thoughts:
-        found = (_said(row.get(key), thoughts=True).thoughts for key in _THOUGHTS)
-        said.thoughts = next(filter(None, found), "")
+    """The messages in a row: its text, then each tool call."""
+    content = next(filter(None, (_content_of(row.get(key)) for key in _CONTENTS)), Content())
+    if not content.reasoning:
+        found = (_content_of(row.get(key), reasoning=True).reasoning for key in _REASONING)
+        content.reasoning = next(filter(None, found), "")
     for key in _CALLS:
-        _read_calls(row.get(key), said)
-    message = _outline(row)
-    text = said.whole
-    if not text and not said.calls:
+        _read_calls(row.get(key), content)
+    message = _message_fields(row)
+    text = content.whole
+    if not text and not content.calls:
         given, held = row.get("content"), [row[key] for key in _CONTENTS if key in row]
         if message.get("role") == "assistant" and held and not any(held):
-            if given != "":  # nothing came: it is a reply that was cut
+            if given != "":  # no content at all: an interrupted reply
                 message.pop("finish_reason", None)
         elif given in (None, [], {}) or isinstance(given, list | dict):
             raise CorruptConversation(
                 _("message {n}: {what}").format(n=n, what=_("has no content"))
             )
         else:
-            text = given  # empty text, or of a kind that is refused by name
+            text = given  # empty text, or a value that `format` refuses with its name
     place = {key: message.pop(key) for key in ("id", "parent") if key in message}
-    rows = [{**message, "content": text}] if text or not said.calls else []
-    rows += [{**message, "metadata": name, "content": call} for name, call in said.calls]
+    rows = [{**message, "content": text}] if text or not content.calls else []
+    rows += [{**message, "metadata": name, "content": call} for name, call in content.calls]
     if "parent" in place:
         rows[0]["parent"] = place["parent"]
     if "id" in place:
@@ -149,8 +153,8 @@ def _messages(row: Table, n: int) -> list[Table]:
     return rows
 
 
-def _outline(row: Table) -> Table:
-    """What fits in a message, without its content."""
+def _message_fields(row: Table) -> Table:
+    """The values of a message other than its content."""
     author = row.get("role", row.get("from", row.get("sender", row.get("author"))))
     if isinstance(author, dict):
         author = author.get("role")
@@ -168,78 +172,78 @@ def _outline(row: Table) -> Table:
     return {key: value for key, value in message.items() if value is not None}
 
 
-# ---- what a message says
+# ---- content
 
 
 @dataclass(slots=True)
-class Said:
-    """What there is in a content.
+class Content:
+    """The content of a message.
 
     Attributes:
         calls: name and arguments, as text, of each tool call.
-        others: the types of what is no text, such as "image_url".
+        others: types of parts that are not text, such as "image_url".
     """
 
     text: str = ""
-    thoughts: str = ""
+    reasoning: str = ""
     calls: list[tuple[str, str]] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.text or self.thoughts or self.calls or self.others)
+        return bool(self.text or self.reasoning or self.calls or self.others)
 
     @property
     def whole(self) -> str:
-        """Thoughts, in the tags that models use, and text; where neither is, what else there is."""
-        thoughts = f"<think>\n{self.thoughts}\n</think>\n\n" if self.thoughts else ""
-        if not thoughts and not self.text and not self.calls:
+        """The reasoning in <think> tags and the text; without both, the types of the parts."""
+        reasoning = f"<think>\n{self.reasoning}\n</think>\n\n" if self.reasoning else ""
+        if not reasoning and not self.text and not self.calls:
             return " ".join(f"[{kind}]" for kind in dict.fromkeys(self.others))
-        return thoughts + self.text
+        return reasoning + self.text
 
-    def add(self, text: str, *, thoughts: bool) -> None:
-        """One more part, on a line of its own."""
-        if text and thoughts:
-            self.thoughts += ("\n" if self.thoughts else "") + text
+    def add(self, text: str, *, reasoning: bool) -> None:
+        """Appends a part on a new line."""
+        if text and reasoning:
+            self.reasoning += ("\n" if self.reasoning else "") + text
         elif text:
             self.text += ("\n" if self.text else "") + text
 
 
-def _said(content: Any, *, thoughts: bool = False) -> Said:
-    said = Said()
-    _read(content, said, thoughts, 0)
-    return said
+def _content_of(value: Any, *, reasoning: bool = False) -> Content:
+    content = Content()
+    _read(value, content, reasoning, 0)
+    return content
 
 
-def _read(content: Any, said: Said, thoughts: bool, depth: int) -> None:
-    if isinstance(content, str):
-        said.add(content, thoughts=thoughts)
-    elif isinstance(content, list) and depth < MAX_DEPTH:
-        for part in content:
-            _read(part, said, thoughts, depth + 1)
-    elif isinstance(content, dict) and depth < MAX_DEPTH:
-        _read_part(content, said, thoughts, depth + 1)
+def _read(value: Any, content: Content, reasoning: bool, depth: int) -> None:
+    if isinstance(value, str):
+        content.add(value, reasoning=reasoning)
+    elif isinstance(value, list) and depth < MAX_DEPTH:
+        for part in value:
+            _read(part, content, reasoning, depth + 1)
+    elif isinstance(value, dict) and depth < MAX_DEPTH:
+        _read_part(value, content, reasoning, depth + 1)
 
 
-def _read_part(part: Mapping[str, Any], said: Said, thoughts: bool, depth: int) -> None:
+def _read_part(part: Mapping[str, Any], content: Content, reasoning: bool, depth: int) -> None:
     kind = part.get("type", part.get("content_type"))
-    kind = one_line(kind.lower())[:40] if isinstance(kind, str) else ""
+    kind = sanitize_line(kind.lower())[:40] if isinstance(kind, str) else ""
     if kind in _CALL_TYPES:
-        _read_calls(part, said)
+        _read_calls(part, content)
         return
-    thoughts = thoughts or part.get("thought") is True
-    thoughts = thoughts or any(word in kind for word in ("think", "reason", "thought"))
-    keys: tuple[str, ...] = _THOUGHT_TEXT if thoughts else _TEXT
+    reasoning = reasoning or part.get("thought") is True
+    reasoning = reasoning or any(word in kind for word in ("think", "reason", "thought"))
+    keys: tuple[str, ...] = _THOUGHT_TEXT if reasoning else _TEXT
     if any(word in kind for word in _MEDIA):
         keys = ("text", "transcript")
     value = next((part[key] for key in keys if part.get(key)), None)
     if value is not None:
-        _read(value, said, thoughts, depth)
+        _read(value, content, reasoning, depth)
     elif kind and not any(key in part for key in keys):
-        said.others.append(kind)
+        content.others.append(kind)
 
 
-def _read_calls(calls: Any, said: Said) -> None:
-    """Tool calls, in the shape of OpenAI's, Anthropic's or the AI SDK's."""
+def _read_calls(calls: Any, content: Content) -> None:
+    """Reads tool calls in the format of OpenAI, Anthropic or the AI SDK."""
     for call in calls if isinstance(calls, list) else [calls]:
         if not isinstance(call, dict):
             continue
@@ -251,7 +255,7 @@ def _read_calls(calls: Any, said: Said) -> None:
         if name:
             if not isinstance(arguments, str):
                 arguments = json.dumps(arguments or {}, ensure_ascii=False, default=str)
-            said.calls.append((one_line(name), arguments))
+            content.calls.append((sanitize_line(name), arguments))
 
 
 # ---- single values
@@ -262,7 +266,7 @@ def _first_text(table: Mapping[str, Any], keys: tuple[str, ...]) -> str | None:
 
 
 def _numbers(kind: type[_Numbers], value: Any) -> Table | None:
-    """A table of numbers, if all of them fit."""
+    """A table of numbers, if all of them are valid."""
     if not isinstance(value, dict):
         return None
     try:
@@ -273,7 +277,7 @@ def _numbers(kind: type[_Numbers], value: Any) -> Table | None:
 
 
 def _time(table: Table) -> datetime | None:
-    """When it was: the first of the known keys that holds a time."""
+    """The first valid time under one of the known keys."""
     return next(filter(None, (_time_at(table, key) for key in _TIMES)), None)
 
 
@@ -290,7 +294,7 @@ def _time_at(table: Table, key: str) -> datetime | None:
 
 
 def _unix_time(number: float) -> datetime | None:
-    """A number since 1970: of seconds, or of the smaller unit that makes it a date before 5138."""
+    """A Unix time in seconds, milliseconds or smaller units: whichever gives a date before 5138."""
     if not math.isfinite(number) or number <= 0:
         return None
     while number > 1e11:

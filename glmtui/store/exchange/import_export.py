@@ -1,7 +1,4 @@
-"""Conversations to and from elsewhere: Markdown out, our own text or another program's in.
-
-What we keep ourselves is `glmtui.store.format`. Knows nothing of files.
-"""
+"""Import of conversations in any known format, and export as Markdown."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from glmtui.store.format import FileFormat, from_table, parse
 
 
 def import_text(text: str, file_format: FileFormat) -> Conversation:
-    """A conversation from elsewhere, under a fresh id: our own text, or another program's.
+    """A conversation under a new id, from our own format or another program's.
 
     Raises like `loads`.
     """
@@ -32,13 +29,13 @@ def import_text(text: str, file_format: FileFormat) -> Conversation:
     if isinstance(data, list) or (isinstance(data, dict) and type(data.get("format")) is not int):
         try:
             data = convert_foreign(data)
-        except RecursionError as error:  # of a text that was just not too deep to parse
+        except RecursionError as error:  # nested nearly too deep to parse
             raise CorruptConversation(_("this is not a conversation")) from error
     return from_table(data).fork()
 
 
 def _json_lines(text: str) -> list[Any] | None:
-    """The objects of a text with one on each line (JSONL); None if it is something else."""
+    """The objects of a JSONL text (one per line); None if it is not JSONL."""
     try:
         rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     except (ValueError, RecursionError):
@@ -64,11 +61,11 @@ _FENCE = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})(.*)")
 
 
 def to_markdown(conversation: Conversation) -> str:
-    """The title, what it was made with, then each message of the branch in view."""
-    facts = [f"- Started: {conversation.created:%Y-%m-%d %H:%M %Z}"]
+    """Markdown of the current branch: title, start, model, system prompt, then each message."""
+    details = [f"- Started: {conversation.created:%Y-%m-%d %H:%M %Z}"]
     if conversation.model:
-        facts.insert(0, f"- Model: {_one_line(conversation.model)}")
-    parts = [f"# {_one_line(conversation.title) or 'Conversation'}", "\n".join(facts)]
+        details.insert(0, f"- Model: {_one_line(conversation.model)}")
+    parts = [f"# {_one_line(conversation.title) or 'Conversation'}", "\n".join(details)]
     if conversation.system:
         parts.append(f"## System prompt\n\n{_closed(conversation.system)}")
     parts.extend(_section(message) for message in conversation.path)
@@ -86,7 +83,7 @@ def _section(message: Message) -> str:
 
 
 def _closed(text: str) -> str:
-    """`text` with the end its last code block lacks, so that what follows is not code too."""
+    """Closes an open code block at the end, so that what follows is not part of it."""
     fence = ""
     for line in text.splitlines():
         if match := _FENCE.match(line):

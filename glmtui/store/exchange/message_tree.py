@@ -1,4 +1,4 @@
-"""The tree of messages in an export of ChatGPT: nodes by id, each with a message and a parent."""
+"""The message tree of a ChatGPT export: nodes by id, each with a message and a parent."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 from glmtui.store.values import Table
 
 
-def tree_rows(nodes: Mapping[str, Any], keep: Callable[[Table], bool]) -> list[Table]:
-    """The messages that `keep` says, parents before children, each with its `id` and `parent`.
+def flatten_tree(nodes: Mapping[str, Any], keep: Callable[[Table], bool]) -> list[Table]:
+    """The messages that `keep` accepts, parents before children, each with its `id` and `parent`.
 
-    What follows a message that is not kept follows the one above it. Nodes whose parents make a
-    circle begin a branch of their own.
+    The children of a message that is left out become children of its parent. A cycle of parents is
+    broken at one of its nodes.
     """
-    above = {name: _parent(node) for name, node in nodes.items()}
-    kept: dict[str, str] = {}  # of each node, the last message at or above it
+    parents = {name: _parent(node) for name, node in nodes.items()}
+    nearest: dict[str, str] = {}  # by node, the last accepted message at or above it
     rows = []
-    for name in _top_down(above):
+    for name in _top_down(parents):
         node = nodes[name]
         message = node.get("message") if isinstance(node, dict) else None
-        kept[name] = before = kept.get(above[name], "")
+        nearest[name] = parent = nearest.get(parents[name], "")
         if isinstance(message, dict) and keep(message):
-            rows.append({**message, "id": name, "parent": before})
-            kept[name] = name
+            rows.append({**message, "id": name, "parent": parent})
+            nearest[name] = name
     return rows
 
 
@@ -32,18 +32,18 @@ def _parent(node: Any) -> str:
     return parent if isinstance(parent, str) else ""
 
 
-def _top_down(above: Mapping[str, str]) -> Iterator[str]:
-    """Every name once, after the one above it, and each branch to its end."""
-    below: dict[str, list[str]] = {}
-    for name, parent in above.items():
-        below.setdefault(parent, []).append(name)
-    roots = [name for name, parent in above.items() if parent not in above]
+def _top_down(parents: Mapping[str, str]) -> Iterator[str]:
+    """Every name once in depth-first order, parents before children."""
+    children: dict[str, list[str]] = {}
+    for name, parent in parents.items():
+        children.setdefault(parent, []).append(name)
+    roots = [name for name, parent in parents.items() if parent not in parents]
     seen: set[str] = set()
-    for root in [*roots, *above]:
+    for root in [*roots, *parents]:
         waiting = [root]
         while waiting:
             name = waiting.pop()
             if name not in seen:
                 seen.add(name)
                 yield name
-                waiting += reversed(below.get(name, []))
+                waiting += reversed(children.get(name, []))

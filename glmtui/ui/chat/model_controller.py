@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from glmtui.engine.api import CancelFlag, ModelInfo, ProgressHook
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import CancelFlag, ProgressHook
 from glmtui.errors import GlmtuiError, ModelNotFound
-from glmtui.net.addresses import shown_name
+from glmtui.net.addresses import redact_if_url
 from glmtui.ui.chat.host import Host
 
 
@@ -33,7 +34,7 @@ class ModelController:
         """
         from glmtui.ui.dialogs.model_picker import ModelPicker
 
-        highlighted = shown_name(wanted or self._workspace.session.model_name)
+        highlighted = redact_if_url(wanted or self._workspace.session.model_name)
         picker = ModelPicker(self._workspace.settings, highlighted, reason)
         self._host.open_dialog(
             picker, lambda name: self.load(name, download=True) if name else None

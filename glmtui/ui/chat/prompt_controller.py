@@ -11,8 +11,8 @@ from glmtui import config
 from glmtui.config import presets
 from glmtui.errors import StoreError, UsageError
 from glmtui.language import _
-from glmtui.net.addresses import shown_address
-from glmtui.sanitize import one_line
+from glmtui.net.addresses import redact_url
+from glmtui.sanitize import sanitize_line
 from glmtui.ui.chat.host import Host
 from glmtui.ui.chat.tool_use import ToolUse
 from glmtui.ui.prompt import argument_values, attachments
@@ -65,10 +65,10 @@ class PromptController:
 
     def _providers(self) -> dict[str, Provider]:
         """What completes the arguments of commands, by `Command.kind`; free text has nothing."""
-        quants = config.find("load.quant").choices
+        quants = config.find_setting("load.quant").choices
         return {
             "SETTING": argument_values.settings,
-            "PRESET": argument_values.kept(lambda: map(ArgumentValue, presets.load()[0])),
+            "PRESET": argument_values.kept(lambda: map(ArgumentValue, presets.load_presets()[0])),
             "QUANT": argument_values.among(lambda: map(ArgumentValue, quants)),
             "THEME": argument_values.among(lambda: map(ArgumentValue, self._host.theme_names())),
             "MODEL": argument_values.kept(self._models),
@@ -78,22 +78,23 @@ class PromptController:
 
     def _models(self) -> Iterator[ArgumentValue]:
         from glmtui.engine.catalog import resolver
+        from glmtui.engine.catalog.registry import MODELS
 
-        installed = resolver.installed()
-        yield from (ArgumentValue(model.name, one_line(model.title)) for model in installed)
+        installed = resolver.installed_models()
+        yield from (ArgumentValue(model.name, sanitize_line(model.title)) for model in installed)
         names = {model.name for model in installed}
-        for known in resolver.MODELS:
+        for known in MODELS:
             if known.name not in names:
                 yield ArgumentValue(known.name, _("not installed"))
         for name, server in self._workspace.settings.servers.items():
-            yield ArgumentValue(name, shown_address(server.url))
+            yield ArgumentValue(name, redact_url(server.url))
 
     def _titles(self) -> Iterator[ArgumentValue]:
         try:
             summaries = self._workspace.store.summaries()
         except StoreError:
             summaries = []
-        titles = (one_line(summary.title) for summary in summaries)
+        titles = (sanitize_line(summary.title) for summary in summaries)
         return (ArgumentValue(title) for title in dict.fromkeys(filter(None, titles)))
 
     # ---- sending

@@ -80,7 +80,7 @@ class SettingsController:
 
     def on_preset(self, name: str) -> None:
         """A preset was named in the panel."""
-        self._session.update(params=presets.find(name))
+        self._session.update(params=presets.find_preset(name))
 
     # ---- commands
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from glmtui.engine.api import ToolCall
 from glmtui.errors import ToolError
 from glmtui.language import _
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 from glmtui.ui.chat.host import Host
 
 if TYPE_CHECKING:
-    from glmtui.tools import Invocation, Outcome, Tool
+    from glmtui.tools import Invocation, Tool, ToolResult
 
 
 class ToolHost(Host, Protocol):
@@ -39,22 +39,22 @@ class ToolUse:
         """The tools in tools.toml. It is read for each request, so that an edit applies at once."""
         from glmtui import tools
 
-        self._tools, problems = tools.load()
+        self._tools, problems = tools.load_tools()
         self._host.notice.set("tools", "\n".join(map(str, problems)))
         return [tool.declaration for tool in self._tools]
 
     def ask(self, call: ToolCall) -> None:
         """Asks what to do about the call that the last reply ends with."""
-        from glmtui.tools import tool_named
+        from glmtui.tools import find_tool
 
         try:
             if call.problem:
                 raise ToolError(call.problem)
-            invocation = tool_named(self._tools, call.name).invocation(call.arguments)
+            invocation = find_tool(self._tools, call.name).invocation(call.arguments)
         except ToolError as error:
             self._open_dialog(call, None, str(error))
         else:
-            self._open_dialog(call, invocation, invocation.shown)
+            self._open_dialog(call, invocation, invocation.display_text)
 
     def _open_dialog(self, call: ToolCall, invocation: Invocation | None, text: str) -> None:
         from glmtui.ui.dialogs.list_dialog import ChoiceDialog
@@ -67,7 +67,7 @@ class ToolUse:
                 self._call, self._call_place = call, self._place()
                 self._host.refresh_state()
 
-        def on_end(outcome: Outcome | ToolError | None) -> None:
+        def on_end(outcome: ToolResult | ToolError | None) -> None:
             if isinstance(outcome, ToolError):
                 self._open_dialog(call, None, str(outcome))
             elif outcome is not None:
@@ -119,4 +119,4 @@ class ToolUse:
 
 
 def _tool_name(call: ToolCall) -> str:
-    return one_line(call.name)[:40]
+    return sanitize_line(call.name)[:40]

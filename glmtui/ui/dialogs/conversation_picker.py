@@ -21,7 +21,7 @@ from textual.widgets.option_list import Option
 from glmtui.commands import LIST, Command, hints
 from glmtui.errors import StoreError
 from glmtui.language import _
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 from glmtui.store import Summary
 from glmtui.ui.dialogs.list_dialog import MOST_ROWS, ListDialog
 from glmtui.ui.session.library import Library, in_order
@@ -152,7 +152,7 @@ class ConversationPicker(ConversationListDialog):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Opens the highlighted conversation, or gives it the title that was typed."""
         if (titled := self._titled) is not None:
-            title = one_line(event.value) or titled.title
+            title = sanitize_line(event.value) or titled.title
             self._end_titling()
             if self._done(lambda: self._library.rename(titled.id, title)):
                 self._put(replace(titled, title=title))
@@ -177,7 +177,7 @@ class ConversationPicker(ConversationListDialog):
         """Makes the field one for the title."""
         if self.selected is not None and self._titled is None:
             self._titled = self.selected
-            self.field.value = one_line(self._titled.title)
+            self.field.value = sanitize_line(self._titled.title)
             self.field.cursor_position = len(self.field.value)
             self.say(_("The new title; Enter keeps it, Esc leaves it as it was."))
 
@@ -203,7 +203,7 @@ class ConversationPicker(ConversationListDialog):
         if self._done(lambda: self._library.delete(row.id)):
             left = (other for other, _ in self._all if other.id != row.id)
             self._list(left, beside[0].id if beside else "")
-            title = one_line(row.title)
+            title = sanitize_line(row.title)
             self.say(_("Deleted: {title}.").format(title=title) + self._way_back())
 
     def _way_back(self) -> str:
@@ -248,12 +248,14 @@ class ConversationPicker(ConversationListDialog):
 
 
 def _label(summary: Summary, now: datetime) -> Content:
-    title = steady(one_line(summary.title)) or _("(no title)")
+    title = steady(sanitize_line(summary.title)) or _("(no title)")
     return Content.assemble(
         when(summary.updated, now),
         ("* " if summary.pinned else "  ", "$text-accent"),
         Content(title).truncate(40, ellipsis=True, pad=True),
-        Content.styled("  " + one_line(summary.model), "$text-muted").truncate(18, ellipsis=True),
+        Content.styled("  " + sanitize_line(summary.model), "$text-muted").truncate(
+            18, ellipsis=True
+        ),
     )
 
 

@@ -18,7 +18,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from glmtui.language import _
-from glmtui.sanitize import visible
+from glmtui.sanitize import sanitize
 from glmtui.ui.widgets.text_line import TextLine
 
 MOST_ROWS = 200
@@ -175,7 +175,7 @@ class ChoiceDialog(ModalScreen[str | None]):
     def __init__(self, title: str, text: str, answers: Mapping[str, str]) -> None:
         super().__init__()
         self._title = title
-        self._text = VerticalScroll(Static(Content(visible(text))), classes="text")
+        self._text = VerticalScroll(Static(Content(sanitize(text))), classes="text")
         self._dialog = VerticalScroll(classes="dialog small")
         self._text.can_focus = self._dialog.can_focus = False
         self._answers = OptionList(

@@ -19,14 +19,15 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from glmtui.config import Settings
-from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
 from glmtui.engine.catalog import resolver
-from glmtui.engine.hardware import machine as device
-from glmtui.engine.hardware.machine import Snapshot
+from glmtui.engine.catalog.registry import DEFAULT_MODEL, MODELS, KnownModel, known_model
+from glmtui.engine.hardware.machine import Snapshot, fits, snapshot
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import CancelFlag, Progress, ProgressHook
 from glmtui.errors import GlmtuiError, ModelError
 from glmtui.language import _
-from glmtui.net.addresses import shown_address
-from glmtui.sanitize import one_line, visible
+from glmtui.net.addresses import redact_url
+from glmtui.sanitize import sanitize, sanitize_line
 from glmtui.ui.dialogs.list_dialog import Picker, Row
 from glmtui.ui.widgets.meters import bar, gigabytes
 
@@ -35,14 +36,14 @@ Fetch = Callable[[ProgressHook, CancelFlag], ModelInfo]
 CONTEXT_TOKENS = 2048  # what a conversation should have room for at the least
 
 
-def fit(known: resolver.KnownModel, machine: Snapshot, quant: str) -> tuple[bool | None, str]:
+def fit(known: KnownModel, machine: Snapshot, quant: str) -> tuple[bool | None, str]:
     """Whether a model, held as the setting `quant` says, fits with a short conversation.
 
     Returns: yes, no, or None where the machine does not tell; and that in a few words.
     """
-    held = {"auto": known.stored, "none": None}.get(quant, quant)
+    held = {"auto": known.stored_quant, "none": None}.get(quant, quant)
     needed = known.memory_nbytes(held, min(CONTEXT_TOKENS, known.context_length))
-    room = device.fits(needed, machine)
+    room = fits(needed, machine)
     if room.fits:
         return True, _("fits, {size} GB to fetch").format(size=gigabytes(known.disk_nbytes))
     free = [gpu.free for gpu in machine.gpus] or [machine.memory.available]
@@ -61,23 +62,23 @@ def rows(settings: Settings, installed: list[ModelInfo], machine: Snapshot) -> l
         found.append(
             _row(model.name, model.title, _("here, {size} GB").format(size=gigabytes(model.nbytes)))
         )
-    for known in resolver.MODELS:
+    for known in MODELS:
         if known.name not in here:
-            fits, note = fit(known, machine, settings.quant)
-            style = {True: "$text-success", False: "$text-warning", None: "$text-muted"}[fits]
+            has_room, note = fit(known, machine, settings.quant)
+            style = {True: "$text-success", False: "$text-warning", None: "$text-muted"}[has_room]
             found.append(_row(known.name, known.title, note, style))
     for name, server in settings.servers.items():
         asked = server.model or _("its first model")
-        found.append(_row(name, f"{name}: {asked}", shown_address(server.url)))
+        found.append(_row(name, f"{name}: {asked}", redact_url(server.url)))
     return found
 
 
 def _row(name: str, title: str, note: str, style: str = "$text-muted") -> Row:
-    shown = one_line(title or name)
+    shown = sanitize_line(title or name)
     label = Content.assemble(
         Content(shown).truncate(36, ellipsis=True, pad=True),
         "  ",
-        (one_line(note), style),
+        (sanitize_line(note), style),
     )
     return Row(name, label, f"{name} {title} {note}".lower())
 
@@ -91,10 +92,10 @@ class ModelPicker(Picker):
     """
 
     def __init__(self, settings: Settings, wanted: str = "", why: str = "") -> None:
-        known = resolver.known_model(wanted or resolver.DEFAULT_MODEL)
+        known = known_model(wanted or DEFAULT_MODEL)
         super().__init__(
             _("Models"),
-            rows(settings, resolver.installed(), device.snapshot()),
+            rows(settings, resolver.installed_models(), snapshot()),
             selected=known.name if known else wanted,
             note=why,
             foot=_("Enter fetches and loads. Or type a folder, ORG/NAME, http://…"),
@@ -104,7 +105,7 @@ class ModelPicker(Picker):
 
 def can_be_fetched(name: str) -> bool:
     """Whether `pull` might bring a model of this name: a known one, or one on the hub."""
-    return resolver.known_model(name) is not None or name.count("/") == 1
+    return known_model(name) is not None or name.count("/") == 1
 
 
 class Fetching(ModalScreen[ModelInfo | None]):
@@ -128,7 +129,7 @@ class Fetching(ModalScreen[ModelInfo | None]):
         """Name, progress, keys."""
         with Vertical(classes="dialog small"):
             yield Static(
-                Content(_("Fetching {model}").format(model=one_line(self._wanted))),
+                Content(_("Fetching {model}").format(model=sanitize_line(self._wanted))),
                 classes="heading",
             )
             yield self._line
@@ -178,7 +179,7 @@ class Fetching(ModalScreen[ModelInfo | None]):
     def _fail(self, error: GlmtuiError) -> None:
         if not self._cancelled.is_set():
             self._failed = True
-            text = visible(str(error)) + "\n" + _("Enter tries again.")
+            text = sanitize(str(error)) + "\n" + _("Enter tries again.")
             self._line.update(Content.styled(text, "$text-error"))
 
     def _succeed(self, model: ModelInfo) -> None:
@@ -188,7 +189,7 @@ class Fetching(ModalScreen[ModelInfo | None]):
 
 def progress_text(progress: Progress, width: int) -> Content:
     """What is being done, and a bar with percent and GB where the end is known."""
-    what = Content(one_line(progress.what)).truncate(width, ellipsis=True)
+    what = Content(sanitize_line(progress.what)).truncate(width, ellipsis=True)
     if not progress.total:
         return what
     share = progress.done / progress.total

@@ -19,7 +19,7 @@ from textual.widgets.option_list import Option
 
 from glmtui.errors import StoreError
 from glmtui.language import _, ngettext
-from glmtui.sanitize import one_line, visible
+from glmtui.sanitize import sanitize, sanitize_line
 from glmtui.store.search import Hit, search
 from glmtui.ui.dialogs.conversation_picker import ConversationEntry, ConversationListDialog, when
 from glmtui.ui.dialogs.list_dialog import MOST_ROWS
@@ -133,10 +133,12 @@ def _hit_label(hit: Hit, now: datetime, first: bool) -> Content:
     else:
         lines = ["          " + place]
         if first:
-            lines.insert(0, Content.assemble(when(hit.updated, now), "  ", one_line(hit.title)))
+            lines.insert(
+                0, Content.assemble(when(hit.updated, now), "  ", sanitize_line(hit.title))
+            )
     return Content("\n").join(line.truncate(WIDEST, ellipsis=True) for line in lines)
 
 
 def _flowing(text: str) -> str:
     """A piece of a text on one line, the blanks at its ends kept."""
-    return re.sub(r"\s+", " ", visible(text))
+    return re.sub(r"\s+", " ", sanitize(text))

@@ -18,12 +18,12 @@ from textual.widgets import Static
 
 from glmtui.errors import ToolError
 from glmtui.language import _
-from glmtui.tools import Invocation, Outcome, run
+from glmtui.tools import Invocation, ToolResult, run_tool
 
 END_SECONDS = 1.0
 
 
-class ToolDialog(ModalScreen[Outcome | ToolError | None]):
+class ToolDialog(ModalScreen[ToolResult | ToolError | None]):
     """Runs a tool. Answers with what came of it, or with None if Esc stopped it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "stop", show=False)]
@@ -34,7 +34,7 @@ class ToolDialog(ModalScreen[Outcome | ToolError | None]):
         self._plan = plan
         self._cancelled = threading.Event()
         self._thread: threading.Thread | None = None
-        self._came: Outcome | ToolError | None = None
+        self._came: ToolResult | ToolError | None = None
 
     def compose(self) -> ComposeResult:
         """Name, keys."""
@@ -61,7 +61,7 @@ class ToolDialog(ModalScreen[Outcome | ToolError | None]):
 
     def _work(self, soon: Callable[..., object]) -> None:
         try:
-            outcome = run(self._plan, self._cancelled.is_set)
+            outcome = run_tool(self._plan, self._cancelled.is_set)
         except ToolError as error:
             soon(self._end, error)
         except BaseException as error:  # a fault of ours: say so, then let it be logged
@@ -73,7 +73,7 @@ class ToolDialog(ModalScreen[Outcome | ToolError | None]):
         else:
             soon(self._end, outcome)
 
-    def _end(self, outcome: Outcome | ToolError) -> None:
+    def _end(self, outcome: ToolResult | ToolError) -> None:
         self._came = outcome
         if self.is_active:
             self.on_screen_resume()

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote
 
-from glmtui.sanitize import one_line, visible
+from glmtui.sanitize import sanitize, sanitize_line
 from glmtui.ui.markdown.blocks import (
     Alignment,
     Block,
@@ -70,7 +70,7 @@ def render(text: str, width: int) -> list[Line]:
     try:
         return within(MOST_SECONDS, lambda: lay_out([p.block for p in parse(text)], width))
     except OutOfTime:
-        return wrap([Span(visible(text))], width)
+        return wrap([Span(sanitize(text))], width)
 
 
 def code_blocks(text: str) -> list[Code]:
@@ -164,7 +164,7 @@ class _Reader:
         if token.type == "heading_open":
             return Heading(gap, int(token.tag[1:]), _inline(rest))
         if token.type in ("fence", "code_block"):
-            return Code(gap, one_line(token.info), visible(token.content).removesuffix("\n"))
+            return Code(gap, sanitize_line(token.info), sanitize(token.content).removesuffix("\n"))
         if token.type == "list_item_open":
             marker = "" if number is None else f"{number}{token.markup}"
             return Item(gap, marker, tuple(self._blocks(rest)))
@@ -222,11 +222,11 @@ def _inline(tokens: Iterator[Token]) -> Cell:
     links: list[tuple[str, int]] = []  # target, and where its text starts in `spans`
     for token in children:
         if token.type == "text":
-            spans.append(Span(visible(token.content), tuple(styles)))
+            spans.append(Span(sanitize(token.content), tuple(styles)))
         elif token.type == INLINE:
             spans.append(Span(shown(token), (*styles, "math")))
         elif token.type == "code_inline":
-            spans.append(Span(visible(token.content), (*styles, "code")))
+            spans.append(Span(sanitize(token.content), (*styles, "code")))
         elif token.type in ("softbreak", "hardbreak"):
             spans.append(Span("\n", tuple(styles)))
         elif token.type in _INLINE_STYLES:
@@ -241,7 +241,7 @@ def _inline(tokens: Iterator[Token]) -> Cell:
             spans[start:] = _leading_to(target, spans[start:])
         elif token.type == "image":
             target = str(token.attrs["src"])
-            image = [Span(visible(token.content), (*styles, "link"))]
+            image = [Span(sanitize(token.content), (*styles, "link"))]
             image += _target(target, token.content, styles)
             spans += _leading_to(target, image)
         elif token.nesting < 0:
@@ -261,4 +261,4 @@ def _target(target: str, shown: str, styles: Sequence[str]) -> list[Span]:
     if shown in (target, unquote(target), target.removeprefix("mailto:")):
         return []
     before = " " if shown else ""
-    return [Span(f"{before}({visible(target)})", (*styles, "target"))]
+    return [Span(f"{before}({sanitize(target)})", (*styles, "target"))]

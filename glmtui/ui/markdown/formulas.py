@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from glmtui.sanitize import visible
+from glmtui.sanitize import sanitize
 from glmtui.ui.markdown.latex import LONGEST, unicode_math
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ def add_formulas(parser: MarkdownIt) -> MarkdownIt:
 
 def shown(token: Token) -> str:
     """A formula's token as Unicode, or as its source where that cannot be."""
-    source = visible(token.content)
+    source = sanitize(token.content)
     closing = _CLOSINGS[token.markup]
     if token.info == "open":
         return token.markup + source
-    return (unicode_math(source) or token.markup + source + closing) + visible(token.info)
+    return (unicode_math(source) or token.markup + source + closing) + sanitize(token.info)
 
 
 def _inline(state: StateInline, silent: bool) -> bool:

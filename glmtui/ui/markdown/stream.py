@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from glmtui.sanitize import visible
+from glmtui.sanitize import sanitize
 from glmtui.ui.markdown.blocks import Code, code_label, code_lines
 from glmtui.ui.markdown.document import Placed, parse
 from glmtui.ui.markdown.styled_text import BLANK, TAB, Line, Span, wrap
@@ -229,7 +229,7 @@ class _OpenFence:
 
     def inside(self, line: str) -> str:
         """The code on `line`: without the indent of the opening fence."""
-        return visible(self._indent.sub("", line, count=1))
+        return sanitize(self._indent.sub("", line, count=1))
 
 
 def _same(before: Sequence[Line], after: Sequence[Line]) -> int:

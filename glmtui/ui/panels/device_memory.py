@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from textual.content import Content
 
-from glmtui.engine.api import LoadedInfo
+from glmtui.engine.model_info import LoadedInfo
 from glmtui.language import _
 from glmtui.ui.widgets.meters import OTHERS, OURS, bar, gigabytes
 
@@ -171,11 +171,10 @@ class MemoryWatch(Thread):
 
     def sample(self) -> None:
         """Measures once, on the thread that calls."""
-        from glmtui.engine.hardware import (
-            machine as device,  # brings NVML in, which the first paint need not wait for
-        )
+        # imported here because NVML loads slowly, and the first paint should not wait for it
+        from glmtui.engine.hardware import machine
 
-        found = memories(device.snapshot())
+        found = memories(machine.snapshot())
         if not much_the_same(found, self._told):
             self._told = found
             self._tell(found)

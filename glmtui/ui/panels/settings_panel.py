@@ -19,11 +19,11 @@ from textual.widget import Widget
 from textual.widgets import Input, Static, TextArea
 
 from glmtui.chat import SamplingParams
-from glmtui.config import SAMPLING_FIELDS, find, presets
+from glmtui.config import SAMPLING_FIELDS, find_setting, presets
 from glmtui.config.schema import Setting, Value
 from glmtui.errors import ConfigError
 from glmtui.language import _
-from glmtui.sanitize import visible
+from glmtui.sanitize import sanitize
 
 SYSTEM = "system_prompt"
 
@@ -121,7 +121,7 @@ class SettingRow(Widget):
         self._explain()
 
     def _parsed(self) -> Value:
-        text = visible(self.text)
+        text = sanitize(self.text)
         return self.setting.parse(text) if text.strip() else None
 
     def _explain(self) -> None:
@@ -159,13 +159,13 @@ class PresetRow(Widget):
 
     def read(self) -> None:
         """Reads which there are."""
-        self._presets, _problems = presets.load()
+        self._presets, _problems = presets.load_presets()
         self.field.suggester = SuggestFromList(self._presets, case_sensitive=False)
         self._line.update(Content(", ".join(self._presets)))
 
     def tell(self, params: SamplingParams) -> None:
         """Shows which one these values are, unless a name is being typed."""
-        name = presets.name_of(params, self._presets)
+        name = presets.preset_name(params, self._presets)
         if name != self._known or not self.field.has_focus:
             self._known = name
             with self.field.prevent(Input.Changed):
@@ -191,7 +191,9 @@ class SettingsPanel(VerticalScroll, can_focus=False):
     def __init__(self, classes: str = "") -> None:
         super().__init__(classes=classes)
         self.preset = PresetRow()
-        self.rows = tuple(SettingRow(setting) for setting in (*SAMPLING_FIELDS, find(SYSTEM)))
+        self.rows = tuple(
+            SettingRow(setting) for setting in (*SAMPLING_FIELDS, find_setting(SYSTEM))
+        )
 
     def compose(self) -> ComposeResult:
         """A heading and the rows."""

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from glmtui.chat import Conversation
-from glmtui.engine.api import LoadedInfo
+from glmtui.engine.model_info import LoadedInfo
 from glmtui.errors import GlmtuiError, StoreError
 from glmtui.language import _, ngettext
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 from glmtui.ui.panels.device_memory import Memory, held, with_held
 from glmtui.ui.panels.status_bar import Facts, Mood
 from glmtui.ui.session.session import Session
@@ -125,10 +125,10 @@ def welcome(session: Session, how: How) -> str:
 def model_line(session: Session, how: How) -> str:
     """The model and how it is held: "smollm2 · int4 g32 · cpu · 8,192 tokens"."""
     if session.model is not None:
-        return one_line(loaded(session.model))
+        return sanitize_line(loaded(session.model))
     if session.loading is not None:
         text = _("{model} is loading; you can type already")
-        return one_line(text.format(model=session.loading[0]))
+        return sanitize_line(text.format(model=session.loading[0]))
     return _("No model yet: {key} picks one").format(key=how("model"))
 
 
@@ -143,7 +143,7 @@ def loaded(model: LoadedInfo) -> str:
         text = _("{size:.0f} MB of image tokens left out")
         parts.append(text.format(size=model.saved_bytes / 1e6))
     if model.backend == "compatibility":
-        why = f" ({model.why_compatible})" if model.why_compatible else ""
+        why = f" ({model.compatibility_reason})" if model.compatibility_reason else ""
         parts.append(_("compatibility") + why)
     return " · ".join(part for part in parts if part)
 
@@ -155,7 +155,7 @@ def told(error: GlmtuiError | None) -> str:
 
 def title(conversation: Conversation) -> str:
     """The conversation's title, or what stands for one."""
-    return one_line(conversation.title) or _("New conversation")
+    return sanitize_line(conversation.title) or _("New conversation")
 
 
 def deleted(count: int) -> str:

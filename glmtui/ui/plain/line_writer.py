@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from glmtui.chat import Message
 from glmtui.language import _
-from glmtui.sanitize import one_line, visible
+from glmtui.sanitize import sanitize, sanitize_line
 from glmtui.ui.session.reply_state import Place
 
 
@@ -24,7 +24,7 @@ class LineWriter:
     def write_line(self, text: str) -> None:
         """Writes a text on lines of its own; "" only ends the present line."""
         end = "" if self._at_line_start else "\n"
-        self._write_text(end + (visible(text) + "\n" if text else ""))
+        self._write_text(end + (sanitize(text) + "\n" if text else ""))
 
     def show(self, messages: Sequence[Message], places: Mapping[str, Place]) -> None:
         """Writes nothing: earlier lines cannot be changed."""
@@ -33,7 +33,7 @@ class LineWriter:
         """Writes the name of the model. The user's own text is on the terminal already."""
         if message.role == "assistant":
             number = "" if place is None else f" {place[0]}/{place[1]}"
-            self.write_line((one_line(message.model) or message.role) + number + ":")
+            self.write_line((sanitize_line(message.model) or message.role) + number + ":")
 
     def append(self, text: str) -> None:
         self._write_text(text)

@@ -19,9 +19,9 @@ from glmtui.config import Settings
 from glmtui.engine.api import ToolCall
 from glmtui.errors import GlmtuiError, StoreError, UsageError
 from glmtui.language import _
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 from glmtui.store import Store
-from glmtui.system.terminfo import can_place_cursor
+from glmtui.system.terminfo import can_move_cursor
 from glmtui.ui.panels import status_text
 from glmtui.ui.plain.line_writer import LineWriter
 from glmtui.ui.plain.plain_commands import PlainCommands
@@ -219,7 +219,7 @@ class PlainChat:
             self.write_message(message)
 
     def write_message(self, message: Message) -> None:
-        self.write_line(f"{one_line(message.model) or message.role}: {message.content}")
+        self.write_line(f"{sanitize_line(message.model) or message.role}: {message.content}")
 
     # ---- the front end of the workspace
 
@@ -260,7 +260,7 @@ def terminal_lines() -> tuple[Write, Callable[[], str]]:
         with contextlib.suppress(locale.Error):
             locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
     # readline writes escape sequences as soon as it is imported, whatever stdout is.
-    if sys.stdout.isatty() and can_place_cursor():
+    if sys.stdout.isatty() and can_move_cursor():
         with contextlib.suppress(ImportError):
             import readline  # noqa: F401 - `input` uses it to edit lines
 

@@ -11,7 +11,7 @@ from glmtui import commands, config
 from glmtui.chat import Conversation, Message, Role
 from glmtui.errors import StoreError, UsageError
 from glmtui.language import _
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 from glmtui.store.search import search
 from glmtui.ui.chat_commands import ChatCommands
 from glmtui.ui.panels import status_text
@@ -137,7 +137,7 @@ class PlainCommands:
     def list_history(self, words: str = "") -> str:
         """The sent questions that contain these words, the newest last."""
         found = self._host.history.having(words)[:MAX_LINES]
-        return "\n".join(map(one_line, reversed(found))) or _("Nothing like it")
+        return "\n".join(map(sanitize_line, reversed(found))) or _("Nothing like it")
 
     def copy_reply(self) -> str:
         reply = self._last("assistant")
@@ -198,7 +198,9 @@ class PlainCommands:
         self._workspace.saver.wait(SAVER_CLOSE_SECONDS)
         summaries = self._workspace.store.summaries()
         if not title:
-            return "\n".join(f"{summary.id}  {one_line(summary.title)}" for summary in summaries)
+            return "\n".join(
+                f"{summary.id}  {sanitize_line(summary.title)}" for summary in summaries
+            )
         words = title.lower()
         found = next(
             (s for s in summaries if s.id.startswith(words) or words in s.title.lower()), None
@@ -215,8 +217,8 @@ class PlainCommands:
         self._workspace.saver.wait(SAVER_CLOSE_SECONDS)
         results = search(self._workspace.store.paths(), words)
         lines = [
-            f"{hit.conversation_id}  {one_line(hit.title)}: "
-            + one_line(f"{hit.before}{hit.found}{hit.after}")
+            f"{hit.conversation_id}  {sanitize_line(hit.title)}: "
+            + sanitize_line(f"{hit.before}{hit.found}{hit.after}")
             for hit in islice((hit for _path, hits in results for hit in hits), MAX_LINES)
         ]
         return "\n".join(lines) or _("Not found.")
@@ -238,7 +240,7 @@ class PlainCommands:
         if name:
             self._host.load_model(name)
             return ""
-        return "\n".join(model.name for model in resolver.installed()) or _("no model")
+        return "\n".join(model.name for model in resolver.installed_models()) or _("no model")
 
     def quant(self, kind: str) -> None:
         """Loads the model again with another quantisation."""

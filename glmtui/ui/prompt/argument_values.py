@@ -15,7 +15,7 @@ from pathlib import Path
 from glmtui import config
 from glmtui.config.schema import Setting
 from glmtui.errors import ConfigError
-from glmtui.sanitize import one_line, visible
+from glmtui.sanitize import sanitize, sanitize_line
 from glmtui.ui.prompt.completion import ArgumentValue, Provider, fitting
 
 MOST_NAMES = 5_000
@@ -34,16 +34,16 @@ def settings(typed: str, rows: Iterable[Setting] = config.SAMPLING_FIELDS) -> li
     name, space, _value = typed.partition(" ")
     if not space:
         return fitting(
-            typed, [ArgumentValue(f"{row.name} ", one_line(row.help), True) for row in rows]
+            typed, [ArgumentValue(f"{row.name} ", sanitize_line(row.help), True) for row in rows]
         )
     try:
-        row = config.find(name)
+        row = config.find_setting(name)
     except ConfigError:
         return []
     words = row.choices or (("true", "false") if row.kind is bool else ())
     if row.optional:
         words = (*words, "default")
-    return fitting(typed, [ArgumentValue(f"{name} {word}", row.expects) for word in words])
+    return fitting(typed, [ArgumentValue(f"{name} {word}", row.expected) for word in words])
 
 
 def files(typed: str) -> Iterator[ArgumentValue]:
@@ -58,7 +58,7 @@ def files(typed: str) -> Iterator[ArgumentValue]:
     for name, is_folder in sorted(names):
         hidden = name.startswith(".") and not begun.startswith(".")
         # A name that cannot be typed as it is cannot be offered either.
-        if name.lower().startswith(begun.lower()) and not hidden and visible(name) == name:
+        if name.lower().startswith(begun.lower()) and not hidden and sanitize(name) == name:
             note = "" if is_folder else size_of(folder / name)
             yield ArgumentValue(f"{above}{slash}{name}{'/' * is_folder}", note, is_folder)
 

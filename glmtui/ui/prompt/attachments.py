@@ -12,7 +12,7 @@ from pathlib import Path
 
 from glmtui.errors import UsageError
 from glmtui.language import _
-from glmtui.sanitize import one_line, visible
+from glmtui.sanitize import sanitize, sanitize_line
 from glmtui.system.durable_files import read_bounded
 from glmtui.system.text_encoding import UnknownEncoding, decode_text
 from glmtui.ui.prompt.argument_values import file_size
@@ -46,7 +46,7 @@ class Attachment:
     @property
     def words(self) -> str:
         """The chip: "notes.md 3.2 kB", or what is wrong."""
-        return f"{one_line(self.name)} {self.wrong or file_size(self.size)}"
+        return f"{sanitize_line(self.name)} {self.wrong or file_size(self.size)}"
 
 
 def named(text: str) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def content(name: str) -> str:
         if path.is_dir():
             raise UsageError(_("is a folder"))
         data = read_bounded(path, MOST_BYTES)
-        return visible(decode_text(data))
+        return sanitize(decode_text(data))
     except FileNotFoundError as error:
         raise UsageError(_("is not there")) from error
     except UnknownEncoding as error:
@@ -102,7 +102,7 @@ def _block(name: str, text: str) -> str:
     suffix = Path(name).suffix.lower()
     language = _LANGUAGES.get(suffix, suffix[1:] if suffix[1:].isalnum() else "")
     text = text if text.endswith("\n") else text + "\n"
-    return f"{one_line(name)}:\n{fence}{language}\n{text}{fence}"
+    return f"{sanitize_line(name)}:\n{fence}{language}\n{text}{fence}"
 
 
 def _bare(word: str) -> str:

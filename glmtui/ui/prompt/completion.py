@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 from glmtui.commands import Command, command_parser
 from glmtui.language import _
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 
 MOST = 100
 """Rows that are offered; what is not among them has to be typed on."""
@@ -68,7 +68,9 @@ def offers(before: str, after: str, providers: Mapping[str, Provider]) -> tuple[
         provider = providers.get(command.kind) if command else None
         rows = () if provider is None else islice(provider(argument.lstrip()), MOST)
         return tuple(
-            Completion(f"/{word} {row.value}", one_line(row.value), row.note, None, not row.more)
+            Completion(
+                f"/{word} {row.value}", sanitize_line(row.value), row.note, None, not row.more
+            )
             for row in rows
             if row.value != argument
         )
@@ -84,7 +86,7 @@ def written_out(command: Command) -> Completion:
 
 def sent_before(entries: Iterable[str]) -> tuple[Completion, ...]:
     """Earlier questions to pick from."""
-    return tuple(Completion(entry, one_line(entry)[:200]) for entry in islice(entries, MOST))
+    return tuple(Completion(entry, sanitize_line(entry)[:200]) for entry in islice(entries, MOST))
 
 
 def _paths(before: str, providers: Mapping[str, Provider]) -> tuple[Completion, ...]:
@@ -99,7 +101,7 @@ def _paths(before: str, providers: Mapping[str, Provider]) -> tuple[Completion, 
         end = "" if row.more else quote
         text = f"@{quote}{row.value}{end}"
         if text != before[found.start() :]:
-            made.append(Completion(text, one_line(row.value), row.note, len(found[1]) + 1))
+            made.append(Completion(text, sanitize_line(row.value), row.note, len(found[1]) + 1))
     return tuple(made)
 
 

@@ -9,7 +9,7 @@ from textual import events
 from textual.content import Content
 from textual.widget import Widget
 
-from glmtui.sanitize import one_line
+from glmtui.sanitize import sanitize_line
 from glmtui.ui.prompt.completion import Completion
 
 WIDEST_LABEL = 40
@@ -82,7 +82,7 @@ class CompletionList(Widget):
             row = Content.assemble(
                 ("▸" if n == self._at else " ", style),  # seen without colour too
                 label.stylize(style or "$accent"),
-                (f"  {one_line(offer.note)}", style or "$text-muted"),
+                (f"  {sanitize_line(offer.note)}", style or "$text-muted"),
             )
             rows.append(row.truncate(self.size.width, ellipsis=True, pad=n == self._at))
         if self._foot:

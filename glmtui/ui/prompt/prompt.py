@@ -19,7 +19,7 @@ from textual.widgets import TextArea
 
 from glmtui.commands import PROMPT, Command
 from glmtui.language import _
-from glmtui.sanitize import visible
+from glmtui.sanitize import sanitize
 from glmtui.ui.prompt.completion import Completion, Provider, offers, sent_before, written_out
 from glmtui.ui.prompt.completion_list import CompletionList
 from glmtui.ui.prompt.history import History
@@ -78,7 +78,7 @@ class Prompt(LineCache, TextArea):
     def put(self, text: str) -> None:
         """`text` in place of what there is, the cursor behind it; can be undone."""
         self.past.leave()
-        self._show(self._pasted.folded(visible(text)))
+        self._show(self._pasted.folded(sanitize(text)))
 
     def _show(self, text: str) -> None:
         self.replace(text, (0, 0), self.document.end)
@@ -199,10 +199,8 @@ class Prompt(LineCache, TextArea):
     def on_paste(self, event: events.Paste) -> None:
         """Pasted text never sends and never acts: line ends become breaks, controls visible."""
         event.prevent_default().stop()
-        text = visible(event.text.replace("\r\n", "\n").replace("\r", "\n"))
-        if is_large(text):
-            text = self._pasted.mark(text)
-        self._insert(text)
+        text = sanitize(event.text.replace("\r\n", "\n").replace("\r", "\n"))
+        self._insert(self._pasted.mark(text) if is_large(text) else text)
 
     def _insert(self, text: str) -> None:
         if result := self._replace_via_keyboard(text, *self.selection):

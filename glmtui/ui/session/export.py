@@ -13,7 +13,7 @@ from glmtui.errors import StoreError
 from glmtui.language import _
 from glmtui.store import dumps, to_markdown
 from glmtui.store.file_names import file_name, format_of
-from glmtui.system.durable_files import create_file, utf8
+from glmtui.system.durable_files import create_file, encode_utf8
 
 WRITE_SECONDS = 10.0
 """How long the caller waits for a disk that hangs."""
@@ -31,7 +31,7 @@ def export(conversation: Conversation, path: Path | None) -> Path:
     path = path or Path(file_name(conversation, "toml")).with_suffix(".md")
     lossless = path.suffix in (".toml", ".json")
     text = dumps(conversation, format_of(path)) if lossless else to_markdown(conversation)
-    error = _call_within(WRITE_SECONDS, lambda: create_file(path, utf8(text)))
+    error = _call_within(WRITE_SECONDS, lambda: create_file(path, encode_utf8(text)))
     if error is not None:
         message = _("Could not write {path}: {cause}")
         raise StoreError(message.format(path=path, cause=error.strerror)) from error

@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 from glmtui.chat import Conversation, FinishReason, Message
 from glmtui.engine.api import PrefillProgress, Reply, Request
 from glmtui.language import ngettext
-from glmtui.sanitize import VisibleStream, visible
+from glmtui.sanitize import StreamSanitizer, sanitize
 
 SAVE_SECONDS = 0.7
 """Time between saves of a partial reply. With a late frame and a slow disk this is still within
@@ -78,7 +78,7 @@ class ReplyState:
     prefill: PrefillProgress | None = None
     count: int = 0
     first_delta_at: float = 0.0
-    _sanitizer: VisibleStream = field(default_factory=VisibleStream)
+    _sanitizer: StreamSanitizer = field(default_factory=StreamSanitizer)
     _texts: list[str] = field(default_factory=list)
     _unseen: list[str] = field(default_factory=list)
     _saved_count: int = 0
@@ -126,9 +126,9 @@ class ReplyState:
     ) -> Message:
         """The message at the end of the reply. `reply` is None if the engine was not waited for."""
         if reply is None:
-            added = "".join(self._texts) + self._sanitizer.end()
+            added = "".join(self._texts) + self._sanitizer.flush()
         else:
-            added = visible(reply.text)
+            added = sanitize(reply.text)
         return replace(
             self.message,
             content=self.message.content + added,

@@ -17,11 +17,11 @@ from typing import TypeVar
 
 from glmtui.chat import Conversation
 from glmtui.language import _
-from glmtui.logs import append
-from glmtui.sanitize import visible
+from glmtui.logs import append_to_log
+from glmtui.sanitize import sanitize
 from glmtui.store import dumps
 from glmtui.system import paths
-from glmtui.system.durable_files import replace_file, utf8
+from glmtui.system.durable_files import encode_utf8, replace_file
 
 FOLDER_SECONDS = 3.0
 """How long a write to one folder may take. After that, its disk counts as one that hangs."""
@@ -76,7 +76,7 @@ def _write(name: str, text: Callable[[], str], bad_folders: set[Path]) -> Path |
         folder = Path(tempfile.mkdtemp(prefix="glmtui-", dir=parent))
         path = folder / name
         try:
-            replace_file(path, utf8(text()))
+            replace_file(path, encode_utf8(text()))
         except BaseException:
             folder.rmdir()
             raise
@@ -99,7 +99,7 @@ def _folders() -> Iterator[Path]:
 
 
 def _conversation_message(conversation: Conversation, path: Path | None) -> str:
-    name = visible(conversation.title)
+    name = sanitize(conversation.title)
     if path is None:
         return _("{name!r} could not be saved in any folder of this computer.").format(name=name)
     text = _("{name!r} could not be saved; it is in {path} (glmtui import {path}).")
@@ -118,4 +118,4 @@ def _log(entries: Iterable[tuple[str, Path | None]]) -> None:
         f"it is in {path or 'no folder'}\n"
         for name, path in entries
     )
-    append(paths.state_dir() / "glmtui.log", text)
+    append_to_log(paths.state_dir() / "glmtui.log", text)

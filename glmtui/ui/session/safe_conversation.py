@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from glmtui.chat import Conversation, Message
-from glmtui.sanitize import one_line, visible
+from glmtui.sanitize import sanitize, sanitize_line
 
 
 def sanitized(conversation: Conversation) -> Conversation:
@@ -17,9 +17,9 @@ def sanitized(conversation: Conversation) -> Conversation:
     system = conversation.system
     return replace(
         conversation,
-        title=one_line(conversation.title),
-        model=one_line(conversation.model),
-        system=None if system is None else visible(system),
+        title=sanitize_line(conversation.title),
+        model=sanitize_line(conversation.model),
+        system=None if system is None else sanitize(system),
         messages=messages,
     )
 
@@ -27,8 +27,8 @@ def sanitized(conversation: Conversation) -> Conversation:
 def sanitized_message(message: Message) -> Message:
     """The message with sanitised texts; the same object if nothing had to be changed."""
     before = (message.content, message.metadata, message.model, message.error)
-    content, metadata = visible(message.content), one_line(message.metadata)
-    model, error = one_line(message.model), visible(message.error)
+    content, metadata = sanitize(message.content), sanitize_line(message.metadata)
+    model, error = sanitize_line(message.model), sanitize(message.error)
     if (content, metadata, model, error) == before:
         return message
     return replace(message, content=content, metadata=metadata, model=model, error=error)

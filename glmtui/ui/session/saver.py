@@ -15,7 +15,7 @@ from typing import Protocol
 from glmtui.chat import Conversation
 from glmtui.errors import ConversationChanged, ConversationInUse, StoreError
 from glmtui.language import _
-from glmtui.logs import unexpected
+from glmtui.logs import log_unexpected
 
 RETRY_SECONDS = 10.0
 """Time between attempts to write what could not be written."""
@@ -153,7 +153,7 @@ class Saver:
                 try:
                     call()
                 except Exception as fault:  # a bug; the conversations must still be saved
-                    unexpected(fault)
+                    log_unexpected(fault)
             with self._changed:
                 self._busy = self._hung = False
             watch.cancel()
@@ -175,7 +175,7 @@ class Saver:
                 continue
             except Exception as fault:  # a bug; the others must still be saved
                 if str(self._error) != str(error := _stopped(fault)):
-                    unexpected(fault)
+                    log_unexpected(fault)
                 continue
             with self._changed:
                 if self._waiting.get(conversation.id) is conversation:

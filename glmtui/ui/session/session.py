@@ -22,21 +22,18 @@ from glmtui.engine.api import (
     Event,
     Failed,
     Finished,
-    LoadedInfo,
     LoadFailed,
     Loading,
-    LoadOptions,
     Prefilling,
     Ready,
     Reply,
     Request,
-    ServerSpec,
-    Target,
     ToolCall,
 )
+from glmtui.engine.model_info import LoadedInfo, LoadOptions, ServerSpec, Target
 from glmtui.errors import GlmtuiError
-from glmtui.net.addresses import shown_name
-from glmtui.sanitize import one_line, visible
+from glmtui.net.addresses import redact_if_url
+from glmtui.sanitize import sanitize, sanitize_line
 from glmtui.ui.session.deletions import Deletions
 from glmtui.ui.session.reply_state import NullView, ReplyState, ReplyView, dropped_note, places
 from glmtui.ui.session.safe_conversation import sanitized, sanitized_message
@@ -108,7 +105,7 @@ class Session:
     @property
     def model_display_name(self) -> str:
         """The name of the loaded model, or else of the requested one."""
-        return one_line(self.model.name if self.model else shown_name(self.model_name))
+        return sanitize_line(self.model.name if self.model else redact_if_url(self.model_name))
 
     def load(self, target: Target, name: str, options: LoadOptions) -> None:
         """Loads a model in place of the present one. A question that waits is answered by it."""
@@ -116,7 +113,7 @@ class Session:
             self.end_reply()
         self._withdraw_request()
         assert self._engine is not None
-        self.model, self.loading, self.load_error = None, (shown_name(name), 0.0), None
+        self.model, self.loading, self.load_error = None, (redact_if_url(name), 0.0), None
         self.model_name = name
         self._target_name = target.url if isinstance(target, ServerSpec) else target.name
         self._engine.load(target, options)
@@ -126,7 +123,7 @@ class Session:
         """Frees the memory of the model's KV cache."""
         self.cached_tokens = 0
         if self._engine is not None:
-            self._engine.forget()
+            self._engine.clear_cache()
         self._on_change()
 
     # ---- the conversation
@@ -194,15 +191,15 @@ class Session:
     def ask(self, text: str, editing: str | None = None) -> None:
         """Sends a question, or replaces the one with the id `editing` on a new branch."""
         if editing is None:
-            self._add(Message("user", visible(text)))
+            self._add(Message("user", sanitize(text)))
         else:
-            self.conversation = self.conversation.edit(editing, visible(text))
+            self.conversation = self.conversation.edit(editing, sanitize(text))
             self._show(self.conversation.path)
             self._begin_reply()
 
     def answer_tool_call(self, text: str) -> None:
         """Sends the result of the tool that the last reply calls."""
-        self._add(Message("observation", visible(text)))
+        self._add(Message("observation", sanitize(text)))
 
     def _add(self, message: Message) -> None:
         self.conversation = self.conversation.add(message)
@@ -240,7 +237,7 @@ class Session:
     def _begin_reply(self, message: Message | None = None) -> None:
         """Begins a new reply, or continues this message."""
         self.reply_error, self.was_stopped = None, False
-        name = shown_name(self.model_name)
+        name = redact_if_url(self.model_name)
         question = replace(self.conversation, model=name or self.conversation.model)
         self.conversation = question
         if message is None:
@@ -324,7 +321,7 @@ class Session:
         self.drain()
         reply, self.reply = self.reply, None
         assert reply is not None
-        error_text = visible(str(error)) if error else ""
+        error_text = sanitize(str(error)) if error else ""
         message = reply.final_message(self.model_display_name, reason, engine_reply, error_text)
         self.reply_error, self.has_replied = error, True
         self.was_stopped = reason == "cancelled"

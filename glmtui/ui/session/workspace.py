@@ -13,7 +13,7 @@ from glmtui.chat import Conversation
 from glmtui.config import Settings
 from glmtui.engine.api import Engine, Event, ToolCall
 from glmtui.errors import StoreError
-from glmtui.logs import unexpected
+from glmtui.logs import log_unexpected
 from glmtui.store import Store
 from glmtui.system import paths
 from glmtui.ui.session.drafts import PromptDrafts
@@ -117,12 +117,13 @@ class Workspace:
     def first_model(self) -> str:
         """The name of the model to load at the start; "" where none is installed."""
         from glmtui.engine.catalog import resolver
+        from glmtui.engine.catalog.registry import DEFAULT_MODEL
 
         if name := self.settings.model or self.session.conversation.model:
             return name
-        installed = [model.name for model in resolver.installed()]
-        if resolver.DEFAULT_MODEL in installed:
-            return resolver.DEFAULT_MODEL
+        installed = [model.name for model in resolver.installed_models()]
+        if DEFAULT_MODEL in installed:
+            return DEFAULT_MODEL
         return installed[0] if installed else ""
 
     def load_model(self, name: str) -> None:
@@ -188,7 +189,7 @@ class Workspace:
         try:
             self.session.close()
         except Exception as fault:  # a bug; the conversations must be saved all the same
-            unexpected(fault)
+            log_unexpected(fault)
         ended = self.engine is None or self.engine.close(ENGINE_CLOSE_SECONDS)
         unsaved = self.saver.close(SAVER_CLOSE_SECONDS, self._close_files)
         return ended and self.saver.ended, unsaved

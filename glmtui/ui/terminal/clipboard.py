@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from glmtui.language import _
 from glmtui.system import paths
-from glmtui.system.durable_files import make_private_folder, replace_file, utf8
+from glmtui.system.durable_files import encode_utf8, make_private_folder, replace_file
 from glmtui.system.programs import SAFE_FOLDER, find_program
 
 LIMIT = 74_994
@@ -127,7 +127,7 @@ def _to_file(text: str, why: str) -> Copied:
     path = paths.state_dir() / "copied.txt"
     try:
         make_private_folder(path.parent)
-        replace_file(path, utf8(text))
+        replace_file(path, encode_utf8(text))
     except OSError as error:
         failed = _("{why}\n{path} cannot be written: {error}.")
         return Copied(failed.format(why=why, path=path, error=error.strerror), failed=True)

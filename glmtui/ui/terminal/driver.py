@@ -19,7 +19,7 @@ from pathlib import Path
 from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 
-from glmtui.logs import kept_short, open_log, warnings_to
+from glmtui.logs import log_rotation, log_warnings_to, open_log
 from glmtui.ui.terminal.guard import TerminalGuard
 
 _PASTE_BEGINS, _PASTE_ENDS = "\x1b[200~", "\x1b[201~"
@@ -80,7 +80,7 @@ def own_terminal(log: Path) -> Iterator[TerminalFile]:
         os.dup2(log_fd, 1)
         os.dup2(log_fd, 2)
         sys.__stdout__ = sys.__stderr__ = terminal  # type: ignore[misc]
-        with kept_short(log, log_fd, 1, 2), warnings_to(log_fd):
+        with log_rotation(log, log_fd, 1, 2), log_warnings_to(log_fd):
             yield terminal
     finally:
         for stream in (sys.stdout, sys.stderr):

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from glmtui.language import _
-from glmtui.sanitize import visible
+from glmtui.sanitize import sanitize
 from glmtui.ui.terminal.guard_process import GIVEN_BACK, TAKEN, attributes
 
 PROGRAM = Path(__file__).with_name("guard_process.py")
@@ -91,7 +91,7 @@ def _lines(log: Path) -> tuple[str, str]:
     """What to say when the app was killed, and when it crashed, with ``{what}`` for how."""
     saved = _("What was said is saved, up to the last second. To go on: glmtui --continue")
     crashed = _("glmtui crashed ({what}); {log} has the details.").format(
-        what="{what}", log=visible(str(log))
+        what="{what}", log=sanitize(str(log))
     )
     killed = _("glmtui was killed.")
     return f"{killed} {saved}", f"{crashed} {saved}"

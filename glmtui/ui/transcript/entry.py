@@ -15,7 +15,7 @@ from glmtui.chat import Message
 from glmtui.engine.tokenization.tool_calls import json_arguments, python_arguments
 from glmtui.errors import EngineError
 from glmtui.language import N_, _
-from glmtui.sanitize import VisibleStream, one_line, visible
+from glmtui.sanitize import SafeText, StreamSanitizer, sanitize, sanitize_line
 from glmtui.ui.markdown.document import render
 from glmtui.ui.markdown.stream import MarkdownStream
 from glmtui.ui.markdown.styled_text import BLANK, Line, Span, wrap
@@ -61,8 +61,8 @@ class Entry:
         self.folded = True
         self.width = 0
         self._growing = growing
-        self._text = visible(message.content)
-        self._pieces = VisibleStream()
+        self._text = sanitize(message.content)
+        self._pieces = StreamSanitizer()
         self._parts = ReasoningStream()
         self._stream: MarkdownStream | None = None
         self._thoughts: ReasoningView | None = None
@@ -145,9 +145,9 @@ class Entry:
 
     def append(self, text: str) -> int:
         """The reply goes on. Returns the first line that is not as it was."""
-        text = self._pieces.feed(text)
-        self._text += text
-        return self._grow(*self._parts.feed(text)) if self._stream is not None else 0
+        piece = self._pieces.feed(text)
+        self._text = SafeText(self._text + piece)
+        return self._grow(*self._parts.feed(piece)) if self._stream is not None else 0
 
     def _grow(self, thought: str, said: str) -> int:
         first = len(self)
@@ -173,7 +173,7 @@ class Entry:
 
     def finish(self, message: Message, note: str) -> int:
         """The message as it is at its end. Returns the first line that is not as it was."""
-        text = visible(message.content)
+        text = sanitize(message.content)
         as_written = text == self._text and not message.metadata
         as_written = as_written and self._stream is not None and not self._stream.plain
         self.message, self.note, self._text = message, note, text
@@ -199,7 +199,7 @@ class Entry:
         if self.message.role == "user":
             words = ""
         else:
-            words = one_line(self.message.model) or self.message.role
+            words = sanitize_line(self.message.model) or self.message.role
         if self.place is not None:
             words = f"{words}  {self.place[0]}/{self.place[1]}".strip()
         return wrap([Span(words, ("label",))], self.width) if words else []
@@ -211,7 +211,7 @@ class Entry:
         if message.role == "assistant" and not self._growing:
             reason = message.finish_reason
             if reason == "error":
-                words = _("error: {what}").format(what=visible(message.error))
+                words = _("error: {what}").format(what=sanitize(message.error))
                 lines += wrap([Span(words, ("note-error",))], self.width)
             elif reason != "stop":
                 words = _(_ENDINGS[reason]) if reason else _("interrupted")
@@ -219,19 +219,21 @@ class Entry:
             elif not self._body:
                 lines += wrap([Span(_("an empty reply"), ("note",))], self.width)
         if self.note:
-            lines += wrap([Span(visible(self.note), ("note",))], self.width)
+            lines += wrap([Span(sanitize(self.note), ("note",))], self.width)
         return [*lines, BLANK]
 
 
 def call_lines(message: Message, width: int) -> Sequence[Line]:
     """A tool call: the tool's name and its arguments, or what was written in their place."""
-    text = visible(message.content)
+    text = sanitize(message.content)
     head = wrap(
-        [Span(_("calls {tool}").format(tool=one_line(message.metadata)), ("strong",))], width
+        [Span(_("calls {tool}").format(tool=sanitize_line(message.metadata)), ("strong",))], width
     )
     for arguments_in in (json_arguments, python_arguments):  # GLM-4's way, ChatGLM3's
         try:
-            shown = {one_line(name): _value(value) for name, value in arguments_in(text).items()}
+            shown = {
+                sanitize_line(name): _value(value) for name, value in arguments_in(text).items()
+            }
         except (EngineError, RecursionError):
             continue
         spans = [[Span(f"{name}: "), Span(value, ("code",))] for name, value in shown.items()]
@@ -240,4 +242,4 @@ def call_lines(message: Message, width: int) -> Sequence[Line]:
 
 
 def _value(value: object) -> str:
-    return visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return sanitize(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))

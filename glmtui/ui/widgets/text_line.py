@@ -5,7 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widgets import Static
 
-from glmtui.sanitize import visible
+from glmtui.sanitize import sanitize
 
 
 class TextLine(Static):
@@ -21,4 +21,4 @@ class TextLine(Static):
         if text != self._text:
             self._text = text
             self.display = bool(text)
-            self.update(Content(visible(text)))
+            self.update(Content(sanitize(text)))

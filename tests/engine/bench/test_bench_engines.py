@@ -15,19 +15,21 @@ import pytest
 import torch
 from safetensors.numpy import save
 
-from glmtui.cli import bench, command_line
-from glmtui.engine.api import LoadOptions, ModelInfo
+from glmtui.cli import bench
+from glmtui.cli.main import main
 from glmtui.engine.bench import shapes, synthetic, transformers_peer
 from glmtui.engine.bench.bandwidth import COPY_BYTES
-from glmtui.engine.bench.own_engine import Native, step_bytes
-from glmtui.engine.bench.plan import EngineName, Subject
+from glmtui.engine.bench.own_engine import OwnEngine, step_bytes
+from glmtui.engine.bench.plan import BenchTarget, EngineName
 from glmtui.engine.bench.shapes import SHAPES, Shape, check_memory
 from glmtui.engine.bench.transformers_peer import TransformersPeer
-from glmtui.engine.bench.worker import Worker, copy_worker
-from glmtui.engine.catalog.model_folder import inspect
+from glmtui.engine.bench.worker import EngineProcess, copy_process
+from glmtui.engine.catalog.model_folder import inspect_folder
 from glmtui.engine.catalog.registry import QUANTS, known_model
-from glmtui.engine.hardware.machine import HostMemory, Snapshot
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.loading.loader import family_module
+from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.nn.packed_weight import PackedWeight
 from glmtui.errors import EngineError, OutOfMemory, UnsupportedModel
 from support.checkpoints import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
@@ -64,36 +66,36 @@ def tiny_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(module, "SHAPES", patched)
 
 
-def subject(
+def target(
     engine: EngineName = "glmtui",
     model: ModelInfo | None = None,
     key: str = "",
     options: LoadOptions = EXACT,
-) -> Subject:
-    return Subject(engine, model, key, options, threads=1)
+) -> BenchTarget:
+    return BenchTarget(engine, model, key, options, threads=1)
 
 
 # ---- engines
 
 
 def test_ours_replies_as_long_as_asked_and_reads_on(folder: Path) -> None:
-    engine = Native(subject(model=inspect(folder)))
+    engine = OwnEngine(target(model=inspect_folder(folder)))
     prompt = [5, 6, 7]
     timed = engine.generate(prompt, 6)
     assert len(timed.ids) == 6
     assert 0 < timed.first_seconds < 60
     assert timed.rest_seconds > 0
     assert engine.generate(prompt, 6).ids == timed.ids
-    assert engine.ready.context_length == 256
-    assert engine.ready.vocabulary == (0, LLAMA_CONFIG["vocab_size"])
+    assert engine.start.context_length == 256
+    assert engine.start.vocabulary == (0, LLAMA_CONFIG["vocab_size"])
     # embedding and head are one table, which every token reads
-    assert engine.ready.step_bytes == engine.ready.weight_bytes
-    assert engine.peak_memory() > engine.ready.weight_bytes
+    assert engine.start.step_bytes == engine.start.weight_bytes
+    assert engine.peak_memory() > engine.start.weight_bytes
 
 
 def test_transformers_says_the_same_from_the_same_weights(folder: Path) -> None:
-    model = inspect(folder)
-    ours, theirs = Native(subject(model=model)), TransformersPeer(subject("transformers", model))
+    model = inspect_folder(folder)
+    ours, theirs = OwnEngine(target(model=model)), TransformersPeer(target("transformers", model))
     prompt = list(range(3, 40))
     assert theirs.generate(prompt, 8).ids == ours.generate(prompt, 8).ids
     timed = theirs.generate(prompt, 3)
@@ -118,14 +120,14 @@ def test_transformers_computes_what_our_families_do(tiny_shapes: None, key: str)
     weights.setdefault("head.weight", weights["embedding.weight"])
 
     class Stored:
-        """Our parameters, asked for by the rows that they are made of."""
+        """Our parameters, found by the source that they are read from."""
 
         def __init__(self) -> None:
             sources = family_module(shape.family).sources(config)
-            self._by_rows = {rows: weights[name] for name, rows in reversed(sources.items())}
+            self._by_source = {source: weights[name] for name, source in reversed(sources.items())}
 
-        def rows(self, rows: object) -> torch.Tensor:
-            return self._by_rows[rows]
+        def read_source(self, source: object) -> torch.Tensor:
+            return self._by_source[source]
 
         def close(self) -> None:
             pass
@@ -148,17 +150,17 @@ def test_transformers_computes_what_our_families_do(tiny_shapes: None, key: str)
 
 def test_transformers_has_no_chatglm_6b() -> None:
     with pytest.raises(UnsupportedModel, match="no class of its own for the family chatglm"):
-        TransformersPeer(subject("transformers", key="chatglm-6b"))
+        TransformersPeer(target("transformers", key="chatglm-6b"))
 
 
 @pytest.mark.parametrize("quant", [None, "int8", "int4"])
 @pytest.mark.parametrize("key", list(SHAPES))
 def test_random_weights_run_in_every_family(tiny_shapes: None, key: str, quant: str | None) -> None:
     options = LoadOptions(device="cpu", dtype="bfloat16", quant=quant)
-    engine = Native(subject(key=key, options=options))
-    end = list(engine.ready.prompt_end)
+    engine = OwnEngine(target(key=key, options=options))
+    end = list(engine.start.prompt_end)
     assert len(engine.generate([50, 51, 52, *end], 3).ids) == 3
-    assert ("int" in engine.ready.quant) == (quant is not None)
+    assert ("int" in engine.start.quant) == (quant is not None)
     loaded = synthetic.random_model(key, options)
     logits = loaded.logits([50, 60, 70, *end])
     assert bool(torch.isfinite(logits).all())
@@ -204,9 +206,9 @@ def test_what_does_not_fit_is_said_before_it_is_tried() -> None:
     small = Snapshot(memory=HostMemory(total=8 * 10**9, available=4 * 10**9))
     int4 = LoadOptions(device="cpu", quant="int4")
     with pytest.raises(OutOfMemory, match=r"chatglm-6b in glmtui needs 5\.1 GB; memory has 4\.0"):
-        check_memory((subject(key="chatglm-6b", options=int4),), small)
-    check_memory((subject(key="smollm2", options=int4),), small)
-    both = (subject(key="smollm2"), subject("transformers", key="smollm2"))
+        check_memory((target(key="chatglm-6b", options=int4),), small)
+    check_memory((target(key="smollm2", options=int4),), small)
+    both = (target(key="smollm2"), target("transformers", key="smollm2"))
     with pytest.raises(OutOfMemory, match="in glmtui and transformers needs"):
         check_memory(both, Snapshot(memory=HostMemory(total=10**9, available=10**9)))
 
@@ -215,7 +217,7 @@ def test_what_does_not_fit_is_said_before_it_is_tried() -> None:
 
 
 def test_an_engine_works_in_a_process_of_its_own(folder: Path) -> None:
-    with Worker(subject(model=inspect(folder))) as worker:
+    with EngineProcess(target(model=inspect_folder(folder))) as worker:
         ready = worker.load()
         assert ready.engine == "glmtui"
         assert len(worker.generate([5, 6, 7], 2).ids) == 2
@@ -225,11 +227,11 @@ def test_an_engine_works_in_a_process_of_its_own(folder: Path) -> None:
 
 
 def test_a_copy_is_measured_beside_the_engine(folder: Path) -> None:
-    ours = subject(model=inspect(folder))
-    with Worker(ours) as worker:
+    ours = target(model=inspect_folder(folder))
+    with EngineProcess(ours) as worker:
         ready = worker.load()
         before = worker.peak_memory() or 0
-        with copy_worker(ours, ready) as copier:
+        with copy_process(ours, ready) as copier:
             copier.load()
             assert copier.copy_bandwidth() > 1e6
         worker.generate([5, 6, 7], 2)
@@ -237,25 +239,28 @@ def test_a_copy_is_measured_beside_the_engine(folder: Path) -> None:
 
 
 def test_ours_keeps_one_cache_whatever_it_reads(folder: Path) -> None:
-    engine = Native(subject(model=inspect(folder)))
+    engine = OwnEngine(target(model=inspect_folder(folder)))
     for first in (5, 50, 100):
         engine.generate(range(first, first + 30), 4)
-        assert len(engine._loaded._caches) == 1
+        assert len(engine._loaded._prefix_cache) == 1
 
 
 def test_smollm2_is_measured_in_half_a_gigabyte() -> None:
     """The engine, its libraries, weights, and the cache of the longest row; random weights do."""
     options = LoadOptions(device="cpu", quant="int4")
-    with Worker(subject(key="smollm2", options=options)) as worker:
+    with EngineProcess(target(key="smollm2", options=options)) as worker:
         worker.load()
         worker.generate(range(2048), 2)
         assert (worker.peak_memory() or 0) < 0.55e9
 
 
 def test_an_engine_that_cannot_load_says_why(tmp_path: Path, folder: Path) -> None:
-    model = inspect(folder)
+    model = inspect_folder(folder)
     (folder / "model.safetensors").write_bytes(b"nonsense")
-    with Worker(subject(model=model)) as worker, pytest.raises(Exception, match="safetensors"):
+    with (
+        EngineProcess(target(model=model)) as worker,
+        pytest.raises(Exception, match="safetensors"),
+    ):
         worker.load()
 
 
@@ -272,12 +277,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("argv", "code", "said"),
     [
         (["--against", "vllm"], 2, "invalid choice: 'vllm'"),
-        (["--rounds", "0"], 2, "'0' is not a whole number from 1 on"),
-        (["--tokens", "1"], 2, "'1' is not a whole number from 2 on"),
-        (["--against", "llama-cpp"], 2, "needs a GGUF file"),
-        (["--against", "llama-cpp", "--gguf", "/no/file"], 1, "There is no file /no/file"),
+        (["--rounds", "0"], 2, "must be a whole number, at least 1, not '0'"),
+        (["--tokens", "1"], 2, "must be a whole number, at least 2, not '1'"),
+        (["--against", "llama-cpp"], 2, "needs the model as a GGUF file"),
+        (["--against", "llama-cpp", "--gguf", "/no/file"], 1, "File not found: /no/file"),
         (["--synthetic", "smollm2", "--against", "absent"], 2, "invalid choice"),
-        (["FOLDER", "--synthetic", "smollm2"], 2, "takes the place of a model"),
+        (["FOLDER", "--synthetic", "smollm2"], 2, "cannot be combined with a model"),
         (["http://127.0.0.1:9/v1"], 2, "is a server"),
         (["nothing-here"], 1, "nothing-here"),
         ([], 1, "glmtui pull smollm2"),
@@ -292,11 +297,11 @@ def test_what_cannot_be_measured_is_said_at_once(
     code: int,
     said: str,
 ) -> None:
-    monkeypatch.setitem(bench.MODULES, "llama-cpp", "json")  # as if it were installed
+    monkeypatch.setitem(bench.PEER_MODULES, "llama-cpp", "json")  # as if it were installed
     given = [str(folder) if argument == "FOLDER" else argument for argument in argv]
     if "--gguf" in argv or argv == ["--against", "llama-cpp"]:
         given.append(str(folder))
-    assert command_line.main(["bench", *given]) == code
+    assert main(["bench", *given]) == code
     out, err = capsys.readouterr()
     assert out == ""
     assert said in err
@@ -313,10 +318,10 @@ def test_a_peer_that_is_not_installed_is_named(
     peer: str,
     package: str,
 ) -> None:
-    monkeypatch.setitem(bench.MODULES, peer, "glmtui_has_no_such_module")
-    assert command_line.main(["bench", str(folder), "--against", peer]) == 1
+    monkeypatch.setitem(bench.PEER_MODULES, peer, "glmtui_has_no_such_module")
+    assert main(["bench", str(folder), "--against", peer]) == 1
     err = capsys.readouterr().err
-    assert f"{peer} is not installed here" in err
+    assert f"{peer} is not installed." in err
     assert f"pip install {package}" in err
 
 
@@ -324,7 +329,7 @@ def test_the_command_measures_against_transformers(
     place: None, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv = ["bench", str(folder), "--against", "transformers", "--rounds", "1", "--tokens", "2"]
-    assert command_line.main([*argv, "--threads", "1", "--json"]) == 0
+    assert main([*argv, "--threads", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [engine["engine"] for engine in found["engines"]] == ["glmtui", "transformers"]
     assert found["model"] == str(folder)

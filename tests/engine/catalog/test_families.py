@@ -1,4 +1,4 @@
-"""Families: how checkpoints that all say "chatglm" are told apart."""
+"""Families: how checkpoints with the model_type "chatglm" are distinguished."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.engine.api import ModelInfo
 from glmtui.engine.catalog import resolver
+from glmtui.engine.catalog.families import detect_family
+from glmtui.engine.model_info import ModelInfo
 from glmtui.errors import UnsupportedModel
 from support.checkpoints import llama_files, write_folder
 
 
 def family(folder: Path, **config: object) -> str:
-    return resolver.family_of(config, folder).key
+    return detect_family(config, folder).key
 
 
 CHATGLM2 = {"model_type": "chatglm", "padded_vocab_size": 65024, "eos_token_id": 2}
@@ -37,12 +38,12 @@ def test_families_by_config(tmp_path: Path) -> None:
         ("THUDM/codegeex2-6b", "chatglm2"),
     ],
 )
-def test_chatglm3_is_told_from_2_by_its_name(tmp_path: Path, name: str, expected: str) -> None:
+def test_chatglm3_and_2_are_distinguished_by_name(tmp_path: Path, name: str, expected: str) -> None:
     for length in (8192, 32768):
         assert family(tmp_path, **CHATGLM2, _name_or_path=name, seq_length=length) == expected
 
 
-def test_chatglm3_is_told_from_2_by_its_folder(tmp_path: Path) -> None:
+def test_chatglm3_and_2_are_distinguished_by_folder(tmp_path: Path) -> None:
     for named, key in (("chatglm3-6b", "chatglm3"), ("my-chatglm2", "chatglm2")):
         folder = tmp_path / "chatglm2-or-chatglm3" / named
         assert family(folder, **CHATGLM2) == key
@@ -51,7 +52,7 @@ def test_chatglm3_is_told_from_2_by_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hint", ["tokenizer_config.json", "tokenization_chatglm.py"])
-def test_chatglm3_is_told_from_2_by_its_role_tokens(tmp_path: Path, hint: str) -> None:
+def test_chatglm3_and_2_are_distinguished_by_role_tokens(tmp_path: Path, hint: str) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     assert family(folder, **CHATGLM2, seq_length=32768) == "chatglm2"
@@ -59,13 +60,13 @@ def test_chatglm3_is_told_from_2_by_its_role_tokens(tmp_path: Path, hint: str) -
     assert family(folder, **CHATGLM2, seq_length=32768) == "chatglm3"
 
 
-def test_chatglm3_is_told_from_2_by_its_context_in_the_end(tmp_path: Path) -> None:
+def test_chatglm3_and_2_are_distinguished_last_by_context_length(tmp_path: Path) -> None:
     assert family(tmp_path / "mine", **CHATGLM2, seq_length=8192) == "chatglm3"
     assert family(tmp_path / "mine", **CHATGLM2, seq_length=32768) == "chatglm2"
 
 
-def test_another_family_is_named_with_what_runs_instead(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="model_type 'bert'") as caught:
+def test_the_error_for_another_family_names_the_supported_ones(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModel, match="model_type is 'bert'") as caught:
         family(tmp_path, model_type="bert")
     assert "ChatGLM3-6B" in caught.value.hint
     with pytest.raises(UnsupportedModel, match="no model_type"):
@@ -101,7 +102,9 @@ def test_a_base_model_cannot_chat_unless_its_family_is_given(tmp_path: Path) -> 
         ("THUDM/glm-4-9b-chat-hf", False),
     ],
 )
-def test_base_models_are_told_by_their_names(tmp_path: Path, name: str, is_base: bool) -> None:
+def test_base_models_are_recognised_by_their_names(
+    tmp_path: Path, name: str, is_base: bool
+) -> None:
     config = {**CHATGLM2, "_name_or_path": name}
     if not is_base:
         assert family(tmp_path / "mine", **config)

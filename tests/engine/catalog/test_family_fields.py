@@ -1,4 +1,4 @@
-"""The table of fields, family by family: honoured, left to transformers, or refused."""
+"""Fields of config.json, by family: supported, run by transformers, or refused."""
 
 from __future__ import annotations
 
@@ -13,11 +13,19 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from glmtui.chat import SamplingParams
 from glmtui.engine import load_model
-from glmtui.engine.api import LoadOptions
-from glmtui.engine.catalog import family_fields, resolver
+from glmtui.engine.catalog import family_fields
 from glmtui.engine.catalog.config_rules import REQUIRED
-from glmtui.engine.catalog.family_fields import CHATGLM, FIELDS, GLM, LLAMA, ORIGINAL, not_honoured
-from glmtui.engine.catalog.transformers_fields import declared, transformers_fields
+from glmtui.engine.catalog.families import COMPATIBILITY, FAMILIES
+from glmtui.engine.catalog.family_fields import (
+    CHATGLM2_SCHEMA,
+    CHATGLM_SCHEMA,
+    GLM_SCHEMA,
+    LLAMA_SCHEMA,
+    SCHEMAS,
+    unsupported_fields,
+)
+from glmtui.engine.catalog.transformers_fields import parse_config_class, transformers_fields
+from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.models import chatglm, chatglm2, chatglm3, glm4, llama
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import UnsupportedModel
@@ -32,7 +40,7 @@ GREEDY = SamplingParams(temperature=0, max_new_tokens=12)
 GLM_ROPE = {"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 
-HONOURED: list[tuple[str, dict[str, Any]]] = [
+SUPPORTED: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
     ("llama", {"hidden_act": "swish"}),
     ("llama", {"attention_bias": True}),
@@ -47,7 +55,7 @@ HONOURED: list[tuple[str, dict[str, Any]]] = [
     ("glm", {"rms_norm_eps": 0.5}),
     ("glm", {"rope_parameters": {**GLM_ROPE, "rope_theta": 100.0}}),
 ]
-LEFT: list[tuple[str, dict[str, Any], str]] = [
+UNSUPPORTED: list[tuple[str, dict[str, Any], str]] = [
     ("llama", {"hidden_act": "gelu"}, "hidden_act: 'gelu'"),
     ("llama", {"mlp_bias": True}, "mlp_bias: true"),
     ("llama", {"rope_parameters": {**YARN, "rope_theta": 1e4}}, "rope_type: 'yarn'"),
@@ -68,67 +76,68 @@ LEFT: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-def check_same(ours: LoadedModel, theirs: PreTrainedModel) -> None:
-    """The same logits, and the same greedy reply."""
+def check_same_output(ours: LoadedModel, theirs: PreTrainedModel) -> None:
     batch = torch.tensor([PROMPT])
     assert torch.allclose(ours.logits(PROMPT), theirs(batch).logits[0], atol=2e-4)
-    wanted = theirs.generate(batch, max_new_tokens=12, do_sample=False, eos_token_id=[])
-    said = list(ours.stream_ids(PROMPT, GREEDY).ids())
-    reply = wanted[0, len(PROMPT) :].tolist()
-    assert said == reply[: len(said)]
-    assert len(said) == 12 or reply[len(said)] in ours.stop_ids
+    generated = theirs.generate(batch, max_new_tokens=12, do_sample=False, eos_token_id=[])
+    reply_ids = list(ours.stream_ids(PROMPT, GREEDY).ids())
+    expected = generated[0, len(PROMPT) :].tolist()
+    assert reply_ids == expected[: len(reply_ids)]
+    assert len(reply_ids) == 12 or expected[len(reply_ids)] in ours.stop_ids
 
 
-@pytest.mark.parametrize(("kind", "fields"), HONOURED, ids=str)
-def test_a_value_that_is_honoured_is_computed_with(
+@pytest.mark.parametrize(("kind", "fields"), SUPPORTED, ids=str)
+def test_a_supported_value_is_computed_as_transformers_does(
     tmp_path: Path, kind: str, fields: dict[str, Any]
 ) -> None:
     theirs = make(tmp_path, kind, **fields)
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.backend == "native"
-    check_same(ours, theirs)
+    check_same_output(ours, theirs)
 
 
-@pytest.mark.parametrize(("kind", "fields", "why"), LEFT, ids=str)
-def test_a_value_that_is_not_honoured_is_left_to_transformers(
+@pytest.mark.parametrize(("kind", "fields", "why"), UNSUPPORTED, ids=str)
+def test_an_unsupported_value_is_run_by_transformers(
     tmp_path: Path, kind: str, fields: dict[str, Any], why: str
 ) -> None:
     theirs = make(tmp_path, kind, **fields)
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.backend == "compatibility"
-    assert ours.info.why_compatible == why
+    assert ours.info.compatibility_reason == why
     assert f"({why})" in loaded(ours.info)
-    check_same(ours, theirs)
+    check_same_output(ours, theirs)
 
 
 @pytest.mark.parametrize("kind", ["llama", "glm"])
-def test_a_file_that_names_no_class_is_left_to_transformers_too(tmp_path: Path, kind: str) -> None:
+def test_a_config_without_architectures_is_run_by_transformers_too(
+    tmp_path: Path, kind: str
+) -> None:
     theirs = make(tmp_path, kind, hidden_act="gelu")
     change(tmp_path, architectures=...)
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.backend == "compatibility"
-    check_same(ours, theirs)
+    check_same_output(ours, theirs)
 
 
-def test_a_file_of_an_older_transformers_is_read_alike(tmp_path: Path) -> None:
-    """GLM-Edge as it was released: positions beside the other fields."""
+def test_a_config_of_an_older_transformers_is_read_alike(tmp_path: Path) -> None:
+    """GLM-Edge as it was released: RoPE fields at the top level."""
     rope = {**GLM_ROPE, "partial_rotary_factor": 1.0}
     theirs = make(tmp_path, "glm", rope_parameters=rope, tie_word_embeddings=True)
     change(tmp_path, rope_parameters=..., rope_theta=10_000.0, partial_rotary_factor=1.0)
     ours = load_model(str(tmp_path), OPTIONS)
-    assert ours.info.why_compatible == "tie_word_embeddings: true, partial_rotary_factor: 1.0"
-    check_same(ours, theirs)
+    assert ours.info.compatibility_reason == "tie_word_embeddings: true, partial_rotary_factor: 1.0"
+    check_same_output(ours, theirs)
 
 
-def test_a_glm_with_a_tokenizer_of_its_own_is_left_to_transformers(tmp_path: Path) -> None:
+def test_a_glm_with_another_tokenizer_is_run_by_transformers(tmp_path: Path) -> None:
     theirs = make(tmp_path, "glm")
     write_tokenizer(tmp_path)
     ours = load_model(str(tmp_path), OPTIONS)
-    assert ours.info.why_compatible == "a tokenizer of its own"
-    check_same(ours, theirs)
+    assert ours.info.compatibility_reason == "its own tokenizer"
+    check_same_output(ours, theirs)
 
 
-def test_a_class_that_cannot_chat_is_no_way_out(tmp_path: Path) -> None:
+def test_a_class_that_cannot_chat_is_refused(tmp_path: Path) -> None:
     make(tmp_path, "llama", hidden_act="gelu")
     change(tmp_path, architectures=["LlamaForSequenceClassification"])
     with pytest.raises(UnsupportedModel, match="hidden_act: 'gelu'"):
@@ -136,9 +145,7 @@ def test_a_class_that_cannot_chat_is_no_way_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["llama", "glm4"])
-def test_a_family_that_is_asked_for_refuses_what_it_does_not_compute(
-    tmp_path: Path, key: str
-) -> None:
+def test_a_family_that_is_asked_for_refuses_unsupported_values(tmp_path: Path, key: str) -> None:
     make(tmp_path, "glm" if key == "glm4" else key, hidden_act="gelu")
     with pytest.raises(UnsupportedModel, match="hidden_act: 'gelu'"):
         load_model(str(tmp_path), replace(OPTIONS, family=key))
@@ -147,16 +154,16 @@ def test_a_family_that_is_asked_for_refuses_what_it_does_not_compute(
 # ---- families that transformers does not have
 
 REFUSED = [
-    (module, layout, field.name, value)
-    for module, layout in (
-        ("v1_tiny_sharded_fp16", CHATGLM),
-        ("v2_32k_tiny", ORIGINAL),
-        ("v3_32k_tiny", ORIGINAL),
-        ("glm4_tiny", ORIGINAL),
+    (module, schema, field.name, value)
+    for module, schema in (
+        ("v1_tiny_sharded_fp16", CHATGLM_SCHEMA),
+        ("v2_32k_tiny", CHATGLM2_SCHEMA),
+        ("v3_32k_tiny", CHATGLM2_SCHEMA),
+        ("glm4_tiny", CHATGLM2_SCHEMA),
     )
-    for field in layout.fields
+    for field in schema.fields
     for value in [128 if field.name == "pre_seq_len" else not field.default]
-    if field.honoured
+    if field.supported
 ]
 MODULES: dict[str, Any] = {
     "v1_tiny_sharded_fp16": chatglm,
@@ -166,10 +173,8 @@ MODULES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(("name", "layout", "field", "value"), REFUSED)
-def test_a_value_that_is_not_honoured_is_refused(
-    name: str, layout: Any, field: str, value: Any
-) -> None:
+@pytest.mark.parametrize(("name", "schema", "field", "value"), REFUSED)
+def test_an_unsupported_value_is_refused(name: str, schema: Any, field: str, value: Any) -> None:
     raw = json.loads((GOLDEN / name / "config.json").read_bytes())
     MODULES[name].load_config(raw)
     with pytest.raises(UnsupportedModel) as caught:
@@ -178,26 +183,26 @@ def test_a_value_that_is_not_honoured_is_refused(
     assert str(value).lower() in str(caught.value)
 
 
-def test_each_of_these_families_has_fields_to_refuse() -> None:
+def test_each_of_these_families_refuses_some_field() -> None:
     assert {name for name, *_ in REFUSED} == set(MODULES)
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_field_of_a_release_is_known(name: str) -> None:
     raw = json.loads((GOLDEN / name / "config.json").read_bytes())
-    layout = CHATGLM if name.startswith("v1") else ORIGINAL
-    assert raw.keys() <= layout.known
+    schema = CHATGLM_SCHEMA if name.startswith("v1") else CHATGLM2_SCHEMA
+    assert raw.keys() <= schema.known_names
 
 
 # ---- what transformers knows
 
 
-@pytest.mark.parametrize(("kind", "layout"), [("llama", LLAMA), ("glm", GLM)])
-def test_every_field_of_transformers_is_known_and_has_its_default(kind: str, layout: Any) -> None:
+@pytest.mark.parametrize(("kind", "schema"), [("llama", LLAMA_SCHEMA), ("glm", GLM_SCHEMA)])
+def test_every_field_of_transformers_is_known_and_has_its_default(kind: str, schema: Any) -> None:
     theirs = CONFIG_MAPPING[kind]().to_dict()
-    assert theirs.keys() - PreTrainedConfig().to_dict().keys() <= layout.known
-    view = layout.view(theirs)
-    for field in layout.fields:
+    assert theirs.keys() - PreTrainedConfig().to_dict().keys() <= schema.known_names
+    view = schema.flatten(theirs)
+    for field in schema.fields:
         if field.default is None or field.default is REQUIRED:
             continue
         if field.name in theirs or field.name in theirs["rope_parameters"]:
@@ -207,18 +212,18 @@ def test_every_field_of_transformers_is_known_and_has_its_default(kind: str, lay
 def test_a_field_that_only_transformers_knows_is_not_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when transformers has grown a field: here one is taken out of our table."""
+    """As if a newer transformers had a new field: here one is removed from our schema."""
     theirs = make(tmp_path, "llama", mlp_bias=True)
-    fields = tuple(row for row in LLAMA.fields if row.name != "mlp_bias")
-    grown = replace(LLAMA, fields=fields)
-    monkeypatch.setattr(family_fields, "FIELDS", {**FIELDS, "llama": lambda raw: grown})
+    fields = tuple(row for row in LLAMA_SCHEMA.fields if row.name != "mlp_bias")
+    grown = replace(LLAMA_SCHEMA, fields=fields)
+    monkeypatch.setattr(family_fields, "SCHEMAS", {**SCHEMAS, "llama": lambda raw: grown})
     plain = {"model_type": "llama"}
-    assert not_honoured({**plain, "mlp_bias": True}, "llama") == {"mlp_bias": True}
-    assert not_honoured({**plain, "mlp_bias": False}, "llama") == {}
-    assert not_honoured({**plain, "mlp_bias": None, "nobodys": 1}, "llama") == {}
+    assert unsupported_fields({**plain, "mlp_bias": True}, "llama") == {"mlp_bias": True}
+    assert unsupported_fields({**plain, "mlp_bias": False}, "llama") == {}
+    assert unsupported_fields({**plain, "mlp_bias": None, "nobodys": 1}, "llama") == {}
     ours = load_model(str(tmp_path), OPTIONS)
-    assert ours.info.why_compatible == "mlp_bias: true"
-    check_same(ours, theirs)
+    assert ours.info.compatibility_reason == "mlp_bias: true"
+    check_same_output(ours, theirs)
 
 
 @pytest.mark.parametrize("kind", ["llama", "glm", "mistral"])
@@ -237,39 +242,39 @@ class XConfig(PreTrainedConfig):
     model_type = "x"
     def __init__(self, vocab_size: int = 5, bias=False, sizes=[1, 2], made=f(), **kwargs): ...
 """
-    assert declared(source, "x") == {
+    assert parse_config_class(source, "x") == {
         "model_type": "x",
         "vocab_size": 5,
         "bias": False,
         "sizes": [1, 2],
         "made": None,
     }
-    assert declared(source, "y") == {}
+    assert parse_config_class(source, "y") == {}
     assert transformers_fields("nothing-of-the-kind") == {}
 
 
-@pytest.mark.parametrize("key", FIELDS)
-def test_every_family_of_ours_has_a_table(key: str) -> None:
-    assert {family.key for family in resolver.FAMILIES} == {*FIELDS, resolver.COMPATIBILITY}
-    layout = FIELDS[key]({})
-    names = [row.name for row in layout.fields]
+@pytest.mark.parametrize("key", SCHEMAS)
+def test_every_native_family_has_a_schema(key: str) -> None:
+    assert {family.key for family in FAMILIES} == {*SCHEMAS, COMPATIBILITY}
+    schema = SCHEMAS[key]({})
+    names = [row.name for row in schema.fields]
     assert len(names) == len(set(names))
-    assert not set(names) & set(layout.no_effect)
-    for row in layout.fields:
-        for value in row.honoured:
-            assert row.valid.allows(value), row.name
+    assert not set(names) & set(schema.no_effect)
+    for row in schema.fields:
+        for value in row.supported:
+            assert row.rule.allows(value), row.name
 
 
-def test_llama_does_not_depend_on_how_its_positions_are_written() -> None:
+def test_llama_reads_rope_fields_of_both_layouts() -> None:
     raw = {
         **dict.fromkeys(("num_hidden_layers", "num_attention_heads", "vocab_size"), 4),
         "hidden_size": 64,
         "intermediate_size": 64,
     }
-    for beside in (
+    for rope_fields in (
         {"rope_theta": 500.0},
         {"rope_parameters": {"rope_theta": 500.0}},
         {"rope_scaling": {"type": "default", "rope_theta": 500.0}, "rope_parameters": None},
         {"rope_scaling": None, "rope_parameters": {"rope_theta": 500.0}, "rope_theta": 1.0},
     ):
-        assert llama.load_config({**raw, **beside}).rope_base == 500.0
+        assert llama.load_config({**raw, **rope_fields}).rope_base == 500.0

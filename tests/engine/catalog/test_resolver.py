@@ -1,4 +1,4 @@
-"""The catalog: what a name means, what is on this machine, and the arithmetic of known models."""
+"""The resolver, and the sizes of the known models in the registry."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.engine.api import ModelInfo, ServerSpec
 from glmtui.engine.catalog import resolver
+from glmtui.engine.catalog.families import FAMILIES
 from glmtui.engine.catalog.model_folder import Manifest
+from glmtui.engine.catalog.registry import DEFAULT_MODEL, MODELS, KnownModel, known_model
+from glmtui.engine.model_info import ModelInfo, ServerSpec
 from glmtui.errors import BadCheckpoint, ModelNotFound, UsageError
 from support.checkpoints import llama_files, write_folder
 
@@ -23,14 +25,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def install(cache: Path, name: str, path: Path | None = None) -> Path:
-    """A model in the cache, as `pull` leaves it."""
+    """Puts a model into the cache as `pull` does; `path` is where its files are, if elsewhere."""
     folder = cache / name.replace("/", "--")
     if path is None:
         write_folder(folder, llama_files())
     else:
         folder.mkdir(parents=True)
-    where = str(path) if path else None
-    Manifest(name, "llama", "A title", "test", "float16", {}, where).write(folder)
+    manifest = Manifest(
+        name, "llama", "A title", "test", "float16", {}, str(path) if path else None
+    )
+    manifest.write(folder)
     return folder
 
 
@@ -47,7 +51,7 @@ def test_an_installed_model_is_found_by_name(cache: Path) -> None:
     assert info.parameters == 134_515_008  # it has the name of a known model
 
 
-def test_a_hub_model_lies_where_the_hub_put_it(cache: Path, tmp_path: Path) -> None:
+def test_the_files_of_a_hub_model_are_in_the_hubs_cache(cache: Path, tmp_path: Path) -> None:
     files = write_folder(tmp_path / "elsewhere", llama_files(shards=3))
     install(cache, "THUDM/chatglm3-6b", files)
     for ref in ("THUDM/chatglm3-6b", "zai-org/chatglm3-6b", "chatglm3-6b", "thudm/ChatGLM3-6B"):
@@ -56,7 +60,7 @@ def test_a_hub_model_lies_where_the_hub_put_it(cache: Path, tmp_path: Path) -> N
         assert (info.name, info.path) == ("THUDM/chatglm3-6b", files)
 
 
-def test_a_folder_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_is_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_folder(tmp_path / "mine", llama_files())
     monkeypatch.chdir(tmp_path)
     for ref in (str(folder), "./mine", "mine"):
@@ -72,13 +76,13 @@ def test_servers_by_address_and_by_name() -> None:
     assert resolver.resolve("box", {"box": box}) is box
 
 
-def test_a_known_model_that_is_not_here_says_how_to_get_it() -> None:
+def test_for_a_known_model_that_is_not_installed_the_hint_is_pull() -> None:
     with pytest.raises(ModelNotFound, match="ChatGLM3-6B is not on this machine") as caught:
         resolver.resolve("zai-org/chatglm3-6b")
-    assert caught.value.hint == "Fetch it (12.5 GB) with: glmtui pull THUDM/chatglm3-6b"
+    assert caught.value.hint == "Download it (12.5 GB) with: glmtui pull THUDM/chatglm3-6b"
 
 
-def test_a_typo_is_told_its_neighbours(cache: Path) -> None:
+def test_for_a_typo_the_hint_has_similar_names(cache: Path) -> None:
     install(cache, "my-finetune")
     with pytest.raises(ModelNotFound) as caught:
         resolver.resolve("my-finetun")
@@ -91,35 +95,37 @@ def test_a_typo_is_told_its_neighbours(cache: Path) -> None:
     assert "glmtui pull someone/something" in caught.value.hint
 
 
-NO_NAMES = ["..", "../secret", "/", "", ".", "~nobody-at-all/x", "x" * 5000, "a\0b"]
+INVALID_NAMES = ["..", "../secret", "/", "", ".", "~nobody-at-all/x", "x" * 5000, "a\0b"]
 
 
-@pytest.mark.parametrize("ref", NO_NAMES)
-def test_no_name_leads_out_of_the_cache(cache: Path, tmp_path: Path, ref: str) -> None:
+@pytest.mark.parametrize("ref", INVALID_NAMES)
+def test_no_name_refers_to_a_folder_outside_the_cache(
+    cache: Path, tmp_path: Path, ref: str
+) -> None:
     write_folder(cache.parent / "secret", llama_files())
     Manifest("secret", "llama", "", "test", "float16").write(cache.parent / "secret")
     with pytest.raises((ModelNotFound, BadCheckpoint)):
         resolver.resolve(ref)
 
 
-def test_a_gguf_file_wants_to_be_pulled(tmp_path: Path) -> None:
+def test_for_a_gguf_file_the_hint_is_pull(tmp_path: Path) -> None:
     path = tmp_path / "some.gguf"
     path.write_bytes(b"GGUF")
-    with pytest.raises(UsageError, match="not prepared yet"):
+    with pytest.raises(UsageError, match="must be prepared"):
         resolver.resolve(str(path))
 
 
-def test_installed_lists_what_works_and_logs_the_rest(
+def test_damaged_models_are_not_listed_and_are_logged(
     cache: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert resolver.installed() == []
+    assert resolver.installed_models() == []
     install(cache, "b-model")
     install(cache, "a-model")
     install(cache, "gone", tmp_path / "gone")
     (install(cache, "broken") / "config.json").write_text("{")
     (install(cache, "no-note") / "manifest.json").write_text("[]")
     (cache / ".b-model.work").mkdir()
-    assert [info.name for info in resolver.installed()] == ["a-model", "b-model"]
+    assert [info.name for info in resolver.installed_models()] == ["a-model", "b-model"]
     logged = caplog.text
     assert all(name in logged for name in ("gone", "broken", "no-note"))
 
@@ -127,22 +133,22 @@ def test_installed_lists_what_works_and_logs_the_rest(
 # ---- known models
 
 
-def test_names_are_few_and_families_exist() -> None:
-    names = [model.name for model in resolver.MODELS]
+def test_known_names_are_unique_and_their_families_exist() -> None:
+    names = [model.name for model in MODELS]
     assert len(set(names)) == len(names)
-    assert resolver.DEFAULT_MODEL in names
-    keys = {family.key for family in resolver.FAMILIES}
-    assert {model.family for model in resolver.MODELS} <= keys
+    assert DEFAULT_MODEL in names
+    keys = {family.key for family in FAMILIES}
+    assert {model.family for model in MODELS} <= keys
 
 
 def test_every_family_has_its_module() -> None:
-    for family in resolver.FAMILIES:
+    for family in FAMILIES:
         assert importlib.util.find_spec(family.module) is not None
 
 
 def test_parameters_and_memory_follow_from_the_shapes() -> None:
-    def known(name: str) -> resolver.KnownModel:
-        model = resolver.known_model(name)
+    def known(name: str) -> KnownModel:
+        model = known_model(name)
         assert model is not None
         return model
 
@@ -156,20 +162,20 @@ def test_parameters_and_memory_follow_from_the_shapes() -> None:
     small = 2 * 576**2 + 2 * 192 * 576 + 3 * 576 * 1536 + 2 * 576
     assert known("smollm2").parameters == 30 * small + 576 + 49_152 * 576
 
-    # SPEED.md's limits in GB: ChatGLM-6B-Slim at 2k is 13.3 in fp16, ChatGLM3 12.5
+    # In GB, at 16 bits and a context of 2048: 13.3 for ChatGLM-6B-Slim, 12.5 for ChatGLM3.
     assert round(known("silver/chatglm-6b-slim").memory_nbytes() / 1e9, 1) == 13.3
     assert round(known("chatglm3-6b").memory_nbytes(None, 2048) / 1e9, 1) == 12.5
-    for model in resolver.MODELS:
+    for model in MODELS:
         sizes = [model.weight_nbytes(quant) for quant in (None, "int8", "int4")]
         assert sizes == sorted(sizes, reverse=True)
         assert sizes[2] < 0.5 * sizes[0]
 
 
-def test_nothing_heavy_is_imported() -> None:
-    heavy = {"torch", "transformers", "numpy", "textual", "huggingface_hub", "gguf"}
+def test_no_large_library_is_imported() -> None:
+    large = {"torch", "transformers", "numpy", "textual", "huggingface_hub", "gguf"}
     code = (
-        "import sys, glmtui.engine.catalog.resolver as c; c.installed();"
-        f"print(sorted({heavy!r} & set(sys.modules)))"
+        "import sys, glmtui.engine.catalog.resolver as c; c.installed_models();"
+        f"print(sorted({large!r} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -13,8 +13,8 @@ from gguf import GGUFWriter
 from gguf.quants import dequantize, quantize
 from safetensors.numpy import load_file
 
-from glmtui.engine.api import Progress
-from glmtui.engine.checkpoint.gguf import convert
+from glmtui.engine.checkpoint.gguf import convert_gguf
+from glmtui.engine.progress import Progress
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from support.checkpoints import (
     HEAD,
@@ -35,7 +35,7 @@ from support.checkpoints import (
 def converted(source: Path) -> tuple[Path, str]:
     folder = source.with_suffix("")
     folder.mkdir()
-    return folder, convert(source, folder)
+    return folder, convert_gguf(source, folder)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_several_end_tokens_and_sampling_reach_the_folder(tmp_path: Path) -> Non
     source = write_gguf(tmp_path / "tiny.gguf", edit=lambda writer: writer.add_eot_token_id(0))
     folder = tmp_path / "out"
     folder.mkdir()
-    convert(source, folder, sampling={"temperature": 0.2})
+    convert_gguf(source, folder, sampling={"temperature": 0.2})
     said = json.loads((folder / "generation_config.json").read_text())
     assert said["eos_token_id"] == [2, 0]
     assert said["temperature"] == 0.2
@@ -138,7 +138,7 @@ def test_progress_goes_up_to_all_bytes(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     seen: list[Progress] = []
-    convert(source, folder, seen.append)
+    convert_gguf(source, folder, seen.append)
     assert [p.done for p in seen] == sorted(p.done for p in seen)
     assert seen[-1].done == seen[-1].total
     header = int.from_bytes((folder / "model.safetensors").read_bytes()[:8], "little")

@@ -10,7 +10,7 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize
 
-from glmtui.engine.checkpoint.gguf.blocks import WIDTH, layout, stored_as
+from glmtui.engine.checkpoint.gguf.blocks import WIDTH, stored_kind, stored_parts
 from support.checkpoints import unpacked
 
 ROWS, BLOCKS = 7, 3
@@ -33,13 +33,15 @@ def random_blocks(kind: Kind) -> npt.NDArray[np.uint8]:
 def test_they_mean_the_same_but_for_one_rounding(kind: Kind, stored: str, group: int) -> None:
     rows = random_blocks(kind)
     meant = dequantize(rows, kind)
-    tensors: dict[str, npt.NDArray[Any]] = {"w" + p.suffix: p.take(rows) for p in layout(kind)}
-    for part in layout(kind):
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "w" + p.suffix: p.take(rows) for p in stored_parts(kind)
+    }
+    for part in stored_parts(kind):
         taken = tensors["w" + part.suffix]
         assert taken.shape == (ROWS, 256 * BLOCKS // part.per)
         assert taken.itemsize == WIDTH[part.dtype]
     assert tensors["w.scale"].shape == (ROWS, 256 * BLOCKS // group)
-    assert stored_as(kind) == stored
+    assert stored_kind(kind) == stored
     # scale and zero are each rounded to float16
     zero = np.repeat(np.abs(tensors.get("w.zero", np.zeros_like(tensors["w.scale"]))), group, 1)
     size = np.abs(meant) + 2 * zero

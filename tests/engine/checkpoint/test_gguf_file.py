@@ -13,7 +13,7 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFReader
 
-from glmtui.engine.checkpoint.gguf import convert
+from glmtui.engine.checkpoint.gguf import convert_gguf
 from glmtui.engine.checkpoint.gguf.file import read_gguf
 from glmtui.errors import BadCheckpoint, GlmtuiError, UnsupportedModel
 from support.checkpoints import HIDDEN, write_gguf
@@ -137,7 +137,7 @@ def outcome(path: Path, folder: Path) -> Any:
     """How a conversion ends: None, or the error a user sees. Anything else is a bug."""
     folder.mkdir()
     try:
-        convert(path, folder)
+        convert_gguf(path, folder)
     except GlmtuiError as error:
         return error
     return None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
-from glmtui.engine.checkpoint.gguf import convert
+from glmtui.engine.checkpoint.gguf import convert_gguf
 from glmtui.engine.checkpoint.gguf.file import read_gguf
 from glmtui.engine.pull import pull
 from glmtui.errors import BadCheckpoint
@@ -42,7 +42,7 @@ def test_all_parts_are_read_whichever_is_named(
     assert len(split) > 2
     for source, name in ((whole, "a"), (split[named], "b")):
         (tmp_path / name).mkdir()
-        convert(source, tmp_path / name)
+        convert_gguf(source, tmp_path / name)
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 

@@ -10,7 +10,7 @@ import pytest
 from gguf import GGUFWriter
 from tokenizers import Tokenizer
 
-from glmtui.engine.checkpoint.gguf import convert
+from glmtui.engine.checkpoint.gguf import convert_gguf
 from glmtui.engine.checkpoint.gguf.file import read_gguf
 from glmtui.engine.checkpoint.gguf.tokenizer import build_tokenizer
 from glmtui.errors import BadCheckpoint, UnsupportedModel
@@ -90,7 +90,7 @@ def test_the_saved_file_is_the_same_tokenizer(tmp_path: Path) -> None:
     source = write_gguf(tmp_path / "tiny.gguf")
     folder = tmp_path / "out"
     folder.mkdir()
-    convert(source, folder)
+    convert_gguf(source, folder)
     saved = Tokenizer.from_file(str(folder / "tokenizer.json"))
     assert saved.to_str() == build_tokenizer(read_gguf(source)).to_str()
     added = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
@@ -126,7 +126,9 @@ def test_sentencepiece_begins_with_its_first_token(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     tensors = llama_tensors(len(SPM_PIECES + SPM_WORDS))
-    convert(write_gguf(tmp_path / "tiny.gguf", tensors=tensors, tokenizer=sentencepiece), folder)
+    convert_gguf(
+        write_gguf(tmp_path / "tiny.gguf", tensors=tensors, tokenizer=sentencepiece), folder
+    )
     said = json.loads((folder / "tokenizer_config.json").read_text())
     assert said["add_bos_token"] is True
     assert said["bos_token"] == "<s>"

@@ -14,16 +14,16 @@ from torch.nn import functional as F
 
 from glmtui.engine import LoadOptions, load_model
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
-from glmtui.engine.checkpoint.gptq import GptqFormat, gptq_format, gptq_packing
+from glmtui.engine.checkpoint.gptq import GptqFormat, read_gptq_format, unpack_gptq
 from glmtui.engine.nn.linear import ReorderedLinear, make_linear
-from glmtui.engine.nn.packed_weight import PackedWeight, concatenate
+from glmtui.engine.nn.packed_weight import PackedWeight, concat_rows
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from support.gptq_folders import MADE_BY_A_TOOL
-from support.weights import normal
+from support.weights import random_weight
 
 BITS = (4, 8)
-V1 = {bits: gptq_format({"bits": bits}) for bits in BITS}
-V2 = {bits: gptq_format({"bits": bits, "checkpoint_format": "gptq_v2"}) for bits in BITS}
+V1 = {bits: read_gptq_format({"bits": bits}) for bits in BITS}
+V2 = {bits: read_gptq_format({"bits": bits, "checkpoint_format": "gptq_v2"}) for bits in BITS}
 
 
 def int32(word: int) -> int:
@@ -77,7 +77,7 @@ def layer(
 
 
 def unpacked(tensors: dict[str, Tensor], packing: GptqFormat = V1[4]) -> PackedWeight:
-    return gptq_packing(**{"g_idx": None} | tensors, packing=packing)
+    return unpack_gptq(**{"g_idx": None} | tensors, packing=packing)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -136,7 +136,7 @@ def test_products_take_inputs_in_the_weights_order(dtype: torch.dtype) -> None:
     linear = make_linear(unpacked(tensors), None, dtype)
     assert isinstance(linear, ReorderedLinear)
     for tokens in (1, 9):
-        x = normal(tokens, 128).to(dtype)
+        x = random_weight(tokens, 128).to(dtype)
         exact = F.linear(x.double(), weight.double())
         allowed = 1e-4 if dtype == torch.float32 else 0.02 * float(exact.std()) * 3
         assert float((linear(x).double() - exact).abs().max()) < allowed
@@ -145,10 +145,10 @@ def test_products_take_inputs_in_the_weights_order(dtype: torch.dtype) -> None:
 def test_parts_of_one_layer_keep_a_common_order_and_else_are_unpacked() -> None:
     one, other = layer(16, 128, 32, act_order=True), layer(8, 128, 32, act_order=True)
     parts = [unpacked(tensors) for tensors, _ in (one, other)]
-    mixed = concatenate(parts, torch.float32)
+    mixed = concat_rows(parts, torch.float32)
     assert isinstance(mixed, Tensor)
     assert torch.equal(mixed, torch.cat((one[1], other[1])))
-    same = concatenate([parts[0], parts[0][:4]], torch.float32)
+    same = concat_rows([parts[0], parts[0][:4]], torch.float32)
     assert isinstance(same, PackedWeight)
     assert torch.equal(same.dequantize(torch.float32), torch.cat((one[1], one[1][:4])))
 
@@ -175,7 +175,7 @@ def test_activation_order_is_read_where_the_tool_used_it() -> None:
     for name in ("act_order", "in_order_v2"):
         folder = MADE_BY_A_TOOL / name
         checkpoint = Checkpoint(folder, json.loads((folder / "config.json").read_bytes()))
-        weight = checkpoint.get("model.layers.0.mlp.down_proj.weight")
+        weight = checkpoint.read_weight("model.layers.0.mlp.down_proj.weight")
         assert isinstance(weight, PackedWeight)
         assert (weight.order is not None) == (name == "act_order")
 
@@ -192,7 +192,7 @@ def stored(folder: Path, config: dict[str, Any] | None, **edits: Tensor) -> Chec
 def test_the_config_may_lie_in_a_file_of_its_own(tmp_path: Path) -> None:
     config = {"bits": 4, "group_size": 32, "desc_act": False}  # as AutoGPTQ's first files
     (tmp_path / "quantize_config.json").write_text(json.dumps(config))
-    weight = stored(tmp_path, None).get("a.weight")
+    weight = stored(tmp_path, None).read_weight("a.weight")
     assert isinstance(weight, PackedWeight)
     assert torch.equal(weight.dequantize(torch.float32), layer(16, 64, 32)[1])
 
@@ -200,7 +200,7 @@ def test_the_config_may_lie_in_a_file_of_its_own(tmp_path: Path) -> None:
 def test_a_checkpoint_of_8_bits(tmp_path: Path) -> None:
     tensors, weight = layer(16, 64, 32, 8, act_order=True)
     config = {"quant_method": "gptq", "bits": 8, "desc_act": True}
-    read = stored(tmp_path, config, **tensors).get("a.weight")
+    read = stored(tmp_path, config, **tensors).read_weight("a.weight")
     assert isinstance(read, PackedWeight)
     assert (read.kind, read.order is None) == ("int8 g32", False)
     assert torch.equal(read.dequantize(torch.float32), weight)
@@ -223,7 +223,7 @@ def test_other_ways_are_refused_by_name(tmp_path: Path, config: dict[str, Any]) 
 
 def test_packing_that_nothing_is_said_of(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint, match=r"quantize_config\.json"):
-        stored(tmp_path, None).get("a.weight")
+        stored(tmp_path, None).read_weight("a.weight")
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_packing_that_nothing_is_said_of(tmp_path: Path) -> None:
 )
 def test_tensors_that_do_not_fit(tmp_path: Path, damage: dict[str, Tensor]) -> None:
     with pytest.raises(BadCheckpoint, match="GPTQ"):
-        stored(tmp_path, {"quant_method": "gptq", "bits": 4}, **damage).get("a.weight")
+        stored(tmp_path, {"quant_method": "gptq", "bits": 4}, **damage).read_weight("a.weight")
 
 
 def test_a_missing_part(tmp_path: Path) -> None:
@@ -248,4 +248,4 @@ def test_a_missing_part(tmp_path: Path) -> None:
     del tensors["a.scales"]
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(BadCheckpoint, match=r"no tensor a\.scales"):
-        Checkpoint(tmp_path, {"quantization_config": {"bits": 4}}).get("a.weight")
+        Checkpoint(tmp_path, {"quantization_config": {"bits": 4}}).read_weight("a.weight")

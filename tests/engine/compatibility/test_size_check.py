@@ -1,4 +1,4 @@
-"""Whether a model of transformers' own fits, and settings that cannot be honoured."""
+"""Whether a transformers model fits, and settings that cannot be followed."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import torch
 from torch import nn
 
 from glmtui.engine import load_model
-from glmtui.engine.api import LoadOptions, ModelInfo
 from glmtui.engine.catalog import resolver
-from glmtui.engine.compatibility.size_check import device_of, weight_bytes
-from glmtui.engine.compatibility.transformers_model import empty_model, kv_per_token
-from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.catalog.registry import QUANTS
+from glmtui.engine.compatibility.size_check import choose_device, weight_bytes
+from glmtui.engine.compatibility.transformers_model import empty_model, kv_bytes_per_token
+from glmtui.engine.hardware.gpu import Gpu
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.loading import loader
+from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.nn.linear import KernelChoice
 from glmtui.errors import EngineError, OutOfMemory, UnsupportedModel
 from support.transformers_models import KINDS, OPTIONS, write_model
@@ -34,22 +37,22 @@ def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("quant", [None, "int8", "int4"])
-def test_what_it_takes_is_known_before_it_is_read(qwen2: Path, quant: str | None) -> None:
-    asked = None if quant is None else resolver.QUANTS[quant]
-    known = weight_bytes(empty_model(qwen2, torch.float32), asked)
+def test_weight_memory_is_known_before_loading(qwen2: Path, quant: str | None) -> None:
+    requested = None if quant is None else QUANTS[quant]
+    known = weight_bytes(empty_model(qwen2, torch.float32), requested)
     loaded = load_model(str(qwen2), LoadOptions(device="cpu", dtype="float32", quant=quant)).info
     assert loaded.weight_bytes is not None
-    assert known == pytest.approx(loaded.weight_bytes, rel=0.05)  # scales of a row are left out
+    assert known == pytest.approx(loaded.weight_bytes, rel=0.05)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_keys_and_values_are_known_before_it_is_read(kind: str, tmp_path: Path) -> None:
+def test_kv_memory_is_known_before_loading(kind: str, tmp_path: Path) -> None:
     folder, _ = write_model(tmp_path / "model", kind)
-    known = kv_per_token(empty_model(folder, torch.float32))
+    known = kv_bytes_per_token(empty_model(folder, torch.float32))
     assert known == load_model(str(folder), OPTIONS).info.kv_bytes_per_token
 
 
-def test_one_that_does_not_fit_is_told_before_it_is_read(
+def test_a_model_that_does_not_fit_is_refused_before_loading(
     qwen2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = resolver.resolve(str(qwen2))
@@ -65,8 +68,8 @@ def test_one_that_does_not_fit_is_told_before_it_is_read(
     assert not seen
 
 
-class Big(nn.Linear):
-    """A model of so many bytes that is nothing but its head."""
+class HeadOnly(nn.Linear):
+    """A model of `size` bytes that consists of its head."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size // 2, 1, bias=False, dtype=torch.float16, device="meta")
@@ -75,48 +78,48 @@ class Big(nn.Linear):
         return self
 
 
-def on(machine: Snapshot, name: str, size: int) -> torch.device:
-    """Where a model of so many bytes goes."""
-    model: Any = Big(size)
+def device_for(machine: Snapshot, name: str, size: int) -> torch.device:
+    """The device chosen for a model of `size` bytes."""
+    model: Any = HeadOnly(size)
     device = torch.device("cuda:0" if name in ("auto", "balanced") else name)
-    return device_of(name, device, model, 100_000, "float16", torch.float16, None, machine)
+    return choose_device(name, device, model, 100_000, "float16", torch.float16, None, machine)
 
 
-def test_it_goes_whole_to_the_gpu_with_room() -> None:
-    assert on(machine(10 * GB, 20 * GB), "auto", 13 * GB) == torch.device("cuda:1")
-    assert on(machine(20 * GB), "balanced", 13 * GB) == torch.device("cuda:0")
-    assert on(machine(20 * GB), "cpu", 13 * GB) == torch.device("cpu")
+def test_the_whole_model_goes_to_the_gpu_with_room() -> None:
+    assert device_for(machine(10 * GB, 20 * GB), "auto", 13 * GB) == torch.device("cuda:1")
+    assert device_for(machine(20 * GB), "balanced", 13 * GB) == torch.device("cuda:0")
+    assert device_for(machine(20 * GB), "cpu", 13 * GB) == torch.device("cpu")
     with pytest.raises(OutOfMemory, match=r"GPU 0 has 10.0 GB free") as caught:
-        on(machine(10 * GB, 20 * GB), "cuda:0", 13 * GB)
+        device_for(machine(10 * GB, 20 * GB), "cuda:0", 13 * GB)
     assert 'load.device = "auto"' in caught.value.hint
     with pytest.raises(OutOfMemory, match=r"GPU 1 has 12.0 GB free") as caught:
-        on(machine(12 * GB, 12 * GB), "auto", 13 * GB)  # both together would do
+        device_for(machine(12 * GB, 12 * GB), "auto", 13 * GB)  # it would fit on both together
     assert 'load.device = "cpu"' in caught.value.hint
 
 
-def test_it_is_not_spread() -> None:
+def test_it_is_not_split_over_gpus() -> None:
     with pytest.raises(EngineError, match="cannot be balanced") as caught:
-        on(machine(20 * GB, 20 * GB), "balanced", 13 * GB)
+        device_for(machine(20 * GB, 20 * GB), "balanced", 13 * GB)
     assert 'load.device to "auto"' in caught.value.hint
 
 
-def test_what_cannot_be_packed_is_said(tmp_path: Path) -> None:
-    folder, _ = write_model(tmp_path / "model", "gpt2")  # its layers are of a kind of their own
+def test_a_model_that_cannot_be_quantised_is_refused(tmp_path: Path) -> None:
+    folder, _ = write_model(tmp_path / "model", "gpt2")  # its layers are Conv1D
     with pytest.raises(UnsupportedModel, match=r"no linear layers .* 4 bits") as caught:
         load_model(str(folder), LoadOptions(device="cpu", dtype="float32", quant="int4"))
     assert "load.quant" in caught.value.hint
 
 
-def test_the_kernel_asked_for_is_tried(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
+def test_the_requested_kernel_is_tried(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requested: list[str] = []
 
-    def kernel_choice(wanted: str, *rest: Any) -> KernelChoice:
-        asked.append(wanted)
-        choice = KernelChoice((), time_plain=False)
-        choice.used.add("unpacking")
+    def fake_kernel_choice(wanted: str, *rest: Any) -> KernelChoice:
+        requested.append(wanted)
+        choice = KernelChoice((), time_reference=False)
+        choice.selected.add("unpacking")
         return choice
 
-    monkeypatch.setattr(loader, "kernel_choice", kernel_choice)
+    monkeypatch.setattr(loader, "make_kernel_choice", fake_kernel_choice)
     options = LoadOptions(device="cpu", dtype="float32", quant="int8", kernel="cpm_kernels")
     assert load_model(str(qwen2), options).info.kernel == "unpacking"
-    assert asked == ["cpm_kernels"]
+    assert requested == ["cpm_kernels"]

@@ -1,4 +1,4 @@
-"""Models of transformers' own behind our engine: the same numbers, prompts, caches and refusals."""
+"""Models run by transformers: the same logits as there, prompts, caches, and errors."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from transformers import (
 
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine import load_model
-from glmtui.engine.api import LoadOptions, ModelInfo
 from glmtui.engine.catalog import resolver
-from glmtui.engine.catalog.families import transformers_classes
-from glmtui.engine.compatibility.transformers_model import TransformersCache, Wrapped
+from glmtui.engine.catalog.families import detect_family, transformers_classes
+from glmtui.engine.compatibility.transformers_model import TransformersCache, TransformersDecoder
+from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, EngineError, UnsupportedModel
 from support.checkpoints import TEMPLATE, TOKENS
@@ -47,56 +47,59 @@ def qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("qwen2") / "model", "qwen2")[0]
 
 
-def changed(folder: Path, name: str, **entries: object) -> None:
+def update_json(folder: Path, name: str, **entries: object) -> None:
     path = folder / name
     path.write_text(json.dumps({**json.loads(path.read_bytes()), **entries}))
 
 
-# ---- the same numbers
+# ---- the same logits
 
 
-def test_logits_and_greedy_replies_are_those_of_transformers(
+def test_logits_and_greedy_replies_equal_those_of_transformers(
     pair: tuple[LoadedModel, PreTrainedModel],
 ) -> None:
     ours, theirs = pair
     assert ours.info.backend == "compatibility"
     batch = torch.tensor([PROMPT])
     assert torch.allclose(ours.logits(PROMPT), theirs(batch).logits[0], atol=1e-5)
-    wanted = theirs.generate(batch, max_new_tokens=16, do_sample=False)[0, len(PROMPT) :].tolist()
-    said = list(ours.stream_ids(PROMPT, GREEDY).ids())
-    assert said == [i for i in wanted if i not in ours.stop_ids]
+    expected = theirs.generate(batch, max_new_tokens=16, do_sample=False)[0, len(PROMPT) :].tolist()
+    reply = list(ours.stream_ids(PROMPT, GREEDY).ids())
+    assert reply == [i for i in expected if i not in ours.stop_ids]
 
 
-def test_a_cache_cut_back_gives_the_same_reply(pair: tuple[LoadedModel, PreTrainedModel]) -> None:
+def test_a_trimmed_cache_gives_the_same_reply(pair: tuple[LoadedModel, PreTrainedModel]) -> None:
     ours, _ = pair
-    said = list(ours.stream_ids(PROMPT, GREEDY).ids())
-    longer, other = [*PROMPT, *said[:8], 9, 10], [*PROMPT[:25], 7]
+    reply = list(ours.stream_ids(PROMPT, GREEDY).ids())
+    longer, other = [*PROMPT, *reply[:8], 9, 10], [*PROMPT[:25], 7]
     for prompt in (longer, other, PROMPT):
         reused = list(ours.stream_ids(prompt, GREEDY).ids())
-        ours.forget()
+        ours.clear_cache()
         assert list(ours.stream_ids(prompt, GREEDY).ids()) == reused
         list(ours.stream_ids(PROMPT, GREEDY).ids())
 
 
-def test_what_was_read_is_reused_where_the_model_can_go_back(
+def test_a_prefix_is_reused_if_the_cache_can_be_rewound(
     pair: tuple[LoadedModel, PreTrainedModel],
 ) -> None:
     ours, theirs = pair
-    ours.forget()
+    ours.clear_cache()
     list(ours.stream_ids(PROMPT, GREEDY).ids())
     stream = ours.stream_ids([*PROMPT[:30], 7, 7], GREEDY)
     list(stream.ids())
-    cannot = theirs.config.model_type in ("mistral", "mamba")  # a window, a state
-    assert stream.result.stats.reused_tokens == (0 if cannot else 30)
+    cannot_rewind = theirs.config.model_type in (
+        "mistral",
+        "mamba",
+    )  # a sliding window; a recurrent state
+    assert stream.result.stats.reused_tokens == (0 if cannot_rewind else 30)
 
 
-def test_a_window_is_reused_while_it_moves_on(tmp_path: Path) -> None:
+def test_a_sliding_window_is_reused_when_the_prompt_continues(tmp_path: Path) -> None:
     folder, _ = write_model(tmp_path / "model", "mistral")
     model = load_model(str(folder), OPTIONS)
-    said = list(model.stream_ids(PROMPT, GREEDY).ids())
-    stream = model.stream_ids([*PROMPT, *said, 9], GREEDY)
+    reply = list(model.stream_ids(PROMPT, GREEDY).ids())
+    stream = model.stream_ids([*PROMPT, *reply, 9], GREEDY)
     list(stream.ids())
-    assert stream.result.stats.reused_tokens == len(PROMPT) + len(said) - 1
+    assert stream.result.stats.reused_tokens == len(PROMPT) + len(reply) - 1
 
 
 def test_a_long_prompt_is_read_in_chunks(qwen2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +117,7 @@ def test_a_long_prompt_is_read_in_chunks(qwen2: Path, monkeypatch: pytest.Monkey
     assert seen == [0, 7, 14, 21, 28, 35, 40]
 
 
-def test_memory_is_told(qwen2: Path) -> None:
+def test_memory_sizes_are_reported(qwen2: Path) -> None:
     info = load_model(str(qwen2), OPTIONS).info
     assert info.kv_bytes_per_token == 2 * 2 * 2 * 16 * 4  # layers, k and v, heads, size, float32
     stored = load_file(qwen2 / "model.safetensors").values()
@@ -126,27 +129,27 @@ def test_memory_is_told(qwen2: Path) -> None:
 # ---- a chat
 
 
-def test_it_chats_by_the_folders_template(qwen2: Path) -> None:
-    changed(qwen2, "generation_config.json", do_sample=True, temperature=0.7, top_k=5)
+def test_it_chats_with_the_folders_template(qwen2: Path) -> None:
+    update_json(qwen2, "generation_config.json", do_sample=True, temperature=0.7, top_k=5)
     model = load_model(str(qwen2), OPTIONS)
     assert model.info.defaults == SamplingParams(temperature=0.7, top_k=5, do_sample=True)
     prompt = model.chat_format.encode([Message("user", "hello <|im_end|>")])
     assert prompt[0] == TOKENS.index("<|im_start|>")
-    assert prompt.count(TOKENS.index("<|im_end|>")) == 1  # the template's, not the user's
+    assert prompt.count(TOKENS.index("<|im_end|>")) == 1  # of the template, not of the user's text
     stream = model.stream([Message("user", "hello")], GREEDY)
     assert "".join(stream) == stream.result.text
     assert stream.result.finish_reason in ("stop", "length")
     assert stream.result.stats.generated_tokens > 0
 
 
-def test_a_reply_stops_when_it_is_told_to(qwen2: Path) -> None:
+def test_a_reply_can_be_cancelled(qwen2: Path) -> None:
     model = load_model(str(qwen2), OPTIONS)
-    said: list[int] = []
-    stream = model.stream_ids(PROMPT, GREEDY, cancelled=lambda: len(said) >= 3)
+    reply: list[int] = []
+    stream = model.stream_ids(PROMPT, GREEDY, cancelled=lambda: len(reply) >= 3)
     for token in stream.ids():
-        said.append(token)
+        reply.append(token)
     assert stream.result.finish_reason == "cancelled"
-    assert len(said) == 3
+    assert len(reply) == 3
 
 
 def test_a_failed_step_leaves_no_half_written_cache(
@@ -154,9 +157,9 @@ def test_a_failed_step_leaves_no_half_written_cache(
 ) -> None:
     model = load_model(str(qwen2), OPTIONS)
     whole = list(model.stream_ids(PROMPT, GREEDY).ids())
-    for kept in (True, False):  # something in the cache before, or nothing
-        if not kept:
-            model.forget()
+    for cached in (True, False):  # with a prompt in the cache before, or without
+        if not cached:
+            model.clear_cache()
         last = model.model.inner.model.layers[1].self_attn
 
         def fail(*args: object, **kwargs: object) -> None:
@@ -170,7 +173,7 @@ def test_a_failed_step_leaves_no_half_written_cache(
 
 
 @pytest.mark.parametrize(("quant", "kind"), [("int8", "int8"), ("int4", "int4 g32")])
-def test_linear_layers_can_be_packed(qwen2: Path, quant: str, kind: str) -> None:
+def test_linear_layers_can_be_quantised(qwen2: Path, quant: str, kind: str) -> None:
     whole = load_model(str(qwen2), OPTIONS)
     packed = load_model(str(qwen2), LoadOptions(device="cpu", dtype="float32", quant=quant))
     assert packed.info.quant == kind
@@ -181,8 +184,8 @@ def test_linear_layers_can_be_packed(qwen2: Path, quant: str, kind: str) -> None
     assert float(torch.corrcoef(torch.stack((a, b)))[0, 1]) > (0.99 if quant == "int8" else 0.7)
 
 
-def test_a_share_is_said_where_much_stays_whole(tmp_path: Path) -> None:
-    """A mixture keeps its experts in one tensor for each layer, which is not packed."""
+def test_the_share_of_quantised_weights_is_reported(tmp_path: Path) -> None:
+    """Mixtral stores the experts of a layer in one tensor, which is not quantised."""
     theirs = make(tmp_path, "mixtral", num_local_experts=4, sliding_window=None)
     packed = load_model(str(tmp_path), LoadOptions(device="cpu", dtype="float32", quant="int4"))
     linear = [m for m in theirs.model.modules() if type(m) is torch.nn.Linear]
@@ -196,14 +199,14 @@ def test_a_share_is_said_where_much_stays_whole(tmp_path: Path) -> None:
 # ---- which models
 
 
-def test_the_table_of_what_transformers_has_is_read_right() -> None:
+def test_the_table_of_transformers_classes_is_read_correctly() -> None:
     table = transformers_classes()
     names = MODEL_FOR_CAUSAL_LM_MAPPING._model_mapping
     assert table == {kind: name for kind, name in names.items() if isinstance(name, str)}
     assert table["qwen2"] == "Qwen2ForCausalLM"
 
 
-def test_asking_which_family_imports_neither_torch_nor_transformers(qwen2: Path) -> None:
+def test_finding_the_family_imports_neither_torch_nor_transformers(qwen2: Path) -> None:
     code = (
         "import sys; from glmtui.engine.catalog import resolver as catalog;"
         f"info = catalog.resolve({str(qwen2)!r});"
@@ -214,7 +217,7 @@ def test_asking_which_family_imports_neither_torch_nor_transformers(qwen2: Path)
     assert run.stdout.split() == ["compatibility", "256", "False", "False"]
 
 
-def test_llama_is_ours_unless_it_varies(tmp_path: Path) -> None:
+def test_llama_is_ours_unless_its_config_differs(tmp_path: Path) -> None:
     plain = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     for more, key in (
         ({}, "llama"),
@@ -226,24 +229,24 @@ def test_llama_is_ours_unless_it_varies(tmp_path: Path) -> None:
         ({"mlp_bias": True}, "compatibility"),
         ({"hidden_act": "gelu"}, "compatibility"),
     ):
-        assert resolver.family_of({**plain, **more}, tmp_path).key == key
+        assert detect_family({**plain, **more}, tmp_path).key == key
 
 
-def test_what_is_no_chat_model_of_transformers_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_a_chat_model_of_transformers_is_refused(tmp_path: Path) -> None:
     for config in (
         {"model_type": "bert", "architectures": ["BertForMaskedLM"]},
         {"model_type": "qwen2", "architectures": ["Qwen2Model"]},
         {"model_type": "myown", "architectures": ["MyOwnForCausalLM"], "auto_map": {}},
     ):
-        with pytest.raises(UnsupportedModel, match="no family"):
-            resolver.family_of(config, tmp_path)
+        with pytest.raises(UnsupportedModel, match="does not support the model"):
+            detect_family(config, tmp_path)
 
 
 def test_code_in_a_checkpoint_is_not_run(qwen2: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(qwen2, folder)
     auto_map = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
-    changed(folder, "config.json", auto_map=auto_map)
+    update_json(folder, "config.json", auto_map=auto_map)
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     load_model(str(folder), OPTIONS)
     assert not (tmp_path / "ran").exists()
@@ -258,21 +261,21 @@ def test_code_in_a_checkpoint_is_not_run(qwen2: Path, tmp_path: Path) -> None:
     ],
 )
 def test_damage_is_named(
-    qwen2: Path, tmp_path: Path, damage: dict[str, Any], error: type[Exception], said: str
+    qwen2: Path, tmp_path: Path, damage: dict[str, Any], error: type[Exception], reply: str
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(qwen2, folder)
     if "num_hidden_layers" in damage:
         damage = {**damage, "layer_types": ["full_attention"] * 3}
-    changed(folder, "config.json", **damage)
-    with pytest.raises(error, match=said):
+    update_json(folder, "config.json", **damage)
+    with pytest.raises(error, match=reply):
         load_model(str(folder), OPTIONS)
 
 
 def test_a_folder_without_template_or_tokenizer_is_refused(qwen2: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(qwen2, folder)
-    changed(folder, "tokenizer_config.json", chat_template=None)
+    update_json(folder, "tokenizer_config.json", chat_template=None)
     with pytest.raises(UnsupportedModel, match="no chat template"):
         load_model(str(folder), OPTIONS)
     (folder / "tokenizer.json").unlink()
@@ -280,7 +283,7 @@ def test_a_folder_without_template_or_tokenizer_is_refused(qwen2: Path, tmp_path
         load_model(str(folder), OPTIONS)
 
 
-def test_a_tokenizer_in_an_older_form_is_converted(qwen2: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_in_an_older_format_is_converted(qwen2: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(qwen2, folder)
     fast = json.loads((folder / "tokenizer.json").read_bytes())["model"]
@@ -298,9 +301,9 @@ def test_a_tokenizer_in_an_older_form_is_converted(qwen2: Path, tmp_path: Path) 
 # ---- the cache
 
 
-def test_the_cache_counts_and_forgets(qwen2: Path) -> None:
+def test_the_cache_can_be_trimmed(qwen2: Path) -> None:
     model = load_model(str(qwen2), OPTIONS).model
-    assert isinstance(model, Wrapped)
+    assert isinstance(model, TransformersDecoder)
     cache = model.new_cache(64, torch.float32, torch.device("cpu"))
     assert isinstance(cache, TransformersCache)
     with torch.inference_mode():
@@ -318,9 +321,7 @@ def test_the_cache_counts_and_forgets(qwen2: Path) -> None:
 
 
 @pytest.mark.parametrize("strips", [True, False])
-def test_a_space_that_decoding_drops_is_dropped_when_streaming(
-    tmp_path: Path, strips: bool
-) -> None:
+def test_a_leading_space_that_decode_strips_is_detected(tmp_path: Path, strips: bool) -> None:
     from glmtui.engine.tokenization.hf_tokenizer import TokenizerJson
 
     fast = Tokenizer(models.BPE({"▁": 0, "▁a": 1, "b": 2, "<0xC3>": 3, "<0xA9>": 4}, []))
@@ -333,7 +334,7 @@ def test_a_space_that_decoding_drops_is_dropped_when_streaming(
     assert tokenizer.decode([1, 2, 3, 4]) == ("abé" if strips else " abé")
 
 
-def test_a_model_found_in_a_folder_says_what_it_is(qwen2: Path) -> None:
+def test_the_info_of_a_model_in_a_folder(qwen2: Path) -> None:
     info = resolver.resolve(str(qwen2))
     assert isinstance(info, ModelInfo)
     assert (info.family, info.stored) == ("compatibility", "float32")

@@ -11,13 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from glmtui.cli import command_line
+from glmtui.cli.main import main
 from glmtui.engine import LoadOptions, load_model
-from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.catalog import resolver
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.checkpoint.safetensors_writer import SafetensorsWriter
 from glmtui.engine.convert.quantize import quantize_checkpoint
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import Progress
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, UsageError
 from support.goldens import GOLDEN
@@ -45,7 +46,7 @@ def test_it_is_the_model_that_loading_would_quantise(tmp_path: Path, bits: int, 
     info = quantize_checkpoint(found(source), tmp_path / "small", bits)
     assert (info.name, info.stored, info.path) == ("small", kind, tmp_path / "small")
     assert info.nbytes < found(source).nbytes
-    assert info in resolver.installed()
+    assert info in resolver.installed_models()
 
     whole, small = load_model(str(source), INT[bits]), load_model("small", BF16)
     assert small.info.quant == kind
@@ -92,7 +93,7 @@ def test_fewer_bits_stay_and_more_become_fewer(tmp_path: Path) -> None:
 def test_an_order_of_inputs_is_kept(tmp_path: Path) -> None:
     source = MADE_BY_A_TOOL / "act_order"
     info = quantize_checkpoint(found(source), tmp_path / "small", 4)
-    weight = Checkpoint(info.path, {}).get("model.layers.0.mlp.down_proj.weight")
+    weight = Checkpoint(info.path, {}).read_weight("model.layers.0.mlp.down_proj.weight")
     assert weight.order is not None  # type: ignore[union-attr]
     assert "quantization_config" not in json.loads((info.path / "config.json").read_text())
     ids = load_file(source / "logits.safetensors")["ids"].tolist()
@@ -131,17 +132,17 @@ def test_stopped_or_failed_it_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadCheckpoint, match="no tensor"):
         quantize_checkpoint(broken, tmp_path / "new" / "small", 4)
     assert list((tmp_path / "new").iterdir()) == []
-    assert resolver.installed() == []
+    assert resolver.installed_models() == []
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, target = folder_of(tmp_path / "whole"), tmp_path / "small"
-    assert command_line.main(["quantize", str(source), str(target), "--bits", "8"]) == 0
+    assert main(["quantize", str(source), str(target), "--bits", "8"]) == 0
     assert "int8" in capsys.readouterr().out
-    assert command_line.main(["models"]) == 0
+    assert main(["models"]) == 0
     assert "small" in capsys.readouterr().out
-    assert command_line.main(["quantize", str(source), str(target)]) == 2
-    assert command_line.main(["quantize", "http://127.0.0.1:9/v1", str(tmp_path / "x")]) == 2
+    assert main(["quantize", str(source), str(target)]) == 2
+    assert main(["quantize", "http://127.0.0.1:9/v1", str(tmp_path / "x")]) == 2
 
 
 # ---- the file

@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
-from glmtui.cli import command_line
-from glmtui.engine.api import Progress
+from glmtui.cli.main import main
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.convert import slim_check
-from glmtui.engine.convert.slim import TABLES, SlimStopped, slim
+from glmtui.engine.convert.slim import VOCAB_TENSORS, SlimCancelled, convert_to_slim
+from glmtui.engine.progress import Progress
 from glmtui.errors import BadCheckpoint, DownloadError, ModelError, UnsupportedModel
 from support.goldens import GOLDEN, SHARED, TOLERANCE, load, tokenizer_file
 
@@ -38,7 +38,9 @@ def read(folder: Path) -> dict[str, Any]:
 
 def tensors(folder: Path) -> dict[str, Tensor]:
     checkpoint = Checkpoint(folder, read(folder))
-    return {name: checkpoint.raw(name) for names in checkpoint.shards.values() for name in names}
+    return {
+        name: checkpoint.read_tensor(name) for names in checkpoint.shards.values() for name in names
+    }
 
 
 def original_of(slim_folder: Path, folder: Path, rows: int, safetensors: bool = False) -> Path:
@@ -51,7 +53,7 @@ def original_of(slim_folder: Path, folder: Path, rows: int, safetensors: bool = 
     for path in (*folder.glob("model*.safetensors"), *folder.glob("*.bin")):
         is_bin = path.suffix == ".bin"
         part = torch.load(path, weights_only=True) if is_bin else load_file(path)
-        for name in TABLES:
+        for name in VOCAB_TENSORS:
             if name in part:
                 image = torch.ones_like(part[name][:1]).expand(rows, *part[name].shape[1:])
                 part[name] = torch.cat((image, part[name]))
@@ -63,7 +65,7 @@ def original_of(slim_folder: Path, folder: Path, rows: int, safetensors: bool = 
 
 
 def test_the_twin_gives_the_originals_numbers(tmp_path: Path) -> None:
-    made = slim(TWIN, tmp_path / "slim")
+    made = convert_to_slim(TWIN, tmp_path / "slim")
     model = load(made.folder)
     golden = load_file(TWIN / "golden.safetensors")
     for name in (key[4:] for key in golden if key.startswith("ids.")):
@@ -90,7 +92,7 @@ def header_bytes(path: Path) -> int:
 @pytest.mark.parametrize("name", ["v1_tiny_sharded_fp16", "v1_int8", "v1_int4_qe"])
 def test_slimming_undoes_the_image_rows_of_every_layout(tmp_path: Path, name: str) -> None:
     source = original_of(GOLDEN / name, tmp_path / "original", rows=50)
-    made = slim(source, tmp_path / "slim")
+    made = convert_to_slim(source, tmp_path / "slim")
     wanted, got = tensors(GOLDEN / name), tensors(made.folder)
     assert got.keys() == wanted.keys()
     for key, tensor in wanted.items():
@@ -112,13 +114,13 @@ def test_the_first_releases_config_becomes_complete(tmp_path: Path) -> None:
     text = 130_528
     for path in source.glob("*.safetensors"):
         part = load_file(path)
-        for name in TABLES:
+        for name in VOCAB_TENSORS:
             if name in part:
                 part[name] = part[name].new_ones(20_000 + text, *part[name].shape[1:])
         save_file(part, path)
     raw["vocab_size"] = 20_000 + text
     (source / "config.json").write_text(json.dumps(raw))
-    made = read(slim(source, tmp_path / "slim").folder)
+    made = read(convert_to_slim(source, tmp_path / "slim").folder)
     marks = ("pad", "bos", "eos", "mask", "gmask")
     assert [made[f"{mark}_token_id"] for mark in marks] == [3, 130004, 130005, 130000, 130001]
     assert made["vocab_size"] == text
@@ -136,7 +138,7 @@ def test_the_tokenizer_is_the_released_slim_one_to_the_byte(tmp_path: Path) -> N
     (folder / "generation_config.json").write_text('{"eos_token_id": 150005, "top_p": 0.7}')
     (folder / "MODEL_LICENSE").write_text("licence")
     (folder / "quantization.py").write_text("code")
-    made = slim(folder, tmp_path / "slim")
+    made = convert_to_slim(folder, tmp_path / "slim")
     tokenizer = (made.folder / "ice_text.model").read_bytes()
     assert hashlib.sha256(tokenizer).hexdigest() == SHARED_SLIM
     settings = json.loads((made.folder / "tokenizer_config.json").read_bytes())
@@ -156,7 +158,7 @@ def test_the_released_numbers_of_the_larger_set(tmp_path: Path) -> None:
     if not models.is_dir():
         pytest.skip("the golden set lies in ../shared, which is not here")
     for kind in ("v1_twin", "v1_realvocab"):
-        made = slim(models / f"{kind}_orig", tmp_path / kind)
+        made = convert_to_slim(models / f"{kind}_orig", tmp_path / kind)
         wanted = tensors(models / f"{kind}_slim")
         got = tensors(made.folder)
         assert all(torch.equal(got[name], tensor) for name, tensor in wanted.items())
@@ -168,21 +170,21 @@ def test_the_released_numbers_of_the_larger_set(tmp_path: Path) -> None:
 
 
 def test_what_is_slim_already_is_refused(tmp_path: Path) -> None:
-    made = slim(TWIN, tmp_path / "slim")
+    made = convert_to_slim(TWIN, tmp_path / "slim")
     for folder in (made.folder, GOLDEN / "v1_int8"):
         with pytest.raises(UnsupportedModel, match="slim already"):
-            slim(folder, tmp_path / "again")
+            convert_to_slim(folder, tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 
 def test_other_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModel, match="no ChatGLM-6B"):
-        slim(GOLDEN / "v2_int4", tmp_path / "slim")
+        convert_to_slim(GOLDEN / "v2_int4", tmp_path / "slim")
     folder = tmp_path / "broken"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "chatglm", "inner_hidden_size": 4}')
     with pytest.raises(BadCheckpoint, match="has no hidden_size"):
-        slim(folder, tmp_path / "slim")
+        convert_to_slim(folder, tmp_path / "slim")
 
 
 def test_weights_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
@@ -191,7 +193,7 @@ def test_weights_of_another_vocabulary_are_refused(tmp_path: Path) -> None:
     raw = read(source) | {"vocab_size": 300}
     (source / "config.json").write_text(json.dumps(raw))
     with pytest.raises(BadCheckpoint, match="has 288 rows"):
-        slim(source, tmp_path / "slim")
+        convert_to_slim(source, tmp_path / "slim")
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
@@ -200,9 +202,9 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for name in ("full", "file"):
         with pytest.raises(ModelError, match="is there already"):
-            slim(TWIN, tmp_path / name)
+            convert_to_slim(TWIN, tmp_path / name)
     (tmp_path / "empty").mkdir()
-    assert slim(TWIN, tmp_path / "empty").folder.is_dir()
+    assert convert_to_slim(TWIN, tmp_path / "empty").folder.is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "full"]
 
 
@@ -211,8 +213,8 @@ def test_a_full_disk_is_seen_before_anything_is_written(
 ) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DownloadError, match="No room for the Slim model") as failed:
-        slim(TWIN, tmp_path / "slim")
+    with pytest.raises(DownloadError, match="Not enough disk space for the Slim model") as failed:
+        convert_to_slim(TWIN, tmp_path / "slim")
     assert "another disk" in failed.value.hint
     assert not list(tmp_path.iterdir())
 
@@ -230,7 +232,7 @@ def test_a_model_that_answers_otherwise_is_not_kept(
 
     monkeypatch.setattr(slim_check.StreamedModel, "_embedded", other)
     with pytest.raises(BadCheckpoint, match="does not answer as"):
-        slim(TWIN, tmp_path / "slim")
+        convert_to_slim(TWIN, tmp_path / "slim")
     assert not list(tmp_path.iterdir())
 
 
@@ -245,7 +247,7 @@ def test_bytes_that_do_not_read_back_are_noticed(tmp_path: Path) -> None:
                 file.write(bytes([last[0] ^ 1]))
 
     with pytest.raises(BadCheckpoint, match="did not read back"):
-        slim(TWIN, tmp_path / "slim", on_progress=damage)
+        convert_to_slim(TWIN, tmp_path / "slim", on_progress=damage)
     assert not list(tmp_path.iterdir())
 
 
@@ -279,8 +281,8 @@ def test_stopped_it_leaves_nothing(tmp_path: Path, at: str) -> None:
         if seen[-1] == at:
             stopped.set()
 
-    with pytest.raises(SlimStopped):
-        slim(TWIN, tmp_path / "slim", on_progress=stop, cancelled=stopped)
+    with pytest.raises(SlimCancelled):
+        convert_to_slim(TWIN, tmp_path / "slim", on_progress=stop, cancelled=stopped)
     assert seen[-1] == at
     assert not list(tmp_path.iterdir())
 
@@ -288,13 +290,13 @@ def test_stopped_it_leaves_nothing(tmp_path: Path, at: str) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from glmtui.engine.convert.slim import slim
+from glmtui.engine.convert.slim import convert_to_slim
 
 def kill(progress):
     if progress.what.startswith("reading"):
         os.kill(os.getpid(), signal.SIGKILL)
 
-slim(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=kill)
+convert_to_slim(Path(sys.argv[1]), Path(sys.argv[2]), on_progress=kill)
 """
 
 
@@ -305,22 +307,22 @@ def test_killed_it_leaves_no_folder_and_the_next_run_clears_up(tmp_path: Path) -
     assert not target.exists()
     (stray,) = tmp_path.iterdir()
     assert list(stray.rglob("model.safetensors"))
-    slim(TWIN, target)
+    convert_to_slim(TWIN, target)
     assert list(tmp_path.iterdir()) == [target]
 
 
 MEASURED = """
 import sys
 from pathlib import Path
-from glmtui.engine.convert.slim import slim
+from glmtui.engine.convert.slim import convert_to_slim
 
 def peak():
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
-slim(Path(sys.argv[1]), Path(sys.argv[3], "small"))
+convert_to_slim(Path(sys.argv[1]), Path(sys.argv[3], "small"))
 before = peak()
-slim(Path(sys.argv[2]), Path(sys.argv[3], "large"))
+convert_to_slim(Path(sys.argv[2]), Path(sys.argv[3], "large"))
 print(peak() - before)
 """
 
@@ -387,10 +389,10 @@ def test_the_command(
 ) -> None:
     monkeypatch.setenv("GLMTUI_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-    assert command_line.main(["slim", str(TWIN), str(tmp_path / "slim")]) == 0
+    assert main(["slim", str(TWIN), str(tmp_path / "slim")]) == 0
     said = capsys.readouterr()
     assert f"{tmp_path / 'slim'} is ready" in said.out
     assert "the same first 4 tokens" in said.out
-    assert command_line.main(["slim", str(tmp_path / "slim"), str(tmp_path / "again")]) == 1
+    assert main(["slim", str(tmp_path / "slim"), str(tmp_path / "again")]) == 1
     assert "slim already" in capsys.readouterr().err
-    assert command_line.main(["slim", "http://localhost/v1", str(tmp_path / "again")]) == 2
+    assert main(["slim", "http://localhost/v1", str(tmp_path / "again")]) == 2

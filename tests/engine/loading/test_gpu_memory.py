@@ -24,13 +24,13 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from glmtui.engine.bench.shapes import SHAPES
-from glmtui.engine.catalog.resolver import QUANTS
-from glmtui.engine.checkpoint.checkpoint import Checkpoint, RowRange
+from glmtui.engine.catalog.registry import QUANTS
+from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource
 from glmtui.engine.loading.loader import family_module
-from glmtui.engine.loading.memory_estimate import estimate_sizes, model_parts
+from glmtui.engine.loading.memory_estimate import devices_of_parts, estimate_sizes
 from glmtui.engine.loading.pipeline import split_over_devices
-from glmtui.engine.loading.placement import FIRST_TOKENS, UNPACKING, Sizes
-from glmtui.engine.loading.weight_filler import TABLES, WeightFiller
+from glmtui.engine.loading.placement import FIRST_TOKENS, UNPACK_BYTES, Sizes
+from glmtui.engine.loading.weight_filler import VOCAB_MODULES, WeightFiller
 from glmtui.engine.nn.linear import KernelChoice, LinearLayer, cuda
 from glmtui.engine.nn.linear.reference import PackedLinear
 from glmtui.engine.nn.packed_weight import GPU_BLOCK, PackedWeight
@@ -76,17 +76,20 @@ class FakeWeights(Checkpoint):
 
     def __init__(
         self,
-        sources: Mapping[str, RowRange],
+        sources: Mapping[str, WeightSource],
         shapes: Mapping[str, torch.Size],
         dtype: torch.dtype,
         packed: str | None,
     ) -> None:
-        self.folder, self.bits, self.read, self._open = Path("fake"), 0, set(), {}
+        self.folder, self.bits, self.names_read, self._open = Path("fake"), 0, set(), {}
         self._dtype = dtype
         self._quant = None if packed is None else QUANTS[packed]
         self._sizes: dict[str, tuple[int, ...]] = {}
         self._whole = {
-            n for name, rows in sources.items() if name.split(".")[0] in TABLES for n in rows.names
+            n
+            for name, rows in sources.items()
+            if name.split(".")[0] in VOCAB_MODULES
+            for n in rows.names
         }
         for name, rows in sources.items():
             height, *columns = shapes[name]
@@ -100,8 +103,8 @@ class FakeWeights(Checkpoint):
     def nbytes(self) -> int:
         return 1
 
-    def get(self, name: str, start: int = 0) -> Tensor | PackedWeight:
-        self.read.add(name)
+    def read_weight(self, name: str, start: int = 0) -> Tensor | PackedWeight:
+        self.names_read.add(name)
         rows, *columns = self._sizes[name]
         rows -= start
         if self._quant is None or not columns or name in self._whole:
@@ -119,7 +122,9 @@ class Fixed(KernelChoice):
         super().__init__([])
         self._kernel: Any = kernel
 
-    def linear(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
+    def make_layer(
+        self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype
+    ) -> LinearLayer:
         layer: LinearLayer = self._kernel(weight, bias, dtype)
         return layer
 
@@ -191,7 +196,7 @@ def take(
     names = [f"cuda:{i}" for i in range(gpus)]
     middle = [names[i * gpus // raw[counted]] for i in range(raw[counted])]
     where = (names[0], *middle, names[-1])
-    places = {part: torch.device(name) for part, name in model_parts(sources, where).items()}
+    places = {part: torch.device(name) for part, name in devices_of_parts(sources, where).items()}
     log = FusedLog()
 
     def peaks() -> list[int]:
@@ -283,7 +288,7 @@ def test_all_layers_stay_within_what_was_promised(key: str, quant: str | None, k
 
 def test_a_prompt_is_read_by_as_many_tokens_as_are_allowed_for() -> None:
     assert PREFILL_CHUNK["cuda"] == (FIRST_TOKENS, FIRST_TOKENS)
-    assert 9 * GPU_BLOCK <= UNPACKING
+    assert 9 * GPU_BLOCK <= UNPACK_BYTES
 
 
 def main(only: Sequence[str]) -> None:

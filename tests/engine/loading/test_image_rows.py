@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from glmtui.engine.catalog.registry import Quant
-from glmtui.engine.catalog.resolver import QUANTS
+from glmtui.engine.catalog.registry import QUANTS, Quant
 from glmtui.engine.loading.weight_filler import WeightFiller
 from glmtui.engine.models import chatglm
 from glmtui.engine.nn.linear import NativeEmbedding
@@ -103,7 +102,7 @@ def test_rows_left_out_take_no_memory(
     with torch.device("meta"):
         model = chatglm.Model(config)
     checkpoint = MappedCheckpoint(folder, raw)
-    file = [checkpoint.raw(name) for name in checkpoint.names if name.startswith(TABLE)]
+    file = [checkpoint.read_tensor(name) for name in checkpoint.names if name.startswith(TABLE)]
     placer = WeightFiller(model, checkpoint, torch.device(device), dtype, quant)
     rows = chatglm.sources(config)["embedding.weight"]
     with AllocationLog() as log:

@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from glmtui.engine import LoadOptions, load_model
-from glmtui.engine.api import LoadCancelled, Progress, ServerSpec
 from glmtui.engine.catalog.resolver import resolve
 from glmtui.engine.loading.loader import gpu_capability, load, pick_dtype, stored_dtype
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.nn.linear import CpuInt8Linear, DenseLinear, NativeLinear
 from glmtui.engine.open_model import open_model
+from glmtui.engine.progress import LoadCancelled, Progress
 from glmtui.errors import BadCheckpoint, EngineError, ModelNotFound, UsageError
 from support.checkpoints import (
     HIDDEN,

@@ -28,8 +28,8 @@ def resident(when: str) -> int:
 
 def measure(folder: str, quant: str) -> dict[str, float]:
     """Loads a model in this process; bytes that it takes and that were resident."""
-    from glmtui.engine.api import LoadOptions
     from glmtui.engine.loading.loader import load_model
+    from glmtui.engine.model_info import LoadOptions
 
     before = resident("VmRSS")
     loaded = load_model(folder, LoadOptions(device="cpu", quant=quant))

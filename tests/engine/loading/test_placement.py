@@ -11,14 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmtui.chat import SamplingParams
-from glmtui.engine.api import LoadOptions
-from glmtui.engine.catalog.resolver import QUANTS
+from glmtui.engine.catalog.registry import QUANTS
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
-from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.hardware.gpu import Gpu
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.loading import loader
 from glmtui.engine.loading.memory_estimate import estimate_sizes
 from glmtui.engine.loading.pipeline import OnDevice, split_over_devices
-from glmtui.engine.loading.placement import GPU_CONTEXT, Sizes, plan_placement, split
+from glmtui.engine.loading.placement import GPU_CONTEXT, Sizes, plan_placement, split_parts
+from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.models import llama
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.tokenization.hf_tokenizer import read_json
@@ -50,7 +52,7 @@ def chatglm(quant: str | None) -> Sizes:
 def test_every_part_is_in_one_room_in_order_and_none_is_too_full(
     parts: list[int], rooms: list[int]
 ) -> None:
-    found = split(parts, rooms)
+    found = split_parts(parts, rooms)
     if found is None:
         # in order and each as full as it goes, they do not fit either
         left, room = list(parts), 0
@@ -65,11 +67,11 @@ def test_every_part_is_in_one_room_in_order_and_none_is_too_full(
 
 
 def test_the_fullest_room_has_the_most_left() -> None:
-    assert split([10] * 8, [80, 80]) == (range(4), range(4, 8))
-    assert split([10] * 9, [90, 45]) == (range(6), range(6, 9))
-    assert split([30, 10, 10, 10], [60, 60]) == (range(1), range(1, 4))
-    assert split([10] * 3, [0, 40]) == (range(0), range(3))
-    assert split([10] * 5, [24, 24]) is None
+    assert split_parts([10] * 8, [80, 80]) == (range(4), range(4, 8))
+    assert split_parts([10] * 9, [90, 45]) == (range(6), range(6, 9))
+    assert split_parts([30, 10, 10, 10], [60, 60]) == (range(1), range(1, 4))
+    assert split_parts([10] * 3, [0, 40]) == (range(0), range(3))
+    assert split_parts([10] * 5, [24, 24]) is None
 
 
 # ---- on a machine
@@ -187,6 +189,6 @@ def test_a_spread_model_answers_as_a_whole_one(folder: Path) -> None:
     reply = list(loaded.stream_ids(IDS, params).ids())
     loaded = on_cpu(folder)
     assert spread_out(loaded) == {"layers.1", "norm", "head"}
-    assert loaded.model.spread
+    assert loaded.model.multi_device
     assert torch.equal(loaded.logits(IDS), exact)
     assert list(loaded.stream_ids(IDS, params).ids()) == reply

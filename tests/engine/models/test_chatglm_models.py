@@ -17,7 +17,7 @@ from torch import Tensor
 
 from glmtui.chat import SamplingParams
 from glmtui.engine import load_model
-from glmtui.engine.api import LoadOptions
+from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.models import chatglm, chatglm2, chatglm3
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import EngineError, UnsupportedModel
@@ -195,7 +195,7 @@ def test_a_context_is_reused_whole_or_not_at_all(chatglm_6b: LoadedModel) -> Non
     other = chatglm_6b.stream_ids(longer, GREEDY)
     answer = list(other.ids())
     assert other.result.stats.reused_tokens == 0
-    chatglm_6b.forget()
+    chatglm_6b.clear_cache()
     assert answer == list(chatglm_6b.stream_ids(longer, GREEDY).ids())
 
 
@@ -227,11 +227,11 @@ def test_a_prompt_without_its_marks_is_refused(chatglm_6b: LoadedModel) -> None:
 def test_rows_of_image_tokens_stay_out_of_memory_unless_asked_for() -> None:
     slim = load(GOLDEN / "v1_twin_orig")
     assert slim.model.embedding.weight.shape == (288 - 64, 32)
-    assert slim.model.left_out_bytes == 64 * 32 * 4
-    assert slim.info.saved_bytes == slim.model.left_out_bytes
+    assert slim.model.skipped_bytes == 64 * 32 * 4
+    assert slim.info.saved_bytes == slim.model.skipped_bytes
     options = LoadOptions(device="cpu", dtype="float32", quant=None, slim=False)
     whole = load_model(str(GOLDEN / "v1_twin_orig"), options)
-    assert whole.info.saved_bytes == whole.model.left_out_bytes == 0
+    assert whole.info.saved_bytes == whole.model.skipped_bytes == 0
     expected = load_file(GOLDEN / "v1_twin_orig" / "golden.safetensors")
     ids = expected["ids.tw_2"].tolist()
     cut, full = slim.logits(ids), whole.logits(ids)

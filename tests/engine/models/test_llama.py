@@ -11,8 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from glmtui.chat import SamplingParams
 from glmtui.engine import LoadOptions
-from glmtui.engine.api import ModelInfo
 from glmtui.engine.loading.loader import load
+from glmtui.engine.model_info import ModelInfo
 from glmtui.engine.models import llama
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import UnsupportedModel
@@ -95,13 +95,13 @@ def test_cached_and_uncached_agree(pair: tuple[LlamaForCausalLM, LoadedModel]) -
 def test_the_cache_grows_past_its_first_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK", 4)
+    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK_TOKENS", 4)
     ours = load(saved(reference({}), tmp_path), LoadOptions(dtype="float32", quant=None))
     cache = ours.model.new_cache(64, torch.float32, torch.device("cpu"))
     with torch.inference_mode():
         parts = [ours.model(torch.tensor([[i]]), cache)[0] for i in IDS]
     torch.testing.assert_close(torch.cat(parts), ours.logits(IDS), atol=1e-4, rtol=1e-4)
-    assert cache.room == 12  # whole blocks of 4 for 11 tokens
+    assert cache.allocated_tokens == 12  # whole blocks of 4 for 11 tokens
 
 
 @pytest.mark.parametrize(("quant", "tolerance"), [("int8", 0.03), ("int4", 0.3)])

@@ -53,7 +53,7 @@ def reference(smollm2: Path) -> LlamaForCausalLM:
     state = {}
     for name in model.state_dict():
         if name in checkpoint:
-            weight = checkpoint.get(name)
+            weight = checkpoint.read_weight(name)
             packed = isinstance(weight, PackedWeight)
             state[name] = weight.dequantize(torch.float32) if packed else weight.float()
     state["lm_head.weight"] = state["model.embed_tokens.weight"]
@@ -104,7 +104,7 @@ def test_reading_ahead_changes_no_reply(
     said = {}
     for speculation in ("off", "on"):
         monkeypatch.setattr(default, "_speculation", speculation)
-        default.forget()
+        default.clear_cache()
         messages = [Message("user", f"Repeat this: {text}"), Message("assistant", text[:40])]
         stream = default.stream(messages, replace(GREEDY, max_new_tokens=40))
         said[speculation] = list(stream.ids())

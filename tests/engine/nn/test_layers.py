@@ -1,4 +1,4 @@
-"""The parts of a decoder against the plain formulas."""
+"""The layers of a decoder against their formulas."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from glmtui.engine.nn import layers
 from glmtui.engine.nn.layers import RMSNorm, attention, causal_attention, causal_mask, rotate_halves
-from support.attention_formula import by_the_formula
+from support.attention_formula import reference_attention
 
 CPU = torch.device("cpu")
 
@@ -36,29 +36,31 @@ def test_causal_attention(
     k, v = heads(2, before + length, dtype), heads(2, before + length, dtype)
     mask = causal_mask(length, before, dtype=dtype, device=CPU)
     tolerance = 1e-5 if dtype == torch.float32 else 0.03
-    expected = by_the_formula(q, k, v)
+    expected = reference_attention(q, k, v)
     for y in (causal_attention(q, k, v, mask), attention(q, k, v, mask)):
         assert y.dtype == dtype
         torch.testing.assert_close(y.float(), expected, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("product", [torch.float32, torch.bfloat16])
-def test_causal_attention_in_bfloat16_rounds_its_result_and_little_more(
+def test_causal_attention_in_bfloat16_is_almost_as_precise_as_its_result(
     monkeypatch: pytest.MonkeyPatch, product: torch.dtype
 ) -> None:
     monkeypatch.setattr(layers, "product_dtype", lambda: product)
     torch.manual_seed(0)
     q, k, v = (heads(count, 200, torch.bfloat16) for count in (6, 2, 2))
-    exact = by_the_formula(q, k, v).double()
+    exact = reference_attention(q, k, v).double()
     y = causal_attention(q, k, v, causal_mask(200, 0, dtype=torch.bfloat16, device=CPU))
-    off, rounding = ((found.double() - exact).norm() for found in (y, exact.bfloat16()))
-    # the fused attention rounds weights once; blocks in bfloat16 were several times as far off
-    assert off < (2.5 if product == torch.bfloat16 else 1.2) * rounding
+    error, rounding = ((result.double() - exact).norm() for result in (y, exact.bfloat16()))
+    # the fused attention also rounds the weights once
+    assert error < (2.5 if product == torch.bfloat16 else 1.2) * rounding
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("key_heads", [2, 6])
-def test_a_few_queries_get_what_each_gets_alone(dtype: torch.dtype, key_heads: int) -> None:
+def test_a_few_queries_give_the_same_bits_as_single_steps(
+    dtype: torch.dtype, key_heads: int
+) -> None:
     torch.manual_seed(0)
     before, length = 70, layers.FEW_QUERIES
     q = heads(6, length, dtype)
@@ -79,14 +81,14 @@ def test_rms_norm(dtype: torch.dtype) -> None:
     torch.testing.assert_close(norm(x), expected)
 
 
-def test_rotating_keeps_lengths_and_depends_on_distance_alone() -> None:
+def test_rotation_preserves_length_and_products_depend_only_on_distance() -> None:
     angles = torch.outer(torch.arange(9.0), torch.tensor([1.0, 0.3]))
     cos = torch.cat((angles.cos(), angles.cos()), -1)
     sin = torch.cat((-angles.sin(), angles.sin()), -1)
     q, k = torch.randn(4).expand(9, 4), torch.randn(4).expand(9, 4)
-    turned_q, turned_k = rotate_halves(q, cos, sin), rotate_halves(k, cos, sin)
-    torch.testing.assert_close(turned_q.norm(dim=-1), q.norm(dim=-1))
-    products = turned_q @ turned_k.T
+    rotated_q, rotated_k = rotate_halves(q, cos, sin), rotate_halves(k, cos, sin)
+    torch.testing.assert_close(rotated_q.norm(dim=-1), q.norm(dim=-1))
+    products = rotated_q @ rotated_k.T
     for distance in range(8):
-        along = products.diagonal(distance)
-        torch.testing.assert_close(along, along[:1].expand_as(along))
+        diagonal = products.diagonal(distance)
+        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal))

@@ -1,7 +1,7 @@
-"""The Triton kernels without a GPU: right in Triton's interpreter, and compiled for every GPU.
+"""The Triton kernels without a GPU: correct in the interpreter, and compiled for every GPU.
 
-Runs where Triton is installed. The interpreter works in a process of its own, since
-TRITON_INTERPRET is read at import; the compiler needs a target, and no GPU.
+The interpreter runs in a process of its own, because TRITON_INTERPRET is read at import. The
+compiler needs a target, but no GPU.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from glmtui.engine.nn.layers import LinearPlaceholder
 from glmtui.engine.nn.linear.reference import GEMV_ROWS
 from glmtui.engine.nn.packed_weight import PackedWeight, quantize
 from support import TESTS
-from support.weights import int4, normal
+from support.weights import random_int4, random_weight
 
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed"
@@ -33,25 +33,26 @@ needs_triton = pytest.mark.skipif(
 
 # ---- in the interpreter
 
-ROWS = 5  # of a weight: one program with all its rows, and one with a rest
-COLUMNS = (576, 1536, 4096, 13696, 16384)  # of all linear layers of all families
-LONG = 10_000  # columns from which the interpreter takes long: fewer packings
-Make = Callable[[int], PackedWeight]
-PACKINGS: dict[str, Make] = {
-    "int4 g32": lambda columns: quantize(normal(ROWS, columns), 4, 32),
-    "int8": lambda columns: quantize(normal(ROWS, columns), 8),
-    "int4, a scale per row": lambda columns: int4(ROWS, columns, columns, zero=False),
-    "int4 g64 without zero": lambda columns: int4(ROWS, columns, 64, zero=False),
-    "int8 g32": lambda columns: quantize(normal(ROWS, columns), 8, 32),
+ROWS = 5  # of a weight: one full program, and one with a single row
+COLUMNS = (576, 1536, 4096, 13696, 16384)  # of the linear layers of all families
+LONG = 10_000  # columns; with more, the interpreter is slow, so fewer formats are tested
+FORMATS: dict[str, Callable[[int], PackedWeight]] = {
+    "int4 g32": lambda columns: quantize(random_weight(ROWS, columns), 4, 32),
+    "int8": lambda columns: quantize(random_weight(ROWS, columns), 8),
+    "int4, a scale per row": lambda columns: random_int4(ROWS, columns, columns, zero=False),
+    "int4 g64 without zero": lambda columns: random_int4(ROWS, columns, 64, zero=False),
+    "int8 g32": lambda columns: quantize(random_weight(ROWS, columns), 8, 32),
 }
-REST: dict[str, Callable[[], PackedWeight]] = {
-    "int4 g32, a row of many steps and a rest": lambda: quantize(normal(5, 2144), 4, 32),
-    "int4 g128": lambda: quantize(normal(9, 256), 4, 128),
-    "int4 g16": lambda: int4(6, 48, 16),
-    "int8 g32, less than a step": lambda: quantize(normal(6, 96), 8, 32),
+OTHER_SHAPES: dict[str, Callable[[], PackedWeight]] = {
+    "int4 g32, a row of many steps and a part of one": lambda: quantize(
+        random_weight(5, 2144), 4, 32
+    ),
+    "int4 g128": lambda: quantize(random_weight(9, 256), 4, 128),
+    "int4 g16": lambda: random_int4(6, 48, 16),
+    "int8 g32, less than a step": lambda: quantize(random_weight(6, 96), 8, 32),
 }
-Use = tuple[int, torch.dtype, bool]
-USES: Sequence[Use] = (  # tokens, dtype, whether there is a bias
+Call = tuple[int, torch.dtype, bool]
+CALLS: Sequence[Call] = (  # tokens, dtype, whether there is a bias
     (1, torch.float16, False),
     (GEMV_ROWS, torch.bfloat16, True),
     (3, torch.float16, True),
@@ -72,64 +73,64 @@ def test_columns_are_those_of_every_family() -> None:
 
 @needs_triton
 def test_in_the_interpreter() -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, __file__],
         env=os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(TESTS)},
         capture_output=True,
         text=True,
         timeout=150,
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == [name for name, _, _ in cases()]
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines() == [name for name, _, _ in cases()]
 
 
-def cases() -> Iterator[tuple[str, PackedWeight, Sequence[Use]]]:
-    """A name, a weight, and how it is used."""
+def cases() -> Iterator[tuple[str, PackedWeight, Sequence[Call]]]:
+    """Names, weights and the calls to test them with."""
     for columns in COLUMNS:
         long = columns > LONG
-        for name, make in list(PACKINGS.items())[: 2 if long else None]:
-            yield f"{name}, {columns} columns", make(columns), USES[1:2] if long else USES[:3]
-    for name, weight in REST.items():
-        yield name, weight(), USES
+        for name, make in list(FORMATS.items())[: 2 if long else None]:
+            yield f"{name}, {columns} columns", make(columns), CALLS[1:2] if long else CALLS[:3]
+    for name, weight in OTHER_SHAPES.items():
+        yield name, weight(), CALLS
 
 
-def check(weight: PackedWeight, uses: Sequence[Use]) -> None:
+def check(weight: PackedWeight, calls: Sequence[Call]) -> None:
     from glmtui.engine.nn.linear import triton_kernels
 
-    assert triton_kernels.packs(weight)
+    assert triton_kernels.supports(weight)
     rows, columns = weight.shape
-    whole = weight.dequantize(torch.float32)
-    assert torch.equal(triton_kernels.unpack(weight, torch.float16), whole.half())
-    for tokens, dtype, with_bias in uses:
-        x = normal(tokens, columns, seed=tokens).to(dtype)
-        bias = normal(1, rows)[0].to(dtype) if with_bias else None
-        exact = F.linear(x.float(), whole, None if bias is None else bias.float())
+    unpacked = weight.dequantize(torch.float32)
+    assert torch.equal(triton_kernels.unpack(weight, torch.float16), unpacked.half())
+    for tokens, dtype, with_bias in calls:
+        x = random_weight(tokens, columns, seed=tokens).to(dtype)
+        bias = random_weight(1, rows)[0].to(dtype) if with_bias else None
+        exact = F.linear(x.float(), unpacked, None if bias is None else bias.float())
         y = triton_kernels.multiply(x, weight, bias)
         assert y.dtype == dtype
         size = float(exact.square().mean().sqrt())
-        # the interpreter cuts bfloat16 off, where a GPU rounds
+        # the interpreter truncates to bfloat16, while a GPU rounds
         torch.testing.assert_close(y.float(), exact, rtol=TOLERANCE[dtype], atol=1e-3 * size)
 
 
 # ---- compiled
 
 CAPABILITIES = (75, 80, 86, 89, 90, 120)
-MULTIPROCESSOR = 65_536
+MULTIPROCESSOR_REGISTERS = 65_536
 Signature = dict[str, Any]
 
 
 @needs_triton
-def test_the_bounds_of_registers_leave_room_for_several_blocks() -> None:
+def test_register_limits_let_several_blocks_run_on_a_multiprocessor() -> None:
     from glmtui.engine.nn.linear.triton_kernels import REGISTERS
 
-    # as many as hide how long memory takes: most for one token, where reading it is all there is
-    blocks = {use: MULTIPROCESSOR // (128 * bound) for use, bound in REGISTERS.items()}
+    # several blocks hide memory latency; one token needs the most, as it only reads memory
+    blocks = {t: MULTIPROCESSOR_REGISTERS // (128 * limit) for t, limit in REGISTERS.items()}
     assert blocks == {1: 6, 2: 4, GEMV_ROWS: 3}
 
 
 @pytest.fixture
 def compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Triton's, with a cache of its own, so that all is compiled anew and nothing is left."""
+    """Triton's compiler with an empty cache."""
     pytest.importorskip("triton", "3.5", reason="the compiler of Triton 3.5 or later is needed")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
 
@@ -154,10 +155,12 @@ def test_products_compile_without_spills(
     signature |= {"scale": "*fp16", "zero": "*fp16", "bias": f"*{dtype}", "y": f"*{dtype}"}
     signature |= {"rows": "i32", "columns": "i32", "tokens": "i32"}
     constants = constants_of(bits, group) | {"TOKENS": tokens, "ZERO": group == 32, "BIAS": True}
-    if tokens == 1:  # as Triton itself takes a 1
+    if tokens == 1:  # Triton specializes arguments that are 1
         constants["tokens"] = 1
     limit = triton_kernels.REGISTERS[tokens]
-    used = compiled(triton_kernels._multiply, signature, constants, capability, tmp_path, limit)
+    used = compile_kernel(
+        triton_kernels._multiply, signature, constants, capability, tmp_path, limit
+    )
     assert used["STACK"] == used["LOCAL"] == 0, "registers are spilled"
     assert used["REG"] <= limit
 
@@ -167,16 +170,16 @@ def test_products_compile_without_spills(
 def test_unpacking_compiles_without_spills(tmp_path: Path, capability: int) -> None:
     from glmtui.engine.nn.linear import triton_kernels
 
-    signature: Signature = {"q": "*u8", "scale": "*fp16", "zero": "*fp16", "whole": "*fp16"}
+    signature: Signature = {"q": "*u8", "scale": "*fp16", "zero": "*fp16", "unpacked": "*fp16"}
     signature |= {"rows": "i32", "columns": "i32"}
     constants = constants_of(bits=4, group=32) | {"ZERO": True}
-    used = compiled(triton_kernels._unpack, signature, constants, capability, tmp_path)
+    used = compile_kernel(triton_kernels._unpack, signature, constants, capability, tmp_path)
     assert used["STACK"] == used["LOCAL"] == 0, "registers are spilled"
-    assert used["REG"] <= 64  # which lets a multiprocessor hold 8 blocks
+    assert used["REG"] <= 64  # so that 8 blocks fit on a multiprocessor
 
 
 def constants_of(bits: int, group: int) -> dict[str, Any]:
-    """What `multiply` and `unpack` take from a weight."""
+    """The constants that `multiply` and `unpack` derive from a weight."""
     from glmtui.engine.nn.linear import triton_kernels
 
     q = torch.empty(1, group * bits // 8, dtype=torch.uint8 if bits == 4 else torch.int8)
@@ -184,13 +187,13 @@ def constants_of(bits: int, group: int) -> dict[str, Any]:
     return {
         "BITS": bits,
         "GROUP": group,
-        "STRIP": triton_kernels.strip(weight),
-        "STRIPS": triton_kernels.strips(weight),
+        "STRIP": triton_kernels.strip_size(weight),
+        "STRIPS": triton_kernels.strips_per_step(weight),
         "ROWS": triton_kernels.ROWS,
     }
 
 
-def compiled(
+def compile_kernel(
     kernel: Any,
     signature: Signature,
     constants: dict[str, Any],
@@ -198,9 +201,9 @@ def compiled(
     folder: Path,
     registers: int | None = None,
 ) -> dict[str, int]:
-    """Compiles a kernel as it is launched; returns what a thread takes, as cuobjdump says it.
+    """Compiles a kernel and returns the resources of a thread, as reported by cuobjdump.
 
-    Tensors and numbers of rows and columns are multiples of 16, as in every released model.
+    Addresses, and numbers of rows and columns, are multiples of 16, as in every released model.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -225,16 +228,16 @@ def compiled(
     binary = triton.compile(source, target=target, options=options)
     file = folder / "kernel.cubin"
     file.write_bytes(binary.asm["cubin"])
-    said = subprocess.run(
+    report = subprocess.run(
         [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    return {name: int(number) for name, number in re.findall(r"\b([A-Z]+):(\d+)", said)}
+    return {name: int(number) for name, number in re.findall(r"\b([A-Z]+):(\d+)", report)}
 
 
 if __name__ == "__main__":
-    for name, weight, uses in cases():
-        check(weight, uses)
+    for name, weight, calls in cases():
+        check(weight, calls)
         print(name)

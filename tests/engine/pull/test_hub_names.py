@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from glmtui.engine.pull import pull
-from glmtui.engine.pull.sources import repository_in
+from glmtui.engine.pull.sources import parse_repository_name
 from glmtui.errors import ModelNotFound
 from support.fake_hub import Hub
 from support.hub_repository import REPO
@@ -40,8 +40,8 @@ def test_the_address_of_a_page_names_its_model(hub: Hub, ref: str) -> None:
 def test_other_addresses_name_none(hub: Hub, ref: str) -> None:
     with pytest.raises(ModelNotFound):
         pull(ref, endpoint=hub.url)
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 def test_what_is_no_address_stays_as_it_is() -> None:
-    assert repository_in("org/name") == "org/name"
+    assert parse_repository_name("org/name") == "org/name"

@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from glmtui.engine import pull
-from glmtui.engine.api import ModelInfo, Progress
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.registry import KnownModel, WheelSource
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import Progress
 from glmtui.engine.pull import sources, staging, wheel
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import DownloadError
 from support import TESTS
-from support.wheels import nothing_is_left
+from support.wheels import no_model_folders
 
 
 class SlowInstaller:
@@ -56,7 +57,7 @@ def test_the_installer_ends_with_us(
     with pytest.raises(error or PullCancelled):
         pull.pull("tiny", on_progress=stop, cancelled=cancelled)
     assert installer.processes[0].returncode == -signal.SIGKILL
-    assert nothing_is_left(tmp_path)
+    assert no_model_folders(tmp_path)
 
 
 @pytest.mark.parametrize("step", ["downloading", "checking", "unpacking", "converting"])
@@ -71,7 +72,7 @@ def test_stopped_at_any_step_nothing_is_left(
 
     with pytest.raises(PullCancelled, match="Pulling tiny was stopped"):
         pull.pull("tiny", on_progress=stop, cancelled=cancelled)
-    assert nothing_is_left(tmp_path)
+    assert no_model_folders(tmp_path)
 
 
 KILLED = """
@@ -80,8 +81,8 @@ from glmtui.engine import pull
 from glmtui.engine.catalog import registry
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from support.wheels import known_tiny
-registry.MODELS = (known_tiny(Path({wheel!r}), {nbytes}),)
+from support.wheels import tiny_known_model
+registry.MODELS = (tiny_known_model(Path({wheel!r}), {nbytes}),)
 def die(progress):
     if progress.what == "converting":
         os.kill(os.getpid(), signal.SIGKILL)
@@ -103,7 +104,7 @@ def test_killed_halfway_the_next_run_starts_clean(
     models = tmp_path / "cache" / "models"
     (stray,) = models.iterdir()
     assert (stray / "model").is_dir()
-    assert resolver.installed() == []
+    assert resolver.installed_models() == []
     info: ModelInfo = pull.pull("tiny")
     assert [path.name for path in models.iterdir()] == [info.name]
 
@@ -114,14 +115,14 @@ def test_no_room_is_said_before_anything_is_fetched(
     full = staging.shutil.disk_usage("/")._replace(free=1000)
     monkeypatch.setattr(staging.shutil, "disk_usage", lambda path: full)
     monkeypatch.setattr(wheel, "_command", lambda *args: pytest.fail("it was fetched"))
-    with pytest.raises(DownloadError, match="No room for Tiny: it takes") as caught:
+    with pytest.raises(DownloadError, match="Not enough disk space for Tiny: it needs") as caught:
         pull.pull("tiny")
     assert "GLMTUI_CACHE_DIR" in caught.value.hint
-    assert nothing_is_left(tmp_path)
+    assert no_model_folders(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("number", "said"), [(28, "The disk is full"), (13, "may not be written"), (5, "Input/output")]
+    ("number", "said"), [(28, "The disk is full"), (13, "Could not write"), (5, "Input/output")]
 )
 def test_a_disk_that_fails_on_the_way(
     tiny_model: KnownModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
@@ -129,10 +130,10 @@ def test_a_disk_that_fails_on_the_way(
     def fail(*args: Any, **kwargs: Any) -> Callable[..., None]:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(sources, "convert", fail)
+    monkeypatch.setattr(sources, "convert_gguf", fail)
     with pytest.raises(DownloadError, match=said):
         pull.pull("tiny")
-    assert nothing_is_left(tmp_path)
+    assert no_model_folders(tmp_path)
 
 
 def test_a_cache_that_cannot_be_made(

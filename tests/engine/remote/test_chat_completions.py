@@ -12,22 +12,22 @@ from hypothesis import strategies as st
 from glmtui.chat import Message, SamplingParams
 from glmtui.engine.api import PrefillProgress
 from glmtui.engine.remote import sse
-from glmtui.engine.remote.answer import Answer
 from glmtui.engine.remote.chat_completions import (
     Chunk,
     ListedModel,
-    error_in,
+    drop_older_half,
+    error_text,
     extra_fields,
+    find_error,
     parse_models,
-    refusal_text,
     request_body,
-    shortened,
 )
-from glmtui.engine.remote.reply_text import Thinking
+from glmtui.engine.remote.reply_parser import ReplyParser
+from glmtui.engine.remote.think_tags import ThinkTagWriter
 
 
 def parse_chunk(data):
-    return Answer().read(data)
+    return ReplyParser().feed(data)
 
 
 # ---- events
@@ -39,7 +39,7 @@ EVENTS = [("data", "{\n 你好}"), ("data", "\n👍"), ("error", "no")]
 
 
 def test_events_of_a_stream_in_one_piece():
-    assert list(sse.events([STREAM.encode()])) == EVENTS
+    assert list(sse.parse_events([STREAM.encode()])) == EVENTS
 
 
 @given(st.lists(st.integers(0, len(STREAM.encode())), max_size=12))
@@ -47,11 +47,11 @@ def test_events_are_the_same_wherever_the_bytes_are_cut(cuts):
     raw = STREAM.encode()
     edges = [0, *sorted(cuts), len(raw)]
     pieces = [raw[a:b] for a, b in itertools.pairwise(edges)]
-    assert list(sse.events(pieces)) == EVENTS
+    assert list(sse.parse_events(pieces)) == EVENTS
 
 
 def test_an_event_without_its_empty_line_counts():
-    assert list(sse.events([b"data: a\n\nda", b"ta: [DONE]"])) == [
+    assert list(sse.parse_events([b"data: a\n\nda", b"ta: [DONE]"])) == [
         ("data", "a"),
         ("data", "[DONE]"),
     ]
@@ -60,7 +60,7 @@ def test_an_event_without_its_empty_line_counts():
 def test_an_endless_line_is_given_up(monkeypatch):
     monkeypatch.setattr(sse, "MAX_LINE_BYTES", 100)
     with pytest.raises(ValueError, match="without an end"):
-        list(sse.events(b"data: " + b"x" * 60 for _ in range(3)))
+        list(sse.parse_events(b"data: " + b"x" * 60 for _ in range(3)))
 
 
 # ---- sent
@@ -115,7 +115,7 @@ def talk(*roles):
 
 def test_shortened_keeps_the_system_prompt_and_the_last_question():
     messages = talk("system", *["user", "assistant"] * 4, "user")
-    while (fewer := shortened(messages)) is not None:
+    while (fewer := drop_older_half(messages)) is not None:
         assert fewer[0] == messages[0]
         assert fewer[1].role == "user"
         assert fewer[-1] == messages[-1]
@@ -126,9 +126,9 @@ def test_shortened_keeps_the_system_prompt_and_the_last_question():
 
 def test_shortened_does_not_part_a_reply_to_be_continued_from_its_question():
     messages = talk("user", "assistant", "user", "assistant")
-    assert shortened(messages) == tuple(messages[2:])
-    assert shortened(messages[2:]) is None
-    assert shortened([]) is None
+    assert drop_older_half(messages) == tuple(messages[2:])
+    assert drop_older_half(messages[2:]) is None
+    assert drop_older_half([]) is None
 
 
 # ---- received
@@ -223,15 +223,15 @@ def test_nothing_a_server_sends_breaks_the_reading(odd):
     for data in with_each_value_replaced(FULL, odd):
         chunk = parse_chunk(data) if isinstance(data, dict) else Chunk()
         assert isinstance(chunk.text, str)
-        assert isinstance(refusal_text(data), str)
-        failure = error_in(data)
+        assert isinstance(error_text(data), str)
+        failure = find_error(data)
         assert failure is None or failure[1]
 
 
 def test_a_lone_surrogate_cannot_enter():
     data = json.loads(r'{"choices":[{"delta":{"content":"a\ud83d"}}]}')
-    answer = Answer()
-    assert answer.read(data).text + answer.end().text == "a\ufffd"
+    answer = ReplyParser()
+    assert answer.feed(data).text + answer.flush().text == "a\ufffd"
 
 
 @pytest.mark.parametrize(
@@ -250,14 +250,14 @@ def test_a_lone_surrogate_cannot_enter():
     ],
 )
 def test_the_words_of_a_refusal_in_every_form(body, words):
-    assert words in refusal_text(body)
+    assert words in error_text(body)
 
 
 # ---- thinking
 
 
 def test_thinking_is_put_into_tags():
-    thinking = Thinking()
+    tags = ThinkTagWriter()
     chunks = [
         parse_chunk({"choices": [{"delta": {"role": "assistant", "content": None}}]}),
         parse_chunk({"choices": [{"delta": {"reasoning_content": "Let me"}}]}),
@@ -265,10 +265,10 @@ def test_thinking_is_put_into_tags():
         parse_chunk({"choices": [{"delta": {"content": "\n\nHi"}}]}),
         parse_chunk({"choices": [{"delta": {"content": "\n!"}}]}),
     ]
-    assert "".join(map(thinking.join, chunks)) == "<think>\nLet me see.\n</think>\n\nHi\n!"
-    assert thinking.end() == ""
+    assert "".join(map(tags.feed, chunks)) == "<think>\nLet me see.\n</think>\n\nHi\n!"
+    assert tags.flush() == ""
 
 
 def test_a_reply_that_is_all_thinking_is_closed_at_its_end():
-    thinking = Thinking()
-    assert thinking.join(Chunk(reasoning="hm")) + thinking.end() == "<think>\nhm\n</think>\n"
+    tags = ThinkTagWriter()
+    assert tags.feed(Chunk(reasoning="hm")) + tags.flush() == "<think>\nhm\n</think>\n"

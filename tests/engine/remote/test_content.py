@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from glmtui.chat import Message
-from glmtui.engine.api import Reply, ServerSpec
+from glmtui.engine.api import Reply
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.remote import ServerModel
-from glmtui.engine.remote.text_pieces import TextPieces, decode
+from glmtui.engine.remote.surrogates import SurrogateRepairer, decode_utf8
 from glmtui.errors import ServerError
 from support.fake_server import serving
 
@@ -207,9 +208,9 @@ def test_text_is_the_same_wherever_it_is_cut(text, cuts, by_bytes):
     size = 1 if by_bytes else 2
     edges = [0, *sorted(min(c * size, len(raw)) for c in cuts), len(raw)]
     pieces = [raw[a:b] for a, b in itertools.pairwise(edges)]
-    texts = (decode(p) if by_bytes else p.decode("utf-16-le", "surrogatepass") for p in pieces)
-    joined = TextPieces()
-    assert "".join(map(joined.add, texts)) + joined.end() == text
+    texts = (decode_utf8(p) if by_bytes else p.decode("utf-16-le", "surrogatepass") for p in pieces)
+    repairer = SurrogateRepairer()
+    assert "".join(map(repairer.feed, texts)) + repairer.flush() == text
 
 
 # ---- what is said twice

@@ -7,10 +7,8 @@ import time
 import pytest
 
 from glmtui.chat import Message
-from glmtui.engine.api import ServerSpec
-from glmtui.engine.remote import ServerModel, sse
-from glmtui.engine.remote import call as server_call
-from glmtui.engine.remote import reply as server_reply
+from glmtui.engine.model_info import ServerSpec
+from glmtui.engine.remote import ServerModel, answer_reader, server_call, server_reply, sse
 from glmtui.errors import ServerError
 from support.fake_server import delta, serving
 
@@ -31,7 +29,7 @@ def answering(*said, die=False):
             else:
                 exchange.event(piece)
         if die:
-            exchange.die()
+            exchange.reset_connection()
         else:
             exchange.end()
 
@@ -96,7 +94,7 @@ def test_a_reply_may_stay_open_at_its_end(monkeypatch):
     def answer(exchange):
         exchange.start()
         exchange.event(delta("Done.", finish="stop"))
-        exchange.wait_for_hang_up()
+        exchange.wait_for_disconnect()
 
     result, error = stream_of(answer)
     assert (result.text, result.finish_reason, error) == ("Done.", "stop", None)
@@ -106,7 +104,7 @@ def test_a_line_that_breaks_after_more_text_is_an_error():
     events = [delta("a", finish="stop"), delta("b")]
     result, error = stream_of(answering(*events, die=True))
     assert (result.text, result.finish_reason) == ("ab", "error")
-    assert "broke off in mid-answer" in error.message
+    assert "was closed in the middle of the answer" in error.message
 
 
 def test_a_reason_that_is_an_error_fails_at_the_end():
@@ -185,9 +183,9 @@ def test_what_only_looks_like_an_error_is_none(told):
 
 
 def test_blanks_without_end_are_given_up(monkeypatch):
-    monkeypatch.setattr(server_call, "MAX_BLANK_BYTES", 1000)
+    monkeypatch.setattr(answer_reader, "MAX_BLANK_BYTES", 1000)
     error = stream_of(answering(*[b"\n" * 100] * 100))[1]
-    assert "did not answer like a chat server" in error.message
+    assert "is not a chat server" in error.message
 
 
 def test_a_few_blanks_are_waited_through():
@@ -204,20 +202,20 @@ def test_an_event_without_end_is_given_up(monkeypatch):
 
 
 def test_events_that_say_nothing_are_given_up(monkeypatch):
-    monkeypatch.setattr(server_call, "MAX_IDLE_EVENTS", 50)
+    monkeypatch.setattr(answer_reader, "MAX_IDLE_EVENTS", 50)
     result, error = stream_of(answering(delta("a"), *[delta()] * 100))
-    assert "events in a row without a word" in error.message
+    assert "events in a row without text" in error.message
     assert result.text == "a"
 
 
 def test_an_answer_of_too_many_bytes_is_given_up(monkeypatch):
-    monkeypatch.setattr(server_call, "MAX_STREAM_BYTES", 1 << 20)
+    monkeypatch.setattr(server_call, "MAX_ANSWER_BYTES", 1 << 20)
     error = stream_of(answering(delta("a"), *[b": " + b"x" * 9998] * 200))[1]
-    assert "does not end: 1 MB so far" in error.message
-    monkeypatch.setattr(server_call, "MAX_WHOLE_BYTES", 1 << 20)
-    monkeypatch.setattr(server_call, "MAX_STREAM_BYTES", 1 << 22)
+    assert "exceeds 1 MB" in error.message
+    monkeypatch.setattr(answer_reader, "MAX_OBJECT_BYTES", 1 << 20)
+    monkeypatch.setattr(server_call, "MAX_ANSWER_BYTES", 1 << 22)
     error = stream_of(answering(*[b'{"a": "' + b"x" * 99_000] * 30))[1]
-    assert "does not end" in error.message
+    assert "exceeds" in error.message
 
 
 def test_an_error_body_that_drips_is_not_waited_for(monkeypatch):
@@ -228,7 +226,7 @@ def test_an_error_body_that_drips_is_not_waited_for(monkeypatch):
         exchange.send_header("Content-Length", "100000")
         exchange.end_headers()
         exchange.wfile.write(b"out of memory")
-        exchange.wait_for_hang_up()
+        exchange.wait_for_disconnect()
 
     error = stream_of(drip)[1]
     assert "failed (500): out of memory" in error.message

@@ -8,10 +8,8 @@ import socket
 import pytest
 
 from glmtui.chat import Message
-from glmtui.engine.api import ServerSpec
-from glmtui.engine.remote import ServerModel, sse
-from glmtui.engine.remote import call as server_call
-from glmtui.engine.remote import reply as server_reply
+from glmtui.engine.model_info import ServerSpec
+from glmtui.engine.remote import ServerModel, server_call, server_reply, sse
 from glmtui.errors import ServerError
 from support.fake_server import delta, serving
 
@@ -33,8 +31,8 @@ def failure(server, key=KEY, model="fake-glm", connect=False):
 REFUSALS = [
     (400, {"error": {"message": "bad temperature"}}, "refused the request (400): bad temperature"),
     (400, {"error": {"message": "exceeds the available context size"}}, "too long for fake-glm"),
-    (401, {"error": {"message": f"Incorrect API key: {KEY}"}}, "refuses the API key (401)"),
-    (403, {"detail": f"not for {KEY}"}, "does not allow this (403)"),
+    (401, {"error": {"message": f"Incorrect API key: {KEY}"}}, "rejected the API key (401)"),
+    (403, {"detail": f"not for {KEY}"}, "denied access (403)"),
     (404, {"detail": "Not Found"}, "no chat server at"),
     (404, {"error": {"message": "The model `fake-glm` does not exist."}}, "has no model fake-glm"),
     (413, b"<html><title>413 Entity Too Large</title>", "413 Entity Too Large"),
@@ -97,12 +95,12 @@ def test_a_login_in_the_address_is_not_shown():
 def test_without_a_key_the_hint_says_where_it_goes():
     with serving(lambda exchange: exchange.json({"error": "no"}, 401)) as server:
         error, _ = failure(server, key="")
-    assert "wants an API key" in error.message
+    assert "requires an API key" in error.message
     assert "key_env" in error.hint
 
 
 def test_a_key_that_cannot_be_sent_is_not_shown():
-    with pytest.raises(ServerError, match="holds characters") as caught:
+    with pytest.raises(ServerError, match="contains invalid characters") as caught:
         ServerModel(ServerSpec("http://localhost/v1", "m", "sk-one\nsk-two"))
     assert "sk-" not in str(caught.value)
 
@@ -116,7 +114,7 @@ def test_the_models_there_are_are_named():
 
     with serving(answer) as server:
         error, _ = failure(server, connect=True)
-    assert error.hint == "It has: glm-4-9b, chatglm3"
+    assert error.hint == "Available models: glm-4-9b, chatglm3"
 
 
 @pytest.mark.parametrize(("header", "hint"), [("7", "in 7 s"), ("Friday", "after Friday")])
@@ -151,7 +149,7 @@ def test_an_answer_that_is_no_reply(body):
 def test_a_web_page_in_place_of_the_list_of_models():
     with (
         serving(lambda exchange: exchange.send(b"<html>", kind="text/html")) as server,
-        pytest.raises(ServerError, match=r"did not answer like a chat server.*web page"),
+        pytest.raises(ServerError, match=r"is not a chat server.*web page"),
     ):
         ServerModel.connect(ServerSpec(server.url))
 
@@ -173,7 +171,7 @@ def half(exchange, chunked=True):
 
 def die(exchange):
     half(exchange)
-    exchange.die()
+    exchange.reset_connection()
 
 
 def end_early(exchange):
@@ -214,9 +212,9 @@ def babble(exchange):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (die, "broke off in mid-answer"),
-        (end_early, "broke off in mid-answer"),
-        (close_early, "broke off in mid-answer"),
+        (die, "was closed in the middle of the answer"),
+        (end_early, "was closed in the middle of the answer"),
+        (close_early, "was closed in the middle of the answer"),
         (fail_inside, "CUDA out of memory"),
         (fail_as_old_llama_servers_do, "CUDA out of memory"),
         (filter_it, "content_filter"),
@@ -241,20 +239,20 @@ def test_a_reply_without_end_is_ended(monkeypatch):
 
     with serving(flood) as server:
         error, partial = failure(server)
-    assert "does not end" in error.message
+    assert "exceeds" in error.message
     assert len(partial.text) < 2 << 20
 
 
 def test_a_server_that_falls_silent_for_too_long(monkeypatch):
-    monkeypatch.setattr(server_call, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(server_call, "READ_TIMEOUT_SECONDS", 0.1)
 
     def hush(exchange):
         half(exchange)
-        exchange.wait_for_hang_up()
+        exchange.wait_for_disconnect()
 
     with serving(hush) as server:
         error, partial = failure(server)
-    assert "has said nothing for" in error.message
+    assert "has sent nothing for" in error.message
     assert partial.text == "Half an "
 
 
@@ -274,7 +272,7 @@ def test_a_name_that_cannot_be_found(monkeypatch):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(ServerError, match="cannot be found"):
+    with pytest.raises(ServerError, match="Could not resolve"):
         ServerModel.connect(ServerSpec("http://no-such-host.example/v1"))
 
 
@@ -296,6 +294,6 @@ def test_a_proxy_that_cannot_be_used(monkeypatch):
     "url", ["", "gpu1:8000/v1", "ftp://gpu1/v1", "http://", "http://h:99999/v1"]
 )
 def test_an_address_that_is_none(url):
-    with pytest.raises(ServerError, match="no address of a server") as caught:
+    with pytest.raises(ServerError, match="Invalid server address") as caught:
         ServerModel(ServerSpec(url, "m"))
     assert "http://localhost:8000/v1" in caught.value.hint

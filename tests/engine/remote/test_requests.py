@@ -7,7 +7,7 @@ import time
 import pytest
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import ServerSpec
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.remote import ServerModel, model_list
 from glmtui.errors import ServerError
 from support.fake_server import serving
@@ -27,7 +27,7 @@ def refusing(*rules, status=400, whole=False):
                 return exchange.json({"error": {"message": words}}, status)
         if whole:
             return exchange.json({"choices": [{"message": {"content": "ok"}}]})
-        return exchange.say("ok")
+        return exchange.reply("ok")
 
     return answer
 
@@ -37,10 +37,10 @@ def asked_twice(answer, params=ALL, messages=HI):
     with serving(answer) as server:
         chat = ServerModel(ServerSpec(server.url, "m"))
         assert "".join(chat.stream(messages, params)) == "ok"
-        before = len(server.asked)
+        before = len(server.questions)
         assert "".join(chat.stream(messages, params)) == "ok"
-        assert len(server.asked) == before + 1
-    return server.asked
+        assert len(server.questions) == before + 1
+    return server.questions
 
 
 def has(name, value=None):
@@ -143,7 +143,7 @@ def test_a_value_out_of_its_range_is_the_users_to_change(words, setting):
         chat = ServerModel(ServerSpec(server.url, "m"))
         with pytest.raises(ServerError) as caught:
             list(chat.stream(HI, ALL))
-        assert len(server.asked) == 1
+        assert len(server.questions) == 1
     assert words in caught.value.message
     assert setting in caught.value.hint
 
@@ -153,7 +153,7 @@ def test_a_refusal_of_everything_comes_to_its_end():
     with serving(refusing((lambda body: True, words))) as server:
         with pytest.raises(ServerError):
             list(ServerModel(ServerSpec(server.url, "m")).stream(HI, ALL))
-        assert len(server.asked) < 10
+        assert len(server.questions) < 10
 
 
 def test_a_server_that_refuses_to_stream_and_not_to_is_asked_twice():
@@ -161,8 +161,8 @@ def test_a_server_that_refuses_to_stream_and_not_to_is_asked_twice():
     with serving(refusing((lambda body: True, words))) as server:
         with pytest.raises(ServerError):
             list(ServerModel(ServerSpec(server.url, "m")).stream(HI, SamplingParams(seed=1)))
-        assert [body["stream"] for body in server.asked][:2] == [True, False]
-        assert len(server.asked) < 5
+        assert [body["stream"] for body in server.questions][:2] == [True, False]
+        assert len(server.questions) < 5
 
 
 # ---- turns
@@ -206,14 +206,14 @@ def test_a_server_without_a_system_role_and_with_a_question_first():
     messages = [Message("system", "Be brief."), Message("assistant", "Hello!"), *HI]
     with serving(refusing(rule)) as server:
         assert "".join(ServerModel(ServerSpec(server.url, "m")).stream(messages)) == "ok"
-    assert server.asked[-1]["messages"] == [{"role": "user", "content": "Be brief.\n\nhi"}]
+    assert server.questions[-1]["messages"] == [{"role": "user", "content": "Be brief.\n\nhi"}]
 
 
 def test_a_question_that_was_too_long_does_not_stay_in_the_way():
     def answer(exchange):
         if len(exchange.body["messages"][0]["content"]) > 100:
             return exchange.json({"error": {"message": "context length exceeded"}}, 400)
-        return exchange.say("ok")
+        return exchange.reply("ok")
 
     messages = [Message("user", "x" * 1000), Message("user", "short")]
     with serving(answer) as server:
@@ -225,21 +225,21 @@ def test_a_question_that_was_too_long_does_not_stay_in_the_way():
 def test_thoughts_are_never_sent_back():
     replies = ["<think>\nSECRET\n</think>\n\nFour.", "SECRET</think>\n\nFive.", "<think>\nSECRET"]
     messages = [m for reply in replies for m in (Message("user", "q"), Message("assistant", reply))]
-    with serving(lambda exchange: exchange.say("ok")) as server:
+    with serving(lambda exchange: exchange.reply("ok")) as server:
         list(ServerModel(ServerSpec(server.url, "m")).stream([*messages, *HI]))
-    sent = server.asked[0]["messages"]
+    sent = server.questions[0]["messages"]
     assert "SECRET" not in str(sent)
     assert [m["content"] for m in sent] == ["q", "Four.", "q", "Five.", "q\nhi"]
 
 
 def test_a_reply_is_continued_without_its_thoughts_and_not_within_them():
-    with serving(lambda exchange: exchange.say("ok")) as server:
+    with serving(lambda exchange: exchange.reply("ok")) as server:
         chat = ServerModel(ServerSpec(server.url, "m"))
         list(chat.stream([*HI, Message("assistant", "<think>\nHm.\n</think>\n\nFou")]))
-        assert server.asked[0]["messages"][-1] == {"role": "assistant", "content": "Fou"}
-        with pytest.raises(ServerError, match="in its thoughts"):
+        assert server.questions[0]["messages"][-1] == {"role": "assistant", "content": "Fou"}
+        with pytest.raises(ServerError, match="during its reasoning"):
             list(chat.stream([*HI, Message("assistant", "<think>\nHm.")]))
-        assert len(server.asked) == 1
+        assert len(server.questions) == 1
 
 
 # ---- the list of models
@@ -248,7 +248,7 @@ def test_a_reply_is_continued_without_its_thoughts_and_not_within_them():
 def listing(status, body, **headers):
     def answer(exchange):
         if exchange.command == "POST":
-            return exchange.say("ok")
+            return exchange.reply("ok")
         if isinstance(body, bytes):
             return exchange.send(body, status, **headers)
         return exchange.json(body, status, **headers)
@@ -281,7 +281,7 @@ def test_a_model_that_is_named_needs_no_list(status, body):
         chat = ServerModel.connect(ServerSpec(server.url, "mine"))
         assert chat.info.name == "mine"
         assert "".join(chat.stream(HI)) == "ok"
-    assert server.asked[0]["model"] == "mine"
+    assert server.questions[0]["model"] == "mine"
 
 
 def test_a_list_that_breaks_off_or_is_compressed_does_not_matter_either():
@@ -289,7 +289,7 @@ def test_a_list_that_breaks_off_or_is_compressed_does_not_matter_either():
         exchange.send_response(200)
         exchange.send_header("Content-Length", "100")
         exchange.end_headers()
-        exchange.die()
+        exchange.reset_connection()
 
     for answer in (die, listing(200, b"x" * 40, Content_Encoding="gzip")):
         with serving(answer) as server:
@@ -310,7 +310,7 @@ def test_a_list_that_drips_is_not_waited_for_where_a_model_is_named(monkeypatch)
 
     with serving(drip) as server:
         assert ServerModel.connect(ServerSpec(server.url, "mine")).info.name == "mine"
-        with pytest.raises(ServerError, match="did not send the whole of its answer"):
+        with pytest.raises(ServerError, match="did not complete its answer"):
             ServerModel.connect(ServerSpec(server.url))
 
 

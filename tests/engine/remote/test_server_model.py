@@ -10,9 +10,9 @@ import time
 import pytest
 
 from glmtui.chat import Message, SamplingParams
-from glmtui.engine.api import PrefillProgress, ServerSpec
-from glmtui.engine.remote import ServerModel
-from glmtui.engine.remote import reply as server_reply
+from glmtui.engine.api import PrefillProgress
+from glmtui.engine.model_info import ServerSpec
+from glmtui.engine.remote import ServerModel, server_reply
 from glmtui.errors import ServerError
 from support.fake_server import MODELS, delta, serving
 
@@ -55,7 +55,7 @@ def test_a_server_without_a_list_needs_a_name():
         with pytest.raises(ServerError, match="no chat server at"):
             ServerModel.connect(ServerSpec(server.url))
     with serving(lambda exchange: exchange.json({"data": []})) as server:
-        with pytest.raises(ServerError, match="which models") as caught:
+        with pytest.raises(ServerError, match="does not list its models") as caught:
             ServerModel.connect(ServerSpec(server.url))
         assert "[servers.NAME]" in caught.value.hint
 
@@ -68,7 +68,7 @@ def test_an_address_with_the_path_of_the_chat_is_understood():
 
 
 def test_the_key_and_a_login_are_sent():
-    with serving(lambda exchange: exchange.say("ok")) as server:
+    with serving(lambda exchange: exchange.reply("ok")) as server:
         reply(server, api_key="s3cret\n")
         login = server.url.replace("://", "://ann:p%40ss@")
         text = "".join(ServerModel(ServerSpec(login, "m")).stream(HI))
@@ -80,7 +80,7 @@ def test_the_key_and_a_login_are_sent():
 def test_a_proxy_is_used_but_not_for_this_machine(monkeypatch):
     for name in ("NO_PROXY", "no_proxy", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
-    with serving(lambda exchange: exchange.say("ok")) as server:
+    with serving(lambda exchange: exchange.reply("ok")) as server:
         monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
         monkeypatch.setenv("HTTP_PROXY", server.url.removesuffix("/v1"))
         assert reply(server).text == "ok"
@@ -105,7 +105,7 @@ def test_importing_the_backend_does_not_import_httpx():
 def test_a_streamed_reply_and_the_servers_counts():
     details = {"cached_tokens": 5}
     usage = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": details}
-    with serving(lambda exchange: exchange.say("Hel", "lo ", "你好", usage=usage)) as server:
+    with serving(lambda exchange: exchange.reply("Hel", "lo ", "你好", usage=usage)) as server:
         stream = model(server).stream(HI, SamplingParams(temperature=0.5))
         assert list(stream) == ["Hel", "lo ", "你好"]
         assert list(stream) == []
@@ -115,20 +115,20 @@ def test_a_streamed_reply_and_the_servers_counts():
     assert (stats.prompt_tokens, stats.reused_tokens, stats.generated_tokens) == (9, 5, 4)
     assert stats.first_token_seconds > 0
     assert stats.prefill_rate is None
-    asked = server.asked[0]
+    asked = server.questions[0]
     assert asked["stream_options"] == {"include_usage": True}
     assert (asked["model"], asked["temperature"]) == ("fake-glm", 0.5)
 
 
 def test_without_counts_the_pieces_are_counted():
-    with serving(lambda exchange: exchange.say("a", "", "b", "c")) as server:
+    with serving(lambda exchange: exchange.reply("a", "", "b", "c")) as server:
         stats = reply(server).stats
     assert (stats.generated_tokens, stats.prompt_tokens) == (3, 0)
     assert stats.decode_rate is not None
 
 
 def test_nothing_is_sent_before_the_first_step():
-    with serving(lambda exchange: exchange.say("a")) as server:
+    with serving(lambda exchange: exchange.reply("a")) as server:
         stream = model(server).stream(HI)
         stream.close()
         assert list(stream) == []
@@ -218,7 +218,7 @@ def test_llama_server_tells_how_far_the_prompt_is_read():
     assert seen == [PrefillProgress(512, 900), PrefillProgress(900, 900)]
     stats = stream.result.stats
     assert (stats.prefill_seconds, stats.decode_seconds, stats.reused_tokens) == (2.0, 0.5, 7)
-    assert server.asked[0]["return_progress"] is True
+    assert server.questions[0]["return_progress"] is True
 
 
 # ---- stopping
@@ -233,7 +233,7 @@ def test_a_silent_server_is_left_at_once(headers_first):
             exchange.start()
             exchange.event(delta("Well,"))
         silent.set()
-        if exchange.wait_for_hang_up():
+        if exchange.wait_for_disconnect():
             left.set()
 
     with serving(hush) as server:
@@ -253,7 +253,7 @@ def test_close_from_another_thread_ends_the_reply_and_keeps_what_there_is(whose)
     def hush(exchange):
         exchange.start()
         exchange.event(delta("Well,"))
-        if exchange.wait_for_hang_up():
+        if exchange.wait_for_disconnect():
             left.set()
 
     with serving(hush) as server:
@@ -275,7 +275,7 @@ def test_breaking_off_hangs_up():
     def hush(exchange):
         exchange.start()
         exchange.event(delta("Well,"))
-        if exchange.wait_for_hang_up():
+        if exchange.wait_for_disconnect():
             left.set()
 
     with serving(hush) as server:
@@ -292,7 +292,7 @@ def test_a_complete_reply_does_not_wait_long_for_counts(monkeypatch):
         exchange.start()
         exchange.event(delta("Done"))
         exchange.event(delta(".", finish="stop"))
-        exchange.wait_for_hang_up()
+        exchange.wait_for_disconnect()
 
     with serving(linger) as server:
         assert reply(server).finish_reason == "stop"
@@ -302,7 +302,7 @@ def test_what_goes_wrong_after_a_complete_reply_harms_nobody():
     def answer(exchange):
         exchange.start()
         exchange.event(delta("Done.", finish="stop"))
-        exchange.die()
+        exchange.reset_connection()
 
     with serving(answer) as server:
         assert reply(server).text == "Done."
@@ -316,22 +316,22 @@ def test_the_older_half_of_a_long_conversation_is_left_out_until_it_fits():
         if len(exchange.body["messages"]) > 4:
             words = "This model's maximum context length is 64 tokens. However, ..."
             return exchange.json({"error": {"message": words, "code": 400}}, 400)
-        return exchange.say("ok")
+        return exchange.reply("ok")
 
     talk = [Message("system", "Be brief."), *[Message("user", "q"), Message("assistant", "a")] * 6]
     with serving(answer) as server:
         result = reply(server, [*talk, Message("user", "last")])
-    sent = server.asked[-1]["messages"]
+    sent = server.questions[-1]["messages"]
     assert [m["role"] for m in sent] == ["system", "user", "assistant", "user"]
     assert sent[-1]["content"] == "last"
     assert (result.text, result.dropped_turns) == ("ok", 10)
-    assert len(server.asked) == 3
+    assert len(server.questions) == 3
 
 
 def test_sglang_says_in_the_stream_that_it_is_too_long():
     def answer(exchange):
         if len(exchange.body["messages"]) == 1:
-            return exchange.say("ok")
+            return exchange.reply("ok")
         exchange.start()
         words = "The input (99 tokens) is longer than the model's context length (64 tokens)."
         exchange.event({"error": {"message": words, "code": 400}})
@@ -350,42 +350,42 @@ def test_fields_a_server_does_not_know_are_left_out_from_then_on():
         if unknown:
             words = f"Unrecognized request argument supplied: {unknown[0]}"
             return exchange.json({"error": {"message": words}}, 400)
-        return exchange.say("ok")
+        return exchange.reply("ok")
 
     params = SamplingParams(temperature=0.5, top_k=5, repetition_penalty=1.1)
     with serving(answer) as server:
         chat = model(server)
         assert ["".join(chat.stream(HI, params)) for _ in range(2)] == ["ok", "ok"]
-    assert len(server.asked) == 5  # once for each of the three, then twice well
-    assert server.asked[-1].keys() == known
+    assert len(server.questions) == 5  # once for each of the three, then twice well
+    assert server.questions[-1].keys() == known
 
 
 def test_a_request_that_is_bad_for_another_reason_teaches_nothing():
     def answer(exchange):
         if exchange.body["temperature"] > 2:
             return exchange.json({"error": "temperature must be at most 2"}, 400)
-        return exchange.say("ok")
+        return exchange.reply("ok")
 
     with serving(answer) as server:
         chat = model(server)
         with pytest.raises(ServerError, match="temperature must be at most 2"):
             list(chat.stream(HI, SamplingParams(temperature=3.0)))
         assert list(chat.stream(HI, SamplingParams(temperature=1.0))) == ["ok"]
-    assert "stream_options" in server.asked[-1]
+    assert "stream_options" in server.questions[-1]
 
 
 def test_a_reply_is_continued():
-    with serving(lambda exchange: exchange.say("lo!")) as server:
+    with serving(lambda exchange: exchange.reply("lo!")) as server:
         result = reply(server, [*HI, Message("assistant", "Hel")])
     assert result.text == "lo!"
-    assert server.asked[0]["continue_final_message"] is True
+    assert server.questions[0]["continue_final_message"] is True
 
 
 @pytest.mark.parametrize(
     ("words", "shown"),
     [
-        ("Assistant response prefill is not supported", "will not go on with a reply"),
-        ("Unrecognized argument: continue_final_message", "will not go on with a reply"),
+        ("Assistant response prefill is not supported", "cannot continue a reply"),
+        ("Unrecognized argument: continue_final_message", "cannot continue a reply"),
         ("temperature must be at most 2", "refused the request (400)"),
     ],
 )

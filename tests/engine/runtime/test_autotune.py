@@ -1,18 +1,24 @@
-"""Pacing: all threads on a quiet machine, one less when a core is taken, and back again; and
-chunks of a prompt between which a cancel is heard soon."""
+"""Tuning of threads and chunks: fewer threads while a core is busy, and chunks of limited time."""
 
 from __future__ import annotations
 
 from itertools import groupby
 
-from glmtui.engine.runtime.autotune import CHUNK_SECONDS, LATE, LOOK, SOON, ChunkPacer, ThreadPacer
+from glmtui.engine.runtime.autotune import (
+    CHUNK_SECONDS,
+    MAX_RETRY_STEPS,
+    MIN_RETRY_STEPS,
+    TRIAL_STEPS,
+    ChunkTuner,
+    ThreadTuner,
+)
 
 
 class Machine:
-    """Steps that take a set time for each number of threads, on a clock of its own.
+    """A simulated machine, on which a step takes a given time for each number of threads.
 
     Attributes:
-        waking: what the first step after a change takes more.
+        waking: extra seconds of the first step after the number changes.
     """
 
     def __init__(self, seconds: dict[int, float]) -> None:
@@ -21,7 +27,7 @@ class Machine:
         self.waking = 0.05
         self.threads = max(seconds)
         self.changes = 0
-        self.pacer = ThreadPacer(self.threads, self.set, clock=lambda: self.now)
+        self.tuner = ThreadTuner(self.threads, self.set, clock=lambda: self.now)
 
     def set(self, threads: int) -> None:
         self.threads = threads
@@ -31,47 +37,47 @@ class Machine:
     def run(self, steps: int) -> list[int]:
         used = []
         for _ in range(steps):
-            with self.pacer.step():
+            with self.tuner.time_step():
                 used.append(self.threads)
                 self.now += self.seconds[self.threads]
         return used
 
 
-def test_both_are_tried_once_and_the_faster_is_kept() -> None:
+def test_both_numbers_are_tried_once_and_the_faster_is_kept() -> None:
     machine = Machine({4: 0.010, 3: 0.012})
     used = machine.run(500)
-    assert used == [4] * LOOK + [3] * LOOK + [4] * (len(used) - 2 * LOOK)
+    assert used == [4] * TRIAL_STEPS + [3] * TRIAL_STEPS + [4] * (len(used) - 2 * TRIAL_STEPS)
 
 
-def test_fewer_are_kept_where_they_are_faster_with_looks_at_all_that_become_rare() -> None:
+def test_fewer_threads_are_kept_while_faster_with_rarer_and_rarer_trials() -> None:
     used = Machine({4: 0.012, 3: 0.010}).run(2000)
     stints = [len(list(same)) for threads, same in groupby(used) if threads == 3][:-1]
     assert stints == sorted(stints)
-    assert (stints[0], stints[-1]) == (SOON, LATE)
-    assert used.count(4) == LOOK * (len(stints) + 1)
+    assert (stints[0], stints[-1]) == (MIN_RETRY_STEPS, MAX_RETRY_STEPS)
+    assert used.count(4) == TRIAL_STEPS * (len(stints) + 1)
 
 
-def test_a_taken_core_is_noticed_at_once_and_its_return_soon() -> None:
+def test_a_busy_core_is_noticed_at_once_and_its_return_soon() -> None:
     machine = Machine({4: 0.010, 3: 0.012})
     machine.run(100)
     machine.seconds[4] = 0.100
     assert machine.run(10).count(4) <= 3
     machine.run(1000)
     machine.seconds[4] = 0.010
-    machine.run(LATE + 2 * LOOK)
+    machine.run(MAX_RETRY_STEPS + 2 * TRIAL_STEPS)
     assert set(machine.run(100)) == {4}
 
 
-def test_a_core_that_was_taken_for_a_moment_is_missed_for_a_moment() -> None:
+def test_a_core_that_was_busy_for_a_moment_is_soon_used_again() -> None:
     machine = Machine({2: 0.013, 1: 0.021})
     machine.run(100)
     machine.seconds[2] = 0.100
     machine.run(3)
     machine.seconds[2] = 0.013
-    assert machine.run(100).count(1) <= SOON + LOOK
+    assert machine.run(100).count(1) <= MIN_RETRY_STEPS + TRIAL_STEPS
 
 
-def test_what_slows_a_step_now_and_then_changes_nothing() -> None:
+def test_occasional_slow_steps_change_nothing() -> None:
     machine = Machine({2: 0.013, 1: 0.021})
     machine.run(100)
     for _ in range(100):  # a frame is drawn
@@ -81,12 +87,12 @@ def test_what_slows_a_step_now_and_then_changes_nothing() -> None:
         assert machine.run(4) == [2] * 4
 
 
-def test_all_that_become_slower_are_compared_again() -> None:
+def test_threads_are_compared_again_when_all_steps_become_slower() -> None:
     machine = Machine({2: 0.013, 1: 0.021})
     machine.run(100)
     changes = machine.changes
     machine.seconds = {2: 0.020, 1: 0.030}  # the context has grown
-    assert machine.run(100).count(1) == LOOK
+    assert machine.run(100).count(1) == TRIAL_STEPS
     assert machine.changes == changes + 2
 
 
@@ -96,29 +102,29 @@ def test_one_thread_stays_one() -> None:
     assert machine.changes == 0
 
 
-def test_work_in_large_pieces_gets_all() -> None:
+def test_large_batches_use_all_threads() -> None:
     machine = Machine({2: 0.1, 1: 0.01})
-    machine.run(2 * LOOK)
+    machine.run(2 * TRIAL_STEPS)
     assert machine.threads == 1
-    machine.pacer.all_threads()
+    machine.tuner.use_all_threads()
     assert machine.threads == 2
 
 
 def chunks_of(tokens: int, rate: float) -> list[int]:
-    """In which a prompt is read by a model that reads so many tokens a second."""
+    """Chunks in which a model that reads `rate` tokens per second reads a prompt."""
     now = 0.0
-    pacer = ChunkPacer(64, 512, clock=lambda: now)
+    tuner = ChunkTuner(64, 512, clock=lambda: now)
     chunks = []
     while tokens:
-        chunks.append(min(tokens, pacer.tokens))
-        with pacer.reading(chunks[-1]):
+        chunks.append(min(tokens, tuner.tokens))
+        with tuner.time(chunks[-1]):
             now += chunks[-1] / rate
         tokens -= chunks[-1]
     return chunks
 
 
-def test_chunks_are_as_long_as_a_cancel_may_wait() -> None:
+def test_chunks_take_at_most_the_target_time() -> None:
     assert chunks_of(1200, rate=1000) == [64, 512, 512, 112]
     assert chunks_of(1000, rate=150) == [64, 256, 256, 256, 168]
     assert all(chunk / 150 <= CHUNK_SECONDS for chunk in chunks_of(1000, rate=150))
-    assert chunks_of(200, rate=6) == [64, 64, 64, 8]  # fewer at once would be slower to read
+    assert chunks_of(200, rate=6) == [64, 64, 64, 8]  # smaller chunks would be slower

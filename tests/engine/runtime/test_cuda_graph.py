@@ -1,6 +1,6 @@
-"""The captured decode step on a CPU: what is captured gives the same logits and replies.
+"""CUDA graphs on a CPU: captured steps give the same logits and replies.
 
-A `tape.Recorder` stands in for CUDA graphs: a step's operations run again, Python does not.
+A `graph_recorder.Recorder` replaces CUDA graphs: it runs the operations of a step again.
 """
 
 from __future__ import annotations
@@ -16,25 +16,31 @@ import torch
 from torch import Tensor
 
 from glmtui.engine.nn.kv_cache import KVCache
-from glmtui.engine.runtime.cuda_graph import GraphedSteps, Record, Replay
+from glmtui.engine.runtime.cuda_graph import Capture, CudaGraphRunner, Replay
 from glmtui.engine.runtime.model_runner import LoadedModel
 from support.graph_recorder import Recorder
 from support.graph_talks import (
+    FAMILIES,
     TALKS,
     Talk,
-    arrange,
     conversations_in_turn,
-    loaded,
+    load_endless,
     prompt,
     prompts_in_turn,
     reply,
+    shorten_limits,
 )
 
 CPU = torch.device("cpu")
 
 
-def close(ours: Tensor, expected: Tensor) -> None:
-    """Up to the rounding of sums in another order."""
+@pytest.fixture(scope="module", params=FAMILIES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+    return load_endless(request.param, tmp_path_factory.mktemp("model") / request.param)
+
+
+def assert_close(ours: Tensor, expected: Tensor) -> None:
+    """Equal up to rounding: a replay may add numbers in another order."""
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -42,8 +48,8 @@ def new_cache(model: LoadedModel) -> KVCache:
     return model.model.new_cache(64, torch.float32, CPU)
 
 
-def spoiled(step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
-    """A `Record` whose logits are off."""
+def capture_with_error(step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
+    """A `Capture` whose logits are wrong."""
     replay, logits = Recorder()(step)
 
     def off() -> None:
@@ -54,12 +60,12 @@ def spoiled(step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
 
 
 @torch.inference_mode()
-def logits_of(model: LoadedModel, record: Record | None, cache: KVCache, tokens: int) -> Tensor:
-    """After a prompt and each of as many tokens; without `record` by the decoder alone."""
+def logits_of(model: LoadedModel, capture: Capture | None, cache: KVCache, tokens: int) -> Tensor:
+    """Logits after a prompt and after each of `tokens` ids; without `capture`, of plain steps."""
     decoder = model.model
     ids = prompt(model)
     rows = [decoder(torch.tensor([ids]), cache, last_only=True)[0]]
-    step = decoder if record is None else GraphedSteps(decoder, record)
+    step = decoder if capture is None else CudaGraphRunner(decoder, capture)
     for i in range(tokens):
         rows.append(step(torch.tensor([[ids[i % 5]]]), cache, last_only=True)[0].clone())
         assert cache.offset == len(ids) + 1 + i
@@ -70,131 +76,131 @@ def logits_of(model: LoadedModel, record: Record | None, cache: KVCache, tokens:
 def test_a_captured_step_gives_the_logits_of_a_plain_one(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK", 16)
+    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK_TOKENS", 16)
     plain, cache = new_cache(model), new_cache(model)
     recorder = Recorder()
     expected = logits_of(model, None, plain, 30)
-    close(logits_of(model, recorder, cache, 30), expected)
-    assert len(recorder.tapes) == 3  # with room for 16, 32 and 64
-    assert recorder.replayed > 15
+    assert_close(logits_of(model, recorder, cache, 30), expected)
+    assert len(recorder.recordings) == 3  # with room for 16, 32 and 64
+    assert recorder.replays > 15
     for mine, theirs in zip(cache.keys, plain.keys, strict=True):
-        close(mine[:, :, :40], theirs[:, :, :40])
+        assert_close(mine[:, :, :40], theirs[:, :, :40])
 
 
-def test_what_is_off_is_not_used(model: LoadedModel) -> None:
+def test_a_graph_with_wrong_logits_is_not_used(model: LoadedModel) -> None:
     expected = logits_of(model, None, new_cache(model), 8)
-    close(logits_of(model, spoiled, new_cache(model), 8), expected)
-    steps = GraphedSteps(model.model, spoiled)
+    assert_close(logits_of(model, capture_with_error, new_cache(model), 8), expected)
+    steps = CudaGraphRunner(model.model, capture_with_error)
     with torch.inference_mode():
         cache = new_cache(model)
         steps(torch.tensor([prompt(model)]), cache)
         for _ in range(6):
             steps(torch.tensor([[prompt(model)[0]]]), cache)
-    assert "off by" in steps.refused
+    assert "off by" in steps.disabled_reason
 
 
 def test_a_graph_that_does_nothing_is_not_used(model: LoadedModel) -> None:
-    """As one captured on another device would be: what it is to compute, capturing has computed."""
+    """As if captured on another device: the result is there from the capture, not from a replay."""
     cache = new_cache(model)
 
     def nothing(step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
         return lambda: None, step().clone()
 
-    close(logits_of(model, nothing, cache, 8), logits_of(model, None, new_cache(model), 8))
+    assert_close(logits_of(model, nothing, cache, 8), logits_of(model, None, new_cache(model), 8))
 
 
-def test_what_cannot_be_captured_is_done_as_ever(model: LoadedModel) -> None:
+def test_a_step_that_cannot_be_captured_runs_without_a_graph(model: LoadedModel) -> None:
     def fail(step: Callable[[], Tensor]) -> tuple[Replay, Tensor]:
         step()
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     expected = logits_of(model, None, new_cache(model), 8)
-    close(logits_of(model, fail, new_cache(model), 8), expected)
+    assert_close(logits_of(model, fail, new_cache(model), 8), expected)
 
 
 def test_a_graph_keeps_no_cache_alive(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a cache that has grown, or was given up, the memory is needed for the next one."""
-    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK", 16)
-    with recorded(model) as recorder:
+    """The memory of a cache that has grown or was evicted is needed for the next one."""
+    monkeypatch.setattr("glmtui.engine.nn.kv_cache.BLOCK_TOKENS", 16)
+    with recording(model) as recorder:
         reply(model, prompt(model, 9), 7)
-        assert recorder.replayed
-        tensors = [weakref.ref(t) for t in model._caches.cache.tensors()[:4]]  # keys
+        assert recorder.replays
+        tensors = [weakref.ref(t) for t in model._prefix_cache.cache.tensors()[:4]]  # keys
         assert all(ref() is not None for ref in tensors)
-        model._caches.cache.reserve(30)  # as the next prompt would
+        model._prefix_cache.cache.reserve(30)  # as the next prompt does
         gc.collect()
         assert [ref() for ref in tensors] == [None] * len(tensors)
-        grown = weakref.ref(model._caches.cache.keys[0])
-        model._caches.clear()
+        grown = weakref.ref(model._prefix_cache.cache.keys[0])
+        model._prefix_cache.clear()
         gc.collect()
         assert grown() is None
 
 
-def test_padding_is_hidden_from_a_captured_step(tmp_path: Path) -> None:
-    """Of ChatGLM-6B, whose cache knows the padding."""
-    model = loaded("v1_twin_orig", tmp_path).model
+def test_a_captured_step_ignores_padding(tmp_path: Path) -> None:
+    """ChatGLM-6B, whose cache stores the padding."""
+    model = load_endless("v1_twin_orig", tmp_path).model
     marks = model.config.marks
     first = model.config.cut + 5
     rows = [[first] * 4 + [first, marks.gmask, marks.sop], [*range(first, first + 5), *marks[::2]]]
     padding, token = torch.tensor([4, 0]), torch.full((2, 1), first)
-    said = []
-    for steps in (model, GraphedSteps(model, Recorder())):
+    logits: list[list[Tensor]] = []
+    for steps in (model, CudaGraphRunner(model, Recorder())):
         cache = model.new_cache(64, torch.float32, CPU, batch=2)
         with torch.inference_mode():
             model(torch.tensor(rows), cache, last_only=True, padding=padding)
-            said.append([steps(token, cache, last_only=True).clone() for _ in range(8)])
-    assert isinstance(steps, GraphedSteps)
+            logits.append([steps(token, cache, last_only=True).clone() for _ in range(8)])
+    assert isinstance(steps, CudaGraphRunner)
     assert steps._graph is not None
-    close(torch.cat(said[1]), torch.cat(said[0]))
+    assert_close(torch.cat(logits[1]), torch.cat(logits[0]))
 
 
 # ---- replies
 
 
 @contextmanager
-def recorded(model: LoadedModel, *, overlaps: bool = False) -> Iterator[Recorder]:
-    """The model decoding through tapes."""
+def recording(model: LoadedModel, *, decodes_async: bool = False) -> Iterator[Recorder]:
+    """The model decodes through recordings."""
     recorder = Recorder()
-    model.forget()
+    model.clear_cache()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "_graphs", GraphedSteps(model.model, recorder))
-        patch.setattr(model, "_overlaps", overlaps)
+        patch.setattr(model, "_cuda_graph", CudaGraphRunner(model.model, recorder))
+        patch.setattr(model, "_decodes_async", decodes_async)
         yield recorder
-        assert model._graphs is not None
-        assert model._graphs.refused == ""
-        model.forget()
+        assert model._cuda_graph is not None
+        assert model._cuda_graph.disabled_reason == ""
+        model.clear_cache()
 
 
 @pytest.mark.parametrize(
     ("talk", "overlaps"),
     [*((talk, False) for talk in TALKS), (prompts_in_turn, True), (conversations_in_turn, True)],
 )
-def test_replies_are_those_without_a_graph(
+def test_replies_equal_those_without_a_graph(
     model: LoadedModel,
     talk: Talk,
-    overlaps: bool,
+    decodes_async: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    arrange(talk, monkeypatch)
-    model.forget()
+    shorten_limits(talk, monkeypatch)
+    model.clear_cache()
     expected = talk(model)
-    with recorded(model, overlaps=overlaps) as recorder:
+    with recording(model, decodes_async=decodes_async) as recorder:
         assert talk(model) == expected
-    assert recorder.replayed > 10
+    assert recorder.replays > 10
 
 
-def test_what_a_captured_step_reads_is_kept_by_the_model_or_the_cache(model: LoadedModel) -> None:
-    """Nothing else has an address that lasts as long as the graph."""
-    with recorded(model) as recorder:
+def test_the_model_or_the_cache_owns_what_a_captured_step_reads(model: LoadedModel) -> None:
+    """Other tensors may be freed while the graph still reads their addresses."""
+    with recording(model) as recorder:
         reply(model, prompt(model, 25), 12)
-        assert model._graphs is not None
-        graph = model._graphs._graph
+        assert model._cuda_graph is not None
+        graph = model._cuda_graph._graph
         assert graph is not None
-        kept = [graph.ids, graph.position, *model._caches.cache.tensors()]
+        stable = [graph.ids, graph.position, *model._prefix_cache.cache.tensors()]
         for module in model.model.modules():
-            kept += [value for value in vars(module).values() if isinstance(value, Tensor)]
-            kept += module.parameters(recurse=False)
-        kept += [model.model.rotary.cos, model.model.rotary.sin]
-        known = {id(tensor) for tensor in kept}
-        read = recorder.tapes[-1].inputs
+            stable += [value for value in vars(module).values() if isinstance(value, Tensor)]
+            stable += module.parameters(recurse=False)
+        stable += [model.model.rotary.cos, model.model.rotary.sin]
+        known = {id(tensor) for tensor in stable}
+        read = recorder.recordings[-1].inputs
         assert len(read) > 10
         assert [tuple(t.shape) for t in read if id(t) not in known] == []

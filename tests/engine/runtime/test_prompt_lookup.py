@@ -1,4 +1,4 @@
-"""Prompt-lookup speculation: the guesses, that replies stay what they are, and when it rests."""
+"""Prompt-lookup decoding: drafts, unchanged replies, and when drafts are not used."""
 
 from __future__ import annotations
 
@@ -10,42 +10,47 @@ from torch import Tensor
 
 from glmtui.chat import SamplingParams
 from glmtui.engine import LoadOptions, load_model
-from glmtui.engine.api import Speculation
+from glmtui.engine.model_info import Speculation
 from glmtui.engine.nn.layers import FEW_QUERIES
 from glmtui.engine.nn.linear import GEMV_ROWS
 from glmtui.engine.runtime import prompt_lookup
 from glmtui.engine.runtime.model_runner import LoadedModel
-from glmtui.engine.runtime.prompt_lookup import GUESSES, NgramIndex, PromptLookup, SpeculationGate
+from glmtui.engine.runtime.prompt_lookup import (
+    MAX_DRAFT,
+    NgramIndex,
+    PromptLookup,
+    SpeculationTuner,
+)
 from glmtui.engine.runtime.sampling import make_sampler
 from support.goldens import GOLDEN, load
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=16)
 
 
-# ---- guesses
+# ---- drafts
 
 
-def test_a_guess_is_what_followed_the_last_ids_before() -> None:
+def test_a_draft_is_what_followed_the_last_ids_before() -> None:
     lookup = NgramIndex([1, 2, 3, 4, 5, 9, 1, 2, 3])
-    assert lookup.guess(3) == [4, 5, 9]
-    assert lookup.guess(1) == [4]
-    assert lookup.guess(0) == []
+    assert lookup.draft(3) == [4, 5, 9]
+    assert lookup.draft(1) == [4]
+    assert lookup.draft(0) == []
     lookup.append(7)
-    assert lookup.guess(3) == []
+    assert lookup.draft(3) == []
 
 
-def test_the_latest_place_counts_and_the_end_itself_does_not() -> None:
-    assert NgramIndex([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3]).guess(1) == [5]
-    assert NgramIndex([1, 2, 3]).guess(1) == []
-    assert NgramIndex([7, 7, 7, 7]).guess(3) == [7]
-    assert NgramIndex([1, 2]).guess(1) == []
+def test_the_latest_occurrence_counts_except_the_end_itself() -> None:
+    assert NgramIndex([1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3]).draft(1) == [5]
+    assert NgramIndex([1, 2, 3]).draft(1) == []
+    assert NgramIndex([7, 7, 7, 7]).draft(3) == [7]
+    assert NgramIndex([1, 2]).draft(1) == []
 
 
 # ---- replies
 
 
 class Chain:
-    """A stepper of a Markov chain over few ids: the logits after an id are a row of a matrix."""
+    """A `StepModel` of a Markov chain: the logits after an id are a row of a matrix."""
 
     def __init__(self, ids: Sequence[int], rows: Tensor) -> None:
         self.read = list(ids)
@@ -65,14 +70,14 @@ class Chain:
 def reply(chain: Chain, params: SamplingParams, length: int, speculation: Speculation) -> list[int]:
     sampler = make_sampler(params)
     prompt, ids = list(chain.read), list[int]()
-    ahead = PromptLookup(chain, prompt, length, speculation)
+    lookup = PromptLookup(chain, prompt, length, speculation)
     logits = chain.rows[prompt[-1]]
     while True:
         ids.append(sampler(logits, prompt + ids))
         if len(ids) == length:
             break
-        logits = ahead.step(ids[-1])
-        # the cache holds what was said, and at most guesses behind it
+        logits = lookup.step(ids[-1])
+        # the cache holds the reply so far, and at most a draft after it
         assert chain.read[: len(prompt) + len(ids)] == prompt + ids
         assert len(chain.read) <= len(prompt) + length
     return ids
@@ -88,8 +93,8 @@ def reply(chain: Chain, params: SamplingParams, length: int, speculation: Specul
         {"temperature": 0.0, "repetition_penalty": 1.5},
     ],
 )
-def test_every_draw_is_the_same_with_guesses_and_without(params: dict[str, float]) -> None:
-    """Seed by seed, so that no distribution has to be estimated."""
+def test_every_sample_is_the_same_with_drafts_and_without(params: dict[str, float]) -> None:
+    """Compared seed by seed, so that no distribution has to be estimated."""
     rows = torch.randn(5, 5, generator=torch.Generator().manual_seed(4)) * 2
     prompt = [0, 1, 2, 3, 4, 0, 1, 2, 3, 1, 2]
     steps = {"on": 0, "off": 0}
@@ -101,7 +106,7 @@ def test_every_draw_is_the_same_with_guesses_and_without(params: dict[str, float
             replies.append(reply(chain, sampling, 30, speculation))
             steps[speculation] += chain.steps
         assert replies[0] == replies[1]
-    assert steps["on"] < 0.9 * steps["off"]  # some guesses were right
+    assert steps["on"] < 0.9 * steps["off"]  # some drafts were accepted
 
 
 @pytest.fixture(scope="module", params=["v2_32k_tiny", "glm4_tiny", "v1_twin_orig"])
@@ -112,7 +117,7 @@ def model(request: pytest.FixtureRequest) -> LoadedModel:
 
 
 def prompts(model: LoadedModel) -> list[list[int]]:
-    """Ten, each with some ids that stand in it twice."""
+    """Ten prompts, each with some ids that occur twice."""
     config = model.model.config
     marks = getattr(config, "marks", None)
     end = (marks.gmask, marks.sop) if marks else ()
@@ -123,39 +128,39 @@ def prompts(model: LoadedModel) -> list[list[int]]:
     return [[*ids, *ids[:6], *end] for ids in drawn]
 
 
-def test_greedy_replies_are_the_same_with_guesses_and_without(
+def test_greedy_replies_are_the_same_with_drafts_and_without(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompt_lookup, "NGRAM", 1)  # so that there is a guess at most places
+    monkeypatch.setattr(prompt_lookup, "NGRAM", 1)  # so that almost every step has a draft
     model._speculation = "off"
     plain = [list(model.stream_ids(p, GREEDY).ids()) for p in prompts(model)]
     model._speculation = "on"
-    guessed = 0
+    drafted = 0
     step = model.step
 
     def counted(ids: Sequence[int], *, last_only: bool = True) -> Tensor:
-        nonlocal guessed
-        guessed += not last_only
+        nonlocal drafted
+        drafted += not last_only
         return step(ids, last_only=last_only)
 
     monkeypatch.setattr(model, "step", counted)
     assert [list(model.stream_ids(p, GREEDY).ids()) for p in prompts(model)] == plain
-    assert guessed > 10
+    assert drafted > 10
 
 
-def test_what_a_reply_leaves_in_the_cache_serves_the_next(model: LoadedModel) -> None:
+def test_the_next_prompt_reuses_what_a_reply_left_in_the_cache(model: LoadedModel) -> None:
     model._speculation = "on"
     prompt = prompts(model)[0]
-    said = list(model.stream_ids(prompt, GREEDY).ids())
-    longer = [*prompt, *said[:9]]
+    reply_ids = list(model.stream_ids(prompt, GREEDY).ids())
+    longer = [*prompt, *reply_ids[:9]]
     going_on = model.stream_ids(longer, GREEDY)
     ids = list(going_on.ids())
     assert going_on.result.stats.reused_tokens >= len(longer) - 1
-    model.forget()
+    model.clear_cache()
     assert list(model.stream_ids(longer, GREEDY).ids()) == ids
 
 
-def test_guesses_keep_within_the_context() -> None:
+def test_drafts_stay_within_the_context() -> None:
     """The cache raises AssertionError when more is written to it than there is room for."""
     options = LoadOptions("cpu", "float32", None, context_length=64, speculation="on")
     model = load_model(str(GOLDEN / "v2_32k_tiny"), options)
@@ -165,64 +170,64 @@ def test_guesses_keep_within_the_context() -> None:
     assert len(prompt) + len(ids) == 64
 
 
-# ---- whether it pays
+# ---- whether drafts are faster
 
 
-class Timed(Chain):
-    """Each step takes 1 second and so much for every id after the first."""
+class TimedChain(Chain):
+    """A step takes 1 second, and `more` seconds for every id after the first."""
 
     def __init__(self, ids: Sequence[int], rows: Tensor, more: float) -> None:
         super().__init__(ids, rows)
         self.now = 0.0
         self.more = more
-        self.guessed = 0
+        self.drafted = 0
 
     def step(self, ids: Sequence[int], *, last_only: bool = True) -> Tensor:
         self.now += 1 + self.more * (len(ids) - 1)
-        self.guessed += len(ids) > 1
+        self.drafted += len(ids) > 1
         return super().step(ids, last_only=last_only)
 
 
-def timed(more: float) -> Timed:
-    """200 tokens of a chain in which guesses are always right."""
-    chain = Timed([0, 1, 2, 3, 0, 1, 2], torch.eye(4).roll(1, dims=1), more)
-    ahead = PromptLookup(chain, chain.read, 200, "auto", clock=lambda: chain.now)
+def run_timed(more: float) -> TimedChain:
+    """200 tokens of a chain in which drafts are always right."""
+    chain = TimedChain([0, 1, 2, 3, 0, 1, 2], torch.eye(4).roll(1, dims=1), more)
+    lookup = PromptLookup(chain, chain.read, 200, "auto", clock=lambda: chain.now)
     token = 3
     for _ in range(199):
-        token = int(ahead.step(token).argmax())
+        token = int(lookup.step(token).argmax())
     return chain
 
 
-def test_right_guesses_go_on() -> None:
-    chain = timed(0.1)
+def test_right_drafts_are_used() -> None:
+    chain = run_timed(0.1)
     assert chain.steps < 199 / 3
     assert chain.now < 199 / 2
 
 
-def test_guesses_that_cost_more_than_they_give_rest() -> None:
-    chain = timed(2.0)  # 4 tokens in 7 seconds
-    assert chain.guessed < 20
+def test_drafts_that_cost_more_than_they_give_are_not_used() -> None:
+    chain = run_timed(2.0)  # 4 tokens in 7 seconds
+    assert chain.drafted < 20
     assert chain.now < 1.25 * 199
 
 
 def test_one_slow_step_decides_nothing() -> None:
-    worth = SpeculationGate()
+    tuner = SpeculationTuner()
     for _ in range(5):
-        worth.learn(1.0, 1, guessed=False)
-        worth.learn(1.2, 3, guessed=True)
-    worth.learn(50.0, 3, guessed=True)
-    assert worth.guess_now()
-    worth.learn(1.2, 1, guessed=True)
-    assert worth.guess_now()
+        tuner.record(1.0, 1, drafted=False)
+        tuner.record(1.2, 3, drafted=True)
+    tuner.record(50.0, 3, drafted=True)
+    assert tuner.use_draft()
+    tuner.record(1.2, 1, drafted=True)
+    assert tuner.use_draft()
 
 
-def test_the_other_choice_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_other_choice_is_tried_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_lookup, "PROBE_EVERY", 4)
-    worth = SpeculationGate()
-    worth.learn(1.0, 1, guessed=False)
-    worth.learn(1.2, 1, guessed=True)
-    assert [worth.guess_now() for _ in range(8)] == [False] * 3 + [True] + [False] * 3 + [True]
+    tuner = SpeculationTuner()
+    tuner.record(1.0, 1, drafted=False)
+    tuner.record(1.2, 1, drafted=True)
+    assert [tuner.use_draft() for _ in range(8)] == [False] * 3 + [True] + [False] * 3 + [True]
 
 
-def test_guesses_are_as_many_as_a_few_rows_are_fast_and_exact_for() -> None:
-    assert min(GEMV_ROWS, FEW_QUERIES) > GUESSES
+def test_a_draft_is_no_longer_than_kernels_for_few_rows_support() -> None:
+    assert min(GEMV_ROWS, FEW_QUERIES) > MAX_DRAFT

@@ -1,6 +1,6 @@
-"""Sampling: the filters against the numbers of Hugging Face's ``generate``, and the draw itself.
+"""Sampling: filters compared with Hugging Face's ``generate``, and the distribution of samples.
 
-What draws on a device is held to the same: its distribution, its draws, and that it waits for none.
+The device sampler must have the same distribution, and must not wait for the host.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
-from glmtui.engine.runtime.sampling import DeviceSampler, distribution, make_sampler, shares
+from glmtui.engine.runtime.sampling import (
+    DeviceSampler,
+    dense_distribution,
+    distribution,
+    make_sampler,
+)
 from glmtui.errors import EngineError
 from support.goldens import SHARED
 
@@ -35,10 +40,10 @@ def test_filters_agree_with_the_original() -> None:
         ids, probabilities = distribution(torch.tensor(row["logits"]), [], params)
         order = ids.argsort()
         assert ids[order].tolist() == sorted(row["kept_ids"])
-        wanted = torch.tensor(row["probs"])[ids]
-        torch.testing.assert_close(probabilities, wanted, atol=1e-5, rtol=1e-4)
-        ours = shares(torch.tensor(row["logits"]), None, params)
-        torch.testing.assert_close(ours[ids], wanted, atol=1e-5, rtol=1e-4)
+        expected = torch.tensor(row["probs"])[ids]
+        torch.testing.assert_close(probabilities, expected, atol=1e-5, rtol=1e-4)
+        ours = dense_distribution(torch.tensor(row["logits"]), None, params)
+        torch.testing.assert_close(ours[ids], expected, atol=1e-5, rtol=1e-4)
         assert ours.count_nonzero() == len(ids)
 
 
@@ -47,11 +52,11 @@ def test_repetition_penalty_agrees_with_the_original() -> None:
     for row in json.loads(GOLDEN.read_text())["repetition_penalty"]:
         params = SamplingParams(repetition_penalty=row["penalty"])
         ids, probabilities = distribution(torch.tensor(row["logits"]), row["input_ids"], params)
-        wanted = torch.tensor(row["out"]).softmax(-1)
-        torch.testing.assert_close(probabilities, wanted[ids])
+        expected = torch.tensor(row["out"]).softmax(-1)
+        torch.testing.assert_close(probabilities, expected[ids])
 
 
-def test_top_k_keeps_ties_with_the_last_one() -> None:
+def test_top_k_keeps_ties_with_the_kth() -> None:
     ids, _ = distribution(logits(1, 3, 2, 2, 0), [], SamplingParams(top_k=2))
     assert ids.tolist() == [1, 2, 3]
 
@@ -63,7 +68,7 @@ def test_top_p_keeps_the_fewest_that_reach_it_and_at_least_one() -> None:
     assert len(distribution(even, [], SamplingParams(top_p=0.0))[0]) == 1
 
 
-def test_no_parameters_leave_the_distribution_as_it_is() -> None:
+def test_without_parameters_the_distribution_is_unchanged() -> None:
     ids, probabilities = distribution(logits(0.1, 2, -1), [], SamplingParams())
     assert ids.tolist() == [0, 1, 2]
     torch.testing.assert_close(probabilities, logits(0.1, 2, -1).softmax(-1))
@@ -76,35 +81,35 @@ def test_greedy_takes_the_most_likely(params: SamplingParams) -> None:
     assert make_sampler(params)(logits(0, 5, 1), ()) == 1
 
 
-def test_greedy_feels_the_repetition_penalty() -> None:
+def test_greedy_sampling_applies_the_repetition_penalty() -> None:
     sampler = make_sampler(SamplingParams(temperature=0, repetition_penalty=2.0))
     assert sampler(logits(3, 4, 1), ()) == 1
     assert sampler(logits(3, 4, 1), [1]) == 0
 
 
-def test_a_seed_repeats_the_draw() -> None:
+def test_a_seed_repeats_the_samples() -> None:
     even = torch.zeros(1000)
 
-    def drawn(seed: int) -> list[int]:
+    def sample_on_device(seed: int) -> list[int]:
         sampler = make_sampler(SamplingParams(seed=seed))
         return [sampler(even, ()) for _ in range(8)]
 
-    assert drawn(7) == drawn(7)
-    assert drawn(7) != drawn(8)
+    assert sample_on_device(7) == sample_on_device(7)
+    assert sample_on_device(7) != sample_on_device(8)
 
 
-def test_draws_follow_the_distribution() -> None:
+def test_samples_follow_the_distribution() -> None:
     sampler = make_sampler(SamplingParams(seed=1, temperature=0.5))
     counts = Counter(sampler(logits(0.0, 0.5, 1.0), ()) for _ in range(4000))
-    wanted = (logits(0.0, 0.5, 1.0) / 0.5).softmax(-1)
+    expected = (logits(0.0, 0.5, 1.0) / 0.5).softmax(-1)
     for token in range(3):
-        assert counts[token] / 4000 == pytest.approx(float(wanted[token]), abs=0.03)
+        assert counts[token] / 4000 == pytest.approx(float(expected[token]), abs=0.03)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_broken_numbers_are_an_error(temperature: float) -> None:
+def test_invalid_numbers_are_an_error(temperature: float) -> None:
     sampler = make_sampler(SamplingParams(temperature=temperature))
-    with pytest.raises(EngineError, match="broke down"):
+    with pytest.raises(EngineError, match="invalid numbers"):
         sampler(logits(0, float("nan"), 1), ())
 
 
@@ -119,30 +124,32 @@ SETTINGS = [
 ]
 
 
-def drawn(
-    params: SamplingParams, some: Tensor, times: int, prompt: tuple[int, ...] = ()
+def sample_on_device(
+    params: SamplingParams, scores: Tensor, times: int, prompt: tuple[int, ...] = ()
 ) -> list[int]:
-    sampler = DeviceSampler(params, prompt, len(some), CPU)
-    return [int(sampler(some)) for _ in range(times)]
+    sampler = DeviceSampler(params, prompt, len(scores), CPU)
+    return [int(sampler(scores)) for _ in range(times)]
 
 
-def test_shares_are_the_distribution() -> None:
+def test_the_dense_distribution_is_the_distribution() -> None:
     generator = torch.Generator().manual_seed(3)
     for params, vocabulary in itertools.product(SETTINGS, (1, 5, 300, 2000)):
-        some = torch.randn(vocabulary, generator=generator) * 4
+        scores = torch.randn(vocabulary, generator=generator) * 4
         ids = torch.randint(vocabulary, (20,), generator=generator)
-        candidates, probabilities = distribution(some, ids.tolist(), params)
-        wanted = torch.zeros(vocabulary).scatter(0, candidates, probabilities)
-        ours = shares(some, torch.zeros(vocabulary, dtype=torch.bool).scatter(0, ids, True), params)
-        least = 1e-30  # below it a float32 may be none
-        assert torch.equal(ours > least, wanted > least)
-        torch.testing.assert_close(ours, wanted, atol=1e-6, rtol=1e-5)
+        candidates, probabilities = distribution(scores, ids.tolist(), params)
+        expected = torch.zeros(vocabulary).scatter(0, candidates, probabilities)
+        ours = dense_distribution(
+            scores, torch.zeros(vocabulary, dtype=torch.bool).scatter(0, ids, True), params
+        )
+        least = 1e-30  # smaller probabilities may round to zero
+        assert torch.equal(ours > least, expected > least)
+        torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_shares_keep_ties_as_the_distribution_does() -> None:
-    kept = shares(logits(1, 3, 2, 2, 0), None, SamplingParams(top_k=2))
-    assert kept.nonzero().flatten().tolist() == [1, 2, 3]
-    even = shares(torch.zeros(4), None, SamplingParams(top_p=0.5))
+def test_the_dense_distribution_keeps_the_same_ties() -> None:
+    probabilities = dense_distribution(logits(1, 3, 2, 2, 0), None, SamplingParams(top_k=2))
+    assert probabilities.nonzero().flatten().tolist() == [1, 2, 3]
+    even = dense_distribution(torch.zeros(4), None, SamplingParams(top_p=0.5))
     assert even.tolist() == [0.5, 0.5, 0, 0]
 
 
@@ -153,46 +160,52 @@ def test_shares_keep_ties_as_the_distribution_does() -> None:
         SamplingParams(temperature=0.8, top_k=50, top_p=0.9, repetition_penalty=1.2),
     ],
 )
-def test_a_device_is_asked_for_no_number(params: SamplingParams) -> None:
-    """Tensors of the device "meta" have shapes and no numbers: whoever asks for one fails."""
+def test_the_device_sampler_reads_no_value(params: SamplingParams) -> None:
+    """Tensors on the device "meta" have shapes but no values, so reading a value fails."""
     sampler = DeviceSampler(params, [1, 2, 2], 100, CPU)
-    sampler._generator = None  # there is none for such a device
+    sampler._generator = None  # the meta device has no generator
     sampler._seen = torch.zeros(100, dtype=torch.bool, device="meta")
     assert sampler(torch.randn(100, device="meta")).shape == (1,)
     with pytest.raises((RuntimeError, NotImplementedError)):
         distribution(torch.randn(100, device="meta"), [], params)[0].tolist()
 
 
-def test_draws_on_a_device_follow_the_distribution() -> None:
+def test_samples_on_a_device_follow_the_distribution() -> None:
     params = SamplingParams(temperature=0.9, top_k=40, top_p=0.9, seed=5)
-    some = torch.randn(200, generator=torch.Generator().manual_seed(2)) * 2
-    candidates, probabilities = distribution(some, [], params)
+    scores = torch.randn(200, generator=torch.Generator().manual_seed(2)) * 2
+    candidates, probabilities = distribution(scores, [], params)
     times = 4000
-    counts = Counter(drawn(params, some, times))
+    counts = Counter(sample_on_device(params, scores, times))
     assert set(counts) <= set(candidates.tolist())
-    wanted = {int(c): times * float(p) for c, p in zip(candidates, probabilities, strict=True)}
-    likely = {c for c, n in wanted.items() if n >= 5}
-    rest = sum(wanted.values()) - sum(wanted[c] for c in likely)
-    chi = sum((counts[c] - wanted[c]) ** 2 / wanted[c] for c in likely)
+    expected = {int(c): times * float(p) for c, p in zip(candidates, probabilities, strict=True)}
+    likely = {c for c, n in expected.items() if n >= 5}
+    rest = sum(expected.values()) - sum(expected[c] for c in likely)
+    chi = sum((counts[c] - expected[c]) ** 2 / expected[c] for c in likely)
     chi += (sum(counts.values()) - sum(counts[c] for c in likely) - rest) ** 2 / max(rest, 1)
     assert len(likely) > 10
     assert chi < len(likely) + 4 * (2 * len(likely)) ** 0.5  # four standard deviations
 
 
-def test_a_seed_repeats_the_draw_on_a_device() -> None:
+def test_a_seed_repeats_the_samples_on_a_device() -> None:
     even = torch.zeros(1000)
-    assert drawn(SamplingParams(seed=7), even, 8) == drawn(SamplingParams(seed=7), even, 8)
-    assert drawn(SamplingParams(seed=7), even, 8) != drawn(SamplingParams(seed=8), even, 8)
-    assert drawn(SamplingParams(), even, 8) != drawn(SamplingParams(), even, 8)
+    assert sample_on_device(SamplingParams(seed=7), even, 8) == sample_on_device(
+        SamplingParams(seed=7), even, 8
+    )
+    assert sample_on_device(SamplingParams(seed=7), even, 8) != sample_on_device(
+        SamplingParams(seed=8), even, 8
+    )
+    assert sample_on_device(SamplingParams(), even, 8) != sample_on_device(
+        SamplingParams(), even, 8
+    )
 
 
-def test_what_was_drawn_on_a_device_feels_the_repetition_penalty() -> None:
+def test_samples_on_a_device_get_the_repetition_penalty() -> None:
     params = SamplingParams(temperature=0, repetition_penalty=2.0)
     sampler = make_sampler(params)
-    some, ids = torch.randn(6, generator=torch.Generator().manual_seed(1)) + 1, [0, 3]
+    scores, ids = torch.randn(6, generator=torch.Generator().manual_seed(1)) + 1, [0, 3]
     for _ in range(8):
-        ids.append(sampler(some, ids))
-    assert drawn(params, some, 8, (0, 3)) == ids[2:]
+        ids.append(sampler(scores, ids))
+    assert sample_on_device(params, scores, 8, (0, 3)) == ids[2:]
     assert len(set(ids[2:])) > 1
 
 
@@ -206,16 +219,16 @@ def test_what_was_drawn_on_a_device_feels_the_repetition_penalty() -> None:
         SamplingParams(top_k=3, top_p=0.5, temperature=0.5, repetition_penalty=1.5),
     ],
 )
-def test_a_device_tells_broken_numbers_where_the_other_sampler_does(params: SamplingParams) -> None:
+def test_both_samplers_detect_the_same_invalid_numbers(params: SamplingParams) -> None:
     nan, inf = float("nan"), float("inf")
     broken = 0
     for values in itertools.product((0.0, 2.0, nan, inf, -inf), repeat=4):
-        some = logits(*values)
+        scores = logits(*values)
         try:
-            make_sampler(params)(some, [1])
+            make_sampler(params)(scores, [1])
         except EngineError:
             broken += 1
-            assert drawn(params, some, 1, (1,)) == [-1], values
+            assert sample_on_device(params, scores, 1, (1,)) == [-1], values
         else:
-            assert drawn(params, some, 1, (1,))[0] >= 0, values
+            assert sample_on_device(params, scores, 1, (1,))[0] >= 0, values
     assert 0 < broken < 625

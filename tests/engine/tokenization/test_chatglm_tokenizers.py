@@ -10,9 +10,9 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from glmtui.engine.api import Tokenizer
 from glmtui.engine.models import chatglm, chatglm2, chatglm3
 from glmtui.engine.tokenization.detokenizer import Detokenizer
+from glmtui.engine.tokenization.protocols import Tokenizer
 from glmtui.engine.tokenization.sentencepiece_tokenizer import (
     IceTokenizer,
     SentencePieceTokenizer,

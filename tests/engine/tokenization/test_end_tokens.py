@@ -12,7 +12,7 @@ from gguf import GGUFWriter
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from glmtui.chat import Message
-from glmtui.engine.checkpoint.gguf import convert
+from glmtui.engine.checkpoint.gguf import convert_gguf
 from glmtui.engine.models import glm4, llama
 from glmtui.engine.tokenization.hf_tokenizer import TemplateFormat, TokenizerJson
 from support.checkpoints import MERGES, TEMPLATE, TOKENS, write_gguf
@@ -134,7 +134,7 @@ def gguf_stops(tmp_path: Path, tokenizer: Any) -> set[str]:
     source = write_gguf(tmp_path / "tiny.gguf", tokenizer=tokenizer)
     folder = tmp_path / "out"
     folder.mkdir()
-    convert(source, folder)
+    convert_gguf(source, folder)
     raw = json.loads((folder / "config.json").read_text())
     loaded = llama.load_tokenizer(folder, raw)
     assert isinstance(loaded, TokenizerJson)

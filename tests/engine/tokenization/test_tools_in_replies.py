@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from glmtui.chat import Conversation, GenerationStats, Message, SamplingParams, with_tools
-from glmtui.engine.api import LoadedInfo, ToolCall
+from glmtui.engine.api import ToolCall
+from glmtui.engine.model_info import LoadedInfo
 from glmtui.engine.models.chatglm3 import ROLES, RoleFormat
 from glmtui.engine.models.glm4 import ToolFormat
 from glmtui.engine.nn.kv_cache import KVCache
-from glmtui.engine.runtime.autotune import ChunkPacer
+from glmtui.engine.runtime.autotune import ChunkTuner
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.engine.runtime.token_stream import TokenStream
 from glmtui.tools import Parameter, Tool
 from support.goldens import SHARED, load, tokenizer_file
-from support.toy_decoder import CPU, Counter
+from support.toy_decoder import CPU, CountingDecoder
 
 MARKS = ("[gMASK]", "sop", *ROLES)
 TOOL = Tool("get_weather", "天气", ("echo", "{city}"), (Parameter("city", "城市"),))
@@ -49,10 +50,10 @@ class Bytes:
         return self._marks[token_id].encode() if token_id > 255 else bytes([token_id])
 
 
-class Speaker(Counter):
+class Speaker(CountingDecoder):
     """Says what it was told to, whatever it is asked."""
 
-    rewinds = False  # what was said is said
+    supports_rewind = False  # what was said is said
 
     def __init__(self, says: Sequence[int]) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ def speaker(says: str, kind: type[RoleFormat] = RoleFormat) -> LoadedModel:
     model = LoadedModel(
         Speaker(ids), tokenizer, form, form.stop_ids, info, dtype=torch.float32, device=CPU
     )
-    model._chunks = ChunkPacer(CHUNK, CHUNK)
+    model._chunk_tuner = ChunkTuner(CHUNK, CHUNK)
     return model
 
 

@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from glmtui.config import Server, Settings
-from glmtui.engine.api import CancelFlag, ModelInfo, Progress, ProgressHook
-from glmtui.engine.catalog import resolver
+from glmtui.engine.catalog.registry import known_model
 from glmtui.engine.hardware import machine
-from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.hardware.gpu import Gpu
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
+from glmtui.engine.model_info import ModelInfo
+from glmtui.engine.progress import CancelFlag, Progress, ProgressHook
 from glmtui.errors import DownloadError
 from glmtui.ui.dialogs import model_picker
 from glmtui.ui.dialogs.conversation_picker import age
@@ -33,6 +36,7 @@ HERE = ModelInfo("smollm2", Path("/nowhere"), "llama", 8192, GB // 10, "int4 g32
 @pytest.fixture
 def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "snapshot", lambda: SMALL)
+    monkeypatch.setattr(model_picker, "snapshot", lambda: SMALL)
 
 
 class FakePull:
@@ -68,7 +72,7 @@ def fake_pull(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePull]:
 
 
 def test_what_fits_depends_on_the_machine_and_on_how_it_is_held() -> None:
-    whole = resolver.known_model("chatglm3-6b")
+    whole = known_model("chatglm3-6b")
     assert whole is not None
     assert fit(whole, LARGE, "auto") == (True, "fits, 12.5 GB to fetch")
     assert fit(whole, SMALL, "auto") == (False, "needs 12.5 GB, 4.0 free")

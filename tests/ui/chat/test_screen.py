@@ -236,7 +236,7 @@ async def test_settings_by_command_go_with_the_conversation() -> None:
         assert driver.engine.requests[0].params.temperature == 0.3
         assert driver.engine.requests[0].messages[0].content == "You are a poet."
         await driver.submit("/set temperature 9")
-        await driver.wait_for_text("is not a number from 0 to 2")
+        await driver.wait_for_text("must be from 0 to 2, not 9")
         await driver.submit("/set temperature")
         assert driver.app.session.conversation.params.temperature is None
 

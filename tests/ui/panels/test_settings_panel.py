@@ -31,7 +31,7 @@ async def test_every_sampling_setting_and_the_system_prompt_have_a_row_with_help
         for setting in SAMPLING_FIELDS:
             await driver.wait_for_text(setting.name)
         await driver.wait_for_text("system_prompt")
-        await driver.wait_for_text("Longest reply, in tokens.")
+        await driver.wait_for_text("Maximum length of the reply, in tokens.")
 
 
 async def test_a_valid_value_is_in_force_from_the_next_reply_and_saved() -> None:
@@ -48,7 +48,7 @@ async def test_a_bad_value_says_what_is_wrong_and_changes_nothing() -> None:
     async with run_app(size=(120, 40)) as driver:
         await driver.pilot.press("f2", *"1.5")
         await driver.pilot.press("backspace", "backspace", "backspace", *"9")
-        await driver.wait_for_text("is not a number from 0 to 2")
+        await driver.wait_for_text("must be from 0 to 2, not 9")
         assert row(driver, "temperature").has_class("-wrong")
         assert driver.app.session.conversation.params.temperature in (None, 1.0)
         await driver.pilot.press("backspace")

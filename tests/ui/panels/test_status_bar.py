@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glmtui.engine.hardware.machine import Gpu, HostMemory, Snapshot
+from glmtui.engine.hardware.gpu import Gpu
+from glmtui.engine.hardware.host_memory import HostMemory
+from glmtui.engine.hardware.machine import Snapshot
 from glmtui.ui.panels.device_memory import Memory, memories, memory_meter, much_the_same
 from glmtui.ui.panels.status_bar import Facts, context_meter, status_line
 from glmtui.ui.widgets.meters import bar, gigabytes, tokens
@@ -34,10 +36,12 @@ def test_one_gpu_at_80_columns() -> None:
 def test_it_fills_its_width_exactly_whatever_it_says(
     width: int, gpus: int, state: str, model: str, used: int | None, limit: int | None
 ) -> None:
-    from glmtui.sanitize import one_line
+    from glmtui.sanitize import sanitize_line
 
     devices = tuple(Memory(f"GPU{n}", 80 * GB, n * 10 * GB, None) for n in range(gpus))
-    line = status_line(Facts(one_line(state), "calm", one_line(model), used, limit, devices), width)
+    line = status_line(
+        Facts(sanitize_line(state), "calm", sanitize_line(model), used, limit, devices), width
+    )
     assert line.cell_length == width
     assert "\n" not in line.plain
 

@@ -106,7 +106,7 @@ def test_errors_are_words() -> None:
     assert "error: It broke.\nMend it." in text
     assert "There is no command /stpo.\nDid you mean /stop?" in text
     assert "/theme needs the full screen." in text
-    assert "is not a number from 0 to 2" in text
+    assert "must be from 0 to 2, not 9" in text
 
 
 def test_without_a_model_a_question_does_not_wait_for_ever() -> None:
@@ -146,7 +146,7 @@ def test_the_commands_that_need_no_screen(folders: Path) -> None:
     assert "Hello there." in target.read_text("utf-8")
     for words in ("Last reply", "user: one", "fake: Hello there.", "in a copy"):
         assert words in text
-    assert engine.forget_calls == 1
+    assert engine.cache_clears == 1
     assert engine.loads[-1][1].quant == "int8"
     assert "/keep [N]: Use only the last N turns in the prompt" in text
     assert "/theme" not in text

@@ -93,7 +93,7 @@ async def test_what_goes_wrong_is_said(
             (file,) = driver.app.workspace.store.paths()
             file.write_text("not [ toml")
             gate.set()
-            await driver.wait_for_text("cannot be read")
+            await driver.wait_for_text("cannot read")
             assert driver.app.screen is driver.app.chat
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from glmtui.chat import Conversation, Message, SamplingParams
-from glmtui.engine.api import Delta, LoadOptions
+from glmtui.engine.api import Delta
+from glmtui.engine.model_info import LoadOptions
 from glmtui.errors import EngineError, ModelError
 from glmtui.store import Store
 from glmtui.ui.session.reply_state import places

@@ -31,7 +31,7 @@ Q4_K_BYTES, Q6_K_BYTES = 144, 210  # of a block of 256 columns
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class StoredPart:
     """One stored tensor made from a GGUF tensor.
 
     Attributes:
@@ -47,7 +47,13 @@ class Part:
     take: Callable[[Bytes], Array]
 
 
-WIDTH = {"F32": 4, "F16": 2, "BF16": 2, "U8": 1, "I8": 1}  # bytes of each dtype a Part can have
+WIDTH = {
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "U8": 1,
+    "I8": 1,
+}  # bytes of each dtype a StoredPart can have
 
 
 def _half(rows: Bytes, block_bytes: int, at: int) -> Array:
@@ -134,32 +140,32 @@ def _q6_k_scales(rows: Bytes) -> Array:
 
 
 # Q4_0 is (q - 8) * d; its zero -8d is d with another exponent, so float16 holds it exactly.
-LAYOUTS: Mapping[Kind, tuple[Part, ...]] = {
-    Kind.F32: (Part("", "F32", 1, lambda rows: rows.view("<f4")),),
-    Kind.F16: (Part("", "F16", 1, lambda rows: rows.view("<f2")),),
-    Kind.BF16: (Part("", "BF16", 1, lambda rows: rows.view("<u2")),),
+LAYOUTS: Mapping[Kind, tuple[StoredPart, ...]] = {
+    Kind.F32: (StoredPart("", "F32", 1, lambda rows: rows.view("<f4")),),
+    Kind.F16: (StoredPart("", "F16", 1, lambda rows: rows.view("<f2")),),
+    Kind.BF16: (StoredPart("", "BF16", 1, lambda rows: rows.view("<u2")),),
     Kind.Q4_0: (
-        Part("", "U8", 2, lambda rows: _nibbles(rows, 18)),
-        Part(".scale", "F16", GROUP, lambda rows: _half(rows, 18, 0)),
-        Part(".zero", "F16", GROUP, lambda rows: _half(rows, 18, 0) * np.float16(-8)),
+        StoredPart("", "U8", 2, lambda rows: _nibbles(rows, 18)),
+        StoredPart(".scale", "F16", GROUP, lambda rows: _half(rows, 18, 0)),
+        StoredPart(".zero", "F16", GROUP, lambda rows: _half(rows, 18, 0) * np.float16(-8)),
     ),
     Kind.Q4_1: (
-        Part("", "U8", 2, lambda rows: _nibbles(rows, 20)),
-        Part(".scale", "F16", GROUP, lambda rows: _half(rows, 20, 0)),
-        Part(".zero", "F16", GROUP, lambda rows: _half(rows, 20, 2)),
+        StoredPart("", "U8", 2, lambda rows: _nibbles(rows, 20)),
+        StoredPart(".scale", "F16", GROUP, lambda rows: _half(rows, 20, 0)),
+        StoredPart(".zero", "F16", GROUP, lambda rows: _half(rows, 20, 2)),
     ),
     Kind.Q8_0: (
-        Part("", "I8", 1, lambda rows: _bytes(rows, 34)),
-        Part(".scale", "F16", GROUP, lambda rows: _half(rows, 34, 0)),
+        StoredPart("", "I8", 1, lambda rows: _bytes(rows, 34)),
+        StoredPart(".scale", "F16", GROUP, lambda rows: _half(rows, 34, 0)),
     ),
     Kind.Q4_K: (
-        Part("", "U8", 2, _q4_k_numbers),
-        Part(".scale", "F16", GROUP, lambda rows: _q4_k_scales(rows).astype("<f2")),
-        Part(".zero", "F16", GROUP, lambda rows: _q4_k_zeros(rows).astype("<f2")),
+        StoredPart("", "U8", 2, _q4_k_numbers),
+        StoredPart(".scale", "F16", GROUP, lambda rows: _q4_k_scales(rows).astype("<f2")),
+        StoredPart(".zero", "F16", GROUP, lambda rows: _q4_k_zeros(rows).astype("<f2")),
     ),
     Kind.Q6_K: (
-        Part("", "I8", 1, _q6_k_numbers),
-        Part(".scale", "F16", SMALL_GROUP, lambda rows: _q6_k_scales(rows).astype("<f2")),
+        StoredPart("", "I8", 1, _q6_k_numbers),
+        StoredPart(".scale", "F16", SMALL_GROUP, lambda rows: _q6_k_scales(rows).astype("<f2")),
     ),
 }
 STORED: Mapping[Kind, str] = {
@@ -174,14 +180,14 @@ STORED: Mapping[Kind, str] = {
 }
 
 
-def layout(kind: Kind) -> tuple[Part, ...]:
+def stored_parts(kind: Kind) -> tuple[StoredPart, ...]:
     """The parts a tensor of this kind is kept in. Raises NotImplementedError: none can hold it."""
     if kind in LAYOUTS:
         return LAYOUTS[kind]
     dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)  # can it be unpacked?
-    return (Part("", "F16", 1, lambda rows: dequantize(rows, kind).astype("<f2")),)
+    return (StoredPart("", "F16", 1, lambda rows: dequantize(rows, kind).astype("<f2")),)
 
 
-def stored_as(kind: Kind) -> str:
+def stored_kind(kind: Kind) -> str:
     """What a person reads about it: "int4 g32", "float16 (from Q5_1)"."""
     return STORED.get(kind, f"float16 (from {kind.name})")

@@ -19,10 +19,10 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from glmtui.engine.api import Progress, ProgressHook
-from glmtui.engine.checkpoint.gguf.blocks import WIDTH, Array, Part, layout, stored_as
+from glmtui.engine.checkpoint.gguf.blocks import WIDTH, Array, StoredPart, stored_kind, stored_parts
 from glmtui.engine.checkpoint.gguf.file import GGUFFile, GGUFTensor, read_gguf
 from glmtui.engine.checkpoint.gguf.tokenizer import build_tokenizer
+from glmtui.engine.progress import Progress, ProgressHook
 from glmtui.errors import BadCheckpoint, UnsupportedModel
 from glmtui.language import _
 
@@ -43,7 +43,7 @@ LAYER_TENSORS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Renamed:
+class ConvertedTensor:
     """A GGUF tensor under its Hugging Face name.
 
     Attributes:
@@ -53,11 +53,11 @@ class Renamed:
 
     name: str
     tensor: GGUFTensor
-    parts: tuple[Part, ...]
+    parts: tuple[StoredPart, ...]
     rows: npt.NDArray[np.intp] | None = None
 
 
-def convert(
+def convert_gguf(
     source: Path,
     folder: Path,
     on_progress: ProgressHook = lambda progress: None,
@@ -185,7 +185,7 @@ def _tokenizer_config(file: GGUFFile) -> dict[str, Any]:
     return config if template is None else {**config, "chat_template": template}
 
 
-def _llama_tensors(file: GGUFFile, config: Mapping[str, Any]) -> list[Renamed]:
+def _llama_tensors(file: GGUFFile, config: Mapping[str, Any]) -> list[ConvertedTensor]:
     """Every tensor of a Llama, found and of the right shape, under its Hugging Face name."""
     hidden, head = config["hidden_size"], config["head_dim"]
     heads, key_heads = config["num_attention_heads"], config["num_key_value_heads"]
@@ -212,7 +212,7 @@ def _llama_tensors(file: GGUFFile, config: Mapping[str, Any]) -> list[Renamed]:
                 )
             )
         try:
-            parts = layout(tensor.kind)
+            parts = stored_parts(tensor.kind)
         except NotImplementedError:
             raise UnsupportedModel(
                 _("{path}: {theirs} is stored as {kind}, which cannot be unpacked.").format(
@@ -221,7 +221,7 @@ def _llama_tensors(file: GGUFFile, config: Mapping[str, Any]) -> list[Renamed]:
             ) from None
         turned = theirs.endswith(("attn_q.weight", "attn_k.weight"))
         rows = _unpermuted(tensor.shape[0], head) if turned else None
-        found.append(Renamed(ours, tensor, parts, rows))
+        found.append(ConvertedTensor(ours, tensor, parts, rows))
     strange = file.tensors.keys() - {renamed.tensor.name for renamed in found}
     if strange:
         raise UnsupportedModel(
@@ -252,17 +252,17 @@ def _unpermuted(rows: int, head: int) -> npt.NDArray[np.intp]:
     return halves
 
 
-def _stored(tensors: Sequence[Renamed]) -> str:
+def _stored(tensors: Sequence[ConvertedTensor]) -> str:
     """How the matrices are kept, the most common way first."""
     weights: dict[str, int] = {}
     for tensor in (renamed.tensor for renamed in tensors if len(renamed.tensor.shape) > 1):
-        kept = stored_as(tensor.kind)
+        kept = stored_kind(tensor.kind)
         weights[kept] = weights.get(kept, 0) + prod(tensor.shape)
     return " + ".join(sorted(weights, key=lambda kept: -weights[kept]))
 
 
 def _write_safetensors(
-    source: Path, tensors: Sequence[Renamed], out: IO[bytes], on_progress: ProgressHook
+    source: Path, tensors: Sequence[ConvertedTensor], out: IO[bytes], on_progress: ProgressHook
 ) -> None:
     """The safetensors format: length of the header, header in JSON, then the bytes in its order.
 
@@ -295,7 +295,7 @@ def _write_safetensors(
                 on_progress(Progress(_("converting"), done, total))
 
 
-def _pieces(renamed: Renamed, part: Part) -> Iterator[Array]:
+def _pieces(renamed: ConvertedTensor, part: StoredPart) -> Iterator[Array]:
     """The part, some rows at a time."""
     stored = renamed.tensor.data.reshape(-1, renamed.tensor.data.shape[-1])
     step = max(1, PIECE // renamed.tensor.shape[-1])

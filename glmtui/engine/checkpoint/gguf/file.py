@@ -105,7 +105,7 @@ def read_gguf(path: Path) -> GGUFFile:
     count = file.get(PART_COUNT, int) or 1
     if count == 1:
         return file
-    paths = parts_of(path)
+    paths = split_paths(path)
     if len(paths) != count:
         raise BadCheckpoint(
             _(
@@ -142,7 +142,7 @@ def read_gguf(path: Path) -> GGUFFile:
     return GGUFFile(path, parts[0].metadata, tensors)
 
 
-def parts_of(path: Path) -> list[Path]:
+def split_paths(path: Path) -> list[Path]:
     """Where the parts of a split file lie; the file alone where its name is not of a part."""
     named = PART_NAME.fullmatch(path.name)
     if named is None or int(named["count"]) > MAX_PARTS:
@@ -151,7 +151,7 @@ def parts_of(path: Path) -> list[Path]:
     return [path.with_name(f"{stem}-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)]
 
 
-def whole_name(path: Path) -> str:
+def model_name(path: Path) -> str:
     """The name without its ending, and without which part it is."""
     named = PART_NAME.fullmatch(path.name)
     return named["stem"] if named else path.stem

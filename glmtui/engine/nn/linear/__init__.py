@@ -1,9 +1,8 @@
-"""Linear layers by how and where their weight lies: `make_linear` picks the one that is fastest.
+"""Linear layers for each weight format and device; `make_linear` makes the fastest one.
 
-The loader swaps them in for a family's `layers.Slot`, as gpt-fast does. Attributes are plain ones,
-not parameters or buffers, which Python finds faster. `plain` works everywhere, `native` has our
-kernels for CPUs and `cpu` torch's, `cuda` and `cpm` those of GPUs, and `choice` uses none that did
-not prove itself.
+The loader replaces every `layers.LinearPlaceholder` with one of them. Their tensors are plain
+attributes, not parameters or buffers, because attribute access is faster. `kernel_selection` checks
+and times kernels on the device; `reference` works on every device.
 """
 
 from __future__ import annotations
@@ -59,19 +58,19 @@ def make_linear(
     dtype: torch.dtype,
     choice: KernelChoice | None = None,
 ) -> LinearLayer:
-    """The layer that multiplies with this weight fastest where it lies.
+    """Makes the layer that is fastest for this weight on its device.
 
     Args:
-        weight: [out, in], on the device that will hold it.
+        weight: [out, in], already on its device.
         bias: [out] or None.
         dtype: of the activations.
-        choice: of kernels for packed weights; without one they are unpacked at every use.
+        choice: selects kernels for packed weights; without it, every call unpacks the weight.
     """
     if bias is not None:
         bias = bias.to(dtype)
     if isinstance(weight, Tensor):
         weight = weight.to(dtype)
-        if cpu_native.takes(weight, dtype):
+        if cpu_native.supports(weight, dtype):
             return NativeLinear(weight, bias)
         slow = weight.device.type == "cpu" and dtype == torch.bfloat16 != product_dtype()
         return CpuHalfLinear(weight, bias) if slow else DenseLinear(weight, bias)
@@ -79,38 +78,41 @@ def make_linear(
         inner = make_linear(replace(weight, order=None), bias, dtype, choice)
         return ReorderedLinear(inner, weight.order)
     if choice is not None:
-        return choice.linear(weight, bias, dtype)
+        return choice.make_layer(weight, bias, dtype)
     return PackedLinear(weight, bias, dtype)
 
 
-def kernel_choice(
-    wanted: str, folder: Path, device: torch.device, dtype: torch.dtype
+def make_kernel_choice(
+    name: str, folder: Path, device: torch.device, dtype: torch.dtype
 ) -> KernelChoice:
-    """What a model's packed weights are to be multiplied with.
+    """The kernels that are tried for a model's packed weights on this device.
 
     Args:
-        wanted: a key of `known.KERNELS`.
+        name: the setting quant.kernel, a key of `registry.KERNELS`.
         folder: of the model.
         dtype: of the activations.
 
     Raises:
-        EngineError: what is wanted cannot be had here; the message has the reason.
+        EngineError: the kernel of this name cannot be used here; the message has the reason.
     """
-    kernel = cpm.cpm_kernel(folder, device, dtype) if wanted == cpm.NAME else None
-    if device.type == "cpu":  # where unpacking for every token takes many times as long
-        # ours is closer than torch's, and a whole step of it is one call (`native.kernels`)
-        return KernelChoice(cpu_torch.KERNELS, wanted=NATIVE, clock=cpu_seconds, time_plain=False)
-    return KernelChoice(cuda.kernels(), wanted=kernel)
+    kernel = cpm.load_cpm_kernel(folder, device, dtype) if name == cpm.NAME else None
+    if device.type == "cpu":
+        # NATIVE is preferred because it is more precise, and a whole step can be one call.
+        # The reference is not timed, because it is many times slower.
+        return KernelChoice(
+            cpu_torch.KERNELS, preferred=NATIVE, clock=cpu_seconds, time_reference=False
+        )
+    return KernelChoice(cuda.kernels(), preferred=kernel)
 
 
-def may_stay_packed(table: Tensor | PackedWeight, dtype: torch.dtype) -> bool:
-    """Whether an embedding or head of 8 bits is read as it is stored, as fast as it is small."""
-    return isinstance(table, PackedWeight) and table.bits == 8 and cpu_native.takes(table, dtype)
+def can_stay_packed(table: Tensor | PackedWeight, dtype: torch.dtype) -> bool:
+    """Whether an embedding or head of 8 bits can be used without unpacking it."""
+    return isinstance(table, PackedWeight) and table.bits == 8 and cpu_native.supports(table, dtype)
 
 
 def make_head(table: Tensor | PackedWeight, dtype: torch.dtype) -> LinearLayer:
-    """The module that turns activations of `dtype` into logits by a [vocab, hidden] table."""
-    if isinstance(table, PackedWeight) or cpu_native.takes(table, dtype):
+    """Makes the layer that maps activations in `dtype` to logits with a [vocab, hidden] table."""
+    if isinstance(table, PackedWeight) or cpu_native.supports(table, dtype):
         return NativeLinear(table, None)
     if table.dtype == torch.float16 and dtype == torch.bfloat16:
         return CpuHalfLinear(table, None)

@@ -1,9 +1,8 @@
-"""Linear layers on a CPU, for activations in bfloat16.
+"""Linear layers on a CPU with torch's own kernels, for activations in bfloat16.
 
-One token at a time goes through torch's packed kernels, which read the weights once at their small
-size and are fast in bfloat16 only; more tokens at once unpack the weight and use a plain matrix
-product, in the dtype this CPU is fast in (`product_dtype`), which beats the packed kernels from a
-few tokens on.
+For a few tokens, torch's packed kernels are faster, because they read the small packed weight; they
+are fast only in bfloat16. For more tokens, the weight is unpacked for a plain matrix product in the
+dtype that this CPU is fastest in (`product_dtype`).
 """
 
 from __future__ import annotations
@@ -16,20 +15,26 @@ from torch.nn import functional as F
 
 from glmtui.engine.nn.cpu_dtype import product_dtype
 from glmtui.engine.nn.linear.kernel_selection import Kernel
-from glmtui.engine.nn.linear.reference import GEMV_ROWS, DenseLinear, LinearLayer, finished
-from glmtui.engine.nn.packed_weight import PackedWeight, per_row, row_blocks
+from glmtui.engine.nn.linear.reference import (
+    GEMV_ROWS,
+    DenseLinear,
+    LinearLayer,
+    add_bias_and_reshape,
+)
+from glmtui.engine.nn.packed_weight import PackedWeight, requantize_per_row, row_blocks
 
-INT4_GROUPS = (256, 128, 64, 32)  # what torch's int4 kernels take
-INT8_COLUMNS = 16  # torch's int8 kernel reads so many at a time, past the end of other rows
-# up to this many tokens at once the packed kernels win where plain products are in float32
+INT4_GROUPS = (256, 128, 64, 32)  # group sizes that torch's int4 kernels support
+# torch's int8 kernel reads this many columns at a time, beyond the end of rows of other lengths
+INT8_COLUMNS = 16
+# up to this many tokens at once, the packed kernels are faster than plain products in float32
 FEW_INT4, FEW_INT8 = 64, 16
 
 
 class CpuHalfLinear(DenseLinear):
-    """x @ W.T + bias on a CPU, W of 16 bits, x in bfloat16.
+    """x @ W.T + bias on a CPU; W is float16 or bfloat16, x is bfloat16.
 
-    A few rows are multiplied in W's dtype, float16 reading it at twice bfloat16's speed; many rows
-    in the one whose matrix product is many times faster.
+    For a few tokens the product is in W's dtype (float16 is twice as fast as bfloat16). For more
+    tokens it is in `product_dtype`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,7 +45,7 @@ class CpuHalfLinear(DenseLinear):
 
 
 class CpuInt8Linear(LinearLayer):
-    """x @ W.T + bias on a CPU, W in int8 with one scale per row, x in bfloat16."""
+    """x @ W.T + bias on a CPU; W is int8 with one scale per row, x is bfloat16."""
 
     def __init__(self, weight: PackedWeight, bias: Tensor | None) -> None:
         super().__init__()
@@ -56,13 +61,13 @@ class CpuInt8Linear(LinearLayer):
             y = torch.ops.aten._weight_int8pack_mm(flat, self.q, self.scale)
         else:
             y = (F.linear(flat.to(dtype), self.q.to(dtype)) * self.scale).to(x.dtype)
-        return finished(y, self.bias, x.shape)
+        return add_bias_and_reshape(y, self.bias, x.shape)
 
 
 class CpuInt4Linear(LinearLayer):
-    """x @ W.T + bias on a CPU, W in torch's own int4 packing, x in bfloat16.
+    """x @ W.T + bias on a CPU; W is in torch's int4 format, x is bfloat16.
 
-    The packed weight is the only copy: products with many rows unpack it on the fly.
+    Only the packed weight is stored; products with many tokens unpack it at every call.
     """
 
     def __init__(self, weight: PackedWeight, bias: Tensor | None) -> None:
@@ -70,11 +75,7 @@ class CpuInt4Linear(LinearLayer):
         self.rows, self.columns = weight.shape
         self.group = weight.group
         padding = (0, 0, 0, -self.rows % packed_block())
-        scale = weight.scale.float()
-        zero = torch.zeros_like(scale) if weight.zero is None else weight.zero.float()
-        # the kernel computes (q - 8) * scale + zero
-        both = torch.stack((F.pad(scale, padding), F.pad(zero + 8 * scale, padding)), dim=-1)
-        self.scales_and_zeros = both.to(torch.bfloat16).transpose(0, 1).contiguous()
+        self.scales_and_zeros = F.pad(scales_and_zeros(weight), padding)
         self.packed = pack_for_cpu(weight.q)
         self.bias = bias
         self.nbytes = self.packed.nbytes + self.scales_and_zeros.nbytes
@@ -90,10 +91,10 @@ class CpuInt4Linear(LinearLayer):
             y = (flat.to(dtype) @ self._transposed(dtype)).to(x.dtype)
         if y.shape[1] != self.rows:
             y = y[:, : self.rows]
-        return finished(y, self.bias, x.shape)
+        return add_bias_and_reshape(y, self.bias, x.shape)
 
     def _transposed(self, dtype: torch.dtype) -> Tensor:
-        """W.T in `dtype`, [in, out padded], straight from the bytes of `pack_for_cpu`."""
+        """W.T in `dtype`, [in, padded out], unpacked from the format of `pack_for_cpu`."""
         half = packed_block() // 2
         packed = self.packed.view(-1, self.columns, half)
         q = torch.empty(self.columns, packed.shape[0], 2, half, dtype=dtype)
@@ -105,45 +106,57 @@ class CpuInt4Linear(LinearLayer):
 
 
 def int4_group(weight: PackedWeight) -> int:
-    """The largest group of torch's that the weight's own consists of; 0 if none is."""
+    """The largest of INT4_GROUPS that divides the weight's group; 0 if there is none."""
     return next((group for group in INT4_GROUPS if weight.group % group == 0), 0)
 
 
-def _takes_int4(weight: PackedWeight, dtype: torch.dtype) -> bool:
+def scales_and_zeros(weight: PackedWeight) -> Tensor:
+    """Scales and zeros for torch's int4 kernels, which compute (q - 8) * scale + zero.
+
+    Returns:
+        bfloat16 [groups, out, 2].
+    """
+    scale = weight.scale.float()
+    zero = torch.zeros_like(scale) if weight.zero is None else weight.zero.float()
+    both = torch.stack((scale, zero + 8 * scale), dim=-1)
+    return both.to(torch.bfloat16).transpose(0, 1).contiguous()
+
+
+def _supports_int4(weight: PackedWeight, dtype: torch.dtype) -> bool:
     fits = weight.bits == 4 and int4_group(weight) > 0 and packed_block() > 0
     return fits and weight.order is None and dtype == torch.bfloat16
 
 
 def _make_int4(weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
-    return CpuInt4Linear(weight.regrouped(int4_group(weight)), bias)
+    return CpuInt4Linear(weight.regroup(int4_group(weight)), bias)
 
 
-def _takes_int8(weight: PackedWeight, dtype: torch.dtype) -> bool:
-    whole = weight.in_features % INT8_COLUMNS == 0
-    return weight.bits == 8 and whole and weight.order is None and dtype == torch.bfloat16
+def _supports_int8(weight: PackedWeight, dtype: torch.dtype) -> bool:
+    aligned = weight.in_features % INT8_COLUMNS == 0
+    return weight.bits == 8 and aligned and weight.order is None and dtype == torch.bfloat16
 
 
 def _make_int8(weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
-    """torch's kernel knows no groups; int8 loses next to nothing by a scale per row."""
+    """Makes the layer; torch's kernel needs one scale per row, which loses almost no precision."""
     one_scale = weight.group == weight.in_features and weight.zero is None
-    return CpuInt8Linear(weight if one_scale else per_row(weight), bias)
+    return CpuInt8Linear(weight if one_scale else requantize_per_row(weight), bias)
 
 
 KERNELS = (
-    Kernel("torch int4", _takes_int4, _make_int4),
-    Kernel("torch int8", _takes_int8, _make_int8),
+    Kernel("torch int4", _supports_int4, _make_int4),
+    Kernel("torch int8", _supports_int8, _make_int8),
 )
 
 
 def pack_for_cpu(q: Tensor) -> Tensor:
-    """Our packing, uint8 [rows, in / 2], in torch's own for CPUs; rows are filled up to a block.
+    """Converts `PackedWeight.q` of 4 bits, uint8 [rows, in / 2], to torch's int4 format for CPUs.
 
-    What `_convert_weight_to_int4pack_for_cpu` does, without unpacking to int32 and many times as
-    fast. Of a block (see `packed_block`) each column's bytes are neighbours: the first half of the
-    rows in their low halves, the second half in the high ones.
+    Equal to `_convert_weight_to_int4pack_for_cpu`, but many times faster, because it does not
+    unpack to int32. The bytes of a column within a block of rows (see `packed_block`) are adjacent:
+    the first half of the rows is in their low halves, the second half in the high halves.
 
     Returns:
-        uint8 [rows filled up, in / 2].
+        uint8 [rows rounded up to whole blocks, in / 2].
     """
     block = packed_block()
     if q.shape[0] % block:
@@ -159,9 +172,9 @@ def pack_for_cpu(q: Tensor) -> Tensor:
 
 @functools.cache
 def packed_block() -> int:
-    """How many rows torch's int4 packing keeps together on this CPU; 0 for a layout unknown.
+    """Rows per block of torch's int4 format on this CPU; 0 if the format is unknown.
 
-    It is 64 or 32 by instruction set; asking torch to pack something tells.
+    It is 64 or 32, depending on the instruction set. Packing a test weight with torch shows which.
     """
     q = torch.arange(64 * 64, dtype=torch.int32).view(64, 64) * 7 % 16
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(q, 1)

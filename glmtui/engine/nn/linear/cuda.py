@@ -1,11 +1,7 @@
-"""Linear layers on an NVIDIA GPU.
+"""Linear layers on an NVIDIA GPU: torch's int4 kernel (tinygemm) and the Triton kernels.
 
-A few tokens are multiplied by a kernel that reads the packed weight once, many by a plain matrix
-product with the weight unpacked.
-
-Written against the sources of torch and Triton. The Triton kernels run in Triton's interpreter and
-compile for compute capabilities 7.5 to 12.0; none of this has run on a GPU by its authors.
-`choice` proves each on the device that is to use it.
+For a few tokens, a kernel reads the packed weight once. For more tokens, the weight is unpacked for
+a plain matrix product. `kernel_selection` checks each kernel on the GPU before it is used.
 """
 
 from __future__ import annotations
@@ -18,51 +14,48 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glmtui.engine.nn.linear.cpu_torch import INT4_GROUPS
+from glmtui.engine.nn.linear.cpu_torch import int4_group, scales_and_zeros
 from glmtui.engine.nn.linear.kernel_selection import Kernel
-from glmtui.engine.nn.linear.reference import GEMV_ROWS, LinearLayer, finished
+from glmtui.engine.nn.linear.reference import GEMV_ROWS, LinearLayer, add_bias_and_reshape
 from glmtui.engine.nn.packed_weight import GPU_BLOCK, PackedWeight, row_blocks, unpack_nibbles
 
-TILE_ROWS = 8  # of the weight
-K_TILES = (8, 4, 2)  # how many tiles of 16 columns tinygemm can pack together
+# of tinygemm
+TILE_ROWS = 8  # rows of a tile of the weight
+K_TILES = (8, 4, 2)  # supported numbers of 16-column tiles that are packed together
 TINYGEMM_CAPABILITY = (8, 0)
 TRITON_CAPABILITY = (7, 0)
 
 
 def kernels() -> Sequence[Kernel]:
-    """Those that can be tried here."""
-    found = [Kernel("tinygemm", tinygemm_takes, TinygemmLinear)]
+    """The kernels that are installed."""
+    found = [Kernel("tinygemm", tinygemm_supports, TinygemmLinear)]
     if importlib.util.find_spec("triton"):
-        found.append(Kernel("triton", triton_takes, TritonLinear))
+        found.append(Kernel("triton", triton_supports, TritonLinear))
     return found
 
 
 # ---- torch's own int4
 
 
-def tinygemm_takes(weight: PackedWeight, dtype: torch.dtype) -> bool:
-    """Int4 in groups that divide into torch's, rows and columns in whole tiles, bfloat16."""
+def tinygemm_supports(weight: PackedWeight, dtype: torch.dtype) -> bool:
+    """int4, a group that torch supports (`int4_group`), whole tiles, activations in bfloat16."""
     rows, columns = weight.shape
     return (
         weight.bits == 4
         and dtype == torch.bfloat16
-        and _tinygemm_group(weight) is not None
+        and int4_group(weight) > 0
         and rows % TILE_ROWS == 0
         and _k_tiles(columns) is not None
         and torch.cuda.get_device_capability(weight.q.device) >= TINYGEMM_CAPABILITY
     )
 
 
-def _tinygemm_group(weight: PackedWeight) -> int | None:
-    return next((group for group in INT4_GROUPS if weight.group % group == 0), None)
-
-
 def _k_tiles(columns: int) -> int | None:
     return next((tiles for tiles in K_TILES if columns % (16 * tiles) == 0), None)
 
 
-def convert_to_int4pack(theirs: Tensor, tiles: int) -> Tensor:
-    packed: Tensor = torch.ops.aten._convert_weight_to_int4pack(theirs, tiles)
+def convert_to_int4pack(q: Tensor, tiles: int) -> Tensor:
+    packed: Tensor = torch.ops.aten._convert_weight_to_int4pack(q, tiles)
     return packed
 
 
@@ -72,23 +65,22 @@ def int4pack_mm(x: Tensor, packed: Tensor, group: int, scales_and_zeros: Tensor)
 
 
 class TinygemmLinear(LinearLayer):
-    """x @ W.T + bias by `aten::_weight_int4pack_mm`, W in int4, x in bfloat16.
+    """x @ W.T + bias with `aten::_weight_int4pack_mm`; W is int4, x is bfloat16.
 
-    The packed weight is the only copy: products with many rows unpack it on the fly.
+    Only the packed weight is stored; products with many tokens unpack it at every call.
     """
 
     def __init__(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
-        group = _tinygemm_group(weight)
+        group = int4_group(weight)
         tiles = _k_tiles(weight.in_features)
-        assert group is not None, "`tinygemm_takes` was not asked"
-        assert tiles is not None, "`tinygemm_takes` was not asked"
-        weight = weight.regrouped(group)
+        assert group, "call tinygemm_supports() first"
+        assert tiles is not None, "call tinygemm_supports() first"
+        weight = weight.regroup(group)
         self.group = group
         self.scales_and_zeros = scales_and_zeros(weight)
-        # it wants the even column in the high half
-        theirs = weight.q >> 4 | weight.q << 4
-        self.packed = convert_to_int4pack(theirs, tiles)
+        swapped = weight.q >> 4 | weight.q << 4  # torch expects the even column in the high half
+        self.packed = convert_to_int4pack(swapped, tiles)
         self.bias = bias
         self.nbytes = self.packed.nbytes + self.scales_and_zeros.nbytes
 
@@ -98,37 +90,25 @@ class TinygemmLinear(LinearLayer):
             y = int4pack_mm(flat, self.packed, self.group, self.scales_and_zeros)
         else:
             y = F.linear(flat, self._unpacked())
-        return finished(y, self.bias, x.shape)
+        return add_bias_and_reshape(y, self.bias, x.shape)
 
     def _unpacked(self) -> Tensor:
-        """W in bfloat16, [out, in]; some rows at a time, to take little memory beside it."""
+        """W in bfloat16, [out, in], unpacked in blocks of rows to save memory."""
         groups, rows, _two = self.scales_and_zeros.shape
-        whole = self.scales_and_zeros.new_empty(rows, groups, self.group)
-        for some in row_blocks((rows, groups * self.group), TILE_ROWS, block=GPU_BLOCK):
-            q = unpack_tinygemm(self.packed[some.start // TILE_ROWS : some.stop // TILE_ROWS])
-            scale, zero = self.scales_and_zeros[:, some].transpose(0, 1).unsqueeze(2).unbind(-1)
+        unpacked = self.scales_and_zeros.new_empty(rows, groups, self.group)
+        for block in row_blocks((rows, groups * self.group), TILE_ROWS, block=GPU_BLOCK):
+            q = unpack_tinygemm(self.packed[block.start // TILE_ROWS : block.stop // TILE_ROWS])
+            scale, zero = self.scales_and_zeros[:, block].transpose(0, 1).unsqueeze(2).unbind(-1)
             grouped = q.view(-1, groups, self.group).to(torch.bfloat16).sub_(8)
-            torch.addcmul(zero, grouped, scale, out=whole[some])
-        return whole.flatten(1)
-
-
-def scales_and_zeros(weight: PackedWeight) -> Tensor:
-    """As torch's int4 kernels want them: they compute (q - 8) * scale + zero.
-
-    Returns:
-        bfloat16 [groups, out, 2].
-    """
-    scale = weight.scale.float()
-    zero = torch.zeros_like(scale) if weight.zero is None else weight.zero.float()
-    both = torch.stack((scale, zero + 8 * scale), dim=-1)
-    return both.to(torch.bfloat16).transpose(0, 1).contiguous()
+            torch.addcmul(zero, grouped, scale, out=unpacked[block])
+        return unpacked.flatten(1)
 
 
 def unpack_tinygemm(packed: Tensor) -> Tensor:
-    """The integers in tinygemm's packing, which follows the tensor cores' m16n8k16 tiles.
+    """Unpacks tinygemm's format, which follows the m16n8k16 tiles of tensor cores.
 
-    Eight numbers of one row are in an int32: of its bytes the first two have the even column of a
-    pair, the last two the odd, and a byte's halves are eight columns apart
+    An int32 has eight numbers of one row. Its first two bytes have the even column of each pair,
+    the last two the odd one. The halves of a byte are eight columns apart
     (`matrix_to_m16n8k16_Bint4_layout` in ATen/native/cuda/int4mm.cu).
 
     Args:
@@ -139,7 +119,7 @@ def unpack_tinygemm(packed: Tensor) -> Tensor:
     """
     high, wide, _, pairs = packed.shape
     halves = unpack_nibbles(packed.contiguous().view(-1, 1).view(torch.uint8))
-    # row, and column in a tile; then which of two tiles, which half of it: odd, tile, half
+    # dimensions: row tile, column tile, row, column pair, pair of tiles, then odd, tile, half
     tiles = halves.view(high, wide, 8, 4, pairs, 2, 2, 2)
     return tiles.permute(0, 2, 1, 4, 6, 7, 3, 5).reshape(high * TILE_ROWS, -1)
 
@@ -147,17 +127,17 @@ def unpack_tinygemm(packed: Tensor) -> Tensor:
 # ---- Triton
 
 
-def triton_takes(weight: PackedWeight, dtype: torch.dtype) -> bool:
-    """Groups of at least 16 columns, activations in 16 bits."""
+def triton_supports(weight: PackedWeight, dtype: torch.dtype) -> bool:
+    """Groups divisible by 16 columns, activations in 16 bits."""
     return (
         dtype in (torch.float16, torch.bfloat16)
         and torch.cuda.get_device_capability(weight.q.device) >= TRITON_CAPABILITY
-        and bool(_triton_kernels().packs(weight))
+        and bool(_triton_kernels().supports(weight))
     )
 
 
 class TritonLinear(LinearLayer):
-    """x @ W.T + bias by our Triton kernels: int4 or int8 in groups, x in float16 or bfloat16."""
+    """x @ W.T + bias with the Triton kernels; W is int4 or int8, x is float16 or bfloat16."""
 
     def __init__(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
@@ -169,16 +149,16 @@ class TritonLinear(LinearLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1]).contiguous()
-        with torch.cuda.device(flat.device):  # Triton launches on the current one
+        with torch.cuda.device(flat.device):  # Triton launches on the current GPU
             if flat.shape[0] <= GEMV_ROWS:
                 y: Tensor = self._kernels.multiply(flat, self.weight, self.bias)
                 return y.view(*x.shape[:-1], y.shape[-1])
-            whole = self._kernels.unpack(self.weight, self.dtype)
-        return F.linear(x, whole, self.bias)
+            unpacked = self._kernels.unpack(self.weight, self.dtype)
+        return F.linear(x, unpacked, self.bias)
 
 
 def _triton_kernels() -> Any:
-    """Triton's import takes a second, and there is none without CUDA's torch."""
+    """Imports the kernels late: importing Triton takes a second, and it may not be installed."""
     from glmtui.engine.nn.linear import triton_kernels
 
     return triton_kernels

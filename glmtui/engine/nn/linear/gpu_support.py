@@ -1,6 +1,6 @@
-"""Which kernels can multiply with packed weights on a GPU, and why others cannot: for people.
+"""Reports which kernels for packed weights a GPU supports, for `glmtui doctor`.
 
-Looks and runs none: which is right and fastest, `linear.choice` finds out as a model is loaded.
+It runs no kernel: `kernel_selection` checks and times them when a model is loaded.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path
 
 from glmtui.engine.nn.linear import cpm, cuda
 
-COMPILERS = ("clang", "gcc")  # that Triton looks for where CC is not set
+COMPILERS = ("clang", "gcc")  # the ones that Triton looks for if CC is not set
 
 
-def missing(capability: tuple[int, int]) -> dict[str, str]:
-    """Why each kernel is not tried on a GPU of this compute capability; empty where it is."""
+def unavailable_reasons(capability: tuple[int, int]) -> dict[str, str]:
+    """For each kernel, why it cannot run on a GPU of this compute capability; empty if it can."""
     return {
         "tinygemm": _too_old(capability, cuda.TINYGEMM_CAPABILITY),
         "triton": _too_old(capability, cuda.TRITON_CAPABILITY) or _no_triton(),
@@ -27,30 +27,30 @@ def missing(capability: tuple[int, int]) -> dict[str, str]:
 
 
 def _too_old(capability: tuple[int, int], least: tuple[int, int]) -> str:
-    return "" if capability >= least else f"it needs compute capability {_dotted(least)}"
+    return "" if capability >= least else f"needs compute capability {_dotted(least)}"
 
 
 def _no_triton() -> str:
     if importlib.util.find_spec("triton") is None:
-        return "it is not installed"
-    # for the few lines that start what it compiled
+        return "not installed"
+    # Triton compiles a launcher in C for each of its kernels
     if not os.environ.get("CC") and not any(map(shutil.which, COMPILERS)):
-        return f"it finds no C compiler ({' or '.join(COMPILERS)}), nor does CC name one"
+        return f"no C compiler found ({' or '.join(COMPILERS)}), and CC is not set"
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        return "Python's header files are not installed (python3-dev or python3-devel)"
+        return "the Python header files are not installed (python3-dev or python3-devel)"
     return ""
 
 
 def _no_cpm(capability: tuple[int, int]) -> str:
-    least, most = cpm.LEAST_CAPABILITY, cpm.MOST_CAPABILITY
+    least, most = cpm.MIN_CAPABILITY, cpm.MAX_CAPABILITY
     if not least <= capability <= most:
-        return f"it has machine code for {_dotted(least)} to {_dotted(most)} alone"
+        return f"supports only compute capabilities {_dotted(least)} to {_dotted(most)}"
     if importlib.util.find_spec(cpm.NAME) is None:
-        return "it is not installed (pip install 'glmtui[cpm]')"
+        return "not installed (pip install 'glmtui[cpm]')"
     try:
         importlib.import_module(f"{cpm.NAME}.kernels.base")
-    except Exception as error:  # it looks for the driver's libraries as it is imported
-        return f"it cannot be imported: {error}"
+    except Exception as error:  # the import loads the driver's libraries and may raise anything
+        return f"cannot be imported: {error}"
     return ""
 
 

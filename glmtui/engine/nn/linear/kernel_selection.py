@@ -1,9 +1,8 @@
-"""Choice: which kernel multiplies with packed weights on a device; none is believed unproven.
+"""KernelChoice: selects the fastest correct kernel for packed weights on a device.
 
-The first layer of each kind decides for all of its kind: every kernel that takes it multiplies with
-its real weight, on the very device, and is compared with the weight unpacked; of those that are
-right the fastest is taken. One that raises or is wrong is left out and logged. Where none is left
-the plain layer serves, so there always is an answer.
+The first layer of each weight format decides for all of them: every kernel that supports it
+multiplies with its real weight on its device. A kernel that raises or computes wrong products is
+logged and not used. If none is left, `REFERENCE` is used.
 """
 
 from __future__ import annotations
@@ -22,15 +21,17 @@ from glmtui.engine.nn.cuda_capture import capture
 from glmtui.engine.nn.linear.reference import GEMV_ROWS, LinearLayer, PackedLinear
 from glmtui.engine.nn.packed_weight import PackedWeight
 
-PROOF_TOKENS = (1, 2, GEMV_ROWS, GEMV_ROWS + 1, 65)  # one, a few, a full few, and many for all
-PROOF_ROWS = 1024  # of a weight that are compared: the first and the last of them
-ROUNDS = 20  # times a product is timed
-LAUNCHES = 20  # products that are timed together on a GPU
-# of the typical size of the result: what rounding factors and result explains, and no wrong number
+# Numbers of tokens that a kernel is checked with: around the limit for a few tokens, and many.
+CHECKED_TOKENS = (1, 2, GEMV_ROWS, GEMV_ROWS + 1, 65)
+CHECKED_ROWS = 1024  # rows of the result that are compared, both at its start and at its end
+REPETITIONS = 20  # measurements of a kernel, of which the fastest counts
+LAUNCHES = 20  # products in one measurement on a GPU
+# Maximum error, relative to the root mean square of the result. Rounding of the factors and of the
+# result stays below it; a single wrong element exceeds it.
 TOLERANCE = {torch.float16: 1 / 32, torch.bfloat16: 1 / 8, torch.float32: 1 / 1024}
 
 Clock: TypeAlias = Callable[[Callable[[], object], torch.device], float]
-"""Seconds that a call takes on the device it works on."""
+"""Measures a call: takes the function and the device it runs on, and returns seconds."""
 
 logger = logging.getLogger(__name__)
 
@@ -41,148 +42,158 @@ class Kernel:
 
     Attributes:
         name: for people.
-        takes: whether it is made for such a weight and activations of this dtype.
-        make: the layer; its bias has the dtype of the activations. May raise anything.
+        supports: whether it supports a weight with activations of a dtype.
+        make: makes the layer; its bias has the dtype of the activations. It may raise anything.
     """
 
     name: str
-    takes: Callable[[PackedWeight, torch.dtype], bool]
+    supports: Callable[[PackedWeight, torch.dtype], bool]
     make: Callable[[PackedWeight, Tensor | None, torch.dtype], LinearLayer]
 
 
-PLAIN = Kernel("unpacking", lambda weight, dtype: True, PackedLinear)
+REFERENCE = Kernel("unpacking", lambda weight, dtype: True, PackedLinear)
 
 
 class KernelChoice:
-    """The kernels of one model.
+    """Selects kernels for the packed weights of one model.
 
     Args:
-        kernels: to be tried.
-        wanted: taken before all others wherever it is right, though it were slower.
-        clock: that kernels are timed by; `gpu_seconds` unless told otherwise.
-        time_plain: whether the plain layer is taken too where it is the fastest.
+        kernels: the candidates.
+        preferred: used wherever it is correct, even if others are faster.
+        clock: measures kernels; default `gpu_seconds`.
+        time_reference: whether `REFERENCE` is a candidate too, and not only the last resort.
 
     Attributes:
-        used: names of those chosen so far.
-        refused: what was tried and is not used, each with its reason.
+        selected: names of the kernels in use.
+        rejected: reasons why kernels are not used, by name.
     """
 
     def __init__(
         self,
         kernels: Sequence[Kernel],
         *,
-        wanted: Kernel | None = None,
+        preferred: Kernel | None = None,
         clock: Clock | None = None,
-        time_plain: bool = True,
+        time_reference: bool = True,
     ) -> None:
         self._kernels = kernels
-        self._wanted = wanted
+        self._preferred = preferred
         self._clock = clock or gpu_seconds
-        self._time_plain = time_plain
-        self._chosen: dict[tuple[object, ...], Kernel] = {}
-        self._broken: set[str] = set()  # raised when asked whether they take a weight
-        self.used: set[str] = set()
-        self.refused: dict[str, str] = {}
+        self._time_reference = time_reference
+        self._by_format: dict[tuple[object, ...], Kernel] = {}
+        self._broken: set[str] = set()  # kernels whose `supports` raised
+        self.selected: set[str] = set()
+        self.rejected: dict[str, str] = {}
 
-    def linear(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> LinearLayer:
-        """The layer for a weight without `order`, by the kernel that is best for its kind."""
-        # layers of one packing may differ in whom their shape suits
-        known = self._kernels if self._wanted is None else (self._wanted, *self._kernels)
-        takers = tuple(kernel.name for kernel in known if self._takes(kernel, weight, dtype))
-        kind = (weight.kind, weight.zero is None, dtype, weight.q.device, takers)
-        if kind not in self._chosen:
-            self._chosen[kind] = self._best(weight, bias, dtype)
-        kernel = self._chosen[kind]
-        self.used.add(kernel.name)
+    def make_layer(
+        self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype
+    ) -> LinearLayer:
+        """Makes a layer with the best kernel for a weight, which must not have an `order`."""
+        # part of the key, because kernels may support only some of the shapes of one format
+        candidates = self._kernels if self._preferred is None else (self._preferred, *self._kernels)
+        supporting = tuple(k.name for k in candidates if self._supports(k, weight, dtype))
+        format_key = (weight.kind, weight.zero is None, dtype, weight.q.device, supporting)
+        if format_key not in self._by_format:
+            self._by_format[format_key] = self._select(weight, bias, dtype)
+        kernel = self._by_format[format_key]
+        self.selected.add(kernel.name)
         return kernel.make(weight, bias, dtype)
 
-    def _best(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> Kernel:
-        if self._wanted is not None and self._tried(self._wanted, weight, bias, dtype) is not None:
-            return self._wanted
+    def _select(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> Kernel:
+        preferred = self._preferred
+        if preferred is not None and self._measure(preferred, weight, bias, dtype) is not None:
+            return preferred
         seconds = {}
-        if self._time_plain:
-            seconds[PLAIN] = self._seconds(PLAIN.make(weight, bias, dtype), weight, dtype)
+        if self._time_reference:
+            layer = REFERENCE.make(weight, bias, dtype)
+            seconds[REFERENCE] = self._layer_seconds(layer, weight, dtype)
         for kernel in self._kernels:
-            taken = self._tried(kernel, weight, bias, dtype)
-            if taken is not None:
-                seconds[kernel] = taken
-        best = min(seconds, key=lambda kernel: seconds[kernel], default=PLAIN)
-        measured = ", ".join(f"{each.name} {1e6 * s:.0f} us" for each, s in seconds.items())
-        logger.info("%s in %s: %s of %s", weight.kind, dtype, best.name, measured)
-        return best
+            measured = self._measure(kernel, weight, bias, dtype)
+            if measured is not None:
+                seconds[kernel] = measured
+        fastest = min(seconds, key=lambda kernel: seconds[kernel], default=REFERENCE)
+        times = ", ".join(f"{kernel.name} {1e6 * s:.0f} us" for kernel, s in seconds.items())
+        logger.info("%s in %s: %s of %s", weight.kind, dtype, fastest.name, times)
+        return fastest
 
-    def _tried(
+    def _measure(
         self, kernel: Kernel, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype
     ) -> float | None:
-        """Seconds that it takes for one token; None where it is not to be used."""
-        if not self._takes(kernel, weight, dtype):
+        """Checks a kernel; returns the seconds for one token, or None if it cannot be used."""
+        if not self._supports(kernel, weight, dtype):
             return None
         try:
             layer = kernel.make(weight, bias, dtype)
-            problem = wrong(layer, weight, bias, dtype)
+            problem = find_mismatch(layer, weight, bias, dtype)
             if not problem:
-                return self._seconds(layer, weight, dtype)
+                return self._layer_seconds(layer, weight, dtype)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # a compiler, a driver, a library: whatever it raises
-            problem = _told(error)
-        self._refuse(kernel, weight, problem)
+        except Exception as error:  # compilers, drivers and libraries may raise anything
+            problem = _first_line(error)
+        self._reject(kernel, weight, problem)
         return None
 
-    def _takes(self, kernel: Kernel, weight: PackedWeight, dtype: torch.dtype) -> bool:
-        """Whether it is made for such a weight; not if it raises, as an import that fails does."""
+    def _supports(self, kernel: Kernel, weight: PackedWeight, dtype: torch.dtype) -> bool:
+        """`kernel.supports`; False from the first time that it raises, as a failed import does."""
         if kernel.name in self._broken:
             return False
         try:
-            return kernel.takes(weight, dtype)
+            return kernel.supports(weight, dtype)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
             self._broken.add(kernel.name)
-            self._refuse(kernel, weight, _told(error))
+            self._reject(kernel, weight, _first_line(error))
             return False
 
-    def _refuse(self, kernel: Kernel, weight: PackedWeight, why: str) -> None:
-        self.refused[kernel.name] = why
-        logger.warning("%s is not used for %s: %s", kernel.name, weight.kind, why)
+    def _reject(self, kernel: Kernel, weight: PackedWeight, reason: str) -> None:
+        self.rejected[kernel.name] = reason
+        logger.warning("%s is not used for %s: %s", kernel.name, weight.kind, reason)
 
-    def _seconds(self, layer: LinearLayer, weight: PackedWeight, dtype: torch.dtype) -> float:
-        """Of the product of one token."""
+    def _layer_seconds(self, layer: LinearLayer, weight: PackedWeight, dtype: torch.dtype) -> float:
+        """Seconds of the product with one token."""
         x = torch.ones(1, weight.in_features, dtype=dtype, device=weight.q.device)
         with torch.inference_mode():
             return self._clock(lambda: layer(x), x.device)
 
 
 @torch.inference_mode()
-def wrong(layer: LinearLayer, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> str:
-    """What is wrong with the products of a layer, in words; empty if they are right."""
+def find_mismatch(
+    layer: LinearLayer, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype
+) -> str:
+    """Compares the products of a layer with those of the unpacked weight.
+
+    Returns:
+        A description of the first difference; empty if there is none.
+    """
     rows = weight.shape[0]
-    cuts = [slice(0, min(rows, PROOF_ROWS))]
-    if rows > PROOF_ROWS:
-        cuts.append(slice(max(PROOF_ROWS, rows - PROOF_ROWS), rows))
-    whole = [weight[cut].dequantize(torch.float32) for cut in cuts]
-    random = torch.Generator().manual_seed(0)
+    slices = [slice(0, min(rows, CHECKED_ROWS))]
+    if rows > CHECKED_ROWS:
+        slices.append(slice(max(CHECKED_ROWS, rows - CHECKED_ROWS), rows))
+    unpacked = [weight[part].dequantize(torch.float32) for part in slices]
+    generator = torch.Generator().manual_seed(0)
     device = weight.q.device
-    for tokens in PROOF_TOKENS:
-        x = torch.randn(tokens, weight.in_features, generator=random).to(device, dtype)
+    for tokens in CHECKED_TOKENS:
+        x = torch.randn(tokens, weight.in_features, generator=generator).to(device, dtype)
         y = layer(x)
         if y.shape != (tokens, rows) or y.dtype != dtype:
             return f"{tokens} tokens give {tuple(y.shape)} of {y.dtype}"
-        for cut, meant in zip(cuts, whole, strict=True):
-            part = None if bias is None else bias[cut].float()
-            exact = F.linear(x.float(), meant, part)
-            typical = exact.square().mean().sqrt().clamp_min(1e-6)
-            off = float((y[:, cut].float() - exact).abs().max() / typical)
-            if not off <= TOLERANCE[dtype]:  # NaN is wrong too
-                return f"its product of {tokens} tokens is off by {off:.2g} of its size"
+        for part, weight_part in zip(slices, unpacked, strict=True):
+            bias_part = None if bias is None else bias[part].float()
+            exact = F.linear(x.float(), weight_part, bias_part)
+            size = exact.square().mean().sqrt().clamp_min(1e-6)
+            error = float((y[:, part].float() - exact).abs().max() / size)
+            if not error <= TOLERANCE[dtype]:  # also true for NaN
+                return f"its product of {tokens} tokens is off by {error:.2g} of its size"
     return ""
 
 
 def gpu_seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call on a GPU, the least of some.
+    """Seconds of one call on a GPU, the minimum of several measurements.
 
-    Of calls in a CUDA graph, as decoding makes them: what Python takes to launch a kernel counts
-    for nothing there. Of a call that cannot be captured, its launches are timed too.
+    Calls are replayed from a CUDA graph, as decoding does, so that the time Python needs to launch
+    kernels is not included. It is included if the call cannot be captured.
     """
 
     def calls() -> None:
@@ -194,13 +205,13 @@ def gpu_seconds(call: Callable[[], object], device: torch.device) -> float:
         try:
             work, _result = capture(calls, device)
         except RuntimeError as error:
-            logger.info("timed without a CUDA graph: %s", _told(error))
+            logger.info("timed without a CUDA graph: %s", _first_line(error))
             work = calls
-        return min(_event_seconds(work, device) for _ in range(ROUNDS)) / LAUNCHES
+        return min(_event_seconds(work, device) for _ in range(REPETITIONS)) / LAUNCHES
 
 
 def _event_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds between two events on the device's current stream, the work between them."""
+    """Seconds of `work` between two events on the device's current stream."""
     stream = torch.cuda.current_stream(device)
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
     start.record(stream)
@@ -212,22 +223,24 @@ def _event_seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def cpu_seconds(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call by one thread, the least of some: other programs hold up several."""
+    """Seconds of one call on a CPU, the minimum of several measurements.
+
+    Measured with one thread, because other programs disturb several threads more.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         call()
-        return min(_seconds(call) for _ in range(ROUNDS))
+        return min(_call_seconds(call) for _ in range(REPETITIONS))
     finally:
         torch.set_num_threads(threads)
 
 
-def _seconds(call: Callable[[], object]) -> float:
+def _call_seconds(call: Callable[[], object]) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
 
 
-def _told(error: Exception) -> str:
-    """The first line of an error."""
+def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]

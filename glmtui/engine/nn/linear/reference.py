@@ -1,4 +1,7 @@
-"""Linear layers for any device and dtype, and what others are measured against."""
+"""The interface of linear layers, and implementations for any device and dtype.
+
+Kernels are checked against `PackedLinear`.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ from torch.nn import functional as F
 
 from glmtui.engine.nn.packed_weight import PackedWeight
 
-GEMV_ROWS = 4  # up to this many tokens at once a kernel that unpacks as it multiplies wins
+# up to this many tokens at once, kernels that read the packed weight are faster than unpacking it
+GEMV_ROWS = 4
 
 
 class LinearLayer(nn.Module):
-    """What stands in for a `layers.Slot`.
+    """A linear layer, which replaces a `layers.LinearPlaceholder`.
 
     Attributes:
-        nbytes: memory of the weight, with all that belongs to it but the bias.
+        nbytes: memory of the weight with its scales, without the bias.
     """
 
     nbytes: int
@@ -35,7 +39,7 @@ class DenseLinear(LinearLayer):
 
 
 class PackedLinear(LinearLayer):
-    """x @ W.T + bias with W kept packed and unpacked anew at every call: any device, any dtype."""
+    """x @ W.T + bias; W is packed, and every call unpacks it. For any device and dtype."""
 
     def __init__(self, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
@@ -49,10 +53,10 @@ class PackedLinear(LinearLayer):
 
 
 class ReorderedLinear(LinearLayer):
-    """A linear layer whose weight has its columns in another order than x has its features.
+    """A linear layer whose columns are in another order than the features of x.
 
     Args:
-        order: int64 [in], which feature of x each column of the weight is for.
+        order: int64 [in], the feature of x for each column of the weight.
     """
 
     def __init__(self, linear: LinearLayer, order: Tensor) -> None:
@@ -66,8 +70,8 @@ class ReorderedLinear(LinearLayer):
         return y
 
 
-def finished(y: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
-    """Adds the bias and gives back the leading dimensions of the input."""
+def add_bias_and_reshape(y: Tensor, bias: Tensor | None, shape: torch.Size) -> Tensor:
+    """Adds the bias to y, [tokens, out], and restores the leading dimensions of the input."""
     if bias is not None:
         y = y + bias
     return y.view(*shape[:-1], y.shape[-1])

@@ -1,9 +1,8 @@
-"""Products with packed weights in Triton, which reads them small and unpacks them in registers.
+"""Triton kernels for packed weights, which are unpacked in registers.
 
-`multiply` is for a few rows of activations and is bound by reading the weight; `unpack` writes the
-weight out whole, for a matrix product of many rows. Both take what `packs` says. Triton comes with
-torch for CUDA and compiles at the first use; nothing else imports this file. `TRITON_INTERPRET=1`
-runs it on a CPU, slowly.
+`multiply` is for a few tokens and is limited by memory bandwidth. `unpack` writes the whole weight,
+for a matrix product with many tokens. Triton comes with CUDA builds of torch; only `cuda` imports
+this module. TRITON_INTERPRET=1 runs it on a CPU.
 """
 
 from __future__ import annotations
@@ -17,36 +16,36 @@ from torch import Tensor
 
 from glmtui.engine.nn.packed_weight import PackedWeight
 
-ROWS = 4  # of the weight, to a program
-STEP = 512  # bytes of each row that a program reads at once: 16 for each of its 128 threads
-LEAST_STRIP, MOST_STRIP = 16, 64  # columns
-# the defaults of Triton so far; unsaid, Triton 3.9 warns on stderr that the second will change
+ROWS = 4  # rows of the weight per program
+STEP_BYTES = 512  # bytes of each row that a program reads at a time: 16 for each of its 128 threads
+MIN_STRIP, MAX_STRIP = 16, 64  # columns
+# Triton's defaults. Triton 3.9 warns on stderr if the second one is not given.
 OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
-# Most registers of a thread, by tokens. A multiprocessor has 65,536 for its blocks of 128 threads:
-# these let it hold 6, 4 and 3. Unsaid, the assembler spills on sm_90 to fit a fifth for 2 tokens.
+# Limits of registers per thread, by number of tokens. A multiprocessor has 65,536 registers: 6, 4
+# and 3 blocks of 128 threads fit. Without a limit, the assembler spills registers on sm_90 to fit
+# a fifth block for 2 tokens.
 REGISTERS = {1: 80, 2: 128, 4: 168}
 
 
-def strip(weight: PackedWeight) -> int:
-    """How many neighbouring columns, a power of 2, are read with one scale."""
-    return math.gcd(weight.group, MOST_STRIP)
+def strip_size(weight: PackedWeight) -> int:
+    """Columns per strip, a power of 2. The adjacent columns of a strip share one scale."""
+    return math.gcd(weight.group, MAX_STRIP)
 
 
-def strips(weight: PackedWeight) -> int:
-    """How many strips of a row make a STEP."""
-    return STEP * 8 // (weight.bits * strip(weight))
+def strips_per_step(weight: PackedWeight) -> int:
+    """Number of strips in STEP_BYTES of a row."""
+    return STEP_BYTES * 8 // (weight.bits * strip_size(weight))
 
 
-def packs(weight: PackedWeight) -> bool:
-    """Whether the kernels here can read this weight."""
-    return weight.order is None and strip(weight) >= LEAST_STRIP
+def supports(weight: PackedWeight) -> bool:
+    return weight.order is None and strip_size(weight) >= MIN_STRIP
 
 
 def multiply(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
     """x @ W.T + bias, summed in float32.
 
     Args:
-        x: [tokens, in], contiguous; each row costs registers, so these are few.
+        x: [tokens, in], contiguous. Every token needs registers: use it for a few tokens only.
         weight: contiguous, on x's device.
 
     Returns:
@@ -67,8 +66,8 @@ def multiply(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
         x.shape[0],
         BITS=weight.bits,
         GROUP=weight.group,
-        STRIP=strip(weight),
-        STRIPS=strips(weight),
+        STRIP=strip_size(weight),
+        STRIPS=strips_per_step(weight),
         ROWS=ROWS,
         TOKENS=tokens,
         ZERO=weight.zero is not None,
@@ -80,26 +79,26 @@ def multiply(x: Tensor, weight: PackedWeight, bias: Tensor | None) -> Tensor:
 
 
 def unpack(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
-    """The weight it stands for, [out, in]; computed in float32 and rounded once."""
+    """The weight, [out, in], computed in float32 and rounded once to `dtype`."""
     rows, columns = weight.shape
-    whole = torch.empty(rows, columns, dtype=dtype, device=weight.q.device)
-    steps = triton.cdiv(columns // strip(weight), strips(weight))
+    unpacked = torch.empty(rows, columns, dtype=dtype, device=weight.q.device)
+    steps = triton.cdiv(columns // strip_size(weight), strips_per_step(weight))
     _unpack[(triton.cdiv(rows, ROWS), steps)](
         weight.q,
         weight.scale,
         weight.scale if weight.zero is None else weight.zero,
-        whole,
+        unpacked,
         rows,
         columns,
         BITS=weight.bits,
         GROUP=weight.group,
-        STRIP=strip(weight),
-        STRIPS=strips(weight),
+        STRIP=strip_size(weight),
+        STRIPS=strips_per_step(weight),
         ROWS=ROWS,
         ZERO=weight.zero is not None,
         **OPTIONS,
     )
-    return whole
+    return unpacked
 
 
 @triton.jit
@@ -107,7 +106,7 @@ def _scales(
     scale,
     zero,
     row,
-    at,
+    strip,
     rows,
     columns,
     GROUP: tl.constexpr,
@@ -115,12 +114,12 @@ def _scales(
     ZERO: tl.constexpr,
 ):
     """Scale and zero of each strip: float32 [ROWS, STRIPS]."""
-    inside = (row < rows) & (at * STRIP < columns)
-    place = row * (columns // GROUP) + (at * STRIP) // GROUP
-    s = tl.load(scale + place, mask=inside, other=0).to(tl.float32)
+    mask = (row < rows) & (strip * STRIP < columns)
+    offset = row * (columns // GROUP) + (strip * STRIP) // GROUP
+    s = tl.load(scale + offset, mask=mask, other=0).to(tl.float32)
     z = tl.zeros_like(s)
     if ZERO:
-        z = tl.load(zero + place, mask=inside, other=0).to(tl.float32)
+        z = tl.load(zero + offset, mask=mask, other=0).to(tl.float32)
     return s, z
 
 
@@ -144,41 +143,45 @@ def _multiply(
     ZERO: tl.constexpr,
     BIAS: tl.constexpr,
 ):
-    """ROWS numbers of y for every token.
+    """Computes ROWS elements of y for every token.
 
-    The sums stay apart, one to each byte of the weight, until the row is read: adding up across
-    threads happens once.
+    There is a separate sum for each byte of a step until the whole row has been read, so that sums
+    are reduced across threads only once.
     """
-    WIDTH: tl.constexpr = STRIP * BITS // 8  # bytes of a strip
+    WIDTH: tl.constexpr = STRIP * BITS // 8  # bytes per strip
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     token = tl.arange(0, TOKENS)[:, None, None, None]
     byte = tl.arange(0, WIDTH)
-    first = row.to(tl.int64) * (columns * BITS // 8)
+    row_start = row.to(tl.int64) * (columns * BITS // 8)
     total = tl.zeros((TOKENS, ROWS, STRIPS, WIDTH), dtype=tl.float32)
     for start in range(0, columns // STRIP, STRIPS):
-        at = start + tl.arange(0, STRIPS)[None, :]
-        s, z = _scales(scale, zero, row, at, rows, columns, GROUP, STRIP, ZERO)
+        strip = start + tl.arange(0, STRIPS)[None, :]
+        s, z = _scales(scale, zero, row, strip, rows, columns, GROUP, STRIP, ZERO)
         s, z = s[:, :, None], z[:, :, None]
-        inside = ((row < rows) & (at * STRIP < columns))[:, :, None]
-        place = (first + at * WIDTH)[:, :, None] + byte
-        packed = tl.load(q + place, mask=inside, other=0)
-        there = (token < tokens) & (at * STRIP < columns)[None, :, :, None]
+        mask = ((row < rows) & (strip * STRIP < columns))[:, :, None]
+        offset = (row_start + strip * WIDTH)[:, :, None] + byte
+        packed = tl.load(q + offset, mask=mask, other=0)
+        x_mask = (token < tokens) & (strip * STRIP < columns)[None, :, :, None]
         if BITS == 8:
-            column = (at * STRIP)[None, :, :, None] + byte
-            some = tl.load(x + token * columns + column, mask=there, other=0).to(tl.float32)
-            total += some * (packed.to(tl.float32) * s + z)[None]
+            column = (strip * STRIP)[None, :, :, None] + byte
+            activation = tl.load(x + token * columns + column, mask=x_mask, other=0).to(tl.float32)
+            total += activation * (packed.to(tl.float32) * s + z)[None]
         else:
-            column = (at * STRIP)[None, :, :, None] + 2 * byte
-            even = tl.load(x + token * columns + column, mask=there, other=0).to(tl.float32)
-            odd = tl.load(x + token * columns + column + 1, mask=there, other=0).to(tl.float32)
+            column = (strip * STRIP)[None, :, :, None] + 2 * byte
+            even = tl.load(x + token * columns + column, mask=x_mask, other=0).to(tl.float32)
+            odd = tl.load(x + token * columns + column + 1, mask=x_mask, other=0).to(tl.float32)
             total += even * ((packed & 15).to(tl.float32) * s + z)[None]
             total += odd * ((packed >> 4).to(tl.float32) * s + z)[None]
-    numbers = tl.sum(tl.sum(total, axis=3), axis=2)  # [TOKENS, ROWS]
-    out = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[None, :]
+    result = tl.sum(tl.sum(total, axis=3), axis=2)  # [TOKENS, ROWS]
+    y_column = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[None, :]
     if BIAS:
-        numbers += tl.load(bias + out, mask=out < rows, other=0).to(tl.float32)
-    of = tl.arange(0, TOKENS)[:, None]
-    tl.store(y + of * rows + out, numbers.to(y.dtype.element_ty), mask=(of < tokens) & (out < rows))
+        result += tl.load(bias + y_column, mask=y_column < rows, other=0).to(tl.float32)
+    token_row = tl.arange(0, TOKENS)[:, None]
+    tl.store(
+        y + token_row * rows + y_column,
+        result.to(y.dtype.element_ty),
+        mask=(token_row < tokens) & (y_column < rows),
+    )
 
 
 @triton.jit
@@ -186,7 +189,7 @@ def _unpack(
     q,
     scale,
     zero,
-    whole,
+    unpacked,
     rows,
     columns,
     BITS: tl.constexpr,
@@ -196,20 +199,20 @@ def _unpack(
     ROWS: tl.constexpr,
     ZERO: tl.constexpr,
 ):
-    """ROWS x STRIPS strips of the whole weight."""
+    """Unpacks ROWS x STRIPS strips of the weight."""
     WIDTH: tl.constexpr = STRIP * BITS // 8
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    at = tl.program_id(1) * STRIPS + tl.arange(0, STRIPS)[None, :]
+    strip = tl.program_id(1) * STRIPS + tl.arange(0, STRIPS)[None, :]
     byte = tl.arange(0, WIDTH)
-    s, z = _scales(scale, zero, row, at, rows, columns, GROUP, STRIP, ZERO)
+    s, z = _scales(scale, zero, row, strip, rows, columns, GROUP, STRIP, ZERO)
     s, z = s[:, :, None], z[:, :, None]
-    inside = ((row < rows) & (at * STRIP < columns))[:, :, None]
-    place = (row.to(tl.int64) * (columns * BITS // 8) + at * WIDTH)[:, :, None] + byte
-    packed = tl.load(q + place, mask=inside, other=0)
+    mask = ((row < rows) & (strip * STRIP < columns))[:, :, None]
+    offset = (row.to(tl.int64) * (columns * BITS // 8) + strip * WIDTH)[:, :, None] + byte
+    packed = tl.load(q + offset, mask=mask, other=0)
     if BITS == 8:
         number = packed.to(tl.float32) * s + z
     else:
         low = (packed & 15).to(tl.float32) * s + z
         number = tl.interleave(low, (packed >> 4).to(tl.float32) * s + z)
-    place = (row.to(tl.int64) * columns + at * STRIP)[:, :, None] + tl.arange(0, STRIP)
-    tl.store(whole + place, number.to(whole.dtype.element_ty), mask=inside)
+    offset = (row.to(tl.int64) * columns + strip * STRIP)[:, :, None] + tl.arange(0, STRIP)
+    tl.store(unpacked + offset, number.to(unpacked.dtype.element_ty), mask=mask)

@@ -1,4 +1,5 @@
-"""Kernels in C for CPUs, compiled where they run: `build` makes them, `kernels` calls them.
+"""Kernels in C for CPUs, compiled on the machine that runs them.
 
-Where they cannot be had, everything runs on torch's own operations, slower.
+`build` compiles them, `library` declares them to ctypes, `kernels` and `quantization` call them
+with tensors. Without a compiler everything runs on torch's operations, slower.
 """

@@ -1,7 +1,7 @@
-"""Compiles the kernels on the machine that runs them, once, and loads them.
+"""Compiles the kernels once on each machine, and loads them.
 
-The shared library lies beside its source, as Python's own compiled files do, or in the user's
-cache folder where that may not be written. Knows compilers and files, no tensor.
+The shared library is stored in `__pycache__` next to its source, or in the user's cache folder if
+that is not writable. Its name contains a hash of everything that it depends on.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from glmtui.engine.hardware.instruction_sets import (
+from glmtui.engine.hardware.cpu import (
     INSTRUCTION_SETS,
-    LIMIT,
+    ISA_VARIABLE,
     cpu_flags,
     instruction_sets,
 )
@@ -31,37 +31,39 @@ from glmtui.system import paths
 from glmtui.system.durable_files import make_private_folder
 from glmtui.system.programs import find_program
 
-HERE = Path(__file__).parent
+SOURCE_FOLDER = Path(__file__).parent
 HEADERS = (
-    "numbers.h",
-    "linear.h",
-    "matrix.h",
-    "attention.h",
-    "attention_chunk.h",
+    "simd.h",
+    "simd512.h",
+    "amx_tiles.h",
     "isa.h",
-    "numbers512.h",
-    "tiles.h",
+    "linear.h",
+    "gemm.h",
+    "attention.h",
+    "attention_parts.h",
+    "attention_chunk_template.h",
 )
-FEW = 8  # tokens that are multiplied with a weight as it is packed; for more it is unpacked
+# up to this many tokens at once, products read the packed weight; with more, it is unpacked first
+FEW_TOKENS = 8
 FLAGS = (
-    *("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", f"-DFEW={FEW}"),
+    *("-std=gnu11", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", f"-DFEW_TOKENS={FEW_TOKENS}"),
     *("-mavx2", "-mfma", "-mf16c"),
 )
-LINKING = ("-shared", "-fopenmp", "-lm")
+LINK_FLAGS = ("-shared", "-fopenmp", "-lm")
 COMPILERS = ("cc", "gcc", "clang")
-NO_COMPILER = "there is no C compiler"
-SECONDS = 120  # for a compiler; it takes about two
+NO_COMPILER = "no C compiler found"
+COMPILE_TIMEOUT = 120  # seconds; compiling takes about two
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The sources for one instruction set, a key of `instruction_sets.INSTRUCTION_SETS`.
+    """The sources that are compiled for one instruction set.
 
     Attributes:
-        flags: for the compiler, beside FLAGS.
-        macro: says to the other sources that this part is there.
+        flags: compiler flags in addition to FLAGS.
+        macro: compiler flag for all parts, which declares that this part exists.
     """
 
     sources: tuple[str, ...]
@@ -70,11 +72,13 @@ class Part:
 
 
 AVX512_FLAGS = ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl")
-PARTS = {
-    "avx2": Part(("linear.c", "matrix.c", "attention.c", "prenorm.c", "quantize.c", "isa.c")),
+PARTS = {  # by key of `instruction_sets.INSTRUCTION_SETS`
+    "avx2": Part(
+        ("linear.c", "gemm.c", "attention.c", "decoder_step.c", "quantize.c", "isa.c"),
+    ),
     "avx512": Part(("attention_avx512.c",), AVX512_FLAGS, "-DWITH_AVX512"),
     "amx": Part(
-        ("matrix_amx.c", "attention_amx.c"),
+        ("gemm_amx.c", "attention_amx.c"),
         (*AVX512_FLAGS, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
         "-DWITH_AMX",
     ),
@@ -82,17 +86,16 @@ PARTS = {
 
 
 class CannotBuild(Exception):
-    """Why there are no kernels here, in words."""
+    """The kernels cannot be compiled; the message is the reason, for users."""
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
-    """What came of compiling.
+class BuildResult:
+    """The loaded library, or the reason why there is none.
 
     Attributes:
-        library: None where there is none.
-        isa: what the library uses, a key of `instruction_sets.INSTRUCTION_SETS`.
-        problem: why there is no library, in words.
+        isa: the instruction set that the library uses, a key of PARTS.
+        problem: why `library` is None, for users.
     """
 
     library: ctypes.CDLL | None
@@ -101,121 +104,121 @@ class Built:
 
 
 @functools.cache
-def built() -> Built:
-    """The kernels of this process; compiled if no earlier process did.
+def build_kernels() -> BuildResult:
+    """Loads the kernels of this process, after compiling them if no earlier process has.
 
     Raises:
-        ConfigError: see `instruction_sets.isa_limit`.
+        ConfigError: see `cpu.isa_limit`.
     """
     try:
-        names = _instruction_sets()
-        library = _loaded(names)
+        names = _supported_isas()
+        library = _load(names)
     except (CannotBuild, OSError) as error:
-        logger.info("there are no compiled kernels: %s", error)
-        return Built(None, problem=str(error))
+        logger.info("no compiled kernels: %s", error)
+        return BuildResult(None, problem=str(error))
     isa = list(PARTS)[library.use_isa(len(names) - 1)]
     if isa != names[-1]:
-        logger.warning("%s failed its trial on this processor; %s is used", names[-1], isa)
-    return Built(library, isa)
+        logger.warning("%s failed its test run on this CPU; using %s", names[-1], isa)
+    return BuildResult(library, isa)
 
 
-def _instruction_sets() -> list[str]:
+def _supported_isas() -> list[str]:
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
-        raise CannotBuild("they are for Linux on x86-64")
+        raise CannotBuild("the kernels need Linux on x86-64")
     flags = cpu_flags()
     if not flags:
-        raise CannotBuild("the processor does not say what it can do")
+        raise CannotBuild("/proc/cpuinfo lists no x86 CPU flags")
     if missing := INSTRUCTION_SETS["avx2"] - flags:
         raise CannotBuild(f"this processor lacks {', '.join(sorted(missing))}")
     names = instruction_sets(flags)
     if not names:
-        raise CannotBuild(f"{LIMIT} says so")
+        raise CannotBuild(f"{ISA_VARIABLE} is set to none")
     return names
 
 
-def _loaded(names: list[str]) -> ctypes.CDLL:
-    """The library for these instruction sets, or as many of them as the compiler knows."""
+def _load(names: list[str]) -> ctypes.CDLL:
+    """Loads the library for these instruction sets, or for those that the compiler supports."""
     try:
-        return _loaded_for(names)
+        return _load_exactly(names)
     except CannotBuild as error:
         if len(names) == 1:
             raise
-        logger.warning("the kernels for %s cannot be compiled: %s", names[-1], error)
-    return _loaded(names[:-1])
+        logger.warning("could not compile the kernels for %s: %s", names[-1], error)
+    return _load(names[:-1])
 
 
-def _loaded_for(names: list[str]) -> ctypes.CDLL:
+def _load_exactly(names: list[str]) -> ctypes.CDLL:
     name = f"kernels-{names[-1]}-{_fingerprint(names)}.so"
-    beside, cache = HERE / "__pycache__", paths.cache_dir() / "native"
+    pycache, cache = SOURCE_FOLDER / "__pycache__", paths.cache_dir() / "native"
     try:
-        beside.mkdir(mode=0o755, exist_ok=True)
-        if not _others_may_write(beside):
-            return _compiled(beside / name, names)
-    except OSError as error:  # a folder where nothing may be written, or nothing run
-        logger.info("the kernels cannot lie in %s: %s", beside, error)
+        pycache.mkdir(mode=0o755, exist_ok=True)
+        if not _others_may_write(pycache):
+            return _compile_and_load(pycache / name, names)
+    except OSError as error:  # not writable, or mounted noexec
+        logger.info("could not store the kernels in %s: %s", pycache, error)
     make_private_folder(cache)
     for folder in (cache, cache.parent):
         if _others_may_write(folder):
-            raise CannotBuild(f"others may write to {folder}")
-    return _compiled(cache / name, names)
+            raise CannotBuild(f"other users may write to {folder}")
+    return _compile_and_load(cache / name, names)
 
 
-def _compiled(path: Path, names: list[str]) -> ctypes.CDLL:
+def _compile_and_load(path: Path, names: list[str]) -> ctypes.CDLL:
     if not path.exists():
         with tempfile.TemporaryDirectory(prefix="kernels-", dir=path.parent) as folder:
             unfinished = Path(folder) / path.name
             compile_library(unfinished, names)
-            unfinished.chmod(0o755)  # all who may run the program may load it
-            unfinished.replace(path)  # whole or not at all, whoever else does the same
+            unfinished.chmod(0o755)  # other users of this installation may load it
+            unfinished.replace(path)  # atomic: several processes may compile at once
     return ctypes.CDLL(str(path))
 
 
 def _fingerprint(names: list[str]) -> str:
-    """Of all that decides what comes out."""
+    """Hash of everything that the library depends on."""
     parts = [PARTS[name] for name in names]
     files = [*HEADERS, *(source for part in parts for source in part.sources)]
-    contents = [(HERE / name).read_bytes() for name in files]
+    contents = [(SOURCE_FOLDER / name).read_bytes() for name in files]
     return hashlib.sha256(b"\0".join([*contents, repr((FLAGS, parts)).encode()])).hexdigest()[:16]
 
 
-def compile_library(path: Path, names: Sequence[str], more: Sequence[str] = ()) -> None:
-    """Writes the library; object files go beside it.
+def compile_library(path: Path, names: Sequence[str], test_flags: Sequence[str] = ()) -> None:
+    """Compiles the library.
 
     Args:
-        path: in a folder of its own.
-        names: of instruction sets.
-        more: flags for the compiler, in place of those of the instruction sets (for tests).
+        path: of the library, in an empty folder that also receives the object files.
+        names: of instruction sets, keys of PARTS.
+        test_flags: compiler flags that replace those of the instruction sets, for tests.
 
     Raises:
-        CannotBuild: no compiler, or it failed.
+        CannotBuild: there is no compiler, or it failed.
     """
     compiler, parts = _compiler(), [PARTS[name] for name in names]
     macros = [part.macro for part in parts if part.macro]
     for part in parts:
-        sources = [str(HERE / name) for name in part.sources]
-        _run([*compiler, *FLAGS, *macros, *(more or part.flags), "-c", *sources], path.parent)
-    objects = [str(found) for found in sorted(path.parent.glob("*.o"))]
-    _run([*compiler, *objects, *LINKING, *more, "-o", str(path)], path.parent)
+        sources = [str(SOURCE_FOLDER / name) for name in part.sources]
+        _run([*compiler, *FLAGS, *macros, *(test_flags or part.flags), "-c", *sources], path.parent)
+    objects = [str(file) for file in sorted(path.parent.glob("*.o"))]
+    _run([*compiler, *objects, *LINK_FLAGS, *test_flags, "-o", str(path)], path.parent)
 
 
 def _run(argv: list[str], folder: Path) -> None:
-    """Runs a compiler in a folder, into which it puts what it makes."""
+    """Runs a compiler with `folder` as its working folder, where it writes its output."""
     try:
-        done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=SECONDS, check=False, cwd=folder
+        process = subprocess.run(
+            argv, capture_output=True, text=True, timeout=COMPILE_TIMEOUT, check=False, cwd=folder
         )
     except subprocess.TimeoutExpired as error:
-        raise CannotBuild(f"{argv[0]} took more than {SECONDS} seconds") from error
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
-        raise CannotBuild(f"{argv[0]} failed: {said}")
+        raise CannotBuild(f"{argv[0]} took more than {COMPILE_TIMEOUT} seconds") from error
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+        raise CannotBuild(f"{argv[0]} failed: {lines[0]}")
 
 
 def _compiler() -> list[str]:
-    """What $CC says, or the first C compiler there is in an absolute folder of PATH."""
-    asked = shlex.split(os.environ.get("CC", ""))
-    if asked and (named := shutil.which(asked[0])):
-        return [str(Path(named).absolute()), *asked[1:]]
+    """The command of $CC, or the first C compiler found in an absolute folder of PATH."""
+    command = shlex.split(os.environ.get("CC", ""))
+    if command and (path := shutil.which(command[0])):
+        return [str(Path(path).absolute()), *command[1:]]
     for found in map(find_program, COMPILERS):
         if found:
             return [found]
@@ -223,6 +226,6 @@ def _compiler() -> list[str]:
 
 
 def _others_may_write(folder: Path) -> bool:
-    """Whether somebody other than this user and the administrator may, in groups included."""
+    """Whether anyone but this user and root may write to it; a group counts as other users."""
     status = folder.stat()
     return status.st_uid not in (0, os.getuid()) or bool(status.st_mode & 0o022)

@@ -1,4 +1,4 @@
-/* Which instruction sets the kernels use. */
+/* Selection of the instruction set that the kernels use. */
 
 #define _GNU_SOURCE
 #include "isa.h"
@@ -16,7 +16,7 @@
 
 Isa isa = AVX2;
 
-/* ---- what the processor and the operating system say */
+/* ---- detection */
 
 static int has_avx512(void)
 {
@@ -31,27 +31,27 @@ static int has_avx512(void)
 #endif
 }
 
-/* That Linux grants the registers of tiles says that there are some; every processor with tiles has
-   AMX-BF16 and AVX512-BF16. */
+/* Linux grants the tile registers only if the processor has them. Every processor with tiles also
+   has AMX-BF16 and AVX512-BF16. */
 static int has_amx(void)
 {
 #if defined(EMULATED)
     return 1;
 #elif defined(WITH_AMX)
-    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* of arch_prctl(2) */
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* see arch_prctl(2) */
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 #else
     return 0;
 #endif
 }
 
-/* ---- a trial: a product and two attentions */
+/* ---- test run: one matrix product, and attention for one and for many tokens */
 
 #define COLUMNS 64
 #define ROWS 48
 #define TOKENS 40
 #define RESULTS (TOKENS * ROWS + (TOKENS + 1) * COLUMNS)
-#define SECONDS 10 /* for a trial, which takes about a millisecond */
+#define SECONDS 10 /* time limit of a test run, which takes about a millisecond */
 
 typedef struct {
     float x[TOKENS * COLUMNS];
@@ -59,53 +59,55 @@ typedef struct {
     float results[RESULTS];
 } Trial;
 
-/* Fills the results with the instruction set in use. Returns 0, or -1 where memory is short. */
-static int compute(Trial *trial)
+/* Fills the results with the current instruction set. Returns 0, or -1 if out of memory. */
+static int run_trial(Trial *trial)
 {
     const Linear w = {.q = trial->keys, .rows = ROWS, .columns = COLUMNS, .bits = 16, .is_bf16 = 1};
     float *y = trial->results;
-    if (multiply_many(y, trial->x, &w, TOKENS, 1))
+    if (gemm(y, trial->x, &w, TOKENS, 1))
         return -1;
     y += TOKENS * ROWS;
     for (long tokens = 1; tokens <= TOKENS; tokens += TOKENS - 1, y += COLUMNS) {
         const Attention a = {.y = y, .q = trial->x, .keys = trial->keys, .values = trial->values,
-                             .tokens = tokens, .q_stride = COLUMNS, .room = ROWS,
+                             .tokens = tokens, .q_stride = COLUMNS, .allocated = ROWS,
                              .offset = ROWS - tokens, .heads = 2, .kv_heads = 1,
-                             .size = COLUMNS / 2};
-        float *room = malloc(attention_room(&a, 1) * sizeof(float));
-        if (!room)
+                             .head_size = COLUMNS / 2};
+        float *workspace = malloc(attention_workspace_size(&a, 1) * sizeof(float));
+        if (!workspace)
             return -1;
-        attend(&a, room, 1);
-        free(room);
+        attend(&a, workspace, 1);
+        free(workspace);
     }
     return 0;
 }
 
-/* Whether an instruction set gives what AVX2 gives */
-static int computes_right(Isa tried)
+/* Whether an instruction set gives the results of AVX2, up to rounding */
+static int matches_avx2(Isa candidate)
 {
-    static Trial known, trial;
+    static Trial expected, trial;
     for (long i = 0; i < TOKENS * COLUMNS; i++)
-        known.x[i] = (float)(i * 37 % 101 - 50) / 64;
+        expected.x[i] = (float)(i * 37 % 101 - 50) / 64;
     for (long i = 0; i < ROWS * COLUMNS; i++) {
-        known.keys[i] = to_bf16((float)(i * 53 % 97 - 48) / 256);
-        known.values[i] = to_bf16((float)(i * 29 % 89 - 44) / 64);
+        expected.keys[i] = float_to_bf16((float)(i * 53 % 97 - 48) / 256);
+        expected.values[i] = float_to_bf16((float)(i * 29 % 89 - 44) / 64);
     }
-    trial = known;
+    trial = expected;
     isa = AVX2;
-    if (compute(&known))
+    if (run_trial(&expected))
         return 0;
-    isa = tried;
-    if (compute(&trial))
+    isa = candidate;
+    if (run_trial(&trial))
         return 0;
     for (long i = 0; i < RESULTS; i++)
-        if (!(fabsf(known.results[i] - trial.results[i]) < 0.05f)) /* bfloat16 explains 0.02 */
+        /* rounding to bfloat16 explains 0.02; the negation also catches NaN */
+        if (!(fabsf(expected.results[i] - trial.results[i]) < 0.05f))
             return 0;
     return 1;
 }
 
-/* The child does nothing but compute: other threads of this process may hold locks. */
-static int survives(Isa tried)
+/* Runs the test in a child process, which only computes: other threads of this process may hold
+   locks at the time of the fork. */
+static int passes_in_child(Isa candidate)
 {
     const pid_t child = fork();
     if (child < 0)
@@ -114,7 +116,7 @@ static int survives(Isa tried)
         for (int number = 1; number < NSIG; number++)
             signal(number, SIG_DFL);
         alarm(SECONDS);
-        _exit(!computes_right(tried));
+        _exit(!matches_avx2(candidate));
     }
     int status = 0;
     while (waitpid(child, &status, 0) < 0)
@@ -126,9 +128,9 @@ static int survives(Isa tried)
 int use_isa(int wanted)
 {
     isa = AVX2;
-    if (wanted >= AMX && has_avx512() && has_amx() && survives(AMX))
+    if (wanted >= AMX && has_avx512() && has_amx() && passes_in_child(AMX))
         isa = AMX;
-    else if (wanted >= AVX512 && has_avx512() && survives(AVX512))
+    else if (wanted >= AVX512 && has_avx512() && passes_in_child(AVX512))
         isa = AVX512;
     return isa;
 }

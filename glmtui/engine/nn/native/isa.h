@@ -1,18 +1,19 @@
-/* Which instruction sets the kernels use; each includes those before it. */
+/* The instruction set that the kernels use. Each one includes those listed before it. */
 
 #ifndef GLMTUI_ISA_H
 #define GLMTUI_ISA_H
 
 typedef enum {
-    AVX2,   /* with FMA and F16C: what all of the library is compiled for */
+    AVX2,   /* with FMA and F16C: the minimum for the library */
     AVX512, /* F, BW, DQ and VL */
-    AMX,    /* tiles of bfloat16, and AVX512-BF16 */
+    AMX,    /* AMX-TILE and AMX-BF16, with AVX512-BF16 */
 } Isa;
 
-/* What use_isa granted last; AVX2 before the first call. Not to be changed while a kernel runs. */
+/* The last result of use_isa; AVX2 before the first call. Do not change it while a kernel runs. */
 extern Isa isa;
 
-/* Constant 0 where the library was compiled without that part, so that nothing refers to it */
+/* Constant 0 if the library was compiled without that part, so that its symbols are never
+   referenced */
 #ifdef WITH_AVX512
 #define USES_AVX512 (isa >= AVX512)
 #else
@@ -24,10 +25,10 @@ extern Isa isa;
 #define USES_AMX 0
 #endif
 
-/* Selects the highest instruction set up to `wanted` that was compiled, that the processor has, that
-   the operating system permits, and that computes correctly. A child process tries it first, since
-   some virtual machines list instructions and kill a process that executes them. Returns the
-   selected instruction set. */
+/* Selects the highest instruction set up to `wanted` that was compiled, that the processor has,
+   that the operating system permits, and that passes a test run. The test runs in a child process,
+   because some virtual machines list instructions and then kill the process that executes them.
+   Returns the selected instruction set. */
 int use_isa(int wanted);
 
 #endif

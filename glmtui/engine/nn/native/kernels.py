@@ -1,7 +1,7 @@
-"""The compiled kernels as functions of tensors, which are contiguous and on a CPU.
+"""The compiled kernels as functions of contiguous CPU tensors.
 
-Callers ask `available` first. Of up to FEW tokens a token's result is the same to the last bit,
-whatever is computed beside it. As many threads work as torch would use.
+Call them only if `library.available()`. They use as many threads as torch does. In a call with up
+to FEW_TOKENS tokens, the result of a token is bit-identical whatever the other tokens are.
 """
 
 from __future__ import annotations
@@ -15,26 +15,34 @@ import torch
 from torch import Tensor
 
 from glmtui.engine.nn.cpu_dtype import product_dtype
-from glmtui.engine.nn.native.build import FEW, built
-from glmtui.engine.nn.native.library import CDecoder, CLayer, CLinear, CStep, at, done, library
+from glmtui.engine.nn.native.build import FEW_TOKENS, build_kernels
+from glmtui.engine.nn.native.library import (
+    CDecoder,
+    CLayer,
+    CLinear,
+    CStep,
+    check_status,
+    library,
+    pointer,
+)
 from glmtui.engine.nn.packed_weight import PackedWeight
 
-HALVES = (torch.float16, torch.bfloat16)
-LARGEST_HEAD = 256  # see attention.h
+HALF_DTYPES = (torch.float16, torch.bfloat16)
+MAX_HEAD_SIZE = 256  # elements; see attention_parts.h
 
 
-def suit(tokens: int) -> bool:
-    """Whether the kernels are the fastest there is for so many tokens at once."""
-    if tokens <= FEW or product_dtype() == torch.float32:  # as the kernels multiply
+def is_fastest_for(tokens: int) -> bool:
+    """Whether the kernels are faster than torch's products for this many tokens at once."""
+    if tokens <= FEW_TOKENS or product_dtype() == torch.float32:  # the kernels' own dtype
         return True
-    return built().isa == "amx"
+    return build_kernels().isa == "amx"
 
 
 class NativeWeight:
-    """A weight, [out, in], and its bias as the kernels read them, in the memory they lie in.
+    """A weight, [out, in], and its bias, which the kernels read in place.
 
     Args:
-        weight: one that `reads` is true for.
+        weight: one that `supports_weight` accepts.
         bias: bfloat16 [out].
     """
 
@@ -44,12 +52,12 @@ class NativeWeight:
         self.shape = weight.shape
         rows, columns = weight.shape
         if isinstance(weight, PackedWeight):
-            pointers = (at(weight.q), at(weight.scale), at(weight.zero), at(bias))
-            kind = (weight.group, weight.bits, False)
+            pointers = tuple(map(pointer, (weight.q, weight.scale, weight.zero, bias)))
+            layout = (weight.group, weight.bits, False)
         else:
-            pointers = (at(weight), None, None, at(bias))
-            kind = (columns, 16, weight.dtype == torch.bfloat16)
-        self.struct = CLinear(*pointers, rows, columns, *kind)
+            pointers = (pointer(weight), None, None, pointer(bias))
+            layout = (columns, 16, weight.dtype == torch.bfloat16)
+        self.struct = CLinear(*pointers, rows, columns, *layout)
         self._address = ctypes.addressof(self.struct)
 
     def multiply(self, x: Tensor) -> Tensor:
@@ -61,37 +69,39 @@ class NativeWeight:
         Returns:
             bfloat16 [..., out].
         """
-        assert x.dtype == torch.bfloat16, "the kernels would read other numbers"
+        assert x.dtype == torch.bfloat16, "the kernels read bfloat16"
         rows, columns = self.shape
         x = x.contiguous()
         y = x.new_empty(*x.shape[:-1], rows)
         tokens, threads = x.numel() // columns, torch.get_num_threads()
-        done(library().linear(y.data_ptr(), x.data_ptr(), self._address, tokens, threads))
+        check_status(library().linear(y.data_ptr(), x.data_ptr(), self._address, tokens, threads))
         return y
 
-    def whole(self, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
-        """Rows of the weight, unpacked, in float32 or bfloat16."""
+    def unpack(self, dtype: torch.dtype, rows: slice = slice(None)) -> Tensor:
+        """Rows of the weight, [rows, in], in `dtype`: float32 or bfloat16."""
         if isinstance(self.weight, Tensor):
             return self.weight[rows].to(dtype)
         first, last, _ = rows.indices(self.shape[0])
-        whole = torch.empty(last - first, self.shape[1], dtype=dtype)
+        unpacked = torch.empty(last - first, self.shape[1], dtype=dtype)
         threads, as_bf16 = torch.get_num_threads(), dtype == torch.bfloat16
-        done(library().unpack(whole.data_ptr(), self._address, first, last, as_bf16, threads))
-        return whole
+        check_status(
+            library().unpack(unpacked.data_ptr(), self._address, first, last, as_bf16, threads)
+        )
+        return unpacked
 
 
-def reads(weight: Tensor | PackedWeight) -> bool:
-    """Whether the kernels know how a weight is packed."""
+def supports_weight(weight: Tensor | PackedWeight) -> bool:
+    """Whether the kernels can read a weight in this format; see linear.h."""
     columns = weight.shape[1]
     if isinstance(weight, Tensor):
-        return weight.dtype in HALVES and columns % 32 == 0
-    halves = weight.scale.dtype == torch.float16 and weight.order is None
-    return halves and columns % 64 == 0 and (weight.group == 32 or weight.group % 64 == 0)
+        return weight.dtype in HALF_DTYPES and columns % 32 == 0
+    readable = weight.scale.dtype == torch.float16 and weight.order is None
+    return readable and columns % 64 == 0 and (weight.group == 32 or weight.group % 64 == 0)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerWeights:
-    """Of one layer of `DecoderStep`. Norms are float32 [hidden]."""
+    """The weights of one layer of `DecoderStep`; norms are float32 [hidden]."""
 
     attention_norm: Tensor
     qkv: NativeWeight
@@ -102,13 +112,13 @@ class LayerWeights:
 
 
 class DecoderStep:
-    """A whole step of a pre-norm decoder in one call.
+    """A whole forward step of a pre-norm decoder in one call.
 
     Args:
         embedding: [vocab, hidden].
         norm: float32 [hidden], before the head.
-        heads, kv_heads, size: of the attention; `takes` the size of a head.
-        halves: whether heads turn as in `layers.rotate_halves`, else as in `rotate_pairs`.
+        head_size: elements of one head; see `supports_head_size`.
+        rotate_halves: rotary pairs are those of `layers.rotate_halves`, else of `rotate_pairs`.
     """
 
     def __init__(
@@ -120,17 +130,17 @@ class DecoderStep:
         *,
         heads: int,
         kv_heads: int,
-        size: int,
+        head_size: int,
         eps: float,
-        halves: bool,
+        rotate_halves: bool,
     ) -> None:
-        self._held = (embedding, layers, norm, head)
+        self._weights = (embedding, layers, norm, head)  # keeps the memory behind the pointers
         self._vocab = head.shape[0]
         self._layers = (CLayer * len(layers))(
             *(
                 CLayer(
-                    at(layer.attention_norm),
-                    at(layer.mlp_norm),
+                    pointer(layer.attention_norm),
+                    pointer(layer.mlp_norm),
                     *(w.struct for w in (layer.qkv, layer.out, layer.gate_up, layer.down)),
                 )
                 for layer in layers
@@ -138,7 +148,7 @@ class DecoderStep:
         )
         self._struct = CDecoder(
             layers=ctypes.addressof(self._layers),
-            norm=at(norm),
+            norm=pointer(norm),
             embedding=embedding.struct,
             head=head.struct,
             depth=len(layers),
@@ -146,14 +156,14 @@ class DecoderStep:
             inner=layers[0].down.shape[1],
             heads=heads,
             kv_heads=kv_heads,
-            size=size,
+            head_size=head_size,
             eps=eps,
-            halves=halves,
+            rotate_halves=rotate_halves,
         )
 
     @staticmethod
-    def takes(head_size: int) -> bool:
-        return head_size % 32 == 0 and head_size <= LARGEST_HEAD
+    def supports_head_size(head_size: int) -> bool:
+        return head_size % 32 == 0 and head_size <= MAX_HEAD_SIZE
 
     def __call__(
         self,
@@ -166,32 +176,33 @@ class DecoderStep:
         *,
         last_only: bool,
     ) -> Tensor:
-        """Logits after each token, or after the last.
+        """Logits after each token, or after the last one.
 
         Args:
-            ids: int64 [S], of the vocabulary.
-            cos, sin: bfloat16 [S, size].
-            keys, values: bfloat16 [1, kv heads, room, size] of each layer, all with the same room,
-                of which `offset` tokens are filled; those of the S tokens are written.
+            ids: int64 [S], within the vocabulary.
+            cos, sin: bfloat16 [S, head_size].
+            keys, values: bfloat16 [1, kv heads, allocated tokens, head_size] of each layer, all of
+                the same size. The step writes those of the S tokens.
+            offset: tokens already in the cache.
 
         Returns:
             float32 [S or 1, vocab].
         """
-        numbers = (cos, sin, keys[0], values[0])
-        assert all(t.dtype == torch.bfloat16 for t in numbers), "the kernels would read others"
+        inputs = (cos, sin, keys[0], values[0])
+        assert all(t.dtype == torch.bfloat16 for t in inputs), "the kernels read bfloat16"
         tokens, ids = ids.shape[0], ids.contiguous()
         logits = torch.empty(1 if last_only else tokens, self._vocab)
-        room, threads = keys[0].shape[2], torch.get_num_threads()
-        step = CStep(at(cos), at(sin), tokens, room, offset, threads)
+        allocated, threads = keys[0].shape[2], torch.get_num_threads()
+        step = CStep(pointer(cos), pointer(sin), tokens, allocated, offset, threads)
         pointers = c_void_p * len(keys)
-        done(
-            library().prenorm_step(
+        check_status(
+            library().decoder_step(
                 logits.data_ptr(),
                 ids.data_ptr(),
                 ctypes.addressof(self._struct),
                 ctypes.addressof(step),
-                pointers(*map(at, keys)),
-                pointers(*map(at, values)),
+                pointers(*map(pointer, keys)),
+                pointers(*map(pointer, values)),
                 last_only,
             )
         )

@@ -1,6 +1,6 @@
-"""The compiled library as ctypes sees it: functions with their arguments, and their structures.
+"""The compiled library as ctypes sees it: signatures of its functions, and its structures.
 
-Structures are those of linear.h and prenorm.c. Knows addresses, and of tensors only theirs.
+The structures must match those in linear.h and decoder_step.c.
 """
 
 from __future__ import annotations
@@ -11,28 +11,28 @@ from ctypes import c_float, c_int, c_int32, c_int64, c_long, c_void_p
 
 from torch import Tensor
 
-from glmtui.engine.nn.native.build import built
+from glmtui.engine.nn.native.build import build_kernels
 
-REFUSED = -2  # see linear.h
+INVALID_SIZES = -2  # return value, see linear.h
 
 
 @functools.cache
 def available() -> bool:
-    """Whether there are kernels on this machine; they are compiled if need be."""
-    return built().library is not None
+    """Whether this machine has the kernels. The first call compiles them if necessary."""
+    return build_kernels().library is not None
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """Only where `available`."""
-    found = built().library
-    assert found is not None, "available() was not asked"
-    found.linear.argtypes = [c_void_p, c_void_p, c_void_p, c_long, c_int]
-    found.unpack.argtypes = [c_void_p, c_void_p, c_long, c_long, c_int, c_int]
-    found.quantize.argtypes = [c_void_p, c_void_p, c_float, c_int, c_int]
-    found.prenorm_step.argtypes = [*[c_void_p] * 6, c_int]
-    found.use_isa.argtypes = [c_int]
-    return found
+    """The library with its signatures declared. Call it only if `available()`."""
+    loaded = build_kernels().library
+    assert loaded is not None, "call available() first"
+    loaded.linear.argtypes = [c_void_p, c_void_p, c_void_p, c_long, c_int]
+    loaded.unpack.argtypes = [c_void_p, c_void_p, c_long, c_long, c_int, c_int]
+    loaded.quantize.argtypes = [c_void_p, c_void_p, c_float, c_int, c_int]
+    loaded.decoder_step.argtypes = [*[c_void_p] * 6, c_int]
+    loaded.use_isa.argtypes = [c_int]
+    return loaded
 
 
 class CLinear(ctypes.Structure):
@@ -54,33 +54,34 @@ class CDecoder(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("layers", "norm")),
         *((name, CLinear) for name in ("embedding", "head")),
-        *((name, c_int64) for name in ("depth", "hidden", "inner", "heads", "kv_heads", "size")),
+        *((name, c_int64) for name in ("depth", "hidden", "inner")),
+        *((name, c_int64) for name in ("heads", "kv_heads", "head_size")),
         ("eps", c_float),
-        ("halves", c_int32),
+        ("rotate_halves", c_int32),
     )
 
 
 class CStep(ctypes.Structure):
     _fields_ = (
         *((name, c_void_p) for name in ("cos", "sin")),
-        *((name, c_int64) for name in ("tokens", "room", "offset")),
+        *((name, c_int64) for name in ("tokens", "allocated", "offset")),
         ("threads", c_int32),
     )
 
 
-def at(tensor: Tensor | None) -> int | None:
-    """Where a tensor's numbers begin; None is no pointer."""
+def pointer(tensor: Tensor | None) -> int | None:
+    """The address of a tensor's first element; NULL for None."""
     return None if tensor is None else tensor.data_ptr()
 
 
-def done(result: int) -> None:
-    """Looks at what a kernel returned.
+def check_status(status: int) -> None:
+    """Checks the return value of a kernel.
 
     Raises:
-        MemoryError: it could not allocate.
-        ValueError: sizes that it does not take, or ids beyond the vocabulary; nothing was computed.
+        MemoryError: the kernel could not allocate memory.
+        ValueError: sizes or ids were out of range; nothing was computed.
     """
-    if result == REFUSED:
-        raise ValueError("the compiled kernels do not take these sizes")
-    if result:
+    if status == INVALID_SIZES:
+        raise ValueError("the compiled kernels do not support these sizes")
+    if status:
         raise MemoryError

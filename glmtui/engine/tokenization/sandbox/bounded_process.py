@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from glmtui.system.programs import SAFE_FOLDER, import_path
+from glmtui.system.programs import SAFE_FOLDER, absolute_import_path
 
 PROGRAM = """
 import sys
@@ -42,7 +42,10 @@ class ProcessEnded(Exception):
 
 def start(module: str, **environment: str) -> subprocess.Popen[bytes]:
     """Starts ``glmtui.engine.models.MODULE.main()`` in a Python that finds what this one does."""
-    path = [*import_path(), str(Path(__file__).absolute().parents[4])]  # glmtui, wherever it lies
+    path = [
+        *absolute_import_path(),
+        str(Path(__file__).absolute().parents[4]),
+    ]  # glmtui, wherever it lies
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     return subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", PROGRAM.format(path=path, module=module)],
