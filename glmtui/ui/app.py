@@ -21,7 +21,7 @@ from textual.screen import Screen
 
 from glmtui.chat import Conversation
 from glmtui.commands import COMMANDS, Command
-from glmtui.commands import keymap as keysets
+from glmtui.commands.keymap import merge_keys
 from glmtui.config import Settings
 from glmtui.errors import ConfigError, GlmtuiError
 from glmtui.language import _
@@ -74,7 +74,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         **textual: Any,
     ) -> None:
         super().__init__(ansi_color=True if few_colours else None, **textual)
-        self.commands: tuple[Command, ...] = keysets.merge_keys(settings.keys, settings.bindings)
+        self.commands: tuple[Command, ...] = merge_keys(settings.keys, settings.bindings)
         self.on_exit_start: Callable[[], object] = lambda: None
         self._handles_signals = False
         self._problems = list(problems)

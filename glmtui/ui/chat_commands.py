@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from glmtui import config
 from glmtui.config import presets
-from glmtui.config.schema import Value
 from glmtui.errors import UsageError
 from glmtui.language import _, ngettext
 from glmtui.ui.panels import status_text
@@ -82,42 +80,30 @@ class ChatCommands:
 
     def set(self, text: str) -> str:
         """Changes one setting of the conversation, from "NAME VALUE"."""
-        name, _space, value = text.partition(" ")
-        self.set_value(config.find_setting(name).name, config.parse_setting(name, value))
-        text = _("{name}: {value}, from the next reply.")
-        return text.format(name=name, value=value.strip() or _("model default"))
-
-    def set_value(self, name: str, value: Value) -> None:
-        """Changes a setting of the conversation; None is the model's default.
-
-        Raises:
-            UsageError: the setting applies only at the start of the program.
-        """
-        if name == "system_prompt":
-            self._session.update(system=None if value is None else str(value))
-        elif any(name == row.name for row in config.SAMPLING_FIELDS):
-            values: dict[str, Any] = {name: value}
-            params = self._session.conversation.params
-            self._session.update(params=replace(params, **values))
-        else:
+        name, _space, value_text = text.partition(" ")
+        row, value = config.find_setting(name), config.parse_setting(name, value_text)
+        if row not in config.SAMPLING_FIELDS and row.name != "system_prompt":
             raise UsageError(_("{name} cannot be changed while glmtui runs.").format(name=name))
+        self._session.set_value(row.name, value)
+        text = _("{name}: {value}, from the next reply.")
+        return text.format(name=name, value=value_text.strip() or _("model default"))
 
     def system(self, text: str = "") -> str:
-        self.set_value("system_prompt", text or None)
+        self._session.update(system=text or None)
         return _("The system prompt applies from the next reply.")
 
     def preset(self, text: str) -> str:
-        """Applies a preset, or saves the current values as one, from "NAME" or "save NAME"."""
+        """Applies a preset, or saves the current values as one, from "NAME" or "save NAME".
+
+        Raises:
+            UsageError: there is no such preset.
+        """
         word, _space, name = text.partition(" ")
         if word == "save" and name.strip():
             path = presets.save_preset(name.strip(), self._session.conversation.params)
             return _("Saved to {path}.").format(path=path)
-        self.apply_preset(text.strip())
+        self._session.update(params=presets.find_preset(text.strip()))
         return _('Preset "{name}" applies from the next reply.').format(name=text.strip())
-
-    def apply_preset(self, name: str) -> None:
-        """Raises ConfigError if there is no such preset."""
-        self._session.update(params=presets.find_preset(name))
 
     def list_presets(self) -> tuple[str, str]:
         """The presets and the current one; and what is wrong with the presets' file."""

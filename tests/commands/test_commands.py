@@ -1,4 +1,4 @@
-"""COMMANDS: each row is whole, unlike the others, and does something."""
+"""COMMANDS: each row is complete, unique, and has an implementation."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from support.app_pilot import SERVER, folders, run_app
 __all__ = ["folders"]
 
 
-def keys(action: str, *asked: object) -> str:
+def keys_of(action: str, *asked: object) -> str:
     return next(c.keys for c in merge_keys(*asked) if c.action == action)  # type: ignore[arg-type]
 
 
@@ -26,8 +26,8 @@ def test_without_a_wish_the_keys_are_those_declared() -> None:
 
 
 def test_the_vim_set_has_its_own() -> None:
-    assert keys("line_down", "vim") == "ctrl+down,j"
-    assert keys("scroll_end", "vim").endswith(",G")
+    assert keys_of("line_down", "vim") == "ctrl+down,j"
+    assert keys_of("scroll_end", "vim").endswith(",G")
 
 
 @pytest.mark.parametrize("key_set", ["default", "vim"])
@@ -37,15 +37,15 @@ def test_in_no_set_two_rows_of_a_scope_share_a_key(key_set: str) -> None:
 
 
 def test_a_persons_own_take_the_place_of_both() -> None:
-    assert keys("line_down", "vim", {"line_down": ("n",)}) == "n"
-    assert keys("line_down", "vim", {"fork": ("j",)}) == "ctrl+down"
-    assert keys("regenerate", "default", {"regenerate": ()}) == ""
+    assert keys_of("line_down", "vim", {"line_down": ("n",)}) == "n"
+    assert keys_of("line_down", "vim", {"fork": ("j",)}) == "ctrl+down"
+    assert keys_of("regenerate", "default", {"regenerate": ()}) == ""
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.action)
 def test_what_is_declared_is_a_key_by_our_own_check(command: object) -> None:
     for key_set in ("default", "vim"):
-        for key in keys(command.action, key_set).split(","):  # type: ignore[attr-defined]
+        for key in keys_of(command.action, key_set).split(","):  # type: ignore[attr-defined]
             assert check("fork", [key] if key else "") == ((key,) if key else ())
 
 
@@ -86,7 +86,7 @@ def test_two_rows_may_swap_their_keys(tmp_path: Path) -> None:
     path.write_text('[keys]\nnew = "ctrl+o"\nopen = "ctrl+n"\n', "utf-8")
     settings, problems = load_settings(path, {})
     assert not problems
-    assert keys("new", "default", settings.bindings) == "ctrl+o"
+    assert keys_of("new", "default", settings.bindings) == "ctrl+o"
 
 
 async def test_the_app_goes_by_the_keys_in_force_and_shows_them(folders: Path) -> None:

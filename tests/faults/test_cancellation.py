@@ -268,14 +268,14 @@ def test_a_stream_that_never_ends_is_left_within_a_second(
 
     with serving(endless) as server:
         terminal = glmtui("-m", server.url)
-        terminal.shows("ready")
+        terminal.wait_for_text("ready")
         terminal.press(b"Go\r")
-        terminal.until(requested.is_set)
+        terminal.wait_until(requested.is_set)
         if leave == "stop":
             stop(terminal, left)
         terminal.press(b"\x11")
         began = time.monotonic()
-        assert terminal.ends() == 0
+        assert terminal.wait_for_exit() == 0
         assert time.monotonic() - began < LIMIT
 
 
@@ -283,6 +283,6 @@ def stop(terminal: Terminal, left: threading.Event) -> None:
     """Press Esc until the server sees the disconnect."""
     terminal.press(b"\x1b")
     began = time.monotonic()
-    terminal.until(left.is_set)
+    terminal.wait_until(left.is_set)
     assert time.monotonic() - began < LIMIT
-    terminal.shows("stopped")
+    terminal.wait_for_text("stopped")

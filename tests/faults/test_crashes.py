@@ -1,4 +1,4 @@
-"""The app ends without a word, by a crash in native code or SIGKILL: the terminal is put right."""
+"""A crash in native code or SIGKILL ends the app: the terminal is restored."""
 
 from __future__ import annotations
 
@@ -33,19 +33,23 @@ TAKEN_BACK = {
 }
 
 
-def replying(glmtui: Start, server: FakeServer, **how: Callable[[], object]) -> Terminal:
+def start_counting_reply(
+    glmtui: Start, server: FakeServer, **how: Callable[[], object]
+) -> Terminal:
     """The app in the middle of a reply that is partly saved."""
     terminal = glmtui("-m", server.url, **how)
-    terminal.shows("Ask anything")
+    terminal.wait_for_text("Ask anything")
     terminal.press(b"Count\r")
-    terminal.until(lambda: any((terminal.folder / "data/conversations").glob("*.toml")))
-    terminal.until(lambda: len(terminal.saved()) == 2 and terminal.saved()[1] != "")
+    terminal.wait_until(lambda: any((terminal.folder / "data/conversations").glob("*.toml")))
+    terminal.wait_until(
+        lambda: len(terminal.saved_messages()) == 2 and terminal.saved_messages()[1] != ""
+    )
     return terminal
 
 
-def is_right_again(terminal: Terminal) -> None:
+def check_terminal_restored(terminal: Terminal) -> None:
     """Waits for the terminal to be as it was before the app."""
-    terminal.until(lambda: b"glmtui --continue" in terminal.output)
+    terminal.wait_until(lambda: b"glmtui --continue" in terminal.output)
     assert termios.tcgetattr(terminal.slave) == terminal.modes
     for taken, back in TAKEN_BACK.items():
         assert taken in terminal.output
@@ -56,10 +60,10 @@ def is_right_again(terminal: Terminal) -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_killed_in_mid_reply(glmtui: Start, counter: FakeServer, number: signal.Signals) -> None:
-    terminal = replying(glmtui, counter)
+    terminal = start_counting_reply(glmtui, counter)
     terminal.process.send_signal(number)
-    assert terminal.ends() == -number
-    is_right_again(terminal)
+    assert terminal.wait_for_exit() == -number
+    check_terminal_restored(terminal)
     last = terminal.output.rpartition(b"\x1b[?1049l")[2].decode()
     if number == signal.SIGKILL:
         assert "glmtui was killed." in last
@@ -68,32 +72,32 @@ def test_killed_in_mid_reply(glmtui: Start, counter: FakeServer, number: signal.
         log = (terminal.folder / "state/glmtui.log").read_text()
         assert "Fatal Python error" in log
         assert "glmtui/ui/launch.py" in log
-    assert terminal.saved()[0] == "Count"
-    assert terminal.saved()[1] != ""
+    assert terminal.saved_messages()[0] == "Count"
+    assert terminal.saved_messages()[1] != ""
 
 
 def test_its_whole_process_group_killed(glmtui: Start, counter: FakeServer) -> None:
-    terminal = replying(glmtui, counter)
+    terminal = start_counting_reply(glmtui, counter)
     os.killpg(terminal.process.pid, signal.SIGKILL)
-    terminal.ends()
-    is_right_again(terminal)
+    terminal.wait_for_exit()
+    check_terminal_restored(terminal)
 
 
 def test_a_terminal_that_was_given_back_is_left_alone(glmtui: Start, counter: FakeServer) -> None:
-    terminal = replying(glmtui, counter)
+    terminal = start_counting_reply(glmtui, counter)
     terminal.process.send_signal(signal.SIGTSTP)
-    terminal.until(lambda: terminal.output.endswith(b"\x1b[?1004l"))
+    terminal.wait_until(lambda: terminal.output.endswith(b"\x1b[?1004l"))
     assert termios.tcgetattr(terminal.slave) == terminal.modes
     terminal.process.kill()
     before = terminal.output
     terminal.process.wait()
-    until_closed(terminal)
+    wait_until_closed(terminal)
     assert terminal.output == before
 
 
 def test_what_a_shell_has_set_since_stays(glmtui: Start, counter: FakeServer) -> None:
-    terminal = replying(glmtui, counter)
-    guard = guards(terminal)[0]
+    terminal = start_counting_reply(glmtui, counter)
+    guard = guard_pids(terminal)[0]
     os.kill(guard, signal.SIGSTOP)  # the shell is quicker
     terminal.process.kill()
     terminal.process.wait()
@@ -101,43 +105,43 @@ def test_what_a_shell_has_set_since_stays(glmtui: Start, counter: FakeServer) ->
     mine[3] &= ~termios.ECHOE
     termios.tcsetattr(terminal.slave, termios.TCSANOW, mine)
     os.kill(guard, signal.SIGCONT)
-    terminal.until(lambda: b"glmtui --continue" in terminal.output)
+    terminal.wait_until(lambda: b"glmtui --continue" in terminal.output)
     assert termios.tcgetattr(terminal.slave) == mine
 
 
 def test_leaving_ends_the_guard_and_says_nothing(glmtui: Start, counter: FakeServer) -> None:
-    terminal = replying(glmtui, counter)
-    (guard,) = guards(terminal)
+    terminal = start_counting_reply(glmtui, counter)
+    (guard,) = guard_pids(terminal)
     terminal.press(b"\x11")
-    assert terminal.ends() == 0
+    assert terminal.wait_for_exit() == 0
     assert not psutil.pid_exists(guard)
     assert b"--continue" not in terminal.output
     assert termios.tcgetattr(terminal.slave) == terminal.modes
 
 
 def test_an_app_whose_guard_was_killed_goes_on(glmtui: Start, counter: FakeServer) -> None:
-    terminal = replying(glmtui, counter)
-    os.kill(guards(terminal)[0], signal.SIGKILL)
+    terminal = start_counting_reply(glmtui, counter)
+    os.kill(guard_pids(terminal)[0], signal.SIGKILL)
     terminal.press(b"\x11")
-    assert terminal.ends() == 0
+    assert terminal.wait_for_exit() == 0
     assert termios.tcgetattr(terminal.slave) == terminal.modes
 
 
-def guards(terminal: Terminal) -> list[int]:
+def guard_pids(terminal: Terminal) -> list[int]:
     """The processes that guard this terminal."""
     children = psutil.Process(terminal.process.pid).children()
     return [child.pid for child in children if str(PROGRAM) in child.cmdline()]
 
 
-def until_closed(terminal: Terminal) -> None:
+def wait_until_closed(terminal: Terminal) -> None:
     """Reads while anything but this test has the terminal open."""
     name, end = os.ttyname(terminal.slave), time.monotonic() + 10
-    while any(has_open(process, name) for process in psutil.process_iter()):
+    while any(has_file_open(process, name) for process in psutil.process_iter()):
         assert time.monotonic() < end
         terminal.read()
 
 
-def has_open(process: psutil.Process, name: str) -> bool:
+def has_file_open(process: psutil.Process, name: str) -> bool:
     if process.pid == os.getpid():
         return False
     try:

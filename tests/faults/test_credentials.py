@@ -158,7 +158,7 @@ async def test_the_app(old: Path) -> None:
         driver.app.chat.models.pick()
         await driver.wait_for_text("lab: its first model")
         screens.append(driver.screen_text())
-        driver.engine.fail_load = GlmtuiError(f"no way to {ADDRESS}")
+        driver.engine.load_error = GlmtuiError(f"no way to {ADDRESS}")
         await driver.pilot.press("escape")
         driver.app.chat.models.load(ADDRESS)
         await driver.wait_for_text("no way to")

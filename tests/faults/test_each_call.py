@@ -16,14 +16,19 @@ import pytest
 
 from glmtui.store import Store
 from support import disk_acts
-from support.system_calls import Nursery, disk, fill, states_after_a_power_cut
+from support.system_calls import (
+    ForkServer,
+    read_files,
+    states_after_a_power_cut,
+    write_files,
+)
 
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
-    with Nursery() as made:
+def nursery() -> Iterator[ForkServer]:
+    with ForkServer() as made:
         yield made
 
 
@@ -42,7 +47,7 @@ class Tried:
         good: what may be found: the state before, after each step, and so the last after all.
     """
 
-    def __init__(self, nursery: Nursery, act: str, prepared: Path, tmp_path: Path) -> None:
+    def __init__(self, nursery: ForkServer, act: str, prepared: Path, tmp_path: Path) -> None:
         self._nursery, self._act = nursery, act
         self._prepared, self._tmp_path = prepared, tmp_path
         self._count = 0
@@ -88,7 +93,7 @@ def texts(store: Store, name: str) -> list[str]:
 
 @pytest.fixture(params=list(disk_acts.ACTS))
 def tried(
-    request: pytest.FixtureRequest, nursery: Nursery, prepared: Path, tmp_path: Path
+    request: pytest.FixtureRequest, nursery: ForkServer, prepared: Path, tmp_path: Path
 ) -> Tried:
     return Tried(nursery, request.param, prepared, tmp_path)
 
@@ -113,7 +118,7 @@ def test_each_call_fails(tried: Tried) -> None:
         if calls[at] == "close":  # which never fails here, see `calls`
             continue
         for lasting in (False, True):
-            found = seen(tried.run(str(number), at, lasting=lasting))
+            found = seen(tried.run(str(number), at, permanent=lasting))
             assert not tried.outcome.died, (calls[: at + 1], "it failed again")
             failed += bool(tried.outcome.error)
             assert found in tried.good, (calls[: at + 1], tried.outcome.error)
@@ -123,17 +128,17 @@ def test_each_call_fails(tried: Tried) -> None:
 
 
 def test_writes_that_take_a_part_only(tried: Tried) -> None:
-    assert seen(tried.run("short", 0, lasting=True)) == tried.good[-1]
+    assert seen(tried.run("short", 0, permanent=True)) == tried.good[-1]
 
 
 @pytest.mark.parametrize("tried", [a for a in disk_acts.ACTS if a != "a draft"], indirect=True)
 def test_a_power_cut_at_each_call(tried: Tried, prepared: Path, tmp_path: Path) -> None:
     tried.run()
     states = 0
-    cuts = states_after_a_power_cut(disk(prepared), tried.outcome.log)
+    cuts = states_after_a_power_cut(read_files(prepared), tried.outcome.log)
     for n, (ended, state) in enumerate(cuts):
         folder = tmp_path / f"cut{n}"
-        fill(folder, state)
+        write_files(folder, state)
         found = seen(folder)
         assert found in tried.good
         assert not ended or found == tried.good[-1]

@@ -1,6 +1,6 @@
-"""The way out on a bad day: a disk that hangs, one that takes nothing, a link that drops.
+"""Exit under bad conditions: a disk that hangs or is full, a connection that is lost.
 
-What the data folder does not take is in a temporary folder when the program has ended.
+What the data folder could not take is in a temporary folder after the program has ended.
 """
 
 from __future__ import annotations
@@ -72,27 +72,27 @@ def hanging(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "hanging.so"
 
 
-def on_a_disk_that_hangs(library: Path, folder: Path) -> dict[str, str]:
+def hanging_disk_environ(library: Path, folder: Path) -> dict[str, str]:
     return {
         "LD_PRELOAD": str(library),
         "HANGING_FOLDER": str(folder / "data"),
-        **temporary(folder),
+        **temporary_folder_environ(folder),
     }
 
 
-def temporary(folder: Path) -> dict[str, str]:
+def temporary_folder_environ(folder: Path) -> dict[str, str]:
     (folder / "temporary").mkdir()
     return {"TMPDIR": str(folder / "temporary")}
 
 
-def counting(terminal: Terminal, question: bytes = b"Count") -> None:
+def start_counting_reply(terminal: Terminal, question: bytes = b"Count") -> None:
     """In the middle of a reply that counts."""
-    terminal.shows("ready")
+    terminal.wait_for_text("ready")
     terminal.press(question + b"\r")
-    terminal.shows(" 20 ")
+    terminal.wait_for_text(" 20 ")
 
 
-def block(folder: Path) -> None:
+def block_folders(folder: Path) -> None:
     """From now on the folders of conversations and drafts take nothing, not even from root."""
     for name in ("data/conversations", "state/drafts"):
         if (folder / name).exists():
@@ -100,7 +100,7 @@ def block(folder: Path) -> None:
         (folder / name).write_text("a file in the way")
 
 
-def rescued(folder: Path) -> dict[str, Conversation]:
+def rescued_conversations(folder: Path) -> dict[str, Conversation]:
     """What is in the temporary folder, by the first question. Only its owner may read it."""
     files = list((folder / "temporary").glob("glmtui-*/*.toml"))
     assert {path.stat().st_mode & 0o777 for path in files} <= {0o600}
@@ -114,7 +114,7 @@ def check_counted(talk: Conversation, least: int) -> None:
     assert len(words) >= least
 
 
-def logged(folder: Path) -> str:
+def read_log(folder: Path) -> str:
     return (folder / "state/glmtui.log").read_text()
 
 
@@ -124,34 +124,36 @@ def logged(folder: Path) -> str:
 def test_a_disk_that_hangs_in_mid_reply(
     glmtui: Start, counter: FakeServer, tmp_path: Path, hanging: Path
 ) -> None:
-    terminal = glmtui("-m", counter.url, environ=on_a_disk_that_hangs(hanging, tmp_path))
-    counting(terminal)
+    terminal = glmtui("-m", counter.url, environ=hanging_disk_environ(hanging, tmp_path))
+    start_counting_reply(terminal)
     (tmp_path / "data.hangs").touch()
     began = time.monotonic()
-    terminal.shows("not saved")
+    terminal.wait_for_text("not saved")
     assert time.monotonic() - began < 5  # two seconds after the next save has begun
-    terminal.shows("The disk has not answered")
-    seen = max(int(word) for word in " ".join(terminal.page.display[:-8]).split() if word.isdigit())
+    terminal.wait_for_text("The disk has not answered")
+    seen = max(
+        int(word) for word in " ".join(terminal.screen.display[:-8]).split() if word.isdigit()
+    )
     terminal.press(b"\x11")  # Ctrl+Q
     began = time.monotonic()
-    assert terminal.ends() == 0
+    assert terminal.wait_for_exit() == 0
     assert time.monotonic() - began < 6
     assert "it is in" in terminal.output.decode().rpartition("\x1b[?1049l")[2]
-    check_counted(rescued(tmp_path)["Count"], seen)
+    check_counted(rescued_conversations(tmp_path)["Count"], seen)
 
 
 def test_a_disk_that_hangs_and_answers_again(
     glmtui: Start, counter: FakeServer, tmp_path: Path, hanging: Path
 ) -> None:
-    terminal = glmtui("-m", counter.url, environ=on_a_disk_that_hangs(hanging, tmp_path))
-    counting(terminal)
+    terminal = glmtui("-m", counter.url, environ=hanging_disk_environ(hanging, tmp_path))
+    start_counting_reply(terminal)
     (tmp_path / "data.hangs").touch()
-    terminal.shows("not saved")
+    terminal.wait_for_text("not saved")
     (tmp_path / "data.hangs").unlink()
-    terminal.until(lambda: "not saved" not in "\n".join(terminal.page.display))
+    terminal.wait_until(lambda: "not saved" not in "\n".join(terminal.screen.display))
     terminal.press(b"\x11")
-    assert terminal.ends() == 0
-    assert rescued(tmp_path) == {}
+    assert terminal.wait_for_exit() == 0
+    assert rescued_conversations(tmp_path) == {}
     check_counted(Store(tmp_path / "data/conversations").load("last"), 20)
 
 
@@ -160,23 +162,23 @@ def test_leaving_while_something_else_waits_for_the_disk(
 ) -> None:
     """A thread that reads the others waits too, and the end of the app's loop for that thread."""
     with Store(tmp_path / "data/conversations") as store:
-        store.save(an_old_one())
-    terminal = glmtui("-m", counter.url, environ=on_a_disk_that_hangs(hanging, tmp_path))
-    counting(terminal)
+        store.save(old_conversation())
+    terminal = glmtui("-m", counter.url, environ=hanging_disk_environ(hanging, tmp_path))
+    start_counting_reply(terminal)
     (tmp_path / "data.hangs").touch()
-    terminal.shows("not saved")
+    terminal.wait_for_text("not saved")
     (tmp_path / "data.reads-hang").touch()
     terminal.press(b"/open Old\r")
-    terminal.shows("Enter opens")
+    terminal.wait_for_text("Enter opens")
     terminal.process.send_signal(signal.SIGTERM)
     began = time.monotonic()
-    assert terminal.ends() == 128 + signal.SIGTERM
+    assert terminal.wait_for_exit() == 128 + signal.SIGTERM
     assert time.monotonic() - began < 14
     assert termios.tcgetattr(terminal.slave) == terminal.modes
-    check_counted(rescued(tmp_path)["Count"], 20)
+    check_counted(rescued_conversations(tmp_path)["Count"], 20)
 
 
-def an_old_one() -> Conversation:
+def old_conversation() -> Conversation:
     talk = Conversation.new().add(Message("user", "Old question"))
     return talk.add(Message("assistant", "Old answer", finish_reason="stop"))
 
@@ -184,16 +186,16 @@ def an_old_one() -> Conversation:
 def test_a_disk_that_hangs_in_the_plain_chat(
     glmtui: Start, counter: FakeServer, tmp_path: Path, hanging: Path
 ) -> None:
-    environ = on_a_disk_that_hangs(hanging, tmp_path)
+    environ = hanging_disk_environ(hanging, tmp_path)
     terminal = glmtui("-m", counter.url, *PLAIN, environ=environ)
-    terminal.shows("/help")
+    terminal.wait_for_text("/help")
     terminal.press(b"Count\r")
-    terminal.shows(" 20 ")
+    terminal.wait_for_text(" 20 ")
     (tmp_path / "data.hangs").touch()
-    terminal.until(lambda: b"The disk has not answered" in terminal.output)
+    terminal.wait_until(lambda: b"The disk has not answered" in terminal.output)
     terminal.process.send_signal(signal.SIGTERM)
-    assert terminal.ends() == 128 + signal.SIGTERM
-    check_counted(rescued(tmp_path)["Count"], 20)
+    assert terminal.wait_for_exit() == 128 + signal.SIGTERM
+    check_counted(rescued_conversations(tmp_path)["Count"], 20)
 
 
 # ---- a disk that takes nothing, and a link that drops
@@ -215,25 +217,25 @@ def hang_up(terminal: Terminal, number: int) -> int:
 def test_the_link_drops_with_several_conversations_unsaved(
     glmtui: Start, counter: FakeServer, tmp_path: Path
 ) -> None:
-    terminal = glmtui("-m", counter.url, environ=temporary(tmp_path))
-    counting(terminal)
-    block(tmp_path)
-    terminal.shows("not saved")
+    terminal = glmtui("-m", counter.url, environ=temporary_folder_environ(tmp_path))
+    start_counting_reply(terminal)
+    block_folders(tmp_path)
+    terminal.wait_for_text("not saved")
     for question in (b"Second", b"Third"):
         terminal.press(b"/new\r")
-        terminal.until(lambda: " 20 " not in "\n".join(terminal.page.display))
+        terminal.wait_until(lambda: " 20 " not in "\n".join(terminal.screen.display))
         terminal.press(question + b"\r")
-        terminal.shows(" 20 ")
+        terminal.wait_for_text(" 20 ")
     terminal.press(b"What I was about to ask")
-    terminal.shows("What I was about")
+    terminal.wait_for_text("What I was about")
     hang_up(terminal, signal.SIGHUP)
     (draft,) = (tmp_path / "temporary").glob("glmtui-*/draft.txt")
     assert draft.read_text() == "What I was about to ask"
-    found = rescued(tmp_path)
+    found = rescued_conversations(tmp_path)
     assert sorted(found) == ["Count", "Second", "Third"]
     for talk in found.values():
         check_counted(talk, 20)
-    log = logged(tmp_path)
+    log = read_log(tmp_path)
     assert len(re.findall(r"could not be saved; it is in \S+\.toml", log)) == 3
     assert "a draft could not be saved" in log
     assert "Second" not in log
@@ -244,46 +246,46 @@ def test_the_link_drops_with_several_conversations_unsaved(
 def test_the_plain_chat_is_ended_with_a_full_disk(
     glmtui: Start, counter: FakeServer, tmp_path: Path, number: int, gone: bool
 ) -> None:
-    terminal = glmtui("-m", counter.url, *PLAIN, environ=temporary(tmp_path))
-    terminal.shows("/help")
+    terminal = glmtui("-m", counter.url, *PLAIN, environ=temporary_folder_environ(tmp_path))
+    terminal.wait_for_text("/help")
     terminal.press(b"Count\r")
-    terminal.shows(" 20 ")
-    block(tmp_path)
-    terminal.until(lambda: b"cannot write" in terminal.output)
+    terminal.wait_for_text(" 20 ")
+    block_folders(tmp_path)
+    terminal.wait_until(lambda: b"cannot write" in terminal.output)
     if gone:
         hang_up(terminal, number)
     else:
         terminal.process.send_signal(number)
-        assert terminal.ends() == 128 + number
+        assert terminal.wait_for_exit() == 128 + number
         assert b"it is in" in terminal.output
-    check_counted(rescued(tmp_path)["Count"], 20)
-    assert "it is in" in logged(tmp_path)
+    check_counted(rescued_conversations(tmp_path)["Count"], 20)
+    assert "it is in" in read_log(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_the_plain_chat_is_ended_in_mid_reply(
     glmtui: Start, counter: FakeServer, tmp_path: Path, number: int
 ) -> None:
-    terminal = glmtui("-m", counter.url, *PLAIN, environ=temporary(tmp_path))
-    terminal.shows("/help")
+    terminal = glmtui("-m", counter.url, *PLAIN, environ=temporary_folder_environ(tmp_path))
+    terminal.wait_for_text("/help")
     terminal.press(b"Count\r")
-    terminal.shows(" 20 ")
+    terminal.wait_for_text(" 20 ")
     terminal.process.send_signal(number)
-    assert terminal.ends() == 128 + number
+    assert terminal.wait_for_exit() == 128 + number
     talk = Store(tmp_path / "data/conversations").load("last")
     check_counted(talk, 20)
     assert talk.path[1].finish_reason == "cancelled"
-    assert rescued(tmp_path) == {}
+    assert rescued_conversations(tmp_path) == {}
 
 
 def test_the_plain_chat_is_ended_while_it_waits_for_a_line(
     glmtui: Start, counter: FakeServer, tmp_path: Path
 ) -> None:
     terminal = glmtui("-m", counter.url, *PLAIN)
-    terminal.shows("/help")
-    terminal.shows("> ")
+    terminal.wait_for_text("/help")
+    terminal.wait_for_text("> ")
     terminal.process.send_signal(signal.SIGTERM)
-    assert terminal.ends() == 128 + signal.SIGTERM
+    assert terminal.wait_for_exit() == 128 + signal.SIGTERM
 
 
 def test_the_plain_chat_whose_terminal_takes_nothing(glmtui: Start, tmp_path: Path) -> None:
@@ -299,7 +301,7 @@ def test_the_plain_chat_whose_terminal_takes_nothing(glmtui: Start, tmp_path: Pa
 
     with serving(flood) as server:
         terminal = glmtui("-m", server.url, *PLAIN)
-        terminal.shows("/help")
+        terminal.wait_for_text("/help")
         terminal.press(b"Count\r")
         time.sleep(1)
         terminal.process.send_signal(signal.SIGTERM)
@@ -333,17 +335,19 @@ sys.exit(launch.run(Settings(model=sys.argv[1]), []))
 @pytest.mark.parametrize("blocked", [False, True], ids=["disk", "no disk"])
 def test_a_thread_that_does_not_end(counter: FakeServer, tmp_path: Path, blocked: bool) -> None:
     """The app's loop waits for all of its threads at its end."""
-    terminal = Terminal(tmp_path, ["-c", STUCK, counter.url], environ=temporary(tmp_path))
+    terminal = Terminal(
+        tmp_path, ["-c", STUCK, counter.url], environ=temporary_folder_environ(tmp_path)
+    )
     try:
-        counting(terminal)
+        start_counting_reply(terminal)
         if blocked:
-            block(tmp_path)
-            terminal.shows("not saved")
+            block_folders(tmp_path)
+            terminal.wait_for_text("not saved")
         terminal.process.send_signal(signal.SIGTERM)
-        assert terminal.ends() == 128 + signal.SIGTERM
+        assert terminal.wait_for_exit() == 128 + signal.SIGTERM
         assert termios.tcgetattr(terminal.slave) == terminal.modes
         if blocked:
-            check_counted(rescued(tmp_path)["Count"], 20)
+            check_counted(rescued_conversations(tmp_path)["Count"], 20)
             assert b"it is in" in terminal.output
         else:
             check_counted(Store(tmp_path / "data/conversations").load("last"), 20)

@@ -62,7 +62,7 @@ def test_an_export_that_fails_leaves_the_file(
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
     try:
         assert main(["export", kept.id, "-o", str(file)]) != 0
-        with pytest.raises(StoreError, match="cannot be written"):
+        with pytest.raises(StoreError, match="Could not write"):
             export(Store(tmp_path / "data/conversations").load("last"), tmp_path / "new.md")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

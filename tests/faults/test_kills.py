@@ -1,4 +1,4 @@
-"""kill -9 at random moments of a reply: the question is there, and at most a second is missing.
+"""kill -9 at random moments of a reply: the question is saved, and at most one second is lost.
 
 Each victim is a process of its own with the app's own Session, Saver and Store, forked from one
 that has them imported, so that many moments can be tried; a few more are the whole app in a
@@ -72,7 +72,7 @@ for line in sys.stdin:
 
 
 @dataclass(frozen=True, slots=True)
-class Death:
+class KilledRun:
     """What a victim left.
 
     Attributes:
@@ -85,7 +85,7 @@ class Death:
     words: tuple[float, ...]
 
 
-def deaths(tmp_path: Path, count: int) -> list[Death]:
+def kill_runs(tmp_path: Path, count: int) -> list[KilledRun]:
     """Kills so many victims, each at a moment of its own."""
     tests = Path(__file__).parents[1]
     code = NURSERY.format(paths=[str(tests), str(tests.parent)])
@@ -98,7 +98,7 @@ def deaths(tmp_path: Path, count: int) -> list[Death]:
     assert nursery.stdin is not None
     assert nursery.stdout is not None
     moments = random.Random(count)  # other moments with another --kills
-    done: list[Death] = []
+    done: list[KilledRun] = []
     try:
         for first in range(0, count, SHARE):
             alive: list[tuple[float, int, Path]] = []
@@ -115,14 +115,14 @@ def deaths(tmp_path: Path, count: int) -> list[Death]:
                 log = folder / "log"
                 raw = log.read_bytes() if log.exists() else b""
                 times = struct.unpack(f"{len(raw) // 8}d", raw[: len(raw) // 8 * 8])
-                done.append(Death(folder / "conversations", at, bool(times), times[1:]))
+                done.append(KilledRun(folder / "conversations", at, bool(times), times[1:]))
     finally:
         nursery.kill()
         nursery.communicate()
     return done
 
 
-def found(folder: Path) -> Conversation | None:
+def saved_conversation(folder: Path) -> Conversation | None:
     """What the next start finds; nothing may be unreadable or left over."""
     store = Store(folder)
     listed = store.summaries()
@@ -135,14 +135,14 @@ def found(folder: Path) -> Conversation | None:
 
 def last_number(terminal: Terminal) -> int:
     """The highest that can be read."""
-    words = " ".join(terminal.page.display[:-6]).split()
+    words = " ".join(terminal.screen.display[:-6]).split()
     return max(int(word) for word in words if word.isdecimal())
 
 
 def test_killed_at_random_moments(tmp_path: Path, request: pytest.FixtureRequest) -> None:
     short: list[float] = []
-    for death in deaths(tmp_path, request.config.getoption("--kills")):
-        kept = found(death.folder)
+    for death in kill_runs(tmp_path, request.config.getoption("--kills")):
+        kept = saved_conversation(death.folder)
         if not death.asked:
             continue  # the engine had not been asked: the question may or may not be there
         assert kept is not None
@@ -162,15 +162,15 @@ def test_the_whole_app_killed_and_continued(glmtui: Start, counter: FakeServer) 
     kept = 0
     for n, seconds in enumerate([0.2, 1.3, 0.8]):
         terminal = glmtui("-m", counter.url, *(["--continue"] if n else []))
-        terminal.shows("ready")
+        terminal.wait_for_text("ready")
         terminal.press(b"/continue\r" if n else b"Count\r")
-        terminal.shows("tok/s")
+        terminal.wait_for_text("tok/s")
         began = time.monotonic()
-        terminal.until(lambda: time.monotonic() - began > seconds)  # noqa: B023
+        terminal.wait_until(lambda: time.monotonic() - began > seconds)  # noqa: B023
         seen = last_number(terminal)
         terminal.process.kill()
         terminal.process.wait()
-        found_now = found(terminal.folder / "data/conversations")
+        found_now = saved_conversation(terminal.folder / "data/conversations")
         assert found_now is not None
         assert found_now.path[0].content == "Count"
         words = found_now.path[1].content.split() if found_now.path[1:] else []
@@ -189,11 +189,11 @@ def test_the_real_engine_killed(
     moments = random.Random(0)
     for _ in range(request.config.getoption("--real-kills")):
         terminal = glmtui("-m", str(model), "-s", "temperature=0", "-s", "load.dtype=float32")
-        terminal.shows("ready")
+        terminal.wait_for_text("ready")
         terminal.press(b"Go on\r")
-        terminal.shows("tok/s")
+        terminal.wait_for_text("tok/s")
         began, seconds = time.monotonic(), moments.uniform(1.0, 2.0)
-        terminal.until(lambda: time.monotonic() - began > seconds)  # noqa: B023
+        terminal.wait_until(lambda: time.monotonic() - began > seconds)  # noqa: B023
         terminal.process.kill()
         terminal.process.wait()
         kept = Store(terminal.folder / "data/conversations").load("last")

@@ -64,13 +64,13 @@ def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal
 
 
 def test_a_fault_is_in_the_log_and_nothing_that_was_said(faulty: Terminal) -> None:
-    faulty.shows("ready")
+    faulty.wait_for_text("ready")
     faulty.press(b"private-question\r")
-    faulty.shows("private-reply")
+    faulty.wait_for_text("private-reply")
     faulty.press(b"private-question for the engine\r")
-    faulty.shows("unexpected")
+    faulty.wait_for_text("unexpected")
     faulty.press(b"/fork\r")
-    assert faulty.ends() == 1
+    assert faulty.wait_for_exit() == 1
     assert b"had an internal error" in faulty.output
     log = faulty.folder / "state/glmtui.log"
     text = log.read_text()
@@ -80,7 +80,7 @@ def test_a_fault_is_in_the_log_and_nothing_that_was_said(faulty: Terminal) -> No
     assert "private" not in text
     assert "4711" not in text
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
-    assert "private-reply" in faulty.saved()  # nothing was lost
+    assert "private-reply" in faulty.saved_messages()  # nothing was lost
 
 
 def test_every_folder_the_app_makes_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -88,11 +88,11 @@ def test_every_folder_the_app_makes_is_for_its_owner_alone(tmp_path: Path) -> No
     try:
         with serving(answer) as server:
             terminal = Terminal(tmp_path / "new", ["-m", "glmtui", "-m", server.url])
-            terminal.shows("ready")
+            terminal.wait_for_text("ready")
             terminal.press(b"hi\r")
-            terminal.shows("private-reply")
+            terminal.wait_for_text("private-reply")
             terminal.press(b"\x11")  # Ctrl+Q
-            assert terminal.ends() == 0
+            assert terminal.wait_for_exit() == 0
             terminal.close()
     finally:
         os.umask(before)

@@ -76,19 +76,19 @@ def test_the_app_opens_such_a_file_and_shows_what_a_reply_cost(
     (folder / "numbers-1f2e3d4c.toml").write_text(TALK.format(stats=STATS[name]))
     with serving(strange_clock) as server:
         terminal = glmtui("-m", server.url, "--continue")
-        terminal.shows("said before")
+        terminal.wait_for_text("said before")
         terminal.press(b"\x1bOR")  # F3
-        terminal.shows("Last reply")
+        terminal.wait_for_text("Last reply")
         terminal.press(b"\x1b")
-        terminal.until(lambda: "Last reply" not in "\n".join(terminal.page.display))
+        terminal.wait_until(lambda: "Last reply" not in "\n".join(terminal.screen.display))
         if name == "small":  # and what the server says of the next one
             terminal.press(b"Again\r")
-            terminal.shows("word word word")
+            terminal.wait_for_text("word word word")
             terminal.press(b"\x1bOR")
-            terminal.shows("Last reply")
+            terminal.wait_for_text("Last reply")
             terminal.press(b"\x1b")
         terminal.press(b"\x11")
-        assert terminal.ends() == 0
+        assert terminal.wait_for_exit() == 0
     assert b"Traceback" not in terminal.output
 
 

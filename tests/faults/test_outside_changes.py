@@ -1,4 +1,4 @@
-"""Under a running app: an editor in its file, another glmtui, a clock that goes back."""
+"""Changes from outside while the app runs: an edited file, another glmtui, a clock set back."""
 
 from __future__ import annotations
 
@@ -19,12 +19,7 @@ from support.fake_server import Exchange, delta, serving
 from support.session_driver import SessionDriver
 
 
-def saved(folder: Path) -> list[str]:
-    return [message.content for message in Store(folder / "data/conversations").load("last").path]
-
-
-def kept(folder: Path) -> Path:
-    """A conversation on disk, as an earlier run left it."""
+def save_old_conversation(folder: Path) -> Path:
     talk = Conversation.new().add(Message("user", "Old question"))
     talk = talk.add(Message("assistant", "Old answer", finish_reason="stop"))
     with Store(folder / "data/conversations") as store:
@@ -55,32 +50,32 @@ def test_a_file_edited_by_hand_while_a_reply_is_written(
         exchange.event(delta(finish="stop"))
         exchange.end()
 
-    path = kept(tmp_path)
+    path = save_old_conversation(tmp_path)
     with serving(answer) as server:
         terminal = glmtui("--continue", "-m", server.url)
-        terminal.shows("ready")
+        terminal.wait_for_text("ready")
         ask(terminal, "New question")
-        terminal.shows("First half")
-        terminal.until(lambda: "First half" in path.read_text())
+        terminal.wait_for_text("First half")
+        terminal.wait_until(lambda: "First half" in path.read_text())
         by_hand = path.read_text().replace("Old answer", "My words")
         path.write_text(by_hand)
         edited.set()
-        terminal.shows("second half." if ends else "half, and")
-        terminal.shows(path.name[:20])  # the notice names the file
-        terminal.shows("You go on in a copy")
+        terminal.wait_for_text("second half." if ends else "half, and")
+        terminal.wait_for_text(path.name[:20])  # the notice names the file
+        terminal.wait_for_text("You go on in a copy")
         assert path.read_text() == by_hand
-        terminal.until(lambda: len(list(path.parent.glob("*.toml"))) == 2)
-        assert "not saved" not in "\n".join(terminal.page.display)
+        terminal.wait_until(lambda: len(list(path.parent.glob("*.toml"))) == 2)
+        assert "not saved" not in "\n".join(terminal.screen.display)
         if way == "/open":  # the file as it is now
             (copy,) = set(path.parent.glob("*.toml")) - {path}
-            terminal.until(lambda: "second half" in copy.read_text())
+            terminal.wait_until(lambda: "second half" in copy.read_text())
             os.utime(path)  # the newest, first in the list
             ask(terminal, "/open Old")
-            terminal.shows("Enter opens")
+            terminal.wait_for_text("Enter opens")
             terminal.press(b"\r")
-            terminal.shows("My words")
+            terminal.wait_for_text("My words")
         terminal.press(b"\x11")  # Ctrl+Q
-        assert terminal.ends() == 0
+        assert terminal.wait_for_exit() == 0
     assert path.read_text() == by_hand
     (other,) = set(path.parent.glob("*.toml")) - {path}
     contents = [m.content for m in Store(path.parent).load(other.stem[-8:]).path]
@@ -91,7 +86,7 @@ def test_a_file_edited_by_hand_while_a_reply_is_written(
 
 def test_two_apps_on_one_conversation(glmtui: Start, tmp_path: Path) -> None:
     """What is said in the second is in a copy before its model hears of it."""
-    path = kept(tmp_path)
+    path = save_old_conversation(tmp_path)
     asked_with: list[int] = []
 
     def answer(exchange: Exchange) -> None:
@@ -103,24 +98,24 @@ def test_two_apps_on_one_conversation(glmtui: Start, tmp_path: Path) -> None:
 
     with serving(answer) as server:
         first = glmtui("--continue", "-m", server.url)
-        first.shows("ready")
+        first.wait_for_text("ready")
         ask(first, "From the first")
-        first.shows("Fine.")
-        first.until(lambda: "Fine." in path.read_text())
+        first.wait_for_text("Fine.")
+        first.wait_until(lambda: "Fine." in path.read_text())
         second = glmtui("--continue", "-m", server.url)
-        second.shows("ready")
+        second.wait_for_text("ready")
         ask(second, "From the second")
-        second.shows("is open in another")
-        second.shows("You go on in a copy")
-        second.until(lambda: "\n".join(second.page.display).count("Fine.") == 2)
-        second.shows(f"{first.process.pid} on")
-        assert "not saved" not in "\n".join(second.page.display)
+        second.wait_for_text("is open in another")
+        second.wait_for_text("You go on in a copy")
+        second.wait_until(lambda: "\n".join(second.screen.display).count("Fine.") == 2)
+        second.wait_for_text(f"{first.process.pid} on")
+        assert "not saved" not in "\n".join(second.screen.display)
         assert asked_with == [1, 2]
         ask(first, "Again")
-        first.until(lambda: "Again" in path.read_text())
+        first.wait_until(lambda: "Again" in path.read_text())
         for app in (first, second):
             app.press(b"\x11")
-            assert app.ends() == 0
+            assert app.wait_for_exit() == 0
     contents = [
         [m.content for m in Store(path.parent).load(p.stem[-8:]).path]
         for p in sorted(path.parent.glob("*.toml"), key=lambda p: p != path)

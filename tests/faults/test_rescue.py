@@ -1,4 +1,4 @@
-"""What a disk does not take is put elsewhere: places that fail or hang are not waited for."""
+"""Rescue and export: folders that fail or hang do not delay them for long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from glmtui.system import durable_files
 from glmtui.ui.session import export, rescue
 
 
-def an_old_one() -> Conversation:
+def old_conversation() -> Conversation:
     talk = Conversation.new().add(Message("user", "Old question"))
     return talk.add(Message("assistant", "Old answer", finish_reason="stop"))
 
@@ -24,9 +24,9 @@ def an_old_one() -> Conversation:
 def test_each_place_is_tried_and_one_that_hangs_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    places = [tmp_path / name for name in ("none", "hangs", "full", "good")]
-    for place in places[1:]:
-        place.mkdir()
+    folders = [tmp_path / name for name in ("none", "hangs", "full", "good")]
+    for folder in folders[1:]:
+        folder.mkdir()
     sync = os.fsync
 
     def fsync(handle: int) -> None:
@@ -38,18 +38,18 @@ def test_each_place_is_tried_and_one_that_hangs_is_left(
         sync(handle)
 
     monkeypatch.setattr(durable_files.os, "fsync", fsync)
-    monkeypatch.setattr(rescue, "_places", lambda: iter(places))
-    monkeypatch.setattr(rescue, "PLACE_SECONDS", 0.2)
+    monkeypatch.setattr(rescue, "_folders", lambda: iter(folders))
+    monkeypatch.setattr(rescue, "FOLDER_SECONDS", 0.2)
     monkeypatch.setenv("GLMTUI_STATE_DIR", str(tmp_path / "state"))
-    talks = [an_old_one(), an_old_one()]
+    talks = [old_conversation(), old_conversation()]
     began = time.monotonic()
-    said = rescue.rescue(talks)
+    messages = rescue.rescue(talks)
     assert time.monotonic() - began < 1  # the one that hangs is waited for once
-    assert all(str(tmp_path / "good") in line for line in said)
+    assert all(str(tmp_path / "good") in line for line in messages)
     assert len(list((tmp_path / "good").glob("*/*.toml"))) == 2
     assert list((tmp_path / "full").iterdir()) == []
-    monkeypatch.setattr(rescue, "_places", lambda: iter(places[:1]))
-    assert "no folder" in rescue.rescue(talks[:1])[0]
+    monkeypatch.setattr(rescue, "_folders", lambda: iter(folders[:1]))
+    assert "in any folder" in rescue.rescue(talks[:1])[0]
 
 
 def test_an_export_to_a_disk_that_hangs_is_given_up(
@@ -60,5 +60,5 @@ def test_an_export_to_a_disk_that_hangs_is_given_up(
     monkeypatch.setattr(durable_files.os, "fsync", lambda handle: gate.wait(10) and sync(handle))
     monkeypatch.setattr(export, "WRITE_SECONDS", 0.1)
     with pytest.raises(StoreError, match=os.strerror(errno.ETIMEDOUT)):
-        export.export(an_old_one(), tmp_path / "file.md")
+        export.export(old_conversation(), tmp_path / "file.md")
     gate.set()

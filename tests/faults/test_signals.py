@@ -1,4 +1,4 @@
-"""Ended in the middle of a reply: what was said is saved, the terminal is as it was before."""
+"""A signal ends the app during a reply: the text is saved and the terminal restored."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from support.emulated_terminal import Start, Terminal
 from support.fake_server import FakeServer
 
 
-def asked(glmtui: Start, counter: FakeServer) -> Terminal:
+def start_counting_reply(glmtui: Start, counter: FakeServer) -> Terminal:
     """An app in the middle of a reply that counts."""
     terminal = glmtui("-m", counter.url)
-    terminal.shows("ready")
+    terminal.wait_for_text("ready")
     terminal.press(b"Count\r")
-    terminal.shows("tok/s")
+    terminal.wait_for_text("tok/s")
     return terminal
 
 
@@ -38,18 +38,18 @@ def check_saved(folder: Path, least: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_mid_reply(glmtui: Start, counter: FakeServer, number: int) -> None:
-    terminal = asked(glmtui, counter)
-    terminal.shows(" 20 ")
+    terminal = start_counting_reply(glmtui, counter)
+    terminal.wait_for_text(" 20 ")
     terminal.process.send_signal(number)
-    assert terminal.ends() == 128 + number
+    assert terminal.wait_for_exit() == 128 + number
     assert b"\x1b[?1049l" in terminal.output
     assert termios.tcgetattr(terminal.slave) == terminal.modes
     check_saved(terminal.folder, 20)
 
 
 def test_a_link_that_drops_in_mid_reply(glmtui: Start, counter: FakeServer) -> None:
-    terminal = asked(glmtui, counter)
-    terminal.shows(" 20 ")
+    terminal = start_counting_reply(glmtui, counter)
+    terminal.wait_for_text(" 20 ")
     os.close(terminal.slave)
     os.close(terminal.master)
     terminal.process.wait(60)
@@ -60,7 +60,7 @@ def test_a_link_that_drops_in_mid_reply(glmtui: Start, counter: FakeServer) -> N
 def test_a_terminal_that_takes_nothing_does_not_keep_the_reply_from_the_disk(
     glmtui: Start, counter: FakeServer
 ) -> None:
-    terminal = asked(glmtui, counter)
+    terminal = start_counting_reply(glmtui, counter)
     store = Store(terminal.folder / "data/conversations")
     size, grown, end = 0, 0, time.monotonic() + 60
     while grown < 4:  # nobody reads the terminal: its buffer fills, and the app's write waits
@@ -69,5 +69,5 @@ def test_a_terminal_that_takes_nothing_does_not_keep_the_reply_from_the_disk(
         grown, size = grown + (now > size + 400), max(size, now)
         time.sleep(0.02)
     terminal.press(b"\x11")  # Ctrl+Q
-    assert terminal.ends() == 0
+    assert terminal.wait_for_exit() == 0
     check_saved(terminal.folder, 20)

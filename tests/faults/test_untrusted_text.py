@@ -84,27 +84,27 @@ def test_the_app(glmtui: Start, tmp_path: Path) -> None:
         store.save(nasty_talk())
     with serving(nasty_server) as server:
         terminal = glmtui("-m", server.url)
-        terminal.shows("ready")
+        terminal.wait_for_text("ready")
         terminal.press(b"Hi\r")
-        terminal.shows("END")
-        seen = "\n".join(terminal.page.display)
+        terminal.wait_for_text("END")
+        seen = "\n".join(terminal.screen.display)
         assert "[bold red]loud[/]" in seen  # markup is text
         assert "evil.example/phish" in " ".join(seen.split())  # a link says where it leads
         terminal.press(b"Again\r")  # the server refuses: a notice
-        terminal.shows("refused")
+        terminal.wait_for_text("refused")
         terminal.press(b"/set temperature " + "\u202e9[/]".encode() + b"\r")  # a notification
-        terminal.shows("temperature")
+        terminal.wait_for_text("temperature")
         terminal.press(b"\x0f")  # Ctrl+O: titles and models of saved files
-        terminal.shows("Title")
+        terminal.wait_for_text("Title")
         terminal.press(b"Title\r")
-        terminal.shows("Answer")
+        terminal.wait_for_text("Answer")
         terminal.press(b"/export " + str(tmp_path / "a\u2066b.md").encode() + b"\r")
-        terminal.until(lambda: any(tmp_path.glob("a*b.md")))
-        terminal.shows("Exported to")
+        terminal.wait_until(lambda: any(tmp_path.glob("a*b.md")))
+        terminal.wait_for_text("Exported to")
         terminal.press(b"\x1bOQ")  # F2: the system prompt
-        terminal.shows("top_p")
+        terminal.wait_for_text("top_p")
         terminal.press(b"\x11")  # Ctrl+Q
-        assert terminal.ends() == 0
+        assert terminal.wait_for_exit() == 0
     assert control_effects(terminal.output) == []
 
 

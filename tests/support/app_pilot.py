@@ -1,4 +1,4 @@
-"""The app in Textual's pilot, with a FakeEngine and folders of its own."""
+"""AppDriver: runs the app in Textual's pilot, with a FakeEngine and temporary folders."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from glmtui.ui.app import GlmtuiApp
 from support.fake_engine import FakeEngine
 
 SERVER = Settings(model="http://fake.invalid/v1")
-"""What the FakeEngine is told to load; nothing is called."""
+"""Settings with a model for the FakeEngine. Nothing connects to this address."""
 
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Every folder of glmtui's below one of the test's."""
+    """Puts all of glmtui's folders below the test's temporary folder."""
     for name in ("DATA", "CONFIG", "CACHE", "STATE"):
         monkeypatch.setenv(f"GLMTUI_{name}_DIR", str(tmp_path / name.lower()))
     return tmp_path
 
 
 class AppDriver:
-    """A running app and what is needed to use and see it."""
+    """A running app: keys go in, and tests wait for what the screen shows."""
 
     def __init__(self, app: GlmtuiApp, pilot: Pilot[None]) -> None:
         self.app = app
@@ -39,37 +39,34 @@ class AppDriver:
 
     @property
     def engine(self) -> FakeEngine:
-        """The engine the app has made."""
         assert isinstance(self.app.workspace.engine, FakeEngine)
         return self.app.workspace.engine
 
     @property
     def store(self) -> Store:
-        """The conversations on disk, as another program sees them."""
+        """The store as another program sees it."""
         return Store(self.app.workspace.store.folder)
 
     def screen_text(self) -> str:
-        """What is to be seen."""
+        """The screen as text."""
         lines = self.app.screen._compositor.render_strips()
         return "\n".join(strip.text for strip in lines)
 
     def flat_text(self) -> str:
-        """What is to be seen without line breaks and what frames are drawn with."""
+        """The screen as one line, without box-drawing characters."""
         return " ".join(re.sub("[\u2500-\u259f]", " ", self.screen_text()).split())
 
     def status_line(self) -> str:
-        """What the status bar says."""
         return self.app.chat.status.render().plain
 
     async def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Waits until something is so."""
         end = time.monotonic() + 60
         while not condition():
-            assert time.monotonic() < end, f"it never came to be:\n{self.screen_text()}"
+            assert time.monotonic() < end, f"timeout; the screen is:\n{self.screen_text()}"
             await asyncio.sleep(0.01)
 
     async def wait_for_text(self, text: str) -> None:
-        """Waits until a text is to be seen, whole or broken into lines, framed or not."""
+        """Waits until the screen shows a text, possibly wrapped or in a frame."""
         await self.wait_until(lambda: text in self.screen_text() or text in self.flat_text())
 
     async def submit(self, text: str) -> None:
@@ -78,7 +75,7 @@ class AppDriver:
         await self.pilot.press("enter")
 
     async def ask(self, text: str) -> None:
-        """Asks and waits for the end of the reply."""
+        """Sends a question and waits for the end of the reply."""
         await self.submit(text)
         await self.wait_until(
             lambda: self.app.session.has_replied and self.app.session.reply is None
@@ -93,10 +90,10 @@ async def run_app(
     engine: Callable[[FakeEngine], object] = lambda engine: None,
     **app: Any,
 ) -> AsyncIterator[AppDriver]:
-    """The app, its model loaded if the settings name one.
+    """Runs the app. If the settings name a model, it is loaded first.
 
     Args:
-        engine: sets the engine's attributes before it is asked.
+        engine: sets attributes of the engine when it is made.
     """
     from glmtui.system import paths
 

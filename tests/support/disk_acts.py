@@ -1,7 +1,7 @@
-"""What glmtui does to a disk, act by act, for tests that cut each short (see `calls`).
+"""ACTS: everything that glmtui does to a disk, for tests that interrupt it (see `system_calls`).
 
-`ACTS` gives for each name what opens a store on a folder that `prepare` has filled, and returns
-the steps of the act. All of them can be done again after one has failed.
+A function of ACTS takes a folder that `prepare` has filled and returns the steps of the act. All
+steps can be run again after one has failed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ journal.LARGE_BYTES = 1000
 SMALL, LARGE, NEW = "5a5a5a5a", "1a1a1a1a", "0e0e0e0e"
 
 
-def small() -> Conversation:
-    """A short conversation."""
+def small_conversation() -> Conversation:
     return replace(Conversation.new(), id=SMALL).add(Message("user", "Question"))
 
 
-def large() -> Conversation:
-    """One whose new messages are written beside its file."""
+def large_conversation() -> Conversation:
+    """A conversation so long that new messages go to a journal beside its file."""
     talk = replace(Conversation.new(), id=LARGE)
     for n in range(12):
         talk = talk.add(Message("user", f"Question {n} " + "x" * 60))
@@ -39,48 +38,50 @@ def large() -> Conversation:
 
 
 def prepare(folder: Path) -> None:
-    """Two conversations, a third that is a link, one in the trash, and a file of the user's."""
+    """Makes two conversations, a symbolic link to a third, one in the trash, and a user's file."""
     store = Store(folder / "chats")
-    store.save(small())
-    store.save(large())
-    with_more(store)
-    gone = replace(large(), id="dddddddd")
+    store.save(small_conversation())
+    store.save(large_conversation())
+    add_message(store)
+    gone = replace(large_conversation(), id="dddddddd")
     store.save(gone)
     store.save(gone.add(Message("user", "More")))
     store.delete(gone.id)
-    store._locks.release(LARGE)  # as the system does for a program that was killed
+    store._locks.release(LARGE)  # as the kernel does for a killed process
     store.close()
     (folder / "elsewhere").mkdir()
-    path = store.save(replace(small(), id="11111111"))
+    path = store.save(replace(small_conversation(), id="11111111"))
     store.close()
     path.rename(folder / "elsewhere/linked")
     path.symlink_to("../elsewhere/linked")
     (folder / "file").write_text("what was there")
 
 
-def with_more(store: Store) -> Conversation:
+def add_message(store: Store) -> Conversation:
     talk = store.load(LARGE).add(Message("user", "More"))
     store.save(talk)
     return talk
 
 
-def saving(change: Callable[[Conversation], Conversation], name: str) -> Callable[[Path], Act]:
-    def begun(folder: Path) -> Act:
+def save_changed(
+    change: Callable[[Conversation], Conversation], name: str
+) -> Callable[[Path], Act]:
+    def open_store(folder: Path) -> Act:
         store = Store(folder / "chats")
         talk = change(store.load(name))
         return (lambda: store.save(talk),)
 
-    return begun
+    return open_store
 
 
-def new(folder: Path) -> Act:
+def save_new(folder: Path) -> Act:
     store = Store(folder / "chats")
-    talk = replace(small(), id=NEW)
+    talk = replace(small_conversation(), id=NEW)
     return (lambda: store.save(talk),)
 
 
-def leaving(folder: Path) -> Act:
-    """Leaves a conversation from which a message was deleted while its file was large."""
+def release_large(folder: Path) -> Act:
+    """Releases a conversation from which a message was deleted while its file was large."""
     store = Store(folder / "chats")
     talk = store.load(LARGE)
     more = talk.add(Message("assistant", "And more"))
@@ -93,8 +94,8 @@ def leaving(folder: Path) -> Act:
     )
 
 
-def twice(folder: Path) -> Act:
-    """Deletes what is new, then says something else."""
+def delete_then_add(folder: Path) -> Act:
+    """Deletes the newest message and adds another."""
     store = Store(folder / "chats")
     talk = store.load(LARGE)
     less = talk.delete(talk.path[-1].id)
@@ -103,12 +104,12 @@ def twice(folder: Path) -> Act:
     return (lambda: store.save(less), lambda: store.save(more))
 
 
-def titled(folder: Path) -> Act:
+def rename(folder: Path) -> Act:
     store = Store(folder / "chats")
     return (lambda: store.amend(SMALL, title="Another title"),)
 
 
-def trashed(folder: Path) -> Act:
+def trash(folder: Path) -> Act:
     store = Store(folder / "chats")
 
     def act() -> None:
@@ -118,7 +119,7 @@ def trashed(folder: Path) -> Act:
     return (act,)
 
 
-def restored(folder: Path) -> Act:
+def restore(folder: Path) -> Act:
     store = Store(folder / "chats")
 
     def act() -> None:
@@ -128,11 +129,11 @@ def restored(folder: Path) -> Act:
     return (act,)
 
 
-def exported_over(folder: Path) -> Act:
+def export_over_file(folder: Path) -> Act:
     return (lambda: replace_file(folder / "file", b"what is new"),)
 
 
-def exported(folder: Path) -> Act:
+def export(folder: Path) -> Act:
     def act() -> None:
         if not (folder / "other").exists():
             create_file(folder / "other", b"what is new")
@@ -140,28 +141,28 @@ def exported(folder: Path) -> Act:
     return (act,)
 
 
-def drafted(folder: Path) -> Act:
+def save_draft(folder: Path) -> Act:
     drafts = Drafts(folder / "drafts")
     return (lambda: drafts.write(SMALL, "A draft"),)
 
 
 ACTS: dict[str, Callable[[Path], Act]] = {
-    "a new conversation": new,
-    "a message more": saving(lambda talk: talk.add(Message("assistant", "Reply")), SMALL),
-    "a message more in a large one": saving(
+    "a new conversation": save_new,
+    "a message more": save_changed(lambda talk: talk.add(Message("assistant", "Reply")), SMALL),
+    "a message more in a large one": save_changed(
         lambda talk: talk.add(Message("assistant", "Reply")), LARGE
     ),
-    "a message deleted": saving(lambda talk: talk.delete(talk.path[-1].id), LARGE),
-    "an old message deleted": saving(lambda talk: talk.delete(talk.path[3].id), LARGE),
-    "one deleted and another said": twice,
-    "a large one left": leaving,
-    "a file that is a link": saving(
+    "a message deleted": save_changed(lambda talk: talk.delete(talk.path[-1].id), LARGE),
+    "an old message deleted": save_changed(lambda talk: talk.delete(talk.path[3].id), LARGE),
+    "one deleted and another said": delete_then_add,
+    "a large one left": release_large,
+    "a file that is a link": save_changed(
         lambda talk: talk.add(Message("assistant", "Reply")), "11111111"
     ),
-    "another title": titled,
-    "into the trash": trashed,
-    "out of the trash": restored,
-    "an export over a file": exported_over,
-    "an export": exported,
-    "a draft": drafted,
+    "another title": rename,
+    "into the trash": trash,
+    "out of the trash": restore,
+    "an export over a file": export_over_file,
+    "an export": export,
+    "a draft": save_draft,
 }

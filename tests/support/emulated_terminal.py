@@ -1,4 +1,4 @@
-"""Terminal: a pty with a program in it, for tests of what a person would see and a disk keep."""
+"""Terminal: runs a program in a pty and emulates its screen."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ import pyte
 from glmtui.store import Store
 
 Start: TypeAlias = Callable[..., "Terminal"]
-"""What a fixture gives that starts a program in one."""
+"""A fixture that starts a program in a Terminal."""
 
 
 class Terminal:
-    """A pty with a program in it, its output, and the screen it makes.
+    """A program in a pty, its output, and the screen that results.
 
     Args:
-        folder: every folder of glmtui's lies below it.
-        argv: what Python runs.
+        folder: all of glmtui's folders are below it.
+        argv: the arguments of Python.
         before: called in the new process.
-        environ: on top of the test's own, which names no colours.
+        environ: added to the test's environment, from which the variables on colours are removed.
     """
 
     def __init__(
@@ -46,24 +46,24 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         names = ("DATA", "CONFIG", "CACHE", "STATE")
         folders = {f"GLMTUI_{name}_DIR": str(folder / name.lower()) for name in names}
-        kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLORTERM")}
+        inherited = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLORTERM")}
         self.modes = termios.tcgetattr(slave)
         self.process = subprocess.Popen(
             [sys.executable, *argv],
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env={**kept, "TERM": "xterm-256color", **folders, **environ},
+            env={**inherited, "TERM": "xterm-256color", **folders, **environ},
             start_new_session=True,
             preexec_fn=lambda: (fcntl.ioctl(0, termios.TIOCSCTTY, 0), before()),
         )
-        self.slave = slave  # kept open, so that what is left behind can be looked at
+        self.slave = slave  # stays open, so that a test can read the terminal's final modes
         self.output = b""
-        self.page = pyte.Screen(80, 24)
-        self._stream = pyte.ByteStream(self.page)
+        self.screen = pyte.Screen(80, 24)
+        self._stream = pyte.ByteStream(self.screen)
 
     def read(self, seconds: float = 0.05) -> bytes:
-        """What comes within so long."""
+        """Reads output that comes within so many seconds."""
         if not select.select([self.master], [], [], seconds)[0]:
             return b""
         try:
@@ -74,37 +74,36 @@ class Terminal:
         self._stream.feed(data)
         return data
 
-    def until(self, condition: Callable[[], bool]) -> None:
-        """Reads until something is so."""
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Reads output until a condition is true."""
         end = time.monotonic() + 60
         while not condition():
-            assert time.monotonic() < end, "\n".join(self.page.display)
+            assert time.monotonic() < end, "\n".join(self.screen.display)
             self.read()
 
-    def shows(self, text: str) -> None:
-        """Reads until a text is to be seen."""
-        self.until(lambda: text in "\n".join(self.page.display))
+    def wait_for_text(self, text: str) -> None:
+        """Reads output until the screen contains a text."""
+        self.wait_until(lambda: text in "\n".join(self.screen.display))
 
     def press(self, keys: bytes) -> None:
-        """Types."""
         os.write(self.master, keys)
 
-    def ends(self) -> int:
-        """Reads to the end, and returns the exit code."""
-        self.until(lambda: self.process.poll() is not None)
+    def wait_for_exit(self) -> int:
+        """Reads the output to its end. Returns the exit code."""
+        self.wait_until(lambda: self.process.poll() is not None)
         while self.read():
             pass
         return self.process.returncode
 
-    def saved(self) -> list[str]:
-        """The messages of the one conversation on disk."""
+    def saved_messages(self) -> list[str]:
+        """The texts of the last conversation on disk."""
         return [
             message.content
             for message in Store(self.folder / "data/conversations").load("last").path
         ]
 
     def close(self) -> None:
-        """Ends the program, if it still runs, and the terminal."""
+        """Kills the program if it still runs, and closes the pty."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()

@@ -20,7 +20,7 @@ TARGET = ServerSpec("http://fake/v1")
 
 
 class RecordingView:
-    """A View that remembers."""
+    """A ReplyView that records what it shows."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -42,7 +42,7 @@ class RecordingView:
 
 
 class SessionDriver:
-    """A session with all that it needs and a loop of its own.
+    """A session with its engine and saver, and the event loop that a screen would be.
 
     Attributes:
         disk: a real store; set `disk_error` to make it fail.
@@ -83,10 +83,10 @@ class SessionDriver:
         self.released.append(conversation_id)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Runs the loop, and the screen's frames, until something is so."""
+        """Runs the loop and drains the session until a condition is true."""
         end = time.monotonic() + 60
         while not condition():
-            assert time.monotonic() < end, "it never came to be"
+            assert time.monotonic() < end, "timeout"
             self.session.drain()
             try:
                 self.loop_calls.get(timeout=0.005)()

@@ -1,9 +1,8 @@
-"""Stops a program at each of its system calls in turn, or has that call fail.
+"""Fault injection at system calls: the process dies at a given call, or the call fails.
 
-An act (see `acts`) runs in a process of its own, forked from one that has everything imported. The
-calls that can change a disk are counted there; at a given one the process dies, or the call raises
-an error. What was done before it is real. `states_after_a_power_cut` is a model: it gives what a
-disk may hold if it loses what was not synced.
+An act (see `disk_acts`) runs in its own process, forked from one that has everything imported. The
+calls that can change a disk are counted there. `states_after_a_power_cut` computes what a disk may
+contain if it loses what was not synced.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-Disk: TypeAlias = dict[str, "bytes | str"]
-"""The files below a folder, by their path from there; a str is where a symbolic link leads."""
+Files: TypeAlias = dict[str, "bytes | str"]
+"""The files below a folder by relative path; a str is the target of a symbolic link."""
 
 COUNTED: tuple[tuple[Any, str], ...] = (
     (os, "open"),
@@ -39,13 +38,13 @@ COUNTED: tuple[tuple[Any, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an act went.
+    """The result of an act.
 
     Attributes:
-        calls: how many calls there were; what each was.
-        died: whether it was ended at one of them.
-        error: what it raised; "" for nothing.
-        log: what it did to the disk, for `states_after_a_power_cut`.
+        calls: the names of the system calls.
+        died: whether the process was killed at one of them.
+        error: what the act raised; "" for nothing.
+        log: the changes of the disk, for `states_after_a_power_cut`.
     """
 
     calls: list[str]
@@ -54,86 +53,90 @@ class Outcome:
     log: list[list[Any]]
 
 
-class Calls:
-    """Counts calls, and has the one at `at` (from 0; and those after it if `lasting`) go wrong.
+class FaultInjector:
+    """Counts system calls and injects a fault into the one with index `at`.
 
     Args:
-        fault: "" for none, "kill", "short" (a write that takes half), or an error number.
+        fault: "" for none, "kill", "short" (half of a write), or an error number.
+        permanent: whether the calls after it fail too.
     """
 
-    def __init__(self, folder: Path, fault: str, at: int, lasting: bool) -> None:
+    def __init__(self, folder: Path, fault: str, at: int, permanent: bool) -> None:
         self.names: list[str] = []
         self.log: list[list[Any]] = []
         self._folder = folder
-        self._fault, self._at, self._lasting = fault, at, lasting
+        self._fault, self._at, self._permanent = fault, at, permanent
         self._inside = False
         self._files: dict[str, int] = {}
         self._ids = itertools.count()
-        self._kept: list[tuple[Any, str, Any]] = []
+        self._originals: list[tuple[Any, str, Any]] = []
 
-    def __enter__(self) -> Calls:
+    def __enter__(self) -> FaultInjector:
         for owner, name in COUNTED:
             real = getattr(owner, name)
-            self._kept.append((owner, name, real))
-            setattr(owner, name, self._counting(name, real))
+            self._originals.append((owner, name, real))
+            setattr(owner, name, self._wrap(name, real))
         return self
 
     def __exit__(self, *_: object) -> None:
-        for owner, name, real in self._kept:
+        for owner, name, real in self._originals:
             setattr(owner, name, real)
 
-    def _counting(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+    def _wrap(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             if self._inside:  # pathlib calls os
                 return real(*args, **kwargs)
             self._inside = True
             try:
-                args = self._meddle(name, args)
-                before = self._seen(name, args)
+                args = self._inject_fault(name, args)
+                before = self._exists(name, args)
                 result = real(*args, **kwargs)
-                self._note(name, args, before)
+                self._record(name, args, before)
                 return result
             finally:
                 self._inside = False
 
         return call
 
-    def _meddle(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _inject_fault(self, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
         number = len(self.names)
         self.names.append(name)
-        if not self._fault or not (number == self._at or (self._lasting and number > self._at)):
+        if not self._fault or not (number == self._at or (self._permanent and number > self._at)):
             return args
         if self._fault == "kill":
             os._exit(9)
         if self._fault == "short":
             return (args[0], args[1][: len(args[1]) // 2 + 1]) if name == "write" else args
-        if name != "close":  # a file is closed even where that says that something went wrong
+        if name != "close":  # `close` closes the file even if it reports an error
             raise OSError(int(self._fault), os.strerror(int(self._fault)))
         return args
 
-    # ---- the log: files by numbers, names by their path
+    # ---- the log: files have numbers, names are paths
 
-    def _seen(self, name: str, args: tuple[Any, ...]) -> bool:
+    def _exists(self, name: str, args: tuple[Any, ...]) -> bool:
         return name == "open" and os.path.lexists(args[0])
 
     def _path(self, path: Any) -> str:
         return os.path.relpath(path, self._folder)
 
-    def _of(self, handle: int) -> str:
+    def _path_of_handle(self, handle: int) -> str:
         return self._path(Path(f"/proc/self/fd/{handle}").readlink())
 
-    def _note(self, name: str, args: tuple[Any, ...], there: bool) -> None:
-        if str(args[0]).endswith(".lock"):  # they mean nothing after a power cut
+    def _record(self, name: str, args: tuple[Any, ...], there: bool) -> None:
+        if str(args[0]).endswith(".lock"):  # meaningless after a power cut
             return
         if name == "open" and args[1] & os.O_CREAT and not there:
             path = self._path(args[0])
             self._files[path] = next(self._ids)
             self.log.append(["link", path, self._files[path]])
-        elif name in ("write", "ftruncate") and (path := self._of(args[0])) in self._files:
+        elif (
+            name in ("write", "ftruncate")
+            and (path := self._path_of_handle(args[0])) in self._files
+        ):
             data = os.pread(args[0], 2**24, 0).decode()
             self.log.append(["data", self._files[path], data])
         elif name == "fsync":
-            path = self._of(args[0])
+            path = self._path_of_handle(args[0])
             if (self._folder / path).is_dir():
                 self.log.append(["syncfolder", path])
             elif path in self._files:
@@ -154,24 +157,24 @@ class Calls:
             self.log.append(["unlink", self._path(args[0])])
 
 
-# ---- acts in processes of their own
+# ---- acts in their own processes
 
-NURSERY = """
+FORK_SERVER = """
 import sys
 sys.path[:0] = {paths!r}
 from support import system_calls
-system_calls.nursery()
+system_calls.serve_forks()
 """
 
 
-class Nursery:
-    """Runs acts, each in a process forked from one that has all imported; a context manager."""
+class ForkServer:
+    """Runs acts in processes forked from one that has everything imported. A context manager."""
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> ForkServer:
         tests = Path(__file__).parents[1]
         paths = [str(tests), str(tests.parent)]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", NURSERY.format(paths=paths)],
+            [sys.executable, "-c", FORK_SERVER.format(paths=paths)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -189,29 +192,29 @@ class Nursery:
         fault: str = "",
         at: int = 0,
         *,
-        lasting: bool = False,
+        permanent: bool = False,
         steps: int | None = None,
     ) -> Outcome:
-        """An act on a folder, or its first steps. After an error that it raised it is done again,
+        """Runs an act on a folder, or its first `steps`. If it raises an error, it is run again
         without faults."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        asked = [act, str(folder), fault, at, lasting, steps]
-        print(json.dumps(asked), file=self._process.stdin, flush=True)
+        request = [act, str(folder), fault, at, permanent, steps]
+        print(json.dumps(request), file=self._process.stdin, flush=True)
         return Outcome(**json.loads(self._process.stdout.readline()))
 
 
-def nursery() -> None:
-    """Forks for every line of stdin, and prints how each went."""
+def serve_forks() -> None:
+    """Forks for every line of stdin and prints the Outcome."""
     from support import disk_acts
 
     for line in sys.stdin:
-        name, folder, fault, at, lasting, count = json.loads(line)
+        name, folder, fault, at, permanent, count = json.loads(line)
         read, write = os.pipe()
         if not os.fork():
             os.close(read)
             steps = disk_acts.ACTS[name](Path(folder))[:count]
-            calls = Calls(Path(folder), fault, at, lasting)
+            calls = FaultInjector(Path(folder), fault, at, permanent)
             error = ""
             try:
                 with calls:
@@ -233,11 +236,10 @@ def nursery() -> None:
         print(text or died, flush=True)
 
 
-# ---- a disk that loses what was not synced
+# ---- power cuts
 
 
-def disk(folder: Path) -> Disk:
-    """The files below a folder."""
+def read_files(folder: Path) -> Files:
     return {
         str(path.relative_to(folder)): str(path.readlink())
         if path.is_symlink()
@@ -247,22 +249,22 @@ def disk(folder: Path) -> Disk:
     }
 
 
-def fill(folder: Path, state: Disk) -> None:
-    """Makes these files."""
-    for name, held in state.items():
+def write_files(folder: Path, state: Files) -> None:
+    for name, content in state.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(held, str):
-            path.symlink_to(held)
+        if isinstance(content, str):
+            path.symlink_to(content)
         else:
-            path.write_bytes(held)
+            path.write_bytes(content)
 
 
-def states_after_a_power_cut(before: Disk, log: list[list[Any]]) -> Iterator[tuple[bool, Disk]]:
-    """What may be on the disk: with whether the act had ended, for a cut at each of its steps.
+def states_after_a_power_cut(before: Files, log: list[list[Any]]) -> Iterator[tuple[bool, Files]]:
+    """The possible contents of the disk after a power cut at each step, and whether the act had
+    ended.
 
-    Of the names changed since their folder was synced any may be lost, and of a file not synced
-    all that is in it.
+    Any change of a name may be lost until its folder is synced, and the content of a file until
+    the file is synced.
     """
     seen: set[tuple[bool, frozenset[tuple[str, bytes | str]]]] = set()
     for end in range(len(log) + 1):
@@ -287,7 +289,7 @@ def _is_synced(done: list[list[Any]], number: int) -> bool:
     return ["syncfolder", folder] in done[number:]
 
 
-def _state(before: Disk, done: list[list[Any]], lost: set[int], empty: bool) -> Disk:
+def _state(before: Files, done: list[list[Any]], lost: set[int], empty: bool) -> Files:
     contents: dict[int, str] = {}
     unsynced: set[int] = set()
     names: dict[str, int | bytes | str] = dict(before)
@@ -308,11 +310,11 @@ def _state(before: Disk, done: list[list[Any]], lost: set[int], empty: bool) -> 
             moved = step[3] if moved is None else moved
             if moved is not None:
                 names[step[2]] = moved
-    found: Disk = {}
-    for name, held in names.items():
-        if not isinstance(held, int):
-            found[name] = held
+    found: Files = {}
+    for name, content in names.items():
+        if not isinstance(content, int):
+            found[name] = content
         else:
-            cut = empty and held in unsynced
-            found[name] = b"" if cut else contents.get(held, "").encode()
+            cut = empty and content in unsynced
+            found[name] = b"" if cut else contents.get(content, "").encode()
     return found

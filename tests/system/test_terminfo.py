@@ -59,12 +59,12 @@ def test_the_chat_is_plain_lines_there(tmp_path: Path, term: str) -> None:
     environ = {"TERM": term, "TERMINFO_DIRS": f"{tmp_path}/terminfo:"}
     terminal = Terminal(tmp_path, ["-c", program], environ=environ)
     try:
-        terminal.shows("> ")
+        terminal.wait_for_text("> ")
         terminal.press(b"Hi\r")
-        terminal.shows("Hello there.")
+        terminal.wait_for_text("Hello there.")
         terminal.press(b"/quit\r")
-        assert terminal.ends() == 0
-        assert terminal.saved() == ["Hi", "Hello there."]
+        assert terminal.wait_for_exit() == 0
+        assert terminal.saved_messages() == ["Hi", "Hello there."]
         assert b"\x1b" not in terminal.output
     finally:
         terminal.close()
@@ -77,11 +77,11 @@ def test_the_chat_is_plain_lines_in_a_pipe(tmp_path: Path, term: str) -> None:
     program = to_file + PROGRAM.format(tests=str(TESTS), prepare="")
     terminal = Terminal(tmp_path, ["-c", program], environ={"TERM": term})
     try:
-        terminal.until(lambda: output.exists() and "> " in output.read_text())
+        terminal.wait_until(lambda: output.exists() and "> " in output.read_text())
         terminal.press(b"Hi\r")
-        terminal.until(lambda: "Hello there." in output.read_text())
+        terminal.wait_until(lambda: "Hello there." in output.read_text())
         terminal.press(b"/quit\r")
-        assert terminal.ends() == 0
+        assert terminal.wait_for_exit() == 0
         assert "\x1b" not in output.read_text()
         assert b"\x1b" not in terminal.output
     finally:

@@ -20,7 +20,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
     def begin(prepare: str = "", folder: Path = tmp_path, **environ: str) -> Terminal:
         program = PROGRAM.format(tests=str(TESTS), prepare=prepare or "pass")
         made.append(Terminal(folder, ["-c", program], environ=environ))
-        made[-1].shows("Ask anything")
+        made[-1].wait_for_text("Ask anything")
         return made[-1]
 
     yield begin

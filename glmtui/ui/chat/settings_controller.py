@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from glmtui.config import presets
 from glmtui.config.schema import Value
 from glmtui.ui.chat.host import Host
 from glmtui.ui.chat_commands import ChatCommands
@@ -75,11 +76,11 @@ class SettingsController:
 
     def on_value(self, name: str, value: Value) -> None:
         """A valid value was typed in the panel."""
-        self._commands.set_value(name, value)
+        self._session.set_value(name, value)
 
     def on_preset(self, name: str) -> None:
         """A preset was named in the panel."""
-        self._commands.apply_preset(name)
+        self._session.update(params=presets.find_preset(name))
 
     # ---- commands
 

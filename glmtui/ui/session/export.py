@@ -1,4 +1,4 @@
-"""A conversation written to a file of the user's choice, as the file's ending says."""
+"""Exports a conversation to a file that the user names; the suffix selects the format."""
 
 from __future__ import annotations
 
@@ -16,40 +16,41 @@ from glmtui.store.file_names import file_name, format_of
 from glmtui.system.durable_files import create_file, encode_utf8
 
 WRITE_SECONDS = 10.0
+"""How long the caller waits for a disk that hangs."""
 
 
 def export(conversation: Conversation, path: Path | None) -> Path:
-    """Writes where no file is yet, a whole file or none: .toml and .json exactly, else Markdown.
+    """Writes a new file: lossless for .toml and .json, Markdown otherwise.
 
     Args:
         path: None makes a name of the title.
 
     Raises:
-        StoreError: there is a file, or it cannot be written.
+        StoreError: the file exists or cannot be written. No partial file remains.
     """
     path = path or Path(file_name(conversation, "toml")).with_suffix(".md")
-    exact = path.suffix in (".toml", ".json")
-    text = dumps(conversation, format_of(path)) if exact else to_markdown(conversation)
-    error = _within(WRITE_SECONDS, lambda: create_file(path, encode_utf8(text)))
+    lossless = path.suffix in (".toml", ".json")
+    text = dumps(conversation, format_of(path)) if lossless else to_markdown(conversation)
+    error = _call_within(WRITE_SECONDS, lambda: create_file(path, encode_utf8(text)))
     if error is not None:
-        said = _("{path} cannot be written: {cause}")
-        raise StoreError(said.format(path=path, cause=error.strerror)) from error
+        message = _("Could not write {path}: {cause}")
+        raise StoreError(message.format(path=path, cause=error.strerror)) from error
     return path.resolve()
 
 
-def _within(seconds: float, write: Callable[[], None]) -> OSError | None:
-    """What is wrong with a write; a disk that hangs keeps the caller only for so long."""
-    ended: list[OSError | None] = []
+def _call_within(seconds: float, write: Callable[[], None]) -> OSError | None:
+    """Calls `write` on a thread. Returns its error, or a timeout if it takes longer."""
+    results: list[OSError | None] = []
 
-    def work() -> None:
+    def run() -> None:
         try:
             write()
         except OSError as error:
-            ended.append(error)
+            results.append(error)
         else:
-            ended.append(None)
+            results.append(None)
 
-    thread = threading.Thread(target=work, name="glmtui-export", daemon=True)
+    thread = threading.Thread(target=run, name="glmtui-export", daemon=True)
     thread.start()
     thread.join(seconds)
-    return ended[0] if ended else TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    return results[0] if results else TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))

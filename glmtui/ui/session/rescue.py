@@ -1,6 +1,6 @@
-"""What the data folder would not take, put elsewhere when the program ends.
+"""Saves what the data folder could not take to other folders, when the program ends.
 
-Nothing here waits for a disk that hangs, nor needs a terminal.
+Nothing here waits for a disk that hangs or needs a terminal.
 """
 
 from __future__ import annotations
@@ -23,54 +23,57 @@ from glmtui.store import dumps
 from glmtui.system import paths
 from glmtui.system.durable_files import encode_utf8, replace_file
 
-PLACE_SECONDS = 3.0
-"""How long each place may take: after that its disk counts as one that hangs."""
+FOLDER_SECONDS = 3.0
+"""How long a write to one folder may take. After that, its disk counts as one that hangs."""
 LOG_SECONDS = 1.0
+"""How long a write to the log may take."""
 
-T = TypeVar("T")
+ResultT = TypeVar("ResultT")
 
 
 def rescue(unsaved: Iterable[Conversation], drafts: Iterable[str] = ()) -> list[str]:
-    """Writes each to a file of its own, in the first folder that takes it.
+    """Writes each to its own file, in the first folder where that works.
 
-    All are written before anything is said or logged: the terminal may be gone, and the log's
-    disk full.
+    All are written before anything is logged or shown: the terminal may be gone, and the disk of
+    the log may be full.
 
     Returns:
-        Where each is, a line for each.
+        One line for each, which says where it is.
     """
-    bad: set[Path] = set()
-    kept = [
-        (talk, _write(f"{talk.id}.toml", partial(dumps, talk, "toml"), bad)) for talk in unsaved
+    bad_folders: set[Path] = set()
+    conversation_files = [
+        (talk, _write(f"{talk.id}.toml", partial(dumps, talk, "toml"), bad_folders))
+        for talk in unsaved
     ]
-    typed = [_write("draft.txt", partial(str, draft), bad) for draft in drafts]
-    # Without titles: the first of what was said is one.
-    named = [(f"conversation {talk.id}", path) for talk, path in kept]
-    named += [("a draft", path) for path in typed]
-    if named:
-        within(LOG_SECONDS, lambda: _log(named))
-    return [_said(talk, path) for talk, path in kept] + [_said_of_a_draft(path) for path in typed]
+    draft_files = [_write("draft.txt", partial(str, draft), bad_folders) for draft in drafts]
+    # Without titles, which may quote the first question: a log must not hold conversations.
+    log_entries = [(f"conversation {talk.id}", path) for talk, path in conversation_files]
+    log_entries += [("a draft", path) for path in draft_files]
+    if log_entries:
+        call_within(LOG_SECONDS, lambda: _log(log_entries))
+    messages = [_conversation_message(talk, path) for talk, path in conversation_files]
+    return messages + [_draft_message(path) for path in draft_files]
 
 
-def within(seconds: float, call: Callable[[], T]) -> T | None:
-    """What a call gives on a thread of its own; None if it fails, or takes longer."""
-    given: list[T] = []
+def call_within(seconds: float, call: Callable[[], ResultT]) -> ResultT | None:
+    """Calls a function on a thread. Returns None if it fails or takes longer."""
+    results: list[ResultT] = []
 
     def run() -> None:
-        with contextlib.suppress(Exception):  # whatever it is, the next is to be tried
-            given.append(call())
+        with contextlib.suppress(Exception):  # whatever it is, the next folder must be tried
+            results.append(call())
 
     thread = threading.Thread(target=run, name="glmtui-rescue", daemon=True)
     thread.start()
     thread.join(seconds)
-    return given[0] if given else None
+    return results[0] if results else None
 
 
-def _write(name: str, text: Callable[[], str], bad: set[Path]) -> Path | None:
-    """The file that a text is in now; `bad` are the folders that have taken nothing."""
+def _write(name: str, text: Callable[[], str], bad_folders: set[Path]) -> Path | None:
+    """Writes a file in the first folder that works; adds those that do not to `bad_folders`."""
 
-    def write(place: Path) -> Path:
-        folder = Path(tempfile.mkdtemp(prefix="glmtui-", dir=place))
+    def write(parent: Path) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="glmtui-", dir=parent))
         path = folder / name
         try:
             replace_file(path, encode_utf8(text()))
@@ -79,40 +82,40 @@ def _write(name: str, text: Callable[[], str], bad: set[Path]) -> Path | None:
             raise
         return path
 
-    for place in _places():
-        if place not in bad:
-            if path := within(PLACE_SECONDS, lambda place=place: write(place)):  # type: ignore[misc]
+    for parent in _folders():
+        if parent not in bad_folders:
+            if path := call_within(FOLDER_SECONDS, partial(write, parent)):
                 return path
-            bad.add(place)
+            bad_folders.add(parent)
     return None
 
 
-def _places() -> Iterator[Path]:
-    """Folders that there are on most systems: on several disks, and in memory."""
-    named = (os.environ.get(name, "") for name in ("TMPDIR", "HOME", "PWD", "XDG_RUNTIME_DIR"))
-    temporary, *others = named
-    texts = (temporary, "/tmp", "/var/tmp", *others, "/dev/shm")
-    yield from dict.fromkeys(Path(text) for text in texts if text.startswith("/"))
+def _folders() -> Iterator[Path]:
+    """Folders that exist on most systems: on several disks, and in memory."""
+    variables = ("TMPDIR", "HOME", "PWD", "XDG_RUNTIME_DIR")
+    temporary, *others = (os.environ.get(name, "") for name in variables)
+    candidates = (temporary, "/tmp", "/var/tmp", *others, "/dev/shm")
+    yield from dict.fromkeys(Path(text) for text in candidates if text.startswith("/"))
 
 
-def _said(conversation: Conversation, path: Path | None) -> str:
+def _conversation_message(conversation: Conversation, path: Path | None) -> str:
     name = sanitize(conversation.title)
     if path is None:
-        return _("{name!r} could not be saved, in no folder of this computer.").format(name=name)
+        return _("{name!r} could not be saved in any folder of this computer.").format(name=name)
     text = _("{name!r} could not be saved; it is in {path} (glmtui import {path}).")
     return text.format(name=name, path=path)
 
 
-def _said_of_a_draft(path: Path | None) -> str:
+def _draft_message(path: Path | None) -> str:
     if path is None:
-        return _("What you had typed could not be saved, in no folder of this computer.")
-    return _("What you had typed could not be saved; it is in {path}.").format(path=path)
+        return _("The text in the prompt could not be saved in any folder of this computer.")
+    return _("The text in the prompt could not be saved; it is in {path}.").format(path=path)
 
 
-def _log(kept: Iterable[tuple[str, Path | None]]) -> None:
+def _log(entries: Iterable[tuple[str, Path | None]]) -> None:
     text = "".join(
         f"{datetime.now():%Y-%m-%d %H:%M:%S} {name} could not be saved; "
         f"it is in {path or 'no folder'}\n"
-        for name, path in kept
+        for name, path in entries
     )
     append_to_log(paths.state_dir() / "glmtui.log", text)

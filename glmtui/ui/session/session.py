@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from glmtui.chat import Conversation, FinishReason, Message, SamplingParams, last_turns, with_tools
+from glmtui.config.schema import Value
 from glmtui.engine.api import (
     Delta,
     Engine,
@@ -143,6 +144,14 @@ class Session:
         if self.conversation.messages:
             self._saver.save(self.conversation)
         self._on_change()
+
+    def set_value(self, name: str, value: Value) -> None:
+        """Sets a sampling parameter, or "system_prompt". None is the model's default."""
+        if name == "system_prompt":
+            self.update(system=None if value is None else str(value))
+        else:
+            values: dict[str, Any] = {name: value}
+            self.update(params=replace(self.conversation.params, **values))
 
     # These change the branch in view. None of them may be called while a reply is being written.
 

@@ -18,11 +18,11 @@ from support.fake_engine import FakeEngine
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 
 
-def held(after: int, *pieces: str) -> object:
+def pause_engine_after(after: int, *pieces: str) -> object:
     """An engine that stops for a moment after so many pieces."""
 
     def prepare(engine: FakeEngine) -> None:
-        engine.held_after = after
+        engine.pause_after = after
         engine.pieces = list(pieces) or engine.pieces
 
     return prepare
@@ -40,7 +40,7 @@ async def test_a_question_typed_and_sent_is_answered_on_the_screen() -> None:
 
 
 async def test_escape_stops_the_reply_and_keeps_what_there_is() -> None:
-    async with run_app(engine=held(1, "Once", " upon")) as driver:
+    async with run_app(engine=pause_engine_after(1, "Once", " upon")) as driver:
         await driver.submit("Go")
         await driver.wait_for_text("Once")
         await driver.pilot.press("escape")
@@ -60,12 +60,12 @@ async def test_ctrl_r_answers_again_and_says_which_of_how_many() -> None:
 
 
 async def test_continue_goes_on_with_a_cut_reply() -> None:
-    async with run_app(engine=held(1, "One", " two")) as driver:
+    async with run_app(engine=pause_engine_after(1, "One", " two")) as driver:
         await driver.submit("Go")
         await driver.wait_for_text("One")
         await driver.pilot.press("escape")
         await driver.wait_for_text("stopped")
-        driver.engine.held_after, driver.engine.pieces = None, [", and more"]
+        driver.engine.pause_after, driver.engine.pieces = None, [", and more"]
         await driver.submit("/continue")
         await driver.wait_for_text("One, and more")
 
@@ -104,7 +104,7 @@ async def test_a_question_sent_while_the_model_loads_is_answered_later() -> None
 
 
 async def test_a_second_question_stays_in_the_prompt_while_a_reply_is_written() -> None:
-    async with run_app(engine=held(1)) as driver:
+    async with run_app(engine=pause_engine_after(1)) as driver:
         await driver.submit("Go")
         await driver.wait_for_text("Hello")
         await driver.submit("And then?")
@@ -115,21 +115,21 @@ async def test_a_second_question_stays_in_the_prompt_while_a_reply_is_written() 
 
 async def test_a_failed_reply_says_why_and_the_app_goes_on() -> None:
     def prepare(engine: FakeEngine) -> None:
-        engine.fail = EngineError("CUDA is out of memory.", "Use a shorter context.")
+        engine.reply_error = EngineError("CUDA is out of memory.", "Use a shorter context.")
 
     async with run_app(engine=prepare) as driver:
         await driver.ask("Go")
         await driver.wait_for_text("CUDA is out of memory.")
         await driver.wait_for_text("Use a shorter context.")
         assert "failed" in driver.status_line()
-        driver.engine.fail = None
+        driver.engine.reply_error = None
         await driver.ask("Again")
         assert "ready" in driver.status_line()
 
 
 async def test_a_model_that_cannot_be_loaded_leaves_the_app_usable() -> None:
     def prepare(engine: FakeEngine) -> None:
-        engine.fail_load = ModelError("model.safetensors is cut short.", "Pull it again.")
+        engine.load_error = ModelError("model.safetensors is cut short.", "Pull it again.")
 
     async with run_app(replace(SERVER, model=None), engine=prepare) as driver:
         await driver.wait_for_text("Models")
@@ -138,7 +138,7 @@ async def test_a_model_that_cannot_be_loaded_leaves_the_app_usable() -> None:
         await driver.wait_for_text("model.safetensors is cut short.")
         await driver.wait_for_text("Pull it again.")
         assert "load failed" in driver.status_line()
-        driver.engine.fail_load = None
+        driver.engine.load_error = None
         await driver.submit("/model http://fake.invalid/v1")
         await driver.wait_until(lambda: "ready" in driver.status_line())
         assert "Pull it again." not in driver.screen_text()
@@ -216,7 +216,7 @@ async def test_text_of_models_and_files_is_never_markup_or_control() -> None:
 
     def prepare(engine: FakeEngine) -> None:
         engine.pieces = [hostile]
-        engine.fail = EngineError(hostile)
+        engine.reply_error = EngineError(hostile)
 
     async with run_app(engine=prepare) as driver:
         await driver.ask(hostile.replace("\x1b", ""))
@@ -242,7 +242,7 @@ async def test_settings_by_command_go_with_the_conversation() -> None:
 
 
 async def test_ctrl_c_stops_then_clears_then_says_how_to_quit() -> None:
-    async with run_app(engine=held(1)) as driver:
+    async with run_app(engine=pause_engine_after(1)) as driver:
         await driver.submit("Go")
         await driver.wait_for_text("Hello")
         await driver.pilot.press(*"next", "ctrl+c")
@@ -324,7 +324,9 @@ async def test_a_window_too_small_says_so_and_comes_back() -> None:
 
 
 async def test_the_end_stays_in_view_while_the_prompt_grows() -> None:
-    async with run_app(engine=held(99, *(f"line {n}\n\n" for n in range(40)))) as driver:
+    async with run_app(
+        engine=pause_engine_after(99, *(f"line {n}\n\n" for n in range(40)))
+    ) as driver:
         await driver.ask("Go")
         await driver.wait_for_text("line 39")
         await driver.pilot.press("ctrl+j", "ctrl+j", "ctrl+j", "ctrl+j")
@@ -333,12 +335,14 @@ async def test_the_end_stays_in_view_while_the_prompt_grows() -> None:
 
 
 async def test_scrolling_away_says_what_is_new_below_and_ctrl_end_goes_there() -> None:
-    async with run_app(engine=held(30, *(f"line {n}\n\n" for n in range(40)))) as driver:
+    async with run_app(
+        engine=pause_engine_after(30, *(f"line {n}\n\n" for n in range(40)))
+    ) as driver:
         await driver.submit("Go")
         await driver.wait_for_text("line 29")
         await driver.pilot.press("ctrl+home")
         await driver.wait_for_text("line 0")
-        driver.engine.hold.set()
+        driver.engine.resume.set()
         await driver.wait_for_text("new lines below")
         await driver.pilot.press("ctrl+end")
         await driver.wait_for_text("line 39")

@@ -1,4 +1,4 @@
-"""The chat without a screen: lines are only added, states are words, all is saved."""
+"""The plain chat: lines are only added, states are words, everything is saved."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support.fake_engine import FakeEngine
 pytestmark = pytest.mark.usefixtures(folders.__name__)
 
 
-def talk(
+def chat_with_lines(
     *lines: str | type[BaseException],
     settings: Settings = SERVER,
     engine: Callable[[FakeEngine], object] = lambda engine: None,
@@ -59,7 +59,7 @@ def talk(
 
 
 def test_a_question_and_its_reply() -> None:
-    text, _ = talk("Hi", "/quit", "never read")
+    text, _ = chat_with_lines("Hi", "/quit", "never read")
     assert "fake is loading" not in text.splitlines()[1]
     assert text.endswith("> Hi\nfake:\nHello there.\n> /quit\n")
     assert "\x1b" not in text
@@ -68,7 +68,7 @@ def test_a_question_and_its_reply() -> None:
 
 
 def test_what_is_loaded_is_said_once() -> None:
-    text, _ = talk()
+    text, _ = chat_with_lines()
     assert text.splitlines()[:2] == [
         "http://fake.invalid/v1 is loading; you can type already",
         "fake · cpu · 2,048 tokens",
@@ -76,23 +76,23 @@ def test_what_is_loaded_is_said_once() -> None:
 
 
 def test_another_reply_says_which_it_is() -> None:
-    text, engine = talk("Hi", "/regenerate", "/continue")
+    text, engine = chat_with_lines("Hi", "/regenerate", "/continue")
     assert "> /regenerate\nfake 2/2:\nHello there.\n" in text
     assert len(engine.requests) == 3
 
 
 def test_ctrl_c_stops_a_reply_and_never_the_program() -> None:
     def held(engine: FakeEngine) -> None:
-        engine.held_after = 1
-        wait = engine.hold.wait
+        engine.pause_after = 1
+        wait = engine.resume.wait
 
         def interrupted(timeout: float | None = None) -> bool:
             _thread.interrupt_main()
             return wait(timeout)  # until the engine hears of it
 
-        engine.hold.wait = interrupted  # type: ignore[method-assign]
+        engine.resume.wait = interrupted  # type: ignore[method-assign]
 
-    text, engine = talk("Go", KeyboardInterrupt, engine=held)
+    text, engine = chat_with_lines("Go", KeyboardInterrupt, engine=held)
     assert engine.cancelled == {1}
     assert "fake:\nHello\nstopped\n" in text
     assert "/quit quits." in text
@@ -100,9 +100,9 @@ def test_ctrl_c_stops_a_reply_and_never_the_program() -> None:
 
 def test_errors_are_words() -> None:
     def failing(engine: FakeEngine) -> None:
-        engine.fail = EngineError("It broke.", "Mend it.")
+        engine.reply_error = EngineError("It broke.", "Mend it.")
 
-    text, _ = talk("Hi", "/stpo", "/theme", "/set temperature 9", engine=failing)
+    text, _ = chat_with_lines("Hi", "/stpo", "/theme", "/set temperature 9", engine=failing)
     assert "error: It broke.\nMend it." in text
     assert "There is no command /stpo.\nDid you mean /stop?" in text
     assert "/theme needs the full screen." in text
@@ -111,9 +111,9 @@ def test_errors_are_words() -> None:
 
 def test_without_a_model_a_question_does_not_wait_for_ever() -> None:
     def failing(engine: FakeEngine) -> None:
-        engine.fail_load = BadCheckpoint("It is broken.")
+        engine.load_error = BadCheckpoint("It is broken.")
 
-    text, engine = talk("Hi", engine=failing, problems=[ConfigError("line 3 is wrong")])
+    text, engine = chat_with_lines("Hi", engine=failing, problems=[ConfigError("line 3 is wrong")])
     assert text.startswith("line 3 is wrong\n")
     assert "It is broken." in text
     assert text.endswith("> Hi\nload failed\n")
@@ -122,7 +122,7 @@ def test_without_a_model_a_question_does_not_wait_for_ever() -> None:
 
 def test_the_commands_that_need_no_screen(folders: Path) -> None:
     target = folders / "out.md"
-    text, engine = talk(
+    text, engine = chat_with_lines(
         "one",
         "/keep 1",
         "/preset precise",
@@ -170,7 +170,7 @@ def test_every_command_is_here_but_for_those_that_need_a_screen() -> None:
 
 
 def test_conversations_are_found_titled_pinned_and_deleted() -> None:
-    text, _ = talk(
+    text, _ = chat_with_lines(
         "What is RoPE?",
         "/title Rotary embeddings",
         "/pin",
@@ -207,7 +207,7 @@ def test_messages_are_copied_deleted_and_asked_otherwise(
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     copied = paths.state_dir() / "copied.txt"
     lines = ("/copy", "/thinking", "/edit", "/editor", "/delete", "/undo", "/thinking", "/code 2")
-    text, engine = talk(*lines, "/edit", "/history why", engine=thoughtful)
+    text, engine = chat_with_lines(*lines, "/edit", "/history why", engine=thoughtful)
     asked = [
         [m.content for m in request.messages if m.role == "user"] for request in engine.requests
     ]
@@ -228,7 +228,9 @@ def test_messages_are_copied_deleted_and_asked_otherwise(
 
 
 def test_the_settings_in_force_and_a_preset_of_ones_own() -> None:
-    text, _ = talk("/preset precise", "/set top_p 0.7", "/preset save mine", "/settings", "/preset")
+    text, _ = chat_with_lines(
+        "/preset precise", "/set top_p 0.7", "/preset save mine", "/settings", "/preset"
+    )
     assert "temperature = 0.2\n" in text
     assert "top_p = 0.7\n" in text
     assert "max_new_tokens = model default\n" in text
@@ -242,12 +244,12 @@ def test_in_a_terminal_nothing_is_drawn_twice(tmp_path: Path) -> None:
     # A locale that is not installed, as SSH often brings one.
     terminal = Terminal(tmp_path, ["-c", program], environ={"LC_ALL": "zz_ZZ.UTF-8"})
     try:
-        terminal.shows("> ")
+        terminal.wait_for_text("> ")
         terminal.press("您好\r".encode())
-        terminal.shows("你好␛[2J!")
+        terminal.wait_for_text("你好␛[2J!")
         terminal.press(b"/quit\r")
-        assert terminal.ends() == 0
-        assert terminal.saved()[0] == "您好"
+        assert terminal.wait_for_exit() == 0
+        assert terminal.saved_messages()[0] == "您好"
         for never in (b"\x1b[2J", b"\x1b[H", b"\x1b[?1049h"):
             assert never not in terminal.output
     finally:

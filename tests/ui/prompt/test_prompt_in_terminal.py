@@ -74,28 +74,28 @@ def test_the_terminals_cursor_is_behind_what_was_typed(start: Callable[..., Term
     terminal = start()
     for typed, cells in TYPED.items():
         terminal.press(typed.encode())
-        terminal.until(lambda: terminal.page.cursor.x == FIRST + cells)  # noqa: B023
-        row = terminal.page.cursor.y
-        assert terminal.page.display[row].startswith("▌ ")
-        assert not terminal.page.display[row - 1].strip()
+        terminal.wait_until(lambda: terminal.screen.cursor.x == FIRST + cells)  # noqa: B023
+        row = terminal.screen.cursor.y
+        assert terminal.screen.display[row].startswith("▌ ")
+        assert not terminal.screen.display[row - 1].strip()
         terminal.press(b"\x03")
-        terminal.shows("Ask anything")
+        terminal.wait_for_text("Ask anything")
 
 
 def test_a_character_is_sent_and_deleted_as_a_whole(start: Callable[..., Terminal]) -> None:
     terminal = start()
     terminal.press(f"{FAMILY}می\u200cخواهم{THUMB}e\u0301\x7f\x7f".encode())
     terminal.press(b"\r")
-    terminal.shows("Hello there.")
-    assert terminal.saved()[0] == f"{FAMILY}می\u200cخواهم"
+    terminal.wait_for_text("Hello there.")
+    assert terminal.saved_messages()[0] == f"{FAMILY}می\u200cخواهم"
 
 
 def test_a_line_of_wide_characters_wraps_with_its_cursor(start: Callable[..., Terminal]) -> None:
     terminal = start()
     terminal.press(("汉" * 60).encode())
-    terminal.until(lambda: sum(row.count("汉") for row in terminal.page.display) == 60)
-    rows = [row for row in terminal.page.display if "汉" in row]
+    terminal.wait_until(lambda: sum(row.count("汉") for row in terminal.screen.display) == 60)
+    rows = [row for row in terminal.screen.display if "汉" in row]
     assert len(rows) == 2
-    terminal.until(lambda: terminal.page.cursor.x == FIRST + 2 * rows[1].count("汉"))
-    assert "汉" in terminal.page.display[terminal.page.cursor.y]
-    assert terminal.page.display[-1].strip()
+    terminal.wait_until(lambda: terminal.screen.cursor.x == FIRST + 2 * rows[1].count("汉"))
+    assert "汉" in terminal.screen.display[terminal.screen.cursor.y]
+    assert terminal.screen.display[-1].strip()

@@ -1,4 +1,4 @@
-"""Opening a conversation that takes long to read: said so, given up, or shown once it is there."""
+"""Opening a conversation that takes long to read: a dialog, which can be cancelled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drafts: what was typed and not sent is there again, whatever happened."""
+"""Drafts: unsent text is restored after a restart or a crash."""
 
 from __future__ import annotations
 
@@ -101,11 +101,11 @@ def test_a_draft_survives_a_killed_program(
 ) -> None:
     terminal = start()
     terminal.press("显存 not en".encode())
-    terminal.shows("not en")
+    terminal.wait_for_text("not en")
     drafts = tmp_path / "state/drafts"
     if cut == "kill":  # what is a second old is kept
-        terminal.until(lambda: "显存 not en" in [f.read_text() for f in drafts.glob("new?")])
+        terminal.wait_until(lambda: "显存 not en" in [f.read_text() for f in drafts.glob("new?")])
     getattr(terminal.process, cut)()
     terminal.process.wait()
     again = start()
-    again.shows("not en")
+    again.wait_for_text("not en")

@@ -1,4 +1,4 @@
-"""Saver: what the disk refuses is kept, tried again, and handed back at the end."""
+"""Saver: what cannot be written is kept, retried, and returned at the end."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_closing_waits_for_the_last_save(tmp_path: Path) -> None:
 # ---- copies
 
 
-class Taken:
+class DiskWithLockedConversation:
     """A disk on which one conversation is another program's.
 
     Attributes:
@@ -108,11 +108,11 @@ TALK = Conversation.new().add(Message("user", "q"))
 LONGER = TALK.add(Message("assistant", "a"))
 
 
-class Copies:
+class CopyingSaver:
     """A saver on such a disk, and what it has said."""
 
     def __init__(self) -> None:
-        self.disk = Taken(TALK.id)
+        self.disk = DiskWithLockedConversation(TALK.id)
         self.reports: list[StoreError | None] = []
         self.copied: list[str] = []
         self.saver = Saver(
@@ -127,13 +127,13 @@ class Copies:
 
 
 @pytest.fixture
-def copies() -> Iterator[Copies]:
-    made = Copies()
+def copies() -> Iterator[CopyingSaver]:
+    made = CopyingSaver()
     yield made
     made.saver.close(5)
 
 
-def test_what_is_taken_goes_to_one_copy_from_the_first_word(copies: Copies) -> None:
+def test_what_is_taken_goes_to_one_copy_from_the_first_word(copies: CopyingSaver) -> None:
     copies.save(TALK, LONGER)
     ((name, copy),) = copies.disk.saved.items()
     assert name != TALK.id
@@ -146,7 +146,7 @@ def test_what_is_taken_goes_to_one_copy_from_the_first_word(copies: Copies) -> N
     assert len(copies.disk.saved) == 2
 
 
-def test_a_copy_that_the_disk_refuses_is_kept_and_is_one(copies: Copies) -> None:
+def test_a_copy_that_the_disk_refuses_is_kept_and_is_one(copies: CopyingSaver) -> None:
     copies.disk.error = StoreError("disk full")
     copies.save(TALK, LONGER)
     assert [str(report) for report in copies.reports] == ["disk full"]
@@ -157,7 +157,7 @@ def test_a_copy_that_the_disk_refuses_is_kept_and_is_one(copies: Copies) -> None
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
-def test_a_conversation_left_before_its_copy_is_heard_of(copies: Copies, first: bool) -> None:
+def test_a_conversation_left_before_its_copy_is_heard_of(copies: CopyingSaver, first: bool) -> None:
     """Opened again it is the file as it is, not the copy."""
     gate = threading.Event()
     copies.saver.call(lambda: gate.wait(10) and None)
@@ -175,7 +175,7 @@ def test_a_conversation_left_before_its_copy_is_heard_of(copies: Copies, first: 
     assert {*copies.disk.released} == {TALK.id, copy}
 
 
-def test_a_copy_that_waits_at_the_end_is_handed_back(copies: Copies) -> None:
+def test_a_copy_that_waits_at_the_end_is_handed_back(copies: CopyingSaver) -> None:
     copies.disk.error = StoreError("disk full")
     copies.save(TALK)
     (copy,) = copies.saver.close(5)
@@ -187,7 +187,7 @@ def test_a_copy_that_waits_at_the_end_is_handed_back(copies: Copies) -> None:
 
 
 def test_a_fault_of_ours_keeps_nothing_else_from_the_disk(
-    copies: Copies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    copies: CopyingSaver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLMTUI_STATE_DIR", str(tmp_path))
     other = Conversation.new().add(Message("user", "other"))
@@ -214,7 +214,7 @@ def test_a_disk_that_hangs_is_said_and_not_waited_for(
 ) -> None:
     monkeypatch.setattr(saving, "HUNG_SECONDS", 0.1)
     monkeypatch.setattr(saving, "HUNG_CLOSE_SECONDS", 0.1)
-    copies, gate = Copies(), threading.Event()
+    copies, gate = CopyingSaver(), threading.Event()
     talk = LONGER.fork()
     if where == "call":
         copies.saver.call(lambda: gate.wait(10) and None)

@@ -1,4 +1,4 @@
-"""Session: one path for every reply, on disk before the model runs, late events unheard."""
+"""Session: one path for every reply; saved before the model runs; late events are ignored."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_parameters_go_with_the_request_and_into_the_file(driver: SessionDriver)
 
 
 def test_a_stopped_reply_keeps_what_there_is(driver: SessionDriver) -> None:
-    driver.engine.held_after = 2
+    driver.engine.pause_after = 2
     driver.session.ask("Go")
     driver.wait_until(lambda: driver.view.texts[-1] == "Hello there")
     driver.session.stop()
@@ -70,7 +70,7 @@ def test_a_stopped_reply_keeps_what_there_is(driver: SessionDriver) -> None:
 
 
 def test_a_reply_stopped_before_its_first_word_leaves_no_trace(driver: SessionDriver) -> None:
-    driver.engine.held_after = 0
+    driver.engine.pause_after = 0
     driver.session.ask("Go")
     driver.wait_until(lambda: driver.session.reply is not None and driver.session.reply.started)
     driver.session.stop()
@@ -80,14 +80,14 @@ def test_a_reply_stopped_before_its_first_word_leaves_no_trace(driver: SessionDr
 
 def test_stopping_twice_does_not_wait_for_the_engine(driver: SessionDriver) -> None:
     driver.engine.cancel = lambda request_id: None  # type: ignore[method-assign]
-    driver.engine.held_after = 1
+    driver.engine.pause_after = 1
     driver.session.ask("Go")
     driver.wait_until(lambda: driver.view.texts[-1] == "Hello")
     driver.session.stop()
     assert driver.session.reply is not None
     driver.session.stop()
     assert driver.session.reply is None
-    driver.engine.hold.set()  # its late Finished falls on the floor
+    driver.engine.resume.set()  # its late Finished falls on the floor
     assert driver.ask("Again").content == "Hello there."
     assert [m.content for m in driver.session.conversation.path] == [
         "Go",
@@ -109,12 +109,12 @@ def test_regenerate_keeps_the_earlier_reply_as_an_alternative(driver: SessionDri
 
 
 def test_continue_goes_on_in_the_same_message(driver: SessionDriver) -> None:
-    driver.engine.held_after = 2
+    driver.engine.pause_after = 2
     driver.session.ask("Go")
     driver.wait_until(lambda: driver.view.texts[-1] == "Hello there")
     driver.session.stop()
     driver.reply()
-    driver.engine.held_after, driver.engine.pieces = None, [", friend."]
+    driver.engine.pause_after, driver.engine.pieces = None, [", friend."]
     assert driver.session.continue_reply()
     reply = driver.reply()
     assert (reply.content, reply.finish_reason) == ("Hello there, friend.", "stop")
@@ -140,12 +140,12 @@ def test_there_is_nothing_to_regenerate_or_continue_at_first(driver: SessionDriv
 
 
 def test_a_failed_reply_keeps_its_words_and_says_why(driver: SessionDriver) -> None:
-    driver.engine.fail = EngineError("The GPU is gone.", "Look for it.")
+    driver.engine.reply_error = EngineError("The GPU is gone.", "Look for it.")
     reply = driver.ask("Go")
     assert (reply.content, reply.finish_reason) == ("Hello there.", "error")
     assert reply.error == "The GPU is gone.\nLook for it."
-    assert driver.session.reply_error is driver.engine.fail
-    driver.engine.fail = None
+    assert driver.session.reply_error is driver.engine.reply_error
+    driver.engine.reply_error = None
     assert driver.ask("Again").finish_reason == "stop"
     assert driver.session.reply_error is None
 
@@ -153,9 +153,9 @@ def test_a_failed_reply_keeps_its_words_and_says_why(driver: SessionDriver) -> N
 def test_a_reply_that_failed_before_its_first_word_is_not_told_to_the_model(
     driver: SessionDriver,
 ) -> None:
-    driver.engine.pieces, driver.engine.fail = [], EngineError("No.")
+    driver.engine.pieces, driver.engine.reply_error = [], EngineError("No.")
     driver.ask("One")
-    driver.engine.pieces, driver.engine.fail = ["Yes"], None
+    driver.engine.pieces, driver.engine.reply_error = ["Yes"], None
     driver.ask("Two")
     assert [m.content for m in driver.engine.requests[1].messages] == ["Be brief.", "One", "Two"]
 
@@ -185,7 +185,7 @@ def test_a_question_without_any_model_waits_for_one(tmp_path: Path) -> None:
 def test_a_question_outlives_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
     driver = SessionDriver(tmp_path, loaded=False)
     driver.engine.load_gate.clear()
-    driver.engine.fail_load = ModelError("It is broken.")
+    driver.engine.load_error = ModelError("It is broken.")
     driver.session.load(TARGET, "broken", LoadOptions())
     driver.session.ask("Go")
     driver.wait_until(
@@ -193,13 +193,13 @@ def test_a_question_outlives_a_model_that_cannot_be_loaded(tmp_path: Path) -> No
     )
     driver.engine.load_gate.set()
     driver.wait_until(lambda: driver.session.load_error is not None)
-    driver.engine.fail_load = None
+    driver.engine.load_error = None
     driver.load()
     assert driver.reply().content == "Hello there."
 
 
 def test_another_conversation_cuts_the_reply_and_keeps_it_in_its_own(driver: SessionDriver) -> None:
-    driver.engine.held_after = 1
+    driver.engine.pause_after = 1
     driver.session.ask("Go")
     driver.wait_until(lambda: driver.view.texts[-1] == "Hello")
     left = driver.session.conversation.id
@@ -208,13 +208,13 @@ def test_another_conversation_cuts_the_reply_and_keeps_it_in_its_own(driver: Ses
     kept = Store(driver.disk.folder).load(left).path[-1]
     assert (kept.content, kept.finish_reason) == ("Hello", "cancelled")
     assert driver.view.texts == []
-    driver.engine.held_after = None
+    driver.engine.pause_after = None
     assert driver.ask("Elsewhere").content == "Hello there."
     assert len(driver.session.conversation.messages) == 2
 
 
 def test_a_reply_cut_by_another_model_is_kept(driver: SessionDriver) -> None:
-    driver.engine.held_after = 1
+    driver.engine.pause_after = 1
     driver.session.ask("Go")
     driver.wait_until(lambda: driver.view.texts[-1] == "Hello")
     driver.load()
@@ -222,7 +222,7 @@ def test_a_reply_cut_by_another_model_is_kept(driver: SessionDriver) -> None:
 
 
 def test_pieces_of_another_request_are_not_shown(driver: SessionDriver) -> None:
-    driver.engine.held_after = 1
+    driver.engine.pause_after = 1
     driver.session.ask("Go")
     driver.wait_until(lambda: driver.view.texts[-1] == "Hello")
     driver.session.on_event(Delta(99, "late"))
@@ -234,7 +234,7 @@ def test_a_partial_reply_is_saved_about_once_a_second(tmp_path: Path) -> None:
     driver = SessionDriver(tmp_path)
     now = [0.0]
     driver.session._clock = lambda: now[0]
-    driver.engine.held_after = 2
+    driver.engine.pause_after = 2
     driver.session.ask("Go")
     driver.wait_until(lambda: driver.view.texts[-1] == "Hello there")
     assert driver.on_disk().path[-1].role == "user"
@@ -282,8 +282,8 @@ def test_turns_that_did_not_fit_are_counted(driver: SessionDriver) -> None:
 
 def test_a_reply_stopped_at_its_call_keeps_the_remark(driver: SessionDriver) -> None:
     remark = Message("assistant", "Let me\x07 look.")
-    driver.engine.said = (remark, Message("assistant", "", metadata="weather"))
-    driver.engine.held_after = 1
+    driver.engine.messages = (remark, Message("assistant", "", metadata="weather"))
+    driver.engine.pause_after = 1
     driver.session.ask("Go")
     driver.wait_until(lambda: driver.view.texts[-1] == "Hello")
     driver.session.stop()

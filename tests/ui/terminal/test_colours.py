@@ -29,7 +29,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
         )
         program = "from glmtui import config\n" + program
         made.append(Terminal(tmp_path, ["-c", program], environ=environ))
-        made[-1].shows("Ask anything")
+        made[-1].wait_for_text("Ask anything")
         return made[-1]
 
     yield begin
@@ -47,17 +47,17 @@ def colours(output: bytes) -> set[int]:
 def test_no_color_means_none(start: Callable[..., Terminal]) -> None:
     terminal = start(NO_COLOR="1", COLORTERM="truecolor")
     terminal.press(b"Hi\r")
-    terminal.shows("Hello there.")
+    terminal.wait_for_text("Hello there.")
     terminal.press(b"/")
-    terminal.shows("/stop")
+    terminal.wait_for_text("/stop")
     terminal.press(b"\x1b[B")
-    terminal.shows("▸/editor")
+    terminal.wait_for_text("▸/editor")
     terminal.press(b"\x7f\x0f")
-    terminal.shows("Saved conversations")
-    terminal.shows(" now ")
+    terminal.wait_for_text("Saved conversations")
+    terminal.wait_for_text(" now ")
     assert not colours(terminal.output)
-    row = next(y for y, line in enumerate(terminal.page.display) if "now" in line)
-    cells = terminal.page.buffer[row]
+    row = next(y for y, line in enumerate(terminal.screen.display) if "now" in line)
+    cells = terminal.screen.buffer[row]
     assert any(cells[x].underscore and cells[x].bold for x in range(80)), "the row that is chosen"
 
 
@@ -65,7 +65,7 @@ def test_no_color_means_none(start: Callable[..., Terminal]) -> None:
 def test_sixteen_colours_are_the_terminals_own(start: Callable[..., Terminal], term: str) -> None:
     terminal = start(TERM=term)
     terminal.press(b"Hi\r")
-    terminal.shows("Hello there.")
+    terminal.wait_for_text("Hello there.")
     assert colours(terminal.output) <= {*range(30, 38), *range(40, 48)}
 
 

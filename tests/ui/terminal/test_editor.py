@@ -48,23 +48,23 @@ def test_what_is_typed_goes_out_and_comes_back(
     edit_with(APPEND.format(" 你好\nsecond\n"))
     terminal = start()
     terminal.press(b"first\x07")
-    terminal.shows("second")
+    terminal.wait_for_text("second")
     terminal.press(b"!\r")
-    terminal.shows("Hello there.")
-    assert terminal.saved()[0] == "first 你好\nsecond!"
+    terminal.wait_for_text("Hello there.")
+    assert terminal.saved_messages()[0] == "first 你好\nsecond!"
     assert not list(tmp_path.glob("glmtui-*"))
     terminal.press(b"\x11")
-    assert terminal.ends() == 0
+    assert terminal.wait_for_exit() == 0
     assert termios.tcgetattr(terminal.slave) == terminal.modes
 
 
-RELEASED = """engine.held_after = 1; engine.pieces = ["Once", " upon", " a time."]
+RELEASED = """engine.pause_after = 1; engine.pieces = ["Once", " upon", " a time."]
     import pathlib, threading, time
 
     def release():
         while not pathlib.Path({go!r}).exists():
             time.sleep(0.02)
-        engine.hold.set()
+        engine.resume.set()
 
     threading.Thread(target=release, daemon=True).start()"""
 
@@ -80,15 +80,15 @@ def test_a_reply_goes_on_and_is_saved_behind_the_editor(
     )
     terminal = start(RELEASED.format(go=str(go)))
     terminal.press(b"Hi\r")
-    terminal.shows("Once")
+    terminal.wait_for_text("Once")
     terminal.press(b"next\x07typed ahead")
-    terminal.shows("EDITING")
+    terminal.wait_for_text("EDITING")
     go.touch()
-    terminal.until(lambda: terminal.saved() == ["Hi", "Once upon a time."])
-    assert "upon" not in "\n".join(terminal.page.display)
+    terminal.wait_until(lambda: terminal.saved_messages() == ["Hi", "Once upon a time."])
+    assert "upon" not in "\n".join(terminal.screen.display)
     done.touch()
-    terminal.shows("Once upon a time.")
-    terminal.shows("next more")
+    terminal.wait_for_text("Once upon a time.")
+    terminal.wait_for_text("next more")
 
 
 def test_an_editor_that_fails_costs_nothing(
@@ -97,10 +97,10 @@ def test_an_editor_that_fails_costs_nothing(
     edit_with(APPEND.format(" more") + "\nsys.exit(3)")
     terminal = start()
     terminal.press(b"first\x07")
-    terminal.shows("ended with code 3")
+    terminal.wait_for_text("ended with code 3")
     terminal.press(b"\r")
-    terminal.shows("Hello there.")
-    assert terminal.saved()[0] == "first"
+    terminal.wait_for_text("Hello there.")
+    assert terminal.saved_messages()[0] == "first"
     assert [file.read_text() for file in tmp_path.glob("glmtui-*")] == ["first more"]
 
 
@@ -110,9 +110,9 @@ def test_an_editor_that_is_not_there_is_said(
     monkeypatch.setenv("VISUAL", "no-such-editor")
     terminal = start()
     terminal.press(b"first\x07")
-    terminal.shows("no-such-editor was no use")
+    terminal.wait_for_text("no-such-editor was no use")
     terminal.press(b"!")
-    terminal.shows("first!")
+    terminal.wait_for_text("first!")
 
 
 def test_ctrl_c_is_the_editors_and_the_app_stays(
@@ -121,9 +121,9 @@ def test_ctrl_c_is_the_editors_and_the_app_stays(
     edit_with(f"try:\n    {WAIT}\nexcept KeyboardInterrupt:\n    {APPEND.format(' caught')}")
     terminal = start()
     terminal.press(b"first\x07")
-    terminal.shows("EDITING")
+    terminal.wait_for_text("EDITING")
     terminal.press(b"\x03")
-    terminal.shows("first caught")
+    terminal.wait_for_text("first caught")
     assert terminal.process.poll() is None
 
 
@@ -133,9 +133,9 @@ def test_a_signal_ends_the_editor_and_then_the_app(
     edit_with(WAIT)
     terminal = start()
     terminal.press(b"first\x07")
-    terminal.shows("EDITING")
+    terminal.wait_for_text("EDITING")
     terminal.process.send_signal(signal.SIGTERM)
-    assert terminal.ends() == 128 + signal.SIGTERM
+    assert terminal.wait_for_exit() == 128 + signal.SIGTERM
     assert termios.tcgetattr(terminal.slave) == terminal.modes
 
 

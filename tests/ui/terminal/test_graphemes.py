@@ -94,12 +94,12 @@ def test_a_terminal_keeps_its_columns(start: Callable[..., Terminal]) -> None:
     table = "| a | b |\n|---|---|\n" + "".join(f"| {row} x | END |\n" for row in rows)
     terminal = start(f"engine.pieces = [{table!r}]")
     terminal.press(f"{FAMILY}{FLAG}{THUMB} END\r".encode())
-    terminal.until(lambda: "\n".join(terminal.page.display).count("END") == len(rows) + 1)
+    terminal.wait_until(lambda: "\n".join(terminal.screen.display).count("END") == len(rows) + 1)
     columns = [
         x
         for y in range(24)
         for x in range(78)
-        if "".join(terminal.page.buffer[y][x + i].data for i in range(3)) == "END"
+        if "".join(terminal.screen.buffer[y][x + i].data for i in range(3)) == "END"
     ]
     assert columns[0] == 2 + 6 + 1  # after the bar, three characters and a space
     assert len(columns) == len(rows) + 1

@@ -1,4 +1,4 @@
-"""Picking a model: what fits is marked, what is not here is fetched with progress, then loaded."""
+"""Picking a model: what fits is marked; a missing model is downloaded, then loaded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def small_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_picker, "snapshot", lambda: SMALL)
 
 
-class Fetched:
+class FakePull:
     """What is to happen to a pull, and what did."""
 
     def __init__(self) -> None:
@@ -50,10 +50,10 @@ class Fetched:
 
 
 @pytest.fixture
-def fetched(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetched]:
+def fake_pull(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePull]:
     """`pull` in the test's hands: its steps run when they are let go."""
 
-    fake = Fetched()
+    fake = FakePull()
 
     def pull(
         name: str, *, endpoint: str | None, on_progress: ProgressHook, cancelled: CancelFlag
@@ -96,40 +96,40 @@ async def test_without_a_model_the_picker_opens_with_the_default_and_what_fits()
 
 
 @pytest.mark.usefixtures(small_machine.__name__)
-async def test_enter_fetches_with_progress_then_loads_and_chats(fetched: Fetched) -> None:
+async def test_enter_fetches_with_progress_then_loads_and_chats(fake_pull: FakePull) -> None:
     async with run_app(Settings()) as driver:
         await driver.wait_for_text("Models")
         await driver.pilot.press("enter")
         await driver.wait_for_text("downloading [red]model.gguf")
         await driver.wait_for_text("45%")
-        fetched.go.set()
+        fake_pull.go.set()
         await driver.wait_until(lambda: "ready" in driver.status_line())
         assert driver.engine.loads[0][0] == HERE
-        assert fetched.names == ["smollm2"]
+        assert fake_pull.names == ["smollm2"]
         await driver.ask("Go")
         await driver.wait_for_text("Hello there.")
 
 
 @pytest.mark.usefixtures(small_machine.__name__)
-async def test_escape_stops_fetching(fetched: Fetched) -> None:
+async def test_escape_stops_fetching(fake_pull: FakePull) -> None:
     async with run_app(Settings()) as driver:
         await driver.wait_for_text("Models")
         await driver.pilot.press("enter")
         await driver.wait_for_text("45%")
         await driver.pilot.press("escape")
         await driver.wait_until(lambda: "Fetching" not in driver.screen_text())
-        assert fetched.cancelled is not None
-        assert fetched.cancelled.is_set()
-        fetched.go.set()
+        assert fake_pull.cancelled is not None
+        assert fake_pull.cancelled.is_set()
+        fake_pull.go.set()
         await driver.submit("Is anybody there?")
         await driver.wait_until(lambda: "question waits for a model" in driver.status_line())
         assert driver.engine.loads == []
 
 
 @pytest.mark.usefixtures(small_machine.__name__)
-async def test_a_fetch_that_fails_says_why_and_can_be_tried_again(fetched: Fetched) -> None:
-    fetched.errors.append(DownloadError("The index does not answer.", "Is there a network?"))
-    fetched.go.set()
+async def test_a_fetch_that_fails_says_why_and_can_be_tried_again(fake_pull: FakePull) -> None:
+    fake_pull.errors.append(DownloadError("The index does not answer.", "Is there a network?"))
+    fake_pull.go.set()
     async with run_app(Settings()) as driver:
         await driver.wait_for_text("Models")
         await driver.pilot.press("enter")
@@ -149,14 +149,14 @@ async def test_something_else_can_be_typed_into_the_picker() -> None:
 
 
 @pytest.mark.usefixtures(small_machine.__name__)
-async def test_a_model_that_is_not_here_is_offered_not_fetched_unasked(fetched: Fetched) -> None:
+async def test_a_model_that_is_not_here_is_offered_not_fetched_unasked(fake_pull: FakePull) -> None:
     async with run_app(replace(SERVER, model=None)) as driver:
         await driver.wait_for_text("Models")
         await driver.pilot.press("escape")
         await driver.submit("/model glm-4-9b-chat")
         await driver.wait_for_text("Models")
         await driver.wait_for_text("is not on this machine")
-        assert fetched.names == []
+        assert fake_pull.names == []
 
 
 def test_progress_of_unknown_length_has_no_bar() -> None:
