@@ -37,7 +37,7 @@ from glmtui.ui.chat.screen import ChatScreen
 from glmtui.ui.chat.size_notice import SizeNotice, is_too_small
 from glmtui.ui.chat.tool_use import ToolUse
 from glmtui.ui.panels import status_text
-from glmtui.ui.panels.device_memory import MemoryWatch
+from glmtui.ui.panels.device_memory import MemoryMonitor
 from glmtui.ui.session.drafts import PromptDrafts
 from glmtui.ui.session.library import Library
 from glmtui.ui.session.saver import Saver
@@ -45,7 +45,7 @@ from glmtui.ui.session.session import Session
 from glmtui.ui.terminal import signals
 from glmtui.ui.terminal.signals import END_SIGNALS
 from glmtui.ui.terminal.themes import DARK, LIGHT, TERMINAL, themes
-from glmtui.ui.widgets.bindings import UNBOUND, keymap
+from glmtui.ui.widgets.bindings import UNBOUND_KEY, keymap
 
 EngineFactory = Callable[[Callable[[Event], None]], Engine]
 
@@ -69,7 +69,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
 
     CSS_PATH = "app.tcss"
     TITLE = "glmtui"
-    COMMAND_PALETTE_BINDING = UNBOUND  # it is the chat's to open
+    COMMAND_PALETTE_BINDING = UNBOUND_KEY  # it is the chat's to open
     BINDINGS: ClassVar[list[BindingType]] = [  # also over a dialog
         Binding(c.keys, c.action, show=False, priority=True, id=c.action)
         for c in COMMANDS
@@ -100,7 +100,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self._blocked = terminal_blocked
         self._engine_factory = engine_factory
         self._engine: Engine | None = None
-        self._memory = MemoryWatch(lambda found: self._soon(lambda: self.chat.show_memory(found)))
+        self._memory = MemoryMonitor(lambda found: self._soon(lambda: self.chat.show_memory(found)))
         self._saver = Saver(
             store,
             lambda error: self._soon(lambda: self._save_failed(error)),
@@ -201,12 +201,12 @@ class GlmtuiApp(App[None], inherit_bindings=False):
 
     def copy_to_clipboard(self, text: str) -> None:
         """Copies, and says where to: Textual's own way reaches few terminals over SSH."""
-        from glmtui.ui.terminal.clipboard import copy
+        from glmtui.ui.terminal.clipboard import copy_to_clipboard
 
         self._clipboard = text  # for Textual's fields to paste
         if self._driver is not None:
-            copied = copy(text, self._driver.write, os.environ)
-            self.tell(copied.words, bad=copied.failed)
+            copied = copy_to_clipboard(text, self._driver.write, os.environ)
+            self.tell(copied.message, bad=copied.failed)
 
     def how(self, action: str) -> str:
         """How to do something: the first of its keys, or its command."""
@@ -255,12 +255,12 @@ class GlmtuiApp(App[None], inherit_bindings=False):
 
     def keep_draft(self) -> None:
         """Keeps what is typed and not sent yet."""
-        self.typed.keep_draft(self.session.conversation, self.chat.prompt.whole)
+        self.typed.keep_draft(self.session.conversation, self.chat.prompt.full_text)
 
     def _bring_draft(self) -> None:
         draft = self.typed.draft(self.session.conversation)
         if draft or self.chat.prompt.text:
-            self.chat.prompt.put(draft)
+            self.chat.prompt.set_text(draft)
 
     def pick_model(self, wanted: str = "", why: str = "") -> None:
         """Lets the user choose a model; one that is not here is fetched first."""
@@ -277,10 +277,10 @@ class GlmtuiApp(App[None], inherit_bindings=False):
             options = self.settings.load_options
             target = resolver.resolve(name, self.settings.server_specs(), options.family)
         except ModelNotFound as error:
-            from glmtui.ui.dialogs.model_picker import Fetching, can_be_fetched
+            from glmtui.ui.dialogs.model_picker import DownloadDialog, is_downloadable
 
-            if fetch and can_be_fetched(name):
-                self.push_screen(Fetching(name, partial(self._fetch, name)), self._fetched)
+            if fetch and is_downloadable(name):
+                self.push_screen(DownloadDialog(name, partial(self._fetch, name)), self._fetched)
             else:
                 self.pick_model(name, error.message)
         except GlmtuiError as error:
@@ -331,18 +331,18 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self.chat.refresh_state()
         if self.store.unlocked and not self._told_unlocked:
             self._told_unlocked = True
-            self.tell_notice("locks", status_text.unlocked(self.store.unlocked))
+            self.tell_notice("locks", status_text.no_locks_notice(self.store.unlocked))
 
     def _save_failed(self, error: StoreError | None) -> None:
         self.save_error = error
-        self.tell_notice("store", status_text.unsaved(error))
+        self.tell_notice("store", status_text.save_error_notice(error))
         self.chat.refresh_state()
 
     def _goes_on_in_a_copy(self, conversation_id: str, why: StoreError) -> None:
         copy_id = self._saver.moved(conversation_id)
         if copy_id and self.session.conversation.id == conversation_id:
             self.session.conversation = replace(self.session.conversation, id=copy_id)
-        self.tell_notice("copy", status_text.copied(why))
+        self.tell_notice("copy", status_text.copy_notice(why))
 
     def _soon(self, call: Callable[[], None]) -> None:
         self.call_later(call)
@@ -374,7 +374,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
             loop = asyncio.get_running_loop()
             for number in END_SIGNALS:
                 loop.remove_signal_handler(number)
-            signals.ignore()
+            signals.ignore_end_signals()
         self.leaving()
         super().exit(*args, **how)
 

@@ -25,7 +25,7 @@ from glmtui.system.terminfo import can_place_cursor
 from glmtui.ui.app import GlmtuiApp
 from glmtui.ui.session.rescue import rescue
 from glmtui.ui.terminal import signals
-from glmtui.ui.terminal.themes import few_colours
+from glmtui.ui.terminal.themes import has_few_colours
 
 LEAVE_SECONDS = 8.0
 """After the user has left, until the process ends whatever a thread of it waits for; more than
@@ -52,7 +52,7 @@ def run(
     Raises:
         StoreError: that conversation cannot be opened.
     """
-    from glmtui.ui.terminal.driver import TerminalDriver, own_terminal
+    from glmtui.ui.terminal.driver import TerminalDriver, exclusive_terminal
 
     speak(settings.language)
     store = Store(paths.data_dir() / "conversations", settings.format)
@@ -64,7 +64,7 @@ def run(
     log = paths.state_dir() / "glmtui.log"
     if settings.plain or not (sys.stdout.isatty() and can_place_cursor()):
         return _run_plain(settings, store, conversation, problems)
-    with own_terminal(log) as terminal:
+    with exclusive_terminal(log) as terminal:
         app = GlmtuiApp(
             settings,
             store,
@@ -72,7 +72,7 @@ def run(
             problems=problems,
             conversation=conversation,
             terminal_blocked=lambda: terminal.blocked,
-            few_colours=few_colours(),
+            few_colours=has_few_colours(),
             driver_class=TerminalDriver,
         )
         guard = _Guard(app)
@@ -102,7 +102,7 @@ def _run_plain(
     try:
         chat.run(conversation, problems)
     finally:
-        with signals.ignored():
+        with signals.end_signals_ignored():
             ended, unsaved = chat.close()
             said = rescue(unsaved)
         ended &= _say(said)
@@ -170,7 +170,7 @@ class _Guard:
         return self._end()
 
     def _end(self) -> bool:
-        with signals.ignored():
+        with signals.end_signals_ignored():
             ended, unsaved = self._app.close()
             self.said = rescue(unsaved, self._app.typed.unsaved())
         return ended

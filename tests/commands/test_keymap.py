@@ -123,9 +123,9 @@ async def test_keys_of_the_list_and_of_the_prompt_are_changed_like_others(folder
         await desk.pilot.press("ctrl+d")
         await desk.pilot.press("escape", "f", "ctrl+r")
         assert len(desk.store.summaries()) == 1
-        assert not desk.app.chat.prompt.completions.display
+        assert not desk.app.chat.prompt.completion_list.display
         await desk.pilot.press("f7")
-        await desk.shows("F7: the next")
+        await desk.shows("F7 next match")
         assert len(desk.engine.requests) == 1
 
 

@@ -155,7 +155,7 @@ async def test_the_app(old: Path) -> None:
         await desk.until(lambda: desk.app.session.answered)
         seen.append(desk.screen())
         desk.app.pick_model()
-        await desk.shows("lab: its first model")
+        await desk.shows("lab: the server's first model")
         seen.append(desk.screen())
         desk.engine.fail_load = GlmtuiError(f"no way to {ADDRESS}")
         await desk.pilot.press("escape")

@@ -67,7 +67,7 @@ def test_a_file_edited_by_hand_while_a_reply_is_written(
         edited.set()
         terminal.shows("second half." if ends else "half, and")
         terminal.shows(path.name[:20])  # the notice names the file
-        terminal.shows("You go on in a copy")
+        terminal.shows("continues in a copy")
         assert path.read_text() == by_hand
         terminal.until(lambda: len(list(path.parent.glob("*.toml"))) == 2)
         assert "not saved" not in "\n".join(terminal.page.display)
@@ -111,7 +111,7 @@ def test_two_apps_on_one_conversation(glmtui: Start, tmp_path: Path) -> None:
         second.shows("ready")
         ask(second, "From the second")
         second.shows("is open in another")
-        second.shows("You go on in a copy")
+        second.shows("continues in a copy")
         second.until(lambda: "\n".join(second.page.display).count("Fine.") == 2)
         second.shows(f"{first.process.pid} on")
         assert "not saved" not in "\n".join(second.page.display)
@@ -140,11 +140,11 @@ async def test_a_disk_without_locks(monkeypatch: pytest.MonkeyPatch, number: int
     monkeypatch.setattr(fcntl, "flock", flock)
     async with running() as desk:
         await desk.ask("Question")
-        await desk.shows("has no locks")
+        await desk.shows("does not support file locks")
         await desk.shows(os.strerror(number))
         desk.app.chat.notice.tell("locks", "")
         await desk.ask("Again")
-        assert "has no locks" not in desk.screen()
+        assert "does not support file locks" not in desk.screen()
         contents = [m.content for m in desk.store.load("last").path]
         assert contents[::2] == ["Question", "Again"]
 

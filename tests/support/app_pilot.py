@@ -74,7 +74,7 @@ class AppDesk:
 
     async def type(self, text: str) -> None:
         """Puts a text into the prompt and presses Enter."""
-        self.app.chat.prompt.put(text)
+        self.app.chat.prompt.set_text(text)
         await self.pilot.press("enter")
 
     async def ask(self, text: str) -> None:

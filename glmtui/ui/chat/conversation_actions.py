@@ -13,7 +13,7 @@ from glmtui.ui.panels import status_text
 from glmtui.ui.session.safe_conversation import sanitized
 
 if TYPE_CHECKING:
-    from glmtui.ui.dialogs.conversation_picker import ConversationEntry
+    from glmtui.ui.dialogs.conversation_picker import ConversationChoice
     from glmtui.ui.session.conversation_reader import Reading
 
 
@@ -44,14 +44,14 @@ class ConversationActions(ChatView):
         self.editing = None
         self.app.push_screen(SearchDialog(self.app.store.paths, words), self._found)
 
-    def _found(self, found: ConversationEntry | None) -> None:
+    def _found(self, found: ConversationChoice | None) -> None:
         self.app.tell_notice("store", "\n".join(map(str, self.app.store.problems)))
         if found is not None and found.search:
-            self.action_find(found.words)
+            self.action_find(found.query)
         elif found is not None:
             self._open(found)
 
-    def _open(self, found: ConversationEntry) -> None:
+    def _open(self, found: ConversationChoice) -> None:
         """A saved conversation in place of the one in view."""
         here = found.conversation_id == self.session.conversation.id
         if here and self.app.save_error is not None:
@@ -68,7 +68,7 @@ class ConversationActions(ChatView):
         else:
             self.app.push_screen(ConversationReader(reading), partial(self._opened, found))
 
-    def _opened(self, found: ConversationEntry, reading: Reading | None) -> None:
+    def _opened(self, found: ConversationChoice, reading: Reading | None) -> None:
         """Shows what was read; None is what was given up."""
         if reading is None:
             return
@@ -77,7 +77,7 @@ class ConversationActions(ChatView):
         except StoreError as error:
             self.app.tell_notice("store", str(error))
 
-    def _go_to(self, found: ConversationEntry, wanted: Conversation) -> None:
+    def _go_to(self, found: ConversationChoice, wanted: Conversation) -> None:
         """A conversation on the branch with the message that was found, which comes into view."""
         here = wanted is self.session.conversation
         elsewhere = {m.id for m in wanted.messages} - {m.id for m in wanted.path}
@@ -90,13 +90,13 @@ class ConversationActions(ChatView):
             self.app.leave_conversation(wanted)
         if found.copy:
             self.app.fork_conversation()
-        self.transcript.show_message(found.message_id, found.words)
+        self.transcript.show_message(found.message_id, found.query)
 
     def action_title(self, title: str = "") -> None:
         """Gives the conversation another title, or says what it is."""
         if title:
             self.session.change(title=title)
-        self.app.tell(status_text.title(self.session.conversation))
+        self.app.tell(status_text.conversation_title(self.session.conversation))
 
     def action_pin(self) -> None:
         """Has the conversation stand first in the list, or not any more."""
@@ -109,16 +109,16 @@ class ConversationActions(ChatView):
         """Puts the conversation into the trash. Raises StoreError."""
         if self._is_begun():
             self.editing = None
-            title = status_text.title(self.session.conversation)
+            title = status_text.conversation_title(self.session.conversation)
             self.app.shelf.delete(self.session.conversation.id)
             self.app.tell(_("Deleted: {title}. /restore brings it back.").format(title=title))
 
     def action_restore(self) -> None:
         """Brings back and opens what was deleted last. Raises StoreError."""
-        from glmtui.ui.dialogs.conversation_picker import ConversationEntry
+        from glmtui.ui.dialogs.conversation_picker import ConversationChoice
 
         if restored := self.app.shelf.undo():
-            self._open(ConversationEntry(restored))
+            self._open(ConversationChoice(restored))
         else:
             self.app.tell(_("Nothing was deleted since the start."))
 

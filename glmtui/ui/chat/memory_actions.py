@@ -18,11 +18,11 @@ class MemoryActions(SettingsActions):
 
     def action_stats(self) -> None:
         """Shows the details."""
-        from glmtui.ui.panels.stats import StatsPanel, page
+        from glmtui.ui.panels.stats import StatsPanel, stats_page
 
         def made(width: int) -> Content:
-            memories = status_text.devices(self.session, self.memories)
-            return page(self.session.conversation.path, memories, width)
+            memories = status_text.device_memories(self.session, self.memories)
+            return stats_page(self.session.conversation.path, memories, width)
 
         self.app.push_screen(StatsPanel(made))
 

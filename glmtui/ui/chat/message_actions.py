@@ -13,9 +13,9 @@ from glmtui.commands import hints
 from glmtui.language import _
 from glmtui.ui.chat.view import ChatView
 from glmtui.ui.panels import status_text
-from glmtui.ui.transcript.message_text import code_block, spoken_text
-from glmtui.ui.transcript.reasoning import CLOSING
-from glmtui.ui.transcript.selection import MessageSelection
+from glmtui.ui.transcript.message_text import code_block, text_without_reasoning
+from glmtui.ui.transcript.reasoning import CLOSING_TAG
+from glmtui.ui.transcript.selection import SelectableTranscript
 
 
 class MessageActions(ChatView):
@@ -34,11 +34,11 @@ class MessageActions(ChatView):
 
     def action_previous_message(self) -> None:
         """Marks the message before."""
-        self.transcript.pick_next(-1)
+        self.transcript.select_next(-1)
 
     def action_next_message(self) -> None:
         """Marks the message after; past the last is the prompt."""
-        if not self.transcript.pick_next(1):
+        if not self.transcript.select_next(1):
             self.unselect()
             self.transcript.scroll_end()
 
@@ -61,15 +61,15 @@ class MessageActions(ChatView):
         ids = [sibling.id for sibling in self.session.conversation.siblings(message.id)]
         at = ids.index(message.id) + step
         if 0 <= at < len(ids) and self.idle():
-            row = self.transcript.picked_row
+            row = self.transcript.selected_row
             self.session.switch(ids[at])
-            self.transcript.pick(ids[at], at_row=row)
+            self.transcript.select(ids[at], at_row=row)
 
-    @on(MessageSelection.Picked)
+    @on(SelectableTranscript.SelectionChanged)
     def _say_keys(self) -> None:
-        message = self._message() if self.transcript.picked is not None else None
-        self.below.say("" if message is None else self._keys(message))
-        if self.transcript.picked is None and self.focused is self.transcript:
+        message = self._message() if self.transcript.selected_id is not None else None
+        self.below.set_text("" if message is None else self._keys(message))
+        if self.transcript.selected_id is None and self.focused is self.transcript:
             self.unselect()  # its message is there no more
 
     def _keys(self, message: Message) -> str:
@@ -83,7 +83,7 @@ class MessageActions(ChatView):
             "edit": message.role == "user",
             "answer_again": True,
             "continue_reply": is_reply and message.finish_reason not in ("stop", None),
-            "thinking": is_reply and CLOSING in text,
+            "thinking": is_reply and CLOSING_TAG in text,
             "quote": True,
             "view_message": True,
             "delete": True,
@@ -98,7 +98,7 @@ class MessageActions(ChatView):
     def _message(self, role: Role | None = None) -> Message | None:
         """The marked message, or where none is, the last (of a role)."""
         path = self.session.conversation.path
-        picked = self.transcript.picked
+        picked = self.transcript.selected_id
         if picked is not None:
             return next((message for message in path if message.id == picked), None)
         return next((m for m in reversed(path) if role in (None, m.role)), None)
@@ -108,7 +108,7 @@ class MessageActions(ChatView):
         run = self.session.run
         if run is not None and run.message.id == message.id:
             message = run.written
-        return spoken_text(message)
+        return text_without_reasoning(message)
 
     def idle(self) -> bool:
         """Whether no reply is being written; else the user is told."""
@@ -120,7 +120,7 @@ class MessageActions(ChatView):
     def action_thinking(self) -> None:
         """Shows or hides what the model thought before a reply."""
         message = self._message("assistant")
-        if message is None or not self.transcript.fold(message.id):
+        if message is None or not self.transcript.toggle_reasoning(message.id):
             self.app.tell(_("There are no thoughts before this reply."))
 
     # ---- taking from it
@@ -142,11 +142,11 @@ class MessageActions(ChatView):
         if message is None or block is None:
             self.app.tell(_("There is no code to copy."))
             return
-        self._code_copied = (message.id, block.at)
+        self._code_copied = (message.id, block.position)
         self.app.copy_to_clipboard(block.text)
-        if block.of > 1:
+        if block.total > 1:
             told = _("Block {number} of {count}.")
-            self.app.tell(told.format(number=block.at + 1, count=block.of))
+            self.app.tell(told.format(number=block.position + 1, count=block.total))
 
     def action_quote(self) -> None:
         """Puts a message, or the part that is marked with the mouse, into the prompt."""
@@ -156,9 +156,9 @@ class MessageActions(ChatView):
             self.app.tell(_("There is no reply yet to quote."))
             return
         quoted = "\n".join(f"> {line}".rstrip() for line in text.strip("\n").split("\n"))
-        before = self.prompt.whole.rstrip("\n")
+        before = self.prompt.full_text.rstrip("\n")
         self.unselect()
-        self.prompt.put(f"{before}\n{quoted}\n\n" if before else f"{quoted}\n\n")
+        self.prompt.set_text(f"{before}\n{quoted}\n\n" if before else f"{quoted}\n\n")
 
     async def action_view_message(self) -> None:
         """Opens a message in the user's editor; other words for a question go to the prompt."""
@@ -214,10 +214,10 @@ class MessageActions(ChatView):
             self._edit(questions[-1], questions[-1].content)
 
     def _edit(self, question: Message, text: str) -> None:
-        self.prompt.past.add(self.prompt.whole)
+        self.prompt.sent_history.add(self.prompt.full_text)
         self.unselect()
         self.editing = question.id
-        self.prompt.put(text)
+        self.prompt.set_text(text)
         told = _("{send} sends it as a new branch; {stop} leaves it as it was.")
         self.app.tell(told.format(send=self.app.how("send"), stop=self.app.how("stop")))
 
@@ -228,13 +228,13 @@ class MessageActions(ChatView):
             self.app.tell(_("There is no message yet."))
         elif self.idle():
             self.editing = None
-            marked = self.transcript.picked is not None
+            marked = self.transcript.selected_id is not None
             at = self.session.conversation.path.index(message)
             count = self.session.delete(message.id)
             path = self.session.conversation.path
             if marked and path:  # an alternative to it, or the message before
-                self.transcript.pick(path[min(at, len(path) - 1)].id)
-            self.app.tell(status_text.deleted(count))
+                self.transcript.select(path[min(at, len(path) - 1)].id)
+            self.app.tell(status_text.deletion_notice(count))
 
     def action_undo(self) -> None:
         """Brings back what was deleted last."""
@@ -243,7 +243,7 @@ class MessageActions(ChatView):
             if message_id is None:
                 self.app.tell(_("There is nothing to bring back; the conversation went on."))
             elif self.focused is self.transcript:
-                self.transcript.pick(message_id)
+                self.transcript.select(message_id)
 
     def on_paste(self, event: events.Paste) -> None:
         """A text pasted while a message is marked is for the prompt."""

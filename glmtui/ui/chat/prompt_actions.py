@@ -39,16 +39,18 @@ class PromptActions(ChatView):
 
     def on_mount(self) -> None:
         """Tells the prompt what there is to recall and to choose from."""
-        self.prompt.past = History(self.app.typed.sent_before, self.app.typed.keep_sent)
-        self.prompt.next_key = self.app.how("search_history")
+        self.prompt.sent_history = History(self.app.typed.sent_before, self.app.typed.keep_sent)
+        self.prompt.next_match_key = self.app.how("search_history")
         providers: tuple[Provider, ...] = (
-            argument_values.settings,
-            argument_values.kept(lambda: map(ArgumentValue, presets.load()[0])),
-            argument_values.among(lambda: map(ArgumentValue, config.find("load.quant").choices)),
-            argument_values.among(lambda: map(ArgumentValue, self.app.available_themes)),
-            argument_values.kept(self._models),
-            argument_values.kept(self._titles),
-            argument_values.files,
+            argument_values.setting_values,
+            argument_values.background_provider(lambda: map(ArgumentValue, presets.load()[0])),
+            argument_values.list_provider(
+                lambda: map(ArgumentValue, config.find("load.quant").choices)
+            ),
+            argument_values.list_provider(lambda: map(ArgumentValue, self.app.available_themes)),
+            argument_values.background_provider(self._models),
+            argument_values.background_provider(self._titles),
+            argument_values.file_values,
         )
         self.prompt.providers = dict(zip(KINDS, providers, strict=True))
 
@@ -76,9 +78,9 @@ class PromptActions(ChatView):
         """Lets the user write in an editor of their own."""
         from glmtui.ui.terminal.editor import edit_text
 
-        edited = await edit_text(self.app, self.prompt.whole)
+        edited = await edit_text(self.app, self.prompt.full_text)
         if edited is not None:
-            self.prompt.put(edited)
+            self.prompt.set_text(edited)
 
     def action_history(self, words: str = "") -> None:
         """Offers what was sent before."""
@@ -101,35 +103,41 @@ class PromptActions(ChatView):
 
     def _show_files(self) -> None:
         """A chip for each file that the question names; none yet for what may be half a name."""
-        names = attachments.named(self.prompt.text)
+        names = attachments.attachment_names(self.prompt.text)
         typed = self.prompt.get_text_range((0, 0), self.prompt.cursor_location)
         half = next((name for name in names if typed.endswith(f"@{name}")), "")
         if (names, half) == self._named:
             return
         self._named = (names, half)
-        found = (file for file in map(attachments.look, names) if file is not None)
-        self.attached.say("   ".join(f.words for f in found if f.sure or f.name != half))
+        found = (file for file in map(attachments.find_attachment, names) if file is not None)
+        self.attached.set_text("   ".join(f.label for f in found if f.is_certain or f.name != half))
 
     def with_files(self, text: str) -> str | None:
         """The question with the files it names; None where one of them is no good, which is told.
 
         What is not there at all may be no file: asked again, it is sent as it stands.
         """
-        found = [f for f in map(attachments.look, attachments.named(self.prompt.text)) if f]
-        wrong = [file for file in found if file.wrong]
+        found = [
+            f
+            for f in map(
+                attachments.find_attachment, attachments.attachment_names(self.prompt.text)
+            )
+            if f
+        ]
+        wrong = [file for file in found if file.error]
         again, self._refused = self._refused == self.prompt.text, self.prompt.text
-        if wrong and not (again and not any(file.sure for file in wrong)):
+        if wrong and not (again and not any(file.is_certain for file in wrong)):
             self._refuse(wrong)
             return None
         try:
-            return attachments.with_files(text, tuple(f.name for f in found if not f.wrong))
+            return attachments.with_attachments(text, tuple(f.name for f in found if not f.error))
         except UsageError as error:  # it has changed since
             self.app.tell(str(error), bad=True)
             return None
 
     def _refuse(self, wrong: list[Attachment]) -> None:
-        said = "; ".join(file.words for file in wrong)
-        if any(file.sure for file in wrong):
+        said = "; ".join(file.label for file in wrong)
+        if any(file.is_certain for file in wrong):
             way = _("Nothing was sent.")
         else:
             way = _("Nothing was sent; Enter again sends it as it stands.")

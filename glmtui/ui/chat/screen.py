@@ -32,7 +32,7 @@ class ChatScreen(MessageActions, ConversationActions, PromptActions, MemoryActio
 
     async def action_send(self) -> None:
         """Sends what is in the prompt, or does what its command says."""
-        text = self.prompt.whole
+        text = self.prompt.full_text
         if not text.strip():
             return
         if command_parser.looks_like_command(text):
@@ -40,7 +40,7 @@ class ChatScreen(MessageActions, ConversationActions, PromptActions, MemoryActio
         elif self.session.run is not None:
             self.idle()
         elif (question := self.with_files(text.strip("\n"))) is not None:
-            self.prompt.take()
+            self.prompt.take_text()
             editing, self.editing = self.editing, None
             if editing is not None or not self.app.tool_use.answer(question):
                 self.session.ask(question, editing)
@@ -51,7 +51,7 @@ class ChatScreen(MessageActions, ConversationActions, PromptActions, MemoryActio
         except UsageError as error:
             self.app.tell(str(error), bad=True)
             return
-        self.prompt.take()
+        self.prompt.take_text()
         action = getattr(self, f"action_{command.action}")
         try:
             done = action(argument) if command.argument else action()
@@ -72,7 +72,7 @@ class ChatScreen(MessageActions, ConversationActions, PromptActions, MemoryActio
             return
         elif self.editing is not None:
             self.editing = None
-            self.prompt.put("")
+            self.prompt.set_text("")
             self.session.open(self.session.conversation)
 
     # ---- models and files
@@ -151,7 +151,7 @@ class ChatScreen(MessageActions, ConversationActions, PromptActions, MemoryActio
         elif self.session.run is not None:
             self.session.stop()
         elif self.prompt.text:
-            self.prompt.take()
+            self.prompt.take_text()
         else:
             self.app.tell(_("{key} quits.").format(key=self.app.how("quit")))
 
@@ -161,9 +161,9 @@ class ChatScreen(MessageActions, ConversationActions, PromptActions, MemoryActio
 
     def action_help(self) -> None:
         """Shows keys and commands."""
-        from glmtui.ui.panels.help import Help
+        from glmtui.ui.panels.help import HelpScreen
 
-        self.app.push_screen(Help(self.app.commands))
+        self.app.push_screen(HelpScreen(self.app.commands))
 
     def action_quit(self) -> None:
         """Leaves."""

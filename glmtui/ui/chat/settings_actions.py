@@ -46,7 +46,7 @@ class SettingsActions(ChatView):
         if word == "save" and rest.strip():
             path = presets.save(rest.strip(), params)
             if self.panel is not None:
-                self.panel.preset.read()
+                self.panel.preset.reload()
             self.app.tell(_("Saved to {path}.").format(path=path))
         elif text:
             self._take_on(text.strip())

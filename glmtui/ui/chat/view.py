@@ -19,11 +19,11 @@ from textual.timer import Timer
 
 from glmtui.language import N_, _, ngettext
 from glmtui.ui.panels import status_text
-from glmtui.ui.panels.device_memory import Memory
+from glmtui.ui.panels.device_memory import DeviceMemory
 from glmtui.ui.panels.status_bar import StatusBar
 from glmtui.ui.prompt.prompt import Prompt
 from glmtui.ui.session.session import Session
-from glmtui.ui.transcript.selection import MessageSelection
+from glmtui.ui.transcript.selection import SelectableTranscript
 from glmtui.ui.transcript.transcript import Transcript
 from glmtui.ui.widgets.line_cache import LineCache
 from glmtui.ui.widgets.text_line import TextLine
@@ -50,13 +50,13 @@ class Notice(TextLine):
     def tell(self, subject: str, text: str) -> None:
         """Shows `text` on a subject in place of what was there; "" takes it away."""
         self._parts[subject] = text
-        self.say("\n".join(filter(None, self._parts.values())))
+        self.set_text("\n".join(filter(None, self._parts.values())))
 
     def close(self) -> bool:
         """Takes everything away. False where there was nothing."""
         had = self.display
         self._parts.clear()
-        self.say("")
+        self.set_text("")
         return had
 
 
@@ -71,19 +71,19 @@ class ChatView(LineCache, Screen[None]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.transcript = MessageSelection(self.to_prompt)
+        self.transcript = SelectableTranscript(self.to_prompt)
         self.welcome = TextLine(classes="welcome")
         self.below = TextLine(classes="below")
         self.body = Container(self.transcript, self.welcome, self.below, classes="body")
         self.main = Horizontal(self.body, classes="main")
         self.notice = Notice()
         self.prompt = Prompt(_(PLACEHOLDER))
-        self.prompt.above = self.select_last
+        self.prompt.on_up_when_empty = self.select_last
         self.attached = TextLine(classes="attached")
         self.status = StatusBar()
         self.panel: SettingsPanel | None = None
         self.editing: str | None = None
-        self.memories: tuple[Memory, ...] = ()
+        self.memories: tuple[DeviceMemory, ...] = ()
         self._pressing = False
         self._status_at = 0.0
         self._timer: Timer | None = None  # of the next frame,
@@ -95,7 +95,7 @@ class ChatView(LineCache, Screen[None]):
         yield self.main
         yield self.notice
         yield self.attached
-        yield self.prompt.completions
+        yield self.prompt.completion_list
         yield self.prompt
         yield self.status
 
@@ -119,9 +119,9 @@ class ChatView(LineCache, Screen[None]):
     def refresh_state(self) -> None:
         """Shows what the session has come to; called whenever it changes."""
         session = self.session
-        self.notice.tell("load", status_text.told(session.load_error))
-        self.welcome.say(
-            "" if session.conversation.messages else status_text.welcome(session, self.app.how)
+        self.notice.tell("load", status_text.error_text(session.load_error))
+        self.welcome.set_text(
+            "" if session.conversation.messages else status_text.welcome_text(session, self.app.how)
         )
         self.prompt.placeholder = Content(self.app.tool_use.placeholder or _(PLACEHOLDER))
         if self.panel is not None:
@@ -130,7 +130,7 @@ class ChatView(LineCache, Screen[None]):
         if session.run is not None and self._timer is None:
             self._next_frame(SHORTEST_FRAME)
 
-    def show_memory(self, memories: tuple[Memory, ...]) -> None:
+    def show_memory(self, memories: tuple[DeviceMemory, ...]) -> None:
         """Shows how full the devices are."""
         self.memories = memories
         self._show_status()
@@ -138,11 +138,13 @@ class ChatView(LineCache, Screen[None]):
     def _show_status(self) -> None:
         self._status_at = now = time.monotonic()
         unsaved = self.app.save_error is not None
-        pressing = status_text.pressing(self.session, self.memories, self.app.how)
+        pressing = status_text.memory_warning(self.session, self.memories, self.app.how)
         if bool(pressing) != self._pressing:  # once said it can be closed
             self._pressing = bool(pressing)
             self.notice.tell("memory", pressing)
-        self.status.tell(status_text.facts(self.session, self.memories, now, unsaved=unsaved))
+        self.status.set_status(
+            status_text.session_status(self.session, self.memories, now, unsaved=unsaved)
+        )
 
     def _next_frame(self, delay: float) -> None:
         self._due = time.monotonic() + delay
@@ -175,21 +177,23 @@ class ChatView(LineCache, Screen[None]):
             self.panel.set_class(narrow, "-narrow")
             self.panel.display = self.panel.display and (self.in_panel or not narrow)
 
-    @on(Transcript.Following)
-    def _say_lines_below(self, event: Transcript.Following) -> None:
-        if self.transcript.picked is not None:
+    @on(Transcript.FollowingChanged)
+    def _say_lines_below(self, event: Transcript.FollowingChanged) -> None:
+        if self.transcript.selected_id is not None:
             return
         count = 0 if event.following else event.lines_below
         text = ngettext(
             "{count:,} new line below, {key}", "{count:,} new lines below, {key}", count
         )
-        self.below.say(text.format(count=count, key=self.app.how("scroll_end")) if count else "")
+        self.below.set_text(
+            text.format(count=count, key=self.app.how("scroll_end")) if count else ""
+        )
 
     # ---- where keys go
 
     def select_last(self) -> bool:
         """Marks the last message and gives it the keys. False where there is none."""
-        found = self.transcript.pick_last()
+        found = self.transcript.select_last()
         if found:
             self.set_focus(self.transcript)
         return found
@@ -197,7 +201,7 @@ class ChatView(LineCache, Screen[None]):
     def unselect(self) -> None:
         """Gives the keys back to the prompt."""
         self.set_focus(self.prompt)
-        self.transcript.pick(None)
+        self.transcript.select(None)
 
     def to_prompt(self, event: events.Key) -> None:
         """A key for the prompt, wherever it was pressed."""
@@ -206,8 +210,8 @@ class ChatView(LineCache, Screen[None]):
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         """A message is marked only while keys act on it."""
-        if event.widget is not self.transcript and self.transcript.picked is not None:
-            self.transcript.pick(None)
+        if event.widget is not self.transcript and self.transcript.selected_id is not None:
+            self.transcript.select(None)
 
     # ---- the panel
 
@@ -233,4 +237,4 @@ class ChatView(LineCache, Screen[None]):
         if panel.display:
             conversation, model = self.session.conversation, self.session.model
             defaults = model.defaults if model else type(conversation.params)()
-            panel.tell(conversation.params, conversation.system, defaults)
+            panel.show_values(conversation.params, conversation.system, defaults)

@@ -116,7 +116,7 @@ class LineChat:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._saver = Saver(
             store,
-            lambda error: self._calls.put(lambda: self._say(status_text.unsaved(error))),
+            lambda error: self._calls.put(lambda: self._say(status_text.save_error_notice(error))),
             lambda name, why: self._calls.put(lambda: self._goes_on_in_a_copy(name, why)),
         )
         self._said = ""
@@ -212,7 +212,7 @@ class LineChat:
 
     def _take(self, line: str) -> None:
         if not line.strip() or (self.session.model is None and not line.startswith("/")):
-            self._say(status_text.state(self.session, 0)[0])
+            self._say(status_text.state_text(self.session, 0)[0])
         elif command_parser.looks_like_command(line):
             self._try(lambda: self._command(line))
         else:
@@ -265,7 +265,7 @@ class LineChat:
     def _changed(self) -> None:
         """Says how the loading of a model goes: that it began, and how it ended."""
         session = self.session
-        text = status_text.told(session.load_error)
+        text = status_text.error_text(session.load_error)
         if not text and (session.model or session.loading):
             text = status_text.model_line(session, lambda action: "/model NAME")
         if text and text != self._said:
@@ -282,7 +282,7 @@ class LineChat:
         copy_id = self._saver.moved(conversation_id)
         if copy_id and self.session.conversation.id == conversation_id:
             self.session.conversation = replace(self.session.conversation, id=copy_id)
-        self._say(status_text.copied(why))
+        self._say(status_text.copy_notice(why))
 
     def _fresh(self) -> Conversation:
         return Conversation.new(system=self.settings.system_prompt, params=self.settings.sampling)
@@ -301,7 +301,7 @@ class LineChat:
 
     def _open(self, conversation: Conversation) -> None:
         self._leave(conversation)
-        self._say(status_text.title(conversation))
+        self._say(status_text.conversation_title(conversation))
         for message in self.session.conversation.path:
             self._tell(message)
 

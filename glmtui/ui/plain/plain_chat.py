@@ -21,8 +21,8 @@ from glmtui.store.search import search
 from glmtui.ui.panels import status_text
 from glmtui.ui.plain.line_chat import SAVER_SECONDS, LineChat
 from glmtui.ui.session.export import export
-from glmtui.ui.transcript.message_text import code_block, spoken_text
-from glmtui.ui.transcript.reasoning import split
+from glmtui.ui.transcript.message_text import code_block, text_without_reasoning
+from glmtui.ui.transcript.reasoning import split_reasoning
 
 MOST_LINES = 20
 """Of what was sent before, or found."""
@@ -45,12 +45,12 @@ class PlainChat(LineChat):
 
     def do_stop(self) -> None:
         """Nothing runs while a line is read."""
-        self._say(status_text.state(self.session, 0)[0])
+        self._say(status_text.state_text(self.session, 0)[0])
 
     def do_new(self) -> None:
         """Begins anew."""
         self._leave(self._fresh())
-        self._say(status_text.title(self.session.conversation))
+        self._say(status_text.conversation_title(self.session.conversation))
 
     def do_clear(self) -> None:
         """Begins anew; the KV cache's memory goes back."""
@@ -95,7 +95,7 @@ class PlainChat(LineChat):
         """Gives the conversation another title, or says what it is."""
         if title:
             self.session.change(title=title)
-        self._say(status_text.title(self.session.conversation))
+        self._say(status_text.conversation_title(self.session.conversation))
 
     def do_pin(self) -> None:
         """Has the conversation stand first in the list, or not any more."""
@@ -107,7 +107,7 @@ class PlainChat(LineChat):
     def do_trash(self) -> None:
         """Puts the conversation into the trash."""
         if self._is_begun():
-            title = status_text.title(self.session.conversation)
+            title = status_text.conversation_title(self.session.conversation)
             self._shelf.delete(self.session.conversation.id)
             self._say(_("Deleted: {title}. /restore brings it back.").format(title=title))
 
@@ -139,16 +139,16 @@ class PlainChat(LineChat):
             self._edited(question.content, question.id)
 
     def _edited(self, text: str, editing: str | None) -> None:
-        from glmtui.ui.terminal.editor import edit_text_here
+        from glmtui.ui.terminal.editor import edit_text_blocking
 
-        edited = edit_text_here(text, self._say)
+        edited = edit_text_blocking(text, self._say)
         if edited is not None and edited.strip() and edited != text:
             self._say(edited)
             self._ask(edited, editing)
 
     def do_history(self, words: str = "") -> None:
         """Names the questions that have these words, the newest last."""
-        found = self._sent.having(words)[:MOST_LINES]
+        found = self._sent.matching(words)[:MOST_LINES]
         self._say("\n".join(map(one_line, reversed(found))) or _("Nothing like it"))
 
     def do_copy_message(self) -> None:
@@ -157,36 +157,36 @@ class PlainChat(LineChat):
         if reply is None:
             self._say(_("There is no reply yet to copy."))
         else:
-            self._copy(spoken_text(reply))
+            self._copy(text_without_reasoning(reply))
 
     def do_copy_code(self, number: str = "") -> None:
         """Copies a block of code of the last reply; without a number the first."""
         reply = self._last("assistant")
-        block = code_block(spoken_text(reply), number) if reply is not None else None
+        block = code_block(text_without_reasoning(reply), number) if reply is not None else None
         if block is None:
             self._say(_("There is no code to copy."))
             return
         self._copy(block.text)
-        if block.of > 1:
+        if block.total > 1:
             told = _("Block {number} of {count}.")
-            self._say(told.format(number=block.at + 1, count=block.of))
+            self._say(told.format(number=block.position + 1, count=block.total))
 
     def _copy(self, text: str) -> None:
-        from glmtui.ui.terminal.clipboard import copy
+        from glmtui.ui.terminal.clipboard import copy_to_clipboard
 
-        self._say(copy(text, self._write, os.environ).words)
+        self._say(copy_to_clipboard(text, self._write, os.environ).message)
 
     def do_thinking(self) -> None:
         """Says what the model thought before its last reply."""
         reply = self._last("assistant")
-        thought = split(reply.content)[0].strip() if reply is not None else ""
+        thought = split_reasoning(reply.content)[0].strip() if reply is not None else ""
         self._say(thought or _("There are no thoughts before this reply."))
 
     def do_delete(self) -> None:
         """Takes the last message out."""
         path = self.session.conversation.path
         if path:
-            self._say(status_text.deleted(self.session.delete(path[-1].id)))
+            self._say(status_text.deletion_notice(self.session.delete(path[-1].id)))
         else:
             self._say(_("There is no message yet."))
 
@@ -272,7 +272,7 @@ class PlainChat(LineChat):
         """What the last reply cost."""
         from glmtui.ui.panels import stats
 
-        self._say(stats.page(self.session.conversation.path, (), 80).plain)
+        self._say(stats.stats_page(self.session.conversation.path, (), 80).plain)
 
     def do_export(self, file: str = "") -> None:
         """Writes the conversation where no file is yet."""

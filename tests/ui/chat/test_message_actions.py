@@ -26,7 +26,7 @@ def talk(turns: int = 2, reply: str = "reply {n}") -> Conversation:
 
 def marked(desk: AppDesk) -> str:
     """What the marked message says; "" for none."""
-    picked = desk.app.chat.transcript.picked
+    picked = desk.app.chat.transcript.selected_id
     return desk.app.session.conversation.get(picked).content if picked else ""
 
 
@@ -195,14 +195,14 @@ async def test_messages_and_code_are_copied(monkeypatch: pytest.MonkeyPatch) -> 
         await desk.type("/code 2")
         assert copied == [CODE.strip(), "ls"]
         await desk.type("/code 3")
-        await desk.shows("There are 2, counted from 1.")
+        await desk.shows("Code blocks are numbered from 1 to 2.")
         await desk.type("/code one")
-        await desk.shows("There is no block one.")
+        await desk.shows("No code block one.")
 
 
 async def test_a_quote_joins_what_is_typed() -> None:
     async with running(conversation=talk(1, "One\n\ntwo")) as desk:
-        desk.app.chat.prompt.put("So:")
+        desk.app.chat.prompt.set_text("So:")
         desk.app.chat.select_last()
         await desk.pilot.press("q", "y")
         assert desk.app.chat.prompt.text == "So:\n> One\n>\n> two\n\ny"
@@ -275,4 +275,4 @@ async def test_a_text_that_no_terminal_takes_is_in_a_file(
     async with running(conversation=talk(1, "x" * 80_000)) as desk:
         await desk.type("/copy")
         await desk.until(lambda: (tmp_path / "state/copied.txt").exists())
-        await desk.shows("The text is in")
+        await desk.shows("Saved to")

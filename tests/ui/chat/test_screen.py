@@ -98,7 +98,7 @@ async def test_a_question_sent_while_the_model_loads_is_answered_later() -> None
         await desk.type("/model http://fake.invalid/v1")
         await desk.until(lambda: "loading 43 %" in desk.status())
         await desk.type("Are you there?")
-        await desk.until(lambda: "question waits" in desk.status())
+        await desk.until(lambda: "question waiting" in desk.status())
         engines[0].load_gate.set()
         await desk.shows("Hello there.")
 

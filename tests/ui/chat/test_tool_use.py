@@ -184,7 +184,7 @@ async def test_what_came_of_a_tool_waits_for_a_window_that_is_large_enough(tools
         await desk.pilot.resize_terminal(30, 8)
         await desk.shows("Too small")
         (tools.parents[1] / "go").touch()
-        await desk.until(lambda: tool._came is not None)
+        await desk.until(lambda: tool._outcome is not None)
         await desk.pilot.resize_terminal(80, 24)
         await desk.shows("It is sunny.")
 

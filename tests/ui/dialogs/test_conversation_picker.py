@@ -1,4 +1,4 @@
-"""Finding a conversation: the list and what is done in it, the search through the texts."""
+"""The conversation picker and the full-text search."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ async def test_the_filter_is_live_and_enter_opens() -> None:
         await desk.shows("About 显存不够.")
 
 
-async def test_what_was_read_is_shown_while_the_rest_is_read(
+async def test_rows_are_shown_while_others_are_still_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     saved("one", "two", "three")
     gate = threading.Event()
     monkeypatch.setattr(conversation_picker, "BATCH_SECONDS", 0.0)
-    monkeypatch.setattr(conversation_picker, "PATIENCE", 0.01)
+    monkeypatch.setattr(conversation_picker, "WAIT_SECONDS", 0.01)
     async with running() as desk:
         each = desk.app.store.each_summary
 
@@ -87,7 +87,7 @@ async def test_what_was_read_is_shown_while_the_rest_is_read(
         assert titles(found) == ["three", "one"]
 
 
-async def test_a_pinned_one_stands_first_and_keeps_its_age() -> None:
+async def test_a_pinned_conversation_is_first_and_keeps_its_age() -> None:
     first, *_ = saved("one", "two", "three")
     async with running() as desk:
         found = await picker(desk)
@@ -100,7 +100,7 @@ async def test_a_pinned_one_stands_first_and_keeps_its_age() -> None:
         await desk.until(lambda: titles(found) == ["three", "two", "one"])
 
 
-async def test_another_title_is_typed_in_place_or_left_as_it_was() -> None:
+async def test_a_conversation_is_renamed_in_place_or_left() -> None:
     saved("one", "two")
     async with running() as desk:
         found = await picker(desk)
@@ -128,7 +128,7 @@ async def test_deleting_can_be_undone() -> None:
         assert found.selected.title == "two"
 
 
-async def test_deleting_the_one_in_view_leaves_an_empty_page() -> None:
+async def test_deleting_the_open_conversation_leaves_an_empty_page() -> None:
     async with running() as desk:
         await desk.ask("Remember this")
         await desk.until(lambda: len(desk.store.summaries()) == 1)
@@ -151,7 +151,7 @@ async def test_a_copy_is_opened() -> None:
         await desk.until(lambda: len(desk.store.summaries()) == 2)
 
 
-async def test_what_another_program_has_open_is_said_in_the_list() -> None:
+async def test_a_conversation_open_elsewhere_is_reported_in_the_list() -> None:
     (one,) = saved("one")
     with Store(paths.data_dir() / "conversations") as other:
         other.hold(one)
@@ -162,7 +162,7 @@ async def test_what_another_program_has_open_is_said_in_the_list() -> None:
             assert titles(found) == ["one"]
 
 
-async def test_the_one_in_view_is_titled_and_pinned_by_command() -> None:
+async def test_the_open_conversation_is_renamed_and_pinned_by_command() -> None:
     async with running() as desk:
         await desk.ask("What is RoPE?")
         await desk.type("/title")
@@ -183,7 +183,7 @@ async def search_for(desk: AppDesk, words: str) -> SearchDialog:
     return found
 
 
-async def test_text_is_found_in_all_and_enter_goes_to_the_place() -> None:
+async def test_text_is_found_in_all_conversations_and_enter_opens_the_message() -> None:
     lines = "\n\n".join(f"line {n}" for n in range(200))
     saved("one", "two", text=f"{lines}\n\nthe 稀有的词语 is here\n\n{lines}")
     async with running() as desk:
@@ -195,7 +195,7 @@ async def test_text_is_found_in_all_and_enter_goes_to_the_place() -> None:
         await desk.shows("the 稀有的词语 is here")
 
 
-async def test_a_place_on_another_branch_brings_that_branch_into_view() -> None:
+async def test_a_match_on_another_branch_shows_that_branch() -> None:
     async with running() as desk:
         await desk.ask("The old question")
         await desk.type("/edit")
@@ -210,20 +210,20 @@ async def test_a_place_on_another_branch_brings_that_branch_into_view() -> None:
         )
 
 
-async def test_the_list_leads_to_the_search_with_what_is_typed() -> None:
+async def test_the_list_leads_to_the_search_with_the_typed_text() -> None:
     saved("one")
     async with running() as desk:
         await picker(desk)
         await desk.pilot.press(*"about", "ctrl+f")
-        await desk.shows("1 place")
+        await desk.shows("1 match")
         await desk.pilot.press(*"xyz")
-        await desk.shows("Nothing has it.")
+        await desk.shows("No matches.")
         await desk.pilot.press("escape")
         assert desk.app.screen is desk.app.chat
 
 
 @pytest.mark.parametrize("size", [(80, 24), (40, 10)])
-async def test_it_fits(size: tuple[int, int], folders: Path) -> None:
+async def test_the_dialogs_fit_into_small_windows(size: tuple[int, int], folders: Path) -> None:
     saved(*(f"conversation {n}" for n in range(40)), text="word")
     async with running(size=size) as desk:
         found = await picker(desk)

@@ -1,4 +1,4 @@
-"""SettingsPanel: checked as typed, in force from the next reply, honest about what does nothing."""
+"""The settings panel: validation, effect on replies, notes about values without effect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from textual.widgets import Input, TextArea
 
 from glmtui.chat import Conversation, SamplingParams
 from glmtui.config import SAMPLING_FIELDS
-from glmtui.ui.panels.settings_panel import SettingRow, shown, without_effect
+from glmtui.ui.panels.settings_panel import SettingRow, format_value, no_effect_reason
 from support.app_pilot import SERVER, AppDesk, folders, running
 from support.fake_engine import FakeEngine
 
@@ -25,7 +25,7 @@ def field(desk: AppDesk, name: str) -> Input:
     return row(desk, name).query_one(Input)
 
 
-async def test_every_sampling_setting_and_the_system_prompt_have_a_row_with_help() -> None:
+async def test_every_sampling_setting_and_the_system_prompt_have_a_row() -> None:
     async with running(size=(120, 40)) as desk:
         await desk.pilot.press("f2")
         for setting in SAMPLING_FIELDS:
@@ -34,7 +34,7 @@ async def test_every_sampling_setting_and_the_system_prompt_have_a_row_with_help
         await desk.shows("Longest reply, in tokens.")
 
 
-async def test_a_valid_value_is_in_force_from_the_next_reply_and_saved() -> None:
+async def test_a_valid_value_applies_from_the_next_reply_and_is_saved() -> None:
     async with running() as desk:
         await desk.pilot.press("f2", *"0.25")
         assert desk.app.session.conversation.params.temperature == 0.25
@@ -44,31 +44,31 @@ async def test_a_valid_value_is_in_force_from_the_next_reply_and_saved() -> None
         assert desk.store.load("last").params.temperature == 0.25
 
 
-async def test_a_bad_value_says_what_is_wrong_and_changes_nothing() -> None:
+async def test_an_invalid_value_shows_an_error_and_changes_nothing() -> None:
     async with running(size=(120, 40)) as desk:
         await desk.pilot.press("f2", *"1.5")
         await desk.pilot.press("backspace", "backspace", "backspace", *"9")
         await desk.shows("is not a number from 0 to 2")
-        assert row(desk, "temperature").has_class("-wrong")
+        assert row(desk, "temperature").has_class("-invalid")
         assert desk.app.session.conversation.params.temperature in (None, 1.0)
         await desk.pilot.press("backspace")
-        await desk.until(lambda: not row(desk, "temperature").has_class("-wrong"))
+        await desk.until(lambda: not row(desk, "temperature").has_class("-invalid"))
         assert desk.app.session.conversation.params.temperature is None
 
 
-async def test_what_is_being_typed_is_left_alone_by_what_happens_meanwhile() -> None:
+async def test_text_being_typed_is_not_overwritten() -> None:
     async with running() as desk:
         await desk.pilot.press("f2", *"99")
         desk.app.chat.refresh_state()
         assert field(desk, "temperature").value == "99"
 
 
-async def test_an_empty_field_shows_the_models_own_value() -> None:
+async def test_an_empty_field_shows_the_model_default() -> None:
     async with running() as desk:
         await desk.pilot.press("f2")
-        await desk.until(lambda: field(desk, "top_k").placeholder == "50")
-        assert field(desk, "temperature").placeholder == "0.8"
-        assert field(desk, "seed").placeholder == "as the model"
+        await desk.until(lambda: field(desk, "top_k").placeholder == "50 (model default)")
+        assert field(desk, "temperature").placeholder == "0.8 (model default)"
+        assert field(desk, "seed").placeholder == "model default"
 
 
 async def test_the_system_prompt_is_part_of_the_conversation() -> None:
@@ -84,7 +84,7 @@ async def test_the_system_prompt_is_part_of_the_conversation() -> None:
         await desk.until(lambda: area.text == "Be long")
 
 
-async def test_the_panel_follows_the_command() -> None:
+async def test_the_panel_shows_values_set_by_command() -> None:
     async with running(size=(120, 40)) as desk:
         await desk.pilot.press("f2", "escape")
         await desk.type("/set top_p 0.5")
@@ -100,7 +100,7 @@ async def test_the_panel_is_beside_the_conversation_where_there_is_room() -> Non
         assert desk.app.chat.prompt.has_focus
 
 
-async def test_the_conversation_is_wrapped_anew_as_the_panel_comes_and_goes() -> None:
+async def test_the_conversation_is_wrapped_again_when_the_panel_toggles() -> None:
     def prepare(engine: FakeEngine) -> None:
         engine.pieces = ["words " * 15]
 
@@ -117,7 +117,7 @@ async def test_the_conversation_is_wrapped_anew_as_the_panel_comes_and_goes() ->
             await desk.pilot.press("f2")
 
 
-async def test_the_panel_gives_way_when_the_window_narrows() -> None:
+async def test_the_panel_hides_when_the_window_becomes_narrow() -> None:
     async with running(replace(SERVER, panel=True), size=(120, 40)) as desk:
         await desk.ask("Go")
         await desk.pilot.resize_terminal(80, 24)
@@ -125,7 +125,7 @@ async def test_the_panel_gives_way_when_the_window_narrows() -> None:
         await desk.shows("Hello there.")
 
 
-async def test_over_the_conversation_every_row_is_in_view_at_80x24() -> None:
+async def test_at_80x24_every_row_is_visible() -> None:
     async with running() as desk:
         await desk.pilot.press("f2")
         for setting in SAMPLING_FIELDS:
@@ -148,12 +148,12 @@ async def test_over_the_conversation_every_row_is_in_view_at_80x24() -> None:
         ("repetition_penalty", SamplingParams(temperature=0.0), ""),
     ],
 )
-def test_a_note_where_a_value_does_nothing(name: str, params: SamplingParams, cause: str) -> None:
-    note = without_effect(name, params)
+def test_a_value_without_effect_has_a_note(name: str, params: SamplingParams, cause: str) -> None:
+    note = no_effect_reason(name, params)
     assert (cause in note) if cause else note == ""
 
 
-async def test_the_note_comes_and_goes_with_what_is_typed() -> None:
+async def test_the_note_follows_the_typed_values() -> None:
     async with running(size=(120, 40)) as desk:
         await desk.pilot.press("f2", "0")
         await desk.shows("No effect: temperature is 0.")
@@ -165,5 +165,5 @@ async def test_the_note_comes_and_goes_with_what_is_typed() -> None:
     ("value", "text"),
     [(None, ""), (True, "true"), (0.7, "0.7"), (1.0, "1"), (42, "42"), ("a", "a")],
 )
-def test_values_are_shown_as_they_are_typed(value: object, text: str) -> None:
-    assert shown(value) == text  # type: ignore[arg-type]
+def test_values_are_formatted_as_the_user_types_them(value: object, text: str) -> None:
+    assert format_value(value) == text  # type: ignore[arg-type]

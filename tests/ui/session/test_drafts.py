@@ -10,7 +10,7 @@ import pytest
 
 from glmtui.chat import Conversation, Message
 from glmtui.store.drafts import Drafts
-from glmtui.ui.dialogs.conversation_picker import ConversationEntry
+from glmtui.ui.dialogs.conversation_picker import ConversationChoice
 from glmtui.ui.session.drafts import PromptDrafts
 from support.app_pilot import folders, running
 from support.emulated_terminal import Terminal
@@ -85,12 +85,12 @@ async def test_each_conversation_has_its_own_and_a_new_page_takes_it_along(folde
         await desk.pilot.press("ctrl+n")
         await desk.ask("Second")
         await desk.pilot.press(*"for the second")
-        desk.app.chat._open(ConversationEntry(first))
+        desk.app.chat._open(ConversationChoice(first))
         await desk.until(lambda: desk.app.session.conversation.id == first)
         assert desk.app.chat.prompt.text == ""
         await desk.pilot.press(*"for new", "ctrl+n")
         assert desk.app.chat.prompt.text == "for new"
-        desk.app.chat._open(ConversationEntry(first))
+        desk.app.chat._open(ConversationChoice(first))
         await desk.until(lambda: desk.app.session.conversation.id == first)
         assert desk.app.chat.prompt.text == ""
 
