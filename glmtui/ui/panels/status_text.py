@@ -129,7 +129,7 @@ def welcome_text(session: Session, key_label: KeyLabel) -> str:
 def model_line(session: Session, key_label: KeyLabel) -> str:
     """The loaded model, or why there is none: "smollm2 · int4 g32 · cpu · 8,192 tokens"."""
     if session.model is not None:
-        return one_line(model_summary(session.model))
+        return one_line(model_summary(session.model))  # names are those of files and servers
     if session.loading is not None:
         text = _("Loading {model}. You can already type.")
         return one_line(text.format(model=session.loading[0]))
@@ -159,7 +159,7 @@ def error_text(error: GlmtuiError | None) -> str:
 
 def conversation_title(conversation: Conversation) -> str:
     """The title, or a placeholder if there is none."""
-    return one_line(conversation.title) or _("New conversation")
+    return one_line(conversation.title) or _("New conversation")  # /title sets it as typed
 
 
 def deletion_notice(count: int) -> str:
