@@ -155,7 +155,7 @@ async def test_the_app(old: Path) -> None:
         await driver.wait_until(lambda: driver.app.session.has_replied)
         seen.append(driver.screen_text())
         driver.app.chat.models.pick()
-        await driver.wait_for_text("lab: its first model")
+        await driver.wait_for_text("lab: the server's first model")
         seen.append(driver.screen_text())
         driver.engine.load_error = GlmtuiError(f"no way to {ADDRESS}")
         await driver.pilot.press("escape")

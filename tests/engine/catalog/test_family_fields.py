@@ -21,7 +21,7 @@ from glmtui.engine.catalog.transformers_fields import declared, transformers_fie
 from glmtui.engine.models import chatglm, chatglm2, chatglm3, glm4, llama
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import UnsupportedModel
-from glmtui.ui.panels.status_text import loaded
+from glmtui.ui.panels.status_text import model_summary
 from support import TESTS
 from support.tiny_models import change, make, write_tokenizer
 
@@ -97,7 +97,7 @@ def test_a_value_that_is_not_honoured_is_left_to_transformers(
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.backend == "compatibility"
     assert ours.info.why_compatible == why
-    assert f"({why})" in loaded(ours.info)
+    assert f"({why})" in model_summary(ours.info)
     check_same(ours, theirs)
 
 
