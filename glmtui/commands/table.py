@@ -92,7 +92,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "search_history",
         "Search history",
-        "Find an earlier question with the text in the prompt; again for the next one.",
+        "Find an earlier question with the text in the prompt; again for the next.",
         "ctrl+r",
         scope=PROMPT,
     ),
@@ -100,14 +100,14 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "regenerate",
         "Regenerate",
-        "Regenerate the last reply (when the prompt is empty); the earlier reply is kept.",
+        "Regenerate the last reply (with an empty prompt); the earlier one is kept.",
         "ctrl+r",
         "regenerate",
     ),
     Command(
         "select_message",
         "Select a message",
-        "Select the last message, for the keys that begin with Up; so does Up in an empty prompt.",
+        "Select the last message, as Up does; needed for keys that begin with Up.",
         "alt+up",
     ),
     # In the vim set, k, j and g scroll even while a message is selected.
@@ -250,7 +250,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "set",
         "Set",
-        "Change a setting of this conversation; without a value, use the model's default.",
+        "Change a setting of this conversation; without a value, the model's default.",
         "",
         "set",
         "SETTING [VALUE]",

@@ -99,7 +99,7 @@ class PlainCommands:
 
     def help(self) -> str:
         return "\n".join(
-            f"{command.usage}: {_(command.help)}"
+            command.usage + ": " + _(command.help)
             for command in commands.COMMANDS
             if command.slash and command.action in self.actions
         )
