@@ -32,7 +32,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
         assert program.count(FIXED_SETTINGS) == 1, "support.app_process has changed"
         program = program.replace(FIXED_SETTINGS, SETTINGS_FROM_ENVIRONMENT)
         terminals.append(Terminal(tmp_path, ["-c", program], environ=environ))
-        terminals[-1].shows("Ask anything")
+        terminals[-1].wait_for_text("Ask anything")
         return terminals[-1]
 
     yield start_program
