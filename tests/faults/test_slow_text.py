@@ -22,7 +22,7 @@ from glmtui.ui.markdown.highlight import highlight as highlighted
 from glmtui.ui.markdown.stream import MarkdownStream
 from glmtui.ui.markdown.styled_text import Span, wrap
 from glmtui.ui.markdown.time_limit import TimeLimitExceeded, call_with_time_limit
-from glmtui.ui.session.safe_conversation import made_visible
+from glmtui.ui.session.safe_conversation import sanitized_message
 from support.call_counter import calls
 from support.transcript_app import TranscriptApp, reply
 
@@ -113,7 +113,7 @@ async def test_thousands_of_accents_in_one_place_do_not_reach_the_terminal() -> 
         for n in range(0, len(text), 5000):
             app.transcript.append(stream.feed(text[n : n + 5000]))  # as the session does
         await pilot.pause()
-        app.transcript.finish(made_visible(reply(text)))
+        app.transcript.finish(sanitized_message(reply(text)))
         await pilot.pause()
         assert app.bytes - before < 24 * 80 * 100
         assert any("a" + MARK in row for row in app.rows) or any("á" in row for row in app.rows)

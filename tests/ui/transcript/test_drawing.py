@@ -12,7 +12,7 @@ from textual.screen import Screen
 
 from glmtui.chat import Message
 from glmtui.sanitize import visible
-from glmtui.ui.session.safe_conversation import made_visible
+from glmtui.ui.session.safe_conversation import sanitized_message
 from support.transcript_app import REPLY, TranscriptApp, numbered, reply
 
 
@@ -52,10 +52,10 @@ async def test_control_characters_and_markup_in_a_message_are_text() -> None:
         nasty = "\x1b[2J\x9b31m[bold]x[/] [@click=app.quit]y[/]\x07"
         messages = [Message("user", nasty, id="q"), reply(nasty, model="\x1b]0;t")]
         failed = reply(nasty, id="s", finish_reason="error", error=nasty)
-        app.transcript.show([*map(made_visible, messages)])  # as the session does
+        app.transcript.show([*map(sanitized_message, messages)])  # as the session does
         app.transcript.begin(reply("", id="s", finish_reason=None))
         app.transcript.append(visible(nasty))
-        app.transcript.finish(made_visible(failed))
+        app.transcript.finish(sanitized_message(failed))
         await pilot.pause()
         text = "\n".join(app.rows)
         assert text.count("␛[2J�31m[bold]x[/] [@click=app.quit]y[/]␇") == 4

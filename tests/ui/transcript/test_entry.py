@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from glmtui.chat import Conversation, Message
 from glmtui.ui.session.reply_state import places
-from glmtui.ui.session.safe_conversation import made_visible
+from glmtui.ui.session.safe_conversation import sanitized_message
 from glmtui.ui.transcript.entry import Entry
 from glmtui.ui.transcript.layout import TranscriptLayout
 
@@ -118,7 +118,7 @@ def test_only_messages_with_alternatives_have_a_place() -> None:
 )
 def test_a_tool_call_is_a_name_and_arguments(content: str, body: list[str]) -> None:
     call = replace(REPLY, content=content, metadata="get\x1b_weather", finish_reason="stop")
-    call = made_visible(call)  # as the session does
+    call = sanitized_message(call)  # as the session does
     assert texts(laid_out(call)) == ["smollm2", "calls get␛_weather", *body, ""]
 
 
