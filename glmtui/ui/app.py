@@ -30,12 +30,12 @@ from glmtui.sanitize import sanitize
 from glmtui.store import Store
 from glmtui.ui.chat.screen import ChatScreen
 from glmtui.ui.chat.size_notice import SizeNotice, is_too_small
-from glmtui.ui.panels.device_memory import MemoryWatch
+from glmtui.ui.panels.device_memory import MemoryMonitor
 from glmtui.ui.session.workspace import EngineFactory
 from glmtui.ui.terminal import signals
 from glmtui.ui.terminal.signals import END_SIGNALS
 from glmtui.ui.terminal.themes import DARK, LIGHT, TERMINAL, themes
-from glmtui.ui.widgets.bindings import UNBOUND, keymap
+from glmtui.ui.widgets.bindings import UNBOUND_KEY, keymap
 
 
 class GlmtuiApp(App[None], inherit_bindings=False):
@@ -54,7 +54,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
 
     CSS_PATH = "app.tcss"
     TITLE = "glmtui"
-    COMMAND_PALETTE_BINDING = UNBOUND  # the chat screen has the key
+    COMMAND_PALETTE_BINDING = UNBOUND_KEY  # the chat screen has the key
     BINDINGS: ClassVar[list[BindingType]] = [  # works over a dialog too
         Binding(c.keys, c.action, show=False, priority=True, id=c.action)
         for c in COMMANDS
@@ -83,7 +83,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
         self.chat = ChatScreen(self, settings, store, engine_factory)
         self.workspace = self.chat.workspace
         self.session = self.workspace.session
-        self._memory = MemoryWatch(
+        self._memory = MemoryMonitor(
             lambda memories: self.call_soon(lambda: self.chat.show_memory(memories))
         )
         if settings.keys != "default" or settings.bindings:
@@ -151,12 +151,12 @@ class GlmtuiApp(App[None], inherit_bindings=False):
     def copy_to_clipboard(self, text: str) -> None:
         """Copies in the way this terminal supports, and says how: Textual's own way reaches few
         terminals over SSH."""
-        from glmtui.ui.terminal.clipboard import copy
+        from glmtui.ui.terminal.clipboard import copy_to_clipboard
 
         self._clipboard = text  # Textual's text fields paste this
         if self._driver is not None:
-            copied = copy(text, self._driver.write, os.environ)
-            self.toast(copied.words, error=copied.failed)
+            copied = copy_to_clipboard(text, self._driver.write, os.environ)
+            self.toast(copied.message, error=copied.failed)
 
     # ---- the command palette
 
@@ -211,7 +211,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
             loop = asyncio.get_running_loop()
             for number in END_SIGNALS:
                 loop.remove_signal_handler(number)
-            signals.ignore()
+            signals.ignore_end_signals()
         self.on_exit_start()
         super().exit(*args, **options)
 

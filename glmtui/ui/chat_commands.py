@@ -33,7 +33,7 @@ class ChatCommands:
     def title(self, title: str = "") -> str:
         if title:
             self._session.update(title=title)
-        return status_text.title(self._session.conversation)
+        return status_text.conversation_title(self._session.conversation)
 
     def pin(self) -> str:
         """Pins or unpins the conversation."""
@@ -48,7 +48,7 @@ class ChatCommands:
         conversation = self._session.conversation
         if not conversation.messages:
             return _empty()
-        title = status_text.title(conversation)
+        title = status_text.conversation_title(conversation)
         self._workspace.library.delete(conversation.id)
         return _("Deleted: {title}. /restore restores it.").format(title=title)
 
@@ -67,7 +67,7 @@ class ChatCommands:
     # ---- its messages
 
     def delete(self, message_id: str) -> str:
-        return status_text.deleted(self._session.delete(message_id))
+        return status_text.deletion_notice(self._session.delete(message_id))
 
     def regenerate(self) -> str:
         """Answers the last question again."""

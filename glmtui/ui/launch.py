@@ -22,7 +22,7 @@ from glmtui.system.terminfo import can_move_cursor
 from glmtui.ui.app import GlmtuiApp
 from glmtui.ui.session.rescue import rescue
 from glmtui.ui.terminal import signals
-from glmtui.ui.terminal.themes import few_colours
+from glmtui.ui.terminal.themes import has_few_colours
 
 EXIT_SECONDS = 8.0
 """After this time the process ends, even if a thread still waits for something. Longer than
@@ -51,7 +51,7 @@ def run(
     Raises:
         StoreError: the conversation cannot be opened.
     """
-    from glmtui.ui.terminal.driver import TerminalDriver, own_terminal
+    from glmtui.ui.terminal.driver import TerminalDriver, exclusive_terminal
 
     set_language(settings.language)
     store = Store(paths.data_dir() / "conversations", settings.format)
@@ -63,7 +63,7 @@ def run(
     log = paths.state_dir() / "glmtui.log"
     if settings.plain or not (sys.stdout.isatty() and can_move_cursor()):
         return _run_plain(settings, store, conversation, problems)
-    with own_terminal(log) as terminal:
+    with exclusive_terminal(log) as terminal:
         app = GlmtuiApp(
             settings,
             store,
@@ -71,7 +71,7 @@ def run(
             problems=problems,
             conversation=conversation,
             terminal_blocked=lambda: terminal.blocked,
-            few_colours=few_colours(),
+            few_colours=has_few_colours(),
             driver_class=TerminalDriver,
         )
         guard = ExitGuard(app)
@@ -100,7 +100,7 @@ def _run_plain(
     try:
         chat.run(conversation, problems)
     finally:
-        with signals.ignored():
+        with signals.end_signals_ignored():
             ended, unsaved = chat.close()
             messages = rescue(unsaved)
         ended &= _write_lines(messages)
@@ -168,7 +168,7 @@ class ExitGuard:
         return self._close()
 
     def _close(self) -> bool:
-        with signals.ignored():
+        with signals.end_signals_ignored():
             ended, unsaved = self._app.close()
             self.messages = rescue(unsaved, self._app.workspace.drafts.unsaved())
         return ended

@@ -123,9 +123,9 @@ async def test_keys_of_the_list_and_of_the_prompt_are_changed_like_others(folder
         await driver.pilot.press("ctrl+d")
         await driver.pilot.press("escape", "f", "ctrl+r")
         assert len(driver.store.summaries()) == 1
-        assert not driver.app.chat.prompt.completions.display
+        assert not driver.app.chat.prompt.completion_list.display
         await driver.pilot.press("f7")
-        await driver.wait_for_text("F7: the next")
+        await driver.wait_for_text("F7 next match")
         assert len(driver.engine.requests) == 1
 
 

@@ -156,7 +156,7 @@ async def test_the_app(old: Path) -> None:
         await driver.wait_until(lambda: driver.app.session.has_replied)
         screens.append(driver.screen_text())
         driver.app.chat.models.pick()
-        await driver.wait_for_text("lab: its first model")
+        await driver.wait_for_text("lab: the server's first model")
         screens.append(driver.screen_text())
         driver.engine.load_error = GlmtuiError(f"no way to {ADDRESS}")
         await driver.pilot.press("escape")

@@ -105,9 +105,9 @@ def test_programs_of_our_choice(marks: Path, monkeypatch: pytest.MonkeyPatch, pa
     for variable in ("VISUAL", "EDITOR"):
         monkeypatch.delenv(variable, raising=False)
     assert all(find_program(name) is None for name in PROGRAMS)
-    assert editor.editor() == []
-    assert clipboard.tools({"PATH": path, "DISPLAY": ":0"}) == []
-    assert not clipboard._fed(["xclip"], "text")
+    assert editor.editor_command() == []
+    assert clipboard.clipboard_tools({"PATH": path, "DISPLAY": ":0"}) == []
+    assert not clipboard._run_with_input(["xclip"], "text")
     assert not marks.exists()
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from glmtui.chat import GenerationStats, Message
 from glmtui.cli.tables import format_size
 from glmtui.store import loads
-from glmtui.ui.panels.stats import last_reply, over_time, page
-from glmtui.ui.panels.status_bar import Facts, context_meter, status_line
-from glmtui.ui.widgets.meters import bar, gigabytes, sparkline, tokens
+from glmtui.ui.panels.stats import conversation_stats, reply_stats, stats_page
+from glmtui.ui.panels.status_bar import Status, context_meter, status_line
+from glmtui.ui.widgets.meters import bar, format_gigabytes, format_token_count, sparkline
 from support.emulated_terminal import Start
 from support.fake_server import Exchange, delta, serving
 
@@ -49,9 +49,9 @@ STATS = {
 def test_what_a_file_says_a_reply_cost(name: str) -> None:
     stats = loads(TALK.format(stats=STATS[name]), "toml").messages[1].stats
     assert stats is not None
-    widest = max(len(line) for line in last_reply(stats).plain.splitlines())
+    widest = max(len(line) for line in reply_stats(stats).plain.splitlines())
     assert widest < 60
-    assert "e+" not in last_reply(stats).plain
+    assert "e+" not in reply_stats(stats).plain
 
 
 def strange_clock(exchange: Exchange) -> None:
@@ -97,14 +97,14 @@ def test_the_app_opens_such_a_file_and_shows_what_a_reply_cost(
 @example([5e-324, 0.0], 10**400)
 @example([], -1e14)
 def test_meters_take_any_number(values: list[float], value: float) -> None:
-    assert len(gigabytes(value)) < 12
+    assert len(format_gigabytes(value)) < 12
     assert len(format_size(value)) < 20  # type: ignore[arg-type]
     count = value if isinstance(value, int) or not math.isfinite(value) else int(value)
-    assert len(tokens(count)) < 20  # type: ignore[arg-type]
+    assert len(format_token_count(count)) < 20  # type: ignore[arg-type]
     assert len(sparkline(values, 4)) <= 4
     assert bar([(one, "━", "") for one in values], 10).cell_length == 10
     assert context_meter(count, count, 3).cell_length < 60  # type: ignore[arg-type]
-    facts = Facts("ready", used=count, limit=count)  # type: ignore[arg-type]
+    facts = Status("ready", used=count, limit=count)  # type: ignore[arg-type]
     assert status_line(facts, 80).cell_length == 80
 
 
@@ -117,9 +117,9 @@ COUNTS = st.integers(-(10**400), 10**400)
 def test_a_page_takes_any_number(rows: list[tuple[int, int, float, float]]) -> None:
     stats = [GenerationStats(a, b, a, c, c, d, b) for a, b, c, d in rows]
     for one in stats:
-        assert max(map(len, last_reply(one).plain.splitlines())) < 100
+        assert max(map(len, reply_stats(one).plain.splitlines())) < 100
         for rate in (one.prefill_rate, one.decode_rate):
             assert rate is None or 0 < rate <= 1e9
-    assert max(map(len, over_time(stats, 30).plain.splitlines())) < 120
+    assert max(map(len, conversation_stats(stats, 30).plain.splitlines())) < 120
     messages = [Message("assistant", "", stats=one) for one in stats]
-    assert page(messages, (), 80).plain
+    assert stats_page(messages, (), 80).plain

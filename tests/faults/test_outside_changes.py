@@ -62,7 +62,7 @@ def test_a_file_edited_by_hand_while_a_reply_is_written(
         edited.set()
         terminal.wait_for_text("second half." if ends else "half, and")
         terminal.wait_for_text(path.name[:20])  # the notice names the file
-        terminal.wait_for_text("You go on in a copy")
+        terminal.wait_for_text("continues in a copy")
         assert path.read_text() == by_hand
         terminal.wait_until(lambda: len(list(path.parent.glob("*.toml"))) == 2)
         assert "not saved" not in "\n".join(terminal.screen.display)
@@ -106,7 +106,7 @@ def test_two_apps_on_one_conversation(glmtui: Start, tmp_path: Path) -> None:
         second.wait_for_text("ready")
         ask(second, "From the second")
         second.wait_for_text("is open in another")
-        second.wait_for_text("You go on in a copy")
+        second.wait_for_text("continues in a copy")
         second.wait_until(lambda: "\n".join(second.screen.display).count("Fine.") == 2)
         second.wait_for_text(f"{first.process.pid} on")
         assert "not saved" not in "\n".join(second.screen.display)
@@ -135,11 +135,11 @@ async def test_a_disk_without_locks(monkeypatch: pytest.MonkeyPatch, number: int
     monkeypatch.setattr(fcntl, "flock", flock)
     async with run_app() as driver:
         await driver.ask("Question")
-        await driver.wait_for_text("has no locks")
+        await driver.wait_for_text("does not support file locks")
         await driver.wait_for_text(os.strerror(number))
         driver.app.chat.notice.set("locks", "")
         await driver.ask("Again")
-        assert "has no locks" not in driver.screen_text()
+        assert "does not support file locks" not in driver.screen_text()
         contents = [m.content for m in driver.store.load("last").path]
         assert contents[::2] == ["Question", "Again"]
 

@@ -1,6 +1,6 @@
-"""Text made to be slow: it is laid out in a bounded time, or shown as it stands.
+"""Text that is slow to lay out: it takes a bounded time, or is shown as plain text.
 
-Limits are of this thread's processor time, several times what the program allows itself.
+The limits are of this thread's processor time, and several times those of the program itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import pytest
 
+from glmtui.sanitize import StreamSanitizer
 from glmtui.store.format import LARGE_TOML, peek
 from glmtui.ui.markdown import document, highlight
 from glmtui.ui.markdown import stream as streaming
@@ -21,9 +22,10 @@ from glmtui.ui.markdown.document import render
 from glmtui.ui.markdown.highlight import highlight as highlighted
 from glmtui.ui.markdown.stream import MarkdownStream
 from glmtui.ui.markdown.styled_text import Span, wrap
-from glmtui.ui.markdown.time_limit import OutOfTime, within
+from glmtui.ui.markdown.time_limit import TimeLimitExceeded, call_with_time_limit
+from glmtui.ui.session.safe_conversation import sanitized_message
 from support.call_counter import count_calls
-from support.transcript_app import Stage, reply
+from support.transcript_app import TranscriptApp, reply
 
 SIZE = 40_000
 MARK = "\u0301"
@@ -33,7 +35,7 @@ def repeated(part: str, size: int = SIZE) -> str:
     return (part * (size // len(part) + 1))[:size]
 
 
-NASTY = {
+SLOW_TEXTS = {
     "emphasis": repeated("a*"),
     "mixed emphasis": repeated("a**b*c "),
     "links": repeated("[a](b)"),
@@ -64,7 +66,7 @@ def no_finalisers_of_other_tests() -> None:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Of this thread's processor time."""
+    """The processor time of this thread that `work` takes."""
     began = time.thread_time()
     work()
     return time.thread_time() - began
@@ -74,19 +76,19 @@ def letters(text: str) -> str:
     return "".join(text.split())
 
 
-@pytest.mark.parametrize("name", NASTY)
+@pytest.mark.parametrize("name", SLOW_TEXTS)
 def test_a_message(name: str) -> None:
     shown = []
-    assert seconds(lambda: shown.extend(render(NASTY[name], 80))) < 8 * document.MOST_SECONDS
+    assert seconds(lambda: shown.extend(render(SLOW_TEXTS[name], 80))) < 8 * document.MAX_SECONDS
     assert shown
 
 
 @pytest.mark.parametrize("name", ["links", "accented lines", "ragged rows"])
-def test_a_reply_as_it_is_written(name: str) -> None:
-    text, stream = NASTY[name], MarkdownStream(80)
+def test_a_streamed_reply(name: str) -> None:
+    text, stream = SLOW_TEXTS[name], MarkdownStream(80)
     for n in range(0, len(text), 2000):
         took = seconds(lambda n=n: stream.feed(text[n : n + 2000]))  # type: ignore[misc]
-        assert took < 20 * streaming.MOST_SECONDS
+        assert took < 20 * streaming.MAX_SECONDS
     stream.finish()
     if stream.plain:
         assert letters("".join(line.text for line in stream.lines)).endswith(letters(text[-2000:]))
@@ -99,7 +101,7 @@ def test_code(language: str, part: str) -> None:
     highlighted("", language)  # its lexer is imported
     spans: list[Span] = []
     took = seconds(lambda: spans.extend(highlighted(code, language)))
-    assert took < 20 * highlight.MOST_SECONDS
+    assert took < 20 * highlight.MAX_SECONDS
     assert "".join(span.text for span in spans) == code
 
 
@@ -109,16 +111,16 @@ def test_a_lexer_that_loses_text_is_not_used() -> None:
 
 
 async def test_thousands_of_accents_in_one_place_do_not_reach_the_terminal() -> None:
-    app = Stage()
+    app = TranscriptApp()
     async with app.run_test(size=(80, 24)) as pilot:
         await pilot.pause()
         before = app.bytes
-        text = "a" + MARK * 50_000
+        text, stream = "a" + MARK * 50_000, StreamSanitizer()
         app.transcript.begin(reply("", finish_reason=None))
         for n in range(0, len(text), 5000):
-            app.transcript.append(text[n : n + 5000])
+            app.transcript.append(stream.feed(text[n : n + 5000]))  # as the session does
         await pilot.pause()
-        app.transcript.finish(reply(text))
+        app.transcript.finish(sanitized_message(reply(text)))
         await pilot.pause()
         assert app.bytes - before < 24 * 80 * 100
         assert any("a" + MARK in row for row in app.rows) or any("á" in row for row in app.rows)
@@ -162,40 +164,40 @@ def burn(seconds: float) -> str:
 
 def test_a_limit() -> None:
     handler = signal.getsignal(signal.SIGALRM)
-    assert within(5, lambda: burn(0.02)) == "done"
-    with pytest.raises(OutOfTime):
-        within(0.02, lambda: burn(60))
+    assert call_with_time_limit(5, lambda: burn(0.02)) == "done"
+    with pytest.raises(TimeLimitExceeded):
+        call_with_time_limit(0.02, lambda: burn(60))
     with pytest.raises(ZeroDivisionError):
-        within(5, lambda: 1 / 0)
+        call_with_time_limit(5, lambda: 1 / 0)
     assert signal.getsignal(signal.SIGALRM) == handler
 
 
 def test_a_limit_within_a_limit() -> None:
     def inner() -> str:
         try:
-            return within(60, lambda: burn(60))
-        except OutOfTime:  # the outer one's
+            return call_with_time_limit(60, lambda: burn(60))
+        except TimeLimitExceeded:  # the outer one's
             return burn(60)
 
     def inner_first() -> str:
         try:
-            return within(0.02, lambda: burn(60))
-        except OutOfTime:
+            return call_with_time_limit(0.02, lambda: burn(60))
+        except TimeLimitExceeded:
             return "plain"
 
-    with pytest.raises(OutOfTime):
-        within(0.05, inner)
-    assert within(5, inner_first) == "plain"
+    with pytest.raises(TimeLimitExceeded):
+        call_with_time_limit(0.05, inner)
+    assert call_with_time_limit(5, inner_first) == "plain"
 
 
 def test_a_limit_is_of_work_not_of_waiting() -> None:
-    assert within(0.05, lambda: time.sleep(0.3)) is None
+    assert call_with_time_limit(0.05, lambda: time.sleep(0.3)) is None
 
 
 def test_a_limit_leaves_another_timer_running() -> None:
     before = signal.setitimer(signal.ITIMER_REAL, 600)
     try:
-        within(5, lambda: burn(0.05))
+        call_with_time_limit(5, lambda: burn(0.05))
         left, interval = signal.getitimer(signal.ITIMER_REAL)
         assert 0 < left < 600
         assert interval == 0
@@ -205,7 +207,9 @@ def test_a_limit_leaves_another_timer_running() -> None:
 
 def test_another_thread_has_no_limit() -> None:
     done: list[str] = []
-    thread = threading.Thread(target=lambda: done.append(within(0.01, lambda: burn(0.1))))
+    thread = threading.Thread(
+        target=lambda: done.append(call_with_time_limit(0.01, lambda: burn(0.1)))
+    )
     thread.start()
     thread.join(60)
     assert done == ["done"]

@@ -1,4 +1,4 @@
-"""Text of models, files, names and servers: whatever it holds, the terminal gets only letters."""
+"""Hostile text from models, files, names and servers: no control sequence reaches the terminal."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def nasty_server(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_what_is_looked_for_would_be_seen(name: str) -> None:
+def test_each_attack_is_detected_by_the_check(name: str) -> None:
     assert control_effects(f"before {ATTACKS[name]} after".encode())
 
 
@@ -126,7 +126,7 @@ def test_ask(tmp_path: Path, strip: bool) -> None:
     assert (ALL.encode() in piped.stdout) is not strip  # a pipe has it as it is
 
 
-def test_commands_that_show_what_was_saved(tmp_path: Path) -> None:
+def test_commands_that_show_saved_text(tmp_path: Path) -> None:
     with Store(tmp_path / "data/conversations") as store:
         store.save(nasty_talk())
         (store.folder / "bad\x1b]0;evil\x07-1f2e3d4c.toml").write_text("not [ TOML")

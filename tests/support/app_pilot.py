@@ -71,7 +71,7 @@ class AppDriver:
 
     async def submit(self, text: str) -> None:
         """Puts a text into the prompt and presses Enter."""
-        self.app.chat.prompt.put(text)
+        self.app.chat.prompt.set_text(text)
         await self.pilot.press("enter")
 
     async def ask(self, text: str) -> None:

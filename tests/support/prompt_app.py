@@ -1,4 +1,4 @@
-"""The prompt alone in an app."""
+"""An app that shows only a prompt."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from textual.pilot import Pilot
 from glmtui.ui.prompt.prompt import Prompt
 
 
-class Desk(App[None]):
-    """A prompt at the bottom, and what was sent."""
+class PromptApp(App[None]):
+    """A prompt at the bottom.
+
+    Attributes:
+        sent: the texts that Enter has sent.
+        other: the actions of other keys that the prompt has left to the app.
+    """
 
     CSS = "Prompt { dock: bottom; height: auto; max-height: 6; padding: 0 1; }"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -30,11 +35,11 @@ class Desk(App[None]):
         self.other: list[str] = []
 
     def compose(self) -> ComposeResult:
-        yield self.prompt.completions
+        yield self.prompt.completion_list
         yield self.prompt
 
     def action_send(self) -> None:
-        self.sent.append(self.prompt.take())
+        self.sent.append(self.prompt.take_text())
 
     def action_stop(self) -> None:
         self.other.append("stop")
@@ -44,7 +49,7 @@ class Desk(App[None]):
 
 
 @asynccontextmanager
-async def desk() -> AsyncIterator[tuple[Desk, Prompt, Pilot[None]]]:
-    app = Desk()
+async def running_prompt() -> AsyncIterator[tuple[PromptApp, Prompt, Pilot[None]]]:
+    app = PromptApp()
     async with app.run_test(size=(40, 12)) as pilot:
         yield app, app.prompt, pilot

@@ -1,4 +1,4 @@
-"""A stage for the transcript: alone in an app, on a terminal that is emulated."""
+"""An app that shows only a transcript, on an emulated terminal."""
 
 from __future__ import annotations
 
@@ -41,15 +41,22 @@ def numbered(first: int, last: int) -> str:
     return "".join(f"line {n}\n\n" for n in range(first, last))
 
 
-class Stage(App[None]):
-    """A transcript alone, on a terminal that is emulated."""
+class TranscriptApp(App[None]):
+    """Shows a transcript on a terminal that pyte emulates.
+
+    Attributes:
+        time: what the transcript's clock shows; it advances by `tick` at each reading, so that
+            older messages are laid out one at a time.
+        following: the FollowingChanged messages that were posted.
+        bytes: number of bytes sent to the terminal.
+    """
 
     CSS = "Transcript { height: 1fr; }"
 
     def __init__(self) -> None:
         super().__init__()
         self.time = 0.0
-        self.tick = 0.005  # by which it goes on when asked: older messages come one at a time
+        self.tick = 0.005
         self.transcript = Transcript(clock=self.clock)
         self.following: list[tuple[bool, int]] = []
         self.bytes = 0
@@ -62,11 +69,11 @@ class Stage(App[None]):
         self.time += self.tick
         return self.time
 
-    def on_transcript_following(self, event: Transcript.Following) -> None:
+    def on_transcript_following_changed(self, event: Transcript.FollowingChanged) -> None:
         self.following.append((event.following, event.lines_below))
 
     def _display(self, screen: Screen[object], renderable: RenderableType | None) -> None:
-        """Textual's own way to the terminal, which without a driver leads nowhere."""
+        """Overrides the method in which Textual writes to its driver, which tests do not have."""
         if not isinstance(renderable, CompositorUpdate):
             return
         sequences = renderable.render_segments(self.console)
@@ -91,7 +98,7 @@ class Stage(App[None]):
 
     @property
     def cells(self) -> list[tuple[object, ...]]:
-        """All that can be seen of each cell: of a blank one its ground, not its colour."""
+        """The visible properties of each cell; of a blank cell not the text colour."""
         assert self._terminal is not None
         buffer, columns = self._terminal.buffer, self._terminal.columns
         seen = (buffer[y][x] for y in range(self._terminal.lines) for x in range(columns))

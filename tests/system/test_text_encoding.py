@@ -14,7 +14,7 @@ from glmtui.cli.ask import read_question
 from glmtui.errors import CorruptConversation, UsageError
 from glmtui.store import read_file
 from glmtui.system.text_encoding import UnknownEncoding, decode_text
-from glmtui.ui.prompt.attachments import content, look
+from glmtui.ui.prompt.attachments import find_attachment, read_attachment
 
 GBK = {"LANG": "zh_CN.GBK"}
 LATIN = {"LC_ALL": "de_DE.ISO-8859-1", "LANG": "zh_CN.GBK"}
@@ -114,7 +114,7 @@ def test_an_attached_file_is_decoded(
 ) -> None:
     monkeypatch.setenv("LC_ALL", locale)
     (tmp_path / "notes.txt").write_bytes(data)
-    assert content(str(tmp_path / "notes.txt")) == "你好\n"
+    assert read_attachment(str(tmp_path / "notes.txt")) == "你好\n"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_an_attached_file_is_decoded(
 )
 def test_an_attached_file_is_never_rubbish(tmp_path: Path, data: bytes, wrong: str) -> None:
     (tmp_path / "notes.txt").write_bytes(data)
-    found = look(str(tmp_path / "notes.txt"))
+    found = find_attachment(str(tmp_path / "notes.txt"))
     assert found is not None
     assert found.wrong == wrong
 

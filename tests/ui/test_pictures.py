@@ -1,6 +1,6 @@
-"""The README's pictures are what the app draws: made here, compared here.
+"""The README's pictures are compared with what the app draws.
 
-``GLMTUI_PICTURES=1 pytest tests/ui/test_pictures.py`` draws them anew.
+``GLMTUI_PICTURES=1 pytest tests/ui/test_pictures.py`` makes them again.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _english_again() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", PICTURED)
-async def test_the_readmes_picture_is_true(
+async def test_the_readme_picture_equals_the_app(
     folders: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     size, settings, seen, keys = PICTURED[name]
@@ -136,7 +136,7 @@ async def test_the_readmes_picture_is_true(
     assert words(path.read_text("utf-8")) == words(svg)
 
 
-def test_there_is_a_picture_for_each_and_the_readme_shows_it() -> None:
+def test_every_picture_exists_and_is_in_the_readme() -> None:
     readme = (TESTS.parent / "README.md").read_text("utf-8")
     assert {path.stem for path in PICTURES.iterdir()} == set(PICTURED)
     assert all(f"tests/goldens/pictures/{name}.svg" in readme for name in PICTURED)

@@ -13,7 +13,7 @@ from glmtui.ui.chat.prompt_controller import PromptController
 from glmtui.ui.chat_commands import ChatCommands
 
 if TYPE_CHECKING:
-    from glmtui.ui.dialogs.conversation_picker import ConversationEntry
+    from glmtui.ui.dialogs.conversation_picker import ConversationChoice
     from glmtui.ui.session.conversation_reader import BackgroundRead
 
 
@@ -80,15 +80,15 @@ class ConversationController:
         dialog = SearchDialog(self._workspace.store.paths, words)
         self._host.open_dialog(dialog, self._on_pick)
 
-    def _on_pick(self, entry: ConversationEntry | None) -> None:
+    def _on_pick(self, entry: ConversationChoice | None) -> None:
         problems = self._workspace.store.problems
         self._host.notice.set("store", "\n".join(map(str, problems)))
         if entry is not None and entry.search:
-            self.search(entry.words)
+            self.search(entry.query)
         elif entry is not None:
             self.open(entry)
 
-    def open(self, entry: ConversationEntry) -> None:
+    def open(self, entry: ConversationChoice) -> None:
         """Reads a saved conversation and shows it."""
         in_view = entry.conversation_id == self._session.conversation.id
         if in_view and self._workspace.save_error is not None:
@@ -109,7 +109,7 @@ class ConversationController:
         else:
             self._host.open_dialog(ConversationReader(read), partial(self._on_read, entry))
 
-    def _on_read(self, entry: ConversationEntry, read: BackgroundRead | None) -> None:
+    def _on_read(self, entry: ConversationChoice, read: BackgroundRead | None) -> None:
         """Shows the conversation. `read` is None if the user cancelled."""
         if read is None:
             return
@@ -118,7 +118,7 @@ class ConversationController:
         except StoreError as error:
             self._host.notice.set("store", str(error))
 
-    def _go_to(self, entry: ConversationEntry, conversation: Conversation) -> None:
+    def _go_to(self, entry: ConversationChoice, conversation: Conversation) -> None:
         """Shows a conversation, on the branch with the message that was found."""
         in_view = conversation is self._session.conversation
         path_ids = {message.id for message in conversation.path}
@@ -132,7 +132,7 @@ class ConversationController:
             self.show(conversation)
         if entry.copy:
             self.fork()
-        self._host.transcript.show_message(entry.message_id, entry.words)
+        self._host.transcript.show_message(entry.message_id, entry.query)
 
     # ---- title, pin, trash, export
 
@@ -147,10 +147,10 @@ class ConversationController:
 
     def restore(self) -> None:
         """Restores and opens what was deleted last. Raises StoreError."""
-        from glmtui.ui.dialogs.conversation_picker import ConversationEntry
+        from glmtui.ui.dialogs.conversation_picker import ConversationChoice
 
         if restored := self._workspace.library.restore_last():
-            self.open(ConversationEntry(restored))
+            self.open(ConversationChoice(restored))
         else:
             self._host.toast(_("Nothing to restore: nothing was deleted since the start."))
 

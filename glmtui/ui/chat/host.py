@@ -11,7 +11,7 @@ from glmtui.commands import Command
 from glmtui.ui.chat.notice import Notice
 from glmtui.ui.prompt.prompt import Prompt
 from glmtui.ui.session.workspace import Workspace
-from glmtui.ui.transcript.selection import MessageSelection
+from glmtui.ui.transcript.selection import SelectableTranscript
 
 ResultT = TypeVar("ResultT")
 
@@ -20,7 +20,7 @@ class Host(Protocol):
     """`glmtui.ui.chat.screen.ChatScreen` is the only one."""
 
     workspace: Workspace
-    transcript: MessageSelection
+    transcript: SelectableTranscript
     prompt: Prompt
     notice: Notice
 

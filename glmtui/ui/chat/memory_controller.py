@@ -10,7 +10,7 @@ from glmtui.ui.chat.host import Host
 from glmtui.ui.chat.model_controller import ModelController
 from glmtui.ui.chat_commands import ChatCommands
 from glmtui.ui.panels import status_text
-from glmtui.ui.panels.device_memory import Memory
+from glmtui.ui.panels.device_memory import DeviceMemory
 
 
 class MemoryController:
@@ -27,7 +27,7 @@ class MemoryController:
         models: ModelController,
         conversations: ConversationController,
     ) -> None:
-        self.memories: tuple[Memory, ...] = ()
+        self.memories: tuple[DeviceMemory, ...] = ()
         self._host = host
         self._session = host.workspace.session
         self._commands = commands
@@ -37,17 +37,17 @@ class MemoryController:
 
     def warn(self) -> None:
         """Shows or removes the warning that memory will not suffice for the whole context."""
-        warning = status_text.pressing(self._session, self.memories, self._host.key_hint)
+        warning = status_text.memory_warning(self._session, self.memories, self._host.key_hint)
         if bool(warning) != self._warned:  # only on a change: the user may have closed it
             self._warned = bool(warning)
             self._host.notice.set("memory", warning)
 
     def show_stats(self) -> None:
-        from glmtui.ui.panels.stats import StatsPanel, page
+        from glmtui.ui.panels.stats import StatsPanel, stats_page
 
         def render(width: int) -> Content:
-            memories = status_text.devices(self._session, self.memories)
-            return page(self._session.conversation.path, memories, width)
+            memories = status_text.device_memories(self._session, self.memories)
+            return stats_page(self._session.conversation.path, memories, width)
 
         self._host.open_dialog(StatsPanel(render))
 

@@ -13,8 +13,8 @@ from glmtui.language import _
 from glmtui.ui.chat.host import Host
 from glmtui.ui.chat.prompt_controller import PromptController
 from glmtui.ui.chat_commands import ChatCommands
-from glmtui.ui.transcript.message_text import code_block, spoken_text
-from glmtui.ui.transcript.reasoning import CLOSING
+from glmtui.ui.transcript.message_text import code_block, text_without_reasoning
+from glmtui.ui.transcript.reasoning import CLOSING_TAG
 from glmtui.ui.widgets.text_line import TextLine
 
 
@@ -63,11 +63,11 @@ class MessageController:
             self._host.toast(_("No messages yet."))
 
     def select_previous(self) -> None:
-        self._transcript.pick_next(-1)
+        self._transcript.select_next(-1)
 
     def select_next(self) -> None:
         """Selects the next message; below the last one is the prompt."""
-        if not self._transcript.pick_next(1):
+        if not self._transcript.select_next(1):
             self._host.focus_prompt()
             self._transcript.scroll_end()
 
@@ -84,15 +84,15 @@ class MessageController:
         ids = [sibling.id for sibling in self._session.conversation.siblings(message.id)]
         at = ids.index(message.id) + step
         if 0 <= at < len(ids) and self._host.check_not_replying():
-            row = self._transcript.picked_row
+            row = self._transcript.selected_row
             self._session.switch(ids[at])
-            self._transcript.pick(ids[at], at_row=row)
+            self._transcript.select(ids[at], at_row=row)
 
     def on_selection_change(self) -> None:
         """Shows the keys for the selected message."""
-        message = self._selected_or_last() if self._transcript.picked is not None else None
-        self._host.below.say("" if message is None else self._key_line(message))
-        if self._transcript.picked is None and self._host.in_transcript:
+        message = self._selected_or_last() if self._transcript.selected_id is not None else None
+        self._host.below.set_text("" if message is None else self._key_line(message))
+        if self._transcript.selected_id is None and self._host.in_transcript:
             self._host.focus_prompt()  # the selected message was deleted
 
     def _key_line(self, message: Message) -> str:
@@ -105,7 +105,7 @@ class MessageController:
             "edit": message.role == "user",
             "answer_again": True,
             "continue_reply": is_reply and message.finish_reason not in ("stop", None),
-            "thinking": is_reply and CLOSING in text,
+            "thinking": is_reply and CLOSING_TAG in text,
             "quote": True,
             "view_message": True,
             "delete": True,
@@ -120,7 +120,7 @@ class MessageController:
     def _selected_or_last(self, role: Role | None = None) -> Message | None:
         """The selected message. Without a selection, the last one (with this role)."""
         path = self._session.conversation.path
-        selected = self._transcript.picked
+        selected = self._transcript.selected_id
         if selected is not None:
             return next((message for message in path if message.id == selected), None)
         return next((m for m in reversed(path) if role in (None, m.role)), None)
@@ -130,11 +130,11 @@ class MessageController:
         reply = self._session.reply
         if reply is not None and reply.message.id == message.id:
             message = reply.partial_message
-        return spoken_text(message)
+        return text_without_reasoning(message)
 
     def toggle_reasoning(self) -> None:
         message = self._selected_or_last("assistant")
-        if message is None or not self._transcript.fold(message.id):
+        if message is None or not self._transcript.toggle_reasoning(message.id):
             self._host.toast(_("This reply has no reasoning."))
 
     # ---- copies of a message
@@ -156,11 +156,11 @@ class MessageController:
         if message is None or block is None:
             self._host.toast(_("No code to copy."))
             return
-        self._copied_block = (message.id, block.at)
+        self._copied_block = (message.id, block.position)
         self._host.copy_to_clipboard(block.text)
-        if block.of > 1:
+        if block.total > 1:
             text = _("Block {number} of {count}.")
-            self._host.toast(text.format(number=block.at + 1, count=block.of))
+            self._host.toast(text.format(number=block.position + 1, count=block.total))
 
     def quote(self) -> None:
         """Adds a message to the prompt as a quotation; of it, only what the mouse selected."""
@@ -171,9 +171,9 @@ class MessageController:
             self._host.toast(_("No reply to quote yet."))
             return
         quoted = "\n".join(f"> {line}".rstrip() for line in text.strip("\n").split("\n"))
-        before = self._host.prompt.whole.rstrip("\n")
+        before = self._host.prompt.full_text.rstrip("\n")
         self._host.focus_prompt()
-        self._host.prompt.put(f"{before}\n{quoted}\n\n" if before else f"{quoted}\n\n")
+        self._host.prompt.set_text(f"{before}\n{quoted}\n\n" if before else f"{quoted}\n\n")
 
     async def view(self) -> None:
         """Opens a message in the user's editor. A changed question goes to the prompt."""
@@ -231,12 +231,12 @@ class MessageController:
             self._host.toast(_("No messages yet."))
         elif self._host.check_not_replying():
             self._prompt_controller.editing = None
-            had_selection = self._transcript.picked is not None
+            had_selection = self._transcript.selected_id is not None
             at = self._session.conversation.path.index(message)
             text = self._commands.delete(message.id)
             path = self._session.conversation.path
             if had_selection and path:  # now a sibling of it, or the message before
-                self._transcript.pick(path[min(at, len(path) - 1)].id)
+                self._transcript.select(path[min(at, len(path) - 1)].id)
             self._host.toast(text)
 
     def undo(self) -> None:
@@ -246,4 +246,4 @@ class MessageController:
             if message_id is None:
                 self._host.toast(_("Nothing to undo: the conversation has continued."))
             elif self._host.in_transcript:
-                self._transcript.pick(message_id)
+                self._transcript.select(message_id)

@@ -45,10 +45,10 @@ class ModelController:
         try:
             self._workspace.load_model(name)
         except ModelNotFound as error:
-            from glmtui.ui.dialogs.model_picker import Fetching, can_be_fetched
+            from glmtui.ui.dialogs.model_picker import DownloadDialog, is_downloadable
 
-            if download and can_be_fetched(name):
-                dialog = Fetching(name, partial(self._download, name))
+            if download and is_downloadable(name):
+                dialog = DownloadDialog(name, partial(self._download, name))
                 self._host.open_dialog(dialog, self._on_download)
             else:
                 self.pick(name, error.message)

@@ -15,11 +15,11 @@ class Notice(TextLine):
     def set(self, subject: str, text: str) -> None:
         """Replaces the message on a subject; "" removes it."""
         self._messages[subject] = text
-        self.say("\n".join(filter(None, self._messages.values())))
+        self.set_text("\n".join(filter(None, self._messages.values())))
 
     def close(self) -> bool:
         """Removes all messages. Returns False if there was none."""
         was_open = self.display
         self._messages.clear()
-        self.say("")
+        self.set_text("")
         return was_open

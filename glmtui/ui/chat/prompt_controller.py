@@ -57,8 +57,8 @@ class PromptController:
         self._named_files: tuple[tuple[str, ...], str] = ((), "")
         self._refused_text = ""
         drafts = host.workspace.drafts
-        self._prompt.past = History(drafts.sent_questions, drafts.add_sent)
-        self._prompt.next_key = host.key_hint("search_history")
+        self._prompt.sent_history = History(drafts.sent_questions, drafts.add_sent)
+        self._prompt.next_match_key = host.key_hint("search_history")
         self._prompt.providers = self._providers()
 
     # ---- completion
@@ -67,13 +67,17 @@ class PromptController:
         """What completes the arguments of commands, by `Command.kind`; free text has nothing."""
         quants = config.find_setting("load.quant").choices
         return {
-            "SETTING": argument_values.settings,
-            "PRESET": argument_values.kept(lambda: map(ArgumentValue, presets.load_presets()[0])),
-            "QUANT": argument_values.among(lambda: map(ArgumentValue, quants)),
-            "THEME": argument_values.among(lambda: map(ArgumentValue, self._host.theme_names())),
-            "MODEL": argument_values.kept(self._models),
-            "TITLE": argument_values.kept(self._titles),
-            "FILE": argument_values.files,
+            "SETTING": argument_values.setting_values,
+            "PRESET": argument_values.background_provider(
+                lambda: map(ArgumentValue, presets.load_presets()[0])
+            ),
+            "QUANT": argument_values.list_provider(lambda: map(ArgumentValue, quants)),
+            "THEME": argument_values.list_provider(
+                lambda: map(ArgumentValue, self._host.theme_names())
+            ),
+            "MODEL": argument_values.background_provider(self._models),
+            "TITLE": argument_values.background_provider(self._titles),
+            "FILE": argument_values.file_values,
         }
 
     def _models(self) -> Iterator[ArgumentValue]:
@@ -101,22 +105,22 @@ class PromptController:
 
     def send(self) -> None:
         """Sends the text in the prompt as a question, or as the result of a tool call."""
-        text = self._prompt.whole.strip("\n")
+        text = self._prompt.full_text.strip("\n")
         if not text.strip() or not self._host.check_not_replying():
             return
         question = self._with_files(text)
         if question is not None:
-            self._prompt.take()
+            self._prompt.take_text()
             editing, self.editing = self.editing, None
             if editing is not None or not self._tool_use.answer(question):
                 self._session.ask(question, editing)
 
     def begin_edit(self, message_id: str, text: str) -> None:
         """Puts a text into the prompt that will replace a question."""
-        self._prompt.past.add(self._prompt.whole)
+        self._prompt.sent_history.add(self._prompt.full_text)
         self._host.focus_prompt()
         self.editing = message_id
-        self._prompt.put(text)
+        self._prompt.set_text(text)
         hint = _("{send} sends it as a new branch; {stop} cancels.")
         send, stop = self._host.key_hint("send"), self._host.key_hint("stop")
         self._host.toast(hint.format(send=send, stop=stop))
@@ -125,14 +129,14 @@ class PromptController:
         """Empties the prompt and shows the conversation as it is, if a question is edited."""
         if self.editing is not None:
             self.editing = None
-            self._prompt.put("")
+            self._prompt.set_text("")
             self._session.open(self._session.conversation)
 
     async def open_editor(self) -> None:
         """Lets the user write in their own editor."""
-        edited = await self._host.edit_text(self._prompt.whole)
+        edited = await self._host.edit_text(self._prompt.full_text)
         if edited is not None:
-            self._prompt.put(edited)
+            self._prompt.set_text(edited)
 
     # ---- drafts
 
@@ -147,26 +151,28 @@ class PromptController:
         self.save_draft()
 
     def save_draft(self) -> None:
-        self._workspace.drafts.save(self._session.conversation, self._prompt.whole)
+        self._workspace.drafts.save(self._session.conversation, self._prompt.full_text)
 
     def load_draft(self) -> None:
         """Puts the draft of the conversation in view into the prompt."""
         draft = self._workspace.drafts.load(self._session.conversation)
         if draft or self._prompt.text:
-            self._prompt.put(draft)
+            self._prompt.set_text(draft)
 
     # ---- files named in the question
 
     def _show_files(self) -> None:
         """Shows the files that the question names; not yet one that may be half a name."""
-        names = attachments.named(self._prompt.text)
+        names = attachments.attachment_names(self._prompt.text)
         before_cursor = self._prompt.get_text_range((0, 0), self._prompt.cursor_location)
         partial = next((name for name in names if before_cursor.endswith(f"@{name}")), "")
         if (names, partial) == self._named_files:
             return
         self._named_files = (names, partial)
-        files = (file for file in map(attachments.look, names) if file is not None)
-        self._host.attached.say("   ".join(f.words for f in files if f.sure or f.name != partial))
+        files = (file for file in map(attachments.find_attachment, names) if file is not None)
+        self._host.attached.set_text(
+            "   ".join(f.label for f in files if f.is_certain or f.name != partial)
+        )
 
     def _with_files(self, text: str) -> str | None:
         """The question with the content of its files.
@@ -175,22 +181,28 @@ class PromptController:
             None if a file cannot be used; the user was told. A name that may be no file at all is
             sent as text when the same question is sent again.
         """
-        files = [f for f in map(attachments.look, attachments.named(self._prompt.text)) if f]
-        unusable = [file for file in files if file.wrong]
+        files = [
+            f
+            for f in map(
+                attachments.find_attachment, attachments.attachment_names(self._prompt.text)
+            )
+            if f
+        ]
+        unusable = [file for file in files if file.error]
         again = self._refused_text == self._prompt.text
         self._refused_text = self._prompt.text
-        if unusable and not (again and not any(file.sure for file in unusable)):
+        if unusable and not (again and not any(file.is_certain for file in unusable)):
             self._refuse(unusable)
             return None
         try:
-            return attachments.with_files(text, tuple(f.name for f in files if not f.wrong))
+            return attachments.with_attachments(text, tuple(f.name for f in files if not f.error))
         except UsageError as error:  # a file has changed since
             self._host.toast(str(error), error=True)
             return None
 
     def _refuse(self, files: list[Attachment]) -> None:
-        problems = "; ".join(file.words for file in files)
-        if any(file.sure for file in files):
+        problems = "; ".join(file.label for file in files)
+        if any(file.is_certain for file in files):
             hint = _("Nothing was sent.")
         else:
             hint = _("Nothing was sent. Enter again sends it as plain text.")

@@ -37,12 +37,12 @@ from glmtui.ui.chat.settings_controller import SettingsController
 from glmtui.ui.chat.tool_use import ToolUse
 from glmtui.ui.chat_commands import ChatCommands
 from glmtui.ui.panels import status_text
-from glmtui.ui.panels.device_memory import Memory
+from glmtui.ui.panels.device_memory import DeviceMemory
 from glmtui.ui.panels.status_bar import StatusBar
 from glmtui.ui.prompt.prompt import Prompt
 from glmtui.ui.session.workspace import EngineFactory, Workspace
 from glmtui.ui.terminal.editor import EditorHost, edit_text
-from glmtui.ui.transcript.selection import MessageSelection
+from glmtui.ui.transcript.selection import SelectableTranscript
 from glmtui.ui.transcript.transcript import Transcript
 from glmtui.ui.widgets.bindings import bindings
 from glmtui.ui.widgets.line_cache import LineCache
@@ -88,14 +88,14 @@ class ChatScreen(LineCache, Screen[None]):
     ) -> None:
         super().__init__()
         self._host = host
-        self.transcript = MessageSelection(self._send_key_to_prompt)
+        self.transcript = SelectableTranscript(self._send_key_to_prompt)
         self.welcome = TextLine(classes="welcome")
         self.below = TextLine(classes="below")
         self.body = Container(self.transcript, self.welcome, self.below, classes="body")
         self.main = Horizontal(self.body, classes="main")
         self.notice = Notice()
         self.prompt = Prompt(_(PLACEHOLDER))
-        self.prompt.above = self.focus_last_message
+        self.prompt.on_up_when_empty = self.focus_last_message
         self.attached = TextLine(classes="attached")
         self.status = StatusBar()
         self._transcript_size = Size()
@@ -118,7 +118,7 @@ class ChatScreen(LineCache, Screen[None]):
         yield self.main
         yield self.notice
         yield self.attached
-        yield self.prompt.completions
+        yield self.prompt.completion_list
         yield self.prompt
         yield self.status
 
@@ -197,7 +197,7 @@ class ChatScreen(LineCache, Screen[None]):
 
     async def send(self) -> None:
         """Sends the question in the prompt, or runs the slash command there."""
-        text = self.prompt.whole
+        text = self.prompt.full_text
         if not command_parser.looks_like_command(text):
             self.prompt_controller.send()
             return
@@ -206,7 +206,7 @@ class ChatScreen(LineCache, Screen[None]):
         except UsageError as error:
             self.toast(str(error), error=True)
             return
-        self.prompt.take()
+        self.prompt.take_text()
         action = self.actions[command.action]
         try:
             result = action(argument) if command.argument else action()
@@ -229,7 +229,7 @@ class ChatScreen(LineCache, Screen[None]):
         elif self.session.reply is not None:
             self.session.stop()
         elif self.prompt.text:
-            self.prompt.take()
+            self.prompt.take_text()
         else:
             text = _("Nothing to stop or clear. {key} quits.")
             self.toast(text.format(key=self.key_hint("quit")))
@@ -247,9 +247,9 @@ class ChatScreen(LineCache, Screen[None]):
         self.app.theme = name
 
     def show_help(self) -> None:
-        from glmtui.ui.panels.help import Help
+        from glmtui.ui.panels.help import HelpScreen
 
-        self.app.push_screen(Help(self.commands))
+        self.app.push_screen(HelpScreen(self.commands))
 
     def _scroll_by(self, lines: int) -> None:
         self.transcript.scroll_relative(y=lines, animate=False)
@@ -300,14 +300,14 @@ class ChatScreen(LineCache, Screen[None]):
         self.refresh_state()
         if self.workspace.store.unlocked and not self._warned_of_locks:
             self._warned_of_locks = True
-            self.notice.set("locks", status_text.unlocked(self.workspace.store.unlocked))
+            self.notice.set("locks", status_text.no_locks_notice(self.workspace.store.unlocked))
 
     def on_save_error(self, error: StoreError | None) -> None:
-        self.notice.set("store", status_text.unsaved(error))
+        self.notice.set("store", status_text.save_error_notice(error))
         self.refresh_state()
 
     def on_copy(self, reason: StoreError) -> None:
-        self.notice.set("copy", status_text.copied(reason))
+        self.notice.set("copy", status_text.copy_notice(reason))
 
     def discard_conversation(self) -> None:
         self.conversations.discard()
@@ -323,15 +323,15 @@ class ChatScreen(LineCache, Screen[None]):
     def refresh_state(self) -> None:
         """Shows the state of the session. Called whenever it changes."""
         session = self.session
-        self.notice.set("load", status_text.told(session.load_error))
+        self.notice.set("load", status_text.error_text(session.load_error))
         is_empty = not session.conversation.messages
-        self.welcome.say(status_text.welcome(session, self.key_hint) if is_empty else "")
+        self.welcome.set_text(status_text.welcome_text(session, self.key_hint) if is_empty else "")
         self.prompt.placeholder = Content(self.tool_use.placeholder or _(PLACEHOLDER))
         self.settings.refresh_panel()
         self.refresh_status()
         self._frame_timer.start()
 
-    def show_memory(self, memories: tuple[Memory, ...]) -> None:
+    def show_memory(self, memories: tuple[DeviceMemory, ...]) -> None:
         """Shows how full the devices are."""
         self.memory.memories = memories
         self.refresh_status()
@@ -341,8 +341,10 @@ class ChatScreen(LineCache, Screen[None]):
         self.memory.warn()
         unsaved = self.workspace.save_error is not None
         memories = self.memory.memories
-        facts = status_text.facts(self.session, memories, time.monotonic(), unsaved=unsaved)
-        self.status.tell(facts)
+        facts = status_text.session_status(
+            self.session, memories, time.monotonic(), unsaved=unsaved
+        )
+        self.status.set_status(facts)
 
     # ---- the settings panel
 
@@ -380,20 +382,20 @@ class ChatScreen(LineCache, Screen[None]):
         if event.text_area is self.prompt:
             self.prompt_controller.on_change()
 
-    @on(MessageSelection.Picked)
+    @on(SelectableTranscript.SelectionChanged)
     def _on_selection_change(self) -> None:
         self.messages.on_selection_change()
 
-    @on(Transcript.Following)
-    def _show_lines_below(self, event: Transcript.Following) -> None:
-        if self.transcript.picked is not None:
+    @on(Transcript.FollowingChanged)
+    def _show_lines_below(self, event: Transcript.FollowingChanged) -> None:
+        if self.transcript.selected_id is not None:
             return
         count = 0 if event.following else event.lines_below
         text = ngettext(
             "{count:,} new line below, {key}", "{count:,} new lines below, {key}", count
         )
         hint = text.format(count=count, key=self.key_hint("scroll_end"))
-        self.below.say(hint if count else "")
+        self.below.set_text(hint if count else "")
 
     # ---- where keys go
 
@@ -402,14 +404,14 @@ class ChatScreen(LineCache, Screen[None]):
         return self.focused is self.transcript
 
     def focus_last_message(self) -> bool:
-        found = self.transcript.pick_last()
+        found = self.transcript.select_last()
         if found:
             self.set_focus(self.transcript)
         return found
 
     def focus_prompt(self) -> None:
         self.set_focus(self.prompt)
-        self.transcript.pick(None)
+        self.transcript.select(None)
 
     def _send_key_to_prompt(self, event: events.Key) -> None:
         self.focus_prompt()
@@ -423,5 +425,5 @@ class ChatScreen(LineCache, Screen[None]):
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
         """A message is selected only while the transcript has the keys."""
-        if event.widget is not self.transcript and self.transcript.picked is not None:
-            self.transcript.pick(None)
+        if event.widget is not self.transcript and self.transcript.selected_id is not None:
+            self.transcript.select(None)

@@ -65,7 +65,7 @@ class SettingsController:
         if self.panel is not None and self.panel.display:
             conversation, model = self._session.conversation, self._session.model
             defaults = model.defaults if model else type(conversation.params)()
-            self.panel.tell(conversation.params, conversation.system, defaults)
+            self.panel.show_values(conversation.params, conversation.system, defaults)
 
     def resize_panel(self, *, in_use: bool) -> None:
         """In a narrow window the panel gives way to the conversation, unless it is in use."""
@@ -95,7 +95,7 @@ class SettingsController:
         if text:
             self._host.toast(self._commands.preset(text))
             if self.panel is not None:
-                self.panel.preset.read()  # one may have been saved
+                self.panel.preset.reload()  # one may have been saved
         else:
             names, problems = self._commands.list_presets()
             self._host.notice.set("presets", problems)

@@ -1,7 +1,6 @@
-"""Finding a conversation in the list of all, where they are arranged too.
+"""ConversationPicker: the list of saved conversations, where they are also renamed and deleted.
 
-A dialog answers with what was found; opening it is the screen's. Files are read on a thread, so
-that a key never waits for a disk.
+Files are read on a thread, so that keys never wait for the disk.
 """
 
 from __future__ import annotations
@@ -23,62 +22,63 @@ from glmtui.errors import StoreError
 from glmtui.language import _
 from glmtui.sanitize import sanitize_line
 from glmtui.store import Summary
-from glmtui.ui.dialogs.list_dialog import MOST_ROWS, ListDialog
+from glmtui.ui.dialogs.list_dialog import MAX_ROWS, ListDialog, more_option
 from glmtui.ui.session.library import Library, in_order
-from glmtui.ui.terminal.graphemes import steady
+from glmtui.ui.terminal.graphemes import uniform_width
 from glmtui.ui.widgets.bindings import bindings
 
-PATIENCE = 0.15
-"""Seconds a list may take before it is shown without its rows."""
+WAIT_SECONDS = 0.15
+"""How long opening the dialog waits for the list, to avoid showing it empty first."""
 BATCH_SECONDS = 0.1
-"""Seconds to the first rows that are shown before all are read; later it takes twice as long."""
+"""Time until the first rows are shown while reading goes on; later batches take twice as long."""
 
 
 @dataclass(frozen=True, slots=True)
-class ConversationEntry:
-    """What a dialog answers.
+class ConversationChoice:
+    """The answer of a dialog.
 
     Attributes:
-        message_id: where to go in it; empty for its end.
-        words: what was looked for.
-        copy: whether to go on in a copy.
-        search: whether to look through the texts for `words` instead.
+        message_id: the message to scroll to; "" is the end.
+        query: what was searched for.
+        copy: whether to open a copy of the conversation.
+        search: whether to open the search dialog with `query` instead.
     """
 
     conversation_id: str = ""
     message_id: str = ""
-    words: str = ""
+    query: str = ""
     copy: bool = False
     search: bool = False
 
 
-class ConversationListDialog(ListDialog[ConversationEntry]):
-    """A list of conversations, or of places in them; as large as the screen lets it."""
+class ConversationListDialog(ListDialog[ConversationChoice]):
+    """A list of conversations or messages that fills the height of the screen."""
 
-    DIALOG = "dialog finding"
+    DIALOG_CLASSES = "dialog full-height"
 
 
 class ConversationPicker(ConversationListDialog):
-    """The saved conversations, pinned ones first, then the newest; a filter for their titles."""
+    """The saved conversations with a filter, pinned ones first, then the newest."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(LIST, priority=True)
 
     def __init__(self, library: Library, keys: Sequence[Command], filter_text: str = "") -> None:
         self._keys = [command for command in keys if command.scope == LIST]
-        words = [_("Enter opens"), *hints(self._keys), _("Esc closes")]
-        foot = "\n".join("   ".join(row) for row in (words[:4], words[4:]))
+        texts = [_("Enter opens"), *hints(self._keys), _("Esc closes")]
+        footer = "\n".join("   ".join(row) for row in (texts[:4], texts[4:]))
         placeholder = _("Type to filter")
-        super().__init__(_("Saved conversations"), filter_text, placeholder=placeholder, foot=foot)
+        super().__init__(
+            _("Saved conversations"), filter_text, placeholder=placeholder, footer=footer
+        )
         self._library = library
-        self._all: list[tuple[Summary, str]] = []
+        self._all: list[tuple[Summary, str]] = []  # with the text that the filter searches
         self._shown: list[Summary] = []
-        self._titled: Summary | None = None
+        self._renaming: Summary | None = None
         self._filter = filter_text
         self._reading = False
-        self._changed = False  # since reading began: what was read may be as it was before
+        self._changed = False  # whether the user has changed a file since reading began
 
     def on_mount(self) -> None:
-        """Reads the list; where that takes longer, what was read is shown meanwhile."""
         self._read("")
 
     def _read(self, selected: str) -> None:
@@ -86,60 +86,60 @@ class ConversationPicker(ConversationListDialog):
         soon = self.app.call_later  # this dialog may be closed before the thread ends
 
         def work() -> None:
-            listed: list[Summary] = []
-            wrong, told = "", time.monotonic()
+            rows: list[Summary] = []
+            error_text, shown_at = "", time.monotonic()
             wait = BATCH_SECONDS
             try:
                 for row in self._library.iter_summaries():
-                    listed.append(row)
-                    if time.monotonic() - told > wait:
-                        soon(self._take_some, list(listed))
-                        told, wait = time.monotonic(), 2 * wait
+                    # Titles and models come from files; they are sanitised here only.
+                    title, model = sanitize_line(row.title), sanitize_line(row.model)
+                    rows.append(replace(row, title=title, model=model))
+                    if time.monotonic() - shown_at > wait:
+                        soon(self._show_batch, list(rows))
+                        shown_at, wait = time.monotonic(), 2 * wait
             except StoreError as error:
-                wrong = str(error)
-            soon(self._take, listed, wrong, selected)
+                error_text = str(error)
+            soon(self._end_reading, rows, error_text, selected)
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        thread.join(PATIENCE)
+        thread.join(WAIT_SECONDS)
         if thread.is_alive() and not self._all:
-            self.say(_("Reading …"))
+            self.set_status(_("Reading …"))
 
-    def _take_some(self, listed: list[Summary]) -> None:
-        """What was read so far, if that is more than is shown."""
-        if len(listed) > len(self._all) and self._titled is None and not self._changed:
-            self._list(listed, self.selected.id if self.selected else "")
+    def _show_batch(self, rows: list[Summary]) -> None:
+        """Shows what has been read so far, unless this would undo something."""
+        if len(rows) > len(self._all) and self._renaming is None and not self._changed:
+            self._list(rows, self.selected.id if self.selected else "")
 
-    def _take(self, listed: list[Summary], wrong: str, selected: str) -> None:
+    def _end_reading(self, rows: list[Summary], error_text: str, selected: str) -> None:
         if self.selected is not None:
             selected = selected or self.selected.id
         if self._changed:
             self._read(selected)
             return
         self._reading = False
-        self.say(wrong or ("" if listed else _("None yet.")))
-        self._list(listed, selected)
+        self.set_status(error_text or ("" if rows else _("No saved conversations.")))
+        self._list(rows, selected)
 
     def _list(self, rows: Iterable[Summary], selected: str) -> None:
         self._all = [(row, f"{row.title} {row.model} {row.id}".lower()) for row in in_order(rows)]
         self._fill(selected)
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Filters as it is typed."""
-        if self._titled is None and event.value != self._filter:
+        if self._renaming is None and event.value != self._filter:
             self._filter = event.value
             self._fill("")
 
     def _fill(self, selected: str) -> None:
         words = self._filter.lower().split()
-        fitting = [row for row, text in self._all if all(word in text for word in words)]
-        self._shown = fitting[:MOST_ROWS]
+        matches = [row for row, text in self._all if all(word in text for word in words)]
+        self._shown = matches[:MAX_ROWS]
         now = datetime.now(timezone.utc)
         self.list.clear_options()
         self.list.add_options(Option(_label(row, now)) for row in self._shown)
-        if more := len(fitting) - len(self._shown):
-            text = _("… {count:,} more; type to narrow them down").format(count=more)
-            self.list.add_option(Option(Content(text), disabled=True))
+        if more := len(matches) - len(self._shown):
+            self.list.add_option(more_option(more))
         at = next((n for n, row in enumerate(self._shown) if row.id == selected), 0)
         self.list.highlighted = at if self._shown else None
 
@@ -150,123 +150,119 @@ class ConversationPicker(ConversationListDialog):
         return None if at is None or at >= len(self._shown) else self._shown[at]
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Opens the highlighted conversation, or gives it the title that was typed."""
-        if (titled := self._titled) is not None:
-            title = sanitize_line(event.value) or titled.title
-            self._end_titling()
-            if self._done(lambda: self._library.rename(titled.id, title)):
-                self._put(replace(titled, title=title))
+        """Opens the highlighted conversation, or renames it."""
+        if (renamed := self._renaming) is not None:
+            title = sanitize_line(event.value) or renamed.title
+            self._end_renaming()
+            if self._apply(lambda: self._library.rename(renamed.id, title)):
+                self._replace_row(replace(renamed, title=title))
         elif self.selected is not None:
-            self.dismiss(ConversationEntry(self.selected.id))
+            self.dismiss(ConversationChoice(self.selected.id))
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Opens the conversation that was clicked."""
         if event.option_index < len(self._shown):
-            self.dismiss(ConversationEntry(self._shown[event.option_index].id))
+            self.dismiss(ConversationChoice(self._shown[event.option_index].id))
 
     # ---- keys
 
     def action_leave(self) -> None:
-        """Leaves the title as it was, or closes."""
-        if self._titled is not None:
-            self._end_titling()
+        """Cancels renaming, or closes the dialog."""
+        if self._renaming is not None:
+            self._end_renaming()
         else:
             super().action_leave()
 
     def action_listed_title(self) -> None:
-        """Makes the field one for the title."""
-        if self.selected is not None and self._titled is None:
-            self._titled = self.selected
-            self.field.value = sanitize_line(self._titled.title)
+        """Starts renaming: the field now holds the title."""
+        if self.selected is not None and self._renaming is None:
+            self._renaming = self.selected
+            self.field.value = self._renaming.title
             self.field.cursor_position = len(self.field.value)
-            self.say(_("The new title; Enter keeps it, Esc leaves it as it was."))
+            self.set_status(_("New title. Enter saves, Esc cancels."))
 
-    def _end_titling(self) -> None:
-        selected = self._titled.id if self._titled else ""
-        self._titled = None
+    def _end_renaming(self) -> None:
+        selected = self._renaming.id if self._renaming else ""
+        self._renaming = None
         self.field.value = self._filter
-        self.say("")
+        self.set_status("")
         self._fill(selected)
 
     def action_listed_pin(self) -> None:
-        """Pins, or no longer."""
+        """Pins or unpins."""
         row = self.selected
-        if row is not None and self._done(lambda: self._library.pin(row.id, not row.pinned)):
-            self._put(replace(row, pinned=not row.pinned))
+        if row is not None and self._apply(lambda: self._library.pin(row.id, not row.pinned)):
+            self._replace_row(replace(row, pinned=not row.pinned))
 
     def action_listed_delete(self) -> None:
-        """Puts it into the trash; the next one is highlighted."""
+        """Moves to the trash and highlights the next conversation."""
         if (row := self.selected) is None:
             return
         at = self._shown.index(row)
-        beside = [*self._shown[at + 1 : at + 2], *self._shown[max(0, at - 1) : at]]
-        if self._done(lambda: self._library.delete(row.id)):
-            left = (other for other, _ in self._all if other.id != row.id)
-            self._list(left, beside[0].id if beside else "")
-            title = sanitize_line(row.title)
-            self.say(_("Deleted: {title}.").format(title=title) + self._way_back())
+        neighbours = [*self._shown[at + 1 : at + 2], *self._shown[max(0, at - 1) : at]]
+        if self._apply(lambda: self._library.delete(row.id)):
+            remaining = (other for other, _text in self._all if other.id != row.id)
+            self._list(remaining, neighbours[0].id if neighbours else "")
+            self.set_status(_("Deleted: {title}.").format(title=row.title) + self._undo_hint())
 
-    def _way_back(self) -> str:
+    def _undo_hint(self) -> str:
         (undo,) = (command for command in self._keys if command.action == "listed_undo")
         keys = undo.bare_key_names
-        return _(" {key} brings it back.").format(key=keys[0]) if keys else ""
+        return _(" {key} restores it.").format(key=keys[0]) if keys else ""
 
     def action_listed_undo(self) -> None:
-        """Brings back what was deleted last."""
+        """Restores the conversation that was deleted last."""
         restored = ""
 
         def undo() -> None:
             nonlocal restored
             restored = self._library.restore_last()
 
-        if self._done(undo) and restored:
+        if self._apply(undo) and restored:
             self._read(restored)
 
     def action_listed_copy(self) -> None:
-        """Opens a copy."""
         if self.selected is not None:
-            self.dismiss(ConversationEntry(self.selected.id, copy=True))
+            self.dismiss(ConversationChoice(self.selected.id, copy=True))
 
     def action_listed_find(self) -> None:
-        """Goes to the search through the texts, with what is typed."""
-        self.dismiss(ConversationEntry(words=self.field.value, search=True))
+        """Goes to the full-text search with the text in the field."""
+        self.dismiss(ConversationChoice(query=self.field.value, search=True))
 
-    def _done(self, change: Callable[[], None]) -> bool:
-        """Makes a change on disk. Whether it could be made; else it is said why not."""
+    def _apply(self, change: Callable[[], None]) -> bool:
+        """Makes a change on disk. Shows the error and returns False if that fails."""
         try:
             change()
         except StoreError as error:
-            self.say(str(error))
+            self.set_status(str(error))
             return False
         self._changed = self._reading
-        self.say("")
+        self.set_status("")
         return True
 
-    def _put(self, changed: Summary) -> None:
-        """This in place of the row that has its id."""
-        self._list((changed if row.id == changed.id else row for row, _ in self._all), changed.id)
+    def _replace_row(self, changed: Summary) -> None:
+        """Replaces the row of the same conversation."""
+        rows = (changed if row.id == changed.id else row for row, _text in self._all)
+        self._list(rows, changed.id)
 
 
 def _label(summary: Summary, now: datetime) -> Content:
-    title = steady(sanitize_line(summary.title)) or _("(no title)")
+    title = uniform_width(summary.title) or _("(no title)")
     return Content.assemble(
-        when(summary.updated, now),
+        age_column(summary.updated, now),
         ("* " if summary.pinned else "  ", "$text-accent"),
         Content(title).truncate(40, ellipsis=True, pad=True),
-        Content.styled("  " + sanitize_line(summary.model), "$text-muted").truncate(
-            18, ellipsis=True
-        ),
+        Content.styled("  " + summary.model, "$text-muted").truncate(18, ellipsis=True),
     )
 
 
-def when(then: datetime, now: datetime) -> Content:
-    """How long ago, in a column of eight cells."""
-    words = Content.styled(age(then, now), "$text-muted")
-    return words.pad_left(max(0, 7 - words.cell_length)).pad_right(1)
+def age_column(then: datetime, now: datetime) -> Content:
+    """`format_age` in a column of eight cells."""
+    age = Content.styled(format_age(then, now), "$text-muted")
+    return age.pad_left(max(0, 7 - age.cell_length)).pad_right(1)
 
 
-def age(then: datetime, now: datetime) -> str:
-    """How long ago, in at most seven cells: "now", "5 min", "3 h", "2 d", "2024-05"."""
+def format_age(then: datetime, now: datetime) -> str:
+    """The time from `then` to `now`, or the month, in at most seven cells: "3 h", "2024-05"."""
     minutes = (now - then).total_seconds() / 60
     if minutes < 1:
         return _("now")

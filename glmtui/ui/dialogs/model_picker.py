@@ -1,6 +1,6 @@
-"""ModelPicker: the models that are here or can be had, what fits, and the fetching of one.
+"""ModelPicker: lists installed models, models to download, and servers. DownloadDialog: downloads.
 
-Knows the catalog and asks how much memory is free; loads nothing.
+Knows the catalog and measures free memory, but loads no model.
 """
 
 from __future__ import annotations
@@ -28,124 +28,128 @@ from glmtui.errors import GlmtuiError, ModelError
 from glmtui.language import _
 from glmtui.net.addresses import redact_url
 from glmtui.sanitize import sanitize, sanitize_line
-from glmtui.ui.dialogs.list_dialog import Picker, Row
-from glmtui.ui.widgets.meters import bar, gigabytes
+from glmtui.ui.dialogs.list_dialog import Picker, PickerRow
+from glmtui.ui.widgets.meters import bar, format_gigabytes
 
-Fetch = Callable[[ProgressHook, CancelFlag], ModelInfo]
+Download = Callable[[ProgressHook, CancelFlag], ModelInfo]
 
-CONTEXT_TOKENS = 2048  # what a conversation should have room for at the least
+CONTEXT_TOKENS = 2048
+"""Context for which a model must have memory to count as fitting: a short conversation."""
 
 
-def fit(known: KnownModel, machine: Snapshot, quant: str) -> tuple[bool | None, str]:
-    """Whether a model, held as the setting `quant` says, fits with a short conversation.
+def memory_fit(known: KnownModel, machine: Snapshot, quant: str) -> tuple[bool | None, str]:
+    """Whether a model with quantisation `quant` (the setting) fits into memory.
 
-    Returns: yes, no, or None where the machine does not tell; and that in a few words.
+    Returns: True, False, or None if the free memory is unknown; and a text that says so.
     """
-    held = {"auto": known.stored_quant, "none": None}.get(quant, quant)
-    needed = known.memory_nbytes(held, min(CONTEXT_TOKENS, known.context_length))
+    quantisation = {"auto": known.stored_quant, "none": None}.get(quant, quant)
+    needed = known.memory_nbytes(quantisation, min(CONTEXT_TOKENS, known.context_length))
     room = fits(needed, machine)
     if room.fits:
-        return True, _("fits, {size} GB to fetch").format(size=gigabytes(known.disk_nbytes))
+        return True, _("{size} GB download, fits").format(size=format_gigabytes(known.disk_nbytes))
     free = [gpu.free for gpu in machine.gpus] or [machine.memory.available]
     most = max((n for n in free if n is not None), default=None)
     if most is None:
-        return room.fits, _("needs {size} GB").format(size=gigabytes(needed))
+        return room.fits, _("needs {size} GB").format(size=format_gigabytes(needed))
     text = _("needs {size} GB, {free} free")
-    return room.fits, text.format(size=gigabytes(needed), free=gigabytes(most))
+    return room.fits, text.format(size=format_gigabytes(needed), free=format_gigabytes(most))
 
 
-def rows(settings: Settings, installed: list[ModelInfo], machine: Snapshot) -> list[Row]:
-    """What can be picked: models that are here, known ones that can be fetched, servers."""
-    here = {model.name: model for model in installed}
-    found = []
+def model_rows(
+    settings: Settings, installed: list[ModelInfo], machine: Snapshot
+) -> list[PickerRow]:
+    """Installed models, then known models that can be downloaded, then servers."""
+    installed_names = {model.name for model in installed}
+    rows = []
     for model in installed:
-        found.append(
-            _row(model.name, model.title, _("here, {size} GB").format(size=gigabytes(model.nbytes)))
+        rows.append(
+            _row(
+                model.name,
+                model.title,
+                _("installed, {size} GB").format(size=format_gigabytes(model.nbytes)),
+            )
         )
     for known in MODELS:
-        if known.name not in here:
-            has_room, note = fit(known, machine, settings.quant)
+        if known.name not in installed_names:
+            has_room, note = memory_fit(known, machine, settings.quant)
             style = {True: "$text-success", False: "$text-warning", None: "$text-muted"}[has_room]
-            found.append(_row(known.name, known.title, note, style))
+            rows.append(_row(known.name, known.title, note, style))
     for name, server in settings.servers.items():
-        asked = server.model or _("its first model")
-        found.append(_row(name, f"{name}: {asked}", redact_url(server.url)))
-    return found
+        model_name = server.model or _("the server's first model")
+        rows.append(_row(name, f"{name}: {model_name}", redact_url(server.url)))
+    return rows
 
 
-def _row(name: str, title: str, note: str, style: str = "$text-muted") -> Row:
-    shown = sanitize_line(title or name)
+def _row(name: str, title: str, note: str, style: str = "$text-muted") -> PickerRow:
+    # Names of folders, titles from manifests and addresses are sanitised here.
     label = Content.assemble(
-        Content(shown).truncate(36, ellipsis=True, pad=True),
+        Content(sanitize_line(title or name)).truncate(36, ellipsis=True, pad=True),
         "  ",
         (sanitize_line(note), style),
     )
-    return Row(name, label, f"{name} {title} {note}".lower())
+    return PickerRow(name, label, f"{name} {title} {note}".lower())
 
 
 class ModelPicker(Picker):
-    """Answers with a name: a row's, or whatever else was typed (a folder, a hub id, an address).
+    """Answers with the name of a model, or with other text: a folder, a hub name, an address.
 
     Args:
-        wanted: the model to highlight.
-        why: why it is asked, if not because the user wants to.
+        selected: name of the model to highlight first.
+        note: why the dialog was opened, if not by the user.
     """
 
-    def __init__(self, settings: Settings, wanted: str = "", why: str = "") -> None:
-        known = known_model(wanted or DEFAULT_MODEL)
+    def __init__(self, settings: Settings, selected: str = "", note: str = "") -> None:
+        known = known_model(selected or DEFAULT_MODEL)
         super().__init__(
             _("Models"),
-            rows(settings, resolver.installed_models(), snapshot()),
-            selected=known.name if known else wanted,
-            note=why,
-            foot=_("Enter fetches and loads. Or type a folder, ORG/NAME, http://…"),
-            typed_too=True,
+            model_rows(settings, resolver.installed_models(), snapshot()),
+            selected=known.name if known else selected,
+            note=note,
+            footer=_("Enter downloads and loads. Or type a folder, ORG/NAME, http://…"),
+            accepts_text=True,
         )
 
 
-def can_be_fetched(name: str) -> bool:
-    """Whether `pull` might bring a model of this name: a known one, or one on the hub."""
+def is_downloadable(name: str) -> bool:
+    """Whether `pull` can download this name: a known model, or ORG/NAME on the hub."""
     return known_model(name) is not None or name.count("/") == 1
 
 
-class Fetching(ModalScreen[ModelInfo | None]):
-    """Fetches a model with progress. Answers with it, or with None if Esc stopped it."""
+class DownloadDialog(ModalScreen[ModelInfo | None]):
+    """Downloads a model and shows the progress. Answers with the model, or None if cancelled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "stop", show=False),
-        Binding("enter", "again", show=False),
+        Binding("enter", "retry", show=False),
     ]
 
-    def __init__(self, name: str, fetch: Fetch) -> None:
+    def __init__(self, name: str, download: Download) -> None:
         super().__init__()
-        self._wanted = name
-        self._fetch = fetch
+        self._model_name = name
+        self._download = download
         self._cancelled = CancelFlag()
         self._failed = False
-        self._told_at = 0.0
+        self._shown_at = 0.0
         self._line = Static(Content(""))
 
     def compose(self) -> ComposeResult:
-        """Name, progress, keys."""
         with Vertical(classes="dialog small"):
             yield Static(
-                Content(_("Fetching {model}").format(model=sanitize_line(self._wanted))),
+                Content(_("Downloading {model}").format(model=sanitize_line(self._model_name))),
                 classes="heading",
             )
             yield self._line
-            yield Static(Content(_("Esc stops")), classes="help")
+            yield Static(Content(_("Esc cancels")), classes="help")
 
     def on_mount(self) -> None:
-        """Begins."""
         self._begin()
 
     def action_stop(self) -> None:
-        """Stops fetching; what came so far is used by the next try."""
+        """Cancels. The next download of this model resumes it."""
         self._cancelled.set()
         self.dismiss(None)
 
-    def action_again(self) -> None:
-        """Tries again after a failure."""
+    def action_retry(self) -> None:
         if self._failed:
             self._begin()
 
@@ -157,19 +161,19 @@ class Fetching(ModalScreen[ModelInfo | None]):
 
     def _work(self, soon: Callable[..., object]) -> None:
         try:
-            model = self._fetch(partial(self._report, soon), self._cancelled)
+            model = self._download(partial(self._report, soon), self._cancelled)
         except GlmtuiError as error:
             soon(self._fail, error)
-        except BaseException as error:  # a fault of ours: say so, then let it be logged
-            soon(self._fail, ModelError(_("Fetching failed: {error!r}.").format(error=error)))
+        except BaseException as error:  # a bug: show it, and let it be logged
+            soon(self._fail, ModelError(_("Download failed: {error!r}.").format(error=error)))
             raise
         else:
             soon(self._succeed, model)
 
     def _report(self, soon: Callable[..., object], progress: Progress) -> None:
         now = time.monotonic()
-        if now - self._told_at >= 0.1:  # it comes with every chunk
-            self._told_at = now
+        if now - self._shown_at >= 0.1:  # it is called for every chunk
+            self._shown_at = now
             soon(self._show, progress)
 
     def _show(self, progress: Progress) -> None:
@@ -188,11 +192,13 @@ class Fetching(ModalScreen[ModelInfo | None]):
 
 
 def progress_text(progress: Progress, width: int) -> Content:
-    """What is being done, and a bar with percent and GB where the end is known."""
+    """The current step, and a bar with percent and GB if the total is known."""
     what = Content(sanitize_line(progress.what)).truncate(width, ellipsis=True)
     if not progress.total:
         return what
     share = progress.done / progress.total
-    numbers = f" {share:4.0%}  {gigabytes(progress.done)}/{gigabytes(progress.total)} GB"
+    numbers = (
+        f" {share:4.0%}  {format_gigabytes(progress.done)}/{format_gigabytes(progress.total)} GB"
+    )
     line = bar([(share, "━", "$accent")], max(0, width - len(numbers)))
     return Content("\n").join([what, line + Content.styled(numbers, "$text-muted")])

@@ -1,6 +1,6 @@
-"""TextSearch: finding words in all conversations, and the place to go to.
+"""SearchDialog: full-text search in all saved conversations.
 
-What is found comes in while it is searched, on a thread; what is typed meanwhile begins anew.
+The search runs on a thread and adds matches while it goes on. Typing starts a new search.
 """
 
 from __future__ import annotations
@@ -21,60 +21,70 @@ from glmtui.errors import StoreError
 from glmtui.language import _, ngettext
 from glmtui.sanitize import sanitize, sanitize_line
 from glmtui.store.search import Hit, search
-from glmtui.ui.dialogs.conversation_picker import ConversationEntry, ConversationListDialog, when
-from glmtui.ui.dialogs.list_dialog import MOST_ROWS
+from glmtui.ui.dialogs.conversation_picker import (
+    ConversationChoice,
+    ConversationListDialog,
+    age_column,
+)
+from glmtui.ui.dialogs.list_dialog import MAX_ROWS
 
-PAUSE, BATCH_SECONDS = 0.05, 0.1
-SHOWN_BEFORE, WIDEST = 24, 90  # cells of a place in a text
+DELAY_SECONDS = 0.05
+"""Time from a key to the start of the search, in which more keys may follow."""
+BATCH_SECONDS = 0.1
+"""Time between two updates of the list."""
+MAX_BEFORE, MAX_WIDTH = 24, 90
+"""Characters shown before the match, and cells of a row."""
 
 
 class SearchDialog(ConversationListDialog):
-    """The search through all conversations: what has the words, newest first, as it is found."""
+    """Lists the messages that contain the query, of the newest conversation first.
 
-    def __init__(self, paths: Callable[[], list[Path]], words: str = "") -> None:
-        keys = _("Enter goes there   Esc closes")
-        title, placeholder = _("Find in all conversations"), _("Type what to find")
-        super().__init__(title, words, placeholder=placeholder, foot=keys)
+    Args:
+        paths: returns the conversation files, newest first. Called on the search thread.
+    """
+
+    def __init__(self, paths: Callable[[], list[Path]], query: str = "") -> None:
+        keys = _("Enter opens   Esc closes")
+        title, placeholder = _("Find in all conversations"), _("Type to search")
+        super().__init__(title, query, placeholder=placeholder, footer=keys)
         self._paths = paths
         self._hits: list[Hit] = []
         self._files: list[Path] | None = None
-        self._search = 0  # counts them; an earlier one is not listened to
+        self._search_number = 0  # of the current search; results of earlier ones are ignored
 
     def on_mount(self) -> None:
-        """Begins with the words it was given."""
         self._begin()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Searches as it is typed."""
         self._begin()
 
     def _begin(self) -> None:
-        self._search += 1
-        self._hits, words = [], self.field.value.strip()
+        self._search_number += 1
+        self._hits, query = [], self.field.value.strip()
         self.list.clear_options()
-        self.say(_("Searching …") if words else "")
-        if words:
-            self.set_timer(PAUSE, partial(self._start, self._search, words))
+        self.set_status(_("Searching …") if query else "")
+        if query:
+            self.set_timer(DELAY_SECONDS, partial(self._start, self._search_number, query))
 
-    def _start(self, number: int, words: str) -> None:
-        if number == self._search:
-            work = (number, words, self.app.call_later)
+    def _start(self, number: int, query: str) -> None:
+        if number == self._search_number:
+            work = (number, query, self.app.call_later)
             threading.Thread(target=self._work, args=work, daemon=True).start()
 
-    def _work(self, number: int, words: str, soon: Callable[..., object]) -> None:
+    def _work(self, number: int, query: str, soon: Callable[..., object]) -> None:
         hits: list[Hit] = []
-        count, told = 0, time.monotonic()
+        count, shown_at = 0, time.monotonic()
         try:
             if self._files is None:
                 self._files = self._paths()
-            for _path, found in search(self._files, words):
+            for _path, found in search(self._files, query):
                 hits += found
                 count += len(found)
-                if self._search != number or count >= MOST_ROWS:
+                if self._search_number != number or count >= MAX_ROWS:
                     break
-                if hits and time.monotonic() - told > BATCH_SECONDS:
+                if hits and time.monotonic() - shown_at > BATCH_SECONDS:
                     soon(self._add, number, hits)
-                    hits, told = [], time.monotonic()
+                    hits, shown_at = [], time.monotonic()
         except StoreError as error:
             soon(self._end, number, str(error))
         else:
@@ -82,7 +92,7 @@ class SearchDialog(ConversationListDialog):
             soon(self._end, number, "")
 
     def _add(self, number: int, hits: Iterable[Hit]) -> None:
-        if number != self._search:
+        if number != self._search_number:
             return
         now = datetime.now(timezone.utc)
         last = self._hits[-1].conversation_id if self._hits else ""
@@ -95,50 +105,52 @@ class SearchDialog(ConversationListDialog):
         if self._hits and self.list.highlighted is None:
             self.list.highlighted = 0
 
-    def _end(self, number: int, wrong: str) -> None:
-        if number != self._search:
+    def _end(self, number: int, error_text: str) -> None:
+        if number != self._search_number:
             return
         count = len(self._hits)
-        if wrong or not count:
-            self.say(wrong or _("Nothing has it."))
-        elif count >= MOST_ROWS:
-            self.say(
-                _("The newest {count} places; type on to narrow them down").format(count=count)
+        if error_text or not count:
+            self.set_status(error_text or _("No matches."))
+        elif count >= MAX_ROWS:
+            self.set_status(
+                _("Newest {count} matches; type more to narrow the search").format(count=count)
             )
         else:
-            self.say(ngettext("{count} place", "{count} places", count).format(count=count))
+            text = ngettext("{count} match", "{count} matches", count)
+            self.set_status(text.format(count=count))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Goes to the highlighted place."""
-        self._go(self.list.highlighted)
+        self._answer(self.list.highlighted)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Goes to the place that was clicked."""
-        self._go(event.option_index)
+        self._answer(event.option_index)
 
-    def _go(self, at: int | None) -> None:
+    def _answer(self, at: int | None) -> None:
         if at is not None:
             hit = self._hits[at]
             self.dismiss(
-                ConversationEntry(hit.conversation_id, hit.message_id, self.field.value.strip())
+                ConversationChoice(hit.conversation_id, hit.message_id, self.field.value.strip())
             )
 
 
 def _hit_label(hit: Hit, now: datetime, first: bool) -> Content:
-    """The place, under its conversation's title where it is the first of it."""
-    before, after = _flowing(hit.before)[-SHOWN_BEFORE:], _flowing(hit.after)
-    place = Content.assemble(before, (_flowing(hit.found), "$text-accent bold"), after)
+    """The text around a match; above it the title, if this is the first match of a conversation.
+
+    Files are searched without sanitising them, so the texts of a hit are sanitised here.
+    """
+    before, after = _single_line(hit.before)[-MAX_BEFORE:], _single_line(hit.after)
+    excerpt = Content.assemble(before, (_single_line(hit.found), "$text-accent bold"), after)
     if not hit.message_id:
-        lines = [when(hit.updated, now) + "  " + place]
+        lines = [age_column(hit.updated, now) + "  " + excerpt]
     else:
-        lines = ["          " + place]
+        lines = ["          " + excerpt]
         if first:
             lines.insert(
-                0, Content.assemble(when(hit.updated, now), "  ", sanitize_line(hit.title))
+                0, Content.assemble(age_column(hit.updated, now), "  ", sanitize_line(hit.title))
             )
-    return Content("\n").join(line.truncate(WIDEST, ellipsis=True) for line in lines)
+    return Content("\n").join(line.truncate(MAX_WIDTH, ellipsis=True) for line in lines)
 
 
-def _flowing(text: str) -> str:
-    """A piece of a text on one line, the blanks at its ends kept."""
+def _single_line(text: str) -> str:
+    """`text` sanitised and on one line; unlike `one_line`, keeps spaces at its ends."""
     return re.sub(r"\s+", " ", sanitize(text))

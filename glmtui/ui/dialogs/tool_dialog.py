@@ -1,7 +1,4 @@
-"""Running: the dialog shown while a tool runs; the tool ends with it.
-
-Runs what it is given, without asking; knows no models.
-"""
+"""ToolDialog: runs a tool and shows that it is running. The tool ends with the dialog."""
 
 from __future__ import annotations
 
@@ -20,11 +17,12 @@ from glmtui.errors import ToolError
 from glmtui.language import _
 from glmtui.tools import Invocation, ToolResult, run_tool
 
-END_SECONDS = 1.0
+JOIN_SECONDS = 1.0
+"""How long closing the dialog waits for the tool's process to be killed."""
 
 
 class ToolDialog(ModalScreen[ToolResult | ToolError | None]):
-    """Runs a tool. Answers with what came of it, or with None if Esc stopped it."""
+    """Runs a tool without asking. Answers with its outcome, or None if cancelled."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "stop", show=False)]
 
@@ -34,28 +32,25 @@ class ToolDialog(ModalScreen[ToolResult | ToolError | None]):
         self._plan = plan
         self._cancelled = threading.Event()
         self._thread: threading.Thread | None = None
-        self._came: ToolResult | ToolError | None = None
+        self._outcome: ToolResult | ToolError | None = None
 
     def compose(self) -> ComposeResult:
-        """Name, keys."""
         with Vertical(classes="dialog small"):
             yield Static(Content(_("Running {tool}").format(tool=self._tool)), classes="heading")
-            yield Static(Content(_("Esc stops it")), classes="help")
+            yield Static(Content(_("Esc cancels")), classes="help")
 
     def on_mount(self) -> None:
-        """Begins."""
         soon = self.app.call_later  # this dialog may be closed before the thread ends
         self._thread = threading.Thread(target=self._work, args=(soon,), daemon=True)
         self._thread.start()
 
     def on_unmount(self) -> None:
-        """The tool does not outlive the app."""
         self._cancelled.set()
         if self._thread is not None:
-            self._thread.join(END_SECONDS)
+            self._thread.join(JOIN_SECONDS)
 
     def action_stop(self) -> None:
-        """Stops the tool; the model is told nothing."""
+        """Cancels the tool; the model gets no answer."""
         self._cancelled.set()
         self.dismiss(None)
 
@@ -64,21 +59,19 @@ class ToolDialog(ModalScreen[ToolResult | ToolError | None]):
             outcome = run_tool(self._plan, self._cancelled.is_set)
         except ToolError as error:
             soon(self._end, error)
-        except BaseException as error:  # a fault of ours: say so, then let it be logged
-            soon(
-                self._end,
-                ToolError(_("{tool} failed: {error!r}.").format(tool=self._tool, error=error)),
-            )
+        except BaseException as error:  # a bug: show it, and let it be logged
+            text = _("{tool} failed: {error!r}.").format(tool=self._tool, error=error)
+            soon(self._end, ToolError(text))
             raise
         else:
             soon(self._end, outcome)
 
     def _end(self, outcome: ToolResult | ToolError) -> None:
-        self._came = outcome
+        self._outcome = outcome
         if self.is_active:
             self.on_screen_resume()
 
     def on_screen_resume(self) -> None:
-        """Answers, if something came while the window was too small for a dialog."""
-        if self._came is not None and not self._cancelled.is_set():
-            self.dismiss(self._came)
+        """Answers. The tool may have ended while the notice about the window's size was shown."""
+        if self._outcome is not None and not self._cancelled.is_set():
+            self.dismiss(self._outcome)

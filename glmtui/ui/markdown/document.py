@@ -1,8 +1,8 @@
-"""Markdown to lines: CommonMark with tables, strikethrough and formulas, whole or while written.
+"""Parses Markdown to blocks: CommonMark with tables, strikethrough and formulas.
 
-The source is untrusted: HTML stays text, a link always shows where it leads, and characters that
-entities smuggle in are made visible. Reference definitions stay text too: they would vanish from
-sight, and change lines far above them. A single newline breaks the line, as models mean it.
+The source is untrusted, but already sanitised: HTML stays text, a link always shows its address,
+and what HTML entities decode to is sanitised here. Reference definitions stay text too: they would
+be invisible, and would change lines far above them. A single newline breaks the line.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from glmtui.ui.markdown.blocks import (
     Table,
     lay_out,
 )
-from glmtui.ui.markdown.formulas import BLOCK, INLINE, add_formulas, shown
-from glmtui.ui.markdown.styled_text import LEADS_TO, Line, Span, wrap
-from glmtui.ui.markdown.time_limit import OutOfTime, within
+from glmtui.ui.markdown.formulas import FORMULA_BLOCK, INLINE_FORMULA, add_formulas, formula_text
+from glmtui.ui.markdown.styled_text import LINK_PREFIX, Line, Span, wrap
+from glmtui.ui.markdown.time_limit import TimeLimitExceeded, call_with_time_limit
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
 
-MOST_SECONDS = 0.5
-"""For the Markdown of one message; the parser takes minutes for 100 kB of some texts."""
+MAX_SECONDS = 0.5
+"""Time limit for the Markdown of one message. The parser needs minutes for some texts of 100 kB;
+an ordinary message takes a few milliseconds."""
 
-_DEEPEST = 40
-"""Levels of nesting that are drawn; what goes deeper is shown as its source."""
+_MAX_DEPTH = 40
+"""Levels of nesting; a block with more is shown as its source. Bounds the recursion."""
 
 _LISTS = ("bullet_list_open", "bullet_list_close", "ordered_list_open", "ordered_list_close")
 _INLINE_STYLES = {"strong_open": "strong", "em_open": "emphasis", "s_open": "strike"}
@@ -50,12 +51,13 @@ _LINE_BREAK_TAG = re.compile(r"<br ?/?>", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:https?://|mailto:)[!-~]{1,2000}", re.IGNORECASE)
 
 
-class Placed(NamedTuple):
-    """A top-level block, or an item of a top-level list, and the source lines it came from.
+class SourceBlock(NamedTuple):
+    """A top-level block, or an item of a top-level list, and its place in the source.
 
     Attributes:
-        number: of an item of an ordered list.
-        closed: whether it is fenced code that has its closing fence.
+        start, stop: the range of source lines, from 0.
+        number: of an item in an ordered list.
+        closed: whether it is fenced code with a closing fence.
     """
 
     block: Block
@@ -66,43 +68,45 @@ class Placed(NamedTuple):
 
 
 def render(text: str, width: int) -> list[Line]:
-    """`text` in lines of at most `width` cells; as it stands, if that takes too long."""
+    """`text` in lines of at most `width` cells; as plain text if the time limit is exceeded."""
     try:
-        return within(MOST_SECONDS, lambda: lay_out([p.block for p in parse(text)], width))
-    except OutOfTime:
-        return wrap([Span(sanitize(text))], width)
+        return call_with_time_limit(
+            MAX_SECONDS, lambda: lay_out([p.block for p in parse(text)], width)
+        )
+    except TimeLimitExceeded:
+        return wrap([Span(text)], width)
 
 
 def code_blocks(text: str) -> list[Code]:
-    """The blocks of code in `text`, from the top, also those in lists and quotes.
+    """All code blocks in `text`, from the top, also those in lists and quotes.
 
-    None of a text that takes too long to parse, which is not shown as Markdown either.
+    Empty if parsing exceeds the time limit; `render` shows such a text as plain text.
     """
     found: list[Code] = []
 
-    def look(blocks: Sequence[Block]) -> None:
+    def collect(blocks: Sequence[Block]) -> None:
         for block in blocks:
             if isinstance(block, Code):
                 found.append(block)
             elif isinstance(block, Item | Quote):
-                look(block.blocks)
+                collect(block.blocks)
 
     try:
-        look([placed.block for placed in within(MOST_SECONDS, lambda: parse(text))])
-    except OutOfTime:
+        collect([placed.block for placed in call_with_time_limit(MAX_SECONDS, lambda: parse(text))])
+    except TimeLimitExceeded:
         return []
     return found
 
 
-def parse(text: str, *, gap: bool = False, number: int | None = None) -> list[Placed]:
-    """The blocks of `text`.
+def parse(text: str, *, gap: bool = False, number: int | None = None) -> list[SourceBlock]:
+    """Parses `text`.
 
     Args:
-        gap: whether an empty line came before `text`.
-        number: of its first item, where `text` goes on with an ordered list.
+        gap: whether there is an empty line before `text`.
+        number: of the first item, if `text` continues an ordered list.
     """
-    reader = _Reader(text.split("\n"), gap)
-    found: list[Placed] = []
+    builder = _BlockBuilder(text.split("\n"), gap)
+    found: list[SourceBlock] = []
     group: list[Token] = []  # the tokens of one block
     level = 0
     for token in _parser().parse(text):
@@ -116,7 +120,7 @@ def parse(text: str, *, gap: bool = False, number: int | None = None) -> list[Pl
             item = number if group[0].type == "list_item_open" else None
             inside = group[0].content.count("\n")
             closed = group[0].type == "fence" and stop - start - 1 > inside
-            found.append(Placed(reader.block(group, item), start, stop, item, closed))
+            found.append(SourceBlock(builder.block(group, item), start, stop, item, closed))
             number = None if number is None else number + 1
             group = []
     return found
@@ -124,14 +128,14 @@ def parse(text: str, *, gap: bool = False, number: int | None = None) -> list[Pl
 
 @lru_cache(maxsize=1)
 def _parser() -> MarkdownIt:
-    # Imported here because it would delay the start of the program by 40 ms.
+    # Imported late: it takes 40 ms.
     from markdown_it import MarkdownIt
 
     from glmtui.ui.markdown.emphasis import CJKInline
 
     parser = MarkdownIt()
     parser.inline = CJKInline()
-    parser.configure("commonmark", {"html": False, "maxNesting": _DEEPEST + 2})
+    parser.configure("commonmark", {"html": False, "maxNesting": _MAX_DEPTH + 2})
     return add_formulas(parser.enable(["table", "strikethrough"]).disable("reference"))
 
 
@@ -141,30 +145,31 @@ def _first_number(token: Token) -> int | None:
     return int(token.attrs.get("start", 1))
 
 
-class _Reader:
-    """Makes blocks of markdown-it's flat tokens."""
+class _BlockBuilder:
+    """Builds blocks from markdown-it's flat list of tokens."""
 
     def __init__(self, source: Sequence[str], gap: bool) -> None:
         self._source = source
         self._gap = gap
 
     def block(self, tokens: Sequence[Token], number: int | None) -> Block:
-        """One block of all its tokens."""
-        if max(token.level for token in tokens) > _DEEPEST:
+        """The block that consists of all of `tokens`."""
+        if max(token.level for token in tokens) > _MAX_DEPTH:
             start, stop = tokens[0].map or (0, 0)
             return Paragraph(self._gap_before(start), (Span("\n".join(self._source[start:stop])),))
         rest = iter(tokens)
         return self._block(next(rest), rest, number)
 
     def _block(self, token: Token, rest: Iterator[Token], number: int | None) -> Block:
-        """The block that `token` opens; takes its other tokens from `rest`."""
+        """The block that `token` opens; consumes its other tokens from `rest`."""
         gap = self._gap_before(token.map[0] if token.map else 0)
         if token.type == "paragraph_open":
             return Paragraph(gap, _inline(rest))
         if token.type == "heading_open":
             return Heading(gap, int(token.tag[1:]), _inline(rest))
         if token.type in ("fence", "code_block"):
-            return Code(gap, sanitize_line(token.info), sanitize(token.content).removesuffix("\n"))
+            # markdown-it decodes entities in the info string, but not in the code.
+            return Code(gap, sanitize_line(token.info), token.content.removesuffix("\n"))
         if token.type == "list_item_open":
             marker = "" if number is None else f"{number}{token.markup}"
             return Item(gap, marker, tuple(self._blocks(rest)))
@@ -174,12 +179,12 @@ class _Reader:
             return _table(gap, rest)
         if token.type == "hr":
             return Rule(gap)
-        if token.type == BLOCK:
-            return Formula(gap, shown(token))
-        raise ValueError(f"markdown-it made a {token.type} token, which no rule in use makes")
+        if token.type == FORMULA_BLOCK:
+            return Formula(gap, formula_text(token))
+        raise ValueError(f"unexpected markdown-it token: {token.type}")
 
     def _blocks(self, tokens: Iterator[Token]) -> Iterator[Block]:
-        """The blocks up to the token that closes the one around them; lists give their items."""
+        """The blocks up to the closing token of the enclosing block. A list yields its items."""
         number: int | None = None
         for token in tokens:
             if token.type in _LISTS:
@@ -214,19 +219,20 @@ def _table(gap: bool, tokens: Iterator[Token]) -> Table:
 
 
 def _inline(tokens: Iterator[Token]) -> Cell:
-    """The spans of the inline token that comes next; takes the closing token after it too."""
+    """The spans of the next token, an inline token; also consumes the closing token after it."""
     children = next(tokens).children or []
     next(tokens)
     spans: list[Span] = []
     styles: list[str] = []
-    links: list[tuple[str, int]] = []  # target, and where its text starts in `spans`
+    links: list[tuple[str, int]] = []  # address, and the start of the link's text in `spans`
     for token in children:
         if token.type == "text":
+            # An entity such as "&#27;" has been decoded to a character that is not sanitised yet.
             spans.append(Span(sanitize(token.content), tuple(styles)))
-        elif token.type == INLINE:
-            spans.append(Span(shown(token), (*styles, "math")))
+        elif token.type == INLINE_FORMULA:
+            spans.append(Span(formula_text(token), (*styles, "math")))
         elif token.type == "code_inline":
-            spans.append(Span(sanitize(token.content), (*styles, "code")))
+            spans.append(Span(token.content, (*styles, "code")))
         elif token.type in ("softbreak", "hardbreak"):
             spans.append(Span("\n", tuple(styles)))
         elif token.type in _INLINE_STYLES:
@@ -237,28 +243,29 @@ def _inline(tokens: Iterator[Token]) -> Cell:
         elif token.type == "link_close":
             styles.pop()
             target, start = links.pop()
-            spans += _target(target, "".join(s.text for s in spans[start:]), styles)
-            spans[start:] = _leading_to(target, spans[start:])
+            spans += _target_spans(target, "".join(s.text for s in spans[start:]), styles)
+            spans[start:] = _as_link(target, spans[start:])
         elif token.type == "image":
             target = str(token.attrs["src"])
-            image = [Span(sanitize(token.content), (*styles, "link"))]
-            image += _target(target, token.content, styles)
-            spans += _leading_to(target, image)
+            image = [Span(token.content, (*styles, "link"))]
+            image += _target_spans(target, token.content, styles)
+            spans += _as_link(target, image)
         elif token.nesting < 0:
             styles.pop()
     return tuple(span for span in spans if span.text)
 
 
-def _leading_to(target: str, spans: Sequence[Span]) -> list[Span]:
-    """`spans` as a link, if the address is of a kind that a terminal may be given."""
+def _as_link(target: str, spans: Sequence[Span]) -> list[Span]:
+    """`spans` as a hyperlink, if the address has a scheme that the terminal may open."""
     if not _ADDRESS.fullmatch(target):
         return list(spans)
-    return [Span(text, (*styles, LEADS_TO + target)) for text, styles in spans]
+    return [Span(text, (*styles, LINK_PREFIX + target)) for text, styles in spans]
 
 
-def _target(target: str, shown: str, styles: Sequence[str]) -> list[Span]:
-    """Where a link leads, unless that is what it says."""
-    if shown in (target, unquote(target), target.removeprefix("mailto:")):
+def _target_spans(target: str, text: str, styles: Sequence[str]) -> list[Span]:
+    """The address in parentheses, unless it is the same as the text of the link."""
+    if text in (target, unquote(target), target.removeprefix("mailto:")):
         return []
-    before = " " if shown else ""
+    before = " " if text else ""
+    # Entities in the address have been decoded.
     return [Span(f"{before}({sanitize(target)})", (*styles, "target"))]

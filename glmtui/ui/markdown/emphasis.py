@@ -1,9 +1,9 @@
-"""Emphasis in Chinese, Japanese and Korean text, where no space stands beside the asterisks.
+"""Emphasis in Chinese, Japanese and Korean text without spaces beside the asterisks.
 
-CommonMark takes ``**注意：**请`` for text: emphasis that begins or ends with punctuation needs a
-space or punctuation on the other side of its asterisks too. This is the amendment of
-https://github.com/tats-u/markdown-cjk-friendly (specification.md) for markdown-it; without CJK
-characters beside the asterisks nothing changes. Imports markdown-it: import it late.
+CommonMark reads ``**注意：**请`` as plain text: emphasis that begins or ends with punctuation needs
+a space or punctuation on the other side of its asterisks. This module implements the amendment of
+https://github.com/tats-u/markdown-cjk-friendly (specification.md) for markdown-it. Text without CJK
+characters beside the asterisks is parsed as before. Import it late: it imports markdown-it.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType
 
 _HANGUL = re.compile("[\u1100-\u11ff\u302e\u302f\ua960-\ua97f\ud7b0-\ud7ff]")
-"""Those of Hangul's blocks whose width alone does not tell them."""
+"""The Hangul characters that are not wide according to `east_asian_width`."""
 
 _EMOJI = re.compile(
     "[\u231a\u231b\u23e9-\u262f\u2638-\u2689\u2690-\u2bff\U0001f004\U0001f0cf\U0001f18e-\U0001f19a"
     "\U0001f201\U0001f21a\U0001f22f\U0001f232-\U0001f236\U0001f238-\U0001f23a"
     "\U0001f250\U0001f251\U0001f300-\U0001faff]"
 )
-"""Of the wide characters, those that are drawn as an emoji by default (UTS #51)."""
+"""The wide characters with emoji presentation by default (UTS #51)."""
 
-_VARIATION = re.compile("[\ufe00-\ufe0e]")  # selectors, without that of emojis
+_VARIATION = re.compile("[\ufe00-\ufe0e]")  # variation selectors, except the one of emojis
 _IDEOGRAPHIC_VARIATION = re.compile("[\U000e0100-\U000e01ef]")
 _FULL_WIDTH_QUOTES = ("‘\ufe01", "’\ufe01", "“\ufe01", "”\ufe01")
 
 
 class CJKInline(ParserInline):
-    """markdown-it's parser of what stands in a line, for Chinese, Japanese and Korean too."""
+    """markdown-it's inline parser, with the emphasis rules for CJK text."""
 
     def parse(self, src: str, md: MarkdownIt, env: EnvType, tokens: list[Token]) -> list[Token]:
-        """The inline tokens of `src`, added to `tokens`."""
+        """Adds the inline tokens of `src` to `tokens`."""
         state = _State(src, md, env, tokens)
         self.tokenize(state)
         for rule in self.ruler2.getRules(""):
@@ -48,11 +48,15 @@ class CJKInline(ParserInline):
 
 class _State(StateInline):
     def scanDelims(self, start: int, canSplitWord: bool) -> Scanned:  # noqa: N802, N803
-        """The run of delimiters at `start`: whether it may open and close emphasis, its length."""
+        """The delimiter run at `start`: whether it can open and close emphasis, and its length.
+
+        Overrides markdown-it's method. The names follow the CommonMark specification ("left-" and
+        "right-flanking").
+        """
         src, stop = self.src, start
         while stop < self.posMax and src[stop] == src[start]:
             stop += 1
-        # the ends of the text count as spaces
+        # The start and the end of the text count as spaces.
         before = src[max(0, start - 2) : start] or " "
         after = src[stop] if stop < self.posMax else " "
         if len(before) == 2 and (
@@ -80,7 +84,7 @@ class _State(StateInline):
 
 
 def is_cjk(char: str) -> bool:
-    """Whether a character is wide, full-width or half-width and no emoji, or is Hangul."""
+    """Whether a character is wide, full-width or half-width but not an emoji, or is Hangul."""
     if char.isascii():
         return False
     if east_asian_width(char) in ("W", "F", "H"):

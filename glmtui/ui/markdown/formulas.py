@@ -1,8 +1,8 @@
-r"""Where the formulas are in a Markdown text: rules for markdown-it, which knows none.
+r"""Finds formulas in Markdown: rules for markdown-it, which has none.
 
-``$...$`` and ``\(...\)`` stand in a line; ``$$...$$`` and ``\[...\]`` may have lines of their own.
-A price is no formula: "$5 and $6" stays text. Whether a line opens a formula can be said of that
-line alone, so that a text that is still written needs no second look. Knows nothing of LaTeX.
+``$...$`` and ``\(...\)`` are inline; ``$$...$$`` and ``\[...\]`` may also be blocks. Prices as in
+"$5 and $6" are not formulas. Whether a line opens a block depends on that line alone, so that in a
+streamed text complete lines do not change their meaning.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from glmtui.sanitize import sanitize
-from glmtui.ui.markdown.latex import LONGEST, unicode_math
+from glmtui.ui.markdown.latex import MAX_FORMULA_LENGTH, unicode_math
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -19,35 +19,36 @@ if TYPE_CHECKING:
     from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
 
-INLINE, BLOCK = "formula_inline", "formula_block"
-_CLOSINGS = {"$$": "$$", r"\[": r"\]", "$": "$", r"\(": r"\)"}
+INLINE_FORMULA, FORMULA_BLOCK = "formula_inline", "formula_block"
+_CLOSING = {"$$": "$$", r"\[": r"\]", "$": "$", r"\(": r"\)"}
 
 _FORMULA = re.compile(
-    rf"(?P<open>\$\$)(?P<in>(?:\\.|[^\\$]){{1,{LONGEST}}}?)\$\$"
-    rf"|(?P<open2>\$)(?![\s$])(?P<in2>(?:\\.|[^\\$`]){{1,{LONGEST}}}?)(?<!\s)\$(?![0-9A-Za-z$])"
-    rf"|(?P<open3>\\\()(?P<in3>.{{1,{LONGEST}}}?)\\\)"
-    rf"|(?P<open4>\\\[)(?P<in4>.{{1,{LONGEST}}}?)\\\]",
+    rf"(?P<open>\$\$)(?P<in>(?:\\.|[^\\$]){{1,{MAX_FORMULA_LENGTH}}}?)\$\$"
+    rf"|(?P<open2>\$)(?![\s$])(?P<in2>(?:\\.|[^\\$`]){{1,{MAX_FORMULA_LENGTH}}}?)(?<!\s)\$(?![0-9A-Za-z$])"
+    rf"|(?P<open3>\\\()(?P<in3>.{{1,{MAX_FORMULA_LENGTH}}}?)\\\)"
+    rf"|(?P<open4>\\\[)(?P<in4>.{{1,{MAX_FORMULA_LENGTH}}}?)\\\]",
     re.DOTALL,
 )
-_SIGN = re.compile(r"[\\^_=]")
+_MATH_SIGN = re.compile(r"[\\^_=]")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 
 
 def add_formulas(parser: MarkdownIt) -> MarkdownIt:
-    """Lets `parser` make tokens of formulas: `INLINE` and `BLOCK`."""
+    """Adds rules to `parser` that produce tokens of type `INLINE_FORMULA` and `FORMULA_BLOCK`."""
     parser.inline.ruler.before("escape", "formula", _inline)
-    ends = ["paragraph", "reference", "blockquote", "list"]  # what it may interrupt, as a fence
-    parser.block.ruler.before("fence", "formula", _block, {"alt": ends})
+    interrupts = ["paragraph", "reference", "blockquote", "list"]  # as a fence does
+    parser.block.ruler.before("fence", "formula", _block, {"alt": interrupts})
     return parser
 
 
-def shown(token: Token) -> str:
-    """A formula's token as Unicode, or as its source where that cannot be."""
-    source = sanitize(token.content)
-    closing = _CLOSINGS[token.markup]
+def formula_text(token: Token) -> str:
+    """The formula of a token in Unicode, or its source if that is impossible."""
+    source = token.content
     if token.info == "open":
         return token.markup + source
-    return (unicode_math(source) or token.markup + source + closing) + sanitize(token.info)
+    # Nested accents make more combining marks than the sanitised source has.
+    converted = sanitize(unicode_math(source) or "")
+    return (converted or token.markup + source + _CLOSING[token.markup]) + token.info
 
 
 def _inline(state: StateInline, silent: bool) -> bool:
@@ -62,7 +63,7 @@ def _inline(state: StateInline, silent: bool) -> bool:
     if opening == "$" and (_is_word(before) or not _is_formula(source)):
         return False
     if not silent:
-        token = state.push(INLINE, "", 0)
+        token = state.push(INLINE_FORMULA, "", 0)
         token.content, token.markup = source, opening
     state.pos = found.end()
     return True
@@ -73,18 +74,20 @@ def _is_word(char: str) -> bool:
 
 
 def _is_formula(source: str) -> bool:
-    """Whether this is none of the words between two prices."""
-    return bool(_SIGN.search(source)) or not re.search(r"\s", source) or not _WORD.search(source)
+    """Whether this is a formula, not the words between two prices."""
+    return (
+        bool(_MATH_SIGN.search(source)) or not re.search(r"\s", source) or not _WORD.search(source)
+    )
 
 
 def _block(state: StateBlock, line: int, end: int, silent: bool) -> bool:
     if state.is_code_block(line):
         return False
-    text = _line(state, line)
+    text = _source_line(state, line)
     opening = text[:2]
     if opening not in ("$$", r"\["):
         return False
-    source, closing, after = text[2:].partition(_CLOSINGS[opening])
+    source, closing, after = text[2:].partition(_CLOSING[opening])
     if closing and (after.strip(" .,;:。，；") or not source.strip()):
         return False  # a line of text that begins with a formula
     if silent:
@@ -94,15 +97,15 @@ def _block(state: StateBlock, line: int, end: int, silent: bool) -> bool:
         last += 1
         if last >= end or state.isEmpty(last) or state.sCount[last] < state.blkIndent:
             break
-        source, closing, after = _line(state, last).partition(_CLOSINGS[opening])
+        source, closing, after = _source_line(state, last).partition(_CLOSING[opening])
         lines.append(source)
     state.line = last + 1 if closing else last
-    token = state.push(BLOCK, "", 0)
+    token = state.push(FORMULA_BLOCK, "", 0)
     token.content, token.markup = "\n".join(lines), opening
     token.info = after.rstrip() if closing else "open"
     token.map = [line, state.line]
     return True
 
 
-def _line(state: StateBlock, line: int) -> str:
+def _source_line(state: StateBlock, line: int) -> str:
     return state.src[state.bMarks[line] + state.tShift[line] : state.eMarks[line]]

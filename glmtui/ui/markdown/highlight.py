@@ -1,4 +1,4 @@
-"""Source code to spans, by Pygments' lexers; what the styles look like is the theme's business."""
+"""Syntax highlighting: source code to spans, with Pygments' lexers."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from glmtui.ui.markdown.styled_text import Span, Styles
-from glmtui.ui.markdown.time_limit import OutOfTime, within
+from glmtui.ui.markdown.time_limit import TimeLimitExceeded, call_with_time_limit
 
 if TYPE_CHECKING:
     from pygments.lexer import Lexer
     from pygments.token import _TokenType
 
-MOST_SECONDS = 0.1
-"""For one piece of code: some lexers take minutes for 40 kB of an unclosed bracket."""
+MAX_SECONDS = 0.1
+"""Time limit for one piece of code. Some lexers need minutes for 40 kB after an unclosed bracket,
+while ordinary code takes a few milliseconds."""
 
-# Pygments' names for tokens; one that is not here looks like its nearest ancestor.
-_LOOKS = {
+# Styles by Pygments token type; a type that is missing has the style of its nearest ancestor.
+_STYLES = {
     "Token": "",
     "Token.Comment": "syntax-comment",
     "Token.Comment.Preproc": "syntax-keyword",
@@ -37,17 +38,17 @@ _LOOKS = {
 
 
 def highlight(code: str, language: str, base: Styles = ()) -> list[Span]:
-    """`code` as spans of `base` and a "syntax-..." style.
+    """`code` as spans with the styles `base` and a "syntax-..." style.
 
-    Plain where the language is unknown, or its lexer takes longer than `MOST_SECONDS` or does not
-    give back all of the code, as a few do not.
+    Returns one plain span if the language is unknown, if its lexer takes longer than `MAX_SECONDS`,
+    or if the lexer does not return all of the code, as a few do not.
     """
     lexer = _lexer(language)
     if lexer is None:
         return [Span(code, base)]
     try:
-        spans = within(MOST_SECONDS, lambda: _spans(lexer, code, base))
-    except OutOfTime:
+        spans = call_with_time_limit(MAX_SECONDS, lambda: _spans(lexer, code, base))
+    except TimeLimitExceeded:
         spans = []
     return spans if "".join(span.text for span in spans) == code else [Span(code, base)]
 
@@ -55,9 +56,9 @@ def highlight(code: str, language: str, base: Styles = ()) -> list[Span]:
 def _spans(lexer: Lexer, code: str, base: Styles) -> list[Span]:
     spans: list[Span] = []
     for _, token_type, text in lexer.get_tokens_unprocessed(code):
-        look = _look(token_type)
-        styles = (*base, look) if look else base
-        # Blanks have no colour of their own: fewer spans, fewer bytes to the terminal.
+        style = _style(token_type)
+        styles = (*base, style) if style else base
+        # A space looks the same in any colour; joining it sends fewer bytes to the terminal.
         if spans and (styles == spans[-1].styles or text == " "):
             spans[-1] = Span(spans[-1].text + text, spans[-1].styles)
         else:
@@ -67,7 +68,7 @@ def _spans(lexer: Lexer, code: str, base: Styles) -> list[Span]:
 
 @lru_cache(maxsize=64)
 def _lexer(language: str) -> Lexer | None:
-    # Imported here because Pygments costs the start of the program 10 ms and a language 40.
+    # Imported late: Pygments takes 10 ms to import, and each language up to 40 ms.
     from pygments.lexers import get_lexer_by_name
     from pygments.util import ClassNotFound
 
@@ -78,7 +79,7 @@ def _lexer(language: str) -> Lexer | None:
 
 
 @lru_cache(maxsize=1024)
-def _look(token_type: _TokenType) -> str:
-    while str(token_type) not in _LOOKS:
+def _style(token_type: _TokenType) -> str:
+    while str(token_type) not in _STYLES:
         token_type = token_type.parent
-    return _LOOKS[str(token_type)]
+    return _STYLES[str(token_type)]

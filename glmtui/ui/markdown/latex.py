@@ -1,7 +1,7 @@
-r"""LaTeX mathematics as a line of Unicode: ``\frac{x^2}{2}`` becomes x²/2.
+r"""Converts LaTeX mathematics to plain Unicode: ``\frac{x^2}{2}`` becomes x²/2.
 
-Only what can be shown without loss is: for anything else there is no answer, and the reader gets
-the source. Letters and scripts are found by what Unicode says of them. Knows no Markdown.
+Only formulas that can be written without loss are converted; for all others the source is shown.
+Greek letters, alphabets, superscripts and subscripts come from the Unicode database.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import re
 import unicodedata
 from functools import lru_cache
 
-LONGEST = 2000
-"""Characters of a formula that is converted; a longer one is no formula, or no help."""
+MAX_FORMULA_LENGTH = 2000
+"""Length in characters up to which a text between delimiters is taken for a formula."""
 
-_DEEPEST = 20
+_MAX_DEPTH = 20
+"""Nesting of groups and arguments; deeper formulas are not converted. Bounds the recursion."""
 
 
 def _set(words: str) -> frozenset[str]:
@@ -21,10 +22,10 @@ def _set(words: str) -> frozenset[str]:
 
 
 _TOKEN = re.compile(r"\\operatorname\*|\\(?:[A-Za-z]+|.)|\s+|.", re.DOTALL)
-# What needs no brackets beside a sign: a number, a letter with its scripts and marks, (...).
+# Operands that need no parentheses: a number, a letter with its scripts and accents, (...).
 _ATOM = re.compile(r"[√∛∜]?(?:\d[\d.]*|[d∂]?[^\W\d_][²³¹⁰-ₜᴬ-ᵿ\u0300-\u036f\u20d7′]*|\([^()]*\))|∞")
 
-# Symbols whose names in Unicode say nothing of those in LaTeX, each after its name.
+# LaTeX names and the symbols they stand for, alternately.
 _SYMBOLS = r"""
     pm ± mp ∓ times × div ÷ cdot · ast ∗ star ⋆ circ ∘ bullet • oplus ⊕ otimes ⊗ odot ⊙
     le ≤ leq ≤ leqslant ≤ ge ≥ geq ≥ geqslant ≥ ne ≠ neq ≠ ll ≪ gg ≫ approx ≈ equiv ≡ sim ∼
@@ -43,15 +44,17 @@ _SYMBOLS = r"""
 """
 _SPACES = {",": " ", ":": " ", ";": " ", " ": " ", "!": "", "quad": "  ", "qquad": "    "}
 _ESCAPED = {**{char: char for char in "{}$%&#_"}, "|": "‖"}
-_NOTHING = _set(
+_IGNORED = _set(
     "displaystyle textstyle scriptstyle limits nolimits left right middle nonumber notag "
     "big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr"
 )
-_WORDS = _set(
+_FUNCTIONS = _set(
     "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln lg exp lim limsup liminf "
     "max min sup inf arg det dim ker deg gcd hom Pr mod argmax argmin"
 )
-_TEXTS = _set("text textrm textbf textit textsf texttt mathrm mathsf mathit mbox operatorname")
+_TEXT_COMMANDS = _set(
+    "text textrm textbf textit textsf texttt mathrm mathsf mathit mbox operatorname"
+)
 _ALPHABETS = {
     "mathbb": "DOUBLE-STRUCK",
     "mathbf": "BOLD",
@@ -73,6 +76,7 @@ _ACCENTS = {
     "vec": "\u20d7",
     "underline": "\u0332",
 }
+_WITH_MARKS = re.compile(r".[\u0300-\u036f\u20d7]*", re.DOTALL)  # a character and its accents
 _BRACKETS = {"boxed": "[{}]", "pmod": "(mod {})", "tag": "  ({})"}
 _ROOTS = {"": "√", "2": "√", "3": "∛", "4": "∜"}
 _ROWS = _set("aligned align align* split gather gather* gathered equation equation*")
@@ -88,55 +92,59 @@ _MATRICES = {
 
 @lru_cache(maxsize=512)
 def unicode_math(source: str) -> str | None:
-    """The formula `source`, without its dollars, in one or more lines; None where it cannot be."""
-    if len(source) > LONGEST:
+    """Converts `source`, a formula without its delimiters, to one or more lines.
+
+    Returns None if it cannot be converted without loss.
+    """
+    if len(source) > MAX_FORMULA_LENGTH:
         return None
-    reader = _Reader(source)
+    parser = _Parser(source)
     try:
-        shown = reader.until("")
-    except _UnknownError:
+        text = parser.read_until("")
+    except _UnsupportedError:
         return None
-    return "\n".join(line.strip() for line in shown.split("\n") if line.strip()) or None
+    return "\n".join(line.strip() for line in text.split("\n") if line.strip()) or None
 
 
-class _UnknownError(Exception):
-    """There is no way to show this."""
+class _UnsupportedError(Exception):
+    """The formula cannot be converted."""
 
 
-class _Reader:
-    """Reads a formula from its beginning to its end."""
+class _Parser:
+    """A recursive descent parser; its methods return converted text."""
 
     def __init__(self, source: str) -> None:
         self._tokens = _TOKEN.findall(source)
         self._at = 0
         self._depth = 0
-        self._symbol = False  # whether the last token was a command that made one character
+        self._after_symbol = False  # whether the last token was a command for one character
 
-    def until(self, end: str) -> str:
-        """What there is up to a token, which is taken too; "" stands for the end."""
-        shown = ""
+    def read_until(self, end: str) -> str:
+        """Converts the tokens up to `end`, which is consumed too; "" is the end of the formula."""
+        text = ""
         while (token := self._next()) != end:
             if not token:
-                raise _UnknownError
-            shown = self._and(shown, token)
-        return shown
+                raise _UnsupportedError
+            text = self._append(text, token)
+        return text
 
-    def _and(self, shown: str, token: str) -> str:
-        """What was shown with what begins with `token`."""
+    def _append(self, text: str, token: str) -> str:
+        """`text`, followed by what begins with `token`."""
         if token in "^_":
-            self._symbol = False
-            return shown.rstrip(" ") + self._script(token)
+            self._after_symbol = False
+            return text.rstrip(" ") + self._script(token)
         if token.isspace():
-            # Before a letter it may only end a command's name, unless one stands before that too.
-            ends_name = self._symbol and not shown[:-1].endswith(" ") and self._begins_word()
-            return shown if ends_name or shown.endswith(" ") else shown + " "
-        more = self._shown(token)
-        self._symbol = (
-            self._tokens[self._at - 1] is token and token[1:].isalpha() and len(more) == 1
+            # A space between a command and a letter only ends the command's name, unless there is
+            # also a space before the command.
+            ends_name = self._after_symbol and not text[:-1].endswith(" ") and self._begins_word()
+            return text if ends_name or text.endswith(" ") else text + " "
+        converted = self._convert(token)
+        self._after_symbol = (
+            self._tokens[self._at - 1] is token and token[1:].isalpha() and len(converted) == 1
         )
-        if more in ("∑", "∏", "∫") and shown[-1:].isalnum():
-            more = " " + more
-        return shown + more
+        if converted in ("∑", "∏", "∫") and text[-1:].isalnum():
+            converted = " " + converted
+        return text + converted
 
     def _next(self) -> str:
         token = self._tokens[self._at] if self._at < len(self._tokens) else ""
@@ -153,11 +161,11 @@ class _Reader:
         follows = self._tokens[self._at : self._at + 1]
         return bool(follows) and (follows[0].isalnum() or follows[0][0] == "\\")
 
-    def _shown(self, token: str) -> str:
+    def _convert(self, token: str) -> str:
         if token == "{":
-            return self._deeper("}")
+            return self._group("}")
         if token in "}&":
-            raise _UnknownError
+            raise _UnsupportedError
         if token.isspace():
             return " "
         if token == "~":
@@ -168,11 +176,14 @@ class _Reader:
             return "−"
         return self._command(token[1:]) if token[0] == "\\" else token
 
-    def _deeper(self, end: str) -> str:
+    def _enter(self) -> None:
         self._depth += 1
-        if self._depth > _DEEPEST:
-            raise _UnknownError
-        inner = self.until(end)
+        if self._depth > _MAX_DEPTH:
+            raise _UnsupportedError
+
+    def _group(self, end: str) -> str:
+        self._enter()
+        inner = self.read_until(end)
         self._depth -= 1
         return inner
 
@@ -180,24 +191,29 @@ class _Reader:
         token = self._peek()
         self._at += 1
         if not token or token in "^_":
-            raise _UnknownError
-        return self._shown(token)
+            raise _UnsupportedError
+        if token == "{":
+            return self._group("}")
+        self._enter()  # an argument without braces can be a command with an argument
+        argument = self._convert(token)
+        self._depth -= 1
+        return argument
 
-    def _raw(self) -> str:
-        """A group as it stands."""
+    def _raw_group(self) -> str:
+        """The source of a group."""
         if self._peek() != "{":
-            raise _UnknownError
+            raise _UnsupportedError
         self._at += 1
         start, depth = self._at, 1
         while depth:
             token = self._next()
             if not token:
-                raise _UnknownError
+                raise _UnsupportedError
             depth += {"{": 1, "}": -1}.get(token, 0)
         return "".join(self._tokens[start : self._at - 1])
 
     def _command(self, name: str) -> str:
-        if name in _NOTHING:
+        if name in _IGNORED:
             if name in ("left", "right", "middle") and self._peek() == ".":
                 self._at += 1
             return ""
@@ -209,21 +225,21 @@ class _Reader:
             return f"C({self._argument()}, {self._argument()})"
         if name == "sqrt":
             return self._root()
-        if name.rstrip("*") in _TEXTS:
+        if name.rstrip("*") in _TEXT_COMMANDS:
             return self._text()
         if name in _ALPHABETS:
             return "".join(_letter(_ALPHABETS[name], char) for char in self._argument())
         if name in _ACCENTS:
             return _accented(self._argument(), _ACCENTS[name])
         if name == "begin":
-            return self._environment(self._raw())
+            return self._environment(self._raw_group())
         if name in _BRACKETS:
             return _BRACKETS[name].format(self._argument())
         if name == "\\":
             return "\n"
         if name == "not":
             return unicodedata.normalize("NFC", self._argument() + "\u0338")
-        if name in _WORDS:
+        if name in _FUNCTIONS:
             return f"{name} " if self._begins_word() else name
         for known in (_SPACES, _ESCAPED, _symbols()):
             if name in known:
@@ -234,41 +250,41 @@ class _Reader:
         degree = ""
         if self._peek() == "[":
             self._at += 1
-            degree = self._deeper("]")
-        root = _ROOTS.get(degree) or (_script_of(degree, "^") or "").replace("^", "") + "√"
+            degree = self._group("]")
+        root = _ROOTS.get(degree) or (_as_script(degree, "^") or "").replace("^", "") + "√"
         if degree and root == "√":
-            raise _UnknownError
+            raise _UnsupportedError
         return root + _factor(self._argument())
 
     def _text(self) -> str:
-        text = self._raw() if self._peek() == "{" else self._argument()
+        text = self._raw_group() if self._peek() == "{" else self._argument()
         if re.search(r"[\\$^_{}]", text):
-            raise _UnknownError
+            raise _UnsupportedError
         return text
 
     def _script(self, sign: str) -> str:
         inner = self._argument().strip()
-        if script := _script_of(inner, sign):
+        if script := _as_script(inner, sign):
             return script
         apart = " " if self._begins_word() else ""
         return f"{sign}{inner if len(inner) == 1 else f'({inner})'}{apart}"
 
     def _environment(self, name: str) -> str:
         if name not in _ROWS and name not in _MATRICES:
-            raise _UnknownError
+            raise _UnsupportedError
         rows: list[list[str]] = [[""]]
         while True:
             token = self._next()
-            if token == r"\end" and self._raw() == name:
+            if token == r"\end" and self._raw_group() == name:
                 break
             if not token:
-                raise _UnknownError
+                raise _UnsupportedError
             if token == "&":
                 rows[-1].append("")
             elif token == r"\\":
                 rows.append([""])
             else:
-                rows[-1][-1] = self._and(rows[-1][-1], token)
+                rows[-1][-1] = self._append(rows[-1][-1], token)
         lines = [[cell.strip() for cell in row] for row in rows if any(map(str.strip, row))]
         if name in _ROWS:
             return "\n".join(" ".join(filter(None, row)) for row in lines)
@@ -283,21 +299,21 @@ def _symbols() -> dict[str, str]:
 
 
 def _factor(text: str) -> str:
-    """`text` in brackets, if it would fall apart beside a sign."""
+    """`text` as an operand: in parentheses unless it is an atom."""
     text = text.strip()
     return text if _ATOM.fullmatch(text) else f"({text})"
 
 
-def _script_of(text: str, sign: str) -> str | None:
-    """`text` raised (^) or lowered (_), where Unicode has all of it so."""
+def _as_script(text: str, sign: str) -> str | None:
+    """`text` in superscript (^) or subscript (_); None if Unicode lacks one of its characters."""
     scripts = _scripts(sign)
-    raised = [scripts.get(char) for char in text.replace(" ", "")]
-    return "".join(char for char in raised if char) if text and all(raised) else None
+    scripted = [scripts.get(char) for char in text.replace(" ", "")]
+    return "".join(char for char in scripted if char) if text and all(scripted) else None
 
 
 @lru_cache(maxsize=2)
 def _scripts(sign: str) -> dict[str, str]:
-    """The raised or lowered form of each character that has one."""
+    """The superscript or subscript form of each character that has one."""
     kind = "<super>" if sign == "^" else "<sub>"
     blocks = (*range(0xA0, 0x100), *range(0x1D2C, 0x1D80), *range(0x2070, 0x20A0), 0x2C7C, 0x2C7D)
     found: dict[str, str] = {"′": "′"} if sign == "^" else {}
@@ -314,11 +330,11 @@ def _greek(name: str) -> str:
     try:
         return unicodedata.lookup(f"GREEK {size} LETTER {letter}")
     except KeyError:
-        raise _UnknownError from None
+        raise _UnsupportedError from None
 
 
 def _letter(alphabet: str, char: str) -> str:
-    """A letter or digit in another alphabet; others as they are."""
+    """An ASCII letter or digit in another alphabet; other characters unchanged."""
     if not char.isascii() or not char.isalnum():
         return char
     kind = "DIGIT" if char.isdigit() else "CAPITAL" if char.isupper() else "SMALL"
@@ -329,10 +345,12 @@ def _letter(alphabet: str, char: str) -> str:
             return unicodedata.lookup(full)
         except KeyError:
             continue
-    raise _UnknownError
+    raise _UnsupportedError
 
 
 def _accented(text: str, mark: str) -> str:
+    """Adds a combining mark. Only lines over and under the text can be on several characters."""
     if len(text) != 1 and mark not in ("\u0305", "\u0332"):
-        raise _UnknownError
-    return unicodedata.normalize("NFC", "".join(char + mark for char in text))
+        raise _UnsupportedError
+    marked = _WITH_MARKS.sub(lambda found: found.group() + mark, text)
+    return unicodedata.normalize("NFC", marked)

@@ -1,7 +1,7 @@
-"""A limit of processor time for work on the main thread, such as laying out untrusted text.
+"""A limit on processor time for work on the main thread, such as laying out untrusted text.
 
-Parsers and regular expressions of others have inputs that take them minutes. A timer's signal
-interrupts them, also in the middle of a match: Python's `re` looks for signals as it searches.
+Third-party parsers and regular expressions need minutes for some inputs. A timer signal interrupts
+them, even in the middle of a match, because Python's `re` checks for signals as it searches.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ _TICK_SECONDS = 0.01
 _Result = TypeVar("_Result")
 
 
-class OutOfTime(BaseException):  # no Exception, which a library may catch
-    """The work took longer than it may."""
+class TimeLimitExceeded(BaseException):  # not an Exception, because libraries may catch those
+    """The work took longer than its time limit."""
 
 
-def within(seconds: float, work: Callable[[], _Result]) -> _Result:
-    """What `work` returns.
+def call_with_time_limit(seconds: float, work: Callable[[], _Result]) -> _Result:
+    """Returns the result of `work`.
 
-    It is tried twice: a collection of garbage may fall into the time of one try, not of both.
-    Limits may be nested. On another thread than the main one, or where there are no timers, there
-    is no limit.
+    It is tried twice, because a garbage collection may fall into the time of one try. Limits may
+    be nested. There is no limit on other threads than the main thread, or without timers.
 
     Args:
-        seconds: for a try, of this thread's processor time: a busy machine changes nothing.
-        work: has no effect that may not be left half done.
+        seconds: of processor time of this thread, for each try. Does not depend on the load of
+            the machine.
+        work: may be interrupted anywhere and started again.
 
     Raises:
-        OutOfTime: the work took longer, and was left.
+        TimeLimitExceeded: both tries took longer.
     """
     try:
-        return _within(seconds, work)
-    except OutOfTime:
-        return _within(seconds, work)
+        return _call_once(seconds, work)
+    except TimeLimitExceeded:
+        return _call_once(seconds, work)
 
 
-def _within(seconds: float, work: Callable[[], _Result]) -> _Result:
+def _call_once(seconds: float, work: Callable[[], _Result]) -> _Result:
     if threading.current_thread() is not threading.main_thread() or not hasattr(
         signal, "setitimer"
     ):
@@ -56,7 +56,7 @@ def _within(seconds: float, work: Callable[[], _Result]) -> _Result:
         try:
             return work()
         finally:
-            watch.over = True
+            watch.done = True
     finally:
         if left:
             left = max(left - (time.monotonic() - began), 1e-6)
@@ -66,15 +66,19 @@ def _within(seconds: float, work: Callable[[], _Result]) -> _Result:
 
 
 class _Watch:
-    """The signal's handler: raises once the time is over."""
+    """The signal handler, which raises TimeLimitExceeded after `seconds`.
+
+    Attributes:
+        done: whether the work has ended; a late signal must not raise.
+    """
 
     def __init__(self, seconds: float, outer: _Watch | None) -> None:
-        self.over = False
+        self.done = False
         self._outer = outer
         self._until = time.thread_time() + seconds
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self._outer is not None:
             self._outer(number, frame)
-        if not self.over and time.thread_time() > self._until:
-            raise OutOfTime
+        if not self.done and time.thread_time() > self._until:
+            raise TimeLimitExceeded

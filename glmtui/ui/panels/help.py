@@ -1,4 +1,4 @@
-"""Help: the page of keys and commands, made from the table it is given."""
+"""HelpScreen: the list of keys and commands."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from glmtui.commands import Command
 from glmtui.language import _
 
 
-class Help(ModalScreen[None]):
+class HelpScreen(ModalScreen[None]):
     """Keys and commands.
 
     Args:
-        commands: with the keys in force.
+        commands: with the user's keys.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -32,7 +32,6 @@ class Help(ModalScreen[None]):
         self._commands = commands
 
     def compose(self) -> ComposeResult:
-        """The table, which scrolls."""
         with VerticalScroll(classes="dialog"):
             yield Static(Content(_("Keys and commands")), classes="heading")
             yield Static(help_text(self._commands))
@@ -40,12 +39,11 @@ class Help(ModalScreen[None]):
 
 
 def help_text(commands: Sequence[Command]) -> Content:
-    """Each command with its keys and what it does, the keys on a line of their own."""
+    """For each command its keys and usage, and on the next line what it does."""
     rows = []
     for command in commands:
-        how = "  ".join(filter(None, (*command.key_names, command.usage)))
-        if how:
+        if usage := "  ".join(filter(None, (*command.key_names, command.usage))):
             rows.append(
-                Content.assemble((how, "$accent"), ("\n    " + _(command.help), "$text-muted"))
+                Content.assemble((usage, "$accent"), ("\n    " + _(command.help), "$text-muted"))
             )
     return Content("\n").join(rows)

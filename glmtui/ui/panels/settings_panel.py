@@ -1,7 +1,7 @@
-"""SettingsPanel: how replies are sampled and the system prompt, checked as they are typed.
+"""SettingsPanel: sampling parameters and system prompt, validated while the user types.
 
-Its rows are made from the declarations in `glmtui.config.settings`. What an emptied field falls
-back to is the model's own. Knows no conversation: it is told values and posts those that change.
+The rows are made from the settings' declarations in `glmtui.config`. An empty field stands for the
+model's default. The panel shows the values it is given and posts messages about changes.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from glmtui.sanitize import sanitize
 SYSTEM = "system_prompt"
 
 
-def without_effect(name: str, params: SamplingParams) -> str:
-    """Why the sampling parameter `name` changes nothing beside the others; "" if it does.
+def no_effect_reason(name: str, params: SamplingParams) -> str:
+    """Why the sampling parameter `name` has no effect with the other values; "" if it has one.
 
     Args:
-        params: as they are in force, the model's defaults filled in.
+        params: the values in effect, with the model's defaults filled in.
     """
     if name == "temperature" and params.do_sample is False:
         return _("No effect: {cause}.").format(cause="do_sample is false")
@@ -42,22 +42,22 @@ def without_effect(name: str, params: SamplingParams) -> str:
     if name in ("top_p", "seed") and params.top_k == 1:
         return _("No effect: {cause}.").format(cause="top_k is 1")
     if name == "max_length" and None not in (params.max_length, params.max_new_tokens):
-        return _("The shorter of max_length and max_new_tokens ends a reply.")
+        return _("The lower of max_length and max_new_tokens applies.")
     return ""
 
 
-def shown(value: Value) -> str:
-    """A value as it is typed: "0.7", "true", "" for None."""
+def format_value(value: Value) -> str:
+    """A value as the user would type it: "0.7", "true", "" for None."""
     if isinstance(value, bool):
         return str(value).lower()
     return "" if value is None else f"{value:.15g}" if isinstance(value, float) else str(value)
 
 
 class SettingRow(Widget):
-    """One setting: its name, its field, and a line of help that gives way to what is wrong."""
+    """One setting: its name, its field, and a help text, in whose place errors are shown."""
 
     class Changed(Message):
-        """The field holds another valid value; None is the model's own."""
+        """The user has typed another valid value; None is the model's default."""
 
         def __init__(self, name: str, value: Value) -> None:
             super().__init__()
@@ -68,76 +68,81 @@ class SettingRow(Widget):
         super().__init__(classes="tall" if setting.name == SYSTEM else None)
         self.setting = setting
         self._help = _(setting.help)
-        self._line = Static(self._help, markup=False, classes="help")
+        self._help_line = Static(self._help, markup=False, classes="help")
         self.field = TextArea() if setting.name == SYSTEM else Input()
         self.field.compact = True
         self.field.cursor_blink = False
         if isinstance(self.field, TextArea):
             self.field.highlight_cursor_line = False
-        self._known: Value = None  # as told or posted last
+        self._value: Value = None  # the value that was last shown or posted
         self._note = self._error = ""
-        self._explained = self._help
+        self._shown_help = self._help
 
     def compose(self) -> ComposeResult:
-        """Name, field, help."""
         yield Static(self.setting.name, markup=False, classes="name")
         yield self.field
-        yield self._line
+        yield self._help_line
 
     @property
     def text(self) -> str:
-        """What is typed."""
         return self.field.value if isinstance(self.field, Input) else self.field.text
 
-    def tell(self, value: Value, default: Value, note: str) -> None:
-        """Shows a value that changed elsewhere; `default` stands where the field is empty."""
-        own = shown(default) or _("as the model")
+    def show_value(self, value: Value, default: Value, note: str) -> None:
+        """Shows a value that has changed elsewhere.
+
+        Args:
+            default: the model's default, shown while the field is empty.
+            note: shown in place of the help, unless there is an error.
+        """
+        placeholder = _("model default")
+        if default is not None:
+            placeholder = _("{value} (model default)").format(value=format_value(default))
         if isinstance(self.field, Input):
-            self.field.placeholder = own
+            self.field.placeholder = placeholder
         else:
-            self.field.placeholder = Content(own)
-        if value != self._known:
-            self._known = value
+            self.field.placeholder = Content(placeholder)
+        if value != self._value:
+            self._value = value
             if isinstance(self.field, Input):
-                self.field.value = shown(value)
+                self.field.value = format_value(value)
             else:
-                self.field.text = shown(value)
+                self.field.text = format_value(value)
         self._note = note
-        self._explain()
+        self._update_help()
 
     @on(Input.Changed)
     @on(TextArea.Changed)
     def _check(self, event: Message) -> None:
         event.stop()
         try:
-            value = self._parsed()
+            value = self._parse()
         except ConfigError as error:
             self._error = error.message
         else:
             self._error = ""
-            if value != self._known:
-                self._known = value
+            if value != self._value:
+                self._value = value
                 self.post_message(self.Changed(self.setting.name, value))
-        self._explain()
+        self._update_help()
 
-    def _parsed(self) -> Value:
+    def _parse(self) -> Value:
         text = sanitize(self.text)
         return self.setting.parse(text) if text.strip() else None
 
-    def _explain(self) -> None:
-        self.set_class(bool(self._error), "-wrong")
-        self.set_class(bool(self._note) and not self._error, "-idle")
+    def _update_help(self) -> None:
+        self.set_class(bool(self._error), "-invalid")
+        self.set_class(bool(self._note) and not self._error, "-no-effect")
         text = self._error or self._note or self._help
-        if text != self._explained:
-            self._explained = text
-            self._line.update(Content(text))
+        if text != self._shown_help:
+            self._shown_help = text
+            self._help_line.update(Content(text))
 
 
 class PresetRow(Widget):
-    """The preset in force; naming another takes it on."""
+    """The preset whose values are in effect. Typing the name of another one applies it."""
 
     class Chosen(Message):
-        """The name of a preset has been typed."""
+        """The user has typed the name of a preset."""
 
         def __init__(self, name: str) -> None:
             super().__init__()
@@ -147,40 +152,39 @@ class PresetRow(Widget):
         super().__init__()
         self.field = Input(placeholder=_("none"), compact=True)
         self.field.cursor_blink = False
-        self._line = Static(markup=False, classes="help")
-        self._known = ""
-        self.read()
+        self._help_line = Static(markup=False, classes="help")
+        self._preset_name = ""
+        self.reload()
 
     def compose(self) -> ComposeResult:
-        """Name, field, the presets there are."""
         yield Static(_("preset"), markup=False, classes="name")
         yield self.field
-        yield self._line
+        yield self._help_line
 
-    def read(self) -> None:
-        """Reads which there are."""
+    def reload(self) -> None:
+        """Reads the presets from disk."""
         self._presets, _problems = presets.load_presets()
         self.field.suggester = SuggestFromList(self._presets, case_sensitive=False)
-        self._line.update(Content(", ".join(self._presets)))
+        self._help_line.update(Content(", ".join(self._presets)))
 
-    def tell(self, params: SamplingParams) -> None:
-        """Shows which one these values are, unless a name is being typed."""
+    def show_params(self, params: SamplingParams) -> None:
+        """Shows the name of the preset with these values, unless the user is typing one."""
         name = presets.preset_name(params, self._presets)
-        if name != self._known or not self.field.has_focus:
-            self._known = name
+        if name != self._preset_name or not self.field.has_focus:
+            self._preset_name = name
             with self.field.prevent(Input.Changed):
                 self.field.value = name
 
     @on(Input.Changed)
     def _choose(self, event: Input.Changed) -> None:
         event.stop()
-        if event.value in self._presets and event.value != self._known:
-            self._known = event.value
+        if event.value in self._presets and event.value != self._preset_name:
+            self._preset_name = event.value
             self.post_message(self.Chosen(event.value))
 
 
 class SettingsPanel(VerticalScroll, can_focus=False):
-    """The rows, one below the other."""
+    """The rows of all settings."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "screen.command('settings')", show=False),
@@ -196,23 +200,24 @@ class SettingsPanel(VerticalScroll, can_focus=False):
         )
 
     def compose(self) -> ComposeResult:
-        """A heading and the rows."""
-        yield Static(_("Settings, from the next reply on"), markup=False, classes="heading")
+        yield Static(_("Settings (apply from the next reply)"), markup=False, classes="heading")
         yield self.preset
         yield from self.rows
 
     def focus_first(self) -> None:
-        """Puts the cursor into the first field."""
+        """Focuses the first field."""
         self.rows[0].field.focus()
 
-    def tell(self, params: SamplingParams, system: str | None, defaults: SamplingParams) -> None:
-        """Shows the values of a conversation, and beside them the model's own."""
-        self.preset.tell(params)
-        in_force = params.with_defaults(defaults)
+    def show_values(
+        self, params: SamplingParams, system: str | None, defaults: SamplingParams
+    ) -> None:
+        """Shows the values of a conversation and the model's defaults."""
+        self.preset.show_params(params)
+        effective = params.with_defaults(defaults)
         for row in self.rows:
             name = row.setting.name
             if name == SYSTEM:
-                row.tell(system, None, "")
+                row.show_value(system, None, "")
             else:
-                note = without_effect(name, in_force)
-                row.tell(getattr(params, name), getattr(defaults, name), note)
+                note = no_effect_reason(name, effective)
+                row.show_value(getattr(params, name), getattr(defaults, name), note)

@@ -1,6 +1,6 @@
-"""Details: what the last reply cost, how it went over the conversation, and who has the memory.
+"""StatsPanel: statistics of the last reply, of the conversation, and of memory.
 
-Pure functions make the page from messages and memories; the dialog shows it and keeps it true.
+Pure functions make the page from messages and memories; the screen updates it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,34 @@ from textual.widgets import Static
 
 from glmtui.chat import GenerationStats, Message
 from glmtui.language import _
-from glmtui.ui.panels.device_memory import CACHE, TO_COME, Memory, memory_bar, parts
-from glmtui.ui.panels.status_text import ways_out
-from glmtui.ui.widgets.meters import FREE, OTHERS, OURS, gigabytes, is_sane, sparkline
+from glmtui.ui.panels.device_memory import (
+    CACHE_GLYPH,
+    GROWTH_GLYPH,
+    DeviceMemory,
+    memory_bar,
+    memory_parts,
+)
+from glmtui.ui.panels.status_text import memory_advice
+from glmtui.ui.widgets.meters import (
+    FREE_GLYPH,
+    OTHERS_GLYPH,
+    OWN_GLYPH,
+    format_gigabytes,
+    is_sane,
+    sparkline,
+)
 
 REFRESH_SECONDS = 1.0
-GRAPH, NAME, BAR = 32, 14, 60  # cells
+"""Time between two updates of the page."""
+GRAPH_WIDTH, NAME_WIDTH, BAR_WIDTH = 32, 14, 60
+"""Cells of the sparklines, of the names beside them, and of the memory bars."""
 
 
 class StatsPanel(ModalScreen[None]):
-    """The page, made anew each second while it is open; an unchanged one is not drawn again.
+    """Shows the page and updates it every second. An unchanged page is not redrawn.
 
     Args:
-        page: makes it, for so many cells.
+        page: makes the page for a width in cells.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -39,47 +54,46 @@ class StatsPanel(ModalScreen[None]):
     def __init__(self, page: Callable[[int], Content]) -> None:
         super().__init__()
         self._page = page
-        self._shown = Content("")
-        self._text = Static(self._shown)
+        self._content = Content("")
+        self._text = Static(self._content)
 
     def compose(self) -> ComposeResult:
-        """The page, which scrolls."""
         with VerticalScroll(classes="dialog"):
             yield self._text
             yield Static(Content(_("Esc closes")), classes="help")
 
     def on_mount(self) -> None:
-        """Begins."""
         self.set_interval(REFRESH_SECONDS, self._show)
 
     def on_resize(self) -> None:
-        """Another width."""
         self.call_after_refresh(self._show)
 
     def _show(self) -> None:
         page = self._page(self._text.size.width)
-        if not page.is_same(self._shown):
-            self._shown = page
+        if not page.is_same(self._content):
+            self._content = page
             self._text.update(page)
 
 
-def page(messages: Sequence[Message], memories: Sequence[Memory], width: int) -> Content:
-    """All of it, for a window of `width` cells."""
+def stats_page(
+    messages: Sequence[Message], memories: Sequence[DeviceMemory], width: int
+) -> Content:
+    """The whole page, `width` cells wide."""
     stats = [message.stats for message in messages if message.stats is not None]
-    blocks = [last_reply(stats[-1]) if stats else _heading(_("No reply yet"))]
+    blocks = [reply_stats(stats[-1]) if stats else _heading(_("No reply yet"))]
     if len(stats) > 1:
-        blocks.append(over_time(stats, min(GRAPH, width - NAME - 20)))
-    blocks += [device(memory, width) for memory in memories]
-    if any(memory.lacking for memory in memories):
-        blocks.append(Content.styled(ways_out(), "$text-warning"))
+        blocks.append(conversation_stats(stats, min(GRAPH_WIDTH, width - NAME_WIDTH - 20)))
+    blocks += [device_section(memory, width) for memory in memories]
+    if any(memory.shortfall for memory in memories):
+        blocks.append(Content.styled(memory_advice(), "$text-warning"))
     return Content("\n\n").join(blocks)
 
 
-def last_reply(stats: GenerationStats) -> Content:
-    """What one reply cost, a line for each number."""
+def reply_stats(stats: GenerationStats) -> Content:
+    """The statistics of one reply, one line for each number."""
     reused = ""
     if stats.reused_tokens and is_sane(stats.reused_tokens):
-        reused = _("{count:,} of them read before").format(count=stats.reused_tokens)
+        reused = _("{count:,} of them cached").format(count=stats.reused_tokens)
     read = "  ".join(filter(None, (_per_second(stats.prefill_rate), reused)))
     rows = [
         (_("prompt"), _tokens(stats.prompt_tokens), read),
@@ -87,13 +101,13 @@ def last_reply(stats: GenerationStats) -> Content:
         (_("first token"), _seconds(stats.first_token_seconds), ""),
     ]
     if stats.peak_memory is not None:
-        rows.append((_("peak memory"), f"{gigabytes(stats.peak_memory)} GB", ""))
+        rows.append((_("peak memory"), f"{format_gigabytes(stats.peak_memory)} GB", ""))
     lines = [_line(name, value, note) for name, value, note in rows]
     return Content("\n").join([_heading(_("Last reply")), *lines])
 
 
-def over_time(stats: Sequence[GenerationStats], width: int) -> Content:
-    """Speed and memory of each reply so far, oldest first."""
+def conversation_stats(stats: Sequence[GenerationStats], width: int) -> Content:
+    """Sparklines of speed and peak memory over all replies, oldest first."""
     rates = [rate for one in stats if (rate := one.decode_rate) is not None and is_sane(rate)]
     peaks = [n / 1e9 for one in stats if (n := one.peak_memory) is not None and is_sane(n)]
     lines = [_heading(_("Over the conversation"))]
@@ -104,26 +118,28 @@ def over_time(stats: Sequence[GenerationStats], width: int) -> Content:
     return Content("\n").join(lines)
 
 
-def device(memory: Memory, width: int) -> Content:
-    """One device's memory: a bar, and what each part of it is."""
+def device_section(memory: DeviceMemory, width: int) -> Content:
+    """The memory of one device: a bar, and a line for each of its parts."""
     head = _heading(memory.name)
     if memory.used is None or not memory.total:
         return head + Content.styled("  n/a", "$text-muted")
     names = {
-        OURS: _("weights") if memory.held else _("ours, and others") if memory.ours is None
-        else _("ours"),
-        CACHE: _("KV cache now"),
-        OTHERS: _("others"),
-        TO_COME: _("KV cache at full context, more"),
+        OWN_GLYPH: _("weights") if memory.model else _("glmtui and others") if memory.ours is None
+        else _("glmtui"),
+        CACHE_GLYPH: _("KV cache now"),
+        OTHERS_GLYPH: _("other programs"),
+        GROWTH_GLYPH: _("KV cache growth to full context"),
     }  # fmt: skip
-    lines = [head, memory_bar(memory, max(0, min(BAR, width - 2)))]
-    for nbytes, glyph, colour in parts(memory):
+    lines = [head, memory_bar(memory, max(0, min(BAR_WIDTH, width - 2)))]
+    for nbytes, glyph, colour in memory_parts(memory):
         if nbytes:
             lines.append(_part(glyph, colour, names[glyph], nbytes))
-    lines.append(_part(FREE, "$text-disabled", _("free"), memory.total - memory.used))
-    if memory.lacking:
-        text = _("The full context would need {size} GB more than there is.")
-        lines.append(Content.styled(text.format(size=gigabytes(memory.lacking)), "$text-warning"))
+    lines.append(_part(FREE_GLYPH, "$text-disabled", _("free"), memory.total - memory.used))
+    if memory.shortfall:
+        text = _("The full context needs {size} GB more than is available.")
+        lines.append(
+            Content.styled(text.format(size=format_gigabytes(memory.shortfall)), "$text-warning")
+        )
     return Content("\n").join(lines)
 
 
@@ -134,7 +150,9 @@ def _part(glyph: str, colour: str, name: str, nbytes: int) -> Content:
 
 def _line(name: str, value: str, note: str = "", style: str = "") -> Content:
     return Content.assemble(
-        Content.styled(name, "$text-muted").pad_right(max(0, NAME - Content(name).cell_length)),
+        Content.styled(name, "$text-muted").pad_right(
+            max(0, NAME_WIDTH - Content(name).cell_length)
+        ),
         (value, style),
         (f"  {note}" if note else "", "$text-muted"),
     )

@@ -150,7 +150,7 @@ class PlainChat:
 
     def _handle_line(self, line: str) -> None:
         if not line.strip() or (self._session.model is None and not line.startswith("/")):
-            self.write_line(status_text.state(self._session, 0)[0])
+            self.write_line(status_text.state_text(self._session, 0)[0])
         elif command_parser.looks_like_command(line):
             self._try(lambda: self._run_command(line))
         else:
@@ -214,7 +214,7 @@ class PlainChat:
     def open_conversation(self, conversation: Conversation) -> None:
         """Opens a conversation and writes its title and messages."""
         self.workspace.open(conversation)
-        self.write_line(status_text.title(conversation))
+        self.write_line(status_text.conversation_title(conversation))
         for message in self._session.conversation.path:
             self.write_message(message)
 
@@ -229,7 +229,7 @@ class PlainChat:
     def on_session_change(self) -> None:
         """Writes which model is loading or loaded, when that has changed."""
         session = self.workspace.session
-        text = status_text.told(session.load_error)
+        text = status_text.error_text(session.load_error)
         if not text and (session.model or session.loading):
             text = status_text.model_line(session, lambda action: "/model NAME")
         if text and text != self._model_line:
@@ -237,10 +237,10 @@ class PlainChat:
             self.write_line(text)
 
     def on_save_error(self, error: StoreError | None) -> None:
-        self.write_line(status_text.unsaved(error))
+        self.write_line(status_text.save_error_notice(error))
 
     def on_copy(self, reason: StoreError) -> None:
-        self.write_line(status_text.copied(reason))
+        self.write_line(status_text.copy_notice(reason))
 
     def discard_conversation(self) -> None:
         self.workspace.discard_conversation()

@@ -17,8 +17,8 @@ from glmtui.ui.chat_commands import ChatCommands
 from glmtui.ui.panels import status_text
 from glmtui.ui.prompt.history import History
 from glmtui.ui.session.workspace import SAVER_CLOSE_SECONDS, Workspace
-from glmtui.ui.transcript.message_text import code_block, spoken_text
-from glmtui.ui.transcript.reasoning import split
+from glmtui.ui.transcript.message_text import code_block, text_without_reasoning
+from glmtui.ui.transcript.reasoning import split_reasoning
 
 MAX_LINES = 20
 """Lines written of the history or of a search."""
@@ -106,7 +106,7 @@ class PlainCommands:
 
     def state(self) -> str:
         """What the chat does at present: nothing, while a line is read."""
-        return status_text.state(self._session, 0)[0]
+        return status_text.state_text(self._session, 0)[0]
 
     # ---- questions and replies
 
@@ -127,43 +127,47 @@ class PlainCommands:
         return ""
 
     def _ask_from_editor(self, text: str, editing: str | None) -> None:
-        from glmtui.ui.terminal.editor import edit_text_here
+        from glmtui.ui.terminal.editor import edit_text_blocking
 
-        edited = edit_text_here(text, self._host.write_line)
+        edited = edit_text_blocking(text, self._host.write_line)
         if edited is not None and edited.strip() and edited != text:
             self._host.write_line(edited)
             self._host.ask(edited, editing)
 
     def list_history(self, words: str = "") -> str:
         """The sent questions that contain these words, the newest last."""
-        found = self._host.history.having(words)[:MAX_LINES]
+        found = self._host.history.matching(words)[:MAX_LINES]
         return "\n".join(map(sanitize_line, reversed(found))) or _("Nothing like it")
 
     def copy_reply(self) -> str:
         reply = self._last("assistant")
-        return _("No reply to copy yet.") if reply is None else self._copy(spoken_text(reply))
+        return (
+            _("No reply to copy yet.")
+            if reply is None
+            else self._copy(text_without_reasoning(reply))
+        )
 
     def copy_code(self, number: str = "") -> str:
         """Copies a code block of the last reply, without a number the first."""
         reply = self._last("assistant")
-        block = code_block(spoken_text(reply), number) if reply is not None else None
+        block = code_block(text_without_reasoning(reply), number) if reply is not None else None
         if block is None:
             return _("No code to copy.")
         text = self._copy(block.text)
-        if block.of > 1:
+        if block.total > 1:
             position = _("Block {number} of {count}.")
-            text += "\n" + position.format(number=block.at + 1, count=block.of)
+            text += "\n" + position.format(number=block.position + 1, count=block.total)
         return text
 
     def _copy(self, text: str) -> str:
-        from glmtui.ui.terminal.clipboard import copy
+        from glmtui.ui.terminal.clipboard import copy_to_clipboard
 
-        return copy(text, self._host.write_text, os.environ).words
+        return copy_to_clipboard(text, self._host.write_text, os.environ).message
 
     def reasoning(self) -> str:
         """The model's reasoning before its last reply."""
         reply = self._last("assistant")
-        reasoning = split(reply.content)[0].strip() if reply is not None else ""
+        reasoning = split_reasoning(reply.content)[0].strip() if reply is not None else ""
         return reasoning or _("This reply has no reasoning.")
 
     def delete(self) -> str:
@@ -185,7 +189,7 @@ class PlainCommands:
 
     def new(self) -> str:
         self._workspace.open(self._workspace.new_conversation())
-        return status_text.title(self._session.conversation)
+        return status_text.conversation_title(self._session.conversation)
 
     def clear(self) -> str:
         """Starts a new conversation and frees the KV cache."""
@@ -264,4 +268,4 @@ class PlainCommands:
         """What the last reply cost."""
         from glmtui.ui.panels import stats
 
-        return stats.page(self._session.conversation.path, (), 80).plain
+        return stats.stats_page(self._session.conversation.path, (), 80).plain

@@ -1,6 +1,6 @@
-"""What the text in the prompt may become: a command, its argument, a path after @.
+"""Completions of the text in the prompt: commands, their arguments, and paths after @.
 
-Pure functions of the text and of what there is to choose from; nothing here is a widget.
+Pure functions of the text and the providers.
 """
 
 from __future__ import annotations
@@ -14,99 +14,111 @@ from glmtui.commands import Command, command_parser
 from glmtui.language import _
 from glmtui.sanitize import sanitize_line
 
-MOST = 100
-"""Rows that are offered; what is not among them has to be typed on."""
+MAX_COMPLETIONS = 100
+"""Rows in the list. To find others, the user types more."""
 
 _PATH = re.compile(r'(?<!\S)@("[^"\n]*|[^\s"]\S*|)$')
 
 
 class ArgumentValue(NamedTuple):
-    """One thing that an argument may be.
+    """A value for an argument of a command.
 
     Attributes:
-        value: the whole argument, as it is then typed.
-        note: what is known of it.
-        more: whether it is only the beginning of one.
+        value: the whole argument.
+        note: a description.
+        is_partial: whether more has to be typed after it.
     """
 
     value: str
     note: str = ""
-    more: bool = False
+    is_partial: bool = False
 
 
 class Completion(NamedTuple):
-    """One row of what is offered.
+    """A row of the completion list.
 
     Attributes:
-        text: what is written in place of the last `back` characters before the cursor.
-        back: so many of them; None for all of the text.
-        sends: whether Enter on it also sends.
+        text: is put in place of the last `replaced` characters before the cursor.
+        label: is shown in the list; safe text on one line, as is `note`.
+        replaced: None replaces the whole text.
+        submits: whether Enter also sends the text.
     """
 
     text: str
     label: str
     note: str = ""
-    back: int | None = None
-    sends: bool = False
+    replaced: int | None = None
+    submits: bool = False
 
 
 Provider: TypeAlias = Callable[[str], Iterable[ArgumentValue]]
-"""The choices that go on from what is typed of an argument, best first."""
+"""Returns the values that fit to what has been typed of an argument, best first."""
 
 
-def offers(before: str, after: str, providers: Mapping[str, Provider]) -> tuple[Completion, ...]:
-    """What is offered where the cursor stands between two texts.
+def find_completions(
+    before: str, after: str, providers: Mapping[str, Provider]
+) -> tuple[Completion, ...]:
+    """The completions for a cursor between `before` and `after`.
 
     Args:
-        providers: by `Command.kind`; "FILE" is also asked after an @.
+        providers: by `Command.kind`; "FILE" is also used after an @.
     """
     if not after and before.startswith("/") and "\n" not in before:
         word, space, argument = before[1:].partition(" ")
         if not space:
-            return tuple(map(written_out, command_parser.completions(before)))
+            return tuple(map(command_completion, command_parser.completions(before)))
         command = command_parser.by_word().get(word)
         provider = providers.get(command.kind) if command else None
-        rows = () if provider is None else islice(provider(argument.lstrip()), MOST)
+        values = () if provider is None else islice(provider(argument.lstrip()), MAX_COMPLETIONS)
         return tuple(
-            Completion(
-                f"/{word} {row.value}", sanitize_line(row.value), row.note, None, not row.more
-            )
-            for row in rows
-            if row.value != argument
+            _completion(f"/{word} {value.value}", value, submits=not value.is_partial)
+            for value in values
+            if value.value != argument
         )
-    return _paths(before, providers)
+    return _path_completions(before, providers)
 
 
-def written_out(command: Command) -> Completion:
-    """The offer of a command, sent at once where it needs nothing more."""
+def command_completion(command: Command) -> Completion:
+    """A command. It is sent at once if it needs no argument."""
     text = f"/{command.slash} " if command.argument else f"/{command.slash}"
-    needs_more = bool(command.argument) and not command.argument.startswith("[")
-    return Completion(text, command.usage, _(command.help), None, not needs_more)
+    needs_argument = bool(command.argument) and not command.argument.startswith("[")
+    return Completion(text, command.usage, _(command.help), submits=not needs_argument)
 
 
-def sent_before(entries: Iterable[str]) -> tuple[Completion, ...]:
-    """Earlier questions to pick from."""
-    return tuple(Completion(entry, sanitize_line(entry)[:200]) for entry in islice(entries, MOST))
+def history_completions(texts: Iterable[str]) -> tuple[Completion, ...]:
+    """Texts that were sent before."""
+    return tuple(
+        Completion(text, sanitize_line(text)[:200]) for text in islice(texts, MAX_COMPLETIONS)
+    )
 
 
-def _paths(before: str, providers: Mapping[str, Provider]) -> tuple[Completion, ...]:
+def _path_completions(before: str, providers: Mapping[str, Provider]) -> tuple[Completion, ...]:
     found = _PATH.search(before)
     provider = providers.get("FILE")
     if found is None or provider is None:
         return ()
     typed = found[1].removeprefix('"')
-    made = []
-    for row in islice(provider(typed), MOST):
-        quote = '"' if " " in row.value else ""
-        end = "" if row.more else quote
-        text = f"@{quote}{row.value}{end}"
+    completions = []
+    for value in islice(provider(typed), MAX_COMPLETIONS):
+        quote = '"' if " " in value.value else ""
+        end = "" if value.is_partial else quote
+        text = f"@{quote}{value.value}{end}"
         if text != before[found.start() :]:
-            made.append(Completion(text, sanitize_line(row.value), row.note, len(found[1]) + 1))
-    return tuple(made)
+            completions.append(_completion(text, value, replaced=len(found[1]) + 1))
+    return tuple(completions)
 
 
-def fitting(typed: str, choices: Sequence[ArgumentValue]) -> list[ArgumentValue]:
-    """The choices that `typed` may become: those that begin with it, then those that have it."""
+def _completion(
+    text: str, value: ArgumentValue, *, replaced: int | None = None, submits: bool = False
+) -> Completion:
+    # Values and notes can be names of files and titles of models, which nothing has sanitised yet.
+    return Completion(
+        text, sanitize_line(value.value), sanitize_line(value.note), replaced, submits
+    )
+
+
+def matching_values(typed: str, values: Sequence[ArgumentValue]) -> list[ArgumentValue]:
+    """The values that contain `typed` in any case; those that begin with it come first."""
     typed = typed.lower()
-    found = [choice for choice in choices if typed in choice.value.lower()]
-    return sorted(found, key=lambda choice: not choice.value.lower().startswith(typed))
+    found = [value for value in values if typed in value.value.lower()]
+    return sorted(found, key=lambda value: not value.value.lower().startswith(typed))

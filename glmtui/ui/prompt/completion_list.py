@@ -1,4 +1,4 @@
-"""Completions: what is offered above the prompt, one a row. Knows no commands and no files."""
+"""CompletionList: the list of completions above the prompt."""
 
 from __future__ import annotations
 
@@ -9,92 +9,87 @@ from textual import events
 from textual.content import Content
 from textual.widget import Widget
 
-from glmtui.sanitize import sanitize_line
 from glmtui.ui.prompt.completion import Completion
 
-WIDEST_LABEL = 40
+MAX_LABEL_WIDTH = 40
+"""Cells of the labels if there are notes beside them; in a wide window half its width."""
 
 
 class CompletionList(Widget):
-    """The offers that fit what is typed; hidden where there are none.
+    """One completion per row. Hidden while it is empty.
 
     Args:
-        choose: called with the offer whose row was clicked.
+        on_choose: called with a completion whose row was clicked.
     """
 
     ROWS = 8
 
-    def __init__(self, choose: Callable[[Completion], None]) -> None:
+    def __init__(self, on_choose: Callable[[Completion], None]) -> None:
         super().__init__()
         self.display = False
-        self._choose = choose
-        self._offered: tuple[Completion, ...] = ()
-        self._foot = ""
+        self._on_choose = on_choose
+        self._completions: tuple[Completion, ...] = ()
+        self._footer = ""
         self._at: int | None = None
 
     @property
-    def offered(self) -> tuple[Completion, ...]:
-        """All rows, whether in view or not."""
-        return self._offered
+    def completions(self) -> tuple[Completion, ...]:
+        """All completions, also those that are not in view."""
+        return self._completions
 
     @property
     def selected(self) -> Completion | None:
-        """The highlighted offer, if any."""
-        return None if self._at is None else self._offered[self._at]
+        """The highlighted completion."""
+        return None if self._at is None else self._completions[self._at]
 
-    def offer(
-        self, offered: tuple[Completion, ...], *, first: bool = False, foot: str = ""
+    def show(
+        self,
+        completions: tuple[Completion, ...],
+        *,
+        select_first: bool = False,
+        footer: str = "",
     ) -> None:
-        """Shows these.
-
-        Args:
-            first: whether the first one is highlighted at once.
-            foot: a line of its own under them.
-        """
-        if (offered, foot) != (self._offered, self._foot):
-            self._offered, self._foot = offered, foot
-            self._at = 0 if first and offered else None
-            self.display = bool(offered or foot)
+        """Replaces the completions, and the line of text below them."""
+        if (completions, footer) != (self._completions, self._footer):
+            self._completions, self._footer = completions, footer
+            self._at = 0 if select_first and completions else None
+            self.display = bool(completions or footer)
             self.refresh(layout=True)
 
     def move(self, step: int) -> None:
-        """Highlights the next (1) or the previous (-1), around the ends."""
-        if self._offered:
+        """Highlights the next (1) or previous (-1) completion; wraps around."""
+        if self._completions:
             at = (-1 if step > 0 else 0) if self._at is None else self._at
-            self._at = (at + step) % len(self._offered)
+            self._at = (at + step) % len(self._completions)
             self.refresh()
 
     def get_content_height(self, *_: object) -> int:
-        """One row for each, as far as there is room."""
-        return min(len(self._offered), self.ROWS) + bool(self._foot)
+        return min(len(self._completions), self.ROWS) + bool(self._footer)
 
     def render(self) -> Content:
-        """The rows around the highlighted one."""
-        shown = self._offered[self._first :][: self.ROWS]
-        labels = (cell_len(offer.label) for offer in shown)
-        width = max(labels, default=0)
-        if any(offer.note for offer in shown):
-            width = min(width, max(WIDEST_LABEL, self.size.width // 2))
+        visible_rows = self._completions[self._first_row :][: self.ROWS]
+        width = max((cell_len(completion.label) for completion in visible_rows), default=0)
+        if any(completion.note for completion in visible_rows):
+            width = min(width, max(MAX_LABEL_WIDTH, self.size.width // 2))
         rows = []
-        for n, offer in enumerate(shown, self._first):
+        for n, completion in enumerate(visible_rows, self._first_row):
             style = "$block-cursor-foreground on $block-cursor-background" if n == self._at else ""
-            label = Content(offer.label).truncate(width, ellipsis=True, pad=True)
+            label = Content(completion.label).truncate(width, ellipsis=True, pad=True)
             row = Content.assemble(
-                ("▸" if n == self._at else " ", style),  # seen without colour too
+                ("▸" if n == self._at else " ", style),  # visible without colours too
                 label.stylize(style or "$accent"),
-                (f"  {sanitize_line(offer.note)}", style or "$text-muted"),
+                (f"  {completion.note}", style or "$text-muted"),
             )
             rows.append(row.truncate(self.size.width, ellipsis=True, pad=n == self._at))
-        if self._foot:
-            rows.append(Content.styled(" " + self._foot, "$text-muted"))
+        if self._footer:
+            rows.append(Content.styled(" " + self._footer, "$text-muted"))
         return Content("\n").join(rows)
 
     def on_click(self, event: events.Click) -> None:
-        """Chooses the row under the mouse."""
-        row = self._first + event.y
-        if event.y < self.ROWS and row < len(self._offered):
-            self._choose(self._offered[row])
+        row = self._first_row + event.y
+        if event.y < self.ROWS and row < len(self._completions):
+            self._on_choose(self._completions[row])
 
     @property
-    def _first(self) -> int:
+    def _first_row(self) -> int:
         return max(0, (self._at or 0) - self.ROWS + 1)

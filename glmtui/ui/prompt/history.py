@@ -1,7 +1,4 @@
-"""History: what was sent before, and where among it the prompt stands.
-
-Knows texts; where they are kept between sessions is its maker's business.
-"""
+"""History: the texts that were sent from the prompt, and recalling them with Up and Down."""
 
 from __future__ import annotations
 
@@ -9,78 +6,77 @@ from collections.abc import Callable, Iterable
 
 
 class History:
-    """What was sent, to be walked from the prompt.
+    """The sent texts, each of them once, and the position while recalling.
 
     Args:
-        earlier: what was sent in earlier sessions, oldest first; asked for when first wanted.
-        keep: called with each text that is sent.
+        load: returns the texts of earlier runs, oldest first. Called when they are first needed.
+        save: called with each text that is sent.
     """
 
     def __init__(
         self,
-        earlier: Callable[[], Iterable[str]] = tuple,
-        keep: Callable[[str], None] = lambda text: None,
+        load: Callable[[], Iterable[str]] = tuple,
+        save: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._earlier: Callable[[], Iterable[str]] | None = earlier
-        self._keep = keep
-        self._sent: dict[str, None] = {}  # the newest last
-        self._fitting: list[str] = []
-        self._at: int | None = None
+        self._load: Callable[[], Iterable[str]] | None = load
+        self._save = save
+        self._sent: dict[str, None] = {}  # an ordered set, newest last
+        self._matches: list[str] = []
+        self._at: int | None = None  # index of the recalled text in the matches
         self._draft = ""
 
     @property
-    def walking(self) -> bool:
-        """Whether an earlier text is in the prompt, the draft put aside."""
+    def is_recalling(self) -> bool:
+        """Whether the prompt shows a sent text in place of the draft."""
         return self._at is not None
 
     def add(self, text: str) -> None:
-        """One more was sent."""
+        """Adds a text that is being sent."""
         if text.strip():
-            self._put(text)
-            self._keep(text)
-        self.leave()
+            self._append(text)
+            self._save(text)
+        self.stop_recall()
 
-    def leave(self) -> None:
-        """Ends the walk."""
+    def stop_recall(self) -> None:
         self._at = None
 
     def older(self, text: str) -> str | None:
-        """The text before the one in the prompt; of all that begin as what is typed does.
+        """The next older text, of those that begin with the draft; None if there is no other.
 
         Args:
-            text: what is in the prompt.
+            text: what is in the prompt. It becomes the draft unless a text has been recalled.
         """
         if self._at is None:
-            fitting = (old for old in self._newest_first() if old.startswith(text) and old != text)
-            self._fitting, self._draft = list(fitting), text
+            matches = (old for old in self._newest_first() if old.startswith(text) and old != text)
+            self._matches, self._draft = list(matches), text
         at = 0 if self._at is None else self._at + 1
-        if at >= len(self._fitting):
+        if at >= len(self._matches):
             return None
         self._at = at
-        return self._fitting[at]
+        return self._matches[at]
 
     def newer(self) -> str | None:
-        """The text after the one in the prompt, at last the draft; None where none is walked."""
+        """The next newer text, or at the end the draft; None if no text has been recalled."""
         if self._at is None:
             return None
         self._at = self._at - 1 if self._at else None
-        return self._draft if self._at is None else self._fitting[self._at]
+        return self._draft if self._at is None else self._matches[self._at]
 
-    def having(self, words: str) -> list[str]:
-        """The texts that have all these words, in whatever case, newest first."""
-        wanted = words.lower().split()
+    def matching(self, query: str) -> list[str]:
+        """The texts that contain all words of `query`, in any case, newest first."""
+        words = query.lower().split()
         return [
-            text for text in self._newest_first() if all(word in text.lower() for word in wanted)
+            text for text in self._newest_first() if all(word in text.lower() for word in words)
         ]
 
     def _newest_first(self) -> Iterable[str]:
-        if self._earlier is not None:
-            earlier, self._earlier = self._earlier, None
+        if self._load is not None:
+            load, self._load = self._load, None
             sent, self._sent = self._sent, {}
-            for text in (*earlier(), *sent):
-                self._put(text)
+            for text in (*load(), *sent):
+                self._append(text)
         return reversed(self._sent)
 
-    def _put(self, text: str) -> None:
+    def _append(self, text: str) -> None:
         self._sent.pop(text, None)
         self._sent[text] = None

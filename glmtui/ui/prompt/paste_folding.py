@@ -1,71 +1,66 @@
-"""Large texts in the prompt, each shown as a short mark in its place.
+"""PasteFolding: replaces large texts in the prompt by short markers.
 
-A text area takes a second to lay out 100 kB, at every key. Pure data; knows no text area.
+Textual's text area needs a second for each key if it holds 100 kB.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from glmtui.language import ngettext
 
-LARGE = 4_000
-"""Characters from which on a text is shown as a mark."""
-LARGE_LINES = 100
-SHORT_LINE = 200
-"""Characters of a first line that stays in sight."""
+MAX_CHARACTERS = 4_000
+MAX_LINES = 100
+"""A text with more characters or lines is folded. At this size a key takes a few milliseconds."""
+MAX_FIRST_LINE = 200
+"""Characters up to which the first line of a folded text remains visible."""
 
 
 class PasteFolding:
-    """The large texts by their marks, such as "[pasted 2,100 lines #1]"."""
+    """The folded texts by their markers, such as "[pasted 2,100 lines #1]"."""
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
 
-    def folded(self, text: str) -> str:
-        """`text` as it is shown: itself, or where it is large a mark, behind a short first line."""
+    def fold(self, text: str) -> str:
+        """`text`, or if it is large, its first line if that is short, and a marker."""
         if not is_large(text):
             return text
         first, line_end, rest = text.partition("\n")
-        if line_end and len(first) <= SHORT_LINE and is_large(rest):
-            return f"{first}\n{self.mark(rest)}"
-        return self.mark(text)
+        if line_end and len(first) <= MAX_FIRST_LINE and is_large(rest):
+            return f"{first}\n{self.marker_for(rest)}"
+        return self.marker_for(text)
 
-    def mark(self, text: str) -> str:
-        """The mark for a text that is shown by it from now on."""
-        for mark, known in self._texts.items():
-            if known == text:
-                return mark
+    def marker_for(self, text: str) -> str:
+        """The marker that stands for `text` from now on."""
+        for marker, folded in self._texts.items():
+            if folded == text:
+                return marker
         lines = text.count("\n") + (not text.endswith("\n"))
-        what = ngettext("pasted {count} character", "pasted {count} characters", len(text))
+        label = ngettext("pasted {count} character", "pasted {count} characters", len(text))
         count = len(text)
         if lines > 1:
-            what, count = ngettext("pasted {count} line", "pasted {count} lines", lines), lines
-        mark = f"[{what.format(count=f'{count:,}')} #{len(self._texts) + 1}]"
-        self._texts[mark] = text
-        return mark
+            label, count = ngettext("pasted {count} line", "pasted {count} lines", lines), lines
+        marker = f"[{label.format(count=f'{count:,}')} #{len(self._texts) + 1}]"
+        self._texts[marker] = text
+        return marker
 
-    def unfolded(self, shown: str) -> str:
-        """The whole text of what is shown."""
-        if not self._texts or "[" not in shown:
-            return shown
-        marks = "|".join(map(re.escape, self._texts))
-        return re.sub(marks, lambda found: self._texts[found.group()], shown)
+    def unfold(self, text: str) -> str:
+        """`text` with all markers replaced by their texts."""
+        if not self._texts or "[" not in text:
+            return text
+        markers = "|".join(map(re.escape, self._texts))
+        return re.sub(markers, lambda found: self._texts[found.group()], text)
 
-    def mark_before(self, line: str) -> str:
-        """The mark that a line ends with, if any."""
-        return _first(mark for mark in self._texts if line.endswith(mark))
+    def marker_before(self, line: str) -> str:
+        """The marker at the end of a line, or ""."""
+        return next((marker for marker in self._texts if line.endswith(marker)), "")
 
-    def mark_after(self, line: str) -> str:
-        """The mark that a line begins with, if any."""
-        return _first(mark for mark in self._texts if line.startswith(mark))
+    def marker_after(self, line: str) -> str:
+        """The marker at the beginning of a line, or ""."""
+        return next((marker for marker in self._texts if line.startswith(marker)), "")
 
 
 def is_large(text: str) -> bool:
-    """Whether a text would hold up the keys if it were shown."""
-    return len(text) > LARGE or text.count("\n") > LARGE_LINES
-
-
-def _first(marks: Iterable[str]) -> str:
-    return next(iter(marks), "")
+    """Whether the text area would become slow with this text."""
+    return len(text) > MAX_CHARACTERS or text.count("\n") > MAX_LINES

@@ -1,7 +1,6 @@
-"""Prompt: where a question is typed, with history and completion.
+"""Prompt: the text area in which a question is typed, with history and completion.
 
-Grows with its text up to six rows. What Enter means, what was sent before and what there is to
-choose from is the screen's business; nothing here knows conversations, models or files.
+The screen decides what Enter does, and supplies the history and the providers for completion.
 """
 
 from __future__ import annotations
@@ -20,7 +19,13 @@ from textual.widgets import TextArea
 from glmtui.commands import PROMPT, Command
 from glmtui.language import _
 from glmtui.sanitize import sanitize
-from glmtui.ui.prompt.completion import Completion, Provider, offers, sent_before, written_out
+from glmtui.ui.prompt.completion import (
+    Completion,
+    Provider,
+    command_completion,
+    find_completions,
+    history_completions,
+)
 from glmtui.ui.prompt.completion_list import CompletionList
 from glmtui.ui.prompt.history import History
 from glmtui.ui.prompt.paste_folding import PasteFolding, is_large
@@ -29,149 +34,152 @@ from glmtui.ui.widgets.bindings import bindings
 from glmtui.ui.widgets.line_cache import LineCache
 
 JOINERS = ("\u200c", "\u200d")
-"""Zero width, as typed by input methods: within words of Persian, within emoji."""
+"""Zero-width characters that input methods type, in Persian words and in emoji. Textual drops them
+because they are not printable."""
 
 
 class Prompt(LineCache, TextArea):
-    """The text area at the bottom. `completions` is shown above it, by whoever mounts both.
+    """The text area. The screen also has to mount `completion_list`, above it.
 
     Attributes:
-        past: what Up and the search for it bring back.
-        next_key: the key that goes on in that search, as a person reads it.
-        providers: the choices for arguments, by `Command.kind`.
-        above: asked when Up is pressed in an empty prompt; whether it takes the keys from there.
+        sent_history: the texts that Up and the history search recall.
+        next_match_key: name of the key for the next match of a history search.
+        providers: providers of argument values, by `Command.kind`.
+        on_up_when_empty: called when Up is pressed in an empty prompt. Returns whether it moved
+            the focus; otherwise Up recalls from the history.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(PROMPT)
 
     def __init__(self, placeholder: str = "") -> None:
-        # A Content, for a plain string would be read as markup.
+        # A Content, because a str would be parsed as markup.
         super().__init__(
             compact=True, highlight_cursor_line=False, placeholder=Content(placeholder)
         )
-        self.completions = CompletionList(self._choose)
-        self.past = History()
-        self.next_key = ""
+        self.completion_list = CompletionList(self._on_completion_chosen)
+        self.sent_history = History()
+        self.next_match_key = ""
         self.providers: Mapping[str, Provider] = {}
-        self.above: Callable[[], bool] = lambda: False
+        self.on_up_when_empty: Callable[[], bool] = lambda: False
         self.cursor_blink = False
         self.show_vertical_scrollbar = False
-        self._pasted = PasteFolding()
+        self._folding = PasteFolding()
         self._searching = False
-        self._recalled = ""
-        self._offered = ""
+        self._recalled = ""  # the last text from the history, as shown
+        self._completed_text = ""  # the text for which completions were last found
 
     # ---- text
 
     @property
-    def whole(self) -> str:
-        """The text with all that is shown by a mark."""
-        return self._pasted.unfolded(self.text)
+    def full_text(self) -> str:
+        """The text with folded pastes unfolded."""
+        return self._folding.unfold(self.text)
 
-    def take(self) -> str:
-        """The whole text, which leaves the prompt and joins the history."""
-        text = self.whole
-        self.past.add(text)
-        self.put("")
+    def take_text(self) -> str:
+        """Returns the full text, clears the prompt, and adds the text to the history."""
+        text = self.full_text
+        self.sent_history.add(text)
+        self.set_text("")
         return text
 
-    def put(self, text: str) -> None:
-        """`text` in place of what there is, the cursor behind it; can be undone."""
-        self.past.leave()
-        self._show(self._pasted.folded(sanitize(text)))
+    def set_text(self, text: str) -> None:
+        """Replaces the text and moves the cursor to its end. The user can undo it."""
+        self.sent_history.stop_recall()
+        self._replace_text(self._folding.fold(sanitize(text)))
 
-    def _show(self, text: str) -> None:
+    def _replace_text(self, text: str) -> None:
         self.replace(text, (0, 0), self.document.end)
         self.move_cursor(self.document.end)
 
     # ---- completion
 
     def complete(self, command: Command) -> bool:
-        """Writes `command` out. Whether it can be sent as it stands, needing nothing more."""
-        return self._take(written_out(command))
+        """Writes `command` into the prompt. Returns whether it needs no argument to be sent."""
+        return self._apply(command_completion(command))
 
-    def _take(self, offer: Completion) -> bool:
-        """Writes an offer out. Whether it can be sent as it stands."""
+    def _apply(self, completion: Completion) -> bool:
+        """Writes a completion into the prompt. Returns whether the text can be sent."""
         self._searching = False
-        if offer.back is None:
-            self.put(offer.text)
+        if completion.replaced is None:
+            self.set_text(completion.text)
         else:
             row, column = self.cursor_location
-            self.replace(offer.text, (row, column - offer.back), (row, column))
-        self.completions.offer(())
-        return offer.sends
+            self.replace(completion.text, (row, column - completion.replaced), (row, column))
+        self.completion_list.show(())
+        return completion.submits
 
     def on_text_area_changed(self) -> None:
-        """Offers what the text may become; a text recalled or written out needs no list."""
-        self._offered = self.text
+        """Updates the completions; there are none for a text that has just been recalled."""
+        self._completed_text = self.text
         if self.text != self._recalled:
-            self.past.leave()
+            self.sent_history.stop_recall()
         if self._searching:
-            self._offer_history()
-        elif self.past.walking:
-            self.completions.offer(())
+            self._show_matches()
+        elif self.sent_history.is_recalling:
+            self.completion_list.show(())
         else:
             row, column = self.cursor_location
             lines = self.document.lines
             before = lines[row][:column]
-            whole_lines = row == 0 == len(lines) - 1
-            found = offers(before, lines[row][column:], self.providers)
-            if not whole_lines:  # a command is all there is
-                found = tuple(offer for offer in found if offer.back is not None)
-            self.completions.offer(found, first=" " not in before and before.startswith("/"))
+            found = find_completions(before, lines[row][column:], self.providers)
+            if len(lines) > 1:  # a command must be the whole text
+                found = tuple(item for item in found if item.replaced is not None)
+            is_command = " " not in before and before.startswith("/")
+            self.completion_list.show(found, select_first=is_command)
 
-    def _choose(self, offer: Completion) -> None:
-        self._take(offer)
+    def _on_completion_chosen(self, completion: Completion) -> None:
+        self._apply(completion)
         self.focus()
 
     # ---- history
 
-    def search_history(self, words: str = "") -> None:
-        """Offers what was sent before while it is typed what it says."""
-        self.put(words)
+    def search_history(self, query: str = "") -> None:
+        """Starts a search: while the user types, the list shows the sent texts that match."""
+        self.set_text(query)
         self._searching = True
-        self._offer_history()
+        self._show_matches()
 
     def action_search_history(self) -> None:
-        """Begins the search with what is typed, or goes on to the next that fits."""
+        """Starts a search with the text in the prompt, or moves to the next match."""
         if self._searching:
-            self.completions.move(1)
+            self.completion_list.move(1)
         elif self.text.strip():
-            self.search_history(self.whole)
+            self.search_history(self.full_text)
         else:
             raise SkipAction
 
-    def _offer_history(self) -> None:
-        found = sent_before(self.past.having(self.text))
-        keys = _("Type to narrow   Enter takes   Esc leaves")
-        if self.next_key:
-            keys += "   " + _("{key}: the next").format(key=self.next_key)
-        self.completions.offer(found, first=True, foot=keys if found else _("Nothing like it"))
+    def _show_matches(self) -> None:
+        found = history_completions(self.sent_history.matching(self.text))
+        keys = _("Type to filter   Enter inserts   Esc closes")
+        if self.next_match_key:
+            keys += "   " + _("{key} next match").format(key=self.next_match_key)
+        footer = keys if found else _("No matches")
+        self.completion_list.show(found, select_first=True, footer=footer)
 
     def _recall(self, text: str | None) -> None:
         if text is not None:
-            self._recalled = self._pasted.folded(text)
-            self._show(self._recalled)
+            self._recalled = self._folding.fold(text)
+            self._replace_text(self._recalled)
 
     # ---- keys
 
     async def on_key(self, event: events.Key) -> None:
-        """Keys of the completion list, and whatever else is bound, in the order they came.
+        """Handles the keys of the completion list and all bindings in the order of their arrival.
 
         Textual runs bindings after all keys of a burst: over a slow link, "teh", two backspaces
-        and "he" would become "te". And the text area would take Enter for a line break.
+        and "he" would become "te". And the text area would insert a line break for Enter.
         """
         focused = self.screen.focused
-        if focused is not None and focused is not self:  # a burst of keys, one of which led there
+        if focused is not None and focused is not self:  # an earlier key of the burst moved it
             event.prevent_default().stop()
             focused.post_message(events.Key(event.key, event.character))
             return
-        if self._offered != self.text:  # the word of it waits behind a burst of keys
+        if self._completed_text != self.text:  # the Changed message is still behind the burst
             self.on_text_area_changed()
-        if self.completions.display and self._is_for_list(event.key):
+        if self.completion_list.display and self._handle_list_key(event.key):
             event.prevent_default().stop()
             return
-        if event.character in JOINERS:  # what Textual takes for no character
+        if event.character in JOINERS:
             event.prevent_default().stop()
             self._insert(event.character)
             return
@@ -181,60 +189,62 @@ class Prompt(LineCache, TextArea):
         if bound and await self.app.run_action(bound.binding.action, bound.node):
             event.prevent_default().stop()
 
-    def _is_for_list(self, key: str) -> bool:
-        """Does what a key means to the list of what is offered. Whether that was all."""
+    def _handle_list_key(self, key: str) -> bool:
+        """Handles a key of the completion list. Returns whether it needs no further handling."""
         if key == "escape":
             self._searching = False
-            self.completions.offer(())
+            self.completion_list.show(())
             return True
-        offer = self.completions.selected
-        if key == "tab" and offer is None and self.completions.offered:
-            offer = self.completions.offered[0]
-        if key == "enter" and self._searching and offer is None:
+        completion = self.completion_list.selected
+        if key == "tab" and completion is None and self.completion_list.completions:
+            completion = self.completion_list.completions[0]
+        if key == "enter" and self._searching and completion is None:
             return True
-        if offer is None or key not in ("tab", "enter"):
+        if completion is None or key not in ("tab", "enter"):
             return False
-        return not self._take(offer) or key == "tab"
+        return not self._apply(completion) or key == "tab"
 
     def on_paste(self, event: events.Paste) -> None:
-        """Pasted text never sends and never acts: line ends become breaks, controls visible."""
+        """Inserts pasted text. It is sanitised, and its line ends do not send the prompt."""
         event.prevent_default().stop()
         text = sanitize(event.text.replace("\r\n", "\n").replace("\r", "\n"))
-        self._insert(self._pasted.mark(text) if is_large(text) else text)
+        self._insert(self._folding.marker_for(text) if is_large(text) else text)
 
     def _insert(self, text: str) -> None:
         if result := self._replace_via_keyboard(text, *self.selection):
             self.move_cursor(result.end_location)
 
     def get_cursor_left_location(self) -> Location:
-        """A character to the left, as a reader sees it, or a pasted text by its mark."""
+        """One grapheme cluster or folded paste to the left."""
         row, column = self.cursor_location
         line = self.document.lines[row]
         if not column:
             return super().get_cursor_left_location()
-        if mark := self._pasted.mark_before(line[:column]):
-            return row, column - len(mark)
-        return row, graphemes.before(line, column)
+        if marker := self._folding.marker_before(line[:column]):
+            return row, column - len(marker)
+        return row, graphemes.previous_boundary(line, column)
 
     def get_cursor_right_location(self) -> Location:
-        """A character to the right, as a reader sees it, or a pasted text by its mark."""
+        """One grapheme cluster or folded paste to the right."""
         row, column = self.cursor_location
         line = self.document.lines[row]
         if column == len(line):
             return super().get_cursor_right_location()
-        if mark := self._pasted.mark_after(line[column:]):
-            return row, column + len(mark)
-        return row, graphemes.after(line, column)
+        if marker := self._folding.marker_after(line[column:]):
+            return row, column + len(marker)
+        return row, graphemes.next_boundary(line, column)
 
     def render_line(self, y: int) -> Strip:
-        """A row, drawn so that every terminal takes it for as wide as we do."""
+        """A row of the same width on every terminal; see `graphemes.uniform_width`."""
         strip = super().render_line(y)
-        if graphemes.steady(strip.text) == strip.text:
+        if graphemes.uniform_width(strip.text) == strip.text:
             return strip
-        return Strip([segment._replace(text=graphemes.steady(segment.text)) for segment in strip])
+        return Strip(
+            [segment._replace(text=graphemes.uniform_width(segment.text)) for segment in strip]
+        )
 
     def on_resize(self) -> None:
-        """Tells the terminal's own cursor, where an input method opens, that it has moved."""
+        """Moves the terminal's own cursor, beside which input methods open their windows."""
         self.call_after_refresh(self._place_cursor)
 
     def _place_cursor(self) -> None:
@@ -242,33 +252,33 @@ class Prompt(LineCache, TextArea):
             self.app.cursor_position = self.cursor_screen_offset
 
     def action_cursor_up(self, select: bool = False) -> None:
-        """Up a row; from the first one, back in the history, or without a text to what is above."""
-        if self.completions.display:
-            self.completions.move(-1)
+        """Up: in the list, in the text; in the first row recalls an older text."""
+        if self.completion_list.display:
+            self.completion_list.move(-1)
         elif select or self._row > 0:
             super().action_cursor_up(select)
-        elif self.text or self.past.walking or not self.above():
-            self._recall(self.past.older(self.whole))
+        elif self.text or self.sent_history.is_recalling or not self.on_up_when_empty():
+            self._recall(self.sent_history.older(self.full_text))
 
     def action_cursor_down(self, select: bool = False) -> None:
-        """Down a row; from the last one, forward in the history."""
-        if self.completions.display:
-            self.completions.move(1)
+        """Down: in the list, in the text; in the last row recalls a newer text."""
+        if self.completion_list.display:
+            self.completion_list.move(1)
         elif select or self._row < self.wrapped_document.height - 1:
             super().action_cursor_down(select)
         else:
-            self._recall(self.past.newer())
+            self._recall(self.sent_history.newer())
 
     def action_cursor_page_up(self) -> None:
-        """Leaves the key to the conversation."""
+        """Leaves the key to the screen, which scrolls the transcript."""
         raise SkipAction
 
     def action_cursor_page_down(self) -> None:
-        """Leaves the key to the conversation."""
+        """Leaves the key to the screen, which scrolls the transcript."""
         raise SkipAction
 
     def action_copy(self) -> None:
-        """Copies what is selected here, else leaves the key to the screen."""
+        """Copies the selected text of the prompt; without one, leaves the key to the screen."""
         if not self.selected_text:
             raise SkipAction
         super().action_copy()

@@ -1,1 +1,4 @@
-"""TODO"""
+"""The terminal itself: driver, input, clipboard, external editor, signals, themes, cell widths.
+
+Nothing here knows what the screens show.
+"""

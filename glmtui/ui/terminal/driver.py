@@ -1,7 +1,7 @@
-"""The terminal, kept for the app alone, and its input, made unambiguous.
+"""Exclusive access to the terminal while the app runs, and Textual's driver with filtered input.
 
-Libraries that write to file descriptors 1 and 2 would tear the screen: while the app runs both
-lead to a log file and Textual writes to a handle of its own. Knows nothing of what is shown.
+Libraries write to file descriptors 1 and 2 and would garble the screen. While the app runs, both
+descriptors lead to a log file and Textual writes to a handle of its own.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _PASTE_BEGINS, _PASTE_ENDS = "\x1b[200~", "\x1b[201~"
 _MODIFIED_ENTER = re.compile(r"\x1b\[27;(\d+);13~")
 
 
-def shows_links(environ: Mapping[str, str]) -> bool:
-    """Whether the terminal takes the addresses of links (OSC 8), or at least overlooks them."""
+def supports_links(environ: Mapping[str, str]) -> bool:
+    """Whether the terminal supports hyperlinks (OSC 8) or ignores them."""
     term = environ.get("TERM", "dumb")
     in_screen = term.startswith("screen") and "TMUX" not in environ
     return not in_screen and not term.startswith(("dumb", "linux", "vt", "eterm"))
 
 
 class TerminalFile(io.TextIOWrapper):
-    """The terminal as a text file that outlives it.
+    """A text file for the terminal. Writing goes on without error when the terminal is gone.
 
     Attributes:
-        blocked: whether a write is waiting for the terminal to drain.
-        guard: puts it right when the app ends without doing so.
+        blocked: whether a write is waiting because the terminal does not read.
+        guard: restores the terminal if the app ends without doing so.
     """
 
     def __init__(self, descriptor: int, guard: TerminalGuard | None = None) -> None:
@@ -47,30 +47,29 @@ class TerminalFile(io.TextIOWrapper):
         self.guard = guard
 
     def write(self, text: str, /) -> int:
-        """Writes `text`; to a terminal that has gone (a dropped SSH link) it goes nowhere."""
+        """Writes and flushes `text`; discards it if the terminal is gone (a dropped SSH link)."""
         self.blocked = True
         try:
             super().write(text)
             super().flush()
         except OSError:
-            pass  # there is nobody left to tell; SIGHUP ends the app
+            pass  # SIGHUP ends the app
         self.blocked = False
         return len(text)
 
     def flush(self) -> None:
-        """Nothing waits: `write` has flushed."""
+        """Does nothing: `write` flushes."""
 
 
 @contextmanager
-def own_terminal(log: Path) -> Iterator[TerminalFile]:
-    """The terminal on descriptor 1 for the caller alone; descriptors 1 and 2 and warnings go to
-    `log`.
+def exclusive_terminal(log: Path) -> Iterator[TerminalFile]:
+    """Gives the caller the terminal on descriptor 1; descriptors 1 and 2 and warnings go to `log`.
 
-    Textual takes `sys.__stdout__` and `sys.__stderr__` when an app is made, so make it inside.
+    Create the app inside: Textual reads `sys.__stdout__` and `sys.__stderr__` in its constructor.
     """
     log_fd = _open_log(log)
-    kept_out, kept_err = os.dup(1), os.dup(2)
-    kept_streams = sys.__stdout__, sys.__stderr__
+    saved_stdout, saved_stderr = os.dup(1), os.dup(2)
+    saved_streams = sys.__stdout__, sys.__stderr__
     descriptor = os.dup(1)
     guard = TerminalGuard(descriptor, log_fd, log)
     terminal = TerminalFile(descriptor, guard)
@@ -86,16 +85,16 @@ def own_terminal(log: Path) -> Iterator[TerminalFile]:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):  # the log's disk is full
                 stream.flush()
-        os.dup2(kept_out, 1)
-        os.dup2(kept_err, 2)
+        os.dup2(saved_stdout, 1)
+        os.dup2(saved_stderr, 2)
         guard.close()
-        sys.__stdout__, sys.__stderr__ = kept_streams  # type: ignore[misc]
-        for descriptor in (log_fd, kept_out, kept_err):
+        sys.__stdout__, sys.__stderr__ = saved_streams  # type: ignore[misc]
+        for descriptor in (log_fd, saved_stdout, saved_stderr):
             os.close(descriptor)
 
 
 def _open_log(log: Path) -> int:
-    """The log file, or where it cannot be written, nowhere: the app goes on without."""
+    """A descriptor for the log file, or for /dev/null if the file cannot be opened."""
     try:
         return open_log(log)
     except OSError:
@@ -103,66 +102,66 @@ def _open_log(log: Path) -> int:
 
 
 class InputFilter:
-    r"""Input of a terminal with what Textual's parser mistakes put right.
+    """Corrects terminal input that Textual's parser misreads.
 
-    Alt+Enter as most terminals send it (ESC CR) and Shift+Enter as xterm does would both be taken
-    for Enter, and send; they become the kitty protocol's spelling. An ESC inside a bracketed
-    paste would end it, and the rest be taken for keys, Enter among them; it becomes ␛.
+    The parser takes Alt+Enter (ESC CR in most terminals) and xterm's Shift+Enter for Enter, which
+    would send the prompt; both become the kitty protocol's sequences. An ESC in a bracketed paste
+    would end the paste, and the rest would be read as keys, including Enter; it becomes ␛.
     """
 
     def __init__(self) -> None:
         self._pasting = False
-        self._waiting = ""
+        self._pending = ""
 
     def feed(self, text: str) -> str:
-        """What the parser should see of `text`, the next piece that was read."""
-        text, out = self._waiting + text, []
-        self._waiting = ""
+        """Input for the parser after `text` was read; an incomplete paste mark is held back."""
+        text, out = self._pending + text, []
+        self._pending = ""
         while text:
-            mark = _PASTE_ENDS if self._pasting else _PASTE_BEGINS
-            part, found, text = text.partition(mark)
+            marker = _PASTE_ENDS if self._pasting else _PASTE_BEGINS
+            part, found, text = text.partition(marker)
             if not found:
-                # Outside a paste a lone ESC is a key, not to be kept waiting.
-                part, self._waiting = _split_partial(part, mark, 1 if self._pasting else 2)
-            out += [self._tamed(part), found]
+                # Outside a paste a single ESC may be the Escape key, so it is not held back.
+                part, self._pending = _split_partial(part, marker, 1 if self._pasting else 2)
+            out += [self._corrected(part), found]
             self._pasting ^= bool(found)
         return "".join(out)
 
-    def _tamed(self, part: str) -> str:
+    def _corrected(self, part: str) -> str:
         if self._pasting:
             return part.replace("\x1b", "␛")
         return _MODIFIED_ENTER.sub("\x1b[13;\\1u", part.replace("\x1b\r", "\x1b[13;3u"))
 
 
-def _split_partial(text: str, mark: str, shortest: int) -> tuple[str, str]:
-    """`text` without the beginning of `mark` it ends with, and that beginning."""
-    for size in range(len(mark) - 1, shortest - 1, -1):
-        if text.endswith(mark[:size]):
+def _split_partial(text: str, marker: str, shortest: int) -> tuple[str, str]:
+    """Splits off the end of `text` if it is the beginning of `marker`, at least `shortest` long."""
+    for size in range(len(marker) - 1, shortest - 1, -1):
+        if text.endswith(marker[:size]):
             return text[:-size], text[-size:]
     return text, ""
 
 
 class TerminalDriver(LinuxDriver):
-    """Textual's driver with `InputFilter` before its parser, and a calm end when the link drops.
+    """Textual's driver with an `InputFilter`; exits the app when the terminal is gone.
 
-    It keeps the terminal's guard informed.
+    Tells the terminal's guard when the app acquires and releases the terminal.
     """
 
     def start_application_mode(self) -> None:
-        """Takes the terminal, at the start and after a suspension."""
+        """Called at the start and after a suspension."""
         super().start_application_mode()  # type: ignore[no-untyped-call]
         if isinstance(self._file, TerminalFile) and self._file.guard:
-            self._file.guard.taken()
+            self._file.guard.notify_acquired()
 
     def close(self) -> None:
-        """Ends what is left once the terminal was given back, at the end and for a suspension."""
+        """Called after the terminal was restored, at exit and for a suspension."""
         super().close()
         if isinstance(self._file, TerminalFile) and self._file.guard:
-            self._file.guard.given_back()
+            self._file.guard.notify_released()
 
     def run_input_thread(self) -> None:
-        """Reads and dispatches until the app ends or the terminal has gone."""
-        parser, tame = XTermParser(self._debug), InputFilter()
+        """Reads and dispatches input until the app ends or the terminal is gone."""
+        parser, input_filter = XTermParser(self._debug), InputFilter()
         decode = getincrementaldecoder("utf-8")(errors="replace").decode
         with selectors.SelectSelector() as selector:
             selector.register(self.fileno, selectors.EVENT_READ)
@@ -175,7 +174,9 @@ class TerminalDriver(LinuxDriver):
                     if not data:
                         self._app.call_later(self._app.exit)
                         return
-                    if text := tame.feed(decode(data)):  # the parser takes "" for the end
+                    if text := input_filter.feed(
+                        decode(data)
+                    ):  # the parser would take "" for the end of input
                         for message in parser.feed(text):
                             self.process_message(message)
                 for message in parser.tick():

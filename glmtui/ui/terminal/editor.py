@@ -1,7 +1,6 @@
-"""The user's own editor, given the terminal for as long as it takes.
+"""Edits a text in the user's own editor, which gets the terminal while it runs.
 
-Knows no prompt and no message: a text goes out to it and comes back. The app's loop goes on
-meanwhile and draws nothing, so that a reply is still taken in and saved.
+The app's event loop runs on without drawing, so that a reply is still received and saved.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ from glmtui.system.programs import find_program
 from glmtui.system.text_encoding import UnknownEncoding, decode_text
 
 FALLBACKS = ("vi", "nano")
-Tell = Callable[[str], object]
+Notify = Callable[[str], object]
+"""Shows an error to the user."""
 
 
 class EditorHost(Protocol):
@@ -48,135 +48,140 @@ class EditorHost(Protocol):
 
 
 async def edit_text(app: EditorHost, text: str, suffix: str = ".md") -> str | None:
-    """`text` as it comes back from $VISUAL or $EDITOR.
+    """Edits `text` with $VISUAL or $EDITOR.
 
     Args:
-        suffix: of the file it is edited in, for the editor's colours.
+        suffix: of the temporary file, which tells the editor how to highlight.
 
     Returns:
-        None where nothing came of it; the user was told why, and what was written is kept.
+        The edited text, or None on failure. The user was then told why, and where the edited text
+        is if there is any.
     """
 
-    def tell(said: str) -> None:
-        app.toast(said, error=True)
+    def notify(message: str) -> None:
+        app.toast(message, error=True)
 
-    if (sheet := _sheet(text, suffix, tell)) is None:
+    if (file := _create_file(text, suffix, notify)) is None:
         return None
-    if not sheet.wrong:
+    if not file.error:
         try:
             with app.batch_update(), app.suspend():
-                sheet.wrong = await _run(app, sheet.argv)
+                file.error = await _run(app, file.argv)
         except SuspendNotSupported:
-            sheet.wrong = _("this terminal cannot be lent to it")
-    return sheet.text_back(tell)
+            file.error = _("this terminal cannot be suspended")
+    return file.read_back(notify)
 
 
-def edit_text_here(text: str, tell: Tell) -> str | None:
-    """As `edit_text`, for a program that has no screen and waits."""
-    if (sheet := _sheet(text, ".md", tell)) is None:
+def edit_text_blocking(text: str, notify: Notify) -> str | None:
+    """Like `edit_text`, for a program without a screen. Blocks until the editor ends."""
+    if (file := _create_file(text, ".md", notify)) is None:
         return None
-    if not sheet.wrong:
-        before = signal.signal(signal.SIGINT, lambda *_signal: None)  # Ctrl+C is the editor's
+    if not file.error:
+        before = signal.signal(signal.SIGINT, lambda *_signal: None)  # Ctrl+C is for the editor
         try:
-            sheet.wrong = _ended(subprocess.call(sheet.argv))
+            file.error = _exit_error(subprocess.call(file.argv))
         except OSError as error:
-            sheet.wrong = _cause(error)
+            file.error = _os_error(error)
         finally:
             signal.signal(signal.SIGINT, before)
-    return sheet.text_back(tell)
+    return file.read_back(notify)
 
 
-def editor() -> list[str]:
-    """The command for the user's editor, or for one that is here; empty where there is none."""
+def editor_command() -> list[str]:
+    """$VISUAL, $EDITOR, or an installed fallback, as an argument list; empty if there is none."""
     for variable in ("VISUAL", "EDITOR"):
-        if asked := os.environ.get(variable, "").strip():
+        if command := os.environ.get(variable, "").strip():
             try:
-                return shlex.split(asked)
-            except ValueError:  # an open quote
-                return [asked]
+                return shlex.split(command)
+            except ValueError:  # an unbalanced quote
+                return [command]
     found = filter(None, map(find_program, FALLBACKS))
     return next(([path] for path in found), [])
 
 
-class _Sheet:
-    """A text in a file of its own, and the command that edits it.
+class _EditedFile:
+    """A temporary file with the text, and the command that edits it.
 
     Attributes:
-        wrong: what went wrong; "" for nothing.
+        error: why editing failed; "" if it did not.
     """
 
     def __init__(self, command: list[str], text: str, suffix: str) -> None:
         self._text = text
-        self._name = self.wrong = ""
+        self._name = self.error = ""
         try:
             handle, self._name = tempfile.mkstemp(suffix=suffix, prefix="glmtui-")
             with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
                 file.write(text)
         except OSError as error:
-            self.wrong = _cause(error)
+            self.error = _os_error(error)
         self.argv = [*command, self._name]
 
-    def text_back(self, tell: Tell) -> str | None:
-        """The text as it is now; the file goes, unless it is all there is of what was written."""
+    def read_back(self, notify: Notify) -> str | None:
+        """Returns the edited text, or None on failure, of which the user is notified.
+
+        Deletes the file, unless it holds changes that could not be returned.
+        """
         edited = self._text
         try:
             if self._name:
                 edited = decode_text(Path(self._name).read_bytes())
                 edited = edited.replace("\r\n", "\n").replace("\r", "\n")
         except OSError as error:
-            self.wrong = self.wrong or _cause(error)
+            self.error = self.error or _os_error(error)
         except UnknownEncoding:
-            self.wrong, edited = _("what it wrote is not UTF-8 text"), ""
-        if not self._text.endswith("\n"):  # most editors end the last line
+            self.error, edited = _("the edited file is not UTF-8 text"), ""
+        if not self._text.endswith("\n"):  # most editors add a newline at the end
             edited = edited.removesuffix("\n")
         changed = edited != self._text
-        if self._name and not (self.wrong and changed):
+        if self._name and not (self.error and changed):
             Path(self._name).unlink(missing_ok=True)
-        if not self.wrong:
+        if not self.error:
             return edited
-        said = _("{editor} was no use: {why}.").format(editor=self.argv[0], why=self.wrong)
-        kept = _("What was written is in {file}.").format(file=self._name) if changed else ""
-        tell(f"{said}\n{kept}".strip())
+        message = _("The editor {editor} failed: {why}.")
+        message = message.format(editor=self.argv[0], why=self.error)
+        location = _("The edited text is in {file}.").format(file=self._name) if changed else ""
+        notify(f"{message}\n{location}".strip())
         return None
 
 
-def _sheet(text: str, suffix: str, tell: Tell) -> _Sheet | None:
-    if command := editor():
-        return _Sheet(command, text, suffix)
-    tell(_("There is no editor: set $VISUAL or $EDITOR to one."))
+def _create_file(text: str, suffix: str, notify: Notify) -> _EditedFile | None:
+    if command := editor_command():
+        return _EditedFile(command, text, suffix)
+    notify(_("No editor found. Set $VISUAL or $EDITOR."))
     return None
 
 
 async def _run(app: EditorHost, argv: list[str]) -> str:
-    """Runs a program on the terminal. Returns what went wrong, "" for nothing.
+    """Runs a program on the terminal. Returns an error message, or "" on success.
 
-    Ctrl+C is the program's; a signal that ends us ends it first.
+    Ctrl+C is left to the program. Other signals that end the app end the program first.
     """
     terminal = sys.__stdout__
     output = None if terminal is None else terminal.fileno()
     try:
         process = await asyncio.create_subprocess_exec(*argv, stdout=output, stderr=output)
     except OSError as error:
-        return _cause(error)
-    heard: list[int] = []
+        return _os_error(error)
+    received: list[int] = []
 
-    def hand_on(number: int) -> None:
+    def forward(number: int) -> None:
         if number != signal.SIGINT:
-            heard.append(number)
+            received.append(number)
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 process.send_signal(number)
 
-    app.handle_signals(hand_on)
+    app.handle_signals(forward)
     code = await process.wait()
     app.handle_signals(app.exit_on_signal)
-    for number in heard:
+    for number in received:
         app.exit_on_signal(number)
-    return _ended(code)
+    return _exit_error(code)
 
 
-def _ended(code: int) -> str:
-    return _("it ended with code {code}").format(code=code) if code else ""
+def _exit_error(code: int) -> str:
+    return _("exit code {code}").format(code=code) if code else ""
 
 
-def _cause(error: OSError) -> str:
+def _os_error(error: OSError) -> str:
     return error.strerror or str(error)

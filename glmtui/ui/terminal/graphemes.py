@@ -1,102 +1,91 @@
-"""Characters as a reader sees them: where a cursor may stand, and how wide they are drawn.
+"""Grapheme clusters: where a cursor may stand, and text of the same width on every terminal.
 
-A simple part of Unicode's rules (UAX #29): marks, joiners and modifiers belong to what is before
-them, and two regional indicators are a flag. Pure functions of text.
+Built on Rich's `split_graphemes`, with three corrections: a pair of regional indicators is one
+flag, a tab is a character of its own, and a joiner that is not before an emoji joins nothing.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from string import ascii_uppercase
 
 from rich.cells import cell_len, split_graphemes
 
-_UNSTEADY = re.compile(
+# Joiner, emoji variation selector, regional indicators, skin tones, tags.
+_VARYING_WIDTH = re.compile(
     "[\u200d\ufe0f\U0001f1e6-\U0001f1ff\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]"
 )
 _JOINER, _NON_JOINER = "\u200d", "\u200c"
-_JOINS_NOTHING = re.compile(f"{_JOINER}(?![\u2190-\u2bff\U0001f000-\U0001faff])")
-"""A joiner not before an emoji, as in Indic words: what follows is drawn in cells of its own."""
-_MODIFIERS = ("\U0001f3fb", "\U0001f3ff")
-_FLAG_LETTERS = "".join(map(chr, range(0x1F1E6, 0x1F200)))
-_LETTERS_ALONE = frozenset(_FLAG_LETTERS)
-_LETTERS = {ord(flag): letter for flag, letter in zip(_FLAG_LETTERS, ascii_uppercase, strict=True)}
-_TAGS = ("\U000e0020", "\U000e007f")
+# A joiner that is not before an emoji, as in Indic words. Rich draws what follows it in no cells.
+_PLAIN_JOINER = re.compile(f"{_JOINER}(?![\u2190-\u2bff\U0001f000-\U0001faff])")
+_REGIONAL_INDICATORS = "".join(map(chr, range(0x1F1E6, 0x1F200)))
+_SINGLE_INDICATORS = frozenset(_REGIONAL_INDICATORS)
+_LETTERS = {
+    ord(indicator): letter
+    for indicator, letter in zip(_REGIONAL_INDICATORS, ascii_uppercase, strict=True)
+}
 
 
-def before(line: str, column: int) -> int:
-    """The last place before this one; 0 at the beginning."""
-    at = max(0, column - 1)
-    while at > 0 and not _may_stand(line, at):
-        at -= 1
-    return at
+def previous_boundary(line: str, column: int) -> int:
+    """The nearest cursor position before `column`; 0 at the start of the line."""
+    starts = (start for start, _end, _size in _cursor_clusters(line))
+    return max((start for start in starts if start < column), default=0)
 
 
-def after(line: str, column: int) -> int:
-    """The next place after this one; the end of the line at its end."""
-    at = min(len(line), column + 1)
-    while at < len(line) and not _may_stand(line, at):
-        at += 1
-    return at
+def next_boundary(line: str, column: int) -> int:
+    """The nearest cursor position after `column`; the length of the line at its end."""
+    ends = (end for _start, end, _size in _cursor_clusters(line))
+    return next((end for end in ends if end > column), len(line))
+
+
+def _cursor_clusters(line: str) -> list[tuple[int, int, int]]:
+    # Rich takes a tab for a mark of the character before it.
+    return clusters(line.replace("\t", " "))
 
 
 def clusters(text: str) -> list[tuple[int, int, int]]:
-    """Where each character as a reader sees it begins and ends, and the cells it takes."""
+    """The grapheme clusters of `text`: start, end, and width in cells."""
     found: list[tuple[int, int, int]] = []
-    for start, end, size in split_graphemes(_JOINS_NOTHING.sub(_NON_JOINER, text))[0]:
-        if text[start] in _FLAG_LETTERS and found and text[slice(*found[-1][:2])] in _LETTERS_ALONE:
-            begin, _, before = found.pop()
-            start, size = begin, before + size
+    for start, end, size in split_graphemes(_PLAIN_JOINER.sub(_NON_JOINER, text))[0]:
+        if text[start] in _REGIONAL_INDICATORS and found:
+            before, before_end, before_size = found[-1]
+            if text[before:before_end] in _SINGLE_INDICATORS:
+                found.pop()
+                start, size = before, before_size + size
         found.append((start, end, size))
     return found
 
 
-def cells(text: str) -> int:
-    """How many cells terminals draw `text` in, once it is `steady`."""
+def cell_width(text: str) -> int:
+    """The number of cells in which terminals draw `uniform_width(text)`."""
     if text.isascii() and text.isprintable():
         return len(text)
-    return cell_len(_JOINS_NOTHING.sub(_NON_JOINER, text) if _JOINER in text else text)
+    return cell_len(_PLAIN_JOINER.sub(_NON_JOINER, text) if _JOINER in text else text)
 
 
-def steady(text: str) -> str:
-    """`text` with nothing in it that terminals draw in different widths, and of the same width.
+def uniform_width(text: str) -> str:
+    """`text` without sequences that terminals draw in different widths; of the same width.
 
-    Of an emoji made of several, or in a variant, the first is drawn: one terminal takes a family
-    for two cells and another for six, and the row would run over into the next. A flag is drawn
-    as the letters that it is made of.
+    Some terminals draw an emoji family in two cells and others in six, which would shift the rest
+    of the row. Of an emoji sequence only the first emoji is kept, followed by spaces. A flag
+    becomes its two letters.
     """
-    return "".join(drawn for _, drawn in steadied(text))
+    return "".join(part for _start, part in uniform_width_parts(text))
 
 
-def steadied(text: str) -> list[tuple[int, str]]:
-    """The characters of `steady` text as a reader sees them, each with its place in `text`.
+def uniform_width_parts(text: str) -> list[tuple[int, str]]:
+    """The parts of `uniform_width(text)`, each with its start in `text`.
 
-    Where nothing needs it, one piece is all of the text.
+    A part is a grapheme cluster, or the whole text if nothing in it has to be replaced.
     """
-    if not _UNSTEADY.search(text):
+    if not _VARYING_WIDTH.search(text):
         return [(0, text)]
-    drawn = []
+    parts = []
     for start, end, size in clusters(text):
-        part = _JOINS_NOTHING.sub(_NON_JOINER, text[start : end + 1])[: end - start]
+        part = _PLAIN_JOINER.sub(_NON_JOINER, text[start : end + 1])[: end - start]
         part = part.translate(_LETTERS)
-        if _UNSTEADY.search(part):
+        if _VARYING_WIDTH.search(part):
             first = part[0] if 0 < cell_len(part[0]) <= size else ""
             part = first + " " * (size - cell_len(first))
-        drawn.append((start, part))
-    return drawn
-
-
-def _may_stand(line: str, at: int) -> bool:
-    """Whether a place inside a line is between two characters."""
-    char = line[at]
-    if char == _JOINER or unicodedata.category(char) in ("Mn", "Me", "Mc"):
-        return False
-    if _MODIFIERS[0] <= char <= _MODIFIERS[1] or _TAGS[0] <= char <= _TAGS[1]:
-        return False
-    if line[at - 1] == _JOINER and unicodedata.category(char) == "So":
-        return False
-    if char in _FLAG_LETTERS:
-        letters = at - len(line[:at].rstrip(_FLAG_LETTERS))
-        return letters % 2 == 0
-    return True
+        parts.append((start, part))
+    return parts

@@ -1,8 +1,7 @@
-"""TerminalGuard: sees to it that the terminal is put right however the app ends.
+"""TerminalGuard: a process beside the app that restores the terminal if the app cannot.
 
-A small process waits beside the app, and does what the app's end could not: see
-`terminal_guard_process`. The app stays what the shell started: signals, job control and the exit
-code are its own.
+See `guard_process`. The app itself remains the process that the shell started, so that signals,
+job control and the exit code work as usual.
 """
 
 from __future__ import annotations
@@ -17,38 +16,38 @@ from pathlib import Path
 
 from glmtui.language import _
 from glmtui.sanitize import sanitize
-from glmtui.ui.terminal.guard_process import GIVEN_BACK, TAKEN, attributes
+from glmtui.ui.terminal.guard_process import ACQUIRED, RELEASED, attributes
 
 PROGRAM = Path(__file__).with_name("guard_process.py")
 
 
 class TerminalGuard:
-    """A guard of the terminal at descriptor `terminal`; without one, if none can be started.
+    """Starts the guard process. Does nothing if it cannot be started or this is no terminal.
 
     Args:
-        terminal: must have the attributes that are to be restored.
-        log: where a crash is written in full.
-        path: of that log, to be named.
+        terminal: descriptor of the terminal, whose present attributes the guard restores.
+        log: descriptor of the file to which a crash is written in full.
+        path: of that file, for the message to the user.
     """
 
     def __init__(self, terminal: int, log: int, path: Path) -> None:
         self._terminal = terminal
         self._pipe = -1
         self._process: subprocess.Popen[bytes] | None = None
-        self._names_crashes = False
+        self._reports_crashes = False
         try:
-            told = attributes(terminal), *_lines(path)
-        except termios.error:  # it is no terminal, or has gone
+            arguments = attributes(terminal), *_messages(path)
+        except termios.error:  # not a terminal, or gone
             return
-        ends, self._pipe = os.pipe()
+        read_end, self._pipe = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(PROGRAM), *told],
-                stdin=ends,
+                [sys.executable, "-I", "-S", str(PROGRAM), *arguments],
+                stdin=read_end,
                 stdout=terminal,
                 stderr=log,
                 cwd="/",
-                start_new_session=True,  # what ends the app's process group must not end it
+                start_new_session=True,  # signals to the app's process group must not reach it
             )
         except OSError:
             os.close(self._pipe)
@@ -56,41 +55,41 @@ class TerminalGuard:
         else:
             if not faulthandler.is_enabled():
                 faulthandler.enable(self._pipe)
-                self._names_crashes = True
+                self._reports_crashes = True
         finally:
-            os.close(ends)
+            os.close(read_end)
 
-    def taken(self) -> None:
-        """Says that the terminal is the app's now, with the attributes that it has."""
+    def notify_acquired(self) -> None:
+        """The app has changed the attributes of the terminal; they are to be restored."""
         with suppress(termios.error):
-            self._say(TAKEN + attributes(self._terminal))
+            self._send(ACQUIRED + attributes(self._terminal))
 
-    def given_back(self) -> None:
-        """Says that the terminal is as it was before."""
-        self._say(GIVEN_BACK)
+    def notify_released(self) -> None:
+        """The app has restored the terminal itself."""
+        self._send(RELEASED)
 
     def close(self) -> None:
-        """Ends the guard; it does its work if the terminal was not given back."""
+        """Ends the guard process, which restores the terminal if it was not released."""
         if self._process is None:
             return
-        if self._names_crashes:
+        if self._reports_crashes:
             faulthandler.disable()
         os.close(self._pipe)
         self._pipe = -1
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
 
-    def _say(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         if self._pipe < 0:
             return
-        with suppress(OSError):  # somebody ended it
+        with suppress(OSError):  # the guard process was killed
             os.write(self._pipe, line.encode() + b"\n")
 
 
-def _lines(log: Path) -> tuple[str, str]:
-    """What to say when the app was killed, and when it crashed, with ``{what}`` for how."""
-    saved = _("What was said is saved, up to the last second. To go on: glmtui --continue")
-    crashed = _("glmtui crashed ({what}); {log} has the details.").format(
+def _messages(log: Path) -> tuple[str, str]:
+    """The messages after a kill and after a crash; the guard fills ``{what}`` in the second."""
+    saved = _("The conversation is saved except for the last second. Continue: glmtui --continue")
+    crashed = _("glmtui crashed ({what}); details are in {log}.").format(
         what="{what}", log=sanitize(str(log))
     )
     killed = _("glmtui was killed.")

@@ -1,12 +1,13 @@
-"""The process that puts the terminal right when the app ends without doing so.
+"""The process that restores the terminal if the app ends without doing so.
 
-Run as a file, with the terminal's attributes before the app and what to say when the app was
-killed and when it crashed. Its stdin is a pipe that only the app writes to, and that ends when the
-app does, however it ends: a signal that cannot be caught, or an abort in native code, runs no
-Python. A line that begins with `TAKEN` or `GIVEN_BACK` says whose the terminal is; other lines are
-what faulthandler tells of a crash. stdout is the terminal, stderr the log.
+Needed because no Python runs in the app after SIGKILL or an abort in native code. Run as a file:
 
-Imports little: it starts beside the app, and should take nothing from its start.
+- arguments: the terminal's attributes before the app, and the messages after a kill and a crash
+- stdin: a pipe from the app, which ends with the app. A line that begins with `ACQUIRED` or
+  `RELEASED` tells who owns the terminal; other lines are faulthandler's report of a crash
+- stdout: the terminal; stderr: the log
+
+It imports little, so that it does not slow down the start of the app.
 """
 
 import os
@@ -14,12 +15,12 @@ import signal
 import sys
 import termios
 
-TAKEN, GIVEN_BACK = "\x01", "\x02"
+ACQUIRED, RELEASED = "\x01", "\x02"
 
-MOST_SECONDS = 5  # for a terminal that takes nothing, such as one stopped with Ctrl+S
+MAX_SECONDS = 5  # until it gives up on a terminal that does not read, such as after Ctrl+S
 
-# Ends a sequence that was cut short, and takes back what Textual's LinuxDriver asks for, and the
-# protocols that it turns on when the terminal answers. The kitty keyboard's stack belongs to the
+# Ends a sequence that was cut short, and resets all modes that Textual's LinuxDriver sets, also
+# those it sets only when the terminal supports them. The kitty keyboard stack belongs to the
 # alternate screen, so it is popped before that is left.
 RESTORE = (
     "\x18\x1b\\\x1b[?2026l\x1b[?2004l\x1b[?7h\x1b[?2048l"
@@ -29,42 +30,41 @@ RESTORE = (
 
 
 def main() -> None:
-    """Waits for the app to end."""
     before, killed, crashed = sys.argv[1:]
-    raw, crash = "", list[str]()
+    app_attributes, report = "", list[str]()
     for line in sys.stdin:
-        if line.startswith(TAKEN):
-            raw = line[1:].strip()
-        elif line.startswith(GIVEN_BACK):
-            raw = ""
+        if line.startswith(ACQUIRED):
+            app_attributes = line[1:].strip()
+        elif line.startswith(RELEASED):
+            app_attributes = ""
         else:
-            crash.append(line)
-    if not raw:
+            report.append(line)
+    if not app_attributes:
         return
-    signal.alarm(MOST_SECONDS)
+    signal.alarm(MAX_SECONDS)
     _write(RESTORE)
     try:
-        if attributes(1) == raw:  # nobody has set others since, as a shell does
-            termios.tcflush(1, termios.TCIFLUSH)  # such as reports of a mouse that moved on
+        if attributes(1) == app_attributes:  # else a shell has already set its own
+            termios.tcflush(1, termios.TCIFLUSH)  # drops mouse reports that nobody has read
             numbers = [int(number) for number in before.split()]
             flags: list[int | list[int]] = [*numbers[:6]]
             termios.tcsetattr(1, termios.TCSANOW, [*flags, numbers[6:]])
-    except termios.error:  # the terminal has gone
+    except termios.error:  # the terminal is gone
         pass
-    _begin, fatal, what = "".join(crash[:1]).partition("Fatal Python error: ")
+    _before, fatal, what = "".join(report[:1]).partition("Fatal Python error: ")
     _write((crashed.replace("{what}", what.strip()) if fatal else killed) + "\r\n")
-    sys.stderr.writelines(crash)
+    sys.stderr.writelines(report)
     sys.stderr.flush()
 
 
 def attributes(descriptor: int) -> str:
-    """A terminal's attributes: six numbers of flags and speeds, and its control characters."""
+    """`tcgetattr` as a string of numbers: six flags and speeds, then the control characters."""
     *flags, characters = termios.tcgetattr(descriptor)
     return " ".join(map(str, [*flags, *(c if isinstance(c, int) else c[0] for c in characters)]))
 
 
 def _write(text: str) -> None:
-    """Writes to the terminal, if it is still there."""
+    """Writes to the terminal; ignores errors, as it may be gone."""
     data = text.encode("utf-8", "surrogateescape")
     try:
         while data:
@@ -75,4 +75,4 @@ def _write(text: str) -> None:
 
 if __name__ == "__main__":
     main()
-    os._exit(0)  # the app waits for it
+    os._exit(0)  # skips the interpreter's shutdown, because the app waits

@@ -1,6 +1,7 @@
-"""The signals that end a program: when the link drops several of them come, one after the other.
+"""Signals that end the program.
 
-The first is the way out; while that is gone none of the others may cut it short.
+When an SSH link drops, several of them arrive in a row. The first starts the shutdown; the others
+must not interrupt it.
 """
 
 from __future__ import annotations
@@ -13,18 +14,18 @@ from contextlib import contextmanager
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
-def ignore() -> None:
-    """From now on they do nothing. To be called on the main thread; does nothing on others."""
+def ignore_end_signals() -> None:
+    """Ignores END_SIGNALS from now on. Does nothing on another thread than the main thread."""
     if threading.current_thread() is threading.main_thread():
         for number in END_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
-def ignored() -> Iterator[None]:
-    """Meanwhile they do nothing."""
+def end_signals_ignored() -> Iterator[None]:
+    """Ignores END_SIGNALS inside the block and then restores their handlers."""
     before = [(number, signal.getsignal(number)) for number in END_SIGNALS]
-    ignore()
+    ignore_end_signals()
     try:
         yield
     finally:

@@ -1,7 +1,4 @@
-"""The colour themes of our own: one dark, one light, and one in the terminal's own colours.
-
-Textual's are there beside them.
-"""
+"""The themes that glmtui adds to Textual's: one dark, one light, one in the terminal's colours."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ from textual.theme import Theme
 DARK, LIGHT, TERMINAL = "ink", "paper", "terminal"
 
 
-def few_colours(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the terminal has 16 colours or fewer, or is to have none (no-color.org)."""
+def has_few_colours(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the terminal has at most 16 colours, or NO_COLOR is set (no-color.org)."""
     if environ.get("NO_COLOR"):
         return True
     console = Console(force_terminal=True, legacy_windows=False, _environ=environ)
@@ -23,11 +20,10 @@ def few_colours(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def themes() -> tuple[Theme, ...]:
-    """Calm backgrounds, one accent; text on every surface has a contrast of at least 7 to 1,
-    secondary text 4.5 to 1 (WCAG 2.2).
+    """On every surface text has a contrast of at least 7:1 and secondary text 4.5:1 (WCAG 2.2).
 
-    Backgrounds are nearly grey: in 256 colours Rich makes them three greys, told apart, where
-    stronger ones would all become one corner of the colour cube.
+    Backgrounds are nearly grey. In 256 colours Rich maps them to three different greys; more
+    saturated ones would all become the same colour.
     """
     ink = Theme(
         name=DARK,
@@ -91,11 +87,19 @@ def themes() -> tuple[Theme, ...]:
             "scrollbar-background-active": "#fbfaf8",
         },
     )
-    # What is chosen is marked by a colour and, where there is none, by an underline: of a row's
-    # styles Textual draws no reverse.
-    chosen = {"foreground": "ansi_black", "background": "ansi_cyan", "text-style": "bold underline"}
+    # The highlighted row also has an underline, for terminals without colours: Textual does not
+    # draw the text style "reverse" in option lists.
+    highlighted = {
+        "foreground": "ansi_black",
+        "background": "ansi_cyan",
+        "text-style": "bold underline",
+    }
     cursor = {"foreground": "ansi_default", "background": "ansi_default", "text-style": "reverse"}
-    looks = {"block-cursor": chosen, "block-cursor-blurred": chosen, "input-cursor": cursor}
+    cursors = {
+        "block-cursor": highlighted,
+        "block-cursor-blurred": highlighted,
+        "input-cursor": cursor,
+    }
     terminal = Theme(
         name=TERMINAL,
         ansi=True,
@@ -112,7 +116,11 @@ def themes() -> tuple[Theme, ...]:
         boost="ansi_default",
         dark=True,
         variables={
-            **{f"{name}-{rule}": value for name in looks for rule, value in looks[name].items()},
+            **{
+                f"{name}-{rule}": value
+                for name, rules in cursors.items()
+                for rule, value in rules.items()
+            },
             "ansi-background": "ansi_black",
             "ansi-foreground": "ansi_white",
             "text-muted": "ansi_default",

@@ -1,4 +1,4 @@
-"""What is taken out of a message: what it says, a block of its code. Knows no screen."""
+"""Parts of a message's text for copying: the reply without its reasoning, and its code blocks."""
 
 from __future__ import annotations
 
@@ -7,38 +7,42 @@ from typing import NamedTuple
 from glmtui.chat import Message
 from glmtui.errors import UsageError
 from glmtui.language import _
-from glmtui.ui.transcript.reasoning import split
+from glmtui.ui.transcript.reasoning import split_reasoning
 
 
 class CodeBlock(NamedTuple):
-    """One of the blocks of code in a text; `at` is its place among `of`, from 0."""
+    """A code block, its position from 0, and the number of code blocks in the text."""
 
-    at: int
-    of: int
+    position: int
+    total: int
     text: str
 
 
-def spoken_text(message: Message) -> str:
-    """What a message says; of a reply without what was thought before it."""
+def text_without_reasoning(message: Message) -> str:
+    """The text of a message, without the reasoning if it is a reply."""
     if message.role != "assistant":
         return message.content
-    return split(message.content)[1].strip("\n")
+    return split_reasoning(message.content)[1].strip("\n")
 
 
 def code_block(text: str, number: str = "", last: int = -1) -> CodeBlock | None:
-    """The block of that number, counted from 1, or without one that after `last`.
+    """Finds a code block in `text`. Returns None if there is no code.
 
-    None where there is no code. Raises UsageError where there is no such block.
+    Args:
+        number: counted from 1; "" is the block after `last`, then again the first.
+
+    Raises:
+        UsageError: there is no block of this number.
     """
     from glmtui.ui.markdown.document import code_blocks
 
     blocks = code_blocks(text)
     if not blocks:
         return None
-    at = int(number) - 1 if number.isdecimal() else (last + 1) % len(blocks)
-    if (number and not number.isdecimal()) or not 0 <= at < len(blocks):
+    position = int(number) - 1 if number.isdecimal() else (last + 1) % len(blocks)
+    if (number and not number.isdecimal()) or not 0 <= position < len(blocks):
         raise UsageError(
-            _("There is no block {number}.").format(number=number),
-            _("There are {count}, counted from 1.").format(count=len(blocks)),
+            _("No code block {number}.").format(number=number),
+            _("Code blocks are numbered from 1 to {count}.").format(count=len(blocks)),
         )
-    return CodeBlock(at, len(blocks), blocks[at].text)
+    return CodeBlock(position, len(blocks), blocks[position].text)

@@ -1,6 +1,6 @@
-"""What a model thinks before it replies, told from the reply, and as lines: one where it is folded.
+"""The reasoning of a model before its reply: separating it, and showing it in foldable lines.
 
-Models write it first, between ``<think>`` and ``</think>``. Knows neither messages nor widgets.
+Models write it at the beginning, between ``<think>`` and ``</think>``.
 """
 
 from __future__ import annotations
@@ -9,69 +9,70 @@ import re
 
 from glmtui.language import _, ngettext
 from glmtui.ui.markdown.stream import MarkdownStream
-from glmtui.ui.markdown.styled_text import BLANK, CHROME, Line, Span, wrap
+from glmtui.ui.markdown.styled_text import BLANK_LINE, CHROME, Line, Span, wrap
 
-OPENING, CLOSING = "<think>", "</think>"
+OPENING_TAG, CLOSING_TAG = "<think>", "</think>"
 
 _IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_IDEOGRAPHS}]|[^\W{_IDEOGRAPHS}]+")
 
 
-def split(text: str) -> tuple[str, str]:
-    """What is thought in `text` and what is said."""
-    parts = ReasoningStream()
-    (thought, said), (more, rest) = parts.feed(text), parts.end()
-    return thought + more, said + rest
+def split_reasoning(text: str) -> tuple[str, str]:
+    """Splits `text` into reasoning and reply; either may be empty."""
+    splitter = ReasoningSplitter()
+    (reasoning, reply), (more_reasoning, more_reply) = splitter.feed(text), splitter.end()
+    return reasoning + more_reasoning, reply + more_reply
 
 
-class ReasoningStream:
-    """`split` for text that comes in pieces.
+class ReasoningSplitter:
+    """`split_reasoning` for text that comes in pieces.
 
     Attributes:
-        thinking: whether the thoughts have begun and not ended.
+        in_reasoning: whether the opening tag has come, and the closing tag has not.
     """
 
     def __init__(self) -> None:
-        self.thinking = False
-        self._begun = False  # whether it is decided that there are thoughts, or none
-        self._waiting = ""  # what may be the beginning of a tag
+        self.in_reasoning = False
+        self._decided = False  # whether it is known if the text begins with the opening tag
+        self._pending = ""  # what may be the beginning of a tag
 
     def feed(self, piece: str) -> tuple[str, str]:
-        """What of the text that came so far is thought, and what is said, without what was told."""
-        text, self._waiting = self._waiting + piece, ""
-        if not self._begun:
-            begin = text.lstrip()
-            if len(begin) < len(OPENING) and OPENING.startswith(begin):
-                self._waiting = text
+        """The new part of the reasoning and of the reply."""
+        text, self._pending = self._pending + piece, ""
+        if not self._decided:
+            start = text.lstrip()
+            if len(start) < len(OPENING_TAG) and OPENING_TAG.startswith(start):
+                self._pending = text
                 return "", ""
-            self._begun = True
-            self.thinking = begin.startswith(OPENING)
-            if self.thinking:
-                text = begin.removeprefix(OPENING)
-        if not self.thinking:
+            self._decided = True
+            self.in_reasoning = start.startswith(OPENING_TAG)
+            if self.in_reasoning:
+                text = start.removeprefix(OPENING_TAG)
+        if not self.in_reasoning:
             return "", text
-        thought, closing, said = text.partition(CLOSING)
+        reasoning, closing, reply = text.partition(CLOSING_TAG)
         if closing:
-            self.thinking = False
+            self.in_reasoning = False
         else:
-            size = next((n for n in range(len(CLOSING), 0, -1) if text.endswith(CLOSING[:n])), 0)
-            thought, self._waiting = text[: len(text) - size], text[len(text) - size :]
-        return thought, said
+            sizes = range(len(CLOSING_TAG), 0, -1)
+            size = next((n for n in sizes if text.endswith(CLOSING_TAG[:n])), 0)
+            reasoning, self._pending = text[: len(text) - size], text[len(text) - size :]
+        return reasoning, reply
 
     def end(self) -> tuple[str, str]:
-        """What was still waiting."""
-        text, self._waiting = self._waiting, ""
-        return (text, "") if self.thinking else ("", text)
+        """What was held back because it could have been a tag."""
+        text, self._pending = self._pending, ""
+        return (text, "") if self.in_reasoning else ("", text)
 
 
 class ReasoningView:
-    """Thoughts that grow, as lines of at most `width` cells.
+    """Growing reasoning as lines of at most `width` cells.
 
     Attributes:
-        head: the line that says how long they are; none where there is no word.
-        body: the thoughts themselves; none where they are folded.
-        gap: what parts them from the reply.
-        ended: whether they are complete.
+        head: the line with the number of words; empty while there is no word.
+        body: the text; empty if folded.
+        gap: the empty line before the reply.
+        ended: whether the reasoning is complete.
     """
 
     def __init__(self, width: int, *, folded: bool) -> None:
@@ -82,29 +83,29 @@ class ReasoningView:
         self._width = width
         self._stream = MarkdownStream(width)
         self.body = self._stream.lines
-        self._count = 0  # of words, but for the last, which may go on
+        self._count = 0  # words, without the last one, which may still grow
         self._last = ""
 
     def __len__(self) -> int:
         return len(self.head) + len(self.body) + len(self.gap)
 
     def feed(self, text: str) -> int:
-        """More of them. Returns the first line that is not as it was."""
+        """Appends `text`. Returns the index of the first line that has changed."""
         self._count_words(text)
         if self._folded:
-            words = ngettext("thinking, {count:,} word", "thinking, {count:,} words", self._total)
-            return 0 if self._total and self._say(words) else len(self.head)
-        began = bool(self._total) and self._say(_("thinking"))
-        changed = len(self.head) + self._stream.feed(text)
-        return 0 if began else changed
+            label = ngettext("thinking, {count:,} word", "thinking, {count:,} words", self._total)
+            return 0 if self._total and self._set_head(label) else len(self.head)
+        head_changed = bool(self._total) and self._set_head(_("thinking"))
+        first = len(self.head) + self._stream.feed(text)
+        return 0 if head_changed else first
 
     def end(self) -> int:
-        """They are complete. Returns as `feed` does."""
+        """Completes the reasoning. Returns the index of the first line that has changed."""
         self.ended = True
         if not self._folded:
             self._stream.finish()
         if self._total:
-            self._say(
+            self._set_head(
                 ngettext("thought for {count:,} word", "thought for {count:,} words", self._total)
             )
         return 0
@@ -119,10 +120,10 @@ class ReasoningView:
     def _total(self) -> int:
         return self._count + bool(_WORD.match(self._last))
 
-    def _say(self, words: str) -> bool:
-        """Puts the number of words into the head. False where it says so already."""
+    def _set_head(self, label: str) -> bool:
+        """Sets the heading. Returns whether it has changed."""
         sign = "▸" if self._folded else "▾"
-        words = f"{sign} {words.format(count=self._total)}"
-        head = wrap([Span(words, ("label", CHROME))], self._width)
-        changed, self.head[:], self.gap[:] = head != self.head, head, [BLANK]
+        text = f"{sign} {label.format(count=self._total)}"
+        head = wrap([Span(text, ("label", CHROME))], self._width)
+        changed, self.head[:], self.gap[:] = head != self.head, head, [BLANK_LINE]
         return changed

@@ -1,7 +1,7 @@
-"""Picking: a transcript in which one message can be marked, for keys to act on.
+"""SelectableTranscript: a transcript in which one message can be selected, for keys to act on.
 
-It is so while it has the keys: a message is marked when they come to it. What the keys do is
-declared in COMMANDS and done by the screen.
+A message is selected while the transcript has the focus. What the keys do is declared in COMMANDS
+and done by the screen.
 """
 
 from __future__ import annotations
@@ -19,80 +19,80 @@ from glmtui.ui.transcript.transcript import Transcript
 from glmtui.ui.widgets.bindings import bindings
 
 
-class MessageSelection(Transcript):
-    """A transcript with at most one marked message.
+class SelectableTranscript(Transcript):
+    """A transcript with at most one selected message.
 
     Args:
-        typed: hears of a key that means nothing here but a character, for the prompt.
+        on_typed: called with keys that are not bound here but print a character.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(MESSAGE, action="screen.command('{}')")
 
-    class Picked(textual.message.Message):
-        """Another message is marked, or none."""
+    class SelectionChanged(textual.message.Message):
+        """Another message is selected, or none."""
 
-    def __init__(self, typed: Callable[[events.Key], None], **transcript: Any) -> None:
+    def __init__(self, on_typed: Callable[[events.Key], None], **transcript: Any) -> None:
         super().__init__(**transcript)
-        self._typed = typed
+        self._on_typed = on_typed
 
     @property
-    def picked(self) -> str | None:
-        """The id of the marked message."""
-        return self._page.picked
+    def selected_id(self) -> str | None:
+        """The id of the selected message."""
+        return self._layout.selected_id
 
-    def pick(self, message_id: str | None, *, at_row: int | None = None) -> None:
-        """Marks this message and no other, and brings it into view.
+    def select(self, message_id: str | None, *, at_row: int | None = None) -> None:
+        """Selects this message, or none, and scrolls to it.
 
         Args:
-            at_row: the row of the view where it begins, if there is a choice.
+            at_row: preferred row of the view for its first line.
         """
-        self._page.pick(message_id)
+        self._layout.select(message_id)
         if message_id is not None:
-            self._look_back(lambda: self._page.is_laid_out(message_id))
+            self._lay_out_older(lambda: self._layout.is_laid_out(message_id))
             self._follow(False)
-            self._scroll(self._in_view(message_id, at_row))
+            self._scroll(self._offset_to_show(message_id, at_row))
         elif self.scroll_offset.y >= self.max_scroll_y:
             self._follow(True)
         self._draw(0)
-        self._tell()
-        self.post_message(self.Picked())
+        self._post_following()
+        self.post_message(self.SelectionChanged())
 
-    def pick_next(self, step: int) -> bool:
-        """Marks the message after (1) or before (-1) the marked one. False past the last."""
-        ids = self._page.ids
-        at = (ids.index(self.picked) if self.picked else len(ids) - 1) + step
+    def select_next(self, step: int) -> bool:
+        """Selects the message after (1) or before (-1) the selected one. False past the last."""
+        ids = self._layout.ids
+        at = (ids.index(self.selected_id) if self.selected_id else len(ids) - 1) + step
         if at >= len(ids):
             return False
-        self.pick(ids[max(0, at)])
+        self.select(ids[max(0, at)])
         return True
 
-    def pick_last(self) -> bool:
-        """Marks the last message. False where there is none."""
-        ids = self._page.ids
+    def select_last(self) -> bool:
+        """Selects the last message. Returns False if there is none."""
+        ids = self._layout.ids
         if ids:
-            self.pick(ids[-1])
+            self.select(ids[-1])
         return bool(ids)
 
-    def fold(self, message_id: str) -> bool:
-        """Hides or shows what the model thought before a reply. False where there is nothing."""
-        self._look_back(lambda: self._page.is_laid_out(message_id))
-        if not self._page.fold(message_id):
+    def toggle_reasoning(self, message_id: str) -> bool:
+        """Folds or unfolds the reasoning of a reply. Returns False if it has none."""
+        self._lay_out_older(lambda: self._layout.is_laid_out(message_id))
+        if not self._layout.toggle_reasoning(message_id):
             return False
-        self._laid_out(self._page.total if self.following else self.scroll_offset.y)
+        self._show_new_layout(self._layout.total if self.following else self.scroll_offset.y)
         self.refresh()
         return True
 
     @property
-    def picked_row(self) -> int | None:
-        """The row of the view where the marked message begins."""
-        if self.picked is None:
+    def selected_row(self) -> int | None:
+        """The row of the view where the selected message begins."""
+        if self.selected_id is None:
             return None
-        return self._page.lines_of(self.picked)[0] - self.scroll_offset.y
+        return self._layout.lines_of(self.selected_id)[0] - self.scroll_offset.y
 
-    def _in_view(self, message_id: str, at_row: int | None) -> int:
-        """Where to scroll to; a message higher than the view is shown from its beginning on."""
-        first, last = self._page.lines_of(message_id)
-        height = self.size.height - 1  # the last row says what the keys do
+    def _offset_to_show(self, message_id: str, at_row: int | None) -> int:
+        """The scroll offset at which as much as possible of the message is visible."""
+        first, last = self._layout.lines_of(message_id)
+        height = self.size.height - 1  # the line about the keys covers the last row
         top = self.scroll_offset.y if at_row is None else first - at_row
         if last - first >= height and not first <= top <= last - height:
             top = first
@@ -105,33 +105,36 @@ class MessageSelection(Transcript):
         messages: Sequence[Message],
         places: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
-        """As Transcript does; the mark stays where its message is still there."""
-        had = self.picked
+        """Keeps the selection if the message is among the new ones."""
+        before = self.selected_id
         super().show(messages, places)
-        if had is not None:
-            self.post_message(self.Picked())
+        if before is not None:
+            self.post_message(self.SelectionChanged())
 
     # ---- keys
 
     async def on_key(self, event: events.Key) -> None:
-        """Keys in the order they came, also those of a burst that came before the keys moved on."""
+        """Handles keys in the order of their arrival.
+
+        Keys that arrived in a burst are still sent here after the first of them moved the focus.
+        """
         event.prevent_default().stop()
         if self.screen.focused is not self:
-            self._typed(event)
+            self._on_typed(event)
             return
         bound = self.screen.active_bindings.get(event.key)
         if bound is not None:
             await self.app.run_action(bound.binding.action, bound.node)
         elif event.is_printable:
-            self._typed(event)
+            self._on_typed(event)
 
     def on_click(self, event: events.Click) -> None:
-        """A click on the line that stands for thoughts shows or hides them."""
-        reply = self._page.folded_at(self.scroll_offset.y + event.y)
+        """A click on the heading of the reasoning folds or unfolds it."""
+        reply = self._layout.reasoning_head_at(self.scroll_offset.y + event.y)
         if event.chain == 1 and reply is not None:
-            self.fold(reply)
+            self.toggle_reasoning(reply)
 
     def on_focus(self) -> None:
-        """There is always a marked message while keys act on it."""
-        if self.picked is None:
-            self.pick_last()
+        """Selects a message: there always is one while keys act on it."""
+        if self.selected_id is None:
+            self.select_last()

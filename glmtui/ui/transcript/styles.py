@@ -1,7 +1,7 @@
-"""What the styles of a transcript look like in the theme's colours, and lines drawn with them.
+"""The CSS of the transcript's styles, and the rendering of lines with them.
 
-The bytes sent to a terminal are mostly changes of colour, so neighbours of one look are joined, and
-blanks take the look of what they stand beside.
+Most of the bytes sent to a terminal are colour changes. So neighbours that look the same are joined
+to one segment, and spaces take the style of the text beside them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from textual.cache import LRUCache
 from textual.strip import Strip
 from textual.widget import Widget
 
-from glmtui.ui.markdown.styled_text import LEADS_TO, Line, Span, Styles
-from glmtui.ui.terminal.graphemes import cells, steadied
+from glmtui.ui.markdown.styled_text import LINK_PREFIX, Line, Span, Styles
+from glmtui.ui.terminal.graphemes import cell_width, uniform_width_parts
 
 SELECTED = "selected"
+"""Style of text that is selected with the mouse; it looks as in Textual's other widgets."""
 
 _RULES = {
     "user": "background: $surface;",
     "user-bar": "color: $primary; background: $surface;",
-    "picked-bar": "color: $accent; text-style: bold;",
+    "selection-bar": "color: $accent; text-style: bold;",
     "label": "color: $text-muted;",
     "observation": "color: $text-muted;",
     "note": "color: $text-muted; text-style: italic;",
@@ -52,72 +53,78 @@ _RULES = {
     "syntax-number": "color: $text-warning;",
     "syntax-string": "color: $text-success;",
 }
-LOOKS = {name: f"transcript--{name}" for name in _RULES}
-"""Component classes by the names that lines use."""
+STYLE_CLASSES = {name: f"transcript--{name}" for name in _RULES}
+"""Textual component classes by style name."""
 
-CSS = "\n".join(f"Transcript > .{LOOKS[name]} {{ {rules} }}" for name, rules in _RULES.items())
+CSS = "\n".join(
+    f"Transcript > .{STYLE_CLASSES[name]} {{ {rules} }}" for name, rules in _RULES.items()
+)
 
 
-class Drawn(NamedTuple):
-    """A line as it goes to the screen.
+class RenderedLine(NamedTuple):
+    """A line for the screen.
 
     Attributes:
-        ink: cells up to the last that is not blank; the rest of the row looks like an empty one.
+        ink: number of cells up to the last one that is not blank.
     """
 
     strip: Strip
     ink: int
 
 
-class TranscriptStyles:
-    """The looks of one widget, whose component classes `LOOKS` are.
+class LineRenderer:
+    """Renders lines with the colours of a widget that has `STYLE_CLASSES`. Results are cached.
 
     Args:
-        links: whether the terminal is told where links lead.
+        links: whether to send hyperlinks (OSC 8) to the terminal.
     """
 
     def __init__(self, widget: Widget, *, links: bool) -> None:
         self._widget = widget
         self._links = links
         self._styles: dict[Styles, Style] = {}
-        self._drawn: LRUCache[tuple[Span, Line, int, int], Drawn] = LRUCache(1024)
+        self._rendered: LRUCache[tuple[Span, Line, int, int], RenderedLine] = LRUCache(1024)
 
-    def forget(self) -> None:
-        """The theme has changed."""
+    def clear_cache(self) -> None:
+        """Must be called when the theme has changed."""
         self._styles.clear()
-        self._drawn.clear()
+        self._rendered.clear()
 
-    def draw(self, margin: Span, line: Line, measure: int, width: int) -> Drawn:
-        """`line` after its margin as a row of `width` cells, its fill up to `measure` cells."""
-        key = (margin, line, measure, width)
-        drawn = self._drawn.get(key)
-        if drawn is None:
-            drawn = self._drawn[key] = self._draw(*key)
-        return drawn
+    def render(self, margin: Span, line: Line, text_width: int, width: int) -> RenderedLine:
+        """Renders margin and line as a row of `width` cells.
 
-    def _draw(self, margin: Span, line: Line, measure: int, width: int) -> Drawn:
+        Args:
+            text_width: up to this cell the row has the styles of `line.fill`.
+        """
+        key = (margin, line, text_width, width)
+        rendered = self._rendered.get(key)
+        if rendered is None:
+            rendered = self._rendered[key] = self._render(*key)
+        return rendered
+
+    def _render(self, margin: Span, line: Line, text_width: int, width: int) -> RenderedLine:
         joined: list[tuple[str, Style]] = []
-        for text, styles in _steady((margin, *line.spans)):
+        for text, styles in _uniform_width_spans((margin, *line.spans)):
             self._join(joined, text, self._style(styles))
         text = "".join(text for text, _ in joined)
-        taken = cells(text)
-        ink = cells(text.rstrip())
+        taken = cell_width(text)
+        ink = cell_width(text.rstrip())
         if line.fill:
-            ink = max(taken, measure)
+            ink = max(taken, text_width)
             self._join(joined, " " * (ink - taken), self._style(line.fill))
         self._join(joined, " " * (width - max(ink, taken)), self._style(()))
-        return Drawn(Strip([Segment(*part) for part in joined], max(width, taken)), ink)
+        return RenderedLine(Strip([Segment(*part) for part in joined], max(width, taken)), ink)
 
     def _join(self, joined: list[tuple[str, Style]], text: str, style: Style) -> None:
         if not text:
             return
         if joined:
-            before, look = joined[-1]
-            one_ground = look.bgcolor == style.bgcolor
-            if look == style or (one_ground and text.isspace() and _blank_alike(look, style)):
-                joined[-1] = (before + text, look)
+            before, last = joined[-1]
+            same_background = last.bgcolor == style.bgcolor
+            if last == style or (same_background and text.isspace() and _same_blanks(last, style)):
+                joined[-1] = (before + text, last)
                 return
-            if one_ground and before.isspace() and _blank_alike(look, style):
+            if same_background and before.isspace() and _same_blanks(last, style):
                 joined[-1] = (before + text, style)
                 return
         joined.append((text, style))
@@ -134,33 +141,36 @@ class TranscriptStyles:
     def _rules(self, name: str) -> Style:
         if name == SELECTED:
             return self._widget.screen.get_component_rich_style("screen--selection")
-        if name.startswith(LEADS_TO) and self._links:
-            return Style(link=name.removeprefix(LEADS_TO))
-        if name not in LOOKS:
+        if name.startswith(LINK_PREFIX) and self._links:
+            return Style(link=name.removeprefix(LINK_PREFIX))
+        if name not in STYLE_CLASSES:
             return Style.null()
-        rules = self._widget.get_component_styles(LOOKS[name])
-        whole = rules.rich_style  # its colours are mixed with those beneath
+        rules = self._widget.get_component_styles(STYLE_CLASSES[name])
+        # In `rich_style` all colours are blended with those of the parent; only the declared ones
+        # are used here.
+        blended = rules.rich_style
         return rules.text_style + Style(
-            color=whole.color if rules.has_rule("color") else None,
-            bgcolor=whole.bgcolor if rules.has_rule("background") else None,
+            color=blended.color if rules.has_rule("color") else None,
+            bgcolor=blended.bgcolor if rules.has_rule("background") else None,
         )
 
 
-def _steady(spans: Sequence[Span]) -> Iterator[Span]:
-    """The spans as every terminal draws them alike; a character between two is the first's."""
+def _uniform_width_spans(spans: Sequence[Span]) -> Iterator[Span]:
+    """Applies `uniform_width`. A cluster that begins in one span and ends in the next is put into
+    the first."""
     whole = "".join(span.text for span in spans)
-    drawn = steadied(whole)
-    if drawn[0][1] == whole:
+    parts = uniform_width_parts(whole)
+    if parts[0][1] == whole:
         yield from spans
         return
     end, at = 0, 0
     for text, styles in spans:
         end, first = end + len(text), at
-        while at < len(drawn) and drawn[at][0] < end:
+        while at < len(parts) and parts[at][0] < end:
             at += 1
-        yield Span("".join(part for _, part in drawn[first:at]), styles)
+        yield Span("".join(part for _start, part in parts[first:at]), styles)
 
 
-def _blank_alike(one: Style, other: Style) -> bool:
-    """Whether blanks look the same in both, given one ground."""
+def _same_blanks(one: Style, other: Style) -> bool:
+    """Whether spaces look the same in both styles, given the same background."""
     return not any(s.underline or s.strike or s.reverse or s.link for s in (one, other))

@@ -1,7 +1,7 @@
-"""The key bindings that Textual is given, made from COMMANDS.
+"""Textual key bindings, generated from COMMANDS.
 
-A binding has its action's name for an id, by which the keys in force take the place of those
-declared (see `glmtui.commands.keymap`).
+Each binding has the name of its action as its id; `App.set_keymap` replaces keys by these ids
+(see `glmtui.commands.keymap`).
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from textual.binding import Binding, BindingType
 
 from glmtui.commands import COMMANDS, Command
 
-UNBOUND = "unbound"
-"""A key that no terminal sends, for what has none until the user gives it one."""
+UNBOUND_KEY = "unbound"
+"""Stands for the key of a command without one. No terminal sends a key of this name, but a binding
+needs a key to be in the keymap, where the user can give it another."""
 
 
 def bindings(scope: str = "", *, action: str = "{}", priority: bool = False) -> list[BindingType]:
-    """A binding for each row of a scope.
+    """One binding for each command of `scope`.
 
     Args:
-        action: the Textual action of a row; "{}" stands for `Command.action`.
-        priority: whether the keys are heard before the widget that has the focus gets them.
+        action: the Textual action of a command; "{}" stands for `Command.action`.
+        priority: whether these keys are handled before the focused widget gets them.
     """
     return [
         Binding(
-            command.keys or UNBOUND,
+            command.keys or UNBOUND_KEY,
             action.format(command.action),
             show=False,
             priority=priority,
@@ -37,5 +38,5 @@ def bindings(scope: str = "", *, action: str = "{}", priority: bool = False) -> 
 
 
 def keymap(commands: Iterable[Command]) -> dict[str, str]:
-    """The keys in force by the ids of their bindings."""
-    return {command.action: command.keys or UNBOUND for command in commands}
+    """The keys of `commands` by binding id, as `App.set_keymap` takes them."""
+    return {command.action: command.keys or UNBOUND_KEY for command in commands}

@@ -1,7 +1,7 @@
-"""KeptLines: a widget whose lines are rendered again only when it changed.
+"""LineCache: a base for widgets whose rendered lines are reused until the widget is refreshed.
 
-Textual asks every widget on the screen for all of its lines whenever any of them draws a row, and
-each takes a third of a millisecond to find that nothing is new. Knows no widget.
+When any widget draws a row, Textual asks every widget on the screen for all of its lines. Each
+needs about 0.3 ms to find that nothing has changed.
 """
 
 from __future__ import annotations
@@ -14,27 +14,24 @@ from textual.strip import Strip
 if TYPE_CHECKING:
     from textual.widget import Widget
     from typing_extensions import Self
-else:  # of several bases that are widgets Textual takes styles from the first alone
+else:  # Textual reads the CSS of only the first base class that is a widget
     Widget = object
 
 
 class LineCache(Widget):
-    """To be inherited before the widget that renders."""
+    """Mix-in; must come before the widget class in the list of bases."""
 
-    _kept: tuple[Region, list[Strip]] | None = None
+    _cached: tuple[Region, list[Strip]] | None = None
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        """What was rendered last, if it still holds."""
-        if self._kept is None or self._kept[0] != crop:
-            self._kept = (crop, super().render_lines(crop))
-        return self._kept[1]
+        if self._cached is None or self._cached[0] != crop:
+            self._cached = (crop, super().render_lines(crop))
+        return self._cached[1]
 
-    def refresh(self, *regions: Region, **how: Any) -> Self:
-        """It changed."""
-        self._kept = None
-        return super().refresh(*regions, **how)
+    def refresh(self, *regions: Region, **options: Any) -> Self:
+        self._cached = None
+        return super().refresh(*regions, **options)
 
     def notify_style_update(self) -> None:
-        """Another theme."""
-        self._kept = None
+        self._cached = None
         super().notify_style_update()

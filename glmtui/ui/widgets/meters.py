@@ -1,6 +1,6 @@
-"""Meters: numbers, bars and sparklines as text. Nothing here knows what is measured.
+"""Numbers, bars and sparklines as short texts.
 
-Any number is taken, NaN and infinity included, and makes a few columns of text.
+Every float is accepted, also NaN and infinity, and gives a text of bounded width.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from collections.abc import Sequence
 
 from textual.content import Content
 
-OURS, OTHERS, FREE = "━", "╍", "─"
-"""Told apart without colour too."""
+# The parts of a bar. Each has a glyph of its own, so that a bar can be read without colours.
+OWN_GLYPH, OTHERS_GLYPH, FREE_GLYPH = "━", "╍", "─"
 
-MOST = 1e15
-"""A number from which on it is no measurement."""
+MAX_VALUE = 1e15
+"""Numbers from here on are measuring errors, in any unit used here, and are shown as "n/a"."""
 
 _STEPS = "▁▂▃▄▅▆▇█"
 
 
 def is_sane(value: float) -> bool:
-    """Whether it is a number that can be measured: False for NaN, and for what is too large."""
-    return -MOST < value < MOST
+    """Whether a number can be shown: False for NaN, infinity and what exceeds `MAX_VALUE`."""
+    return -MAX_VALUE < value < MAX_VALUE
 
 
-def gigabytes(nbytes: float) -> str:
+def format_gigabytes(nbytes: float) -> str:
     """Bytes as GB without the unit: "0.3", "15.6", "80", "n/a"."""
     if not is_sane(nbytes):
         return "n/a"
@@ -31,34 +31,38 @@ def gigabytes(nbytes: float) -> str:
     return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
 
 
-def tokens(count: int | None) -> str:
-    """A count of tokens: "n/a", "512", "12,288", "128k"."""
+def format_token_count(count: int | None) -> str:
+    """A number of tokens: "n/a", "512", "12,288", "128k"."""
     if count is None or not is_sane(count):
         return "n/a"
     return f"{count:,}" if abs(count) < 100_000 else f"{count // 1000:,}k"
 
 
 def bar(parts: Sequence[tuple[float, str, str]], width: int) -> Content:
-    """A line of `width` cells: for each part its fraction, glyph and colour; the rest is free."""
-    cells, upto, at = [], 0.0, 0
-    for share, glyph, colour in parts:
-        share = share if is_sane(share) else 0.0
-        upto += share
-        end = max(at, min(width, round(upto * width)))
-        if share > 0 and end == at < width:
-            end = at + 1  # a little is not nothing
-        cells.append((glyph * (end - at), colour))
-        at = end
-    return Content.assemble(*cells, (FREE * (width - at), "$text-disabled"))
+    """A bar of `width` cells.
+
+    Args:
+        parts: fraction of the width, glyph and colour of each part, from the left. The rest is
+            drawn as free. A part with a fraction above 0 gets at least one cell.
+    """
+    cells, total, end = [], 0.0, 0
+    for fraction, glyph, colour in parts:
+        fraction = fraction if is_sane(fraction) else 0.0
+        total += fraction
+        start, end = end, max(end, min(width, round(total * width)))
+        if fraction > 0 and start == end < width:
+            end += 1
+        cells.append((glyph * (end - start), colour))
+    return Content.assemble(*cells, (FREE_GLYPH * (width - end), "$text-disabled"))
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The last `width` values as a row of blocks, the least of them lowest."""
-    shown = [value for value in values if is_sane(value)][-width:] if width > 0 else []
-    if not shown:
+    """The last `width` values as block characters; the smallest of them is the lowest block."""
+    sane = [value for value in values if is_sane(value)][-width:] if width > 0 else []
+    if not sane:
         return ""
-    least, span = min(shown), max(shown) - min(shown)
+    least, span = min(sane), max(sane) - min(sane)
     top = len(_STEPS) - 1
-    # Where all are alike there is no low and no high.
-    heights = [round((value - least) / span * top) if span else top // 2 for value in shown]
+    # Equal values are drawn at half height.
+    heights = [round((value - least) / span * top) if span else top // 2 for value in sane]
     return "".join(_STEPS[height] for height in heights)

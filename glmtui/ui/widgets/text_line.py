@@ -1,4 +1,4 @@
-"""Words: a plain text in a place of its own."""
+"""TextLine: a widget that shows plain text."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from glmtui.sanitize import sanitize
 
 
 class TextLine(Static):
-    """Plain text, drawn again only when it changes; an empty one takes no room."""
+    """Plain text, redrawn only when it changes. Hidden while the text is empty."""
 
     def __init__(self, classes: str | None = None) -> None:
         super().__init__(markup=False, classes=classes)
         self.display = False
         self._text = ""
 
-    def say(self, text: str) -> None:
-        """Shows `text` in place of what there was."""
+    def set_text(self, text: str) -> None:
         if text != self._text:
             self._text = text
             self.display = bool(text)
+            # Notices quote errors of servers and names of files, which are not sanitised before.
             self.update(Content(sanitize(text)))

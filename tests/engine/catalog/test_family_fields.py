@@ -29,7 +29,7 @@ from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.models import chatglm, chatglm2, chatglm3, glm4, llama
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import UnsupportedModel
-from glmtui.ui.panels.status_text import loaded
+from glmtui.ui.panels.status_text import model_summary
 from support import TESTS
 from support.transformers_models import edit_json, write_tokenizer, write_transformers_model
 
@@ -104,7 +104,7 @@ def test_an_unsupported_value_is_run_by_transformers(
     ours = load_model(str(tmp_path), OPTIONS)
     assert ours.info.backend == "compatibility"
     assert ours.info.compatibility_reason == why
-    assert f"({why})" in loaded(ours.info)
+    assert f"({why})" in model_summary(ours.info)
     check_same_output(ours, theirs)
 
 

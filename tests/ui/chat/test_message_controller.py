@@ -26,7 +26,7 @@ def make_conversation(turns: int = 2, reply: str = "reply {n}") -> Conversation:
 
 def selected_text(driver: AppDriver) -> str:
     """What the marked message says; "" for none."""
-    picked = driver.app.chat.transcript.picked
+    picked = driver.app.chat.transcript.selected_id
     return driver.app.session.conversation.get(picked).content if picked else ""
 
 
@@ -197,14 +197,14 @@ async def test_messages_and_code_are_copied(monkeypatch: pytest.MonkeyPatch) -> 
         await driver.submit("/code 2")
         assert copied == [CODE.strip(), "ls"]
         await driver.submit("/code 3")
-        await driver.wait_for_text("There are 2, counted from 1.")
+        await driver.wait_for_text("Code blocks are numbered from 1 to 2.")
         await driver.submit("/code one")
-        await driver.wait_for_text("There is no block one.")
+        await driver.wait_for_text("No code block one.")
 
 
 async def test_a_quote_joins_what_is_typed() -> None:
     async with run_app(conversation=make_conversation(1, "One\n\ntwo")) as driver:
-        driver.app.chat.prompt.put("So:")
+        driver.app.chat.prompt.set_text("So:")
         driver.app.chat.focus_last_message()
         await driver.pilot.press("q", "y")
         assert driver.app.chat.prompt.text == "So:\n> One\n>\n> two\n\ny"
@@ -286,4 +286,4 @@ async def test_a_text_that_no_terminal_takes_is_in_a_file(
     async with run_app(conversation=make_conversation(1, "x" * 80_000)) as driver:
         await driver.submit("/copy")
         await driver.wait_until(lambda: (tmp_path / "state/copied.txt").exists())
-        await driver.wait_for_text("The text is in")
+        await driver.wait_for_text("Saved to")

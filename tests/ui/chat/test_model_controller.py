@@ -20,8 +20,8 @@ from glmtui.engine.model_info import ModelInfo
 from glmtui.engine.progress import CancelFlag, Progress, ProgressHook
 from glmtui.errors import DownloadError
 from glmtui.ui.dialogs import model_picker
-from glmtui.ui.dialogs.conversation_picker import age
-from glmtui.ui.dialogs.model_picker import fit, progress_text
+from glmtui.ui.dialogs.conversation_picker import format_age
+from glmtui.ui.dialogs.model_picker import memory_fit, progress_text
 from support.app_pilot import SERVER, folders, run_app
 from support.fake_engine import FakeEngine
 
@@ -74,11 +74,11 @@ def fake_pull(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakePull]:
 def test_what_fits_depends_on_the_machine_and_on_how_it_is_held() -> None:
     whole = known_model("chatglm3-6b")
     assert whole is not None
-    assert fit(whole, LARGE, "auto") == (True, "fits, 12.5 GB to fetch")
-    assert fit(whole, SMALL, "auto") == (False, "needs 12.5 GB, 4.0 free")
-    assert fit(whole, SMALL, "none") == (False, "needs 12.5 GB, 4.0 free")
-    assert fit(whole, Snapshot((), HostMemory(16 * GB, 8 * GB)), "int4")[0]
-    assert fit(whole, Snapshot(), "auto") == (None, "needs 12.5 GB")
+    assert memory_fit(whole, LARGE, "auto") == (True, "12.5 GB download, fits")
+    assert memory_fit(whole, SMALL, "auto") == (False, "needs 12.5 GB, 4.0 free")
+    assert memory_fit(whole, SMALL, "none") == (False, "needs 12.5 GB, 4.0 free")
+    assert memory_fit(whole, Snapshot((), HostMemory(16 * GB, 8 * GB)), "int4")[0]
+    assert memory_fit(whole, Snapshot(), "auto") == (None, "needs 12.5 GB")
 
 
 @pytest.mark.usefixtures(small_machine.__name__)
@@ -87,7 +87,7 @@ async def test_without_a_model_the_picker_opens_with_the_default_and_what_fits()
     async with run_app(Settings(servers=servers), size=(120, 30)) as driver:
         await driver.wait_for_text("Models")
         lines = driver.screen_text().splitlines()
-        assert any("SmolLM2" in line and "0.1 GB to fetch" in line for line in lines)
+        assert any("SmolLM2" in line and "0.1 GB download" in line for line in lines)
         assert any("GLM-4-9B Chat " in line and "needs" in line for line in lines)
         assert any("lab: glm-4" in line and "http://lab:8000/v1" in line for line in lines)
         picker = driver.app.screen
@@ -117,12 +117,12 @@ async def test_escape_stops_fetching(fake_pull: FakePull) -> None:
         await driver.pilot.press("enter")
         await driver.wait_for_text("45%")
         await driver.pilot.press("escape")
-        await driver.wait_until(lambda: "Fetching" not in driver.screen_text())
+        await driver.wait_until(lambda: "Downloading" not in driver.screen_text())
         assert fake_pull.cancelled is not None
         assert fake_pull.cancelled.is_set()
         fake_pull.go.set()
         await driver.submit("Is anybody there?")
-        await driver.wait_until(lambda: "question waits for a model" in driver.status_line())
+        await driver.wait_until(lambda: "no model, question waiting" in driver.status_line())
         assert driver.engine.loads == []
 
 
@@ -179,7 +179,7 @@ def test_progress_of_unknown_length_has_no_bar() -> None:
 )
 def test_how_long_ago(passed: timedelta, text: str) -> None:
     now = datetime(2025, 11, 22, tzinfo=timezone.utc)
-    assert age(now - passed, now) == text
+    assert format_age(now - passed, now) == text
 
 
 async def test_the_empty_page_says_how_the_model_is_held() -> None:

@@ -98,7 +98,7 @@ async def test_a_question_sent_while_the_model_loads_is_answered_later() -> None
         await driver.submit("/model http://fake.invalid/v1")
         await driver.wait_until(lambda: "loading 43 %" in driver.status_line())
         await driver.submit("Are you there?")
-        await driver.wait_until(lambda: "question waits" in driver.status_line())
+        await driver.wait_until(lambda: "question waiting" in driver.status_line())
         engines[0].load_gate.set()
         await driver.wait_for_text("Hello there.")
 

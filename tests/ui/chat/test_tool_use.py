@@ -188,7 +188,7 @@ async def test_what_came_of_a_tool_waits_for_a_window_that_is_large_enough(tools
         await driver.pilot.resize_terminal(30, 8)
         await driver.wait_for_text("Window too small")
         (tools.parents[1] / "go").touch()
-        await driver.wait_until(lambda: tool._came is not None)
+        await driver.wait_until(lambda: tool._outcome is not None)
         await driver.pilot.resize_terminal(80, 24)
         await driver.wait_for_text("It is sunny.")
 

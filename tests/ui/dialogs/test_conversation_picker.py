@@ -1,4 +1,4 @@
-"""Finding a conversation: the list and what is done in it, the search through the texts."""
+"""The conversation picker and the full-text search."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ async def test_the_filter_is_live_and_enter_opens() -> None:
         await driver.wait_for_text("About 显存不够.")
 
 
-async def test_what_was_read_is_shown_while_the_rest_is_read(
+async def test_rows_are_shown_while_others_are_still_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     saved("one", "two", "three")
     gate = threading.Event()
     monkeypatch.setattr(conversation_picker, "BATCH_SECONDS", 0.0)
-    monkeypatch.setattr(conversation_picker, "PATIENCE", 0.01)
+    monkeypatch.setattr(conversation_picker, "WAIT_SECONDS", 0.01)
     async with run_app() as driver:
         each = driver.app.workspace.store.each_summary
 
@@ -87,7 +87,7 @@ async def test_what_was_read_is_shown_while_the_rest_is_read(
         assert titles(found) == ["three", "one"]
 
 
-async def test_a_pinned_one_stands_first_and_keeps_its_age() -> None:
+async def test_a_pinned_conversation_is_first_and_keeps_its_age() -> None:
     first, *_ = saved("one", "two", "three")
     async with run_app() as driver:
         found = await picker(driver)
@@ -100,7 +100,7 @@ async def test_a_pinned_one_stands_first_and_keeps_its_age() -> None:
         await driver.wait_until(lambda: titles(found) == ["three", "two", "one"])
 
 
-async def test_another_title_is_typed_in_place_or_left_as_it_was() -> None:
+async def test_a_conversation_is_renamed_in_place_or_left() -> None:
     saved("one", "two")
     async with run_app() as driver:
         found = await picker(driver)
@@ -128,7 +128,7 @@ async def test_deleting_can_be_undone() -> None:
         assert found.selected.title == "two"
 
 
-async def test_deleting_the_one_in_view_leaves_an_empty_page() -> None:
+async def test_deleting_the_open_conversation_leaves_an_empty_page() -> None:
     async with run_app() as driver:
         await driver.ask("Remember this")
         await driver.wait_until(lambda: len(driver.store.summaries()) == 1)
@@ -151,7 +151,7 @@ async def test_a_copy_is_opened() -> None:
         await driver.wait_until(lambda: len(driver.store.summaries()) == 2)
 
 
-async def test_what_another_program_has_open_is_said_in_the_list() -> None:
+async def test_a_conversation_open_elsewhere_is_reported_in_the_list() -> None:
     (one,) = saved("one")
     with Store(paths.data_dir() / "conversations") as other:
         other.hold(one)
@@ -162,7 +162,7 @@ async def test_what_another_program_has_open_is_said_in_the_list() -> None:
             assert titles(found) == ["one"]
 
 
-async def test_the_one_in_view_is_titled_and_pinned_by_command() -> None:
+async def test_the_open_conversation_is_renamed_and_pinned_by_command() -> None:
     async with run_app() as driver:
         await driver.ask("What is RoPE?")
         await driver.submit("/title")
@@ -183,7 +183,7 @@ async def search_for(driver: AppDriver, words: str) -> SearchDialog:
     return found
 
 
-async def test_text_is_found_in_all_and_enter_goes_to_the_place() -> None:
+async def test_text_is_found_in_all_conversations_and_enter_opens_the_message() -> None:
     lines = "\n\n".join(f"line {n}" for n in range(200))
     saved("one", "two", text=f"{lines}\n\nthe 稀有的词语 is here\n\n{lines}")
     async with run_app() as driver:
@@ -195,7 +195,7 @@ async def test_text_is_found_in_all_and_enter_goes_to_the_place() -> None:
         await driver.wait_for_text("the 稀有的词语 is here")
 
 
-async def test_a_place_on_another_branch_brings_that_branch_into_view() -> None:
+async def test_a_match_on_another_branch_shows_that_branch() -> None:
     async with run_app() as driver:
         await driver.ask("The old question")
         await driver.submit("/edit")
@@ -210,20 +210,20 @@ async def test_a_place_on_another_branch_brings_that_branch_into_view() -> None:
         )
 
 
-async def test_the_list_leads_to_the_search_with_what_is_typed() -> None:
+async def test_the_list_leads_to_the_search_with_the_typed_text() -> None:
     saved("one")
     async with run_app() as driver:
         await picker(driver)
         await driver.pilot.press(*"about", "ctrl+f")
-        await driver.wait_for_text("1 place")
+        await driver.wait_for_text("1 match")
         await driver.pilot.press(*"xyz")
-        await driver.wait_for_text("Nothing has it.")
+        await driver.wait_for_text("No matches.")
         await driver.pilot.press("escape")
         assert driver.app.screen is driver.app.chat
 
 
 @pytest.mark.parametrize("size", [(80, 24), (40, 10)])
-async def test_it_fits(size: tuple[int, int], folders: Path) -> None:
+async def test_the_dialogs_fit_into_small_windows(size: tuple[int, int], folders: Path) -> None:
     saved(*(f"conversation {n}" for n in range(40)), text="word")
     async with run_app(size=size) as driver:
         found = await picker(driver)

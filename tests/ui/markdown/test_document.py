@@ -1,4 +1,4 @@
-"""What Markdown looks like as lines, and what it must not hide."""
+"""Markdown as lines, and untrusted Markdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from glmtui.ui.markdown.document import code_blocks, render
 from glmtui.ui.markdown.emphasis import CJKInline
-from glmtui.ui.markdown.styled_text import CHROME, LEADS_TO, Line, plain_text
+from glmtui.ui.markdown.styled_text import CHROME, LINK_PREFIX, Line, plain_text
 
 
 def shown(source: str, width: int = 40) -> list[str]:
@@ -120,7 +120,7 @@ def test_other_emphasis_beside_chinese() -> None:
 
 
 @given(st.text(alphabet="*_~ a(.`\n", max_size=12))
-def test_without_cjk_emphasis_is_that_of_commonmark(source: str) -> None:
+def test_without_cjk_emphasis_follows_commonmark(source: str) -> None:
     ours = MarkdownIt()
     ours.inline = CJKInline()
     ours.configure("commonmark")
@@ -140,7 +140,7 @@ def test_without_cjk_emphasis_is_that_of_commonmark(source: str) -> None:
         ("[x](javascript:alert(1))", "[x](javascript:alert(1))"),
     ],
 )
-def test_a_link_shows_where_it_leads(source: str, text: str) -> None:
+def test_a_link_shows_its_address(source: str, text: str) -> None:
     assert shown(source, 60) == [text]
 
 
@@ -156,20 +156,18 @@ def test_a_link_shows_where_it_leads(source: str, text: str) -> None:
         ("[模](http://e.com/模)", {"模": "http://e.com/%E6%A8%A1"}),
     ],
 )
-def test_a_terminal_is_told_of_addresses_of_the_web_alone(
-    source: str, addresses: dict[str, str]
-) -> None:
+def test_only_web_addresses_become_hyperlinks(source: str, addresses: dict[str, str]) -> None:
     spans = [span for line in render(source, 60) for span in line.spans]
     found = {
-        text: styles[-1].removeprefix(LEADS_TO)
+        text: styles[-1].removeprefix(LINK_PREFIX)
         for text, styles in spans
-        if styles and styles[-1].startswith(LEADS_TO)
+        if styles and styles[-1].startswith(LINK_PREFIX)
     }
     assert {text: found.get(text) for text in addresses} == addresses
     assert bool(found) == bool(addresses)
 
 
-def test_blocks_of_code_are_found_wherever_they_are() -> None:
+def test_code_blocks_are_found_at_any_depth() -> None:
     source = "```py\na\n\nb\n```\n- x\n\n  ~~~\n  c\n  ~~~\n> 1. ```\n>    d\n"
     assert [(block.info, block.text) for block in code_blocks(source)] == [
         ("py", "a\n\nb"),
@@ -189,12 +187,12 @@ def test_blocks_of_code_are_found_wherever_they_are() -> None:
         ("```\n&#x202e;\n```", [" &#x202e;"]),
     ],
 )
-def test_nothing_acts_and_nothing_vanishes(source: str, lines: list[str]) -> None:
+def test_html_stays_text_and_entities_are_sanitised(source: str, lines: list[str]) -> None:
     assert shown(source) == lines
 
 
 @pytest.mark.parametrize("opening", [">", "- ", "1. "])
-def test_nesting_too_deep_to_draw_is_shown_as_source(opening: str) -> None:
+def test_too_deep_nesting_is_shown_as_source(opening: str) -> None:
     text = "".join(shown(opening * 90 + "word", 80))
     assert text.count(opening.strip()) == 90
     assert "word" in text
@@ -227,7 +225,7 @@ def test_a_table_fits_its_width_by_wrapping_the_widest_columns() -> None:
     ]
 
 
-def test_a_table_of_too_many_columns_becomes_a_list() -> None:
+def test_a_table_with_too_many_columns_becomes_a_list() -> None:
     head, row = ("|".join(f"{letter}{n}long" for n in range(8)) for letter in "hv")
     lines = shown(f"|{head}|\n|{'-|' * 8}\n|{row}|", 30)
     assert lines[:3] == ["v0long", "  h1long: v1long", "  h2long: v2long"]
@@ -243,7 +241,7 @@ def test_long_code_lines_wrap_and_are_copied_whole() -> None:
     assert plain_text(lines) == code
 
 
-def test_a_narrow_width_ends_indenting_rather_than_text() -> None:
+def test_a_narrow_width_drops_the_indent_and_not_text() -> None:
     lines = shown("- " * 12 + "word", 14)
     assert max(map(cell_len, lines)) <= 14
     assert "word" in "".join(lines)

@@ -1,4 +1,4 @@
-"""Formulas: what becomes Unicode, what stays as it is written, and what is no formula."""
+"""Formulas: conversion to Unicode, and what is not a formula."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from glmtui.sanitize import MAX_MARKS, sanitize
 from glmtui.ui.markdown.document import render
 from glmtui.ui.markdown.latex import unicode_math
 
@@ -35,7 +36,7 @@ from glmtui.ui.markdown.latex import unicode_math
         (r"\text{速度} = 路程", "速度 = 路程"),
     ],
 )
-def test_what_unicode_has_is_shown(source: str, shown: str) -> None:
+def test_formulas_are_converted_to_unicode(source: str, shown: str) -> None:
     assert unicode_math(source) == shown
 
 
@@ -47,7 +48,7 @@ def test_what_unicode_has_is_shown(source: str, shown: str) -> None:
         *(r"\mathbb", r"\left"),
     ],
 )
-def test_what_it_has_not_is_left_to_the_source(source: str) -> None:
+def test_what_unicode_lacks_is_not_converted(source: str) -> None:
     assert unicode_math(source) is None
 
 
@@ -58,7 +59,7 @@ PIECES = r"""
 
 
 @given(st.lists(st.sampled_from([*PIECES.split(), " "]), max_size=30).map("".join))
-def test_no_source_is_too_odd(source: str) -> None:
+def test_any_source_is_accepted(source: str) -> None:
     shown = unicode_math(source)
     assert shown is None or "\\" not in shown.replace("∖", "")
 
@@ -85,7 +86,7 @@ def lines(source: str) -> list[str]:
     ],
 )
 def test_formulas_in_a_text(source: str, shown: list[str]) -> None:
-    assert lines(source) == shown
+    assert lines(sanitize(source)) == shown
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,21 @@ def test_formulas_in_a_text(source: str, shown: list[str]) -> None:
 )
 def test_prices_and_shells_stay_text(text: str) -> None:
     assert lines(text) == [text]
+
+
+@pytest.mark.parametrize("command", [r"\not", r"\sqrt", r"\hat", r"\frac", "^", r"\overline"])
+def test_deep_nesting_is_shown_as_source(command: str) -> None:
+    source = command * 200 + "x"
+    assert unicode_math(source) is None
+    assert lines(f"$$ {source} $$")
+
+
+def test_nested_accents_add_up_and_do_not_multiply() -> None:
+    source = r"\overline{" * 19 + "ab" + "}" * 19
+    assert unicode_math(source) == "a" + "\u0305" * 19 + "b" + "\u0305" * 19
+    marks = "\u0301" * MAX_MARKS
+    (line,) = lines(rf"$\overline{{x{marks}}}$")
+    assert line.count("\u0301") + line.count("\u0305") <= MAX_MARKS
 
 
 def test_code_has_no_formulas() -> None:

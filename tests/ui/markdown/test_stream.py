@@ -1,4 +1,4 @@
-"""Streamed Markdown is parsed Markdown, at every cut, and costs no more the longer it gets."""
+"""Streamed Markdown: equal to parsed Markdown, for any pieces, at a constant cost per token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import glmtui.ui.markdown.stream
-from glmtui.ui.markdown.document import Placed, parse, render
+from glmtui.ui.markdown.document import SourceBlock, parse, render
 from glmtui.ui.markdown.stream import MarkdownStream
 
 INLINE = ("a", "word", "你好，", "。", "**", "*", "`", "[t](http://e.com)", "<b>", "\\", "&amp;")
@@ -58,7 +58,7 @@ def stream_of(pieces: list[str], width: int) -> MarkdownStream:
 
 @settings(deadline=None)
 @given(PIECES, st.integers(2, 40))
-def test_streamed_is_parsed(pieces: list[str], width: int) -> None:
+def test_streamed_lines_equal_parsed_lines(pieces: list[str], width: int) -> None:
     assert stream_of(pieces, width).lines == render("".join(pieces), width)
 
 
@@ -104,7 +104,7 @@ after
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 50])
-def test_while_streaming_all_that_is_decided_is_shown(size: int) -> None:
+def test_while_streaming_everything_unambiguous_is_shown(size: int) -> None:
     stream = MarkdownStream(30)
     for end in range(size, len(SAMPLE) + size, size):
         stream.feed(SAMPLE[end - size : end])
@@ -114,7 +114,7 @@ def test_while_streaming_all_that_is_decided_is_shown(size: int) -> None:
             assert [line.text for line in stream.lines] == [line.text for line in parsed]
 
 
-def test_a_marker_waits_for_what_it_marks() -> None:
+def test_an_ambiguous_marker_is_not_shown_yet() -> None:
     stream = MarkdownStream(30)
     stream.feed("Here they are:\n-")
     assert [line.text for line in stream.lines] == ["Here they are:"]
@@ -143,7 +143,7 @@ def code(tokens: int) -> list[str]:
 def test_a_token_costs_the_same_early_and_late(reply, monkeypatch: pytest.MonkeyPatch) -> None:
     work = 0
 
-    def counted_parse(text: str, **where) -> list[Placed]:
+    def counted_parse(text: str, **where) -> list[SourceBlock]:
         nonlocal work
         work += len(text)
         return parse(text, **where)
@@ -167,6 +167,6 @@ def test_a_token_costs_the_same_early_and_late(reply, monkeypatch: pytest.Monkey
     assert max(costs) < 2000
 
 
-def test_a_long_reply_streamed_token_by_token_is_the_parsed_one() -> None:
+def test_a_long_reply_streamed_by_token_equals_the_parsed_one() -> None:
     pieces = prose(3000) + code(3000) + ["```\n"] + listing(3000)
     assert stream_of(pieces, 76).lines == render("".join(pieces), 76)

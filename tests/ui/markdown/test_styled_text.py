@@ -1,4 +1,4 @@
-"""Lines of a width: nothing lost, nothing too wide, no line begun with a comma."""
+"""Wrapping: nothing is lost or too wide, and punctuation stays with its word."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rich.cells import cell_len, split_graphemes
 from glmtui.ui.markdown.styled_text import (
     CHROME,
     INDENT,
-    UNBROKEN,
+    UNLIMITED_WIDTH,
     Line,
     Span,
-    cut,
-    marked,
     plain_text,
-    prefixed,
+    slice_spans,
+    with_prefix,
+    with_style,
     wrap,
 )
 
@@ -45,11 +45,11 @@ def test_no_line_is_wider_than_the_width(text: str, width: int) -> None:
 @example("    averyverylongword", 8)
 @example("（    ", 3)
 @example("字    ，", 3)
-def test_joined_again_the_lines_are_the_text(text: str, width: int) -> None:
+def test_joined_lines_are_the_text(text: str, width: int) -> None:
     """To the last space."""
     lines = wrap([Span(text)], width)
     assert plain_text(lines) == text
-    assert sum(line.extent for line in lines) == len(text.replace("\n", ""))
+    assert sum(line.text_length for line in lines) == len(text.replace("\n", ""))
 
 
 @given(st.lists(st.tuples(TEXTS, st.sampled_from(["a", "b", ""]))), WIDTHS)
@@ -80,14 +80,12 @@ def could_have_stayed(text: str, mark: int, width: int) -> bool:
 @example(["随", "GPU", "GPU", "，"], 6)
 @example(["GPU", "GPU", " ", "，"], 6)
 @example(["占", " ", "，"], 4)
-def test_closing_punctuation_starts_no_line_that_can_be_helped(
-    words: list[str], width: int
-) -> None:
+def test_closing_punctuation_starts_no_line_if_avoidable(words: list[str], width: int) -> None:
     text, at = "".join(words), 0
     for line in wrap([Span(text)], width):
         if at and line.text and line.text[0] in CLOSING:
             assert not could_have_stayed(text, at, width)
-        at += line.extent
+        at += line.text_length
 
 
 @given(st.lists(st.sampled_from(["显存", "占", *OPENING]), min_size=1), st.integers(6, 40))
@@ -129,23 +127,23 @@ def test_where_lines_break(text: str, width: int, lines: list[str]) -> None:
 
 def test_copied_text_has_no_chrome_and_no_breaks() -> None:
     bar, indent = Span("▎ ", (CHROME,)), Span("  ", (INDENT,))
-    quote = prefixed(wrap([Span("one two three")], 8), bar, bar)
-    item = prefixed(wrap([Span("four five")], 5), Span("• "), indent)
+    quote = with_prefix(wrap([Span("one two three")], 8), bar, bar)
+    item = with_prefix(wrap([Span("four five")], 5), Span("• "), indent)
     label = Line((Span(" python", (CHROME,)),))
     assert [line.text for line in quote] == ["▎ one two", "▎ three"]
     assert plain_text([*quote, *item, label]) == "one two three\n• four five"
 
 
-def test_an_indent_is_copied_where_a_line_of_the_text_begins() -> None:
+def test_an_indent_is_copied_only_at_the_start_of_a_text_line() -> None:
     indent = Span("  ", (INDENT,))
-    assert plain_text(prefixed(wrap([Span("a\nb")], 9), indent, indent)) == "  a\n  b"
+    assert plain_text(with_prefix(wrap([Span("a\nb")], 9), indent, indent)) == "  a\n  b"
 
 
 @given(TEXTS, st.integers(0, 30), st.integers(0, 30))
-def test_a_mark_changes_no_text(text: str, start: int, end: int) -> None:
+def test_adding_a_style_changes_no_text(text: str, start: int, end: int) -> None:
     start, end = sorted((start, end))
-    line = wrap([Span(text)], UNBROKEN)[0]
-    shown = marked(line, start, end, "m")
+    line = wrap([Span(text)], UNLIMITED_WIDTH)[0]
+    shown = with_style(line, start, end, "m")
     assert shown.text == line.text
     assert "".join(t for t, s in shown.spans if "m" in s) == line.text[start:end]
-    assert "".join(t for t, _ in cut(line.spans, start, end)) == line.text[start:end]
+    assert "".join(t for t, _ in slice_spans(line.spans, start, end)) == line.text[start:end]

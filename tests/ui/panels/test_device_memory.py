@@ -1,4 +1,4 @@
-"""Memory: who has it, what the model will want yet, said before it would not fit."""
+"""Memory of the devices: its parts, the growth of the KV cache, warnings and statistics."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from glmtui.chat import GenerationStats, Message, last_turns
 from glmtui.engine.model_info import LoadedInfo
 from glmtui.ui.panels import stats
 from glmtui.ui.panels.device_memory import (
-    Held,
-    Memory,
-    held,
+    DeviceMemory,
+    ModelMemory,
     memory_bar,
     memory_meter,
-    parts,
-    with_held,
+    memory_parts,
+    model_memory,
+    with_model_memory,
 )
 from glmtui.ui.widgets.meters import sparkline
 from support.app_pilot import SERVER, AppDriver, folders, run_app
@@ -28,22 +28,24 @@ from support.fake_engine import FakeEngine
 __all__ = ["folders"]
 
 MODEL = LoadedInfo("glm", "cuda:0", context_length=1000, weight_bytes=30, kv_bytes_per_token=1)
-GPU = Memory("GPU", 100, 60, 40, "cuda:0", Held("cuda:0", weights=30, cache=10, full=40))
+GPU = DeviceMemory(
+    "GPU", 100, 60, 40, "cuda:0", ModelMemory("cuda:0", weights=30, cache=10, full=40)
+)
 
 
-def test_what_a_model_takes_up_is_counted_from_what_it_says_of_itself() -> None:
-    assert held(MODEL, 200, 1000) == Held("cuda:0", 30, 200, 1000)
-    assert held(None, 200, 1000) is None
-    assert held(LoadedInfo("s", "http://x"), 200, 1000) is None, "a server does not say"
+def test_model_memory_is_computed_from_the_model_info() -> None:
+    assert model_memory(MODEL, 200, 1000) == ModelMemory("cuda:0", 30, 200, 1000)
+    assert model_memory(None, 200, 1000) is None
+    assert model_memory(LoadedInfo("s", "http://x"), 200, 1000) is None, "a server does not say"
 
 
-def test_it_is_on_the_device_the_model_is_on() -> None:
-    both = with_held([replace(GPU, device="cuda:1"), replace(GPU, held=None)], GPU.held)
-    assert [memory.held for memory in both] == [None, GPU.held]
+def test_model_memory_belongs_to_the_device_of_the_model() -> None:
+    both = with_model_memory([replace(GPU, device="cuda:1"), replace(GPU, model=None)], GPU.model)
+    assert [memory.model for memory in both] == [None, GPU.model]
 
 
-def test_all_five_parts_are_told_apart_without_colour() -> None:
-    assert [(nbytes, glyph) for nbytes, glyph, _ in parts(GPU)] == [
+def test_all_five_parts_differ_without_colour() -> None:
+    assert [(nbytes, glyph) for nbytes, glyph, _ in memory_parts(GPU)] == [
         (30, "━"),
         (10, "═"),
         (20, "╍"),
@@ -52,35 +54,37 @@ def test_all_five_parts_are_told_apart_without_colour() -> None:
     assert memory_bar(GPU, 10).plain == "━━━═╍╍┄┄┄─"
 
 
-def test_where_the_driver_does_not_say_what_is_ours_the_models_count_does() -> None:
-    assert [nbytes for nbytes, *_ in parts(replace(GPU, ours=None))] == [30, 10, 20, 30]
+def test_without_driver_numbers_the_model_count_is_used() -> None:
+    assert [nbytes for nbytes, *_ in memory_parts(replace(GPU, ours=None))] == [30, 10, 20, 30]
 
 
 @given(st.integers(0, 100), st.none() | st.integers(0, 100), st.integers(0, 90), st.integers(0, 90))
-def test_the_parts_in_use_are_together_what_is_used(
+def test_the_used_parts_add_up_to_the_used_memory(
     used: int, ours: int | None, weights: int, cache: int
 ) -> None:
-    memory = Memory("GPU", 100, used, ours, "cuda:0", Held("cuda:0", weights, cache, 2 * cache))
-    *in_use, to_come = [nbytes for nbytes, *_ in parts(memory)]
+    memory = DeviceMemory(
+        "GPU", 100, used, ours, "cuda:0", ModelMemory("cuda:0", weights, cache, 2 * cache)
+    )
+    *in_use, to_come = [nbytes for nbytes, *_ in memory_parts(memory)]
     assert sum(in_use) == used
     assert min(in_use) >= 0
     assert to_come == cache
 
 
 @pytest.mark.parametrize(("used", "lacking"), [(60, 0), (70, 0), (71, 1), (95, 25)])
-def test_it_is_amber_before_the_full_context_would_not_fit(used: int, lacking: int) -> None:
+def test_the_meter_warns_if_the_full_context_will_not_fit(used: int, lacking: int) -> None:
     memory = replace(GPU, used=used)
-    assert memory.lacking == lacking
+    assert memory.shortfall == lacking
     styles = {str(span.style) for span in memory_meter(memory, 3).spans}
     assert ("$text-warning" in styles) == bool(lacking)
 
 
-def test_it_presses_once_little_is_free() -> None:
-    assert not replace(GPU, used=75).is_pressing
-    assert replace(GPU, used=95).is_pressing
+def test_memory_is_low_once_little_is_free() -> None:
+    assert not replace(GPU, used=75).is_low
+    assert replace(GPU, used=95).is_low
 
 
-def test_the_last_turns_are_those_of_the_last_questions() -> None:
+def test_the_last_turns_begin_with_the_last_questions() -> None:
     said = [Message("system", "S")]
     for n in range(3):
         said += [Message("user", f"q{n}"), Message("assistant", f"a{n}")]
@@ -100,33 +104,33 @@ def test_a_sparkline_has_a_block_for_each_value() -> None:
 STATS = GenerationStats(1234, 1000, 256, 0.5, 10.0, 0.42, 7 * 10**9)
 
 
-def test_the_page_has_what_the_last_reply_cost() -> None:
-    text = stats.page([Message("assistant", "a", stats=STATS)], [GPU], 72).plain
+def test_the_page_shows_the_last_reply() -> None:
+    text = stats.stats_page([Message("assistant", "a", stats=STATS)], [GPU], 72).plain
     for words in (
         "1,234 tokens",
-        "1,000 of them read before",
+        "1,000 of them cached",
         "468.0 tok/s",
         "256 tokens",
         "25.5 tok/s",
     ):
         assert words in text
-    for words in ("0.42 s", "7.0 GB", "weights", "KV cache now", "others", "free"):
+    for words in ("0.42 s", "7.0 GB", "weights", "KV cache now", "other programs", "free"):
         assert words in text
     assert "Over the conversation" not in text
-    assert "No reply yet" in stats.page([], [], 72).plain
+    assert "No reply yet" in stats.stats_page([], [], 72).plain
 
 
-def test_the_page_shows_how_it_went_over_the_conversation() -> None:
+def test_the_page_shows_the_whole_conversation() -> None:
     later = replace(STATS, decode_seconds=5.0, peak_memory=8 * 10**9)
     said = [Message("assistant", "a", stats=one) for one in (STATS, later)]
-    text = stats.page(said, [], 72).plain
+    text = stats.stats_page(said, [], 72).plain
     assert "▁█  25.5 – 51.0 tok/s" in text
     assert "▁█  7.0 – 8.0 GB" in text
 
 
-def test_the_ways_out_stand_where_it_would_not_fit() -> None:
-    assert "/keep N" not in stats.page([], [GPU], 72).plain
-    text = stats.page([], [replace(GPU, used=90)], 72).plain
+def test_the_page_shows_advice_if_the_context_will_not_fit() -> None:
+    assert "/keep N" not in stats.stats_page([], [GPU], 72).plain
+    text = stats.stats_page([], [replace(GPU, used=90)], 72).plain
     for way in ("/keep N", "/quant int8", "/quant int4", "/clear"):
         assert way in text
 
@@ -139,37 +143,37 @@ def loaded_on_the_gpu(engine: FakeEngine) -> None:
 
 
 async def show(driver: AppDriver, used: int) -> None:
-    memory = Memory("GPU", 10 * 10**9, used, 2 * 10**9, "cuda:0")
+    memory = DeviceMemory("GPU", 10 * 10**9, used, 2 * 10**9, "cuda:0")
     driver.app.chat.show_memory((memory,))
 
 
-async def test_the_app_says_it_in_time_and_once(folders: Path) -> None:
+async def test_the_app_warns_in_time_and_once(folders: Path) -> None:
     async with run_app(engine=loaded_on_the_gpu) as driver:
         await show(driver, 5 * 10**9)
         assert not driver.app.chat.notice.display
         await show(driver, int(9.5 * 10**9))
         await driver.wait_for_text(
-            "GPU is nearly full: the whole context needs 0.5 GB more than is free."
+            "GPU is nearly full: the full context needs 0.5 GB more than is free."
         )
         await driver.pilot.press("escape")
         await show(driver, int(9.6 * 10**9))
         assert not driver.app.chat.notice.display
 
 
-async def test_f3_shows_the_details_and_keeps_them_true(folders: Path) -> None:
+async def test_f3_shows_statistics_and_updates_them(folders: Path) -> None:
     async with run_app(engine=loaded_on_the_gpu) as driver:
         await driver.ask("Go")
         await show(driver, 5 * 10**9)
         await driver.pilot.press("f3")
         await driver.wait_for_text("12 tokens")
-        await driver.wait_for_text("3.00 GB  others")
+        await driver.wait_for_text("3.00 GB  other programs")
         await show(driver, 4 * 10**9)
-        await driver.wait_for_text("2.00 GB  others")
+        await driver.wait_for_text("2.00 GB  other programs")
         await driver.pilot.press("f3")
-        await driver.wait_until(lambda: "others" not in driver.screen_text())
+        await driver.wait_until(lambda: "other programs" not in driver.screen_text())
 
 
-async def test_keep_gives_the_model_the_last_turns_and_deletes_nothing(folders: Path) -> None:
+async def test_keep_sends_the_last_turns_and_deletes_nothing(folders: Path) -> None:
     async with run_app() as driver:
         for text in ("one", "two", "three"):
             await driver.ask(text)
@@ -185,7 +189,7 @@ async def test_keep_gives_the_model_the_last_turns_and_deletes_nothing(folders: 
         assert driver.app.session.keep_turns == 1
 
 
-async def test_clear_gives_the_cache_back(folders: Path) -> None:
+async def test_clear_frees_the_cache(folders: Path) -> None:
     async with run_app(engine=loaded_on_the_gpu) as driver:
         await driver.ask("Go")
         assert driver.app.session.cached_tokens == 15

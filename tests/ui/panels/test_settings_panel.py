@@ -1,4 +1,4 @@
-"""SettingsPanel: checked as typed, in force from the next reply, honest about what does nothing."""
+"""The settings panel: validation, effect on replies, notes about values without effect."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from textual.widgets import Input, TextArea
 
 from glmtui.chat import Conversation, SamplingParams
 from glmtui.config import SAMPLING_FIELDS
-from glmtui.ui.panels.settings_panel import SettingRow, shown, without_effect
+from glmtui.ui.panels.settings_panel import SettingRow, format_value, no_effect_reason
 from support.app_pilot import SERVER, AppDriver, folders, run_app
 from support.fake_engine import FakeEngine
 
@@ -25,7 +25,7 @@ def field(driver: AppDriver, name: str) -> Input:
     return row(driver, name).query_one(Input)
 
 
-async def test_every_sampling_setting_and_the_system_prompt_have_a_row_with_help() -> None:
+async def test_every_sampling_setting_and_the_system_prompt_have_a_row() -> None:
     async with run_app(size=(120, 40)) as driver:
         await driver.pilot.press("f2")
         for setting in SAMPLING_FIELDS:
@@ -34,7 +34,7 @@ async def test_every_sampling_setting_and_the_system_prompt_have_a_row_with_help
         await driver.wait_for_text("Maximum length of the reply, in tokens.")
 
 
-async def test_a_valid_value_is_in_force_from_the_next_reply_and_saved() -> None:
+async def test_a_valid_value_applies_from_the_next_reply_and_is_saved() -> None:
     async with run_app() as driver:
         await driver.pilot.press("f2", *"0.25")
         assert driver.app.session.conversation.params.temperature == 0.25
@@ -44,31 +44,31 @@ async def test_a_valid_value_is_in_force_from_the_next_reply_and_saved() -> None
         assert driver.store.load("last").params.temperature == 0.25
 
 
-async def test_a_bad_value_says_what_is_wrong_and_changes_nothing() -> None:
+async def test_an_invalid_value_shows_an_error_and_changes_nothing() -> None:
     async with run_app(size=(120, 40)) as driver:
         await driver.pilot.press("f2", *"1.5")
         await driver.pilot.press("backspace", "backspace", "backspace", *"9")
         await driver.wait_for_text("must be from 0 to 2, not 9")
-        assert row(driver, "temperature").has_class("-wrong")
+        assert row(driver, "temperature").has_class("-invalid")
         assert driver.app.session.conversation.params.temperature in (None, 1.0)
         await driver.pilot.press("backspace")
-        await driver.wait_until(lambda: not row(driver, "temperature").has_class("-wrong"))
+        await driver.wait_until(lambda: not row(driver, "temperature").has_class("-invalid"))
         assert driver.app.session.conversation.params.temperature is None
 
 
-async def test_what_is_being_typed_is_left_alone_by_what_happens_meanwhile() -> None:
+async def test_text_being_typed_is_not_overwritten() -> None:
     async with run_app() as driver:
         await driver.pilot.press("f2", *"99")
         driver.app.chat.refresh_state()
         assert field(driver, "temperature").value == "99"
 
 
-async def test_an_empty_field_shows_the_models_own_value() -> None:
+async def test_an_empty_field_shows_the_model_default() -> None:
     async with run_app() as driver:
         await driver.pilot.press("f2")
-        await driver.wait_until(lambda: field(driver, "top_k").placeholder == "50")
-        assert field(driver, "temperature").placeholder == "0.8"
-        assert field(driver, "seed").placeholder == "as the model"
+        await driver.wait_until(lambda: field(driver, "top_k").placeholder == "50 (model default)")
+        assert field(driver, "temperature").placeholder == "0.8 (model default)"
+        assert field(driver, "seed").placeholder == "model default"
 
 
 async def test_the_system_prompt_is_part_of_the_conversation() -> None:
@@ -84,7 +84,7 @@ async def test_the_system_prompt_is_part_of_the_conversation() -> None:
         await driver.wait_until(lambda: area.text == "Be long")
 
 
-async def test_the_panel_follows_the_command() -> None:
+async def test_the_panel_shows_values_set_by_command() -> None:
     async with run_app(size=(120, 40)) as driver:
         await driver.pilot.press("f2", "escape")
         await driver.submit("/set top_p 0.5")
@@ -100,7 +100,7 @@ async def test_the_panel_is_beside_the_conversation_where_there_is_room() -> Non
         assert driver.app.chat.prompt.has_focus
 
 
-async def test_the_conversation_is_wrapped_anew_as_the_panel_comes_and_goes() -> None:
+async def test_the_conversation_is_wrapped_again_when_the_panel_toggles() -> None:
     def prepare(engine: FakeEngine) -> None:
         engine.pieces = ["words " * 15]
 
@@ -117,7 +117,7 @@ async def test_the_conversation_is_wrapped_anew_as_the_panel_comes_and_goes() ->
             await driver.pilot.press("f2")
 
 
-async def test_the_panel_gives_way_when_the_window_narrows() -> None:
+async def test_the_panel_hides_when_the_window_becomes_narrow() -> None:
     async with run_app(replace(SERVER, panel=True), size=(120, 40)) as driver:
         await driver.ask("Go")
         await driver.pilot.resize_terminal(80, 24)
@@ -125,7 +125,7 @@ async def test_the_panel_gives_way_when_the_window_narrows() -> None:
         await driver.wait_for_text("Hello there.")
 
 
-async def test_over_the_conversation_every_row_is_in_view_at_80x24() -> None:
+async def test_at_80x24_every_row_is_visible() -> None:
     async with run_app() as driver:
         await driver.pilot.press("f2")
         for setting in SAMPLING_FIELDS:
@@ -148,12 +148,12 @@ async def test_over_the_conversation_every_row_is_in_view_at_80x24() -> None:
         ("repetition_penalty", SamplingParams(temperature=0.0), ""),
     ],
 )
-def test_a_note_where_a_value_does_nothing(name: str, params: SamplingParams, cause: str) -> None:
-    note = without_effect(name, params)
+def test_a_value_without_effect_has_a_note(name: str, params: SamplingParams, cause: str) -> None:
+    note = no_effect_reason(name, params)
     assert (cause in note) if cause else note == ""
 
 
-async def test_the_note_comes_and_goes_with_what_is_typed() -> None:
+async def test_the_note_follows_the_typed_values() -> None:
     async with run_app(size=(120, 40)) as driver:
         await driver.pilot.press("f2", "0")
         await driver.wait_for_text("No effect: temperature is 0.")
@@ -165,5 +165,5 @@ async def test_the_note_comes_and_goes_with_what_is_typed() -> None:
     ("value", "text"),
     [(None, ""), (True, "true"), (0.7, "0.7"), (1.0, "1"), (42, "42"), ("a", "a")],
 )
-def test_values_are_shown_as_they_are_typed(value: object, text: str) -> None:
-    assert shown(value) == text  # type: ignore[arg-type]
+def test_values_are_formatted_as_the_user_types_them(value: object, text: str) -> None:
+    assert format_value(value) == text  # type: ignore[arg-type]

@@ -70,7 +70,7 @@ def test_a_question_and_its_reply() -> None:
 def test_what_is_loaded_is_said_once() -> None:
     text, _ = chat_with_lines()
     assert text.splitlines()[:2] == [
-        "http://fake.invalid/v1 is loading; you can type already",
+        "Loading http://fake.invalid/v1. You can already type.",
         "fake · cpu · 2,048 tokens",
     ]
 
@@ -219,7 +219,7 @@ def test_messages_are_copied_deleted_and_asked_otherwise(
         "This reply has no reasoning.",
         "Let me see.",
         "Block 2 of 2.",
-        "Deleted 1 message; /undo brings it back.\n> /undo\nfake: ",
+        "Deleted 1 message. Undo: /undo\n> /undo\nfake: ",
         "Why?\nWhy?Why?\n",
     ):
         assert line in text

@@ -1,4 +1,4 @@
-"""The prompt on a real terminal: wide characters, marks and emoji break no line and no cursor."""
+"""The prompt on an emulated terminal, with wide characters, combining marks and emoji."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def places(line: str) -> list[int]:
     """Where the cursor may stand, on its way to the right."""
     found = [0]
     while found[-1] < len(line):
-        found.append(graphemes.after(line, found[-1]))
+        found.append(graphemes.next_boundary(line, found[-1]))
     return found
 
 
@@ -33,13 +33,13 @@ def places(line: str) -> list[int]:
         ["🏴\U000e0067\U000e0062\U000e007f", "स्", "ते"],
     ],
 )
-def test_the_cursor_stands_between_what_a_reader_sees(parts: list[str]) -> None:
+def test_the_cursor_moves_by_grapheme_clusters(parts: list[str]) -> None:
     line = "".join(parts)
     wanted = [sum(map(len, parts[:n])) for n in range(len(parts) + 1)]
     assert places(line) == wanted
-    assert [graphemes.before(line, at) for at in wanted[1:]] == wanted[:-1]
-    assert graphemes.before(line, 0) == 0
-    assert graphemes.after(line, len(line)) == len(line)
+    assert [graphemes.previous_boundary(line, at) for at in wanted[1:]] == wanted[:-1]
+    assert graphemes.previous_boundary(line, 0) == 0
+    assert graphemes.next_boundary(line, len(line)) == len(line)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_the_cursor_stands_between_what_a_reader_sees(parts: list[str]) -> None:
         ("❤\ufe0f!", "❤ !"),
     ],
 )
-def test_what_is_drawn_is_as_wide_on_every_terminal(text: str, drawn: str) -> None:
-    assert graphemes.steady(text) == drawn
+def test_drawn_text_has_the_same_width_on_every_terminal(text: str, drawn: str) -> None:
+    assert graphemes.uniform_width(text) == drawn
     assert cell_len(text) == cell_len(drawn)
 
 
@@ -70,7 +70,7 @@ TYPED = {
 """What is typed, and the cells it takes."""
 
 
-def test_the_terminals_cursor_is_behind_what_was_typed(start: Callable[..., Terminal]) -> None:
+def test_the_terminal_cursor_is_after_the_typed_text(start: Callable[..., Terminal]) -> None:
     terminal = start()
     for typed, cells in TYPED.items():
         terminal.press(typed.encode())

@@ -10,7 +10,7 @@ import pytest
 
 from glmtui.chat import Conversation, Message
 from glmtui.store.drafts import Drafts
-from glmtui.ui.dialogs.conversation_picker import ConversationEntry
+from glmtui.ui.dialogs.conversation_picker import ConversationChoice
 from glmtui.ui.session.drafts import PromptDrafts
 from support.app_pilot import folders, run_app
 from support.emulated_terminal import Terminal
@@ -85,12 +85,12 @@ async def test_each_conversation_has_its_own_and_a_new_page_takes_it_along(folde
         await driver.pilot.press("ctrl+n")
         await driver.ask("Second")
         await driver.pilot.press(*"for the second")
-        driver.app.chat.conversations.open(ConversationEntry(first))
+        driver.app.chat.conversations.open(ConversationChoice(first))
         await driver.wait_until(lambda: driver.app.session.conversation.id == first)
         assert driver.app.chat.prompt.text == ""
         await driver.pilot.press(*"for new", "ctrl+n")
         assert driver.app.chat.prompt.text == "for new"
-        driver.app.chat.conversations.open(ConversationEntry(first))
+        driver.app.chat.conversations.open(ConversationChoice(first))
         await driver.wait_until(lambda: driver.app.session.conversation.id == first)
         assert driver.app.chat.prompt.text == ""
 

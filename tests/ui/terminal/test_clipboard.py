@@ -1,4 +1,4 @@
-"""The clipboard: the bytes that ask for it, who is asked, and where a larger text goes."""
+"""The clipboard: tools, OSC 52, multiplexers, and the file for large texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from glmtui.ui.terminal import clipboard
-from glmtui.ui.terminal.clipboard import LIMIT, copy, in_screen, in_tmux, osc52, sequence, tools
+from glmtui.ui.terminal.clipboard import (
+    MAX_OSC52_BYTES,
+    clipboard_sequence,
+    clipboard_tools,
+    copy_to_clipboard,
+    osc52,
+    wrap_for_screen,
+    wrap_for_tmux,
+)
 
 SSH = {"SSH_CONNECTION": "10.0.0.1 5 10.0.0.2 22", "TERM": "xterm-256color"}
 
@@ -25,16 +33,16 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state"
 
 
-def test_the_terminal_is_asked_in_its_own_bytes() -> None:
+def test_sequences_are_exact() -> None:
     assert osc52("hi") == "\x1b]52;c;aGk=\x07"
     assert osc52("模型\n") == "\x1b]52;c;5qih5Z6LCg==\x07"
-    assert in_tmux(osc52("hi")) == "\x1bPtmux;\x1b\x1b]52;c;aGk=\x07\x1b\\"
-    assert in_screen(osc52("hi")) == "\x1bP\x1b]52;c;aGk=\x07\x1b\\"
+    assert wrap_for_tmux(osc52("hi")) == "\x1bPtmux;\x1b\x1b]52;c;aGk=\x07\x1b\\"
+    assert wrap_for_screen(osc52("hi")) == "\x1bP\x1b]52;c;aGk=\x07\x1b\\"
 
 
-def test_screen_gets_pieces_that_add_up() -> None:
+def test_screen_gets_short_pieces_that_add_up() -> None:
     whole = osc52("x" * 1000)
-    pieces = in_screen(whole).split("\x1b\\")
+    pieces = wrap_for_screen(whole).split("\x1b\\")
     assert pieces.pop() == ""
     assert len(pieces) > 4
     assert all(piece.startswith("\x1bP") and len(piece) <= 252 for piece in pieces)
@@ -45,15 +53,13 @@ def test_screen_gets_pieces_that_add_up() -> None:
     ("between", "wrapped"),
     [
         ({}, osc52("a")),
-        ({"TMUX": "/tmp/socket,1,0"}, in_tmux(osc52("a"))),
-        ({"STY": "1.pts"}, in_screen(osc52("a"))),
-        ({"TMUX": "x", "STY": "1.pts"}, in_tmux(osc52("a"))),
+        ({"TMUX": "/tmp/socket,1,0"}, wrap_for_tmux(osc52("a"))),
+        ({"STY": "1.pts"}, wrap_for_screen(osc52("a"))),
+        ({"TMUX": "x", "STY": "1.pts"}, wrap_for_tmux(osc52("a"))),
     ],
 )
-def test_the_request_is_wrapped_for_what_is_in_between(
-    between: dict[str, str], wrapped: str
-) -> None:
-    assert sequence("a", SSH | between) == wrapped
+def test_the_sequence_is_wrapped_for_the_multiplexer(between: dict[str, str], wrapped: str) -> None:
+    assert clipboard_sequence("a", SSH | between) == wrapped
 
 
 def tool(folder: Path, name: str, script: str) -> None:
@@ -63,19 +69,19 @@ def tool(folder: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
-def test_only_tools_whose_display_is_there_are_used(tmp_path: Path) -> None:
+def test_only_tools_with_a_display_are_used(tmp_path: Path) -> None:
     for name in ("wl-copy", "xclip", "xsel"):
         tool(tmp_path / "bin", name, "exit 0")
     here = {"PATH": str(tmp_path / "bin")}
-    assert [t[0] for t in tools(here | {"WAYLAND_DISPLAY": "w", "DISPLAY": ":0"})] == [
+    assert [t[0] for t in clipboard_tools(here | {"WAYLAND_DISPLAY": "w", "DISPLAY": ":0"})] == [
         "wl-copy",
         "xclip",
         "xsel",
     ]
-    assert [t[0] for t in tools(here | {"DISPLAY": ":0"})] == ["xclip", "xsel"]
+    assert [t[0] for t in clipboard_tools(here | {"DISPLAY": ":0"})] == ["xclip", "xsel"]
     if sys.platform != "darwin":
-        assert tools(here) == []
-    assert tools({"PATH": str(tmp_path), "DISPLAY": ":0"}) == []
+        assert clipboard_tools(here) == []
+    assert clipboard_tools({"PATH": str(tmp_path), "DISPLAY": ":0"}) == []
 
 
 def test_a_local_tool_gets_the_text_and_the_terminal_nothing(
@@ -88,67 +94,67 @@ def test_a_local_tool_gets_the_text_and_the_terminal_nothing(
     monkeypatch.setenv("PATH", path)
     local = {"PATH": path, "WAYLAND_DISPLAY": "w", "DISPLAY": ":0", "TERM": "xterm"}
     sent: list[str] = []
-    assert copy("你好", sent.append, local).words == "Copied 2 characters."
+    assert copy_to_clipboard("你好", sent.append, local).message == "Copied 2 characters."
     assert took.read_text("utf-8") == "你好"
     assert sent == []
 
     took.unlink()
-    copy("over SSH", sent.append, local | SSH)  # X forwarded: the user's display is elsewhere
+    copy_to_clipboard(
+        "over SSH", sent.append, local | SSH
+    )  # X forwarded: the user's display is elsewhere
     assert sent == [osc52("over SSH")]
     assert not took.exists()
 
 
-def test_without_a_tool_the_terminal_is_asked() -> None:
+def test_without_a_tool_osc52_is_used() -> None:
     sent: list[str] = []
-    copied = copy("a" * LIMIT, sent.append, {"TERM": "xterm", "PATH": ""})
+    copied = copy_to_clipboard("a" * MAX_OSC52_BYTES, sent.append, {"TERM": "xterm", "PATH": ""})
     assert not copied.failed
-    assert copied.words == "Sent 74,994 characters to the terminal's clipboard."
-    assert sent == [osc52("a" * LIMIT)]
-    assert len(base64.b64encode(b"a" * LIMIT)) + 8 == 100_000
+    assert copied.message == "Copied 74,994 characters."
+    assert sent == [osc52("a" * MAX_OSC52_BYTES)]
+    assert len(base64.b64encode(b"a" * MAX_OSC52_BYTES)) + 8 == 100_000
 
 
-def test_what_is_too_large_goes_to_a_private_file(state: Path) -> None:
-    text = "型" * (LIMIT // 3 + 1)
+def test_a_too_large_text_goes_to_a_private_file(state: Path) -> None:
+    text = "型" * (MAX_OSC52_BYTES // 3 + 1)
     for _ in range(2):  # and over the last one
-        copied = copy(text, pytest.fail, SSH)
+        copied = copy_to_clipboard(text, pytest.fail, SSH)
     file = state / "copied.txt"
-    assert copied.words.split("\n") == [
-        "It is 74,997 bytes; a terminal's clipboard takes 74,994.",
-        f"The text is in {file}.",
+    assert copied.message.split("\n") == [
+        "The text has 74,997 bytes; terminals accept at most 74,994.",
+        f"Saved to {file} instead.",
     ]
     assert file.read_text("utf-8") == text
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
 def test_a_terminal_without_a_clipboard_gets_a_file(state: Path) -> None:
-    assert "no clipboard" in copy("a", pytest.fail, SSH | {"TERM": "linux"}).words
+    assert "no clipboard" in copy_to_clipboard("a", pytest.fail, SSH | {"TERM": "linux"}).message
     assert (state / "copied.txt").read_text() == "a"
 
 
-def test_nowhere_to_put_it_is_said(state: Path) -> None:
+def test_a_failed_copy_is_reported(state: Path) -> None:
     state.write_text("a file in the way")
-    copied = copy("a", pytest.fail, {"TERM": "dumb", "PATH": ""})
+    copied = copy_to_clipboard("a", pytest.fail, {"TERM": "dumb", "PATH": ""})
     assert copied.failed
-    assert str(state) in copied.words
+    assert str(state) in copied.message
 
 
-def test_a_tool_that_hangs_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tool_that_hangs_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clipboard, "TOOL_SECONDS", 0.1)
     tool(tmp_path / "bin", "xclip", "exec sleep 60")
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     monkeypatch.setenv("PATH", path)
     sent: list[str] = []
-    copy("a", sent.append, {"PATH": path, "DISPLAY": ":0", "TERM": "xterm"})
+    copy_to_clipboard("a", sent.append, {"PATH": path, "DISPLAY": ":0", "TERM": "xterm"})
     assert sent == [osc52("a")]
 
 
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="needs tmux")
-def test_tmux_itself_has_the_text(tmp_path: Path) -> None:
+def test_tmux_gets_the_text_in_its_buffer(tmp_path: Path) -> None:
     program = (
         "import os, sys; from glmtui.ui.terminal import clipboard; clipboard.TOOL_SECONDS = 60;"
-        "clipboard.copy('for tmux', sys.stdout.write, os.environ)"
+        "clipboard.copy_to_clipboard('for tmux', sys.stdout.write, os.environ)"
     )
     socket = tmp_path / "tmux"
     command = ["tmux", "-S", str(socket), "-f", "/dev/null"]

@@ -1,4 +1,4 @@
-"""What terminals of few colours or none are sent, and that nothing is told by colour alone."""
+"""Terminals with few colours or none, and the contrast of the themes."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ from pathlib import Path
 import pytest
 from rich.color import Color, ColorSystem
 
-from glmtui.ui.terminal.themes import DARK, LIGHT, few_colours, themes
+from glmtui.ui.terminal.themes import DARK, LIGHT, has_few_colours, themes
 from support import TESTS
 from support.app_process import PROGRAM
 from support.emulated_terminal import Terminal
 
-MOUSE = {b"1000", b"1003", b"1006", b"1015"}
+MOUSE = {b"1000", b"1003", b"1006", b"1015"}  # the terminal's modes for reporting the mouse
+FIXED_SETTINGS = 'Settings(model="http://fake.invalid/v1")'
+SETTINGS_FROM_ENVIRONMENT = (
+    "__import__('glmtui.config').config.load(None, "
+    'overrides={"model": "http://fake.invalid/v1"})[0]'
+)
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
-    """The program, as in `test_app_terminal`, with settings from the environment."""
-    made: list[Terminal] = []
+    """Starts the program with settings from the environment, in place of fixed ones."""
+    terminals: list[Terminal] = []
 
-    def begin(**environ: str) -> Terminal:
-        program = PROGRAM.format(tests=str(TESTS), prepare="pass").replace(
-            'Settings(model="http://fake.invalid/v1")',
-            'config.load(None, overrides={"model": "http://fake.invalid/v1"})[0]',
-        )
-        program = "from glmtui import config\n" + program
-        made.append(Terminal(tmp_path, ["-c", program], environ=environ))
-        made[-1].wait_for_text("Ask anything")
-        return made[-1]
+    def start_program(**environ: str) -> Terminal:
+        program = PROGRAM.format(tests=str(TESTS), prepare="pass")
+        assert program.count(FIXED_SETTINGS) == 1, "support.app_process has changed"
+        program = program.replace(FIXED_SETTINGS, SETTINGS_FROM_ENVIRONMENT)
+        terminals.append(Terminal(tmp_path, ["-c", program], environ=environ))
+        terminals[-1].wait_for_text("Ask anything")
+        return terminals[-1]
 
-    yield begin
-    for terminal in made:
+    yield start_program
+    for terminal in terminals:
         terminal.close()
 
 
@@ -62,7 +65,7 @@ def test_no_color_means_none(start: Callable[..., Terminal]) -> None:
 
 
 @pytest.mark.parametrize("term", ["xterm", "vt100", "screen", "linux"])
-def test_sixteen_colours_are_the_terminals_own(start: Callable[..., Terminal], term: str) -> None:
+def test_few_colours_are_those_of_the_terminal(start: Callable[..., Terminal], term: str) -> None:
     terminal = start(TERM=term)
     terminal.press(b"Hi\r")
     terminal.wait_for_text("Hello there.")
@@ -90,12 +93,12 @@ def test_without_the_mouse_the_terminal_keeps_its_own(
         ({"TERM": "xterm-256color", "NO_COLOR": ""}, False),
     ],
 )
-def test_which_terminals_have_few(environ: dict[str, str], few: bool) -> None:
-    assert few_colours(environ) == few
+def test_few_colours_are_detected(environ: dict[str, str], few: bool) -> None:
+    assert has_few_colours(environ) == few
 
 
 @pytest.mark.parametrize("name", [DARK, LIGHT])
-def test_in_256_colours_the_backgrounds_are_told_apart(name: str) -> None:
+def test_in_256_colours_the_backgrounds_differ(name: str) -> None:
     (theme,) = (theme for theme in themes() if theme.name == name)
     grounds = [theme.background, theme.surface, theme.panel]
     numbers = {
@@ -119,7 +122,7 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("name", [DARK, LIGHT])
-def test_text_can_be_read_on_every_ground(name: str) -> None:
+def test_text_has_enough_contrast_on_every_background(name: str) -> None:
     (theme,) = (theme for theme in themes() if theme.name == name)
     muted = theme.variables["text-muted"]
     for ground in (theme.background, theme.surface, theme.panel):

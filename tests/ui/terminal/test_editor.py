@@ -1,4 +1,4 @@
-"""The user's own editor: the terminal is lent to it, and nothing typed is lost."""
+"""The external editor: the terminal is suspended, and no text is lost."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def edit_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str]
     return use
 
 
-def test_the_editor_is_the_one_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_editor_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VISUAL", " ")
     monkeypatch.setenv("EDITOR", "code --wait 'a b'")
-    assert editor.editor() == ["code", "--wait", "a b"]
+    assert editor.editor_command() == ["code", "--wait", "a b"]
     monkeypatch.setenv("VISUAL", "it's")
-    assert editor.editor() == ["it's"]
+    assert editor.editor_command() == ["it's"]
 
 
-def test_what_is_typed_goes_out_and_comes_back(
+def test_the_edited_text_comes_back(
     start: Callable[..., Terminal], edit_with: Callable[[str], None], tmp_path: Path
 ) -> None:
     edit_with(APPEND.format(" 你好\nsecond\n"))
@@ -69,7 +69,7 @@ RELEASED = """engine.pause_after = 1; engine.pieces = ["Once", " upon", " a time
     threading.Thread(target=release, daemon=True).start()"""
 
 
-def test_a_reply_goes_on_and_is_saved_behind_the_editor(
+def test_a_reply_continues_and_is_saved_while_the_editor_runs(
     start: Callable[..., Terminal], edit_with: Callable[[str], None], tmp_path: Path
 ) -> None:
     go, done = tmp_path / "go", tmp_path / "done"
@@ -91,31 +91,31 @@ def test_a_reply_goes_on_and_is_saved_behind_the_editor(
     terminal.wait_for_text("next more")
 
 
-def test_an_editor_that_fails_costs_nothing(
+def test_the_text_is_kept_if_the_editor_fails(
     start: Callable[..., Terminal], edit_with: Callable[[str], None], tmp_path: Path
 ) -> None:
     edit_with(APPEND.format(" more") + "\nsys.exit(3)")
     terminal = start()
     terminal.press(b"first\x07")
-    terminal.wait_for_text("ended with code 3")
+    terminal.wait_for_text("exit code 3")
     terminal.press(b"\r")
     terminal.wait_for_text("Hello there.")
     assert terminal.saved_messages()[0] == "first"
     assert [file.read_text() for file in tmp_path.glob("glmtui-*")] == ["first more"]
 
 
-def test_an_editor_that_is_not_there_is_said(
+def test_a_missing_editor_is_reported(
     start: Callable[..., Terminal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VISUAL", "no-such-editor")
     terminal = start()
     terminal.press(b"first\x07")
-    terminal.wait_for_text("no-such-editor was no use")
+    terminal.wait_for_text("no-such-editor failed")
     terminal.press(b"!")
     terminal.wait_for_text("first!")
 
 
-def test_ctrl_c_is_the_editors_and_the_app_stays(
+def test_ctrl_c_goes_to_the_editor(
     start: Callable[..., Terminal], edit_with: Callable[[str], None]
 ) -> None:
     edit_with(f"try:\n    {WAIT}\nexcept KeyboardInterrupt:\n    {APPEND.format(' caught')}")
@@ -139,23 +139,21 @@ def test_a_signal_ends_the_editor_and_then_the_app(
     assert termios.tcgetattr(terminal.slave) == terminal.modes
 
 
-async def test_a_terminal_that_cannot_be_lent_is_said(
+async def test_a_terminal_that_cannot_be_suspended_is_reported(
     folders: Path, edit_with: Callable[[str], None]
 ) -> None:
     edit_with("")
     async with run_app() as driver:
-        driver.app.chat.prompt.put("first")
+        driver.app.chat.prompt.set_text("first")
         await driver.pilot.press("ctrl+g")
-        await driver.wait_for_text("cannot be lent")
+        await driver.wait_for_text("cannot be suspended")
         assert driver.app.chat.prompt.text == "first"
         assert not list(folders.glob("glmtui-*"))
 
 
-async def test_with_no_editor_at_all_it_says_so(
-    folders: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_no_editor_at_all_is_reported(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("VISUAL", "EDITOR", "PATH"):
         monkeypatch.setenv(name, "")
     async with run_app() as driver:
         await driver.pilot.press("ctrl+g")
-        await driver.wait_for_text("There is no editor")
+        await driver.wait_for_text("No editor found")

@@ -1,7 +1,7 @@
-"""Emoji of several characters, flags, joiners: as wide on the screen as the transcript takes them.
+"""Grapheme clusters: emoji sequences, flags and joiners have the same width on every terminal.
 
-A terminal that goes by single characters (as pyte, tmux and xterm do) and one that goes by
-graphemes must agree on every row that is drawn.
+A terminal that counts single characters (as pyte, tmux and xterm do) and one that counts clusters
+must agree on every row that is drawn.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from wcwidth import wcwidth
 
 from glmtui.chat import Message
 from glmtui.ui.markdown.styled_text import Span, wrap
-from glmtui.ui.terminal.graphemes import cells, clusters, steady
+from glmtui.ui.terminal.graphemes import cell_width, clusters, uniform_width
 from support.emulated_terminal import Terminal
-from support.transcript_app import Stage, reply
+from support.transcript_app import TranscriptApp, reply
 
 FAMILY, FLAG, THUMB, HEART = "👨\u200d👩\u200d👧", "🇨🇳", "👍\U0001f3fd", "❤\ufe0f"
 WHOLE = [
@@ -46,47 +46,47 @@ def by_character(text: str) -> int:
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_what_is_drawn_is_as_wide_by_characters_as_by_graphemes(seed: int) -> None:
+def test_drawn_text_is_as_wide_by_characters_as_by_graphemes(seed: int) -> None:
     text = sentence(seed)
-    drawn = steady(text)
-    assert by_character(drawn) == cell_len(drawn) == cells(text)
-    assert steady(drawn) == drawn
+    drawn = uniform_width(text)
+    assert by_character(drawn) == cell_len(drawn) == cell_width(text)
+    assert uniform_width(drawn) == drawn
 
 
 @pytest.mark.parametrize("seed", range(50))
 @pytest.mark.parametrize("width", [2, 7, 20])
-def test_lines_break_between_what_a_reader_sees(seed: int, width: int) -> None:
+def test_lines_break_between_grapheme_clusters(seed: int, width: int) -> None:
     text = sentence(seed, parts=WHOLE).replace(" ", "")
     lines = wrap([Span(text)], width)
     assert "".join(line.text for line in lines) == text
     ends = {end for _start, end, _size in clusters(text)}
     at = 0
     for line in lines:
-        assert cells(line.text) <= width
+        assert cell_width(line.text) <= width
         at += len(line.text)
         assert at in ends
 
 
 @pytest.mark.parametrize("width", [24, 41, 80])
 async def test_every_row_ends_at_the_right_edge(width: int) -> None:
-    stage = Stage()
+    app = TranscriptApp()
     text = "\n\n".join(sentence(seed, 25) for seed in range(12))
     table = f"| a | b |\n|---|---|\n| {FAMILY}{FLAG} | {THUMB} |\n| `{HEART}` | x |\n"
-    async with stage.run_test(size=(width, 120)) as pilot:
-        stage.transcript.show([Message("user", text, id="q"), reply(f"{text}\n\n{table}")])
+    async with app.run_test(size=(width, 120)) as pilot:
+        app.transcript.show([Message("user", text, id="q"), reply(f"{text}\n\n{table}")])
         await pilot.pause()
-        for y in range(stage.transcript.size.height):
-            strip = stage.transcript.render_line(y)
-            assert strip.cell_length == stage.transcript.size.width
+        for y in range(app.transcript.size.height):
+            strip = app.transcript.render_line(y)
+            assert strip.cell_length == app.transcript.size.width
             assert by_character(strip.text) == strip.cell_length, strip.text
 
 
-async def test_a_character_with_two_looks_is_drawn_once() -> None:
-    stage = Stage()
-    async with stage.run_test(size=(40, 8)) as pilot:
-        stage.transcript.show([reply("👨**\u200d👩**!")])
+async def test_a_cluster_across_two_styles_is_drawn_once() -> None:
+    app = TranscriptApp()
+    async with app.run_test(size=(40, 8)) as pilot:
+        app.transcript.show([reply("👨**\u200d👩**!")])
         await pilot.pause()
-        assert "  👨!" in stage.rows
+        assert "  👨!" in app.rows
 
 
 def test_a_terminal_keeps_its_columns(start: Callable[..., Terminal]) -> None:

@@ -1,4 +1,4 @@
-"""A message as lines, and the lines of many: what is said below one, and where a place went."""
+"""Messages as lines: labels, endings, tool calls, offsets at other widths."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from glmtui.chat import Conversation, Message
 from glmtui.ui.session.reply_state import places
+from glmtui.ui.session.safe_conversation import sanitized_message
 from glmtui.ui.transcript.entry import Entry
 from glmtui.ui.transcript.layout import TranscriptLayout
 
@@ -32,13 +33,13 @@ def laid_out(message: Message, width: int = 60, **options: object) -> Entry:
     [
         ({"finish_reason": "stop"}, []),
         ({"finish_reason": "cancelled"}, ["stopped"]),
-        ({"finish_reason": "length"}, ["cut: the reply reached its greatest length"]),
+        ({"finish_reason": "length"}, ["Length limit reached. /continue goes on."]),
         ({"finish_reason": None}, ["interrupted"]),
         ({"finish_reason": "error", "error": "lost\nTry again."}, ["error: lost", "Try again."]),
-        ({"finish_reason": "stop", "content": " \n"}, ["an empty reply"]),
+        ({"finish_reason": "stop", "content": " \n"}, ["empty reply"]),
     ],
 )
-def test_how_a_reply_ended_is_said_below_it(fields: dict[str, str], below: list[str]) -> None:
+def test_the_ending_of_a_reply_is_shown_below_it(fields: dict[str, str], below: list[str]) -> None:
     message = replace(REPLY, **fields)
     words = ["Some words of a reply."] if message.content == REPLY.content else []
     assert texts(laid_out(message)) == ["smollm2", *words, *below, ""]
@@ -52,7 +53,7 @@ def test_notes_come_last_and_labels_first() -> None:
     assert texts(entry)[-2:] == [note, ""]
 
 
-def test_a_continued_reply_grows_from_what_it_had() -> None:
+def test_a_continued_reply_starts_with_its_old_text() -> None:
     entry = laid_out(replace(REPLY, content="One **tw"), growing=True)
     first = entry.append("o**")
     assert texts(entry)[first:] == ["One two", ""]
@@ -60,7 +61,7 @@ def test_a_continued_reply_grows_from_what_it_had() -> None:
     assert texts(entry) == ["smollm2", "One two", ""]
 
 
-def test_a_reply_that_ends_otherwise_than_it_was_written_is_made_anew() -> None:
+def test_a_reply_whose_final_text_differs_is_laid_out_again() -> None:
     entry = laid_out(replace(REPLY, content=""), growing=True)
     entry.append("something")
     assert entry.finish(replace(REPLY, content="else", finish_reason="stop"), "") == 0
@@ -69,18 +70,18 @@ def test_a_reply_that_ends_otherwise_than_it_was_written_is_made_anew() -> None:
 
 @settings(deadline=None)
 @given(st.integers(10, 100), st.integers(10, 100), st.data())
-def test_a_place_is_found_again_at_another_width(old: int, new: int, data: st.DataObject) -> None:
+def test_an_offset_is_found_again_at_another_width(old: int, new: int, data: st.DataObject) -> None:
     entry = laid_out(replace(REPLY, content=TEXT), old)
     index = data.draw(st.integers(0, len(entry) - 1))
-    place, has_text = entry.place_of(index), entry[index].extent > 0
+    place, has_text = entry.text_offset(index), entry[index].text_length > 0
     entry.lay_out(new)
     found = entry.line_at(place)
-    assert entry.place_of(found) <= place <= entry.place_of(found) + entry[found].extent
+    assert entry.text_offset(found) <= place <= entry.text_offset(found) + entry[found].text_length
     entry.lay_out(old)
     assert not has_text or entry.line_at(place) == index
 
 
-def test_only_what_is_asked_for_is_laid_out() -> None:
+def test_only_as_many_messages_as_needed_are_laid_out() -> None:
     page = TranscriptLayout()
     page.show([replace(REPLY, content=f"number {n}", id=f"m{n}") for n in range(50)], {})
     assert page.total == 0
@@ -88,13 +89,13 @@ def test_only_what_is_asked_for_is_laid_out() -> None:
     assert 20 <= page.total < 30
     assert page.line(page.total - 3)[1].text == "number 49"
     before = page.total
-    assert page.look_back(lambda: False) == page.total - before
+    assert page.lay_out_older(lambda: False) == page.total - before
     assert page.is_whole
     assert page.line(1)[1].text == "number 0"
     assert page.message_at(1) == (0, 3)
 
 
-def test_only_messages_with_siblings_have_a_place() -> None:
+def test_only_messages_with_alternatives_have_a_place() -> None:
     chat = Conversation.new().add(Message("user", "a"))
     question = chat.path[-1].id
     chat = chat.add(Message("assistant", "one")).add(Message("user", "b"))
@@ -117,10 +118,11 @@ def test_only_messages_with_siblings_have_a_place() -> None:
 )
 def test_a_tool_call_is_a_name_and_arguments(content: str, body: list[str]) -> None:
     call = replace(REPLY, content=content, metadata="get\x1b_weather", finish_reason="stop")
+    call = sanitized_message(call)  # as the session does
     assert texts(laid_out(call)) == ["smollm2", "calls get␛_weather", *body, ""]
 
 
-def test_a_reply_becomes_a_call_at_its_end() -> None:
+def test_a_reply_can_become_a_tool_call_at_its_end() -> None:
     entry = laid_out(replace(REPLY, content=""), growing=True)
     entry.append('{"city": "Lima"}')
     call = replace(REPLY, content='{"city": "Lima"}', metadata="weather", finish_reason="stop")
@@ -128,7 +130,7 @@ def test_a_reply_becomes_a_call_at_its_end() -> None:
     assert texts(entry) == ["smollm2", "calls weather", "city: Lima", ""]
 
 
-def test_an_observation_is_shown_as_it_is_and_not_as_a_persons() -> None:
+def test_an_observation_is_plain_text_without_the_user_style() -> None:
     entry = laid_out(Message("observation", "*sunny*\n 20 degrees"))
     assert texts(entry) == ["observation", "*sunny*", " 20 degrees", ""]
     assert {span.styles for span in entry[1].spans} == {("observation",)}

@@ -1,4 +1,4 @@
-"""Thoughts are told from the reply at every cut, folded, and counted."""
+"""Reasoning: separated from the reply, folded, and counted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from glmtui.chat import Message
 from glmtui.ui.transcript.entry import Entry
 from glmtui.ui.transcript.layout import TranscriptLayout
-from glmtui.ui.transcript.reasoning import ReasoningStream, ReasoningView, split
+from glmtui.ui.transcript.reasoning import ReasoningSplitter, ReasoningView, split_reasoning
 
 REPLY = Message("assistant", "", id="r", model="glm")
 TEXT = "<think>\nLet me *see*.\n\n- 先想一想\n</think>\n\nIt **is** so.\n\n```\nx\n```\n"
@@ -28,19 +28,19 @@ TEXT = "<think>\nLet me *see*.\n\n- 先想一想\n</think>\n\nIt **is** so.\n\n`
         ("", "", ""),
     ],
 )
-def test_thoughts_come_first_or_not_at_all(text: str, thought: str, said: str) -> None:
-    assert split(text) == (thought, said)
+def test_reasoning_is_only_at_the_beginning(text: str, thought: str, said: str) -> None:
+    assert split_reasoning(text) == (thought, said)
 
 
 TAGS = st.sampled_from(["<think>", "</think>", "<", "th", "ink>", "</", " ", "\n", "word"])
 
 
 @given(st.lists(TAGS, max_size=12).map("".join), st.integers(1, 5))
-def test_cut_anywhere_it_is_the_same(text: str, size: int) -> None:
-    stream = ReasoningStream()
+def test_the_split_is_the_same_for_any_pieces(text: str, size: int) -> None:
+    stream = ReasoningSplitter()
     parts = [stream.feed(text[at : at + size]) for at in range(0, len(text), size)]
     parts.append(stream.end())
-    assert tuple(map("".join, zip(*parts, strict=True))) == split(text)
+    assert tuple(map("".join, zip(*parts, strict=True))) == split_reasoning(text)
 
 
 def texts(entry: Entry) -> list[str]:
@@ -63,7 +63,7 @@ def grown(text: str, size: int, *, folded: bool) -> Entry:
 
 @pytest.mark.parametrize("folded", [True, False])
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
-def test_a_streamed_reply_with_thoughts_is_the_whole_one(size: int, folded: bool) -> None:
+def test_a_streamed_reply_with_reasoning_equals_a_shown_one(size: int, folded: bool) -> None:
     streamed = grown(TEXT, size, folded=folded)
     whole = Entry(streamed.message)
     whole.folded = folded
@@ -75,7 +75,7 @@ def test_a_streamed_reply_with_thoughts_is_the_whole_one(size: int, folded: bool
     assert texts(whole) == ["glm", head, *([] if folded else body), *said]
 
 
-def test_while_it_thinks_the_words_are_counted() -> None:
+def test_words_are_counted_while_reasoning_grows() -> None:
     thoughts = ReasoningView(40, folded=True)
     thoughts.feed("\nOne t")
     assert [line.text for line in thoughts.head] == ["▸ thinking, 2 words"]
@@ -86,21 +86,21 @@ def test_while_it_thinks_the_words_are_counted() -> None:
     assert [line.text for line in thoughts.head] == ["▸ thought for 4 words"]
 
 
-def test_empty_thoughts_are_none() -> None:
+def test_empty_reasoning_is_not_shown() -> None:
     entry = grown("<think>\n\n</think>\n\nYes.", 1, folded=True)
     assert texts(entry) == ["glm", "Yes.", ""]
-    assert not entry.has_thoughts
+    assert not entry.has_reasoning
 
 
-def test_a_page_is_numbered_anew_when_thoughts_unfold() -> None:
+def test_lines_are_renumbered_when_reasoning_unfolds() -> None:
     page = TranscriptLayout()
     ends = {"finish_reason": "stop", "model": "glm"}
     page.show([Message("assistant", TEXT, id=i, **ends) for i in "ab"], {})  # type: ignore[arg-type]
     page.lay_out(40, 1000)
     total = page.total
-    assert page.fold("a")
+    assert page.toggle_reasoning("a")
     assert page.total == total + 3
     assert page.lines_of("b") == (total // 2 + 3, total + 2)
     assert page.line(2)[0].text == "┆ "
-    assert page.fold("a")
+    assert page.toggle_reasoning("a")
     assert page.total == total
