@@ -125,7 +125,7 @@ def test_an_attached_file_is_never_rubbish(tmp_path: Path, data: bytes, wrong: s
     (tmp_path / "notes.txt").write_bytes(data)
     found = find_attachment(str(tmp_path / "notes.txt"))
     assert found is not None
-    assert found.wrong == wrong
+    assert found.error == wrong
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "gb18030"])
