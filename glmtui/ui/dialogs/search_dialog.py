@@ -152,5 +152,5 @@ def _hit_label(hit: Hit, now: datetime, first: bool) -> Content:
 
 
 def _single_line(text: str) -> str:
-    """`text` sanitised and on one line; unlike `one_line`, keeps spaces at its ends."""
+    """`text` sanitised and on one line; unlike `sanitize_line`, keeps spaces at its ends."""
     return re.sub(r"\s+", " ", sanitize(text))
