@@ -16,8 +16,8 @@ import hypothesis
 import pytest
 
 from glmtui.config import SETTINGS
-from glmtui.engine.catalog import registry
-from glmtui.engine.catalog.registry import SMOLLM2_WHEEL, KnownModel
+from glmtui.engine.catalog import known_models
+from glmtui.engine.catalog.known_models import SMOLLM2_WHEEL, KnownModel
 from glmtui.engine.hardware.environment import prepare_environment
 from glmtui.engine.pull import pull
 from glmtui.engine.pull.staging import Job
@@ -141,5 +141,5 @@ def tiny_model(wheel_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A registered model whose wheel is in `wheel_index`."""
     gguf = write_gguf(tmp_path / "tiny.gguf").read_bytes()
     model = tiny_known_model(make_wheel(wheel_index, {MEMBER: gguf}), len(gguf))
-    monkeypatch.setattr(registry, "MODELS", (model,))
+    monkeypatch.setattr(known_models, "MODELS", (model,))
     return model

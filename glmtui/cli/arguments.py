@@ -14,7 +14,7 @@ from glmtui.errors import ConfigError
 from glmtui.language import _
 
 if TYPE_CHECKING:
-    from glmtui.config.schema import Value
+    from glmtui.config.setting_type import Value
 
 
 def parse_arguments(argv: list[str] | None) -> Namespace:

@@ -15,7 +15,7 @@ from glmtui.cli.progress import ProgressLine
 from glmtui.config import Settings
 from glmtui.engine.api import ChatModel, Reply
 from glmtui.engine.catalog import resolver
-from glmtui.engine.catalog.registry import DEFAULT_MODEL
+from glmtui.engine.catalog.known_models import DEFAULT_MODEL
 from glmtui.engine.open_model import open_model
 from glmtui.engine.progress import ProgressHook
 from glmtui.errors import GlmtuiError, UsageError

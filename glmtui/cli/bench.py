@@ -140,7 +140,7 @@ def build_plan(args: Namespace, settings: Settings) -> BenchPlan:
 
 def _model(args: Namespace, settings: Settings) -> ModelInfo:
     from glmtui.engine.catalog import resolver
-    from glmtui.engine.catalog.registry import DEFAULT_MODEL
+    from glmtui.engine.catalog.known_models import DEFAULT_MODEL
     from glmtui.engine.model_info import ServerSpec
 
     name = settings.model or DEFAULT_MODEL

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterable
 
 from glmtui import __version__
-from glmtui.cli.tables import format_size, format_table
+from glmtui.cli.text_tables import format_size, format_table
 from glmtui.engine.bench import BenchResult, EngineResult, Measurement
 from glmtui.engine.hardware.cpu import cpu_name
 from glmtui.engine.hardware.machine import snapshot

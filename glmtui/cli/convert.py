@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from glmtui.cli.progress import ProgressLine
-from glmtui.cli.tables import format_size
+from glmtui.cli.text_tables import format_size
 from glmtui.engine.catalog import resolver
 from glmtui.engine.model_info import ServerSpec
 from glmtui.errors import GlmtuiError, ModelError, UsageError

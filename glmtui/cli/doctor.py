@@ -21,8 +21,8 @@ from typing import Literal
 from glmtui import __version__, config
 from glmtui.config import Settings
 from glmtui.engine.catalog import resolver
+from glmtui.engine.catalog.known_models import DEFAULT_MODEL
 from glmtui.engine.catalog.model_folder import MANIFEST, inspect_folder
-from glmtui.engine.catalog.registry import DEFAULT_MODEL
 from glmtui.engine.hardware.machine import Snapshot, snapshot
 from glmtui.engine.nn.native.build import NO_COMPILER, BuildResult, build_kernels
 from glmtui.errors import ConfigError, GlmtuiError

@@ -56,7 +56,7 @@ def ask(args: Namespace) -> int:
 
 def pull(args: Namespace) -> int:
     from glmtui.cli.progress import ProgressLine
-    from glmtui.cli.tables import pulled_message
+    from glmtui.cli.text_tables import pulled_message
     from glmtui.engine.pull import pull
 
     settings = _settings(args)
@@ -91,15 +91,15 @@ def convert(args: Namespace) -> int:
 
 
 def models(args: Namespace) -> int:
-    from glmtui.cli import tables
-    from glmtui.engine.catalog.registry import MODELS
+    from glmtui.cli import text_tables
+    from glmtui.engine.catalog.known_models import MODELS
     from glmtui.engine.catalog.resolver import installed_models
     from glmtui.engine.hardware import machine
 
     servers, width = _settings(args).servers, terminal_width()
-    print_text(tables.models_table(installed_models(), MODELS, machine.snapshot(), width))
+    print_text(text_tables.models_table(installed_models(), MODELS, machine.snapshot(), width))
     if servers:
-        print_text("\n" + tables.servers_table(servers, width))
+        print_text("\n" + text_tables.servers_table(servers, width))
     return 0
 
 
@@ -114,14 +114,14 @@ def bench(args: Namespace) -> int:
 
 
 def list_conversations(args: Namespace) -> int:
-    from glmtui.cli import tables
+    from glmtui.cli import text_tables
 
     store = _store(args)
     summaries = store.summaries()
     for problem in store.problems:
         print_error(problem)
     if summaries:
-        print_text(tables.conversations_table(summaries, terminal_width()))
+        print_text(text_tables.conversations_table(summaries, terminal_width()))
     else:
         print_text(f"No saved conversations in {store.folder}.")
     return 0

@@ -3,6 +3,14 @@
 Does not know what a command does; that is in `glmtui.ui`.
 """
 
-from glmtui.commands.table import COMMANDS, LIST, MESSAGE, PROMPT, Command, hints, markdown_table
+from glmtui.commands.command_table import (
+    COMMANDS,
+    LIST,
+    MESSAGE,
+    PROMPT,
+    Command,
+    hints,
+    markdown_table,
+)
 
 __all__ = ["COMMANDS", "LIST", "MESSAGE", "PROMPT", "Command", "hints", "markdown_table"]

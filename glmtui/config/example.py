@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from glmtui.config import SETTINGS, TABLES, Server
-from glmtui.config.schema import Setting, declared_settings
+from glmtui.config.setting_type import Setting, declared_settings
 
 
 def example_toml() -> str:

@@ -16,7 +16,7 @@ import tomli_w
 
 from glmtui.chat import SamplingParams
 from glmtui.config import SAMPLING_FIELDS, toml_file
-from glmtui.config.schema import unknown_setting
+from glmtui.config.setting_type import unknown_setting
 from glmtui.errors import ConfigError, UsageError
 from glmtui.language import _
 from glmtui.system import paths

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from glmtui.chat import SamplingParams
 from glmtui.commands import keymap
 from glmtui.config import toml_file
-from glmtui.config.schema import Setting, Value, declared_settings, setting, unknown_setting
+from glmtui.config.setting_type import Setting, Value, declared_settings, setting, unknown_setting
 from glmtui.engine.catalog.families import FAMILIES
-from glmtui.engine.catalog.registry import KERNELS, QUANTS
+from glmtui.engine.catalog.quants import KERNELS, QUANTS
 from glmtui.engine.model_info import LoadOptions, ServerSpec
 from glmtui.errors import ConfigError
 from glmtui.language import Language, _
@@ -50,7 +50,10 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings, checked. Each field is the only declaration of its setting.
+    """All settings, checked. Each field declares a setting; a new setting is a new field.
+
+    Fields of the tables load and quant must also exist in `LoadOptions`, those of sampling in
+    `SamplingParams`: a test compares them.
 
     Attributes:
         servers: the ``[servers.NAME]`` tables, by name.

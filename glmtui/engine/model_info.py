@@ -64,11 +64,11 @@ class LoadOptions:
         device: "auto", "cpu", "cuda", "cuda:N" or "balanced".
         dtype: "auto", "float32", "bfloat16" or "float16"; of activations and unquantised weights.
         quant: "auto" keeps the weights as they are stored; None unpacks them to `dtype`; else a
-            key of `catalog.registry.QUANTS`.
+            key of `catalog.quants.QUANTS`.
         context_length: size of the KV cache, in tokens; None means the model's own.
         family: a key of `catalog.families.FAMILIES`, overriding detection.
         slim: do not load the image tokens of an original ChatGLM-6B; they are then never sampled.
-        kernel: an entry of `catalog.registry.KERNELS`, for packed weights on a GPU.
+        kernel: an entry of `catalog.quants.KERNELS`, for packed weights on a GPU.
         cache_gb: memory for the KV caches of several conversations, in GB; None means a share of
             what is free after loading.
     """

@@ -32,8 +32,8 @@ from glmtui.ui.chat.screen import ChatScreen
 from glmtui.ui.chat.size_notice import SizeNotice, is_too_small
 from glmtui.ui.panels.device_memory import MemoryMonitor
 from glmtui.ui.session.workspace import EngineFactory
-from glmtui.ui.terminal import signals
-from glmtui.ui.terminal.signals import END_SIGNALS
+from glmtui.ui.terminal import end_signals
+from glmtui.ui.terminal.end_signals import END_SIGNALS
 from glmtui.ui.terminal.themes import DARK, LIGHT, TERMINAL, themes
 from glmtui.ui.widgets.bindings import UNBOUND_KEY, keymap
 
@@ -211,7 +211,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
             loop = asyncio.get_running_loop()
             for number in END_SIGNALS:
                 loop.remove_signal_handler(number)
-            signals.ignore_end_signals()
+            end_signals.ignore_end_signals()
         self.on_exit_start()
         super().exit(*args, **options)
 

@@ -18,7 +18,9 @@ from glmtui.ui.session.workspace import Workspace
 
 
 class ChatCommands:
-    """Each method does what a command says and returns the text to show.
+    """The commands that the screen and the plain chat have in common.
+
+    Most methods return the text to show.
 
     Where nothing can be done, the text says why; "" means that there is nothing to say. Arguments
     are what the user typed after the command. A wrong argument raises a GlmtuiError.

@@ -21,7 +21,7 @@ from glmtui.system import paths
 from glmtui.system.terminfo import can_move_cursor
 from glmtui.ui.app import GlmtuiApp
 from glmtui.ui.session.rescue import rescue
-from glmtui.ui.terminal import signals
+from glmtui.ui.terminal import end_signals
 from glmtui.ui.terminal.themes import has_few_colours
 
 EXIT_SECONDS = 8.0
@@ -100,7 +100,7 @@ def _run_plain(
     try:
         chat.run(conversation, problems)
     finally:
-        with signals.end_signals_ignored():
+        with end_signals.end_signals_ignored():
             ended, unsaved = chat.close()
             messages = rescue(unsaved)
         ended &= _write_lines(messages)
@@ -168,7 +168,7 @@ class ExitGuard:
         return self._close()
 
     def _close(self) -> bool:
-        with signals.end_signals_ignored():
+        with end_signals.end_signals_ignored():
             ended, unsaved = self._app.close()
             self.messages = rescue(unsaved, self._app.workspace.drafts.unsaved())
         return ended

@@ -12,7 +12,7 @@ from glmtui.cli import output, subcommands
 from glmtui.cli.main import main
 from glmtui.config import Settings
 from glmtui.config.example import example_toml
-from glmtui.engine.catalog.registry import MODELS
+from glmtui.engine.catalog.known_models import MODELS
 from glmtui.engine.model_info import ModelInfo
 from glmtui.engine.progress import Progress
 from glmtui.errors import DownloadError

@@ -19,7 +19,7 @@ MEMORY = 400 << 20  # bytes that the child may allocate after its start
 CHILD = """
 import resource, sys
 from glmtui.chat import Message
-from glmtui.engine.api import ServerSpec
+from glmtui.engine.model_info import ServerSpec
 from glmtui.engine.remote import ServerModel
 from glmtui.errors import ServerError
 import httpx, glmtui.net.http_client

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from glmtui.chat import GenerationStats, Message
-from glmtui.cli.tables import format_size
+from glmtui.cli.text_tables import format_size
 from glmtui.store import loads
 from glmtui.ui.panels.stats import conversation_stats, reply_stats, stats_page
 from glmtui.ui.panels.status_bar import Status, context_meter, status_line

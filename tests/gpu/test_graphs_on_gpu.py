@@ -17,7 +17,7 @@ from torch import Tensor
 
 from glmtui.chat import SamplingParams
 from glmtui.engine import LoadOptions, load_model
-from glmtui.engine.bench.synthetic import random_model
+from glmtui.engine.bench.random_weights import random_model
 from glmtui.engine.nn.cuda_capture import Replay, capture
 from glmtui.engine.runtime import cuda_graph
 from glmtui.engine.runtime.model_runner import LoadedModel

@@ -27,7 +27,10 @@ CREATION_DATE = datetime(2026, 1, 1, tzinfo=timezone.utc)  # fixed, for reproduc
 def table_messages() -> Iterator[tuple[str, str]]:
     """Messages in tables, which are translated when displayed, and the file of each."""
     for command in COMMANDS:
-        yield from ((command.title, "commands/table.py"), (command.help, "commands/table.py"))
+        yield from (
+            (command.title, "commands/command_table.py"),
+            (command.help, "commands/command_table.py"),
+        )
     for row in SETTINGS:
         yield from ((row.help, "config/settings.py"), (row.pattern_help, "config/settings.py"))
 

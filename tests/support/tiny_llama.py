@@ -14,7 +14,7 @@ from gguf.quants import quantize
 from safetensors.numpy import save
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from glmtui.engine.checkpoint.gguf.conversion import LAYER_TENSORS
+from glmtui.engine.checkpoint.gguf.prepared_folder import LAYER_TENSORS
 
 Array = npt.NDArray[Any]
 

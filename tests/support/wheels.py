@@ -6,7 +6,7 @@ import hashlib
 import zipfile
 from pathlib import Path
 
-from glmtui.engine.catalog.registry import KnownModel, WheelSource
+from glmtui.engine.catalog.known_models import KnownModel, WheelSource
 
 MEMBER = "tiny_model/tiny.gguf"
 

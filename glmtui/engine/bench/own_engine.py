@@ -11,7 +11,7 @@ import torch
 from glmtui import __version__
 from glmtui.chat import SamplingParams
 from glmtui.engine.bench.bench_engine import BenchTarget, EngineStart, TimedReply, time_reply
-from glmtui.engine.bench.synthetic import random_model
+from glmtui.engine.bench.random_weights import random_model
 from glmtui.engine.loading.loader import load
 from glmtui.engine.nn.packed_weight import PackedWeight
 from glmtui.engine.runtime.model_runner import LoadedModel

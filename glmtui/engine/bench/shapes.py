@@ -8,7 +8,8 @@ from types import MappingProxyType
 from typing import Any
 
 from glmtui.engine.bench.bench_engine import BenchTarget
-from glmtui.engine.catalog.registry import QUANTS, known_model
+from glmtui.engine.catalog.known_models import known_model
+from glmtui.engine.catalog.quants import QUANTS
 from glmtui.engine.hardware.machine import Snapshot, fits
 from glmtui.engine.model_info import LoadOptions
 from glmtui.errors import OutOfMemory
@@ -22,7 +23,7 @@ class Shape:
     """A released model.
 
     Attributes:
-        known: its name in `registry.MODELS`, which has its sizes.
+        known: its name in `known_models.MODELS`, which has its sizes.
         config: the keys of its config.json that define its shape.
     """
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers.generation import BaseStreamer
 
 from glmtui.engine.bench.bench_engine import BenchTarget, EngineStart, TimedReply
+from glmtui.engine.bench.random_weights import random_matrix
 from glmtui.engine.bench.shapes import SHAPES
-from glmtui.engine.bench.synthetic import random_matrix
 from glmtui.engine.catalog.model_folder import read_config
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.hardware.memory import peak_memory

@@ -2,6 +2,9 @@
 
 ChatGLM-6B, ChatGLM2, ChatGLM3, CodeGeeX2 and GLM-4 all have ``model_type: "chatglm"``, and ChatGLM2
 and ChatGLM3 have the same tensor names and sizes, so each row has a predicate instead of a key.
+
+A new family is a row here, a schema in `family_fields.SCHEMAS`, and a module in `engine.models` with
+the names of `engine.models.model_family.ModelFamily`.
 """
 
 from __future__ import annotations
@@ -84,13 +87,13 @@ def _is_chatglm2(config: ConfigValues, folder: Path) -> bool:
 
 
 # Family by model_type, for the model types that both our decoders and transformers can run.
-NATIVE_TYPES = {"llama": "llama", "glm": "glm4"}
+SHARED_TYPES = {"llama": "llama", "glm": "glm4"}
 
 
 def transformers_reason(config: ConfigValues, folder: Path) -> str:
     """Why transformers runs a model of a native family; "" if our decoder runs it."""
     model_type = config.get("model_type")
-    family = NATIVE_TYPES.get(model_type) if isinstance(model_type, str) else None
+    family = SHARED_TYPES.get(model_type) if isinstance(model_type, str) else None
     if family is None or not _runs_in_transformers(config, folder):
         return ""
     unsupported = unsupported_fields(config, family)
@@ -115,7 +118,7 @@ def _runs_in_transformers(config: ConfigValues, folder: Path) -> bool:
     if isinstance(architectures, list) and class_name in architectures:
         return True
     # A config without `architectures` is recognised by its model_type, in the native families only.
-    return not architectures and config.get("model_type") in NATIVE_TYPES
+    return not architectures and config.get("model_type") in SHARED_TYPES
 
 
 def transformers_classes() -> dict[str, str]:

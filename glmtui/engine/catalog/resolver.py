@@ -1,6 +1,6 @@
 """From a model's name to the model: which models are installed, and what a name refers to.
 
-Looks up names in the settings' servers, the registry, the folder of pulled models and the file
+Looks up names in the settings' servers, the known models, the folder of pulled models and the file
 system. Loads no weights.
 """
 
@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from glmtui.engine.catalog.known_models import MODELS, KnownModel, known_model
 from glmtui.engine.catalog.model_folder import MANIFEST, inspect_folder
-from glmtui.engine.catalog.registry import MODELS, KnownModel, known_model
 from glmtui.engine.model_info import ModelInfo, ServerSpec, Target
 from glmtui.errors import GlmtuiError, ModelNotFound, UsageError
 from glmtui.language import _

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from glmtui.engine.catalog.config_rules import BAD_CONFIG_HINT, check_weight_count
-from glmtui.engine.catalog.registry import QUANTS, Quant
+from glmtui.engine.catalog.quants import QUANTS, Quant
 from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.loading.placement import (
     FIRST_TOKENS,

@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from glmtui.engine.catalog.families import transformers_reason
 from glmtui.engine.catalog.model_folder import MAX_VOCABULARY_BYTES, read_model_file
-from glmtui.engine.catalog.registry import Quant
+from glmtui.engine.catalog.quants import Quant
 from glmtui.engine.compatibility.length_scaling import LengthScaling
 from glmtui.engine.compatibility.size_check import check_size, choose_device, packable_layers
 from glmtui.engine.compatibility.transformers_cache import TransformersCache

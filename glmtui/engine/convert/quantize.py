@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from glmtui.engine.catalog.known_models import EMBEDDING_BYTES
 from glmtui.engine.catalog.model_folder import (
     INDEXES,
     MANIFEST,
@@ -22,7 +23,7 @@ from glmtui.engine.catalog.model_folder import (
     inspect_folder,
     read_config,
 )
-from glmtui.engine.catalog.registry import CPM_FILE, EMBEDDING_BYTES, QUANTS, Quant
+from glmtui.engine.catalog.quants import CPM_FILE, QUANTS, Quant
 from glmtui.engine.checkpoint.checkpoint import GPTQ_CONFIG, Checkpoint, WeightSource
 from glmtui.engine.checkpoint.safetensors_writer import SafetensorsWriter
 from glmtui.engine.convert.calibration import column_importance

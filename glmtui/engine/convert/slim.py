@@ -22,7 +22,7 @@ from torch import Tensor
 
 from glmtui.engine.catalog.config_check import check_config
 from glmtui.engine.catalog.model_folder import inspect_folder, read_config, read_json_object
-from glmtui.engine.catalog.registry import CPM_FILE
+from glmtui.engine.catalog.quants import CPM_FILE
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.checkpoint.safetensors_header import TensorEntry, encode_header
 from glmtui.engine.checkpoint.safetensors_writer import DTYPES

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from glmtui.engine.catalog.model_folder import read_optional_object
-from glmtui.engine.catalog.registry import QUANTS, Quant
+from glmtui.engine.catalog.quants import QUANTS, Quant
 from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.nn.linear import KernelChoice, make_kernel_choice

@@ -14,7 +14,7 @@ import torch
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.config_check import check_config
 from glmtui.engine.catalog.families import COMPATIBILITY, FAMILIES
-from glmtui.engine.catalog.registry import QUANTS
+from glmtui.engine.catalog.quants import QUANTS
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.hardware.cpu import physical_cores
 from glmtui.engine.hardware.machine import snapshot

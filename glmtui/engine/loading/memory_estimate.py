@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from glmtui.engine.catalog.registry import Quant
+from glmtui.engine.catalog.quants import Quant
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource
 from glmtui.engine.loading.model_parts import LAYERS, has_tied_embeddings, linear_layers, part_of
 from glmtui.engine.loading.placement import FIRST_TOKENS, MemoryEstimate, scratch_bytes

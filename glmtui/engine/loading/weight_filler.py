@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from glmtui.engine.catalog.registry import Quant
+from glmtui.engine.catalog.quants import Quant
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource
 from glmtui.engine.loading.model_parts import VOCAB_MODULES, part_of
 from glmtui.engine.nn.layers import LinearPlaceholder

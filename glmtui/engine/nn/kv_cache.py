@@ -29,7 +29,7 @@ class KVCache:
         offset: number of tokens in the cache.
         position: int64 [1], the position of a step that is captured as a CUDA graph, else None.
             The shapes and addresses of such a step do not depend on the offset.
-        prompt_length: number of tokens of the prompt_length prompt that is being read.
+        prompt_length: number of tokens of the prompt that is being read.
     """
 
     position: Tensor | None = None

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from glmtui.engine.nn.native.quantization import can_quantize, quantize_into
+from glmtui.engine.nn.native.quantize_kernel import can_quantize, quantize_into
 from glmtui.errors import BadCheckpoint
 from glmtui.language import _
 

@@ -1,7 +1,7 @@
 """Downloads a model from the Hugging Face hub, or a mirror, into the cache of `huggingface_hub`.
 
 Only the configuration, the tokenizer and one copy of the weights are downloaded, and no Python code
-but one file of ChatGLM, which is parsed as text (`registry.CPM_FILE`). HF_HOME, HF_TOKEN and
+but one file of ChatGLM, which is parsed as text (`quants.CPM_FILE`). HF_HOME, HF_TOKEN and
 HF_ENDPOINT are respected as in `huggingface_hub`.
 """
 

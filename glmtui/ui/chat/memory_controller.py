@@ -14,7 +14,7 @@ from glmtui.ui.panels.device_memory import DeviceMemory
 
 
 class MemoryController:
-    """The commands on memory.
+    """The commands /stats, /keep, /quant and the warning when memory is low.
 
     Attributes:
         memories: the devices, as last measured.

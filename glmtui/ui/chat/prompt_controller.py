@@ -82,7 +82,7 @@ class PromptController:
 
     def _models(self) -> Iterator[ArgumentValue]:
         from glmtui.engine.catalog import resolver
-        from glmtui.engine.catalog.registry import MODELS
+        from glmtui.engine.catalog.known_models import MODELS
 
         installed = resolver.installed_models()
         yield from (ArgumentValue(model.name, sanitize_line(model.title)) for model in installed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from glmtui.config import presets
-from glmtui.config.schema import Value
+from glmtui.config.setting_type import Value
 from glmtui.ui.chat.host import Host
 from glmtui.ui.chat_commands import ChatCommands
 

@@ -20,7 +20,7 @@ from textual.widgets import Static
 
 from glmtui.config import Settings
 from glmtui.engine.catalog import resolver
-from glmtui.engine.catalog.registry import DEFAULT_MODEL, MODELS, KnownModel, known_model
+from glmtui.engine.catalog.known_models import DEFAULT_MODEL, MODELS, KnownModel, known_model
 from glmtui.engine.hardware.machine import Snapshot, fits, snapshot
 from glmtui.engine.model_info import ModelInfo
 from glmtui.engine.progress import CancelFlag, Progress, ProgressHook

@@ -20,7 +20,7 @@ from textual.widgets import Input, Static, TextArea
 
 from glmtui.chat import SamplingParams
 from glmtui.config import SAMPLING_FIELDS, find_setting, presets
-from glmtui.config.schema import Setting, Value
+from glmtui.config.setting_type import Setting, Value
 from glmtui.errors import ConfigError
 from glmtui.language import _
 from glmtui.sanitize import sanitize

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from glmtui import config
-from glmtui.config.schema import Setting
+from glmtui.config.setting_type import Setting
 from glmtui.errors import ConfigError
 from glmtui.sanitize import sanitize
 from glmtui.ui.prompt.completion import ArgumentValue, Provider, matching_values

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from glmtui.chat import Conversation, FinishReason, Message, SamplingParams, last_turns, with_tools
-from glmtui.config.schema import Value
+from glmtui.config.setting_type import Value
 from glmtui.engine.api import (
     Delta,
     Engine,

@@ -117,7 +117,7 @@ class Workspace:
     def first_model(self) -> str:
         """The name of the model to load at the start; "" where none is installed."""
         from glmtui.engine.catalog import resolver
-        from glmtui.engine.catalog.registry import DEFAULT_MODEL
+        from glmtui.engine.catalog.known_models import DEFAULT_MODEL
 
         if name := self.settings.model or self.session.conversation.model:
             return name

@@ -17,15 +17,16 @@ from safetensors.numpy import save
 
 from glmtui.cli import bench
 from glmtui.cli.main import main
-from glmtui.engine.bench import shapes, synthetic, transformers_peer
+from glmtui.engine.bench import random_weights, shapes, transformers_peer
 from glmtui.engine.bench.bandwidth import COPY_BYTES
 from glmtui.engine.bench.bench_engine import BenchTarget, EngineName
 from glmtui.engine.bench.engine_process import EngineProcess, copy_process
 from glmtui.engine.bench.own_engine import OwnEngine, step_bytes
 from glmtui.engine.bench.shapes import SHAPES, Shape, check_memory
 from glmtui.engine.bench.transformers_peer import TransformersPeer
+from glmtui.engine.catalog.known_models import known_model
 from glmtui.engine.catalog.model_folder import inspect_folder
-from glmtui.engine.catalog.registry import QUANTS, known_model
+from glmtui.engine.catalog.quants import QUANTS
 from glmtui.engine.hardware.host_memory import HostMemory
 from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.model_info import LoadOptions, ModelInfo
@@ -62,7 +63,7 @@ def tiny_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     for key, shape in SHAPES.items():
         config = {**shape.config, **small.get(shape.family, TINY)}
         patched = {**shapes.SHAPES, key: Shape(shape.family, shape.known, config)}
-        for module in (shapes, synthetic, transformers_peer):
+        for module in (shapes, random_weights, transformers_peer):
             monkeypatch.setattr(module, "SHAPES", patched)
 
 
@@ -161,7 +162,7 @@ def test_random_weights_run_in_every_family(tiny_shapes: None, key: str, quant: 
     end = list(engine.start.prompt_end)
     assert len(engine.generate([50, 51, 52, *end], 3).ids) == 3
     assert ("int" in engine.start.quant) == (quant is not None)
-    loaded = synthetic.random_model(key, options)
+    loaded = random_weights.random_model(key, options)
     logits = loaded.logits([50, 60, 70, *end])
     assert bool(torch.isfinite(logits).all())
     # what is drawn at random is not the same everywhere, nor does it vanish
@@ -174,10 +175,10 @@ def test_random_weights_run_in_every_family(tiny_shapes: None, key: str, quant: 
 
 def test_random_packed_weights_are_as_large_as_unpacked_ones() -> None:
     shape, device = torch.Size((64, 256)), torch.device("cpu")
-    whole = synthetic.random_matrix(shape, torch.float32, device)
+    whole = random_weights.random_matrix(shape, torch.float32, device)
     assert float(whole.std()) == pytest.approx(1 / 16, rel=0.05)
     for quant in QUANTS.values():
-        packed = synthetic.random_packed(shape, quant, device)
+        packed = random_weights.random_packed(shape, quant, device)
         assert isinstance(packed, PackedWeight)
         assert packed.bits == quant.bits
         assert packed.group == (quant.group or 256)

@@ -11,8 +11,8 @@ import pytest
 
 from glmtui.engine.catalog import resolver
 from glmtui.engine.catalog.families import FAMILIES
+from glmtui.engine.catalog.known_models import DEFAULT_MODEL, MODELS, KnownModel, known_model
 from glmtui.engine.catalog.model_folder import Manifest
-from glmtui.engine.catalog.registry import DEFAULT_MODEL, MODELS, KnownModel, known_model
 from glmtui.engine.model_info import ModelInfo, ServerSpec
 from glmtui.errors import BadCheckpoint, ModelNotFound, UsageError
 from support.tiny_llama import llama_files, write_folder

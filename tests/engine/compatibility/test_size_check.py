@@ -11,7 +11,7 @@ from torch import nn
 
 from glmtui.engine import load_model
 from glmtui.engine.catalog import resolver
-from glmtui.engine.catalog.registry import QUANTS
+from glmtui.engine.catalog.quants import QUANTS
 from glmtui.engine.compatibility.size_check import choose_device, weight_bytes
 from glmtui.engine.compatibility.transformers_model import empty_model, kv_bytes_per_token
 from glmtui.engine.hardware.gpu import Gpu

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from glmtui.engine.catalog.registry import QUANTS
+from glmtui.engine.catalog.quants import QUANTS
 from support.quality import QUANTISATIONS, TEXT, QualityTest, load_quality_test
 
 pytestmark = [

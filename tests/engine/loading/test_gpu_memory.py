@@ -24,7 +24,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from glmtui.engine.bench.shapes import SHAPES
-from glmtui.engine.catalog.registry import QUANTS
+from glmtui.engine.catalog.quants import QUANTS
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource
 from glmtui.engine.loading.memory_estimate import estimate_memory
 from glmtui.engine.loading.model_parts import VOCAB_MODULES, devices_of_parts

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from glmtui.engine.catalog.registry import QUANTS, Quant
+from glmtui.engine.catalog.quants import QUANTS, Quant
 from glmtui.engine.loading.weight_filler import WeightFiller
 from glmtui.engine.models import chatglm
 from glmtui.engine.nn.linear import NativeEmbedding

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from glmtui.chat import SamplingParams
 from glmtui.engine.catalog.model_folder import read_optional_object
-from glmtui.engine.catalog.registry import QUANTS
+from glmtui.engine.catalog.quants import QUANTS
 from glmtui.engine.checkpoint.checkpoint import Checkpoint
 from glmtui.engine.hardware.gpu import Gpu
 from glmtui.engine.hardware.host_memory import HostMemory
@@ -196,6 +196,6 @@ def test_a_split_model_gives_the_same_logits(folder: Path) -> None:
     reply = list(loaded.stream_ids(PROMPT_IDS, params).ids())
     loaded = load_on_cpu(folder)
     assert split_last_layer_off(loaded) == {"layers.1", "norm", "head"}
-    assert loaded.model.multi_device
+    assert loaded.model.layer_devices
     assert torch.equal(loaded.logits(PROMPT_IDS), exact)
     assert list(loaded.stream_ids(PROMPT_IDS, params).ids()) == reply

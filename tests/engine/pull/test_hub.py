@@ -12,7 +12,7 @@ import huggingface_hub.constants
 import pytest
 
 from glmtui.engine.catalog import resolver
-from glmtui.engine.catalog.registry import MAX_CPM_BYTES
+from glmtui.engine.catalog.quants import MAX_CPM_BYTES
 from glmtui.engine.progress import Progress
 from glmtui.engine.pull import fetch, pull, staging
 from glmtui.engine.pull.staging import PullCancelled

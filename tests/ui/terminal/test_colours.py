@@ -17,7 +17,7 @@ from support.emulated_terminal import Terminal
 MOUSE = {b"1000", b"1003", b"1006", b"1015"}  # the terminal's modes for reporting the mouse
 FIXED_SETTINGS = 'Settings(model="http://fake.invalid/v1")'
 SETTINGS_FROM_ENVIRONMENT = (
-    "__import__('glmtui.config').config.load(None, "
+    "__import__('glmtui.config').config.load_settings(None, "
     'overrides={"model": "http://fake.invalid/v1"})[0]'
 )
 

@@ -4,7 +4,7 @@ Knows the GGUF format, llama.cpp's block types and its tokenizers. Does not know
 the folders are kept (`pull`).
 """
 
-from glmtui.engine.checkpoint.gguf.conversion import convert_gguf
 from glmtui.engine.checkpoint.gguf.file import model_name, split_paths
+from glmtui.engine.checkpoint.gguf.prepared_folder import convert_gguf
 
 __all__ = ["convert_gguf", "model_name", "split_paths"]

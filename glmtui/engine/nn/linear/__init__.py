@@ -88,7 +88,7 @@ def make_kernel_choice(
     """The kernels that are tried for a model's packed weights on this device.
 
     Args:
-        name: the setting quant.kernel, a key of `registry.KERNELS`.
+        name: the setting quant.kernel, a key of `quants.KERNELS`.
         folder: of the model.
         dtype: of the activations.
 

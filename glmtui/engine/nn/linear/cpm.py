@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glmtui.engine.catalog.registry import CPM_FILE, MAX_CPM_BYTES
+from glmtui.engine.catalog.quants import CPM_FILE, MAX_CPM_BYTES
 from glmtui.engine.nn.linear.kernel_selection import Kernel
 from glmtui.engine.nn.linear.reference import LinearLayer
 from glmtui.engine.nn.packed_weight import PackedWeight

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from glmtui.engine.bench.shapes import SHAPES
-from glmtui.engine.catalog.registry import Quant
+from glmtui.engine.catalog.quants import Quant
 from glmtui.engine.checkpoint.checkpoint import Checkpoint, WeightSource
 from glmtui.engine.loading.load_spec import pick_device, pick_dtype, pick_quant
 from glmtui.engine.loading.model_parts import VOCAB_MODULES

@@ -8,9 +8,9 @@ from datetime import datetime, timezone
 import pytest
 from rich.cells import cell_len
 
-from glmtui.cli import tables
+from glmtui.cli import text_tables
 from glmtui.cli.progress import ERASE, ProgressLine, format_progress
-from glmtui.engine.catalog.registry import MODELS
+from glmtui.engine.catalog.known_models import MODELS
 from glmtui.engine.hardware.host_memory import HostMemory
 from glmtui.engine.hardware.machine import Snapshot
 from glmtui.engine.model_info import ModelInfo
@@ -38,7 +38,7 @@ def eighty_columns(monkeypatch):
 
 def test_an_installed_model_is_listed_once(tmp_path):
     here = ModelInfo("smollm2", tmp_path, "llama", 8192, 96_654_288, "int4 g32")
-    lines = tables.models_table([here], MODELS[:2], machine(20 * GB), 80).splitlines()
+    lines = text_tables.models_table([here], MODELS[:2], machine(20 * GB), 80).splitlines()
     assert lines[1].split() == ["smollm2", "97", "MB", "8,192", "-", "-", "0.3", "installed"]
     assert [line.split()[0] for line in lines] == ["NAME", "smollm2", MODELS[1].name]
 
@@ -56,19 +56,19 @@ def test_an_installed_model_is_listed_once(tmp_path):
 def test_the_state_is_the_largest_format_that_fits(free, state):
     chatglm = next(model for model in MODELS if model.name == "THUDM/chatglm-6b")
     here = machine(free and free * GB)
-    line = tables.models_table([], [chatglm], here, 80).splitlines()[1]
+    line = text_tables.models_table([], [chatglm], here, 80).splitlines()[1]
     assert line.endswith(f"  13.3   7.6   5.5  {state}")
 
 
 def test_control_characters_in_a_name_are_harmless(tmp_path):
     hostile = ModelInfo("a\nb\x1b[2J", tmp_path, "llama", 8192, 5, "int4")
-    lines = tables.models_table([hostile], [], machine(GB), 80).splitlines()
+    lines = text_tables.models_table([hostile], [], machine(GB), 80).splitlines()
     assert len(lines) == 2
     assert "\x1b" not in lines[1]
 
 
 def test_wide_characters_line_up():
-    lines = tables.format_table(
+    lines = text_tables.format_table(
         ("A", " B"), [("中文", "1"), ("ab", "100")], 80, elastic=0
     ).splitlines()
     assert [cell_len(line) for line in lines] == [9, 9, 9]
@@ -80,7 +80,7 @@ def test_a_table_fits_the_width(width):
         Summary("0" * 8, title, "m", datetime.now(timezone.utc), None, 3)
         for title in ("中" * 99, "x" * 99, "")
     ]
-    lines = tables.conversations_table(summaries, width).splitlines()
+    lines = text_tables.conversations_table(summaries, width).splitlines()
     widest = max(cell_len(line) for line in lines)
     least = 8 + 16 + 9 + 5 + 8 + 4 * 2  # columns that are not cut, and what is left of the title
     assert widest <= max(width, least)

@@ -1,4 +1,4 @@
-"""Signals that end the program.
+"""The signals that end the program. `GlmtuiApp.handle_signals` handles them.
 
 When an SSH link drops, several of them arrive in a row. The first starts the shutdown; the others
 must not interrupt it.

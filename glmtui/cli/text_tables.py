@@ -8,7 +8,7 @@ from datetime import datetime
 from rich.cells import cell_len, set_cell_size
 
 from glmtui.config import Server
-from glmtui.engine.catalog.registry import KnownModel
+from glmtui.engine.catalog.known_models import KnownModel
 from glmtui.engine.hardware.machine import Snapshot, fits
 from glmtui.engine.model_info import ModelInfo
 from glmtui.engine.tokenization.chat_template import (

@@ -1,7 +1,8 @@
 """COMMANDS: everything the user can do, with keys and slash commands.
 
 Key bindings, slash commands and their completion, the command palette, the help page and the table
-in the README are made from it.
+in the README are made from it. A new command is a row here and a function in each of
+`ui.chat.screen` and `ui.plain.plain_commands`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ class Command:
     """One thing that the user can do.
 
     Attributes:
-        action: the name by which the chat screen, the plain chat or the widget of its scope finds
-            the function that does it.
+        action: the key of the function that does it, in `ChatScreen.actions` and in
+            `PlainCommands.actions`; for a row with a scope, an action of that widget.
         title: two or three words, for menus.
         help: one line on what it does.
         keys: Textual's key names, separated by commas; "" for none.
         slash: the word after "/"; "" for none.
-        argument: what follows the word, in brackets if it is optional. Its first word is its kind,
-            which selects the completion.
+        argument: what the user types after the word, in brackets if it is optional, such as
+            "[MODEL]". Its first word selects the completion.
         scope: where the keys work: "message" while a message is selected, "prompt" with text in
             the prompt, "list" in the list of conversations, "" anywhere in the chat.
         vim: the keys in the key set "vim" if they differ.
