@@ -101,7 +101,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "regenerate",
         "Regenerate",
-        "Regenerate the last reply (with an empty prompt); the earlier one is kept.",
+        "Regenerate the last reply, if the prompt is empty; the earlier one is kept.",
         "ctrl+r",
         "regenerate",
     ),
@@ -290,7 +290,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "quant",
         "Quantise",
-        "Reload the model with its weights quantised to int8, int4, none or auto.",
+        "Reload the model with another quantisation: int8, int4, none or auto.",
         "",
         "quant",
         "QUANT",

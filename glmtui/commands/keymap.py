@@ -39,7 +39,7 @@ def check(action: str, value: object) -> tuple[str, ...]:
         if near:
             hint = _("Did you mean {name}?").format(name=near[0])
         else:
-            hint = _("There are {names}.").format(names=", ".join(actions))
+            hint = _("Available: {names}.").format(names=", ".join(actions))
         message = _('keys.{action}: there is no action "{action}"').format(action=action)
         raise ConfigError(message, hint)
     names = [value] if isinstance(value, str) else value

@@ -89,14 +89,14 @@ class Settings:
         example=0.7,
     )
     top_k: int | None = setting(
-        "Sample only from this many most likely tokens; 0 means all.",
+        "Sample only from the N most likely tokens; 0 means no limit.",
         None,
         table="sampling",
         low=0,
         example=40,
     )
     top_p: float | None = setting(
-        "Sample only from the most likely tokens with this total probability.",
+        "Sample only from the most likely tokens whose probabilities add up to this.",
         None,
         table="sampling",
         low=0,
@@ -147,7 +147,7 @@ class Settings:
         "Data type for computation.", "auto", table="load"
     )
     quant: str = setting(
-        "Quantisation of the weights; auto keeps the stored format, none unpacks them.",
+        "Quantisation of the weights; auto keeps the stored format, none loads 16 bits.",
         "auto",
         table="load",
         choices=("auto", "none", *QUANTS),

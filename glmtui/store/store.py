@@ -324,7 +324,9 @@ class Store:
             names = sorted(repr(path.name) for path in candidates)
             shown = ", ".join(names[:8]) + (", …" if names[8:] else "")
             raise ConversationNotFound(
-                _("{name!r} matches {names}").format(name=id_or_prefix, names=shown),
+                _("{name!r} matches several conversations: {names}").format(
+                    name=id_or_prefix, names=shown
+                ),
                 _("Give more characters of the id: the eight at the end of the file name."),
             )
         return candidates[0]

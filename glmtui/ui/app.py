@@ -101,7 +101,7 @@ class GlmtuiApp(App[None], inherit_bindings=False):
             self.theme = TERMINAL
         if not known:
             text = _("There is no theme {name!r}; {shown} is used.").format(name=name, shown=DARK)
-            hint = _("There are {names}.").format(names=", ".join(self.available_themes))
+            hint = _("Available: {names}.").format(names=", ".join(self.available_themes))
             self._problems.append(ConfigError(text, hint))
 
     def get_default_screen(self) -> Screen[Any]:

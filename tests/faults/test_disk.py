@@ -78,7 +78,7 @@ def test_leaving_with_the_disk_still_full(
     terminal.press(b"\x11")
     assert terminal.wait_for_exit() == 0
     said = terminal.output.decode().rpartition("\x1b[?1049l")[2]
-    where = re.search(r"it is in (\S+\.toml)", said)
+    where = re.search(r"a copy is in (\S+\.toml)", said)
     assert where is not None
     question, reply = read_file(Path(where[1])).path
     Path(where[1]).unlink()

@@ -236,7 +236,7 @@ def test_the_link_drops_with_several_conversations_unsaved(
     for talk in found.values():
         check_counted(talk, 20)
     log = read_log(tmp_path)
-    assert len(re.findall(r"could not be saved; it is in \S+\.toml", log)) == 3
+    assert len(re.findall(r"could not be saved in its folder; a copy is in \S+\.toml", log)) == 3
     assert "a draft could not be saved" in log
     assert "Second" not in log
 

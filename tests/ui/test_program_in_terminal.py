@@ -107,7 +107,7 @@ def test_folders_that_cannot_be_written_lose_nothing(
     terminal.press(b"\x11")
     assert terminal.wait_for_exit() == 0
     said = terminal.output.split(LEFT_ALTERNATE_SCREEN)[-1].decode().replace("\r\n", "")
-    rescued = re.search(r"it is in (\S+\.toml)", said)
+    rescued = re.search(r"a copy is in (\S+\.toml)", said)
     assert rescued, said
     assert [m.content for m in read_file(Path(rescued[1])).path] == ["Hi", "Hello there."]
 

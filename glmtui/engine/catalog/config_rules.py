@@ -19,7 +19,7 @@ ConfigValues: TypeAlias = Mapping[str, Any]
 REQUIRED: Any = object()  # instead of a default: the field must be there
 MIN_BYTES_PER_WEIGHT = 0.5  # no supported format stores a weight in fewer than 4 bits
 MAX_VALUE_CHARS = 60  # longest value in an error message
-BAD_CONFIG_HINT = N_("Fetch the model again with: glmtui pull")
+BAD_CONFIG_HINT = N_("Download the model again with: glmtui pull")
 
 
 class Rule(Protocol):

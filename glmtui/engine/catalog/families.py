@@ -3,8 +3,8 @@
 ChatGLM-6B, ChatGLM2, ChatGLM3, CodeGeeX2 and GLM-4 all have ``model_type: "chatglm"``, and ChatGLM2
 and ChatGLM3 have the same tensor names and sizes, so each row has a predicate instead of a key.
 
-A new family is a row here, a schema in `family_fields.SCHEMAS`, and a module in `engine.models` with
-the names of `engine.models.model_family.ModelFamily`.
+A new family is a row here, a schema in `family_fields.SCHEMAS`, and a module in `engine.models`
+with the names of `engine.models.model_family.ModelFamily`.
 """
 
 from __future__ import annotations

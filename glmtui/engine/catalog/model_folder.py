@@ -36,7 +36,7 @@ CONTEXT_KEYS = (
 MAX_CONTEXT_LENGTH = 2**31  # tokens; a larger value means that no limit was set
 LFS_POINTER = b"version https://git-lfs"
 GGUF_HINT = N_("Prepare a GGUF file with: glmtui pull FILE.gguf")
-PULL_AGAIN_HINT = N_("The download is incomplete. Repeat it with: glmtui pull")
+PULL_AGAIN_HINT = N_("The download is incomplete. Resume it with: glmtui pull")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def inspect_folder(folder: Path, name: str = "", family: str | None = None) -> M
             _("The folder with the files of {name} no longer exists: {folder}").format(
                 name=folder.name, folder=files_folder
             ),
-            _("Fetch the model again with: glmtui pull"),
+            _("Download the model again with: glmtui pull"),
         )
     config = read_config(files_folder)
     key = family or (manifest.family if manifest else None)

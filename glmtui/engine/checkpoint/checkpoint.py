@@ -181,7 +181,7 @@ class Checkpoint:
                     "{folder} has a tensor {layer}.qweight, but neither config.json nor {path} "
                     "says how it is packed."
                 ).format(folder=self.folder, layer=layer, path=GPTQ_CONFIG),
-                _("Fetch the model again with: glmtui pull"),
+                _("Download the model again with: glmtui pull"),
             )
         return unpack_gptq(
             self.read_tensor(f"{layer}.qweight"),
@@ -278,7 +278,7 @@ def _open_safetensors(path: Path) -> Any:
     except (SafetensorError, OSError) as error:
         raise BadCheckpoint(
             _("{path} is not a complete safetensors file: {error}").format(path=path, error=error),
-            _("Fetch the model again with: glmtui pull"),
+            _("Download the model again with: glmtui pull"),
         ) from error
 
 

@@ -167,7 +167,7 @@ def _converted_tokenizer(folder: Path) -> HFTokenizer:
     if not files:  # transformers would make an empty tokenizer
         raise UnsupportedModel(
             _("{folder} has no tokenizer files.").format(folder=folder),
-            _("Fetch the model again with: glmtui pull"),
+            _("Download the model again with: glmtui pull"),
         )
     nbytes = sum(len(read_model_file(path, MAX_VOCABULARY_BYTES)) for path in files)
     location = os.fsencode(folder.absolute())
@@ -213,7 +213,7 @@ def _load_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
             _("{folder} lacks {count} tensors of its model, such as {name}.").format(
                 folder=folder, count=len(missing), name=missing[0]
             ),
-            _("Fetch the model again with: glmtui pull"),
+            _("Download the model again with: glmtui pull"),
         )
     return model.eval().requires_grad_(False)
 

@@ -97,7 +97,9 @@ def isa_limit() -> str:
     value = os.environ.get(ISA_VARIABLE) or ISA_LIMITS[-1]
     if value not in ISA_LIMITS:
         raise ConfigError(
-            _("{variable} is {value!r}").format(variable=ISA_VARIABLE, value=value),
+            _("{variable} has the unknown value {value!r}").format(
+                variable=ISA_VARIABLE, value=value
+            ),
             _("Set it to one of {choices}, or remove it.").format(choices=", ".join(ISA_LIMITS)),
         )
     return value

@@ -179,5 +179,5 @@ def build_model(
             _("{path} does not describe a model of this family: {error!r}").format(
                 path=folder / "config.json", error=error
             ),
-            _("Fetch the model again with: glmtui pull"),
+            _("Download the model again with: glmtui pull"),
         ) from error

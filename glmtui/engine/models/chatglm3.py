@@ -97,7 +97,7 @@ class RoleFormat:
         if missing:
             raise BadCheckpoint(
                 _("The tokenizer of this model has no {names}.").format(names=", ".join(missing)),
-                _("It belongs to another model. Fetch this one again with: glmtui pull"),
+                _("It belongs to another model. Download the model again with: glmtui pull"),
             )
         self.tokenizer = tokenizer
         self._special = tokenizer.special

@@ -85,9 +85,9 @@ def response_error(response: httpx.Response, what: str, url: str, hub: str) -> D
         _("{hub} redirects to {address}, which refuses access to {what} (HTTP {status}).").format(
             hub=redact_url(hub or url), address=address, what=what, status=status
         ),
-        _("The token is sent to hub.endpoint only: set it, or HF_ENDPOINT, to {address}.").format(
-            address=address
-        )
+        _(
+            "The token is sent to hub.endpoint only. Set hub.endpoint or HF_ENDPOINT to {address}."
+        ).format(address=address)
         if has_moved
         else _("Try again later, or set a mirror with hub.endpoint or HF_ENDPOINT."),
     )

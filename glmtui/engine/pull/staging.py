@@ -25,7 +25,7 @@ from glmtui.system.durable_files import make_private_folder
 
 STALE_SECONDS = 24 * 3600  # age at which a work folder is regarded as left behind
 CHUNK_BYTES = 1 << 20
-CACHE_SPACE_HINT = N_("Free some space, or move the folder with GLMTUI_CACHE_DIR or HF_HOME.")
+CACHE_SPACE_HINT = N_("Free some space, or set GLMTUI_CACHE_DIR or HF_HOME to another folder.")
 TARGET_SPACE_HINT = N_("Free some space, or choose a folder on another disk.")
 
 
@@ -149,6 +149,6 @@ def convert_disk_errors(folder: Path, hint: str = "") -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise DownloadError(
                 _("Could not write {path}: {reason}.").format(path=path, reason=error.strerror),
-                _("Change its permissions, or move the folder with GLMTUI_CACHE_DIR or HF_HOME."),
+                _("Change its permissions, or set GLMTUI_CACHE_DIR or HF_HOME to another folder."),
             ) from error
         raise DownloadError(f"{path}: {error.strerror or error}.") from error

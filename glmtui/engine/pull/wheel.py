@@ -30,7 +30,7 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
     (
         r"no space left on device",
         N_("the disk is full"),
-        N_("Free some space, or move the folder with GLMTUI_CACHE_DIR."),
+        N_("Free some space, or set GLMTUI_CACHE_DIR to another folder."),
     ),
     (
         r"do not match the hashes|hash mismatch",
@@ -69,7 +69,7 @@ CAUSES: tuple[tuple[str, str, str], ...] = (
     (
         r"permission denied",
         N_("permission to write to a folder was denied"),
-        N_("Move the folder with GLMTUI_CACHE_DIR."),
+        N_("Set GLMTUI_CACHE_DIR to another folder."),
     ),
 )
 

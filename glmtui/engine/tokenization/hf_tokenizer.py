@@ -75,7 +75,7 @@ class HFTokenizer:
         def make_error(reason: str) -> BadCheckpoint:
             return BadCheckpoint(
                 _("{path} is not a tokenizer: {error}").format(path=path, error=reason),
-                _("Fetch the model again with: glmtui pull"),
+                _("Download the model again with: glmtui pull"),
             )
 
         return cls(SandboxedTokenizer("tokenizers", read, make_error, **options))

@@ -88,7 +88,7 @@ class IceTokenizer:
         if sandboxed.facts["unknown"] in ids:
             raise BadCheckpoint(
                 _("ice_text.model has no pieces such as [gMASK]; it is not ChatGLM-6B's."),
-                _("Fetch the model again with: glmtui pull"),
+                _("Download the model again with: glmtui pull"),
             )
 
     def encode(self, text: str) -> list[int]:
@@ -133,7 +133,7 @@ def _load(path: Path, added: bytes) -> SandboxedTokenizer:
         lambda: read_model_file(path, MAX_VOCABULARY_BYTES) + added,
         lambda error: BadCheckpoint(
             _("{path} is not a SentencePiece vocabulary: {error}").format(path=path, error=error),
-            _("Fetch the model again with: glmtui pull"),
+            _("Download the model again with: glmtui pull"),
         ),
     )
     sandboxed.wait()

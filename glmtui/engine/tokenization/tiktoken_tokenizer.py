@@ -46,7 +46,7 @@ class TiktokenTokenizer:
                     _("{path} is not a tiktoken vocabulary: {error}").format(
                         path=path, error=error
                     ),
-                    _("Fetch the model again with: glmtui pull"),
+                    _("Download the model again with: glmtui pull"),
                 ),
                 split=split,
                 special=special,

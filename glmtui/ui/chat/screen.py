@@ -49,7 +49,7 @@ from glmtui.ui.widgets.line_cache import LineCache
 from glmtui.ui.widgets.text_line import TextLine
 
 if TYPE_CHECKING:
-    from glmtui.ui.panels.settings_panel import PresetRow, SettingRow, SettingsPanel
+    from glmtui.ui.panels.settings_panel import SettingsPanel
 
 PLACEHOLDER = N_("Ask anything, or / for commands")
 PANEL_WIDTH = 100
@@ -242,7 +242,7 @@ class ChatScreen(LineCache, Screen[None]):
         if name not in names:
             raise UsageError(
                 _("There is no theme {name}.").format(name=name),
-                _("There are {names}.").format(names=", ".join(names)),
+                _("Available: {names}.").format(names=", ".join(names)),
             )
         self.app.theme = name
 
@@ -354,12 +354,6 @@ class ChatScreen(LineCache, Screen[None]):
 
     def mount_panel(self, panel: SettingsPanel) -> None:
         self.main.mount(panel)
-
-    def on_setting_row_changed(self, event: SettingRow.Changed) -> None:
-        self.settings.on_value(event.name, event.value)
-
-    def on_preset_row_chosen(self, event: PresetRow.Chosen) -> None:
-        self.settings.on_preset(event.name)
 
     # ---- sizes and other messages of Textual
 

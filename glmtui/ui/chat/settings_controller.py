@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from glmtui.config import presets
-from glmtui.config.setting_type import Value
 from glmtui.ui.chat.host import Host
 from glmtui.ui.chat_commands import ChatCommands
 
@@ -54,7 +53,11 @@ class SettingsController:
             # imported when needed: its widgets take time
             from glmtui.ui.panels.settings_panel import SettingsPanel
 
-            self.panel = SettingsPanel(classes="-narrow" if self._host.narrow else "")
+            self.panel = SettingsPanel(
+                on_value=self._session.set_value,
+                on_preset=self.apply_preset,
+                classes="-narrow" if self._host.narrow else "",
+            )
             self._host.mount_panel(self.panel)
         self.panel.display = True
         self.refresh_panel()
@@ -74,12 +77,7 @@ class SettingsController:
             self.panel.set_class(narrow, "-narrow")
             self.panel.display = self.panel.display and (in_use or not narrow)
 
-    def on_value(self, name: str, value: Value) -> None:
-        """A valid value was typed in the panel."""
-        self._session.set_value(name, value)
-
-    def on_preset(self, name: str) -> None:
-        """A preset was named in the panel."""
+    def apply_preset(self, name: str) -> None:
         self._session.update(params=presets.find_preset(name))
 
     # ---- commands

@@ -6,6 +6,7 @@ model's default. The panel shows the values it is given and posts messages about
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual import on
@@ -184,7 +185,13 @@ class PresetRow(Widget):
 
 
 class SettingsPanel(VerticalScroll, can_focus=False):
-    """The rows of all settings."""
+    """The rows of all settings.
+
+    Args:
+        on_value: called with the name and the new value of a setting when the user has typed a
+            valid one; None is the model's default.
+        on_preset: called with the name of a preset when the user has typed one.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "screen.command('settings')", show=False),
@@ -192,8 +199,15 @@ class SettingsPanel(VerticalScroll, can_focus=False):
         Binding("down,enter", "app.focus_next", show=False),
     ]
 
-    def __init__(self, classes: str = "") -> None:
+    def __init__(
+        self,
+        on_value: Callable[[str, Value], None],
+        on_preset: Callable[[str], None],
+        classes: str = "",
+    ) -> None:
         super().__init__(classes=classes)
+        self._on_value = on_value
+        self._on_preset = on_preset
         self.preset = PresetRow()
         self.rows = tuple(
             SettingRow(setting) for setting in (*SAMPLING_FIELDS, find_setting(SYSTEM))
@@ -203,6 +217,16 @@ class SettingsPanel(VerticalScroll, can_focus=False):
         yield Static(_("Settings (apply from the next reply)"), markup=False, classes="heading")
         yield self.preset
         yield from self.rows
+
+    @on(SettingRow.Changed)
+    def _apply_value(self, event: SettingRow.Changed) -> None:
+        event.stop()
+        self._on_value(event.name, event.value)
+
+    @on(PresetRow.Chosen)
+    def _apply_preset(self, event: PresetRow.Chosen) -> None:
+        event.stop()
+        self._on_preset(event.name)
 
     def focus_first(self) -> None:
         """Focuses the first field."""

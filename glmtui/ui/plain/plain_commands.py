@@ -137,7 +137,7 @@ class PlainCommands:
     def list_history(self, words: str = "") -> str:
         """The sent questions that contain these words, the newest last."""
         found = self._host.history.matching(words)[:MAX_LINES]
-        return "\n".join(map(sanitize_line, reversed(found))) or _("Nothing like it")
+        return "\n".join(map(sanitize_line, reversed(found))) or _("No matches")
 
     def copy_reply(self) -> str:
         reply = self._last("assistant")

@@ -102,14 +102,18 @@ def _conversation_message(conversation: Conversation, path: Path | None) -> str:
     name = sanitize(conversation.title)
     if path is None:
         return _("{name!r} could not be saved in any folder of this computer.").format(name=name)
-    text = _("{name!r} could not be saved; it is in {path} (glmtui import {path}).")
+    text = _(
+        "{name!r} could not be saved in its folder; a copy is in {path} (glmtui import {path})."
+    )
     return text.format(name=name, path=path)
 
 
 def _draft_message(path: Path | None) -> str:
     if path is None:
         return _("The text in the prompt could not be saved in any folder of this computer.")
-    return _("The text in the prompt could not be saved; it is in {path}.").format(path=path)
+    return _(
+        "The text in the prompt could not be saved in its folder; a copy is in {path}."
+    ).format(path=path)
 
 
 def _log(entries: Iterable[tuple[str, Path | None]]) -> None:
