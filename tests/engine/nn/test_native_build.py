@@ -234,7 +234,7 @@ def test_an_invalid_limit_is_reported() -> None:
         text=True,
         env={**os.environ, "GLMTUI_CPU_ISA": "sse9"},
     )
-    assert "GLMTUI_CPU_ISA is 'sse9'" in process.stdout
+    assert "GLMTUI_CPU_ISA has the unknown value 'sse9'" in process.stdout
     assert "none, avx2, avx512, amx" in process.stdout
     assert process.returncode == 1
 

@@ -77,7 +77,7 @@ def test_where_a_token_is_wanted_the_new_address_is_named(
             pull(REPO, endpoint=moved + base)
         message = caught.value.message
         assert re.findall(r"http://[\w.:/]+", message) == [moved + base, hub.url], message
-    assert caught.value.hint.endswith(f"set it, or HF_ENDPOINT, to {hub.url}.")
+    assert caught.value.hint.endswith(f"Set hub.endpoint or HF_ENDPOINT to {hub.url}.")
     assert set(hub.tokens) == {None}
     hub.faults.clear()
     assert pull(REPO, endpoint=hub.url).name == REPO  # follow the hint
