@@ -1,7 +1,8 @@
 """The language of the user interface: English, or a translation from a gettext catalogue.
 
 Use ``_("Some {thing}").format(thing=...)``, never f-strings: Babel extracts the texts from the
-source code. Catalogues are in ``glmtui/locale/<language>/LC_MESSAGES/glmtui.mo``.
+source code. Catalogues are in ``glmtui/locale/<language>/LC_MESSAGES``: edit glmtui.po, then
+run ``python -m tests.support.catalogue``, which makes glmtui.mo.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """COMMANDS: everything the user can do, with keys and slash commands.
 
 Key bindings, slash commands and their completion, the command palette, the help page and the table
-in the README are made from it. A new command is a row here and a function in each of
-`ui.chat.screen` and `ui.plain.plain_commands`.
+in the README are made from it. A new command is a row here and an entry in
+`ChatScreen.actions` and `PlainCommands.actions`; what both do is a method of `ui.chat_commands`.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ A `Store` may be used from any thread.
 """
 
 from glmtui.store.conversation_file import Summary, read_file
+from glmtui.store.conversation_format import FileFormat, dumps, loads
 from glmtui.store.exchange.import_export import to_markdown
-from glmtui.store.format import FileFormat, dumps, loads
 from glmtui.store.store import Store
 
 __all__ = ["FileFormat", "Store", "Summary", "dumps", "loads", "read_file", "to_markdown"]

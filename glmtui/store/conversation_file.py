@@ -1,4 +1,7 @@
-"""One conversation file: reading, its summary for lists, and errors that name the file."""
+"""One conversation file: reading, its summary for lists, and errors that name the file.
+
+`glmtui.store.conversation_format` writes and parses the text.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ from pathlib import Path
 from glmtui.chat import Conversation
 from glmtui.errors import CorruptConversation, StoreError
 from glmtui.language import _
+from glmtui.store.conversation_format import Peek, peek
 from glmtui.store.exchange.import_export import import_text
 from glmtui.store.file_names import format_of, id_of
-from glmtui.store.format import Peek, peek
 from glmtui.system.durable_files import read_bounded
 from glmtui.system.text_encoding import UnknownEncoding, decode_text
 

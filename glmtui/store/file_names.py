@@ -15,7 +15,7 @@ from datetime import date, datetime
 from pathlib import Path
 
 from glmtui.chat import Conversation
-from glmtui.store.format import FileFormat
+from glmtui.store.conversation_format import FileFormat
 
 SLUG_CHARACTERS = 40
 SLUG_BYTES = 100

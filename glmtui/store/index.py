@@ -12,7 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from glmtui.store.format import Peek
+from glmtui.store.conversation_format import Peek
 from glmtui.system.durable_files import encode_utf8, read_bounded, replace_file
 
 NAME = ".index.json"

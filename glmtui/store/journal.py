@@ -1,7 +1,7 @@
 """The journal of a large conversation: its newest messages, in a small file next to the large one.
 
 Writing 50 MB takes seconds, and a growing reply is saved every second. So only the last messages of
-a large conversation are written, as JSON with ids, parents and head (see `format`), to
+a large conversation are written, as JSON with ids, parents and head (see `conversation_format`), to
 ``.<id>.new``. The large file itself is rewritten when the conversation is closed.
 """
 
@@ -22,7 +22,7 @@ from glmtui.chat import Conversation, Message
 from glmtui.errors import CorruptConversation
 from glmtui.language import _
 from glmtui.net.addresses import redact_if_url
-from glmtui.store.format import message_of, message_table, parse
+from glmtui.store.conversation_format import message_of, message_table, parse
 from glmtui.system.durable_files import read_bounded, replace_file
 
 LARGE_BYTES = 2**20

@@ -18,8 +18,8 @@ import tomli
 
 from glmtui.errors import StoreError
 from glmtui.store.conversation_file import MAX_BYTES, decode_utf8, modified_at
+from glmtui.store.conversation_format import from_table, loads
 from glmtui.store.file_names import format_of, id_of
-from glmtui.store.format import from_table, loads
 from glmtui.system.durable_files import read_bounded
 
 AROUND = 60

@@ -1,8 +1,8 @@
 """The Store: conversations in a folder, one file each, ``<date>-<slug>-<id>.toml`` or ``.json``.
 
-The format of a file is in `glmtui.store.format`. A file is replaced atomically, and only if it is
-still as this program last read or wrote it. New messages of a large conversation go to its
-`journal` until it is closed. The id of a conversation is the end of its file name, so a copied or
+The format of a file is in `glmtui.store.conversation_format`. A file is replaced atomically, and
+only if it is still as this program last read or wrote it. New messages of a large conversation go
+to its `journal` until it is closed. The id of a conversation is the end of its file name, so a copied or
 renamed file is a separate conversation.
 """
 
@@ -34,9 +34,9 @@ from glmtui.store.conversation_file import (
     reading_errors,
     writing_errors,
 )
+from glmtui.store.conversation_format import FileFormat, dumps, loads
 from glmtui.store.file_listing import list_files
 from glmtui.store.file_names import file_name, format_of, id_of, name_for_corrupt
-from glmtui.store.format import FileFormat, dumps, loads
 from glmtui.store.index import Index
 from glmtui.store.journal import SavedState, digest_of, journal_path, stamp_of
 from glmtui.store.leftovers import remove_leftovers

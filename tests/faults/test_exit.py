@@ -138,7 +138,7 @@ def test_a_disk_that_hangs_in_mid_reply(
     began = time.monotonic()
     assert terminal.wait_for_exit() == 0
     assert time.monotonic() - began < 6
-    assert "it is in" in terminal.output.decode().rpartition("\x1b[?1049l")[2]
+    assert "a copy is in" in terminal.output.decode().rpartition("\x1b[?1049l")[2]
     check_counted(rescued_conversations(tmp_path)["Count"], seen)
 
 
@@ -236,7 +236,7 @@ def test_the_link_drops_with_several_conversations_unsaved(
     for talk in found.values():
         check_counted(talk, 20)
     log = read_log(tmp_path)
-    assert len(re.findall(r"could not be saved in its folder; a copy is in \S+\.toml", log)) == 3
+    assert len(re.findall(r"could not be saved; it is in \S+\.toml", log)) == 3
     assert "a draft could not be saved" in log
     assert "Second" not in log
 
@@ -257,7 +257,7 @@ def test_the_plain_chat_is_ended_with_a_full_disk(
     else:
         terminal.process.send_signal(number)
         assert terminal.wait_for_exit() == 128 + number
-        assert b"it is in" in terminal.output
+        assert b"a copy is in" in terminal.output
     check_counted(rescued_conversations(tmp_path)["Count"], 20)
     assert "it is in" in read_log(tmp_path)
 
@@ -348,7 +348,7 @@ def test_a_thread_that_does_not_end(counter: FakeServer, tmp_path: Path, blocked
         assert termios.tcgetattr(terminal.slave) == terminal.modes
         if blocked:
             check_counted(rescued_conversations(tmp_path)["Count"], 20)
-            assert b"it is in" in terminal.output
+            assert b"a copy is in" in terminal.output
         else:
             check_counted(Store(tmp_path / "data/conversations").load("last"), 20)
     finally:

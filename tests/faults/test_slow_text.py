@@ -15,7 +15,7 @@ from collections.abc import Callable
 import pytest
 
 from glmtui.sanitize import StreamSanitizer
-from glmtui.store.format import LARGE_TOML, peek
+from glmtui.store.conversation_format import LARGE_TOML, peek
 from glmtui.ui.markdown import document, highlight
 from glmtui.ui.markdown import stream as streaming
 from glmtui.ui.markdown.document import render

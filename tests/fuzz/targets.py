@@ -29,8 +29,8 @@ from glmtui.engine.checkpoint.gguf.tokenizer import build_tokenizer
 from glmtui.engine.tokenization.hf_tokenizer import HFTokenizer
 from glmtui.errors import GlmtuiError, ToolError
 from glmtui.store import FileFormat, dumps, loads
+from glmtui.store.conversation_format import peek
 from glmtui.store.exchange.import_export import import_text
-from glmtui.store.format import peek
 from glmtui.store.journal import apply_journal, dumps_journal
 from glmtui.tools import tools_toml
 

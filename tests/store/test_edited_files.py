@@ -9,7 +9,7 @@ import pytest
 
 from glmtui.chat import Conversation, SamplingParams
 from glmtui.errors import CorruptConversation
-from glmtui.store.format import loads
+from glmtui.store.conversation_format import loads
 
 START = datetime(2026, 11, 22, 18, 0, tzinfo=timezone.utc)
 

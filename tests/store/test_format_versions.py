@@ -8,7 +8,7 @@ import pytest
 
 from glmtui.chat import Conversation, SamplingParams
 from glmtui.store import Store, dumps, loads
-from glmtui.store.format import FORMAT
+from glmtui.store.conversation_format import FORMAT
 from support import TESTS
 
 GOLDEN = TESTS / "goldens" / "conversations"

@@ -10,7 +10,7 @@ import pytest
 
 from glmtui.chat import Conversation, Message
 from glmtui.store import Store
-from glmtui.store.format import FileFormat
+from glmtui.store.conversation_format import FileFormat
 from glmtui.store.search import AROUND, MOST_IN_ONE, Hit, search
 
 TEXTS = [

@@ -22,7 +22,7 @@ from glmtui.errors import (
     StoreError,
 )
 from glmtui.store import Store, Summary, dumps
-from glmtui.store.format import FileFormat
+from glmtui.store.conversation_format import FileFormat
 from support.call_counter import count_calls
 
 

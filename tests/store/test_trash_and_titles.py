@@ -13,7 +13,7 @@ from glmtui.chat import Conversation, Message
 from glmtui.errors import ConversationChanged, ConversationInUse, ConversationNotFound
 from glmtui.store import Store, conversation_file, index, trash
 from glmtui.store import store as store_folder
-from glmtui.store.format import FileFormat, dumps, loads
+from glmtui.store.conversation_format import FileFormat, dumps, loads
 
 TALK = Conversation.new(model="smollm2").add(Message("user", "A question"))
 

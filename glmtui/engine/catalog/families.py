@@ -4,7 +4,7 @@ ChatGLM-6B, ChatGLM2, ChatGLM3, CodeGeeX2 and GLM-4 all have ``model_type: "chat
 and ChatGLM3 have the same tensor names and sizes, so each row has a predicate instead of a key.
 
 A new family is a row here, a schema in `family_fields.SCHEMAS`, and a module in `engine.models`
-with the names of `engine.models.model_family.ModelFamily`.
+with the names of `ModelFamily` (`engine.models.model_family`, which lists the modules for mypy).
 """
 
 from __future__ import annotations

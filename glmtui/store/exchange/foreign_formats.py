@@ -18,8 +18,8 @@ from glmtui.chat import GenerationStats, SamplingParams
 from glmtui.errors import CorruptConversation
 from glmtui.language import _
 from glmtui.sanitize import sanitize_line
+from glmtui.store.conversation_format import REASONS
 from glmtui.store.exchange.message_tree import flatten_tree
-from glmtui.store.format import REASONS
 from glmtui.store.values import Table, numbers_of, time_of
 
 _Numbers = TypeVar("_Numbers", SamplingParams, GenerationStats)
@@ -142,7 +142,7 @@ def _messages(row: Table, n: int) -> list[Table]:
                 _("message {n}: {what}").format(n=n, what=_("has no content"))
             )
         else:
-            text = given  # empty text, or a value that `format` refuses with its name
+            text = given  # empty text, or a value that `conversation_format` refuses with its name
     place = {key: message.pop(key) for key in ("id", "parent") if key in message}
     rows = [{**message, "content": text}] if text or not content.calls else []
     rows += [{**message, "metadata": name, "content": call} for name, call in content.calls]

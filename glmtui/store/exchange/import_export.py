@@ -9,8 +9,8 @@ from typing import Any
 from glmtui.chat import Conversation, Message
 from glmtui.errors import CorruptConversation
 from glmtui.language import _
+from glmtui.store.conversation_format import FileFormat, from_table, parse
 from glmtui.store.exchange.foreign_formats import convert_foreign
-from glmtui.store.format import FileFormat, from_table, parse
 
 # ---- in
 

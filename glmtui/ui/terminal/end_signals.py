@@ -1,4 +1,4 @@
-"""The signals that end the program. `GlmtuiApp.handle_signals` handles them.
+"""The signals that end the program: see `GlmtuiApp.exit_on_signal` for what they do in the app.
 
 When an SSH link drops, several of them arrive in a row. The first starts the shutdown; the others
 must not interrupt it.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from glmtui.chat import Conversation, GenerationStats, Message, SamplingParams
 from glmtui.errors import CorruptConversation, GlmtuiError, NewerFormat
-from glmtui.store.format import FileFormat, dumps, loads, peek
+from glmtui.store.conversation_format import FileFormat, dumps, loads, peek
 from support.conversation_strategies import (
     conversations,
     texts,
