@@ -2,8 +2,8 @@
 
 The format of a file is in `glmtui.store.conversation_format`. A file is replaced atomically, and
 only if it is still as this program last read or wrote it. New messages of a large conversation go
-to its `journal` until it is closed. The id of a conversation is the end of its file name, so a copied or
-renamed file is a separate conversation.
+to its `journal` until it is closed. The id of a conversation is the end of its file name, so a
+copied or renamed file is a separate conversation.
 """
 
 from __future__ import annotations
