@@ -21,7 +21,7 @@ from glmtui.engine.model_info import LoadOptions, ModelInfo
 from glmtui.engine.models.model_family import import_family
 from glmtui.errors import BadCheckpoint
 from support import TESTS
-from support.llama_folders import checkpoint
+from support.llama_folders import write_llama_folder
 from support.tiny_llama import LLAMA_CONFIG, TOKENS
 from support.transformers_models import edit_json, write_transformers_model
 
@@ -120,7 +120,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A valid folder of each family."""
     root = tmp_path_factory.mktemp("sound")
     made = {key: Path(shutil.copytree(GOLDEN / name, root / key)) for key, name in SOURCES.items()}
-    made["llama"] = checkpoint(root / "llama")
+    made["llama"] = write_llama_folder(root / "llama")
     write_transformers_model(root / "qwen2", "qwen2")
     return made | {"qwen2": root / "qwen2"}
 

@@ -26,7 +26,7 @@ from glmtui.engine.models.llama import Model
 from glmtui.engine.thread import EngineThread
 from glmtui.errors import EngineError, GlmtuiError, ModelError, OutOfMemory
 from support import TESTS
-from support.llama_folders import checkpoint
+from support.llama_folders import write_llama_folder
 
 PATIENCE = 20.0  # seconds
 CPU = LoadOptions(device="cpu", dtype="float32")
@@ -76,7 +76,7 @@ def desk() -> Iterator[Desk]:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint(tmp_path_factory.mktemp("sound") / "model")
+    return write_llama_folder(tmp_path_factory.mktemp("sound") / "model")
 
 
 def check_explained(error: GlmtuiError, *words: str) -> None:
@@ -192,7 +192,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_checkpoint(desk: Desk, sound: Path, tmp_path: Path, name: str) -> None:
     damage, words = DAMAGE[name]
-    folder = checkpoint(tmp_path / "model")
+    folder = write_llama_folder(tmp_path / "model")
     damage(folder)
     try:
         ended: Event | GlmtuiError = desk.load(folder)
@@ -207,7 +207,7 @@ def test_a_damaged_checkpoint(desk: Desk, sound: Path, tmp_path: Path, name: str
 
 
 def test_code_that_a_config_names_is_never_run(desk: Desk, tmp_path: Path) -> None:
-    folder = checkpoint(
+    folder = write_llama_folder(
         tmp_path / "model",
         auto_map={"AutoModelForCausalLM": "modeling_evil.Evil", "AutoConfig": "modeling_evil.Evil"},
         custom_pipelines={"chat": {"impl": "modeling_evil.Evil"}},
@@ -324,7 +324,7 @@ def test_numbers_that_break_down(
     def spoil(weights: dict[str, Tensor]) -> None:
         weights["model.norm.weight"][3] = value
 
-    assert isinstance(desk.load(checkpoint(tmp_path / "model", spoil)), Ready)
+    assert isinstance(desk.load(write_llama_folder(tmp_path / "model", spoil)), Ready)
     ended = desk.ask(params)[-1]
     assert isinstance(ended, Failed)
     assert isinstance(ended.error, EngineError)

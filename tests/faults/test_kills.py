@@ -23,7 +23,7 @@ from glmtui.chat import Conversation
 from glmtui.store import Store
 from support.emulated_terminal import Start, Terminal
 from support.fake_server import FakeServer
-from support.llama_folders import checkpoint
+from support.llama_folders import write_llama_folder
 from support.server_replies import RATE
 
 SHARE = 10
@@ -185,7 +185,9 @@ def test_the_real_engine_killed(
     glmtui: Start, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """A small model of random weights, and every part of the program."""
-    model = checkpoint(tmp_path / "model", max_position_embeddings=100_000, eos_token_id=None)
+    model = write_llama_folder(
+        tmp_path / "model", max_position_embeddings=100_000, eos_token_id=None
+    )
     moments = random.Random(0)
     for _ in range(request.config.getoption("--real-kills")):
         terminal = glmtui("-m", str(model), "-s", "temperature=0", "-s", "load.dtype=float32")

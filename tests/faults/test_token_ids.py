@@ -13,7 +13,7 @@ from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import BadCheckpoint, PromptTooLong, UsageError
 from support.goldens import GOLDEN_MODELS
-from support.llama_folders import checkpoint
+from support.llama_folders import write_llama_folder
 from support.transformers_models import write_transformers_model
 
 GREEDY = SamplingParams(temperature=0, max_new_tokens=2)
@@ -28,7 +28,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     elif request.param == "image rows":
         folder = GOLDEN_MODELS / "v1_twin_orig"
     else:
-        checkpoint(folder)
+        write_llama_folder(folder)
         if request.param == "native int8":  # the compiled kernels' own embedding
             options = replace(options, dtype="bfloat16", quant="int8")
     return load_model(str(folder), options)

@@ -34,7 +34,7 @@ from glmtui.engine.tokenization.sentencepiece_tokenizer import (
     load_sentencepiece,
 )
 from glmtui.errors import BadCheckpoint, EngineError
-from support.llama_folders import checkpoint
+from support.llama_folders import write_llama_folder
 
 MAX_SECONDS = 30.0  # of CPU time: the limit of 10, and 20 for slow machines
 MAX_GROWTH = 150 << 20  # of the parent process, in bytes
@@ -100,7 +100,7 @@ def test_a_file_that_the_library_panics_at_is_a_bad_one(
 
 
 def test_a_bad_tokenizer_does_not_end_the_engine(tmp_path: Path) -> None:
-    bad, sound = checkpoint(tmp_path / "bad"), checkpoint(tmp_path / "sound")
+    bad, sound = write_llama_folder(tmp_path / "bad"), write_llama_folder(tmp_path / "sound")
     write_tokenizer(bad, model=PREFIX)
     events: queue.Queue[Event] = queue.Queue()
     engine = EngineThread(events.put)

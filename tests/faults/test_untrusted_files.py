@@ -21,7 +21,7 @@ from glmtui.engine.catalog import known_models
 from glmtui.engine.pull import pull
 from support import TESTS
 from support.fake_server import Exchange, delta, serving
-from support.llama_folders import checkpoint
+from support.llama_folders import write_llama_folder
 from support.tiny_llama import write_gguf
 from support.wheels import MEMBER, make_wheel, tiny_known_model
 
@@ -111,7 +111,7 @@ def crafted_files(root: Path) -> dict[str, tuple[str, Path]]:
     made: dict[str, tuple[str, Path]] = {}
 
     def folder(name: str, **files: Any) -> Path:
-        path = checkpoint(root / name.replace(" ", "-"))
+        path = write_llama_folder(root / name.replace(" ", "-"))
         for file, content in files.items():
             where = path / file.replace("__", ".")
             if content is None:
@@ -179,7 +179,7 @@ def crafted_files(root: Path) -> dict[str, tuple[str, Path]]:
 
 
 def test_crafted_files(tmp_path: Path) -> None:
-    valid = checkpoint(tmp_path / "valid")
+    valid = write_llama_folder(tmp_path / "valid")
     process = subprocess.Popen(
         [sys.executable, "-c", OPEN_FILES, str(valid)],
         stdin=subprocess.PIPE,

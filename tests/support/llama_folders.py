@@ -1,4 +1,4 @@
-"""Folders of a small Llama with random weights, sound but for what a test changes."""
+"""Writes folders of a small Llama with random weights, valid except for what a test changes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from torch import Tensor
 from support.tiny_llama import LLAMA_CONFIG, hub_name, llama_files, llama_tensors, write_folder
 
 
-def checkpoint(
-    folder: Path, edit: Callable[[dict[str, Tensor]], object] = lambda tensors: None, **config: Any
+def write_llama_folder(
+    folder: Path,
+    edit_tensors: Callable[[dict[str, Tensor]], object] = lambda tensors: None,
+    **config: Any,
 ) -> Path:
-    """A small Llama; `edit` changes its weights, and `config` its config.json."""
+    """A Llama with 16-bit weights.
+
+    Args:
+        edit_tensors: changes the weights before they are written.
+        config: keys to add to config.json.
+    """
     files = llama_files() | {"config.json": json.dumps(LLAMA_CONFIG | config).encode()}
     del files["model.safetensors"]
     write_folder(folder, files)
     weights = {hub_name(k): torch.from_numpy(v).half() for k, v in llama_tensors().items()}
-    edit(weights)
+    edit_tensors(weights)
     save_file(weights, folder / "model.safetensors")
     return folder

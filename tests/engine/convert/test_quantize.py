@@ -23,7 +23,8 @@ from glmtui.engine.pull.staging import PullCancelled
 from glmtui.errors import BadCheckpoint, UsageError
 from support.goldens import GOLDEN_MODELS
 from support.gptq_folders import GPTQ_FOLDERS
-from support.loader_folders import PROMPT_IDS, write_llama_folder
+from support.llama_folders import write_llama_folder
+from support.loader_folders import PROMPT_IDS
 
 BF16 = LoadOptions(device="cpu", dtype="bfloat16")
 INT = {bits: LoadOptions(device="cpu", dtype="bfloat16", quant=f"int{bits}") for bits in (4, 8)}

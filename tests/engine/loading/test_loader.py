@@ -22,7 +22,8 @@ from glmtui.engine.nn.linear import CpuInt8Linear, DenseLinear, NativeLinear
 from glmtui.engine.open_model import open_model
 from glmtui.engine.progress import LoadCancelled, Progress
 from glmtui.errors import BadCheckpoint, EngineError, ModelNotFound, UsageError
-from support.loader_folders import PROMPT_IDS, load_on_cpu, write_llama_folder
+from support.llama_folders import write_llama_folder
+from support.loader_folders import PROMPT_IDS, load_on_cpu
 from support.tiny_llama import (
     HIDDEN,
     INNER,

@@ -25,7 +25,8 @@ from glmtui.engine.model_info import LoadOptions
 from glmtui.engine.models import llama
 from glmtui.engine.runtime.model_runner import LoadedModel
 from glmtui.errors import OutOfMemory
-from support.loader_folders import PROMPT_IDS, load_on_cpu, write_llama_folder
+from support.llama_folders import write_llama_folder
+from support.loader_folders import PROMPT_IDS, load_on_cpu
 
 GB = 10**9
 
